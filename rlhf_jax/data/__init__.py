@@ -1,0 +1,1 @@
+"""Tokenizers, records, and the pipelines that turn records into batches."""

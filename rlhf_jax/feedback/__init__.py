@@ -1,0 +1,1 @@
+"""Labelers: who ranks the outputs, and how well they agree."""

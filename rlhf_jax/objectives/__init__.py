@@ -1,0 +1,1 @@
+"""Objectives and estimators: arrays in, arrays out."""

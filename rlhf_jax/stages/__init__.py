@@ -1,0 +1,1 @@
+"""Supervised fine-tuning, reward model and PPO: each a pure `update(state, batch)`."""

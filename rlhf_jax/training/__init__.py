@@ -1,0 +1,1 @@
+"""The loop that every stage shares: optimizer, checkpoints, metrics, progress."""

@@ -1,0 +1,1 @@
+"""Worlds generated from a seed, with a gold grader."""

@@ -1,0 +1,43 @@
+"""Package metadata and extras; tools' settings live in pyproject.toml."""
+
+from pathlib import Path
+
+from setuptools import find_packages, setup
+
+HERE = Path(__file__).parent
+TEST = ["pytest>=8", "hypothesis>=6.100", "ruff>=0.6", "psutil>=5.9"]
+NOTEBOOKS = ["jupytext>=1.16", "nbclient>=0.10", "ipykernel>=6"]
+
+setup(
+    name="rlhf-jax",
+    version="0.1.0",
+    description="Reinforcement learning from human feedback (InstructGPT) in JAX and Flax",
+    long_description=(HERE / "README.md").read_text(encoding="utf-8"),
+    long_description_content_type="text/markdown",
+    license="Apache-2.0",
+    python_requires=">=3.11",
+    packages=find_packages(include=["rlhf_jax", "rlhf_jax.*"]),
+    install_requires=[
+        "jax>=0.10",
+        "flax>=0.12",
+        "optax>=0.2.8",
+        "orbax-checkpoint>=0.12",
+        "chex>=0.1.90",
+        "grain>=0.2.18",
+        "tensorflow-datasets>=4.9.10",
+        "sentencepiece>=0.2",
+        "tokenizers>=0.21",
+        "tensorboardX>=2.6",
+        "tyro>=0.9",
+        "rich>=13",
+        "matplotlib>=3.8",
+        "numpy>=1.26",
+    ],
+    extras_require={
+        "test": TEST + NOTEBOOKS,
+        "notebooks": NOTEBOOKS,
+        "tpu": ["jax[tpu]>=0.10"],
+        "cuda": ["jax[cuda12]>=0.10"],
+    },
+    entry_points={"console_scripts": ["rlhf-jax = rlhf_jax.cli:main"]},
+)
