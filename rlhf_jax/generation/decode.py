@@ -1,0 +1,85 @@
+"""One compiled prefill and decode loop with a KV cache."""
+
+from typing import NamedTuple
+
+import jax
+import jax.numpy as jnp
+
+from rlhf_jax.generation.sampling import SamplingConfig, sample
+from rlhf_jax.models import transformer
+from rlhf_jax.models.config import TransformerConfig
+
+
+class Rollout(NamedTuple):
+    """Sampled responses, [B, R] each; padding after EOS."""
+
+    tokens: jax.Array  # int32
+    mask: jax.Array  # float32, 1 up to and including EOS
+    log_probs: jax.Array  # float32, of each sampled token; 0 after EOS
+
+
+def row_uniforms(key: jax.Array, rows: jax.Array, length: int) -> jax.Array:
+    """Uniform numbers [B, length] that depend on the key and each row's number only."""
+    draw = lambda row: jax.random.uniform(jax.random.fold_in(key, row), (length,))
+    return jax.vmap(draw)(rows)
+
+
+def generate(
+    config: TransformerConfig,
+    params: transformer.Params,
+    prompts: jax.Array,
+    segments: jax.Array,
+    key: jax.Array,
+    *,
+    sampling: SamplingConfig,
+    response_length: int,
+    eos_id: int,
+    pad_id: int,
+) -> Rollout:
+    """Samples a response to each left-padded prompt [B, P], until EOS or `response_length`.
+
+    Row b draws its noise from (key, b) alone. The loop ends when every row has ended.
+    Raises ConfigError where prompt and response do not fit the context.
+    """
+    params = transformer.for_decoding(config, params)
+    blocks = [transformer.layer(params, i) for i in range(config.layers)]
+    batch, prompt_length = prompts.shape
+    noise = row_uniforms(key, jnp.arange(batch), response_length)
+    lengths = (segments > 0).sum(axis=1)
+    prompt_columns = jnp.pad(segments > 0, ((0, 0), (0, response_length)))
+    columns = jnp.arange(prompt_length + response_length)[None]
+
+    def draw(states, t):
+        logits = transformer.logits(config, params, states)[:, 0]
+        return sample(sampling, logits, jax.lax.dynamic_index_in_dim(noise, t, 1, keepdims=False))
+
+    def write(rollout, t, token, log_prob, live):
+        column = lambda array, value: jax.lax.dynamic_update_slice_in_dim(
+            array, value[:, None].astype(array.dtype), t, axis=1
+        )
+        return Rollout(
+            column(rollout.tokens, jnp.where(live, token, pad_id)),
+            column(rollout.mask, live),
+            column(rollout.log_probs, jnp.where(live, log_prob, 0.0)),
+        )
+
+    def step(carry):
+        t, token, live, rollout, cache = carry
+        column = prompt_length + t - 1  # where the token drawn before goes
+        visible = prompt_columns | ((columns >= prompt_length) & (columns <= column))
+        states, cache = transformer.decode_step(
+            config, blocks, params, token, lengths + t - 1, visible, column, cache
+        )
+        token, log_prob = draw(states, t)
+        rollout = write(rollout, t, token, log_prob, live)
+        return t + 1, token, live & (token != eos_id), rollout, cache
+
+    shape = (batch, response_length)
+    empty = Rollout(jnp.full(shape, pad_id, jnp.int32), jnp.zeros(shape), jnp.zeros(shape))
+    states, cache = transformer.prefill(config, params, prompts, segments, response_length)
+    token, log_prob = draw(states, 0)
+    everyone = jnp.ones(batch, bool)
+    rollout = write(empty, 0, token, log_prob, everyone)
+    carry = (jnp.int32(1), token, token != eos_id, rollout, cache)
+    more = lambda carry: (carry[0] < response_length) & carry[2].any()
+    return jax.lax.while_loop(more, step, carry)[3]

@@ -1,0 +1,84 @@
+"""The shape of a transformer, and named sizes."""
+
+import dataclasses
+from typing import Literal
+
+from rlhf_jax.errors import require
+
+
+@dataclasses.dataclass(frozen=True)
+class TransformerConfig:
+    """A decoder-only transformer of the GPT-2/GPT-3 form (the defaults) or the Llama family.
+
+    Raises ConfigError when a field, or a pair of fields, is impossible.
+    """
+
+    vocab_size: int = 50257
+    layers: int = 12
+    width: int = 768
+    heads: int = 12
+    kv_heads: int | None = None  # fewer than heads: grouped-query attention; None: heads
+    mlp_width: int | None = None  # None: 4 x width
+    context: int = 1024
+    positions: Literal["learned", "rotary"] = "learned"
+    rotary_base: float = 10000.0
+    norm: Literal["layer", "rms"] = "layer"
+    norm_epsilon: float = 1e-5
+    activation: Literal["gelu", "swiglu"] = "gelu"
+    biases: bool = True
+    tied_embeddings: bool = True
+    dropout: float = 0.0  # of residual branches, in supervised training only
+    compute_dtype: Literal["auto", "float32", "bfloat16"] = "auto"
+    scan_layers: bool = True  # False unrolls: longer to compile, about a tenth faster
+    remat: bool = False  # recompute each layer in the backward pass
+
+    def __post_init__(self):
+        for field in ("vocab_size", "layers", "width", "heads", "context"):
+            value = getattr(self, field)
+            require(value > 0, field, value, "positive")
+        require(self.width % self.heads == 0, "heads", self.heads, f"a divisor of {self.width}")
+        kv_heads = self.key_value_heads
+        require(
+            0 < kv_heads <= self.heads and self.heads % kv_heads == 0,
+            "kv_heads",
+            kv_heads,
+            f"a divisor of heads = {self.heads}",
+        )
+        require(
+            self.mlp_width is None or self.mlp_width > 0, "mlp_width", self.mlp_width, "positive"
+        )
+        require(
+            self.positions == "learned" or self.head_width % 2 == 0,
+            "heads",
+            self.heads,
+            "such that width / heads is even for rotary positions",
+        )
+        require(0 <= self.dropout < 1, "dropout", self.dropout, "in [0, 1)")
+        require(self.norm_epsilon > 0, "norm_epsilon", self.norm_epsilon, "positive")
+        require(self.rotary_base > 0, "rotary_base", self.rotary_base, "positive")
+
+    @property
+    def key_value_heads(self) -> int:
+        return self.heads if self.kv_heads is None else self.kv_heads
+
+    @property
+    def head_width(self) -> int:
+        return self.width // self.heads
+
+    @property
+    def feed_forward_width(self) -> int:
+        return 4 * self.width if self.mlp_width is None else self.mlp_width
+
+
+def gpt(layers: int, width: int, heads: int, context: int = 2048, **changes) -> TransformerConfig:
+    """A model of the GPT-3 form (Brown et al. 2020, table 2.1), with dense attention throughout."""
+    return TransformerConfig(layers=layers, width=width, heads=heads, context=context, **changes)
+
+
+SIZES = {
+    "tiny": gpt(4, 256, 4, context=128, vocab_size=8192),
+    "gpt2": gpt(12, 768, 12, context=1024),
+    "gpt3-1.3b": gpt(24, 2048, 16),
+    "gpt3-6.7b": gpt(32, 4096, 32),
+    "gpt3-175b": gpt(96, 12288, 96),
+}

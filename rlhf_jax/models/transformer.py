@@ -1,0 +1,277 @@
+"""A decoder-only transformer as plain functions of a nested dict of parameters.
+
+Linen describes one block; the stack over layers is written out here, because training scans
+over stacked layers while decoding runs them one by one with a cache buffer each.
+Segments (0 = padding, 1.. = document) are mask, packing and positions in one.
+"""
+
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+from flax import linen as nn
+
+from rlhf_jax.errors import require
+from rlhf_jax.models.config import TransformerConfig
+from rlhf_jax.models.matmul import einsum, resolve_dtype
+
+Params = dict[str, Any]
+Cache = list[tuple[jax.Array, jax.Array]]  # per layer: keys [B, KV, hd, S], values [B, KV, S, hd]
+HIDDEN = -1e30  # a score that softmax turns into 0 without making a NaN of a fully masked row
+
+
+class Norm(nn.Module):
+    """Layer norm, or RMS norm, in float32."""
+
+    config: TransformerConfig
+
+    @nn.compact
+    def __call__(self, x):
+        width = x.shape[-1:]
+        if self.config.norm == "layer":
+            x = x - x.mean(-1, keepdims=True)
+        x = x * jax.lax.rsqrt(jnp.mean(x * x, -1, keepdims=True) + self.config.norm_epsilon)
+        x = x * jnp.broadcast_to(self.param("scale", nn.initializers.ones, width), x.shape)
+        if self.config.norm == "layer":
+            x = x + jnp.broadcast_to(self.param("bias", nn.initializers.zeros, width), x.shape)
+        return x
+
+
+class Block(nn.Module):
+    """Attention and feed-forward, each normed before and added to the residual stream."""
+
+    config: TransformerConfig
+
+    def _dense(self, name, spec, x, shape, bias_axes, scale=1.0):
+        """`einsum(spec, x, kernel)` plus a bias over the kernel's last `bias_axes` axes."""
+        kernel = self.param(name, nn.initializers.normal(0.02 * scale), shape)
+        y = einsum(spec, x, kernel, resolve_dtype(self.config.compute_dtype))
+        if self.config.biases:
+            bias = self.param(f"{name}_bias", nn.initializers.zeros, shape[-bias_axes:])
+            y = y + jnp.broadcast_to(bias, y.shape)
+        return y
+
+    def _project(self, x, positions):
+        """Queries [B, KV, G, T, hd], keys and values [B, KV, T, hd]; G queries share a key."""
+        c = self.config
+        groups = c.heads // c.key_value_heads
+        shape = (c.width, c.key_value_heads, groups + 2, c.head_width)
+        x = Norm(c, name="attention_norm")(x)
+        qkv = self._dense("qkv", "btd,dkgh->btkgh", x, shape, 3)
+        qkv = qkv.transpose(0, 2, 3, 1, 4)
+        if c.positions == "rotary":
+            rotated = rotate(qkv[:, :, : groups + 1], positions, c.rotary_base)
+            qkv = jnp.concatenate([rotated, qkv[:, :, groups + 1 :]], axis=2)
+        return qkv[:, :, :groups], qkv[:, :, groups], qkv[:, :, groups + 1]
+
+    def _attend(self, q, k, v, visible, key_axes):
+        dtype = resolve_dtype(self.config.compute_dtype)
+        scores = einsum(f"bkgth,{key_axes}->bkgts", q * self.config.head_width**-0.5, k, dtype)
+        scores = jnp.where(visible[:, None, None], scores, HIDDEN)
+        return einsum("bkgts,bksh->btkgh", jax.nn.softmax(scores, axis=-1), v, dtype)
+
+    def _mix(self, x, attended, drop):
+        c = self.config
+        depth_scale = (2 * c.layers) ** -0.5
+        batch, time = attended.shape[:2]
+        attended = attended.reshape(batch, time, c.width)
+        out = self._dense("out", "bte,ed->btd", attended, (c.width, c.width), 1, depth_scale)
+        x = x + drop(out)
+        y = Norm(c, name="mlp_norm")(x)
+        up = self._dense("up", "btd,df->btf", y, (c.width, c.feed_forward_width), 1)
+        if c.activation == "swiglu":
+            gate = self._dense("gate", "btd,df->btf", y, (c.width, c.feed_forward_width), 1)
+            up = jax.nn.silu(gate) * up
+        else:
+            up = jax.nn.gelu(up, approximate=True)
+        down = self._dense(
+            "down", "btf,fd->btd", up, (c.feed_forward_width, c.width), 1, depth_scale
+        )
+        return x + drop(down)
+
+    @nn.compact
+    def __call__(self, x, visible, positions, last=None, training=False, cached=None, column=None):
+        """One layer over x [B, T, D]; returns it with this layer's keys and values.
+
+        visible: [B, T, S] true where a query may look. last: keep only the last `last`
+        queries. cached, column: attend to these keys and values, with ours written at column.
+        """
+        rate = self.config.dropout if training else 0.0
+        drop = nn.Dropout(rate, deterministic=rate == 0.0)
+        q, k, v = self._project(x, positions)
+        if cached is not None:
+            keys, values = cached
+            k = k.swapaxes(2, 3).astype(keys.dtype)
+            k = jax.lax.dynamic_update_slice_in_dim(keys, k, column, axis=3)
+            v = jax.lax.dynamic_update_slice_in_dim(values, v.astype(values.dtype), column, axis=2)
+            return self._mix(x, self._attend(q, k, v, visible, "bkhs"), drop), (k, v)
+        if last is not None:
+            x, q, visible = x[:, -last:], q[:, :, :, -last:], visible[:, -last:]
+        return self._mix(x, self._attend(q, k, v, visible, "bksh"), drop), (k, v)
+
+
+def rotate(x: jax.Array, positions: jax.Array, base: float) -> jax.Array:
+    """Rotary position embedding of x [B, KV, G, T, hd] (Su et al. 2021), halves rotated."""
+    half = x.shape[-1] // 2
+    frequency = base ** (-jnp.arange(half, dtype=jnp.float32) / half)
+    angle = positions[:, None, None, :, None] * frequency[None, None, None, None]
+    cos, sin = jnp.cos(angle), jnp.sin(angle)
+    first, second = x[..., :half], x[..., half:]
+    return jnp.concatenate([first * cos - second * sin, second * cos + first * sin], axis=-1)
+
+
+def positions_of(segments: jax.Array) -> jax.Array:
+    """Position of each token inside its segment: [B, T] int32, restarting at every change."""
+    time = jnp.broadcast_to(jnp.arange(segments.shape[1], dtype=jnp.int32), segments.shape)
+    starts = jnp.pad(segments[:, 1:] != segments[:, :-1], ((0, 0), (1, 0)))
+    return time - jax.lax.cummax(jnp.where(starts, time, 0), axis=1)
+
+
+def visible_pairs(segments: jax.Array) -> jax.Array:
+    """[B, T, T] true where query t may look at key s: s <= t and both of one segment."""
+    same = segments[:, :, None] == segments[:, None, :]
+    return same & jnp.tri(segments.shape[1], dtype=bool)[None]
+
+
+def init(config: TransformerConfig, key: jax.Array) -> Params:
+    """Float32 parameters: normal(0.02), residual projections smaller by sqrt(2 x layers)
+    (Radford et al. 2019); blocks are stacked over a leading layer axis."""
+    token_key, position_key, head_key, block_key = jax.random.split(key, 4)
+    x = jnp.zeros((1, 1, config.width))
+    visible, positions = jnp.ones((1, 1, 1), bool), jnp.zeros((1, 1), jnp.int32)
+    block = lambda k: Block(config).init(k, x, visible, positions)["params"]
+    normal = lambda k, *shape: 0.02 * jax.random.normal(k, shape)
+    params = {
+        "tokens": normal(token_key, config.vocab_size, config.width),
+        "blocks": jax.vmap(block)(jax.random.split(block_key, config.layers)),
+        "final_norm": Norm(config).init(key, x)["params"],
+    }
+    if config.positions == "learned":
+        params["positions"] = normal(position_key, config.context, config.width)
+    if not config.tied_embeddings:
+        params["head"] = normal(head_key, config.vocab_size, config.width)
+    return params
+
+
+def layer(params: Params, index: int) -> Params:
+    """The parameters of one block of the stack."""
+    return jax.tree.map(lambda stacked: stacked[index], params["blocks"])
+
+
+def _embed(config, params, tokens, positions):
+    x = params["tokens"][tokens].astype(jnp.float32)
+    if config.positions == "learned":
+        x = x + params["positions"][positions]
+    return x
+
+
+def hidden(
+    config: TransformerConfig,
+    params: Params,
+    tokens: jax.Array,
+    segments: jax.Array,
+    *,
+    last: int | None = None,
+    dropout_key: jax.Array | None = None,
+) -> jax.Array:
+    """Normed hidden states [B, T, D] (float32); with `last`, only of the last positions.
+
+    Args:
+      tokens: [B, T] ids.
+      segments: [B, T] ints, 0 = padding, documents numbered from 1.
+      last: leaves out the final layer's queries before these positions: same values, less work.
+      dropout_key: turns dropout on.
+    """
+    require(tokens.shape[1] <= config.context, "context", config.context, f">= {tokens.shape[1]}")
+    positions, visible = positions_of(segments), visible_pairs(segments)
+
+    def block(x, params, key, last=None):
+        rngs = None if key is None else {"dropout": key}
+        x, _ = Block(config).apply(
+            {"params": params}, x, visible, positions, last, key is not None, rngs=rngs
+        )
+        return x
+
+    if config.remat:
+        block = jax.checkpoint(block, static_argnums=(3,))
+    keys = None if dropout_key is None else jax.random.split(dropout_key, config.layers)
+    x = _embed(config, params, tokens, positions)
+    if config.scan_layers:
+        x, _ = jax.lax.scan(lambda x, one: (block(x, *one), None), x, (params["blocks"], keys))
+        x = x if last is None else x[:, -last:]
+    else:
+        for i in range(config.layers):
+            only = last if i == config.layers - 1 else None
+            x = block(x, layer(params, i), None if keys is None else keys[i], only)
+    return Norm(config).apply({"params": params["final_norm"]}, x)
+
+
+def head_matrix(config: TransformerConfig, params: Params) -> jax.Array:
+    """The [V, D] matrix that turns hidden states into logits."""
+    return params["tokens"] if config.tied_embeddings else params["head"]
+
+
+def logits(config: TransformerConfig, params: Params, hidden_states: jax.Array) -> jax.Array:
+    """Logits [B, T, V] (float32) of hidden states [B, T, D]."""
+    dtype = resolve_dtype(config.compute_dtype)
+    return einsum("btd,vd->btv", hidden_states, head_matrix(config, params), dtype)
+
+
+def for_decoding(config: TransformerConfig, params: Params) -> Params:
+    """Matrices cast once to the compute dtype, so that no decode step casts them again."""
+    dtype = resolve_dtype(config.compute_dtype)
+    small = {"attention_norm", "mlp_norm", "final_norm", "positions", "score"}
+
+    def cast(path, leaf):
+        names = {entry.key for entry in path}
+        keep = names & small or path[-1].key.endswith("bias")
+        return leaf if keep else leaf.astype(dtype)
+
+    return jax.tree_util.tree_map_with_path(cast, params)
+
+
+def prefill(
+    config: TransformerConfig, params: Params, tokens: jax.Array, segments: jax.Array, room: int
+) -> tuple[jax.Array, Cache]:
+    """Runs left-padded prompts [B, P]: hidden states [B, 1, D] of the last one, and a cache.
+
+    The cache holds P + room columns, one pair of float32 buffers a layer.
+    """
+    total = tokens.shape[1] + room
+    require(total <= config.context, "context", config.context, f">= prompt + response = {total}")
+    positions, visible = positions_of(segments), visible_pairs(segments)
+    x, cache = _embed(config, params, tokens, positions), []
+    for i in range(config.layers):
+        last = 1 if i == config.layers - 1 else None
+        x, (k, v) = Block(config).apply(
+            {"params": layer(params, i)}, x, visible, positions, last
+        )
+        pad = ((0, 0), (0, 0), (0, room), (0, 0))
+        cache.append((jnp.pad(k, pad).swapaxes(2, 3), jnp.pad(v, pad)))
+    return Norm(config).apply({"params": params["final_norm"]}, x), cache
+
+
+def decode_step(
+    config: TransformerConfig,
+    blocks: list[Params],
+    params: Params,
+    tokens: jax.Array,
+    positions: jax.Array,
+    visible: jax.Array,
+    column: jax.Array,
+    cache: Cache,
+) -> tuple[jax.Array, Cache]:
+    """Hidden states [B, 1, D] of one token a row [B], written at `column` of the cache.
+
+    blocks: the parameters of each layer, unstacked once outside of the loop.
+    visible: [B, S] true at the columns that each row may look at, its own included.
+    """
+    x = _embed(config, params, tokens[:, None], positions[:, None])
+    new_cache = []
+    for block, cached in zip(blocks, cache, strict=True):
+        x, pair = Block(config).apply(
+            {"params": block}, x, visible[:, None], positions[:, None],
+            cached=cached, column=column,
+        )  # fmt: skip
+        new_cache.append(pair)
+    return Norm(config).apply({"params": params["final_norm"]}, x), new_cache
