@@ -1,0 +1,132 @@
+"""KL(policy || reference): estimators, exact value, the loss with the right gradient, controllers.
+
+x is sampled from p (policy), q is the reference, d = log p(x) - log q(x).
+
+Where to put the KL. In the reward (`advantages.kl_shaped_rewards`) d is a constant and the policy
+gradient does the rest: over whole sequences that is the gradient of the KL. In the loss, the mean
+of k1 has gradient E_p[grad log p] = 0, and that of k3 is grad KL(q || p), another divergence;
+`kl_loss` has the gradient of each visited token's KL(p || q).
+"""
+
+import dataclasses
+from collections.abc import Callable
+
+import chex
+import jax
+import jax.numpy as jnp
+
+from rlhf_jax.errors import require
+from rlhf_jax.objectives.likelihood import at_temperature
+
+Array = jax.Array
+
+
+def k1(log_probs: Array, ref_log_probs: Array) -> Array:
+    """d: unbiased, of either sign. Source: Schulman 2020, joschu.net/blog/kl-approx.html."""
+    chex.assert_equal_shape([log_probs, ref_log_probs])
+    return log_probs - ref_log_probs
+
+
+def k2(log_probs: Array, ref_log_probs: Array) -> Array:
+    """d^2 / 2: biased, >= 0, and its mean has the gradient of KL(p || q). Source: as k1."""
+    return 0.5 * jnp.square(k1(log_probs, ref_log_probs))
+
+
+def k3(log_probs: Array, ref_log_probs: Array) -> Array:
+    """exp(-d) - 1 + d: unbiased and >= 0. Source: as k1."""
+    d = k1(log_probs, ref_log_probs)
+    return jnp.expm1(-d) + d
+
+
+def exact_kl(logits_p: Array, logits_q: Array, temperature: float = 1.0) -> Array:
+    """sum_v p_v (log p_v - log q_v), p and q = softmax(logits / temperature): [..., V] -> [...].
+
+    Entries with p = 0 (logit -inf) add nothing; q = 0 where p > 0 gives inf.
+    """
+    chex.assert_equal_shape([logits_p, logits_q])
+    log_p = jax.nn.log_softmax(at_temperature(logits_p, temperature))
+    log_q = jax.nn.log_softmax(at_temperature(logits_q, temperature))
+    zero = jnp.isneginf(log_p)
+    d = jnp.where(zero, 0, log_p) - jnp.where(zero, 0, log_q)
+    return jnp.sum(jnp.exp(log_p) * d, axis=-1)
+
+
+def kl_loss(
+    log_probs: Array,
+    ref_log_probs: Array,
+    estimator: Callable[[Array, Array], Array] = k3,
+) -> Array:
+    """The value of `estimator`, with the gradient d * grad log p (that of k2), per token.
+
+    E_p[d grad log p] = grad KL(p || q) for tokens sampled from p. For stale tokens multiply by
+    `stop_gradient(importance_ratio(...))`. Source: Schulman 2020; Tang and Munos 2025
+    (arXiv 2506.09477), section 4.
+    """
+    right = k2(log_probs, ref_log_probs)
+    return right + jax.lax.stop_gradient(estimator(log_probs, ref_log_probs) - right)
+
+
+@dataclasses.dataclass(frozen=True)
+class FixedController:
+    """A KL coefficient that stays (InstructGPT: 0.02)."""
+
+    coefficient: float
+
+    def __post_init__(self):
+        require(self.coefficient >= 0, "coefficient", self.coefficient, ">= 0")
+
+    def init(self) -> Array:
+        return jnp.asarray(self.coefficient, jnp.float32)
+
+    def update(self, coefficient: Array, kl: Array, batch_size: int) -> Array:
+        del kl, batch_size
+        return coefficient
+
+
+@dataclasses.dataclass(frozen=True)
+class AdaptiveController:
+    """coefficient *= 1 + clip(kl / target - 1, -+max_error) * batch_size / horizon.
+
+    A proportional controller on log(coefficient): target in nats per sequence, horizon in
+    sequences. Source: Ziegler et al. 2019 (arXiv 1909.08593), section 2.2.
+    """
+
+    coefficient: float = 0.15
+    target: float = 6.0
+    horizon: int = 10_000
+    max_error: float = 0.2
+
+    def __post_init__(self):
+        for field in ("coefficient", "target", "horizon", "max_error"):
+            require(getattr(self, field) > 0, field, getattr(self, field), "> 0")
+
+    def init(self) -> Array:
+        return jnp.asarray(self.coefficient, jnp.float32)
+
+    def update(self, coefficient: Array, kl: Array, batch_size: int) -> Array:
+        """The next coefficient, given the mean KL (nats per sequence) of `batch_size` sequences."""
+        error = jnp.clip(kl / self.target - 1, -self.max_error, self.max_error)
+        return coefficient * (1 + error * batch_size / self.horizon)
+
+
+@dataclasses.dataclass(frozen=True)
+class DoublingController:
+    """coefficient * 2 where kl > 1.5 target, / 2 where kl < target / 1.5, else unchanged.
+
+    For `surrogates.ppo_penalty`. Source: Schulman et al. 2017 (arXiv 1707.06347), section 4.
+    """
+
+    coefficient: float
+    target: float
+
+    def __post_init__(self):
+        require(self.coefficient > 0, "coefficient", self.coefficient, "> 0")
+        require(self.target > 0, "target", self.target, "> 0")
+
+    def init(self) -> Array:
+        return jnp.asarray(self.coefficient, jnp.float32)
+
+    def update(self, coefficient: Array, kl: Array, batch_size: int) -> Array:
+        del batch_size
+        factor = jnp.where(kl > 1.5 * self.target, 2.0, 1.0)
+        return coefficient * jnp.where(kl < self.target / 1.5, 0.5, factor)

@@ -1,0 +1,120 @@
+"""The one reduction: sums of values and of weights, divided once, at the very end."""
+
+import dataclasses
+from typing import Self
+
+import chex
+import jax
+import jax.numpy as jnp
+from jax.typing import ArrayLike
+
+Array = jax.Array
+
+
+def as_float(x: ArrayLike) -> Array:
+    """x in float32, or in float64 if it was: integers and bfloat16 never swallow a fraction."""
+    x = jnp.asarray(x)
+    return x.astype(jnp.promote_types(x.dtype, jnp.float32))
+
+
+@jax.tree_util.register_dataclass
+@dataclasses.dataclass(frozen=True)
+class WeightedMean:
+    """mean = total / weight, kept as two sums so that micro-batches and devices add exactly.
+
+    A mean of means is wrong wherever the parts hold different numbers of tokens; the sum of two
+    WeightedMeans is the WeightedMean of the union.
+    """
+
+    total: Array
+    weight: Array
+
+    @classmethod
+    def of(
+        cls,
+        values: ArrayLike,
+        weights: ArrayLike | None = None,
+        weight: ArrayLike | None = None,
+    ) -> Self:
+        """total = sum(weights * values), weight = sum(weights). Values of weight 0 are not read.
+
+        Args:
+          values: any shape.
+          weights: same shape; None counts every value once.
+          weight: what to divide by, where that is not the sum of the weights
+            (see `aggregation_weights`).
+        """
+        values = as_float(values)
+        weights = jnp.ones_like(values) if weights is None else as_float(weights)
+        chex.assert_equal_shape([values, weights])
+        total = jnp.sum(jnp.where(weights != 0, values, 0) * weights)
+        return cls(total, jnp.sum(weights) if weight is None else as_float(weight))
+
+    def __add__(self, other: Self) -> Self:
+        return WeightedMean(self.total + other.total, self.weight + other.weight)
+
+    def psum(self, axis_name: str | None) -> Self:
+        """Sums numerator and denominator over a mapped axis; None: over no axis."""
+        return self if axis_name is None else jax.lax.psum(self, axis_name)
+
+    @property
+    def mean(self) -> Array:
+        """total / weight, and 0 where nothing was counted."""
+        empty = self.weight == 0
+        return jnp.where(empty, 0, self.total / jnp.where(empty, 1, self.weight))
+
+
+def masked_mean(x: Array, mask: Array, axis_name: str | None = None) -> Array:
+    """Mean of x where mask is 1 (0 if nowhere), over all axes and the mapped axis `axis_name`."""
+    return WeightedMean.of(x, mask).psum(axis_name).mean
+
+
+def masked_var(x: Array, mask: Array, axis_name: str | None = None) -> Array:
+    """Population variance of x where mask is 1: mean((x - mean(x))^2)."""
+    return masked_mean(jnp.square(x - masked_mean(x, mask, axis_name)), mask, axis_name)
+
+
+def whiten(
+    x: Array,
+    mask: Array,
+    shift_mean: bool = True,
+    epsilon: float = 1e-8,
+    axis_name: str | None = None,
+) -> Array:
+    """(x - mean) / sqrt(var + epsilon) [+ mean unless shift_mean], and 0 outside the mask.
+
+    Rewards are whitened with their mean kept (shift_mean=False), advantages without it; the
+    variance is the population's. Source: Huang et al. 2023, detail 18.
+    """
+    chex.assert_equal_shape([x, mask])
+    x = as_float(x)
+    mean = masked_mean(x, mask, axis_name)
+    whitened = (x - mean) * jax.lax.rsqrt(masked_var(x, mask, axis_name) + epsilon)
+    return jnp.where(mask != 0, whitened if shift_mean else whitened + mean, 0)
+
+
+def aggregation_weights(
+    mask_BxT: Array, by: str = "token", length: int | None = None
+) -> tuple[Array, Array]:
+    """How per-token losses become one number: `WeightedMean.of(values, *aggregation_weights(...))`.
+
+    by="token":    sum over all tokens / number of tokens (InstructGPT's code, DAPO).
+    by="sequence": mean over a sequence's tokens, then over sequences (GRPO).
+    by="length":   sum over tokens / `length`, then mean over sequences (Dr. GRPO).
+
+    Returns (weights[B,T], weight): what multiplies each value, and what divides the sum. Rows with
+    no token are not sequences. Raises ValueError for another name or a missing length.
+    Source: Liu et al. 2025 (arXiv 2503.20783); Yu et al. 2025 (arXiv 2503.14476).
+    """
+    chex.assert_rank(mask_BxT, 2)
+    mask = as_float(mask_BxT)
+    tokens_Bx1 = jnp.sum(mask, axis=1, keepdims=True)
+    sequences = jnp.sum(as_float(tokens_Bx1 > 0))
+    match by:
+        case "token":
+            return mask, jnp.sum(mask)
+        case "sequence":
+            return mask / jnp.broadcast_to(jnp.maximum(tokens_Bx1, 1), mask.shape), sequences
+        case "length" if length:
+            return mask / length, sequences
+    raise ValueError(f"by = {by!r}, length = {length!r}: token, sequence, or length with a length")

@@ -1,0 +1,145 @@
+"""Losses that make a scalar model agree with people, and the normalisation of its scores.
+
+Losses over rankings are f(scores[B,K], ranks[B,K]) -> (values[B], weights[B]): rank 0 is best,
+equal ranks are ties, -1 an output that is absent; weight 1 where the prompt says anything at all.
+"""
+
+import chex
+import jax
+import jax.numpy as jnp
+
+from rlhf_jax.objectives.reductions import as_float, masked_mean, masked_var
+
+Array = jax.Array
+
+
+def pairwise_loss(
+    chosen: Array, rejected: Array, margin: chex.Numeric = 0.0, label_smoothing: float = 0.0
+) -> Array:
+    """-(1 - e) log sigmoid(m) - e log sigmoid(-m),  m = chosen - rejected - margin, per pair.
+
+    Args:
+      chosen, rejected: scores of any one shape.
+      margin: how far apart they should be (Llama 2, arXiv 2307.09288, equation 2).
+      label_smoothing: e, the rate at which labels are believed wrong (Wang et al. 2024,
+        arXiv 2401.06080; as cDPO).
+
+    Source: Bradley and Terry 1952; Ouyang et al. 2022, equation 1.
+    """
+    chex.assert_equal_shape([chosen, rejected])
+    chex.assert_type([chosen, rejected], float)
+    m = as_float(chosen) - as_float(rejected) - margin
+    loss = -jax.nn.log_sigmoid(m)
+    if label_smoothing:
+        loss = (1 - label_smoothing) * loss - label_smoothing * jax.nn.log_sigmoid(-m)
+    return loss
+
+
+def centering_loss(chosen: Array, rejected: Array) -> Array:
+    """(chosen + rejected)^2, which pins the free shift of Bradley-Terry; a term of weight ~0.01.
+
+    Source: Eisenstein et al. 2023 (arXiv 2312.09244), section 3.
+    """
+    chex.assert_equal_shape([chosen, rejected])
+    return jnp.square(as_float(chosen) + as_float(rejected))
+
+
+def regression_loss(scores: Array, targets: Array) -> Array:
+    """(score - target)^2 / 2, per output: annotators' absolute scores as targets."""
+    chex.assert_equal_shape([scores, targets])
+    return 0.5 * jnp.square(as_float(scores) - as_float(targets))
+
+
+def _better(scores: Array, ranks: Array) -> tuple[Array, Array, Array]:
+    """scores with absent outputs at 0, better[b,i,j] = (i ranks strictly before j), any pair?"""
+    chex.assert_rank([scores, ranks], 2)
+    chex.assert_equal_shape([scores, ranks])
+    chex.assert_type([scores, ranks], [float, int])
+    present = ranks >= 0
+    both = present[:, :, None] & present[:, None, :]
+    better = both & (ranks[:, :, None] < ranks[:, None, :])
+    informed = as_float(jnp.any(better, axis=(1, 2)))
+    return jnp.where(present, as_float(scores), 0), better, informed
+
+
+def _grid(scores: Array) -> tuple[Array, Array]:
+    """scores of i and of j, both as [B,K,K]."""
+    shape = (*scores.shape, scores.shape[1])
+    return jnp.broadcast_to(scores[:, :, None], shape), jnp.broadcast_to(scores[:, None, :], shape)
+
+
+def ranked_loss(scores: Array, ranks: Array, label_smoothing: float = 0.0) -> tuple[Array, Array]:
+    """Mean over a prompt's non-tied pairs of -log sigmoid(r_better - r_worse).
+
+    All C(K,2) pairs of a prompt are one example of weight 1, ties dropped, so that a prompt with
+    many outputs counts no more than one with two.
+
+    Returns: (values[B], weights[B]), weights = 1 where the prompt has at least one such pair.
+    Source: Ouyang et al. 2022 (arXiv 2203.02155), equation 1 and section 3.5.
+    """
+    scores, better, informed = _better(scores, ranks)
+    losses = pairwise_loss(*_grid(scores), label_smoothing=label_smoothing)
+    pairs = jnp.sum(as_float(better), axis=(1, 2))
+    total = jnp.sum(jnp.where(better, losses, 0), axis=(1, 2))
+    return total / jnp.maximum(pairs, 1), informed
+
+
+def plackett_luce_loss(scores: Array, ranks: Array) -> tuple[Array, Array]:
+    """-log p(ranking) = sum_i log(exp(s_i) + sum_{j after i} exp(s_j)) - s_i.
+
+    Ties: outputs of equal rank never compete, each is only chosen before the strictly worse ones
+    (as ranked_loss drops tied pairs). For K = 2 it is the pairwise loss.
+
+    Returns: (values[B], weights[B]). Source: Luce 1959; Plackett 1975; Xia et al. 2008 (ListMLE).
+    """
+    scores, better, informed = _better(scores, ranks)
+    itself = jnp.broadcast_to(jnp.eye(scores.shape[1], dtype=bool), better.shape)
+    _, score_j = _grid(scores)
+    log_z = jax.nn.logsumexp(score_j, axis=2, where=better | itself)
+    return jnp.sum(log_z - scores, axis=1), informed
+
+
+def best_of_k_loss(scores: Array, ranks: Array) -> tuple[Array, Array]:
+    """-log softmax(scores)[best] over the outputs present; tied bests share the label evenly.
+
+    Returns: (values[B], weights[B]). Source: Ziegler et al. 2019 (arXiv 1909.08593), equation 1.
+    """
+    scores, better, informed = _better(scores, ranks)
+    present = ranks >= 0
+    best = present & ~jnp.any(better, axis=1)
+    log_z = jax.nn.logsumexp(scores, axis=1, where=present)
+    label = jnp.sum(jnp.where(best, scores, 0), axis=1) / jnp.maximum(jnp.sum(best, axis=1), 1)
+    return jnp.where(informed > 0, log_z - label, 0), informed
+
+
+def ranked_accuracy(scores: Array, ranks: Array) -> tuple[Array, Array]:
+    """Counts of a prompt's non-tied pairs: ordered right by the scores, and all.
+
+    Equal scores count one half, so that a constant scorer has accuracy 0.5.
+
+    Returns: (correct[B], pairs[B]); accuracy = sum(correct) / sum(pairs).
+    """
+    scores, better, _ = _better(scores, ranks)
+    score_i, score_j = _grid(scores)
+    right = as_float(score_i > score_j) + 0.5 * as_float(score_i == score_j)
+    return jnp.sum(jnp.where(better, right, 0), axis=(1, 2)), jnp.sum(as_float(better), axis=(1, 2))
+
+
+def shift_to_zero(scores: Array, mask: Array) -> Array:
+    """The bias that makes the mean of scores + bias 0, e.g. over the demonstrations' scores.
+
+    Source: Ouyang et al. 2022, section 3.5; Stiennon et al. 2020.
+    """
+    return -masked_mean(scores, mask)
+
+
+def gain_and_bias(
+    scores: Array, mask: Array, mean: float = 0.0, std: float = 1.0
+) -> tuple[Array, Array]:
+    """(gain, bias) such that gain * scores + bias has the given mean and standard deviation.
+
+    Scores that are all alike keep gain 1. Source: Ziegler et al. 2019, section 2.1.
+    """
+    spread = jnp.sqrt(masked_var(as_float(scores), mask))
+    gain = jnp.where(spread > 0, std / jnp.where(spread > 0, spread, 1), 1)
+    return gain, mean - gain * masked_mean(scores, mask)

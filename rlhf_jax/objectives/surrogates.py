@@ -1,0 +1,167 @@
+"""Policy-gradient surrogates and the value loss: per-token losses to minimise.
+
+Every surrogate is f(log_probs, old_log_probs, advantages, ...), elementwise over arrays of any one
+shape: [B,T] tokens, or [B] responses by way of `likelihood.sequence_log_prob`. The old
+log-probabilities and the advantages are constants. Where p = old, all have REINFORCE's gradient.
+A2C is `reinforce` with the advantages of `gae` and a value term.
+"""
+
+import chex
+import jax
+import jax.numpy as jnp
+
+from rlhf_jax.objectives.kl import k3
+from rlhf_jax.objectives.likelihood import sequence_log_prob
+
+Array = jax.Array
+MAX_LOG_RATIO = 20.0
+
+
+def importance_ratio(log_probs: Array, old_log_probs: Array) -> Array:
+    """p / old = exp(log p - log old), the exponent clipped to +-20: finite gradients."""
+    chex.assert_equal_shape([log_probs, old_log_probs])
+    chex.assert_type([log_probs, old_log_probs], float)
+    difference = log_probs - jax.lax.stop_gradient(old_log_probs)
+    return jnp.exp(jnp.clip(difference, -MAX_LOG_RATIO, MAX_LOG_RATIO))
+
+
+def reinforce(log_probs: Array, old_log_probs: Array, advantages: Array) -> Array:
+    """-A log p; for rollouts of the policy itself, so the old log-probabilities are not read.
+
+    Source: Williams 1992; Sutton et al. 1999 (policy gradient theorem).
+    """
+    chex.assert_equal_shape([log_probs, old_log_probs, advantages])
+    return -jax.lax.stop_gradient(advantages) * log_probs
+
+
+def importance_weighted(log_probs: Array, old_log_probs: Array, advantages: Array) -> Array:
+    """-A p / old. Source: conservative policy iteration, Schulman et al. 2017, equation 6."""
+    chex.assert_equal_shape([log_probs, old_log_probs, advantages])
+    return -jax.lax.stop_gradient(advantages) * importance_ratio(log_probs, old_log_probs)
+
+
+def truncated_importance(
+    log_probs: Array, old_log_probs: Array, advantages: Array, ratio_ceiling: float = 1.0
+) -> Array:
+    """-A rho log p, with the constant rho = min(ceiling, p / old), for stale rollouts.
+
+    Source: V-trace, Espeholt et al. 2018 (arXiv 1802.01561), section 4.2.
+    """
+    rho = jnp.minimum(ratio_ceiling, importance_ratio(log_probs, old_log_probs))
+    return jax.lax.stop_gradient(rho) * reinforce(log_probs, old_log_probs, advantages)
+
+
+def cispo(
+    log_probs: Array,
+    old_log_probs: Array,
+    advantages: Array,
+    clip: float,
+    clip_high: float | None = None,
+) -> Array:
+    """-A rho log p, with the constant rho = clip(p / old, 1 - clip, 1 + clip_high or clip).
+
+    Unlike ppo_clip, a clipped token keeps its gradient. clip = 1 leaves rho free below.
+    Source: MiniMax-M1 2025 (arXiv 2506.13585), equation 4.
+    """
+    high = clip if clip_high is None else clip_high
+    rho = jnp.clip(importance_ratio(log_probs, old_log_probs), 1 - clip, 1 + high)
+    return jax.lax.stop_gradient(rho) * reinforce(log_probs, old_log_probs, advantages)
+
+
+def ppo_clip(
+    log_probs: Array,
+    old_log_probs: Array,
+    advantages: Array,
+    clip: float,
+    clip_high: float | None = None,
+    dual_clip: float | None = None,
+) -> Array:
+    """-min(rho A, clip(rho, 1 - clip, 1 + clip_high) A), rho = p / old.
+
+    Args:
+      clip: half-width around 1, e.g. 0.2.
+      clip_high: another upper half-width (DAPO, arXiv 2503.14476, equation 10); None: clip.
+      dual_clip: c > 1 bounds the loss of negative advantages by -c A (Ye et al. 2020,
+        arXiv 1912.09729, equation 2); None: unbounded, as in PPO.
+
+    Source: Schulman et al. 2017 (arXiv 1707.06347), equation 7.
+    """
+    chex.assert_equal_shape([log_probs, old_log_probs, advantages])
+    advantages = jax.lax.stop_gradient(advantages)
+    ratio = importance_ratio(log_probs, old_log_probs)
+    clipped = jnp.clip(ratio, 1 - clip, 1 + (clip if clip_high is None else clip_high))
+    loss = jnp.maximum(-advantages * ratio, -advantages * clipped)
+    if dual_clip is None:
+        return loss
+    return jnp.where(advantages < 0, jnp.minimum(loss, -dual_clip * advantages), loss)
+
+
+def ppo_penalty(
+    log_probs: Array, old_log_probs: Array, advantages: Array, coefficient: chex.Numeric
+) -> Array:
+    """-rho A + coefficient KL(old || p), the KL estimated by k3 on the tokens of old.
+
+    Here the samples do not depend on the parameters, so that the gradient of k3 is right.
+    Source: Schulman et al. 2017, equation 8; its coefficient is moved by `kl.DoublingController`.
+    """
+    penalty = k3(jax.lax.stop_gradient(old_log_probs), log_probs)
+    return importance_weighted(log_probs, old_log_probs, advantages) + coefficient * penalty
+
+
+def gspo(
+    log_probs: Array,
+    old_log_probs: Array,
+    advantages: Array,
+    mask: Array,
+    clip: float,
+    clip_high: float | None = None,
+) -> Array:
+    """ppo_clip with one ratio for a whole response: s = exp(mean_t(log p_t - log old_t)), [B,T].
+
+    Per token the value is s and the gradient s grad log p_t (GSPO-token), which summed over a
+    response with one advantage is GSPO. Reduce by "sequence".
+    Source: Zheng et al. 2025 (arXiv 2507.18071), equations 7 and 14.
+    """
+    chex.assert_equal_shape([log_probs, old_log_probs, advantages, mask])
+    log_ratio_B = sequence_log_prob(log_probs - old_log_probs, mask, per_token=True)
+    log_ratio = jnp.broadcast_to(log_ratio_B[:, None], mask.shape)
+    through = jax.lax.stop_gradient(log_ratio - log_probs) + log_probs
+    return ppo_clip(through, jnp.zeros_like(through), advantages, clip, clip_high)
+
+
+def clipped_value_loss(
+    values: Array, old_values: Array, returns: Array, clip: float | None
+) -> Array:
+    """0.5 max((V - R)^2, (V_old + clip(V - V_old, +-clip) - R)^2); clip=None: 0.5 (V - R)^2.
+
+    Source: OpenAI baselines ppo2; Ziegler et al. 2019; Huang et al. 2023, detail 19.
+    """
+    chex.assert_equal_shape([values, old_values, returns])
+    old_values, returns = jax.lax.stop_gradient((old_values, returns))
+    loss = jnp.square(values - returns)
+    if clip is not None:
+        near = old_values + jnp.clip(values - old_values, -clip, clip)
+        loss = jnp.maximum(loss, jnp.square(near - returns))
+    return 0.5 * loss
+
+
+def ppo_diagnostics(
+    log_probs: Array,
+    old_log_probs: Array,
+    advantages: Array,
+    clip: float,
+    clip_high: float | None = None,
+) -> dict[str, Array]:
+    """Per token: ratio, approximate_kl = (log p - log old)^2 / 2, clip_fraction (0 or 1).
+
+    clip_fraction is 1 where the clipped branch of ppo_clip is the larger loss, so that the token
+    has no gradient. Source: lm-human-preferences; the figures of Huang et al. 2023, detail 21.
+    """
+    ratio = importance_ratio(log_probs, old_log_probs)
+    free = importance_weighted(log_probs, old_log_probs, advantages)
+    clipped = ppo_clip(log_probs, old_log_probs, advantages, clip, clip_high) > free
+    return {
+        "ratio": ratio,
+        "approximate_kl": 0.5 * jnp.square(log_probs - old_log_probs),
+        "clip_fraction": clipped.astype(ratio.dtype),
+    }

@@ -1,0 +1,120 @@
+"""An objective is a sum of named, weighted terms; an ablation is a change of one expression.
+
+    objective = (
+        term("policy", ppo_clip(log_probs, old_log_probs, advantages, 0.2), mask)
+        + 0.1 * term("value", clipped_value_loss(values, old_values, returns, 0.2), mask)
+    )
+    loss, metrics = objective.loss()
+
+Every term's value is logged under its own name, and `gradients_by_term` adds its gradient's norm.
+"""
+
+import dataclasses
+from collections.abc import Callable, Mapping
+from typing import NamedTuple, Self
+
+import chex
+import jax
+import jax.numpy as jnp
+
+from rlhf_jax.objectives.reductions import WeightedMean
+
+Array = jax.Array
+
+
+class _Term(NamedTuple):
+    coefficient: chex.Numeric
+    mean: WeightedMean
+    weights: Array
+
+
+@dataclasses.dataclass(frozen=True)
+class Objective:
+    """sum_i coefficient_i * mean_i. Add objectives, subtract them, multiply them by a scalar."""
+
+    terms: Mapping[str, _Term]
+
+    def __add__(self, other: Self) -> Self:
+        if same := self.terms.keys() & other.terms.keys():
+            raise ValueError(f"two terms are named {sorted(same)}: give each its own name")
+        return Objective({**self.terms, **other.terms})
+
+    def __rmul__(self, factor: chex.Numeric) -> Self:
+        return Objective(
+            {n: t._replace(coefficient=factor * t.coefficient) for n, t in self.terms.items()}
+        )
+
+    def __neg__(self) -> Self:
+        return -1.0 * self
+
+    def __sub__(self, other: Self) -> Self:
+        return self + -other
+
+    @property
+    def value(self) -> Array:
+        """The objective of one whole batch."""
+        return sum(t.coefficient * t.mean.mean for t in self.terms.values())
+
+    @property
+    def metrics(self) -> dict[str, WeightedMean]:
+        """Each term's own mean, before its coefficient."""
+        return {name: t.mean for name, t in self.terms.items()}
+
+    def loss(
+        self, totals: Mapping[str, chex.Numeric] | None = None
+    ) -> tuple[WeightedMean, dict[str, WeightedMean]]:
+        """The objective as one WeightedMean, exact when added over micro-batches and devices.
+
+        That is possible if all terms have the same weights (the same array), or if the caller says
+        how much each term will weigh in all: totals[name] = its weight summed over every
+        micro-batch and device.
+
+        Returns: (loss, metrics). Raises ValueError if weights differ and no totals are given.
+        """
+        terms = self.terms
+        first = next(iter(terms.values()))
+        if totals is None:
+            if any(t.weights is not first.weights for t in terms.values()):
+                raise ValueError(f"terms {list(terms)} have different weights: give their totals")
+            total = sum(t.coefficient * t.mean.total for t in terms.values())
+            return WeightedMean(total, first.mean.weight), self.metrics
+        share = {name: WeightedMean(t.mean.total, totals[name]).mean for name, t in terms.items()}
+        total = sum(t.coefficient * share[name] for name, t in terms.items())
+        # Weights that add up to 1 over all parts.
+        weight = first.mean.weight / totals[next(iter(terms))]
+        return WeightedMean(total, weight), self.metrics
+
+
+def term(name: str, values: Array, weights: Array, weight: chex.Numeric | None = None) -> Objective:
+    """An objective of one term: the WeightedMean of values under weights, by name.
+
+    `term(name, values, *aggregation_weights(mask, by))` aggregates by token, sequence or length.
+    """
+    return Objective({name: _Term(1.0, WeightedMean.of(values, weights, weight), weights)})
+
+
+def gradients_by_term(
+    objective: Callable[[chex.ArrayTree], Objective], params: chex.ArrayTree
+) -> tuple[chex.ArrayTree, dict[str, Array]]:
+    """The gradient of objective(params).value, and each term's value and gradient norm.
+
+    One forward pass and one backward pass per term.
+
+    Returns: (gradient, metrics): metrics[name] is the term's mean, metrics[name + "/gradient_norm"]
+      the global norm of its gradient, coefficient included.
+    """
+
+    def weighted_terms(params):
+        terms = objective(params).terms
+        means = {name: t.mean.mean for name, t in terms.items()}
+        return {name: terms[name].coefficient * mean for name, mean in means.items()}, means
+
+    parts, pullback, metrics = jax.vjp(weighted_terms, params, has_aux=True)
+    metrics, gradient = dict(metrics), None
+    for name in parts:
+        seed = {other: jnp.full_like(parts[other], other == name) for other in parts}
+        (part,) = pullback(seed)
+        squares = sum(jnp.sum(jnp.square(leaf)) for leaf in jax.tree.leaves(part))
+        metrics[f"{name}/gradient_norm"] = jnp.sqrt(squares)
+        gradient = part if gradient is None else jax.tree.map(jnp.add, gradient, part)
+    return gradient, metrics
