@@ -1,6 +1,7 @@
 """The one matrix product of the model: operands in the compute dtype, sums in float32."""
 
 import functools
+import math
 from pathlib import Path
 
 import jax
@@ -37,7 +38,37 @@ def einsum(spec: str, a: jax.Array, b: jax.Array, dtype: jnp.dtype) -> jax.Array
 
 
 def _product(spec, a, b):
+    if a.dtype == jnp.bfloat16 and jax.default_backend() == "cpu":
+        return _row_major_product(spec, a, b)
     return jnp.einsum(spec, a, b, preferred_element_type=jnp.float32)
+
+
+def _row_major_product(spec, a, b):
+    """The product with its left operand and its result copied into row-major order.
+
+    XLA's fast bfloat16 kernel for CPUs wants both: another left operand falls back to a product
+    several times slower, and another result is not implemented at all.
+    """
+    operands, out = spec.split("->")
+    in_a, in_b = operands.split(",")
+    batch = [i for i in in_a if i in in_b and i in out]
+    rows = [i for i in in_a if i not in in_b]
+    shared = [i for i in in_a if i in in_b and i not in out]
+    columns = [i for i in in_b if i not in in_a]
+    sizes = dict(zip(in_a + in_b, a.shape + b.shape, strict=True))
+    shape = lambda *groups: (
+        [sizes[i] for i in batch] + [math.prod(sizes[i] for i in group) for group in groups]
+    )
+    order = lambda *groups: "".join(batch + [i for group in groups for i in group])
+    left = jnp.einsum(f"{in_a}->{order(rows, shared)}", a).reshape(shape(rows, shared))
+    right = jnp.einsum(f"{in_b}->{order(shared, columns)}", b).reshape(shape(shared, columns))
+    product = jnp.matmul(_row_major(left), right, preferred_element_type=jnp.float32)
+    product = _row_major(product).reshape([sizes[i] for i in order(rows, columns)])
+    return jnp.einsum(f"{order(rows, columns)}->{out}", product)
+
+
+def _row_major(x):
+    return with_layout_constraint(x, Layout(tuple(range(x.ndim))))
 
 
 def _forward(spec, a, b, dtype):
@@ -50,32 +81,7 @@ def _backward(spec, dtype, saved, g):
     g = g.astype(dtype)
     operands, out = spec.split("->")
     in_a, in_b = operands.split(",")
-    da = _product(f"{out},{in_b}->{in_a}", g, b)
-    if set(in_b) & set(out) & set(in_a) or dtype == jnp.float32 or jax.default_backend() != "cpu":
-        db = _product(f"{in_a},{out}->{in_b}", a, g)
-    else:
-        db = _weight_gradient(in_a, out, in_b, a, g)
-    return da, db
-
-
-def _weight_gradient(in_a, out, in_b, a, g):
-    """einsum("a,out->b") by a transposed copy of the left operand.
-
-    XLA's fast bfloat16 kernel for CPUs takes row-major operands only: without the copy the
-    product of a transposed left operand falls back to one several times slower.
-    """
-    shared = [i for i in in_a if i in out]
-    rows = [i for i in in_b if i in in_a]
-    columns = [i for i in in_b if i in out]
-    sizes = dict(zip(in_a + out, a.shape + g.shape, strict=True))
-    size = lambda names: functools.reduce(lambda n, i: n * sizes[i], names, 1)
-    left = jnp.einsum(f"{in_a}->{''.join(rows + shared)}", a).reshape(size(rows), size(shared))
-    right = jnp.einsum(f"{out}->{''.join(shared + columns)}", g).reshape(size(shared), size(columns))
-    left, right = (with_layout_constraint(m, Layout((0, 1))) for m in (left, right))
-    product = jnp.dot(left, right, preferred_element_type=jnp.float32)
-    product = with_layout_constraint(product, Layout((0, 1)))
-    product = product.reshape([sizes[i] for i in rows + columns])
-    return jnp.einsum(f"{''.join(rows + columns)}->{in_b}", product)
+    return _product(f"{out},{in_b}->{in_a}", g, b), _product(f"{in_a},{out}->{in_b}", a, g)
 
 
 einsum.defvjp(_forward, _backward)

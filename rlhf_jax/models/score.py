@@ -23,7 +23,10 @@ def zero_score_head(params: Params) -> Params:
 def rescale(params: Params, gain: jax.Array, bias: jax.Array) -> Params:
     """The model whose score is gain x score + bias, folded into its head."""
     head = params["score"]
-    return {**params, "score": {"weights": gain * head["weights"], "bias": gain * head["bias"] + bias}}
+    return {
+        **params,
+        "score": {"weights": gain * head["weights"], "bias": gain * head["bias"] + bias},
+    }
 
 
 def scores(params: Params, hidden_states: jax.Array) -> jax.Array:

@@ -5,6 +5,7 @@ over stacked layers while decoding runs them one by one with a cache buffer each
 Segments (0 = padding, 1.. = document) are mask, packing and positions in one.
 """
 
+import functools
 from typing import Any
 
 import jax
@@ -185,24 +186,26 @@ def hidden(
     require(tokens.shape[1] <= config.context, "context", config.context, f">= {tokens.shape[1]}")
     positions, visible = positions_of(segments), visible_pairs(segments)
 
-    def block(x, params, key, last=None):
+    def block(x, params, key, *, last=None):
         rngs = None if key is None else {"dropout": key}
         x, _ = Block(config).apply(
             {"params": params}, x, visible, positions, last, key is not None, rngs=rngs
         )
         return x
 
-    if config.remat:
-        block = jax.checkpoint(block, static_argnums=(3,))
+    def run(x, params, key, last=None):
+        once = functools.partial(block, last=last)
+        return (jax.checkpoint(once) if config.remat else once)(x, params, key)
+
     keys = None if dropout_key is None else jax.random.split(dropout_key, config.layers)
     x = _embed(config, params, tokens, positions)
     if config.scan_layers:
-        x, _ = jax.lax.scan(lambda x, one: (block(x, *one), None), x, (params["blocks"], keys))
+        x, _ = jax.lax.scan(lambda x, one: (run(x, *one), None), x, (params["blocks"], keys))
         x = x if last is None else x[:, -last:]
     else:
         for i in range(config.layers):
             only = last if i == config.layers - 1 else None
-            x = block(x, layer(params, i), None if keys is None else keys[i], only)
+            x = run(x, layer(params, i), None if keys is None else keys[i], only)
     return Norm(config).apply({"params": params["final_norm"]}, x)
 
 
@@ -243,9 +246,7 @@ def prefill(
     x, cache = _embed(config, params, tokens, positions), []
     for i in range(config.layers):
         last = 1 if i == config.layers - 1 else None
-        x, (k, v) = Block(config).apply(
-            {"params": layer(params, i)}, x, visible, positions, last
-        )
+        x, (k, v) = Block(config).apply({"params": layer(params, i)}, x, visible, positions, last)
         pad = ((0, 0), (0, 0), (0, room), (0, 0))
         cache.append((jnp.pad(k, pad).swapaxes(2, 3), jnp.pad(v, pad)))
     return Norm(config).apply({"params": params["final_norm"]}, x), cache

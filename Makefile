@@ -1,0 +1,36 @@
+PYTHON ?= python3
+VENV ?= .venv
+BIN := $(VENV)/bin
+
+.PHONY: test test-all test-notebooks quickstart bench lint clean
+
+# One virtual environment serves every target; it is made anew when the requirements change.
+$(VENV)/ready: setup.py pyproject.toml
+	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11))' || \
+	  { echo "Python 3.11 or newer is needed; name one with make PYTHON=..."; exit 1; }
+	$(PYTHON) -m venv $(VENV)
+	$(BIN)/python -m pip install --quiet --upgrade pip setuptools wheel
+	$(BIN)/python -m pip install --quiet --editable '.[test]'
+	touch $@
+
+test: $(VENV)/ready lint
+	$(BIN)/python -m pytest
+
+test-all: $(VENV)/ready lint
+	$(BIN)/python -m pytest -m ''
+
+test-notebooks: $(VENV)/ready
+	$(BIN)/python -m pytest -m '' tests/notebooks
+
+quickstart: $(VENV)/ready
+	$(BIN)/rlhf-jax run experiments/quickstart.py
+
+bench: $(VENV)/ready
+	$(BIN)/python benchmarks/ppo_iteration.py
+
+lint: $(VENV)/ready
+	$(BIN)/ruff check .
+	$(BIN)/ruff format --check .
+
+clean:
+	rm -rf $(VENV) build *.egg-info

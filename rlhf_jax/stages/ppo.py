@@ -1,0 +1,412 @@
+"""PPO-ptx: roll out, score, shape rewards by the KL to the reference, and update by minibatch."""
+
+import dataclasses
+from collections.abc import Callable
+from typing import Any, NamedTuple
+
+import jax
+import jax.numpy as jnp
+import optax
+
+from rlhf_jax.errors import UserError, require
+from rlhf_jax.generation.decode import Rollout, generate
+from rlhf_jax.generation.sampling import SamplingConfig
+from rlhf_jax.models import score, transformer
+from rlhf_jax.models.config import TransformerConfig
+from rlhf_jax.models.matmul import resolve_dtype
+from rlhf_jax.objectives.advantages import gae, kl_shaped_rewards
+from rlhf_jax.objectives.kl import AdaptiveController, FixedController
+from rlhf_jax.objectives.likelihood import token_log_probs
+from rlhf_jax.objectives.reductions import WeightedMean, masked_mean, whiten
+from rlhf_jax.objectives.surrogates import clipped_value_loss, ppo_clip
+from rlhf_jax.stages.supervised import likelihood_loss
+from rlhf_jax.training.gradients import accumulate_gradients
+from rlhf_jax.training.optimizer import OptimizerConfig, learning_rate_at, make_optimizer
+
+
+@dataclasses.dataclass(frozen=True)
+class PPOConfig:
+    """InstructGPT's PPO. Learning rates count optimizer steps: iterations x epochs x minibatches.
+
+    The paper prints neither the final policy learning rate nor the GAE lambda.
+    """
+
+    policy_optimizer: OptimizerConfig
+    value_optimizer: OptimizerConfig
+    iterations: int
+    batch_size: int = 512  # episodes an iteration
+    minibatches: int = 8
+    epochs: int = 1
+    micro_batches: int = 1  # of each minibatch
+    prompt_length: int = 1024
+    response_length: int = 1024
+    temperature: float = 1.0
+    kl: FixedController | AdaptiveController = dataclasses.field(
+        default_factory=lambda: FixedController(0.02)
+    )
+    discount: float = 1.0
+    gae_lambda: float = 0.95
+    clip: float = 0.2
+    value_clip: float | None = 0.2  # None: plain squared error
+    whiten_rewards: bool = False  # keeps the mean (Ziegler et al. 2019)
+    whiten_advantages: bool = True
+    stop_token: str | None = None  # ends a response in place of EOS (Ziegler et al. 2019: ".")
+    stop_after: int = 0  # at or after this column of the response
+    missing_eos_score: float | None = -1.0  # replaces the score of a response that does not end
+    zero_value_head: bool = False  # else the value function starts as the reward model
+    ema_decay: float | None = 0.992  # of the policy, an iteration; None: no average
+    ptx_coefficient: float = 0.0
+    ptx_ratio: int = 8  # rows of pretraining text an episode
+    ptx_length: int = 1024  # tokens of such a row
+
+    def __post_init__(self):
+        positive = (
+            "iterations", "batch_size", "minibatches", "epochs", "micro_batches", "prompt_length",
+            "response_length", "temperature", "ptx_ratio", "ptx_length", "clip",
+        )  # fmt: skip
+        for field in positive:
+            value = getattr(self, field)
+            require(value > 0, field, value, "positive")
+        for field in ("discount", "gae_lambda"):
+            value = getattr(self, field)
+            require(0 <= value <= 1, field, value, "in [0, 1]")
+        pieces = self.minibatches * self.micro_batches
+        require(
+            self.batch_size % pieces == 0,
+            "batch_size",
+            self.batch_size,
+            f"a multiple of minibatches x micro_batches = {pieces}",
+        )
+        require(
+            0 <= self.stop_after < self.response_length,
+            "stop_after",
+            self.stop_after,
+            f"a column of the response, 0 to {self.response_length - 1}",
+        )
+        require(self.ptx_coefficient >= 0, "ptx_coefficient", self.ptx_coefficient, ">= 0")
+        require(
+            self.value_clip is None or self.value_clip > 0, "value_clip", self.value_clip, "> 0"
+        )
+        require(
+            self.ema_decay is None or 0 <= self.ema_decay < 1,
+            "ema_decay",
+            self.ema_decay,
+            "in [0, 1)",
+        )
+
+    @property
+    def optimizer_steps(self) -> int:
+        return self.iterations * self.epochs * self.minibatches
+
+
+class PPOState(NamedTuple):
+    """All that moves."""
+
+    step: jax.Array  # iterations done
+    policy: Any
+    value: Any
+    policy_opt: Any
+    value_opt: Any
+    ema: Any  # of the policy; None without an average
+    kl_coefficient: jax.Array
+    key: jax.Array
+
+
+class Frozen(NamedTuple):
+    """What PPO reads and never changes."""
+
+    reference: Any
+    reward: Any
+
+
+class Experience(NamedTuple):
+    """One batch of episodes. T = prompt + response columns; the rest are [B, R] and float32."""
+
+    tokens: jax.Array  # [B, T]
+    segments: jax.Array  # [B, T]
+    mask: jax.Array
+    log_probs: jax.Array
+    values: jax.Array
+    advantages: jax.Array
+    returns: jax.Array
+
+
+class TokenIds(NamedTuple):
+    """The ids that end and fill a response; stop: the id of the config's stop_token, or None."""
+
+    eos: int
+    pad: int
+    stop: int | None = None
+
+
+class Programs(NamedTuple):
+    """The compiled pieces of one iteration, in the order in which they run."""
+
+    rollout: Callable  # (policy, key, prompts) -> Rollout
+    experience: Callable  # (state, frozen, prompts, rollout) -> (Experience, metrics)
+    update: Callable  # (state, experience, kl, text) -> (state, metrics); donates the state
+
+
+def initial_state(config: PPOConfig, policy: Any, reward: Any, key: jax.Array) -> PPOState:
+    """Policy from SFT, value function from the reward model, averages and controllers at start."""
+    value = score.zero_score_head(reward) if config.zero_value_head else reward
+    policy_optimizer, value_optimizer = optimizers(config)
+    copy = lambda tree: jax.tree.map(jnp.copy, tree)  # the update donates its state
+    return PPOState(
+        step=jnp.zeros((), jnp.int32),
+        policy=copy(policy),
+        value=copy(value),
+        policy_opt=policy_optimizer.init(policy),
+        value_opt=value_optimizer.init(value),
+        ema=None if config.ema_decay is None else copy(policy),
+        kl_coefficient=config.kl.init(),
+        key=key,
+    )
+
+
+def optimizers(config: PPOConfig):
+    steps = config.optimizer_steps
+    return (
+        make_optimizer(config.policy_optimizer, steps),
+        make_optimizer(config.value_optimizer, steps),
+    )
+
+
+def response_states(model: TransformerConfig, params, tokens, segments, length: int) -> jax.Array:
+    """Hidden states [B, R, D] from which each of the last `length` tokens is predicted."""
+    return transformer.hidden(model, params, tokens, segments, last=length + 1)[:, :-1]
+
+
+def response_log_probs(
+    model: TransformerConfig, params, tokens, segments, length: int, temperature: float
+) -> jax.Array:
+    """log p [B, R] of the last `length` tokens of each sequence [B, T], at the temperature."""
+    states = response_states(model, params, tokens, segments, length)
+    logits = transformer.logits(model, params, states)
+    return token_log_probs(logits, tokens[:, -length:], temperature)
+
+
+def make_rollout(config: PPOConfig, model: TransformerConfig, ids: TokenIds) -> Callable:
+    """rollout(policy, key, batch): a response to each prompt, cut where it ends."""
+
+    def rollout(policy, key, batch):
+        sampled = generate(
+            model,
+            policy,
+            batch["tokens"],
+            batch["segments"],
+            key,
+            sampling=SamplingConfig(config.temperature),
+            response_length=config.response_length,
+            eos_id=ids.eos,
+            pad_id=ids.pad,
+        )
+        return sampled if ids.stop is None else cut_at(sampled, ids.stop, config.stop_after)
+
+    return rollout
+
+
+def cut_at(rollout: Rollout, stop_id: int, after: int) -> Rollout:
+    """Ends each response at its first `stop_id` at or after column `after` (Ziegler et al.)."""
+    column = jnp.arange(rollout.tokens.shape[1])[None]
+    stops = (rollout.tokens == stop_id) & (column >= after)
+    past = jnp.cumsum(stops, axis=1) - stops > 0
+    mask = jnp.where(past, 0.0, rollout.mask)
+    return Rollout(rollout.tokens, mask, rollout.log_probs * mask)
+
+
+def make_experience(config: PPOConfig, model: TransformerConfig, ids: TokenIds) -> Callable:
+    """experience(state, frozen, batch, rollout): scores, shaped rewards and advantages."""
+    length = config.response_length
+    chunks = config.minibatches * config.micro_batches
+
+    def evaluate(state, frozen, tokens, segments, mask):
+        """One forward pass of each of the four models over a chunk of sequences."""
+        log_probs = lambda params: response_log_probs(
+            model, params, tokens, segments, length, config.temperature
+        )
+        states = response_states(model, state.value, tokens, segments, length)
+        last = transformer.hidden(model, frozen.reward, tokens, segments, last=length)
+        scores = score.at_last_token(score.scores(frozen.reward, last), mask)
+        values = score.scores(state.value, states)
+        return log_probs(state.policy), log_probs(frozen.reference), values, scores
+
+    def experience(state: PPOState, frozen: Frozen, batch, rollout: Rollout):
+        mask = rollout.mask
+        tokens = jnp.concatenate([batch["tokens"], rollout.tokens], axis=1)
+        segments = jnp.concatenate([batch["segments"], mask.astype(jnp.int32)], axis=1)
+        split = lambda x: x.reshape(chunks, -1, *x.shape[1:])
+        join = lambda x: x.reshape(-1, *x.shape[2:])
+        evaluated = jax.lax.map(
+            lambda chunk: evaluate(state, frozen, *chunk),
+            jax.tree.map(split, (tokens, segments, mask)),
+        )
+        log_probs, ref_log_probs, values, scores = jax.tree.map(join, evaluated)
+
+        end = ids.eos if ids.stop is None else ids.stop
+        ended = score.at_last_token(rollout.tokens, mask) == end
+        if config.missing_eos_score is not None:
+            scores = jnp.where(ended, scores, config.missing_eos_score)
+        rewards = kl_shaped_rewards(scores, log_probs, ref_log_probs, mask, state.kl_coefficient)
+        if config.whiten_rewards:
+            rewards = whiten(rewards, mask, shift_mean=False)
+        advantages, returns = gae(rewards, values, mask, config.discount, config.gae_lambda)
+        if config.whiten_advantages:
+            advantages = whiten(advantages, mask)
+
+        log_ratio = (log_probs - ref_log_probs) * mask
+        metrics = {
+            "score": scores.mean(),
+            "kl": log_ratio.sum(axis=1).mean(),
+            "kl_coefficient": state.kl_coefficient,
+            "entropy": -masked_mean(log_probs, mask),
+            "response_tokens": mask.sum(axis=1).mean(),
+            "ended": ended.mean(),
+            "sampler_gap": jnp.max(jnp.abs(log_probs - rollout.log_probs) * mask),
+        }
+        return Experience(tokens, segments, mask, log_probs, values, advantages, returns), metrics
+
+    return experience
+
+
+def policy_loss(config: PPOConfig, model: TransformerConfig) -> Callable:
+    """loss(params, minibatch): the clipped surrogate (Schulman et al. 2017, eq. 7)."""
+
+    def loss(params, batch: Experience):
+        log_probs = response_log_probs(
+            model, params, batch.tokens, batch.segments, config.response_length, config.temperature
+        )
+        surrogate = ppo_clip(log_probs, batch.log_probs, batch.advantages, config.clip)
+        log_ratio = log_probs - batch.log_probs
+        ratio = jnp.exp(log_ratio)
+        mean = lambda values: WeightedMean.of(values, batch.mask)
+        return mean(surrogate), {
+            "policy_loss": mean(surrogate),
+            "approximate_kl": mean(0.5 * log_ratio**2),
+            "clip_fraction": mean((jnp.abs(ratio - 1.0) > config.clip).astype(jnp.float32)),
+        }
+
+    return loss
+
+
+def value_loss(config: PPOConfig, model: TransformerConfig) -> Callable:
+    """loss(params, minibatch): squared error to the returns, clipped around the old values."""
+
+    def loss(params, batch: Experience):
+        states = response_states(
+            model, params, batch.tokens, batch.segments, config.response_length
+        )
+        values = score.scores(params, states)
+        errors = clipped_value_loss(values, batch.values, batch.returns, config.value_clip)
+        mean = WeightedMean.of(errors, batch.mask)
+        return mean, {"value_loss": mean}
+
+    return loss
+
+
+def make_update(config: PPOConfig, model: TransformerConfig) -> Callable:
+    """update(state, experience, kl, text): epochs x minibatches, then the averages.
+
+    Each minibatch takes the policy gradient and the ptx gradient one after the other and adds
+    them, ptx times its coefficient (Ouyang et al. 2022, eq. 2 and appendix C.4).
+    """
+    policy_optimizer, value_optimizer = optimizers(config)
+    # Dropout stays off in PPO, ptx included (Huang et al. 2023, detail 13).
+    ptx_loss = likelihood_loss(dataclasses.replace(model, dropout=0.0))
+    losses = policy_loss(config, model), value_loss(config, model)
+
+    def gradients(loss, params, batch, name):
+        grads, metrics = accumulate_gradients(loss, params, batch, config.micro_batches)
+        metrics[f"{name}_grad_norm"] = metrics.pop("grad_norm")
+        return grads, metrics
+
+    def minibatch_update(state: PPOState, experience: Experience, text):
+        grads, metrics = gradients(losses[0], state.policy, experience, "policy")
+        value_grads, value_metrics = gradients(losses[1], state.value, experience, "value")
+        metrics |= value_metrics
+        if text is not None:
+            ptx_grads, ptx_metrics = gradients(ptx_loss, state.policy, text, "ptx")
+            grads = jax.tree.map(lambda g, p: g + config.ptx_coefficient * p, grads, ptx_grads)
+            metrics |= {
+                "ptx_loss": ptx_metrics["loss"],
+                "ptx_grad_norm": ptx_metrics["ptx_grad_norm"],
+            }
+        updates, policy_opt = policy_optimizer.update(grads, state.policy_opt, state.policy)
+        policy = optax.apply_updates(state.policy, updates)
+        updates, value_opt = value_optimizer.update(value_grads, state.value_opt, state.value)
+        value = optax.apply_updates(state.value, updates)
+        new = {"policy": policy, "value": value, "policy_opt": policy_opt, "value_opt": value_opt}
+        return state._replace(**new), metrics
+
+    def update(state: PPOState, experience: Experience, kl, text):
+        key = jax.random.fold_in(jax.random.fold_in(state.key, state.step), 1)
+        shuffle = lambda k: jax.random.permutation(k, config.batch_size)
+        orders = jax.vmap(shuffle)(jax.random.split(key, config.epochs))
+        rows = orders.reshape(config.epochs * config.minibatches, -1)
+        split = lambda x: x.reshape(config.minibatches, -1, *x.shape[1:])
+        text = jax.tree.map(split, text)
+        kl_coefficient = config.kl.update(state.kl_coefficient, kl, config.batch_size)
+
+        def one(state, step):
+            index, rows = step
+            picked = jax.tree.map(lambda x: x[rows], experience)
+            part = jax.tree.map(lambda x: x[index % config.minibatches], text)
+            return minibatch_update(state, picked, part)
+
+        state, metrics = jax.lax.scan(one, state, (jnp.arange(len(rows)), rows))
+        metrics = {name: values.mean() for name, values in metrics.items()}
+        first_step = state.step * len(rows)
+        rate = learning_rate_at(config.policy_optimizer, first_step, config.optimizer_steps)
+        metrics["learning_rate"] = rate
+        ema = state.ema
+        if ema is not None:
+            decay = config.ema_decay
+            ema = jax.tree.map(lambda a, p: decay * a + (1 - decay) * p, ema, state.policy)
+        step = state.step + 1
+        return state._replace(ema=ema, kl_coefficient=kl_coefficient, step=step), metrics
+
+    return update
+
+
+def make_iteration(
+    config: PPOConfig, model: TransformerConfig, ids: TokenIds, frozen: Frozen
+) -> Callable:
+    """step(state, batch) -> (state, metrics): one iteration; the state is donated.
+
+    batch: {"prompts": prompt batch, "text": ptx batch, absent where ptx_coefficient is 0}.
+    Raises UserError in the first iteration where sampler and learner disagree.
+    """
+    programs = compile_programs(config, model, ids)
+    tolerance = 1e-3 if resolve_dtype(model.compute_dtype) == jnp.float32 else 0.1
+    checked = False
+
+    def step(state: PPOState, batch):
+        nonlocal checked
+        key = jax.random.fold_in(jax.random.fold_in(state.key, state.step), 0)
+        prompts = {name: batch["prompts"][name] for name in ("tokens", "segments")}
+        rollout = programs.rollout(state.policy, key, prompts)
+        experience, metrics = programs.experience(state, frozen, prompts, rollout)
+        if not checked:
+            check_sampler(float(metrics["sampler_gap"]), tolerance)
+            checked = True
+        state, update_metrics = programs.update(state, experience, metrics["kl"], batch.get("text"))
+        return state, metrics | update_metrics
+
+    return step
+
+
+def compile_programs(config: PPOConfig, model: TransformerConfig, ids: TokenIds) -> Programs:
+    return Programs(
+        rollout=jax.jit(make_rollout(config, model, ids)),
+        experience=jax.jit(make_experience(config, model, ids)),
+        update=jax.jit(make_update(config, model), donate_argnums=0),
+    )
+
+
+def check_sampler(gap: float, tolerance: float) -> None:
+    """Raises UserError where the decode loop and the learner give a token other probabilities."""
+    if not gap <= tolerance:
+        raise UserError(
+            f"sampler and learner disagree: the largest difference between their "
+            f"log-probabilities of a token is {gap:.3g}, allowed is {tolerance:g}"
+        )

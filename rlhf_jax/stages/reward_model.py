@@ -1,0 +1,91 @@
+"""A reward model from rankings: all pairs of a prompt in one batch element."""
+
+import dataclasses
+from collections.abc import Callable, Iterable
+from typing import Any, Literal
+
+import jax
+import jax.numpy as jnp
+
+from rlhf_jax.errors import require
+from rlhf_jax.models import score, transformer
+from rlhf_jax.models.config import TransformerConfig
+from rlhf_jax.objectives.reductions import WeightedMean
+from rlhf_jax.objectives.reward_models import ranked_accuracy, ranked_loss
+from rlhf_jax.training.optimizer import OptimizerConfig
+
+
+@dataclasses.dataclass(frozen=True)
+class RewardConfig:
+    """InstructGPT: 64 prompts a batch, K = 4..9 outputs each, one epoch."""
+
+    optimizer: OptimizerConfig
+    epochs: float = 1.0
+    batch_size: int = 64  # prompts
+    outputs: int = 9  # the largest K
+    length: int = 2048  # tokens of prompt and response; longer outputs are dropped and counted
+    micro_batches: int = 1
+    normalise: Literal["none", "shift", "gain_and_bias"] = "shift"
+
+    def __post_init__(self):
+        for field in ("epochs", "batch_size", "length", "micro_batches"):
+            value = getattr(self, field)
+            require(value > 0, field, value, "positive")
+        require(self.outputs >= 2, "outputs", self.outputs, "at least 2")
+        require(
+            self.batch_size % self.micro_batches == 0,
+            "micro_batches",
+            self.micro_batches,
+            f"a divisor of batch_size = {self.batch_size}",
+        )
+
+
+def score_sequences(model: TransformerConfig, params: Any, tokens, segments) -> jax.Array:
+    """Score of each sequence [..., T], read at its last real token: [...]."""
+    flat = lambda array: array.reshape(-1, array.shape[-1])
+    states = transformer.hidden(model, params, flat(tokens), flat(segments))
+    values = score.scores(params, states).reshape(tokens.shape)
+    return score.at_last_token(values, segments)
+
+
+def reward_loss(model: TransformerConfig) -> Callable:
+    """loss(params, batch, key): the ranked loss over batch of tokens, segments [B, K, T] and
+    ranks [B, K]; one forward pass an output, each prompt weighted alike (Ouyang et al., eq. 1)."""
+
+    def loss(params, batch, key=None):
+        del key
+        scores = score_sequences(model, params, batch["tokens"], batch["segments"])
+        mean = WeightedMean.of(*ranked_loss(scores, batch["ranks"]))
+        correct, pairs = ranked_accuracy(scores, batch["ranks"])
+        accuracy = WeightedMean(correct.sum(), pairs.sum())
+        return mean, {"loss": mean, "accuracy": accuracy}
+
+    return loss
+
+
+def pair_counts(model: TransformerConfig, params: Any, batches: Iterable) -> tuple[Any, Any]:
+    """Correctly ordered and all non-tied pairs, prompt by prompt: two [N] arrays.
+
+    A tie between two scores counts one half.
+    """
+
+    @jax.jit
+    def count(params, batch):
+        scores = score_sequences(model, params, batch["tokens"], batch["segments"])
+        return ranked_accuracy(scores, batch["ranks"])
+
+    counts = [count(params, batch) for batch in batches]
+    return tuple(jnp.concatenate(part) for part in zip(*counts, strict=True))
+
+
+def normalise(model: TransformerConfig, params: Any, batches: Iterable, how: str) -> Any:
+    """Params whose scores of `batches` (supervised batches) have mean 0, and for
+    "gain_and_bias" (Ziegler et al. 2019) standard deviation 1 too. "shift" moves the bias only,
+    as InstructGPT does so that demonstrations score 0 on average."""
+    if how == "none":
+        return params
+    run = jax.jit(lambda params, b: score_sequences(model, params, b["tokens"], b["segments"]))
+    scored = [run(params, b)[(b["segments"] > 0).any(-1)] for b in batches]
+    scores = jnp.concatenate(scored)
+    gain = 1.0 / jnp.maximum(scores.std(), 1e-8) if how == "gain_and_bias" else jnp.ones(())
+    return score.rescale(params, gain, -gain * scores.mean())

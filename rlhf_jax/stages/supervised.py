@@ -1,0 +1,109 @@
+"""Maximum likelihood on tokens: pretraining on plain text, fine-tuning on demonstrations."""
+
+import dataclasses
+from collections.abc import Callable
+from typing import Any, NamedTuple
+
+import jax
+import jax.numpy as jnp
+import optax
+
+from rlhf_jax.errors import require
+from rlhf_jax.models import transformer
+from rlhf_jax.models.config import TransformerConfig
+from rlhf_jax.objectives.likelihood import token_log_probs
+from rlhf_jax.objectives.reductions import WeightedMean
+from rlhf_jax.training.gradients import accumulate_gradients
+from rlhf_jax.training.optimizer import OptimizerConfig, learning_rate_at, make_optimizer
+
+Batch = dict[str, jax.Array]
+
+
+@dataclasses.dataclass(frozen=True)
+class SupervisedConfig:
+    """Pretraining (packed text) or supervised fine-tuning (prompt tokens carry no loss)."""
+
+    optimizer: OptimizerConfig
+    epochs: float = 1.0
+    batch_size: int = 32
+    length: int = 1024  # tokens a row; longer demonstrations are dropped and counted
+    micro_batches: int = 1
+    packed: bool = False  # several demonstrations in a row
+    pretraining_fraction: float = 0.0  # rows of plain text among the demonstrations
+
+    def __post_init__(self):
+        for field in ("epochs", "batch_size", "length", "micro_batches"):
+            value = getattr(self, field)
+            require(value > 0, field, value, "positive")
+        require(
+            self.batch_size % self.micro_batches == 0,
+            "micro_batches",
+            self.micro_batches,
+            f"a divisor of batch_size = {self.batch_size}",
+        )
+        require(
+            0 <= self.pretraining_fraction < 1,
+            "pretraining_fraction",
+            self.pretraining_fraction,
+            "in [0, 1)",
+        )
+
+
+class TrainState(NamedTuple):
+    """All that moves in a stage that trains one model."""
+
+    step: jax.Array
+    params: Any
+    opt_state: Any
+    key: jax.Array
+
+
+def initial_state(params: Any, optimizer: optax.GradientTransformation, key) -> TrainState:
+    return TrainState(jnp.zeros((), jnp.int32), params, optimizer.init(params), key)
+
+
+def likelihood_loss(model: TransformerConfig) -> Callable:
+    """loss(params, batch, key): mean of -log p(token t | tokens before t) over weights = 1.
+
+    batch: tokens, segments, weights [B, T]; a weight stands at the token predicted. The key
+    turns dropout on where the model has any.
+    """
+
+    def loss(params, batch: Batch, key=None):
+        dropout_key = key if model.dropout > 0 else None
+        states = transformer.hidden(
+            model, params, batch["tokens"], batch["segments"], dropout_key=dropout_key
+        )
+        logits = transformer.logits(model, params, states[:, :-1])
+        log_probs = token_log_probs(logits, batch["tokens"][:, 1:])
+        mean = WeightedMean.of(-log_probs, batch["weights"][:, 1:])
+        return mean, {"loss": mean}
+
+    return loss
+
+
+def make_update(loss: Callable, config: Any, total_steps: int) -> tuple[Callable, Any]:
+    """The compiled `update(state, batch) -> (state, metrics)` of a loss, and its optimizer.
+
+    `config` names the optimizer and the number of micro-batches. The state is donated.
+    """
+    optimizer = make_optimizer(config.optimizer, total_steps)
+
+    def update(state: TrainState, batch: Batch):
+        key = jax.random.fold_in(state.key, state.step)
+        grads, metrics = accumulate_gradients(loss, state.params, batch, config.micro_batches, key)
+        updates, opt_state = optimizer.update(grads, state.opt_state, state.params)
+        params = optax.apply_updates(state.params, updates)
+        metrics["learning_rate"] = learning_rate_at(config.optimizer, state.step, total_steps)
+        return TrainState(state.step + 1, params, opt_state, state.key), metrics
+
+    return jax.jit(update, donate_argnums=0), optimizer
+
+
+def mean_loss(model: TransformerConfig, params: Any, batches: list[Batch]) -> float:
+    """Mean negative log-likelihood, nats a token, over a finite pass of batches."""
+    evaluate = jax.jit(lambda params, batch: likelihood_loss(model)(params, batch)[0])
+    total = WeightedMean(jnp.zeros(()), jnp.zeros(()))
+    for batch in batches:
+        total = total + evaluate(params, batch)
+    return float(total.mean)

@@ -1,0 +1,49 @@
+"""The matrix product: values and gradients in both dtypes, against NumPy float64."""
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+from rlhf_jax.models.matmul import einsum
+
+SPECS = [
+    ("btd,df->btf", (2, 5, 8), (8, 6)),
+    ("btd,dkgh->btkgh", (2, 5, 8), (8, 2, 3, 4)),
+    ("btd,vd->btv", (2, 5, 8), (11, 8)),
+    ("bkgth,bksh->bkgts", (2, 2, 3, 5, 4), (2, 2, 7, 4)),
+    ("bkgth,bkhs->bkgts", (2, 2, 3, 5, 4), (2, 2, 4, 7)),
+    ("bkgts,bksh->btkgh", (2, 2, 3, 5, 7), (2, 2, 7, 4)),
+]
+
+
+@pytest.mark.parametrize("dtype", ["float32", "bfloat16"])
+@pytest.mark.parametrize(("spec", "a_shape", "b_shape"), SPECS)
+def test_values_and_gradients(spec, a_shape, b_shape, dtype):
+    rng = np.random.default_rng(0)
+    a, b = rng.normal(size=a_shape), rng.normal(size=b_shape)
+    out = np.einsum(spec, a, b)
+    g = rng.normal(size=out.shape)
+    operands, result = spec.split("->")
+    left, right = operands.split(",")
+
+    def run(a, b, g):
+        value, pull = jax.vjp(lambda a, b: einsum(spec, a, b, jnp.dtype(dtype)), a, b)
+        return value, *pull(g)
+
+    value, da, db = jax.jit(run)(*(jnp.asarray(x, jnp.float32) for x in (a, b, g)))
+    assert value.dtype == da.dtype == db.dtype == jnp.float32
+    tolerance = {"float32": 1e-5, "bfloat16": 6e-2}[dtype]
+    for ours, exact in [
+        (value, out),
+        (da, np.einsum(f"{result},{right}->{left}", g, b)),
+        (db, np.einsum(f"{left},{result}->{right}", a, g)),
+    ]:
+        np.testing.assert_allclose(ours, exact, atol=tolerance * np.abs(exact).max())
+
+
+def test_bfloat16_sums_in_float32():
+    """4,096 times 1 + 2^-7 is exact in float32 sums and stalls in bfloat16 ones."""
+    ones = jnp.full((1, 1, 4096), 1 + 2**-7)
+    result = einsum("btd,df->btf", ones, jnp.ones((4096, 1)), jnp.dtype("bfloat16"))
+    assert float(result[0, 0, 0]) == 4096 * (1 + 2**-7)
