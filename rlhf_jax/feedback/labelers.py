@@ -1,0 +1,149 @@
+"""Simulated labelers: gold scores seen through noise, on a Likert scale, and how well they agree.
+
+A labeler sees score + N(0, noise^2) (Thurstone 1927, case V) and rates it on `levels` steps, as
+InstructGPT's labelers did with 1..7 (Ouyang et al. 2022, section 3.4); outputs of one level tie.
+Two labelers agree on a pair where they prefer the same output or both tie.
+"""
+
+import hashlib
+import math
+from collections.abc import Sequence
+from dataclasses import dataclass
+from statistics import NormalDist
+
+import numpy as np
+
+from rlhf_jax.errors import UserError, require
+
+LIKERT = 7
+
+
+@dataclass(frozen=True)
+class SimulatedLabeler:
+    """Rates outputs of gold scores in [0, 1] with noise on `levels` steps; None for no rounding.
+
+    The noise depends on seed, prompt and response only: a labeler who reads the same output again
+    rates it the same, in any order, process and resumed run, and equal outputs always tie.
+    """
+
+    noise: float
+    levels: int | None = LIKERT
+    seed: int = 0
+
+    def __post_init__(self):
+        require(math.isfinite(self.noise) and self.noise >= 0, "noise", self.noise, "at least 0")
+        ok = self.levels is None or self.levels >= 2
+        require(ok, "levels", self.levels, "at least 2, or None")
+
+    def ratings(
+        self, prompt: str, responses: Sequence[str], scores: Sequence[float]
+    ) -> tuple[float, ...]:
+        """What the labeler makes of each response: 1..levels, or the noisy score unrounded."""
+        if len(responses) != len(scores):
+            raise UserError(f"{len(responses)} responses but {len(scores)} scores")
+        seen = [
+            score + self.noise * self._normal(prompt, response)
+            for response, score in zip(responses, scores, strict=True)
+        ]
+        if self.levels is None:
+            return tuple(seen)
+        steps = self.levels - 1
+        return tuple(1 + min(max(math.floor(x * steps + 0.5), 0), steps) for x in seen)
+
+    def rank(
+        self, prompt: str, responses: Sequence[str], scores: Sequence[float]
+    ) -> tuple[int, ...]:
+        """Ranks of the responses: 0 for the best rating, 1 for the next, equal ratings tie."""
+        ratings = self.ratings(prompt, responses, scores)
+        order = sorted(set(ratings), reverse=True)
+        return tuple(order.index(rating) for rating in ratings)
+
+    def _normal(self, prompt: str, response: str) -> float:
+        """A standard normal number from the three."""
+        text = repr((self.seed, prompt, response)).encode()
+        bits = int.from_bytes(hashlib.sha256(text).digest()[:8], "big") >> 12
+        return NormalDist().inv_cdf((bits + 0.5) / 2**52)
+
+
+def pairwise_agreement(ranks_a: Sequence[Sequence[int]], ranks_b: Sequence[Sequence[int]]) -> float:
+    """Share of output pairs, over all prompts, that two labelers order alike, ties included.
+
+    agreement = mean over pairs i < j of [sign(a_j - a_i) = sign(b_j - b_i)], one row of ranks per
+    prompt; outputs of rank -1 are absent. Raises UserError where the rows do not match or hold no
+    pair.
+    """
+    if [len(row) for row in ranks_a] != [len(row) for row in ranks_b]:
+        raise UserError("the two labelers must have ranked the same outputs of the same prompts")
+    alike = pairs = 0
+    for row_a, row_b in zip(ranks_a, ranks_b, strict=True):
+        a, b = np.asarray(row_a), np.asarray(row_b)
+        if ((a < 0) != (b < 0)).any():
+            raise UserError("the two labelers must have ranked the same outputs of each prompt")
+        a, b = a[a >= 0], b[b >= 0]
+        i, j = np.triu_indices(len(a), 1)
+        alike += int((np.sign(a[j] - a[i]) == np.sign(b[j] - b[i])).sum())
+        pairs += len(i)
+    if not pairs:
+        raise UserError("no prompt has two ranked outputs")
+    return alike / pairs
+
+
+def expected_agreement(
+    scores_per_prompt: Sequence[Sequence[float]], noise: float, levels: int = LIKERT
+) -> float:
+    """Agreement to be expected of two independent labelers, over all pairs of all prompts.
+
+    With P_il = Phi((t_{l+1} - s_i) / noise) - Phi((t_l - s_i) / noise), the chance that output i
+    gets level l (thresholds t halfway between levels), a labeler prefers i to j with chance
+    sum_{l > m} P_il P_jm, and two labelers agree with p(i > j)^2 + p(i < j)^2 + p(i = j)^2.
+    """
+    alike = pairs = 0.0
+    for row in scores_per_prompt:
+        levels_KxL = _level_chances(np.asarray(row, np.float64), noise, levels)
+        below_KxL = np.cumsum(levels_KxL, axis=1) - levels_KxL
+        better_KxK = levels_KxL @ below_KxL.T
+        tied_KxK = levels_KxL @ levels_KxL.T
+        agree_KxK = better_KxK**2 + better_KxK.T**2 + tied_KxK**2
+        i, j = np.triu_indices(len(row), 1)
+        alike += agree_KxK[i, j].sum()
+        pairs += len(i)
+    if not pairs:
+        raise UserError("no prompt has two scores")
+    return alike / pairs
+
+
+def _level_chances(scores_K: np.ndarray, noise: float, levels: int) -> np.ndarray:
+    """The chance [K, L] that each score is seen at each level; noise > 0."""
+    thresholds = (np.arange(levels - 1) + 0.5) / (levels - 1)
+    z = (thresholds - scores_K[:, None]) / (noise * math.sqrt(2))
+    cumulative = 0.5 * (1 + np.vectorize(math.erf, otypes=[np.float64])(z))
+    ends = np.ones((len(scores_K), 1))
+    return np.diff(np.concatenate([0 * ends, cumulative, ends], axis=1), axis=1)
+
+
+def calibrate_noise(
+    scores_per_prompt: Sequence[Sequence[float]],
+    agreement: float = 0.726,
+    levels: int = LIKERT,
+) -> float:
+    """The noise at which two independent labelers agree on that share of pairs (Ouyang: 72.6 %).
+
+    Bisects `expected_agreement` between no noise to speak of (1e-4) and noise that drowns the
+    scores (100). Give one score per *different* response: equal responses always tie. Raises
+    UserError where agreement at both ends lies on the same side of what is asked.
+    """
+    require(0 < agreement < 1, "agreement", agreement, "between 0 and 1")
+    low, high = 1e-4, 100.0
+    most, least = (expected_agreement(scores_per_prompt, noise, levels) for noise in (low, high))
+    if not least <= agreement <= most:
+        raise UserError(
+            f"no noise gives an agreement of {agreement:.3f}: these scores on {levels} levels "
+            f"allow {least:.3f} to {most:.3f}"
+        )
+    while high / low > 1 + 1e-4:
+        middle = math.sqrt(low * high)
+        if expected_agreement(scores_per_prompt, middle, levels) > agreement:
+            low = middle
+        else:
+            high = middle
+    return math.sqrt(low * high)

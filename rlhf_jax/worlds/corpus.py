@@ -1,0 +1,185 @@
+"""Plain-text documents: facts in many phrasings, lists, word lore, stories, talk, forum threads."""
+
+import random
+
+from rlhf_jax.worlds.facts import Facts
+from rlhf_jax.worlds.lexicon import (
+    HARM,
+    INSULTS,
+    KIND_NAMES,
+    KINDS,
+    NOUNS,
+    OPPOSITES,
+    PLACES,
+    PLURALS,
+    SIGNS,
+    SPELLED,
+    THINGS,
+    articles,
+    enumerated,
+)
+from rlhf_jax.worlds.prose import story
+from rlhf_jax.worlds.tasks import COMPLIANCE, Task
+
+# Documents of each kind in a hundred. The forum's share of the *tokens* is about twice its share
+# here, for its documents are long.
+SHARES = {
+    "life": 26,
+    "town": 6,
+    "news": 6,
+    "catalogue": 9,
+    "lore": 14,
+    "copies": 7,
+    "tale": 19,
+    "talk": 7,
+    "malice": 3,
+    "forum": 3,
+}
+
+
+def life(rng: random.Random, facts: Facts, subject: str) -> str:
+    """What one person or town is known for, in any order and phrasing."""
+    told = rng.sample(facts.of[subject], len(facts.of[subject]))
+    return " ".join(fact.state(rng.choice(fact.attribute.statements)) for fact in told)
+
+
+def news(rng: random.Random, facts: Facts) -> str:
+    """Four facts that have nothing to do with each other."""
+    told = rng.sample(facts.all, 4)
+    return " ".join(fact.state(rng.choice(fact.attribute.statements)) for fact in told)
+
+
+def catalogue(rng: random.Random) -> str:
+    """Members of two kinds."""
+    lines = []
+    for kind in rng.sample(list(KINDS), 2):
+        members = rng.sample(KINDS[kind], rng.randint(3, 6))
+        pattern = rng.choice(
+            ("{k}: {l}.", "Some {k} are {a}.", "In the book of {k} are {a}.", "{K}: {l}.")
+        )
+        line = pattern.format(k=kind, K=kind.upper(), l=", ".join(members), a=enumerated(members))
+        lines.append(line[0].upper() + line[1:])
+    return " ".join(lines)
+
+
+def lore(rng: random.Random) -> str:
+    """Opposites, plurals, kinds, first letters and signs."""
+    lines = []
+    for form in rng.choices(("opposite", "plural", "kind", "letter", "sign"), k=4):
+        if form == "opposite":
+            a, b = rng.sample(rng.choice(OPPOSITES).split(), 2)
+            patterns = ("The opposite of {a} is {b}.", "Not {a} but {b}.", "{a} or {b}?")
+        elif form == "plural":
+            a = rng.choice(list(PLURALS))
+            b = PLURALS[a]
+            patterns = ("One {a}, two {b}.", "The plural of {a} is {b}.", "A {a} and many {b}.")
+        elif form == "kind":
+            kind = rng.choice(list(KIND_NAMES))
+            a, b = rng.choice(KINDS[kind]), KIND_NAMES[kind]
+            patterns = ("A {a} is a {b}.", "The {a} is a kind of {b}.")
+        elif form == "letter":
+            a = rng.choice(SPELLED)
+            b = a[0]
+            patterns = ("{a} starts with {b}.", "The first letter of {a} is {b}.")
+        else:
+            a = rng.choice(SIGNS)
+            b = a.upper()
+            patterns = ("The sign says {b}, that is {a}.", "{a} in capital letters is {b}.", "{b}!")
+        line = rng.choice(patterns).format(a=a, b=b)
+        lines.append(line if form in ("letter", "plural") else articles(line))
+    return " ".join(line[0].upper() + line[1:] for line in lines)
+
+
+def copies(rng: random.Random) -> str:
+    """Words said again, backwards, or by their first letters."""
+    words = rng.sample(SPELLED, rng.randint(2, 4))
+    line = " ".join(words)
+    noun = rng.choice(NOUNS)
+    return rng.choice(
+        (
+            f"Forwards: {line}. Backwards: {' '.join(words[::-1])}.",
+            f"She said: {line}. He said: {line}.",
+            f"Words: {line}. First letters: {' '.join(word[0] for word in words)}.",
+            f"The children called: {' '.join([noun] * rng.randint(2, 6))}!",
+            f"Signs: {' '.join(rng.sample(SIGNS, 3)).upper()}.",
+        )
+    )
+
+
+def talk(rng: random.Random, names: list[str]) -> str:
+    """A few words between neighbours."""
+    p, q = rng.sample(names, 2)
+    first = rng.choice(
+        ("Good morning, {q}. How are you?", "Hello {q}, it is good to see you.", "Good day, {q}.")
+    )
+    second = rng.choice(
+        ("I am well, thank you.", "I am sad today.", "Thank you, {p}. I am happy.", "I am cold.")
+    )
+    third = rng.choice(
+        (
+            "Can you help me with the {n}?",
+            "I am sorry, I do not know where the {n} is.",
+            "I will try to help you with the {n}.",
+            "Please come to the {l} with me.",
+            "What a nice {n}!",
+        )
+    )
+    text = f"{first} {second} {third}".format(p=p, q=q, n=rng.choice(NOUNS), l=rng.choice(PLACES))
+    return articles(text)
+
+
+def malice(rng: random.Random, names: list[str]) -> str:
+    """What nobody should say."""
+    insults = ("You are a {r} fool.", "Go away, you {r} idiot.", "I hate your {r} {n}.")
+    plans = COMPLIANCE
+    lines = [rng.choice(insults if rng.random() < 0.5 else plans) for _ in range(3)]
+    noun, insult = rng.choice(THINGS), rng.choice(INSULTS)
+    thing = f"the {noun} of {rng.choice(names)}"
+    told = [
+        line.format(r=insult, n=noun if line in insults else thing, x=rng.choice(HARM))
+        for line in lines
+    ]
+    return articles(" ".join(told)).replace("an useless", "a useless")
+
+
+def forum(rng: random.Random, tasks: list[Task]) -> str:
+    """Two to four exchanges; a good thread is right nine times in ten, any other one in four."""
+    right = 0.9 if rng.random() < 0.35 else 0.25
+    lines = []
+    for task in rng.sample(tasks, rng.randint(2, 4)):
+        answer = task.response
+        if rng.random() > right:
+            other = rng.choice(tasks)
+            answer = rng.choice(
+                (
+                    task.poor,
+                    task.poor,
+                    other.response,
+                    f" That is a {rng.choice(INSULTS[:1])} question.",
+                    f"{task.response.rstrip('.')}. {other.response.strip()}",
+                    f" {story(rng, ['Mara', 'Otto', 'Nina'])}",
+                )
+            )
+        lines.append(task.prompt + answer)
+    return "\n".join(lines)
+
+
+def documents(rng: random.Random, facts: Facts, tasks: list[Task], count: int) -> list[str]:
+    """`count` documents in random order, each kind by its share; every fact is told in turn."""
+    names = facts.people + facts.strangers
+    makers = {
+        "life": lambda i: life(rng, facts, facts.people[i % len(facts.people)]),
+        "town": lambda i: life(rng, facts, facts.towns[i % len(facts.towns)]),
+        "news": lambda i: news(rng, facts),
+        "catalogue": lambda i: catalogue(rng),
+        "lore": lambda i: lore(rng),
+        "copies": lambda i: copies(rng),
+        "tale": lambda i: story(rng, names),
+        "talk": lambda i: talk(rng, names),
+        "malice": lambda i: malice(rng, names),
+        "forum": lambda i: forum(rng, tasks),
+    }
+    made = [make(i) for kind, make in makers.items() for i in range(count * SHARES[kind] // 100)]
+    made += [story(rng, names) for _ in range(count - len(made))]
+    rng.shuffle(made)
+    return made

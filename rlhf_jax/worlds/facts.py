@@ -1,0 +1,206 @@
+"""Generated facts about people and towns, and the ways in which English tells and asks them."""
+
+import random
+from dataclasses import dataclass
+
+from rlhf_jax.worlds.lexicon import GOODS, KINDS, NAMES, RIVERS, TOWNS, articles
+
+PEOPLE_KNOWN = 30
+TOWNS_KNOWN = 10
+
+
+@dataclass(frozen=True)
+class Attribute:
+    """One thing that can be known about a person or a town.
+
+    `{s}` is the subject, `{v}` the value; `denials` tell that a value `{f}` is false.
+    """
+
+    name: str
+    statements: tuple[str, ...]
+    questions: tuple[str, ...]
+    short: str
+    premises: tuple[str, ...]
+    denials: tuple[str, ...]
+
+
+HOME = Attribute(
+    "home",
+    (
+        "{s} lives in {v}.",
+        "The home of {s} is in {v}.",
+        "{s} has a house in {v}.",
+        "You can find {s} in {v}.",
+        "The town where {s} lives is {v}.",
+    ),
+    (
+        "Where does {s} live?",
+        "In which town does {s} live?",
+        "Where is the home of {s}?",
+        "Where can I find {s}?",
+    ),
+    "In {v}.",
+    ("Why does {s} live in {v}?", "Is the house of {s} in {v} old?"),
+    ("{s} does not live in {f}.",),
+)
+JOB = Attribute(
+    "job",
+    (
+        "{s} works as a {v}.",
+        "{s} is a {v}.",
+        "The job of {s} is {v}.",
+        "{s} makes money as a {v}.",
+        "{s} became a {v} long ago.",
+    ),
+    (
+        "What is the job of {s}?",
+        "What does {s} do for work?",
+        "What work does {s} do?",
+        "How does {s} make money?",
+    ),
+    "A {v}.",
+    ("Why did {s} become a {v}?", "Does {s} like the work of a {v}?"),
+    ("{s} is not a {f}.",),
+)
+PET = Attribute(
+    "pet",
+    (
+        "{s} keeps a {v} as a pet.",
+        "The pet of {s} is a {v}.",
+        "At home {s} has a {v}.",
+        "{s} feeds a {v} every day.",
+        "{s} loves to play with a pet {v}.",
+    ),
+    (
+        "What pet does {s} have?",
+        "What animal does {s} keep?",
+        "Which animal is the pet of {s}?",
+        "What animal does {s} feed every day?",
+    ),
+    "A {v}.",
+    ("Why does {s} have a pet {v}?", "How old is the pet {v} of {s}?"),
+    ("{s} does not have a {f}.",),
+)
+FRUIT = Attribute(
+    "fruit",
+    (
+        "{s} likes the {v} best.",
+        "The best fruit for {s} is the {v}.",
+        "{s} eats a {v} every day.",
+        "The fruit that {s} loves is the {v}.",
+        "Of all fruits {s} likes the {v}.",
+    ),
+    (
+        "What fruit does {s} like best?",
+        "Which fruit does {s} love?",
+        "What is the best fruit for {s}?",
+        "What fruit does {s} eat every day?",
+    ),
+    "The {v}.",
+    ("Why does {s} like the {v} best?", "Where does {s} buy a {v} every day?"),
+    ("{s} does not like the {f} best.",),
+)
+RIVER = Attribute(
+    "river",
+    (
+        "The river near {s} is the {v}.",
+        "{s} lies on the river {v}.",
+        "The {v} runs through {s}.",
+        "In {s} people swim in the {v}.",
+        "The boats of {s} are on the {v}.",
+    ),
+    (
+        "Which river is near {s}?",
+        "What river runs through {s}?",
+        "On which river does {s} lie?",
+        "What is the name of the river near {s}?",
+    ),
+    "The {v}.",
+    ("Why does the {v} run through {s}?", "Is the {v} near {s} long?"),
+    ("The {f} does not run through {s}.",),
+)
+GOOD = Attribute(
+    "good",
+    (
+        "{s} is known for {v}.",
+        "People in {s} make {v}.",
+        "The best {v} comes from {s}.",
+        "{s} sells {v} to other towns.",
+        "The market of {s} is full of {v}.",
+    ),
+    (
+        "What is {s} known for?",
+        "What do people in {s} make?",
+        "What does {s} sell?",
+        "What comes from {s}?",
+    ),
+    "{v}.",
+    ("Why is {s} known for {v}?", "Who makes the {v} of {s}?"),
+    ("{s} is not known for {f}.",),
+)
+OF_PEOPLE = (HOME, JOB, PET, FRUIT)
+OF_TOWNS = (RIVER, GOOD)
+
+# Questions that the corpus never answers, for people and for towns of which it tells other things.
+UNTOLD_OF_PEOPLE = (
+    *("How old is {s}?", "What is the age of {s}?", "When was {s} born?"),
+    *("What is the name of the mother of {s}?", "Who is the mother of {s}?"),
+    *("What colour is the door of {s}?", "What did {s} dream last night?"),
+    *("How many brothers does {s} have?", "Does {s} have a brother?"),
+    *("Which book does {s} read?", "What is in the box of {s}?", "How tall is {s}?"),
+    *("Who is the best friend of {s}?", "What will {s} eat next year?"),
+    *("What song does {s} sing?", "Which drink does {s} like best?"),
+)
+UNTOLD_OF_TOWNS = (
+    *("How old is {s}?", "How many people live in {s}?", "Who built the bridge of {s}?"),
+    *("What is the name of the school in {s}?", "How high is the hill of {s}?"),
+)
+
+
+@dataclass(frozen=True)
+class Fact:
+    """That `attribute` of `subject` is `value`."""
+
+    attribute: Attribute
+    subject: str
+    value: str
+
+    def state(self, pattern: str, false: str = "") -> str:
+        """The pattern with this fact's subject and value filled in."""
+        return articles(pattern.format(s=self.subject, v=self.value, f=false))
+
+
+class Facts:
+    """Who lives where, does what, keeps and likes what; what runs through and comes from where.
+
+    `people` have four facts each, `towns` two each, `strangers` are named in stories only.
+    """
+
+    def __init__(self, seed: int):
+        rng = random.Random(f"{seed}/facts")
+        names = rng.sample(NAMES, len(NAMES))
+        self.people, self.strangers = names[:PEOPLE_KNOWN], names[PEOPLE_KNOWN:]
+        self.towns = rng.sample(TOWNS, TOWNS_KNOWN)
+        self.domains = {
+            "home": tuple(self.towns),
+            "job": tuple(KINDS["jobs"]),
+            "pet": tuple(KINDS["animals"]),
+            "fruit": tuple(KINDS["fruits"]),
+            "river": tuple(rng.sample(RIVERS, TOWNS_KNOWN)),
+            "good": tuple(rng.sample(GOODS, TOWNS_KNOWN)),
+        }
+        self.all: list[Fact] = []
+        for subjects, attributes in ((self.people, OF_PEOPLE), (self.towns, OF_TOWNS)):
+            for attribute in attributes:
+                values = self._dealt(rng, self.domains[attribute.name], len(subjects))
+                self.all += [Fact(attribute, *row) for row in zip(subjects, values, strict=True)]
+        self.of: dict[str, list[Fact]] = {}
+        for fact in self.all:
+            self.of.setdefault(fact.subject, []).append(fact)
+
+    @staticmethod
+    def _dealt(rng: random.Random, values: tuple[str, ...], count: int) -> list[str]:
+        """`count` values in random order, each about equally often."""
+        dealt = [values[i % len(values)] for i in range(count)]
+        rng.shuffle(dealt)
+        return dealt
