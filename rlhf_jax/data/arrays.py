@@ -1,0 +1,209 @@
+"""Records to rows of ids, and rows of ids to the arrays of a batch (numpy, no iteration order).
+
+A piece is (ids, first): a document's ids and the place of its first target.
+A supervised row is a list of pieces; a prompt row is (ids, index); a ranking row is
+(ids of each response, ranks). Every kind has an empty row that fills a last batch.
+"""
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+
+from rlhf_jax.data.records import Demonstration, Prompt, Ranking, Text
+from rlhf_jax.data.tokenizer import Tokenizer
+from rlhf_jax.errors import UserError, require
+
+Batch = dict[str, np.ndarray]
+Piece = tuple[np.ndarray, int]
+
+
+@dataclass(frozen=True)
+class Rows:
+    """Tokenised records: rows, the row that fills, rows -> batch, and how many were kept."""
+
+    rows: Sequence[Any]
+    empty: Any
+    to_batch: Callable[[Sequence[Any]], Batch]
+    examples: int
+    dropped: int
+
+
+def supervised_batch(rows: Sequence[Sequence[Piece]], length: int, pad_id: int) -> Batch:
+    """Tokens, segments and weights [B, T], right padded; one segment a piece."""
+    shape = (len(rows), length)
+    tokens = np.full(shape, pad_id, np.int32)
+    segments = np.zeros(shape, np.int32)
+    weights = np.zeros(shape, np.float32)
+    for b, row in enumerate(rows):
+        start = 0
+        for number, (ids, first) in enumerate(row, 1):
+            end = start + len(ids)
+            tokens[b, start:end] = ids
+            segments[b, start:end] = number
+            weights[b, start + first : end] = 1
+            start = end
+    return {"tokens": tokens, "segments": segments, "weights": weights}
+
+
+def prompt_batch(rows: Sequence[tuple[np.ndarray, int]], length: int, pad_id: int) -> Batch:
+    """Tokens and segments [B, P], left padded, and index [B]."""
+    tokens = np.full((len(rows), length), pad_id, np.int32)
+    segments = np.zeros((len(rows), length), np.int32)
+    for b, (ids, _) in enumerate(rows):
+        start = length - len(ids)
+        tokens[b, start:] = ids
+        segments[b, start:] = 1
+    index = np.array([index for _, index in rows], np.int32)
+    return {"tokens": tokens, "segments": segments, "index": index}
+
+
+def ranking_batch(
+    rows: Sequence[tuple[Sequence[np.ndarray], Sequence[int]]],
+    length: int,
+    outputs: int,
+    pad_id: int,
+) -> Batch:
+    """Tokens and segments [B, K, T], right padded, and ranks [B, K]."""
+    shape = (len(rows), outputs, length)
+    tokens = np.full(shape, pad_id, np.int32)
+    segments = np.zeros(shape, np.int32)
+    ranks = np.full(shape[:2], -1, np.int32)
+    for b, (responses, row_ranks) in enumerate(rows):
+        for k, ids in enumerate(responses):
+            tokens[b, k, : len(ids)] = ids
+            segments[b, k, : len(ids)] = 1
+        ranks[b, : len(row_ranks)] = row_ranks
+    return {"tokens": tokens, "segments": segments, "ranks": ranks}
+
+
+def first_fit(lengths: Sequence[int], capacity: int) -> list[list[int]]:
+    """Bins of example numbers: each example goes to the first bin that has room for it."""
+    room = np.full(len(lengths), capacity)
+    bins: list[list[int]] = [[] for _ in lengths]
+    for i, length in enumerate(lengths):
+        b = int(np.argmax(room >= length))
+        room[b] -= length
+        bins[b].append(i)
+    return [members for members in bins if members]
+
+
+def next_text_row(
+    document_ids: Callable[[int], np.ndarray],
+    count: float,
+    document: int,
+    offset: int,
+    length: int,
+) -> tuple[list[Piece], int, int]:
+    """The row that starts at a document's offset, and where the next one starts.
+
+    A document cut by the row's end goes on in the next row from its last token here, which is
+    no target there: so each token but a document's first is a target exactly once.
+    """
+    row: list[Piece] = []
+    room = length
+    while room and document < count:
+        ids = document_ids(document)
+        piece = ids[offset : offset + room]
+        row.append((piece, 1))
+        room -= len(piece)
+        offset += len(piece)
+        if offset == len(ids):
+            document, offset = document + 1, 0
+    return row, document, max(offset - 1, 0)
+
+
+def text_ids(text: str | Text, tokenizer: Tokenizer) -> np.ndarray:
+    """[bos] text [eos]."""
+    text = text if isinstance(text, str) else text.text
+    return np.array([tokenizer.bos_id, *tokenizer.encode(text), tokenizer.eos_id], np.int32)
+
+
+def _some(rows: Sequence[Any], dropped: int, what: str, length: int) -> None:
+    require(bool(rows) or bool(dropped), what, [], "at least one record")
+    if not rows:
+        raise UserError(f"length = {length}: all {dropped} {what} are longer")
+
+
+def text_rows(texts: Sequence[str | Text], tokenizer: Tokenizer, length: int) -> Rows:
+    """All documents in order, concatenated and split into rows of `length`."""
+    require(length >= 2, "length", length, "at least 2")
+    _some(texts, 0, "texts", length)
+    documents = [text_ids(text, tokenizer) for text in texts]
+    rows = []
+    document, offset = 0, 0
+    while document < len(documents):
+        row, document, offset = next_text_row(
+            documents.__getitem__, len(documents), document, offset, length
+        )
+        rows.append(row)
+
+    def to_batch(rows):
+        return supervised_batch(rows, length, tokenizer.pad_id)
+
+    return Rows(rows, [], to_batch, len(texts), 0)
+
+
+def demonstration_rows(
+    demonstrations: Sequence[Demonstration], tokenizer: Tokenizer, length: int, packed: bool
+) -> Rows:
+    """One demonstration a row, or as many as first-fit packs; the response and eos are targets."""
+    pieces = []
+    for each in demonstrations:
+        prompt, response = tokenizer.encode(each.prompt), tokenizer.encode(each.response)
+        ids = [tokenizer.bos_id, *prompt, *response, tokenizer.eos_id]
+        if len(ids) <= length:
+            pieces.append((np.array(ids, np.int32), 1 + len(prompt)))
+    dropped = len(demonstrations) - len(pieces)
+    _some(pieces, dropped, "demonstrations", length)
+    rows = [[piece] for piece in pieces]
+    if packed:
+        bins = first_fit([len(ids) for ids, _ in pieces], length)
+        rows = [[pieces[i] for i in members] for members in bins]
+
+    def to_batch(rows):
+        return supervised_batch(rows, length, tokenizer.pad_id)
+
+    return Rows(rows, [], to_batch, len(pieces), dropped)
+
+
+def prompt_rows(prompts: Sequence[str | Prompt], tokenizer: Tokenizer, length: int) -> Rows:
+    """[bos] prompt, with the prompt's place in `prompts`."""
+    rows = []
+    for index, prompt in enumerate(prompts):
+        text = prompt if isinstance(prompt, str) else prompt.prompt
+        ids = [tokenizer.bos_id, *tokenizer.encode(text)]
+        if len(ids) <= length:
+            rows.append((np.array(ids, np.int32), index))
+    dropped = len(prompts) - len(rows)
+    _some(rows, dropped, "prompts", length)
+
+    def to_batch(rows):
+        return prompt_batch(rows, length, tokenizer.pad_id)
+
+    return Rows(rows, (np.zeros(0, np.int32), -1), to_batch, len(rows), dropped)
+
+
+def ranking_rows(
+    rankings: Sequence[Ranking], tokenizer: Tokenizer, length: int, outputs: int
+) -> Rows:
+    """[bos] prompt response [eos] for each response; one over-long response drops the ranking."""
+    most = max((len(ranking.responses) for ranking in rankings), default=2)
+    require(outputs >= most, "outputs", outputs, f"at least {most}, the longest ranking")
+    rows = []
+    for ranking in rankings:
+        prompt = [tokenizer.bos_id, *tokenizer.encode(ranking.prompt)]
+        ids = [
+            np.array([*prompt, *tokenizer.encode(response), tokenizer.eos_id], np.int32)
+            for response in ranking.responses
+        ]
+        if max(map(len, ids)) <= length:
+            rows.append((ids, ranking.ranks))
+    dropped = len(rankings) - len(rows)
+    _some(rows, dropped, "rankings", length)
+
+    def to_batch(rows):
+        return ranking_batch(rows, length, outputs, tokenizer.pad_id)
+
+    return Rows(rows, ((), ()), to_batch, len(rows), dropped)

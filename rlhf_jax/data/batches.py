@@ -1,0 +1,93 @@
+"""The two ways batches come: endless with a position, and one finite pass."""
+
+import math
+from collections.abc import Callable, Sequence
+from typing import Any, Protocol
+
+from rlhf_jax.data.arrays import Batch, Rows
+from rlhf_jax.errors import UserError, require
+
+State = dict[str, Any]
+
+
+class Source(Protocol):
+    """An endless iterator with a JSON-able position."""
+
+    def __next__(self) -> Batch: ...
+    def get_state(self) -> State: ...
+    def set_state(self, state: State) -> None: ...
+
+
+class Batches:
+    """Endless batches, reshuffled every epoch, that go on from a state bit for bit.
+
+    Attributes: batch_size; examples (records kept); dropped (over-long records left out).
+    """
+
+    def __init__(
+        self,
+        source: Source,
+        identity: State,
+        *,
+        batch_size: int,
+        examples: int,
+        dropped: int,
+        rows: Callable[[], float],
+    ) -> None:
+        self._source = source
+        self._identity = identity
+        self.rows = rows
+        self.batch_size = batch_size
+        self.examples = examples
+        self.dropped = dropped
+
+    @property
+    def steps_per_epoch(self) -> int:
+        """Batches that hold every row once, rounded up (this tokenises all of plain text)."""
+        return math.ceil(self.rows() / self.batch_size)
+
+    def __iter__(self) -> "Batches":
+        return self
+
+    def __next__(self) -> Batch:
+        return next(self._source)
+
+    def get_state(self) -> State:
+        """The position after the last batch given, as JSON values."""
+        return {"data": self._identity, "position": self._source.get_state()}
+
+    def set_state(self, state: State) -> None:
+        """Goes to a position.
+
+        Raises:
+          UserError: the state is that of other data, sizes or seed.
+        """
+        saved = state["data"]
+        for field in sorted(self._identity.keys() | saved.keys()):
+            then, now = saved.get(field), self._identity.get(field)
+            if then != now:
+                raise UserError(f"data state: {field} was {then!r} when saved, it is {now!r} now")
+        self._source.set_state(state["position"])
+
+
+class Pass(Sequence):
+    """Batches of all rows once, in order; empty rows fill the last.
+
+    Attributes: examples (records kept); dropped (over-long records left out).
+    """
+
+    def __init__(self, rows: Rows, batch_size: int) -> None:
+        require(batch_size >= 1, "batch_size", batch_size, "at least 1")
+        self._rows = rows
+        self._batch_size = batch_size
+        self.examples = rows.examples
+        self.dropped = rows.dropped
+
+    def __len__(self) -> int:
+        return math.ceil(len(self._rows.rows) / self._batch_size)
+
+    def __getitem__(self, i: int) -> Batch:
+        if not 0 <= i < len(self):
+            raise IndexError(i)
+        rows = list(self._rows.rows[i * self._batch_size : (i + 1) * self._batch_size])
+        return self._rows.to_batch(rows + [self._rows.empty] * (self._batch_size - len(rows)))

@@ -1,0 +1,188 @@
+"""Records as TFDS data sets in ArrayRecord files, without TensorFlow.
+
+A data set is the folder directory/name/1.0.0, the layout that `tensorflow_datasets` and Grain
+read. It appears by one rename when all of it is written, so a killed run leaves none.
+"""
+
+import contextlib
+import hashlib
+import io
+import json
+import os
+import re
+from collections.abc import Iterator, Mapping, Sequence
+from pathlib import Path
+from typing import Any, ClassVar
+
+import numpy as np
+import tensorflow_datasets as tfds
+
+from rlhf_jax.data.records import Demonstration, Prompt, Ranking, Record, Text, to_json
+from rlhf_jax.errors import RecordError, UserError, require
+
+VERSION = "1.0.0"
+KINDS = {kind.__name__: kind for kind in (Text, Prompt, Demonstration, Ranking)}
+
+
+def _features(kind: type[Record]) -> tfds.features.FeaturesDict:
+    text = tfds.features.Text()
+    if kind is Text:
+        return tfds.features.FeaturesDict({"text": text})
+    if kind is Prompt:
+        return tfds.features.FeaturesDict({"prompt": text})
+    if kind is Demonstration:
+        return tfds.features.FeaturesDict({"prompt": text, "response": text})
+    return tfds.features.FeaturesDict(
+        {
+            "prompt": text,
+            "responses": tfds.features.Tensor(shape=(None,), dtype=np.str_),
+            "ranks": tfds.features.Tensor(shape=(None,), dtype=np.int32),
+        }
+    )
+
+
+class RecordsBuilder(tfds.core.GeneratorBasedBuilder, skip_registration=True):
+    """The one builder of the four record types; records keep their order."""
+
+    VERSION = tfds.core.Version(VERSION)
+    url_infos: ClassVar[dict] = {}  # nothing to download, so no checksum files to look for
+
+    def __init__(
+        self,
+        directory: str | os.PathLike,
+        name: str,
+        splits: Mapping[str, Sequence[Record]],
+        kind: type[Record],
+        fingerprint: str,
+    ) -> None:
+        self.name = name
+        self._splits = splits
+        self._kind = kind
+        self._fingerprint = fingerprint
+        super().__init__(data_dir=str(directory), file_format="array_record")
+
+    def _info(self) -> tfds.core.DatasetInfo:
+        return tfds.core.DatasetInfo(
+            builder=self,
+            description=f"{self._kind.__name__} records",
+            features=_features(self._kind),
+            metadata=tfds.core.MetadataDict(
+                kind=self._kind.__name__, fingerprint=self._fingerprint
+            ),
+            disable_shuffling=True,
+        )
+
+    def _split_generators(self, dl_manager: Any) -> dict[str, Iterator]:
+        del dl_manager  # nothing is downloaded
+        return {name: self._generate_examples(name) for name in self._splits}
+
+    def _generate_examples(self, split: str) -> Iterator[tuple[int, dict[str, Any]]]:
+        for number, record in enumerate(self._splits[split]):
+            yield number, to_json(record)
+
+
+def _kind_of(splits: Mapping[str, Sequence[Record]]) -> type[Record]:
+    require(bool(splits), "splits", splits, "at least one split")
+    kinds = set()
+    for split, records in splits.items():
+        require(re.fullmatch(r"[a-z][a-z0-9_]*", split) is not None, "split", split, "a-z, 0-9, _")
+        if not records:
+            raise RecordError(f"split {split!r}: expected at least one record, got none")
+        kinds |= {type(record) for record in records}
+    names = sorted(kind.__name__ for kind in kinds)
+    if len(kinds) > 1 or names[0] not in KINDS:
+        raise RecordError(f"expected records of one kind, got {' and '.join(names)}")
+    return KINDS[names[0]]
+
+
+def _fingerprint(splits: Mapping[str, Sequence[Record]], kind: type[Record]) -> str:
+    digest = hashlib.sha256(kind.__name__.encode())
+    for split in sorted(splits):
+        digest.update(f"\n{split}\n".encode())
+        for record in splits[split]:
+            digest.update(json.dumps(to_json(record)).encode() + b"\n")
+    return digest.hexdigest()
+
+
+def write_dataset(
+    directory: str | os.PathLike, name: str, splits: Mapping[str, Sequence[Record]]
+) -> Path:
+    """Writes splits of records of one kind and returns their folder.
+
+    Writing the same records again changes nothing.
+
+    Raises:
+      RecordError: an empty split, or records of several kinds.
+      UserError: other records stand under that name.
+    """
+    require(re.fullmatch(r"[a-z][a-z0-9_]*", name) is not None, "name", name, "a-z, 0-9, _")
+    kind = _kind_of(splits)
+    fingerprint = _fingerprint(splits, kind)
+    folder = Path(directory) / name / VERSION
+    if not folder.exists():
+        tfds.disable_progress_bar()
+        builder = RecordsBuilder(directory, name, splits, kind, fingerprint)
+        # Another process may have finished the same data set first: judged below by its content.
+        with contextlib.suppress(FileExistsError), contextlib.redirect_stdout(io.StringIO()):
+            builder.download_and_prepare()
+    if _open(folder).info.metadata["fingerprint"] != fingerprint:
+        raise UserError(f"{folder}: holds other records; remove it or choose another name")
+    return folder
+
+
+def _open(folder: Path) -> tfds.core.DatasetBuilder:
+    try:
+        builder = tfds.builder_from_directory(folder)
+        complete = builder.info.metadata["kind"] in KINDS
+    except Exception as error:  # protobuf, JSON and file errors of many types
+        reason = str(error).strip().partition("\n")[0]
+        raise UserError(f"{folder}: is not a data set of this package: {reason}") from None
+    if not complete:
+        raise UserError(f"{folder}: is not a data set of this package")
+    return builder
+
+
+class RecordSource(Sequence):
+    """Random access to the records of a split; Grain takes it as a source too."""
+
+    def __init__(self, folder: Path, split: str) -> None:
+        builder = _open(folder)
+        self._kind = KINDS[builder.info.metadata["kind"]]
+        if split not in builder.info.splits:
+            there = ", ".join(sorted(builder.info.splits))
+            raise UserError(f"{folder}: has no split {split!r}, only {there}")
+        self._where = f"{folder}[{split}]"
+        try:
+            self._source = builder.as_data_source(split)
+            self._count = len(self._source)
+        except Exception as error:
+            raise self._damaged(error) from None
+
+    def _damaged(self, error: Exception) -> RecordError:
+        reason = str(error).strip().partition("\n")[0]
+        return RecordError(f"{self._where}: damaged or incomplete: {reason}")
+
+    def __len__(self) -> int:
+        return self._count
+
+    def __getitem__(self, i: int) -> Record:
+        if not 0 <= i < self._count:
+            raise IndexError(i)
+        try:
+            fields = self._source[i]
+        except Exception as error:
+            raise self._damaged(error) from None
+        if self._kind is Ranking:
+            responses = tuple(response.decode("utf-8") for response in fields["responses"])
+            return Ranking(fields["prompt"].decode("utf-8"), responses, tuple(fields["ranks"]))
+        return self._kind(**{name: value.decode("utf-8") for name, value in fields.items()})
+
+
+def read_dataset(directory: str | os.PathLike, name: str, split: str) -> RecordSource:
+    """The records of one split, read from disk as they are asked for.
+
+    Raises:
+      UserError: no such data set or split.
+      RecordError: its files are damaged.
+    """
+    return RecordSource(Path(directory) / name / VERSION, split)

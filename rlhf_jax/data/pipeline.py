@@ -1,0 +1,210 @@
+"""Grain-backed batches: endless shuffled ones to train on, finite ordered ones to evaluate on.
+
+    tokens    int32    [bos] prompt response [eos]; pad where nothing is
+    segments  int32    0 padding, 1.. the document inside the row
+    weights   float32  1 where the token is a target, predicted from the one before it
+    ranks     int32    0 best, equal is a tie, -1 no output
+    index     int32    place in the prompt set, -1 no prompt
+
+Over-long examples are dropped and counted (`.dropped`), never cut. Every process of a
+multi-host run that builds the same pipeline gets the same global batches.
+"""
+
+from collections.abc import Sequence
+
+import grain
+
+from rlhf_jax.data import arrays
+from rlhf_jax.data.arrays import Rows
+from rlhf_jax.data.batches import Batches, Pass, State
+from rlhf_jax.data.records import Demonstration, Prompt, Ranking, Text
+from rlhf_jax.data.sources import MixSource, TextSource, shuffled_order
+from rlhf_jax.data.tokenizer import Tokenizer
+from rlhf_jax.errors import require
+
+
+def _identity(
+    kind: str, tokenizer: Tokenizer, examples: int, batch_size: int, length: int, seed: int
+) -> State:
+    return {
+        "kind": kind,
+        "tokenizer": tokenizer.fingerprint,
+        "examples": examples,
+        "batch_size": batch_size,
+        "length": length,
+        "seed": seed,
+    }
+
+
+def _shuffled(rows: Rows, batch_size: int, seed: int, identity: State) -> Batches:
+    """Grain shuffles numbers; one gather of ready rows makes the batch."""
+    require(batch_size >= 1, "batch_size", batch_size, "at least 1")
+    dataset = (
+        shuffled_order(len(rows.rows), seed)
+        .batch(batch_size, drop_remainder=True)
+        .map(lambda numbers: rows.to_batch([rows.rows[i] for i in numbers]))
+    )
+    source = iter(dataset.to_iter_dataset(grain.ReadOptions(num_threads=0, prefetch_buffer_size=0)))
+    return Batches(
+        source,
+        identity,
+        batch_size=batch_size,
+        examples=rows.examples,
+        dropped=rows.dropped,
+        rows=lambda: len(rows.rows),
+    )
+
+
+def supervised_batches(
+    demonstrations: Sequence[Demonstration],
+    tokenizer: Tokenizer,
+    *,
+    batch_size: int,
+    length: int,
+    seed: int,
+    packed: bool = False,
+) -> Batches:
+    """{tokens, segments, weights} [B, T]; responses and eos are targets.
+
+    `packed` puts several demonstrations in a row (first fit, once for all epochs).
+
+    Raises:
+      UserError: no demonstration, or none that fits `length`.
+    """
+    rows = arrays.demonstration_rows(demonstrations, tokenizer, length, packed)
+    kind = "packed demonstrations" if packed else "demonstrations"
+    identity = _identity(kind, tokenizer, rows.examples, batch_size, length, seed)
+    return _shuffled(rows, batch_size, seed, identity)
+
+
+def prompt_batches(
+    prompts: Sequence[str | Prompt],
+    tokenizer: Tokenizer,
+    *,
+    batch_size: int,
+    length: int,
+    seed: int,
+) -> Batches:
+    """{tokens, segments} [B, P] left padded and {index} [B], the place in `prompts`.
+
+    Raises:
+      UserError: no prompt, or none that fits `length`.
+    """
+    rows = arrays.prompt_rows(prompts, tokenizer, length)
+    identity = _identity("prompts", tokenizer, rows.examples, batch_size, length, seed)
+    return _shuffled(rows, batch_size, seed, identity)
+
+
+def ranking_batches(
+    rankings: Sequence[Ranking],
+    tokenizer: Tokenizer,
+    *,
+    batch_size: int,
+    length: int,
+    outputs: int,
+    seed: int,
+) -> Batches:
+    """{tokens, segments} [B, K, T] and {ranks} [B, K], K = `outputs`.
+
+    A ranking with one over-long response is dropped whole.
+
+    Raises:
+      UserError: no ranking, none that fits `length`, or one with more than `outputs` responses.
+    """
+    rows = arrays.ranking_rows(rankings, tokenizer, length, outputs)
+    identity = _identity("rankings", tokenizer, rows.examples, batch_size, length, seed)
+    return _shuffled(rows, batch_size, seed, identity | {"outputs": outputs})
+
+
+def text_batches(
+    texts: Sequence[str | Text],
+    tokenizer: Tokenizer,
+    *,
+    batch_size: int,
+    length: int,
+    seed: int,
+) -> Batches:
+    """{tokens, segments, weights} [B, T] of documents [bos] ... [eos], concatenated and split.
+
+    `texts` is any random-access source; a document is tokenised when its turn comes. A row
+    begins with the last token of a document that the row before cut, so that every token but
+    the first of its document is a target exactly once an epoch.
+
+    Raises:
+      UserError: no text.
+    """
+    require(len(texts) > 0, "texts", [], "at least one record")
+    require(length >= 2, "length", length, "at least 2")
+    require(batch_size >= 1, "batch_size", batch_size, "at least 1")
+
+    def rows() -> float:
+        tokens = sum(len(arrays.text_ids(texts[i], tokenizer)) for i in range(len(texts)))
+        return tokens / (length - 1)
+
+    return Batches(
+        TextSource(texts, tokenizer, batch_size, length, seed),
+        _identity("text", tokenizer, len(texts), batch_size, length, seed),
+        batch_size=batch_size,
+        examples=len(texts),
+        dropped=0,
+        rows=rows,
+    )
+
+
+def supervised_pass(
+    demonstrations: Sequence[Demonstration],
+    tokenizer: Tokenizer,
+    *,
+    batch_size: int,
+    length: int,
+    packed: bool = False,
+) -> Pass:
+    """Every demonstration once, in order; as `supervised_batches`."""
+    return Pass(arrays.demonstration_rows(demonstrations, tokenizer, length, packed), batch_size)
+
+
+def text_pass(
+    texts: Sequence[str | Text], tokenizer: Tokenizer, *, batch_size: int, length: int
+) -> Pass:
+    """Every document once, in order; as `text_batches`."""
+    return Pass(arrays.text_rows(texts, tokenizer, length), batch_size)
+
+
+def prompt_pass(
+    prompts: Sequence[str | Prompt], tokenizer: Tokenizer, *, batch_size: int, length: int
+) -> Pass:
+    """Every prompt once, in order; as `prompt_batches`."""
+    return Pass(arrays.prompt_rows(prompts, tokenizer, length), batch_size)
+
+
+def ranking_pass(
+    rankings: Sequence[Ranking],
+    tokenizer: Tokenizer,
+    *,
+    batch_size: int,
+    length: int,
+    outputs: int,
+) -> Pass:
+    """Every ranking once, in order; as `ranking_batches`."""
+    return Pass(arrays.ranking_rows(rankings, tokenizer, length, outputs), batch_size)
+
+
+def mixed_batches(a: Batches, b: Batches, fraction: float, seed: int) -> Batches:
+    """Batches of `a`'s size in which a fraction of the rows is b's, at places shuffled by seed.
+
+    After n batches floor(n * fraction * batch_size) rows came from b. No row of either is
+    skipped, so an epoch of `a` takes 1 / (1 - fraction) times as many batches.
+    Source: InstructGPT, appendix C.4 (10 % of pretraining data mixed into SFT).
+
+    Raises:
+      ConfigError: a fraction outside [0, 1), or rows of different kinds (at the first batch).
+    """
+    require(0 <= fraction < 1, "fraction", fraction, "in [0, 1)")
+    return Batches(
+        MixSource(a, b, fraction, seed),
+        {"kind": "mixed", "fraction": fraction, "seed": seed},
+        batch_size=a.batch_size,
+        examples=a.examples,
+        dropped=a.dropped + b.dropped,
+        rows=lambda: a.rows() / (1 - fraction),
+    )

@@ -1,0 +1,257 @@
+"""Record types, their validation, and strict JSONL files of them.
+
+One line of JSONL is one record, by kind:
+
+    Text           {"text"}
+    Prompt         {"prompt"}
+    Demonstration  {"prompt", "response"}
+    Ranking        {"prompt", "responses", "ranks"}, or a comparison
+                   {"prompt", "chosen", "rejected"} with an optional {"tie": true}
+
+Prompts carry their whole template; responses may be empty (a model that stops at once).
+"""
+
+import gzip
+import json
+import numbers
+import os
+import tempfile
+import zlib
+from collections.abc import Iterable, Iterator, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, TypeVar
+
+from rlhf_jax.errors import RecordError, require
+
+
+def _expect(ok: bool, field: str, expected: str, got: Any) -> None:
+    if not ok:
+        shown = repr(got)
+        shown = shown if len(shown) <= 60 else shown[:57] + "..."
+        raise RecordError(f"field {field!r}: expected {expected}, got {shown}")
+
+
+def _check_text(field: str, value: Any, empty_allowed: bool = False) -> None:
+    _expect(isinstance(value, str), field, "a string", value)
+    _expect(empty_allowed or value != "", field, "a string that is not empty", value)
+    _expect("\0" not in value, field, "text without NUL", value)
+    try:
+        value.encode("utf-8")
+    except UnicodeEncodeError:
+        _expect(False, field, "text that UTF-8 can hold (no lone surrogates)", value)
+
+
+@dataclass(frozen=True)
+class Text:
+    """A plain-text document."""
+
+    text: str
+
+    def __post_init__(self) -> None:
+        _check_text("text", self.text)
+
+
+@dataclass(frozen=True)
+class Prompt:
+    """What a response answers, template included."""
+
+    prompt: str
+
+    def __post_init__(self) -> None:
+        _check_text("prompt", self.prompt)
+
+
+@dataclass(frozen=True)
+class Demonstration:
+    """A prompt and the response that a labeler wrote for it."""
+
+    prompt: str
+    response: str
+
+    def __post_init__(self) -> None:
+        _check_text("prompt", self.prompt)
+        _check_text("response", self.response, empty_allowed=True)
+
+
+@dataclass(frozen=True)
+class Ranking:
+    """K >= 2 responses to one prompt; rank 0 is best and equal ranks are ties."""
+
+    prompt: str
+    responses: tuple[str, ...]
+    ranks: tuple[int, ...]
+
+    def __post_init__(self) -> None:
+        _check_text("prompt", self.prompt)
+        for field in ("responses", "ranks"):
+            value = getattr(self, field)
+            _expect(isinstance(value, list | tuple), field, "a list", value)
+        _expect(len(self.responses) >= 2, "responses", "at least 2 responses", self.responses)
+        for i, response in enumerate(self.responses):
+            _check_text(f"responses[{i}]", response, empty_allowed=True)
+        _expect(
+            len(self.ranks) == len(self.responses),
+            "ranks",
+            f"{len(self.responses)} ranks, one a response",
+            self.ranks,
+        )
+        for i, rank in enumerate(self.ranks):
+            whole = isinstance(rank, numbers.Integral) and not isinstance(rank, bool)
+            _expect(whole and rank >= 0, f"ranks[{i}]", "a whole number >= 0", rank)
+        object.__setattr__(self, "responses", tuple(self.responses))
+        object.__setattr__(self, "ranks", tuple(int(rank) for rank in self.ranks))
+
+
+Record = Text | Prompt | Demonstration | Ranking
+R = TypeVar("R", Text, Prompt, Demonstration, Ranking)
+
+FIELDS = {
+    Text: ("text",),
+    Prompt: ("prompt",),
+    Demonstration: ("prompt", "response"),
+    Ranking: ("prompt", "responses", "ranks"),
+}
+COMPARISON = ("prompt", "chosen", "rejected")
+
+
+def to_json(record: Record) -> dict[str, Any]:
+    """The fields of a record as JSON values."""
+    return {field: getattr(record, field) for field in FIELDS[type(record)]}
+
+
+def from_json(fields: Any, kind: type[R]) -> R:
+    """The record that a JSON object describes.
+
+    Raises:
+      RecordError: the object lacks a field, has one too many, or a value is wrong.
+    """
+    if not isinstance(fields, dict):
+        _expect(False, "(line)", "a JSON object", fields)
+    wanted, optional = FIELDS[kind], ()
+    comparison = kind is Ranking and ("chosen" in fields or "rejected" in fields)
+    if comparison:
+        wanted, optional = COMPARISON, ("tie",)
+    listed = " and ".join(wanted)
+    for field in wanted:
+        if field not in fields:
+            raise RecordError(f"field {field!r}: expected {listed}, got no such field")
+    for field in fields:
+        if field not in wanted + optional:
+            raise RecordError(f"field {field!r}: expected {listed} only, got this field too")
+    if not comparison:
+        return kind(**fields)
+    tie = fields.get("tie", False)
+    _expect(isinstance(tie, bool), "tie", "true or false", tie)
+    for field in ("chosen", "rejected"):
+        _check_text(field, fields[field], empty_allowed=True)
+    ranks = (0, 0) if tie else (0, 1)
+    return Ranking(fields["prompt"], (fields["chosen"], fields["rejected"]), ranks)
+
+
+def _unique_fields(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
+    fields = dict(pairs)
+    if len(fields) < len(pairs):
+        names = [name for name, _ in pairs]
+        twice = next(name for name in names if names.count(name) > 1)
+        raise RecordError(f"field {twice!r}: expected once, got {names.count(twice)} times")
+    return fields
+
+
+def _parse_line(line: bytes) -> Any:
+    try:
+        text = line.decode("utf-8")
+    except UnicodeDecodeError as error:
+        raise RecordError(f"expected UTF-8, got byte {line[error.start]:#04x}") from None
+    if not text.strip():
+        raise RecordError("expected a JSON object, got an empty line")
+    try:
+        return json.loads(text, object_pairs_hook=_unique_fields)
+    except json.JSONDecodeError as error:
+        raise RecordError(f"expected JSON, got {error.msg} (column {error.colno})") from None
+    except RecursionError:
+        raise RecordError("expected a JSON object, got lists nested too deep") from None
+
+
+def read_lines(path: str | os.PathLike) -> Iterator[bytes]:
+    """The lines of a file, unpacked where its name ends in .gz.
+
+    Raises:
+      RecordError: the file is missing or is not gzip.
+    """
+    opener = gzip.open if str(path).endswith(".gz") else open
+    try:
+        with opener(path, "rb") as file:
+            yield from file
+    except (EOFError, gzip.BadGzipFile, zlib.error) as error:
+        raise RecordError(f"{path}: expected a whole gzip file, got: {error}") from None
+    except OSError as error:
+        raise RecordError(f"{path}: cannot be read: {error.strerror}") from None
+
+
+def parse_jsonl(path: str | os.PathLike) -> Iterator[tuple[str, Any]]:
+    """Pairs of "file:line" and the JSON value on that line; errors name the line.
+
+    Raises:
+      RecordError: invalid UTF-8 or JSON, an empty line, a repeated field, an unreadable file.
+    """
+    for number, line in enumerate(read_lines(path), 1):
+        where = f"{path}:{number}"
+        try:
+            value = _parse_line(line)
+        except RecordError as error:
+            raise RecordError(f"{where}: {error}") from None
+        yield where, value
+
+
+def read_jsonl(path: str | os.PathLike, kind: type[R]) -> list[R]:
+    """All records of a .jsonl or .jsonl.gz file.
+
+    Raises:
+      RecordError: "file:line: field 'x': expected ..., got ..." at the first malformed line.
+    """
+    records = []
+    for where, value in parse_jsonl(path):
+        try:
+            records.append(from_json(value, kind))
+        except RecordError as error:
+            raise RecordError(f"{where}: {error}") from None
+    return records
+
+
+def write_atomically(path: str | os.PathLike, content: bytes) -> None:
+    """Writes a file that is either whole or absent, whatever interrupts."""
+    path = Path(path)
+    path.parent.mkdir(parents=True, exist_ok=True)
+    handle, temporary = tempfile.mkstemp(dir=path.parent, prefix=path.name, suffix=".partial")
+    try:
+        with os.fdopen(handle, "wb") as file:
+            file.write(content)
+            file.flush()
+            os.fsync(file.fileno())
+        os.chmod(temporary, 0o644)
+        os.replace(temporary, path)
+    except BaseException:
+        Path(temporary).unlink(missing_ok=True)
+        raise
+
+
+def write_jsonl(path: str | os.PathLike, records: Iterable[Record]) -> None:
+    """Writes records one a line (gzip where the name ends in .gz), atomically."""
+    lines = (json.dumps(to_json(record), ensure_ascii=False) + "\n" for record in records)
+    content = "".join(lines).encode("utf-8")
+    write_atomically(
+        path, gzip.compress(content, mtime=0) if str(path).endswith(".gz") else content
+    )
+
+
+def deduplicate_by_prefix(prompts: Sequence[str], characters: int) -> tuple[list[str], int]:
+    """Keeps the first prompt of every `characters`-long prefix: (kept, number dropped).
+
+    Source: InstructGPT, appendix A.2 (prompts that share a long common prefix).
+    """
+    require(characters >= 1, "characters", characters, "at least 1")
+    kept = {}
+    for prompt in prompts:
+        kept.setdefault(prompt[:characters], prompt)
+    return list(kept.values()), len(prompts) - len(kept)

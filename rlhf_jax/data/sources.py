@@ -1,0 +1,121 @@
+"""Endless sources of batches: Grain's shuffled order, text cut into rows, a mix of two."""
+
+import math
+from collections.abc import Sequence
+
+import grain
+import numpy as np
+
+from rlhf_jax.data import arrays
+from rlhf_jax.data.arrays import Batch
+from rlhf_jax.data.batches import Batches, State
+from rlhf_jax.data.records import Text
+from rlhf_jax.data.tokenizer import Tokenizer
+from rlhf_jax.errors import ConfigError, require
+
+
+def shuffled_order(count: int, seed: int) -> grain.MapDataset:
+    require(0 <= seed < 2**32, "seed", seed, "in [0, 2**32)")
+    return grain.MapDataset.range(count).seed(seed).shuffle().repeat()
+
+
+class TextSource:
+    """Batches of text rows; tokenises a document when its turn comes."""
+
+    def __init__(
+        self,
+        texts: Sequence[str | Text],
+        tokenizer: Tokenizer,
+        batch_size: int,
+        length: int,
+        seed: int,
+    ) -> None:
+        self._texts = texts
+        self._order = shuffled_order(len(texts), seed)
+        self._tokenizer = tokenizer
+        self._batch_size = batch_size
+        self._length = length
+        self._position = (0, 0)
+        self._held: tuple[int, np.ndarray] = (-1, np.zeros(0, np.int32))
+
+    def _ids(self, turn: int) -> np.ndarray:
+        if self._held[0] != turn:
+            text = self._texts[int(self._order[turn])]
+            self._held = (turn, arrays.text_ids(text, self._tokenizer))
+        return self._held[1]
+
+    def __next__(self) -> Batch:
+        rows = []
+        for _ in range(self._batch_size):
+            row, *self._position = arrays.next_text_row(
+                self._ids, math.inf, *self._position, self._length
+            )
+            rows.append(row)
+        return arrays.supervised_batch(rows, self._length, self._tokenizer.pad_id)
+
+    def get_state(self) -> State:
+        document, offset = self._position
+        return {"document": document, "offset": offset}
+
+    def set_state(self, state: State) -> None:
+        self._position = (state["document"], state["offset"])
+
+
+class _RowReader:
+    """Takes rows out of batches one after the other, so that a mix loses none."""
+
+    def __init__(self, batches: Batches) -> None:
+        self._batches = batches
+        self._batch: Batch | None = None
+        self._before = batches.get_state()
+        self._used = 0
+
+    def take(self, count: int) -> list[Batch]:
+        parts = []
+        while count:
+            if self._batch is None:
+                self._batch = next(self._batches)
+            parts.append({k: v[self._used : self._used + count] for k, v in self._batch.items()})
+            got = len(parts[-1]["tokens"])
+            count -= got
+            self._used += got
+            if self._used == self._batches.batch_size:
+                self._batch, self._before, self._used = None, self._batches.get_state(), 0
+        return parts
+
+    def get_state(self) -> State:
+        return {"before": self._before, "used": self._used}
+
+    def set_state(self, state: State) -> None:
+        self._batches.set_state(state["before"])
+        self._batch, self._before, self._used = None, state["before"], state["used"]
+
+
+class MixSource:
+    def __init__(self, a: Batches, b: Batches, fraction: float, seed: int) -> None:
+        self._readers = (_RowReader(a), _RowReader(b))
+        self._size = a.batch_size
+        self._fraction = fraction
+        self._seed = seed
+        self._step = 0
+
+    def _rows_of_b(self, steps: int) -> int:
+        return math.floor(steps * self._fraction * self._size + 1e-6)
+
+    def __next__(self) -> Batch:
+        count = self._rows_of_b(self._step + 1) - self._rows_of_b(self._step)
+        order = np.random.default_rng((self._seed, self._step)).permutation(self._size)
+        parts = self._readers[0].take(self._size - count) + self._readers[1].take(count)
+        shapes = [{k: v.shape[1:] for k, v in part.items()} for part in parts]
+        if any(shape != shapes[0] for shape in shapes):
+            raise ConfigError(f"mixed_batches: rows differ: {shapes[0]} and {shapes[-1]}")
+        self._step += 1
+        return {k: np.concatenate([part[k] for part in parts])[order] for k in parts[0]}
+
+    def get_state(self) -> State:
+        return {"step": self._step, "rows": [reader.get_state() for reader in self._readers]}
+
+    def set_state(self, state: State) -> None:
+        self._step = state["step"]
+        for reader, saved in zip(self._readers, state["rows"], strict=True):
+            reader.set_state(saved)

@@ -1,0 +1,240 @@
+"""Text to ids and back: SentencePiece models and Hugging Face `tokenizers` JSON files.
+
+Files are read as data (protobuf, JSON), never unpickled.
+"""
+
+import hashlib
+import io
+import os
+from collections.abc import Iterable, Sequence
+from pathlib import Path
+
+import numpy as np
+import sentencepiece
+import tokenizers
+
+from rlhf_jax.data.records import write_atomically
+from rlhf_jax.errors import ConfigError, UserError, require
+
+# SentencePiece writes a space as this character, and so would read the character as a space.
+SPACE_MARK = "\u2581"
+USUAL_NAMES = {
+    "pad": ("<pad>", "[PAD]", "<|pad|>", "<|padding|>", "<|finetune_right_pad_id|>"),
+    "bos": ("<s>", "<bos>", "[BOS]", "<|bos|>", "<|begin_of_text|>", "<|startoftext|>"),
+    "eos": ("</s>", "<eos>", "[EOS]", "<|eos|>", "<|end_of_text|>", "<|endoftext|>"),
+}
+PROBE = f" A\n\n b\t\u00e9\u6f22\U0001f600 {SPACE_MARK} <s> "
+TRAINING_CHARACTERS = 50_000_000
+
+
+class _SentencePiece:
+    """The processor, with U+2581 coded as its three bytes so that it survives."""
+
+    def __init__(self, processor: sentencepiece.SentencePieceProcessor) -> None:
+        self.processor = processor
+        self.mark = [processor.piece_to_id(f"<0x{byte:02X}>") for byte in SPACE_MARK.encode()]
+
+    def encode(self, text: str) -> list[int]:
+        first, *rest = text.split(SPACE_MARK)
+        ids = self.processor.encode(first)
+        for part in rest:
+            ids += self.mark + self.processor.encode(part)
+        return ids
+
+    def decode(self, ids: list[int]) -> str:
+        return self.processor.decode(ids)
+
+
+class _HuggingFace:
+    def __init__(self, tokenizer: tokenizers.Tokenizer) -> None:
+        self.tokenizer = tokenizer
+
+    def encode(self, text: str) -> list[int]:
+        return self.tokenizer.encode(text, add_special_tokens=False).ids
+
+    def decode(self, ids: list[int]) -> str:
+        return self.tokenizer.decode(ids, skip_special_tokens=True)
+
+
+class Tokenizer:
+    """Lossless coding: decode(encode(text)) == text for any text without NUL.
+
+    Attributes: vocab_size; pad_id, bos_id, eos_id, all different; fingerprint, the sha256 (hex)
+    of the file's bytes. Made by `train_sentencepiece` and `load_tokenizer`.
+    """
+
+    def __init__(
+        self,
+        content: bytes,
+        suffix: str,
+        model: _SentencePiece | _HuggingFace,
+        vocab_size: int,
+        specials: dict[str, int],
+    ) -> None:
+        self._content = content
+        self._suffix = suffix
+        self._model = model
+        self._specials = frozenset(specials.values())
+        self.vocab_size = vocab_size
+        self.pad_id = specials["pad"]
+        self.bos_id = specials["bos"]
+        self.eos_id = specials["eos"]
+        self.fingerprint = hashlib.sha256(content).hexdigest()
+
+    def encode(self, text: str) -> list[int]:
+        """The ids of a text: no special is added, and text that spells one stays text."""
+        return self._model.encode(text)
+
+    def decode(self, ids: Sequence[int]) -> str:
+        """The text of ids. Specials are skipped; bytes that are not UTF-8 become U+FFFD.
+
+        Raises:
+          UserError: an id outside the vocabulary.
+        """
+        ids = [int(i) for i in ids]
+        if ids and not 0 <= min(ids) <= max(ids) < self.vocab_size:
+            wrong = min(ids) if min(ids) < 0 else max(ids)
+            raise UserError(f"token id {wrong}: must be in [0, {self.vocab_size})")
+        return self._model.decode([i for i in ids if i not in self._specials])
+
+    def save(self, path: str | os.PathLike) -> None:
+        """Writes the file that `load_tokenizer` reads, atomically."""
+        require(Path(path).suffix == self._suffix, "path", str(path), f"named *{self._suffix}")
+        write_atomically(path, self._content)
+
+
+def _checked(tokenizer: Tokenizer, specials: dict[str, int], name: str) -> Tokenizer:
+    if len(set(specials.values())) < len(specials):
+        raise UserError(f"{name}: expected different ids for pad, bos, eos and unk, got {specials}")
+    found = tokenizer.decode(tokenizer.encode(PROBE))
+    if found != PROBE:
+        raise UserError(f"{name}: expected a lossless tokenizer, got {found!r} back for {PROBE!r}")
+    return tokenizer
+
+
+def _from_sentencepiece(content: bytes, name: str) -> Tokenizer:
+    processor = sentencepiece.SentencePieceProcessor()
+    try:
+        processor.LoadFromSerializedProto(content)
+        size = processor.piece_size()
+    except RuntimeError:
+        raise UserError(f"{name}: expected a SentencePiece model, got other bytes") from None
+    specials = {
+        "pad": processor.pad_id(),
+        "bos": processor.bos_id(),
+        "eos": processor.eos_id(),
+        "unk": processor.unk_id(),
+    }
+    for word, i in specials.items():
+        if i < 0:
+            raise UserError(f"{name}: expected a {word} piece, got a model without one")
+    tokenizer = Tokenizer(content, ".model", _SentencePiece(processor), size, specials)
+    return _checked(tokenizer, specials, name)
+
+
+def _from_hugging_face(content: bytes, name: str, given: dict[str, str | None]) -> Tokenizer:
+    try:
+        model = tokenizers.Tokenizer.from_str(content.decode("utf-8"))
+    except Exception as error:  # the library raises bare Exception
+        first_line = str(error).splitlines()[0]
+        raise UserError(f"{name}: expected a tokenizers JSON file, got: {first_line}") from None
+    model.no_padding()
+    model.no_truncation()
+    model.encode_special_tokens = True  # text that spells a special token is text
+    specials = {}
+    for word, chosen in given.items():
+        names = USUAL_NAMES[word] if chosen is None else (chosen,)
+        ids = [model.token_to_id(each) for each in names]
+        found = [i for i in ids if i is not None]
+        if not found:
+            listed = ", ".join(names)
+            raise UserError(f"{name}: expected a {word} token, got none of {listed}: name it")
+        specials[word] = found[0]
+    size = model.get_vocab_size(with_added_tokens=True)
+    return _checked(
+        Tokenizer(content, ".json", _HuggingFace(model), size, specials), specials, name
+    )
+
+
+def load_tokenizer(
+    path: str | os.PathLike,
+    *,
+    pad: str | None = None,
+    bos: str | None = None,
+    eos: str | None = None,
+) -> Tokenizer:
+    """Reads a SentencePiece .model or a Hugging Face `tokenizers` .json file.
+
+    `pad`, `bos` and `eos` name the tokens of a .json file that have none of the usual names.
+
+    Raises:
+      UserError: another suffix, an unreadable file, special tokens missing or equal, or a
+        tokenizer that loses text.
+    """
+    suffix = Path(path).suffix
+    if suffix not in (".model", ".json"):
+        raise UserError(f"{path}: expected a .model or a .json file, got {suffix!r}")
+    try:
+        content = Path(path).read_bytes()
+    except OSError as error:
+        raise UserError(f"{path}: cannot be read: {error.strerror}") from None
+    given = {"pad": pad, "bos": bos, "eos": eos}
+    if suffix == ".json":
+        return _from_hugging_face(content, str(path), given)
+    if any(given.values()):
+        raise UserError(f"{path}: a .model names its own pad, bos and eos; leave them out")
+    return _from_sentencepiece(content, str(path))
+
+
+def _training_lines(texts: Iterable[str], seed: int) -> list[str]:
+    """Lines in the seed's order, cut to `TRAINING_CHARACTERS` in all."""
+    lines = [line for text in texts for line in text.split("\n") if line]
+    order = np.random.default_rng(seed).permutation(len(lines))
+    ends = np.cumsum([len(lines[i]) for i in order])
+    return [lines[i] for i in order[: np.searchsorted(ends, TRAINING_CHARACTERS) + 1]]
+
+
+def train_sentencepiece(
+    texts: Iterable[str], vocab_size: int, path: str | os.PathLike, seed: int = 0
+) -> Tokenizer:
+    """Trains byte-fallback BPE on texts, saves it at `path` (.model) and returns it.
+
+    Identity normalisation, no dummy prefix, newline a piece of its own, digits apart. The first
+    50 million characters in the seed's order are used; one thread, so equal input gives equal
+    bytes. pad, bos, eos, unk are ids 0 to 3.
+
+    Raises:
+      ConfigError: a vocabulary too small for bytes and characters, or too large for the texts.
+    """
+    require(Path(path).suffix == ".model", "path", str(path), "named *.model")
+    lines = _training_lines(texts, seed)
+    require(bool(lines), "texts", "", "some text")
+    model = io.BytesIO()
+    try:
+        sentencepiece.SentencePieceTrainer.Train(
+            sentence_iterator=iter(lines),
+            model_writer=model,
+            model_type="bpe",
+            vocab_size=vocab_size,
+            pad_id=0,
+            bos_id=1,
+            eos_id=2,
+            unk_id=3,
+            user_defined_symbols=["\n"],
+            byte_fallback=True,
+            split_digits=True,
+            character_coverage=0.9999,
+            normalization_rule_name="identity",
+            add_dummy_prefix=False,
+            remove_extra_whitespaces=False,
+            allow_whitespace_only_pieces=True,
+            max_sentence_length=1 << 30,
+            num_threads=1,
+            minloglevel=2,
+        )
+    except RuntimeError as error:
+        reason = str(error).rpartition("] ")[2].partition(" or decrease")[0].rstrip(".")
+        raise ConfigError(f"vocab_size = {vocab_size}: {reason}") from None
+    tokenizer = _from_sentencepiece(model.getvalue(), str(path))
+    tokenizer.save(path)
+    return tokenizer
