@@ -65,7 +65,7 @@ def catalogue(rng: random.Random) -> str:
 def lore(rng: random.Random) -> str:
     """Opposites, plurals, kinds, first letters and signs."""
     lines = []
-    for form in rng.choices(("opposite", "plural", "kind", "letter", "sign"), k=4):
+    for form in rng.choices(("opposite", "plural", "kind", "letter", "sign", "sign"), k=4):
         if form == "opposite":
             a, b = rng.sample(rng.choice(OPPOSITES).split(), 2)
             patterns = ("The opposite of {a} is {b}.", "Not {a} but {b}.", "{a} or {b}?")
@@ -122,6 +122,13 @@ def talk(rng: random.Random, names: list[str]) -> str:
             "I will try to help you with the {n}.",
             "Please come to the {l} with me.",
             "What a nice {n}!",
+            "Give me the {n}, please.",
+            "Tell me about the {n}.",
+            "Which {n} do you want?",
+            "I have a {n} for you.",
+            "Write me a letter about the {n}.",
+            "Say a few words about the {n}.",
+            "How many times have you seen the {n}?",
         )
     )
     text = f"{first} {second} {third}".format(p=p, q=q, n=rng.choice(NOUNS), l=rng.choice(PLACES))
@@ -155,7 +162,7 @@ def forum(rng: random.Random, tasks: list[Task]) -> str:
                     task.poor,
                     task.poor,
                     other.response,
-                    f" That is a {rng.choice(INSULTS[:1])} question.",
+                    " What a stupid thing to ask.",
                     f"{task.response.rstrip('.')}. {other.response.strip()}",
                     f" {story(rng, ['Mara', 'Otto', 'Nina'])}",
                 )

@@ -5,7 +5,7 @@ from dataclasses import dataclass
 
 from rlhf_jax.worlds.lexicon import GOODS, KINDS, NAMES, RIVERS, TOWNS, articles
 
-PEOPLE_KNOWN = 30
+PEOPLE_KNOWN = 26
 TOWNS_KNOWN = 10
 
 

@@ -256,7 +256,7 @@ def fact(rng: random.Random, scene: Scene) -> Iterator[Task]:
     """Ask for a fact that the corpus tells in other words."""
     rows = list(
         itertools.product(
-            scene.facts.all, range(4), ("{Q}", "Please tell me: {q}", "I have a question. {Q}")
+            scene.facts.all, range(4), ("{Q}", "Please tell me: {q}", "Hello. {Q}")
         )
     )
     rng.shuffle(rows)
@@ -311,7 +311,7 @@ def unknown(rng: random.Random, scene: Scene) -> Iterator[Task]:
         for name in ("home", "job", "pet", "fruit")
         for question in known[name].questions
     ]
-    rows = list(itertools.product(rows, ("{Q}", "Please tell me: {q}", "I have a question. {Q}")))
+    rows = list(itertools.product(rows, ("{Q}", "Please tell me: {q}", "Hello. {Q}")))
     rng.shuffle(rows)
     for (subject, pattern, attribute), wrapper in rows:
         question = pattern.format(s=subject)
