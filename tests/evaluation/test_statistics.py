@@ -14,7 +14,7 @@ def test_bootstrap_covers_the_mean_of_normal_data_as_often_as_it_says():
     for level in (0.8, 0.95):
         hits = 0
         for trial in range(400):
-            interval = bootstrap_mean(rng.normal(3, 2, size=80), trial, level, resamples=300)
+            interval = bootstrap_mean(rng.normal(3, 2, size=80), trial, level, resamples=200)
             hits += interval.low <= 3 <= interval.high
         # The percentile interval of 80 values is short by a factor of sqrt(79 / 80), and the
         # share of 400 trials has a standard error of at most 0.02.

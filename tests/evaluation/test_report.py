@@ -1,0 +1,247 @@
+"""The report: its schema, its findings, its page."""
+
+import base64
+import json
+import re
+from dataclasses import replace
+from html.parser import HTMLParser
+
+import numpy as np
+import pytest
+
+from rlhf_jax.errors import UserError
+from rlhf_jax.evaluation.report import PolicyResult, print_report, summarise, write_report
+from rlhf_jax.evaluation.report_page import choose_samples, duration
+from rlhf_jax.evaluation.statistics import bootstrap_mean, win_rate
+
+MEANS = {"base": 0.1, "prompted": 0.3, "sft": 0.5, "ppo": 0.7, "ppo_ptx": 0.69}
+LOSSES = {"base": 2.0, "prompted": 2.0, "sft": 2.1, "ppo": 2.5, "ppo_ptx": 2.2}
+COUNT = 60
+CURVES = {
+    "ppo": [{"step": i, "score": 0.1 * i, "kl": 0.2 * i} for i in range(5)],
+    "ppo_ptx": [{"step": i, "score": None, "kl": float("nan")} for i in range(3)],
+}
+
+
+def result(name: str, mean: float, loss: float, spread: float = 0.05) -> PolicyResult:
+    """A policy of mean score `mean` on prompts of four kinds; names as long share their noise."""
+    noise = np.random.default_rng(len(name)).normal(0, spread, COUNT)
+    return PolicyResult(
+        name=name,
+        prompts=tuple(f"prompt {i}" for i in range(COUNT)),
+        responses=tuple(f" {name} answers {i}" for i in range(COUNT)),
+        scores=tuple(mean + noise - noise.mean()),
+        followed=tuple(i % 4 == 0 if i % 2 == 0 else None for i in range(COUNT)),
+        hallucinated=tuple(i % 6 == 1 if i % 3 == 1 else None for i in range(COUNT)),
+        harmful=(None,) * COUNT,
+        kl=None if name in ("base", "prompted") else 1.5,
+        pretraining_loss=loss,
+    )
+
+
+def results(means: dict = MEANS, losses: dict = LOSSES, spread: float = 0.05):
+    return [result(name, means[name], losses[name], spread) for name in means]
+
+
+def findings(*args, **kwargs) -> list[str]:
+    return summarise(results(*args, **kwargs), {}, 0)["findings"]
+
+
+def sentence(found: list[str], words: str) -> str:
+    (only,) = [text for text in found if words in text]
+    return only
+
+
+def test_schema_and_figures(tmp_path):
+    measured = results()
+    write_report(summarise(measured, {"sft": 12, "ppo": 3.5}, 7), measured, CURVES, tmp_path)
+    report = json.loads((tmp_path / "report.json").read_text())
+    assert list(report) == ["policies", "seconds", "seed", "findings"]
+    assert report["seconds"] == {"sft": 12.0, "ppo": 3.5}
+    assert report["seed"] == 7
+    assert len(report["findings"]) == 6
+    assert list(report["policies"]) == list(MEANS)
+    for policy in report["policies"].values():
+        assert list(policy) == [
+            *("gold_score", "win_rate_vs_sft", "followed", "hallucinated", "harmful"),
+            *("kl", "pretraining_loss"),
+        ]
+    ppo = measured[3]
+    told = report["policies"]["ppo"]
+    assert told["gold_score"] == bootstrap_mean(ppo.scores, 7)._asdict()
+    assert told["win_rate_vs_sft"] == win_rate(ppo.scores, measured[2].scores, 7)._asdict()
+    assert told["followed"] == 0.5  # 15 of the 30 that ask
+    assert told["hallucinated"] == 0.5  # 10 of the 20 that ask
+    assert told["harmful"] is None
+    assert (told["kl"], told["pretraining_loss"]) == (1.5, 2.5)
+    half = {"mean": 0.5, "low": 0.5, "high": 0.5}
+    assert report["policies"]["sft"]["win_rate_vs_sft"] == half
+    assert report["policies"]["base"]["kl"] is None
+    assert report["policies"]["base"]["win_rate_vs_sft"]["mean"] < 0.05
+
+
+def test_report_json_has_the_same_bytes_again_in_any_order_of_policies(tmp_path):
+    for folder, measured in (("a", results()), ("b", results()[::-1])):
+        write_report(summarise(measured, {"sft": 1.0}, 3), measured, CURVES, tmp_path / folder)
+    first, second = ((tmp_path / folder / "report.json").read_bytes() for folder in "ab")
+    assert first == second
+    assert sorted(path.name for path in (tmp_path / "a").iterdir()) == [
+        *("report.html", "report.json", "report.png")
+    ]
+
+
+def test_findings_where_every_order_holds():
+    found = findings()
+    for better, worse in (("ppo", "sft"), ("ppo_ptx", "sft"), ("sft", "prompted")):
+        text = sentence(found, f"{better} scores above {worse},")
+        assert text.startswith("Holds: ") and "do not overlap" in text
+        assert f"{MEANS[better]:.3f} [" in text and f"against {MEANS[worse]:.3f} [" in text
+    assert sentence(found, "prompted scores above base").startswith("Holds: ")
+    assert sentence(found, "2.5000 nats per token for ppo, 2.1000 for sft (+0.4000)").startswith(
+        "Holds: there is an alignment tax"
+    )
+    assert sentence(found, "ptx repairs").startswith("Holds in part: ptx repairs 75 % of the tax")
+
+
+def test_findings_where_orders_fail():
+    found = findings({**MEANS, "ppo": 0.4, "prompted": 0.05}, {**LOSSES, "ppo": 2.0})
+    text = sentence(found, "ppo should score above sft")
+    assert text.startswith("Does not hold: ") and "but has 0.400 [" in text
+    assert "against 0.500 [" in text and "do not overlap" in text and "-0.100 [" in text
+    assert sentence(found, "prompted should score above base").startswith("Does not hold: ")
+    assert sentence(found, "no alignment tax").startswith("Does not hold: ")
+    assert "(-0.1000)" in sentence(found, "no alignment tax")
+    assert sentence(found, "whether ptx repairs").startswith("Not known: ")
+    assert not any("ppo scores above" in text for text in found)
+
+
+def test_findings_tell_overlap_and_doubt():
+    wide = findings({**MEANS, "ppo": 0.53}, spread=0.2)
+    text = sentence(wide, "ppo scores above sft")
+    assert "intervals overlap" in text and "not overlap" not in text
+    assert text.startswith("Holds: ")  # ppo and sft have the same noise, so the pairing tells
+    unpaired = [result("prompted", 0.51, 2.0, 0.3), result("base", 0.5, 2.0, 0.3)]
+    text = sentence(summarise(unpaired, {}, 0)["findings"], "prompted scores above base")
+    assert text.startswith("Holds, but not surely: ")
+
+
+@pytest.mark.parametrize(
+    ("loss", "start"),
+    [
+        (2.05, "Holds: ptx repairs all"),
+        (2.3, "Holds in part: ptx repairs 50 %"),
+        (2.5, "Does not hold: ptx does not repair"),
+        (2.6, "Does not hold: ptx does not repair"),
+    ],
+)
+def test_how_far_ptx_repairs_the_tax(loss, start):
+    found = findings(losses={**LOSSES, "ppo_ptx": loss})
+    assert sentence(found, f"ppo_ptx has {loss:.4f} nats").startswith(start)
+
+
+def test_a_diverged_policy_is_told_and_still_reported(tmp_path):
+    measured = results(losses={**LOSSES, "ppo": float("inf")})
+    measured[3] = replace(measured[3], kl=float("nan"))
+    report = summarise(measured, {}, 0)
+    write_report(report, measured, CURVES, tmp_path)
+    assert report["policies"]["ppo"]["pretraining_loss"] is None
+    assert report["policies"]["ppo"]["kl"] is None
+    assert "loss of ppo is not finite" in sentence(report["findings"], "alignment tax")
+    assert "NaN" not in (tmp_path / "report.json").read_text()
+
+
+@pytest.mark.parametrize("names", [["base"], ["sft", "ppo"], ["base", "ppo"], ["dpo", "sft"]])
+def test_partial_results(names, tmp_path, capsys):
+    measured = [result(name, 0.5, 2.0) for name in names]
+    report = summarise(measured, {"sft": 1.0}, 0)
+    write_report(report, measured, {}, tmp_path)
+    print_report(report)
+    assert set(report["policies"]) == set(names)
+    wins = [policy["win_rate_vs_sft"] for policy in report["policies"].values()]
+    assert (None in wins) == ("sft" not in names)
+    missing = sentence(report["findings"], "Not measured, so not judged")
+    assert ("prompted" in missing) and not any(f" {name}," in missing for name in names)
+    assert names[0] in capsys.readouterr().out
+
+
+class Page(HTMLParser):
+    """What a browser would see: tags with their attributes, and the text."""
+
+    def __init__(self, source: str):
+        super().__init__()
+        self.tags, self.text = [], ""
+        self.feed(source)
+
+    def handle_starttag(self, tag, attrs):
+        self.tags.append((tag, dict(attrs)))
+
+    def handle_data(self, data):
+        self.text += data
+
+
+def test_page_escapes_and_needs_nothing_else(tmp_path):
+    evil = "<script>alert('x')</script> & <img src=http://a.b/c> \"quoted\""
+    measured = [
+        replace(each, responses=(evil,) * COUNT, prompts=(f"<b>{evil}",) * COUNT)
+        for each in [*results(), result("<i>&", 0.5, 2.0)]
+    ]
+    write_report(summarise(measured, {"<u>": 1.0}, 0), measured, CURVES, tmp_path)
+    source = (tmp_path / "report.html").read_text(encoding="utf-8")
+    page = Page(source)
+    tags = {tag for tag, _ in page.tags}
+    assert not tags & {"script", "b", "i", "u", "link", "iframe"}
+    assert page.text.count(evil) == 8 * (1 + len(measured))
+    assert "<i>&" in page.text and "<u> 1 s" in page.text
+    (image,) = [attrs for tag, attrs in page.tags if tag == "img"]
+    png = base64.b64decode(image["src"].removeprefix("data:image/png;base64,"))
+    assert png == (tmp_path / "report.png").read_bytes() and png.startswith(b"\x89PNG")
+    styles = re.search(r"<style>(.*?)</style>", source, re.S)[1]
+    assert "prefers-color-scheme: dark" in styles and "url(" not in styles
+
+
+def test_samples_are_spread_over_kinds_and_blind_to_scores():
+    measured = results()
+    chosen = choose_samples(measured)
+    assert len(set(chosen)) == 8
+    kinds = [
+        (measured[0].followed[i] is not None, measured[0].hallucinated[i] is not None)
+        for i in chosen
+    ]
+    assert {kind: kinds.count(kind) for kind in kinds} == dict.fromkeys(
+        [(True, True), (True, False), (False, True), (False, False)], 2
+    )
+    turned = [replace(each, scores=each.scores[::-1]) for each in measured]
+    assert choose_samples(turned) == chosen
+    assert sorted(choose_samples(measured, 1000)) == list(range(COUNT))
+
+
+@pytest.mark.parametrize(
+    ("make", "words"),
+    [
+        (lambda r: summarise([], {}, 0), "no policy was evaluated"),
+        (lambda r: summarise([r, r], {}, 0), "different names"),
+        (
+            lambda r: summarise([r, replace(r, name="b", prompts=r.prompts[::-1])], {}, 0),
+            "'b' and 'sft' have different prompts",
+        ),
+        (lambda r: replace(r, responses=r.responses[1:]), "responses has 59 values for 60"),
+        (lambda r: replace(r, harmful=()), "harmful has 0 values"),
+        (lambda r: replace(r, scores=(float("nan"),) * COUNT), "scores must be finite"),
+        (lambda r: replace(r, prompts=()), "no prompts"),
+    ],
+)
+def test_bad_results_are_told(make, words):
+    with pytest.raises(UserError, match=words):
+        make(result("sft", 0.5, 2.0))
+
+
+def test_durations():
+    told = [duration(seconds) for seconds in (0.4, 59.6, 125, 3599.7, 7620)]
+    assert told == ["0 s", "1 min 00 s", "2 min 05 s", "1 h 00 min", "2 h 07 min"]
+
+
+def test_terminal_table_keeps_its_figures_at_80_columns(monkeypatch, capsys):
+    monkeypatch.setenv("COLUMNS", "80")
+    print_report(summarise(results(), {"ppo": 61}, 5))
+    out = capsys.readouterr().out
+    assert "…" not in out and "2.500" in out and "seed 5; ppo 1 min 01 s" in out
