@@ -1,0 +1,82 @@
+"""The config a stage directory was made with, kept beside its results and compared on resume."""
+
+import dataclasses
+import json
+import math
+from pathlib import Path
+from typing import Any
+
+from rlhf_jax.errors import UserError
+
+# Metadata of a dataclass field that may change between two calls of one run:
+# `field(default=None, metadata=NOT_FINGERPRINTED)`.
+NOT_FINGERPRINTED = {"fingerprint": False}
+
+
+def fingerprint_of(config: Any) -> Any:
+    """A config of nested dataclasses as plain JSON values, without NOT_FINGERPRINTED fields.
+
+    Raises:
+        TypeError: a value that is no dataclass, dict, sequence, path, string, number or None.
+    """
+    if dataclasses.is_dataclass(config):
+        fields = [f for f in dataclasses.fields(config) if f.metadata.get("fingerprint", True)]
+        return {f.name: fingerprint_of(getattr(config, f.name)) for f in fields}
+    if isinstance(config, dict):
+        return {str(name): fingerprint_of(value) for name, value in config.items()}
+    if isinstance(config, list | tuple):
+        return [fingerprint_of(value) for value in config]
+    if isinstance(config, float) and not math.isfinite(config):
+        return str(config)
+    if isinstance(config, Path):
+        return str(config)
+    if config is None or isinstance(config, bool | int | float | str):
+        return config
+    raise TypeError(f"{config!r} has no place in a config's fingerprint")
+
+
+def check_fingerprint(directory: str | Path, fingerprint: dict) -> None:
+    """Writes `config.json` into a new stage directory, or compares with the one that is there.
+
+    Raises:
+        UserError: a field differs; one line per difference.
+    """
+    path = Path(directory) / "config.json"
+    new = fingerprint_of(fingerprint)
+    if not path.exists():
+        write_atomically(path, json.dumps(new, indent=2) + "\n")
+        return
+    old, new = _flatten(json.loads(path.read_text(encoding="utf-8"))), _flatten(new)
+    lines = [
+        f"  {name}: {old.get(name, '(absent)')} there, {new.get(name, '(absent)')} now"
+        for name in sorted(old.keys() | new.keys())
+        if old.get(name) != new.get(name)
+    ]
+    if lines:
+        raise UserError(
+            f"{directory} belongs to a run with another config; "
+            "give another directory, or the same config:\n" + "\n".join(lines)
+        )
+
+
+def write_atomically(path: Path, text: str) -> None:
+    """Writes the whole file or nothing."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    temporary = path.with_name(path.name + ".tmp")
+    temporary.write_text(text, encoding="utf-8")
+    temporary.replace(path)
+
+
+def _flatten(value, prefix: str = "") -> dict[str, str]:
+    """{"optimizer.learning_rate": "1e-05", ...}; an empty dict or list is a value of its own."""
+    if isinstance(value, dict) and value:
+        parts = value.items()
+    elif isinstance(value, list) and value:
+        parts = enumerate(value)
+    else:
+        return {prefix: json.dumps(value)}
+    return {
+        name: text
+        for part, inner in parts
+        for name, text in _flatten(inner, f"{prefix}.{part}" if prefix else str(part)).items()
+    }

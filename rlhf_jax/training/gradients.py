@@ -1,0 +1,78 @@
+"""The gradient of one weighted mean, however the batch is split into micro-batches."""
+
+from collections.abc import Callable
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import optax
+
+from rlhf_jax.errors import require
+
+
+def accumulate_gradients(
+    loss: Callable, params: Any, batch: Any, micro_batches: int = 1, key: jax.Array | None = None
+) -> tuple[Any, dict[str, jax.Array]]:
+    """Gradient of sum(totals) / sum(weights) over micro-batches: one division, at the end.
+
+        g = (sum_i d total_i / d params) / (sum_i weight_i)
+
+    A mean of the micro-batches' means would weigh a token of a short micro-batch more. Weights are
+    taken as constants of `params`. A batch of weight 0 has gradient 0.
+
+    Args:
+        loss: `loss(params, micro) -> (WeightedMean, dict[str, WeightedMean])`, scalar totals. With
+            a `key` it is called as `loss(params, micro, key_i)`, key_i = fold_in(key, i).
+        batch: pytree of arrays with one leading axis B. Micro-batch i holds the rows i, i + n,
+            i + 2n, ..., so that a batch sharded over devices stays where it is.
+        micro_batches: n; must divide B.
+    Returns:
+        (gradients, metrics): the loss's own metrics reduced to means, "loss", and "grad_norm"
+        (global L2 norm, before any clipping).
+    Raises:
+        ConfigError: B is not a multiple of micro_batches.
+    """
+    micros = _split(batch, micro_batches)
+
+    def one(index, micro):
+        keys = () if key is None else (jax.random.fold_in(key, index),)
+
+        def total(p):
+            mean, metrics = loss(p, micro, *keys)
+            return mean.total, (mean, metrics)
+
+        gradients, (mean, metrics) = jax.grad(total, has_aux=True)(params)
+        return gradients, mean, metrics
+
+    if micro_batches == 1:
+        sums = one(0, jax.tree.map(lambda x: x[0], micros))
+    else:
+        first = jax.tree.map(lambda x: x[0], micros)
+        zeros = jax.tree.map(lambda x: jnp.zeros(x.shape, x.dtype), jax.eval_shape(one, 0, first))
+        sums, _ = jax.lax.scan(
+            lambda carry, x: (jax.tree.map(jnp.add, carry, one(*x)), None),
+            zeros,
+            (jnp.arange(micro_batches), micros),
+        )
+    gradients, mean, metrics = sums
+    scale = jnp.where(mean.weight > 0, 1 / jnp.where(mean.weight > 0, mean.weight, 1), 0)
+    gradients = jax.tree.map(lambda g: (g * scale).astype(g.dtype), gradients)
+    reduced = {name: value.mean for name, value in metrics.items()}
+    return gradients, reduced | {"loss": mean.mean, "grad_norm": optax.tree.norm(gradients)}
+
+
+def _split(batch, micro_batches: int):
+    """[B, ...] -> [n, B / n, ...], every n-th row to the same micro-batch."""
+    rows = {x.shape[0] for x in jax.tree.leaves(batch)}
+    if len(rows) != 1:
+        raise ValueError(f"arrays of a batch have one leading axis; got lengths {sorted(rows)}")
+    size = rows.pop()
+    ok = micro_batches >= 1 and size % micro_batches == 0
+    require(ok, "micro_batches", micro_batches, f"a divisor of the batch size {size}")
+    if micro_batches == 1:
+        return jax.tree.map(lambda x: x[None], batch)
+
+    def split(x):
+        return x.reshape(size // micro_batches, micro_batches, *x.shape[1:]).swapaxes(0, 1)
+
+    return jax.tree.map(split, batch)

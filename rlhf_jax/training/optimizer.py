@@ -1,0 +1,127 @@
+"""Adam with clipping, weight decay and a schedule, from one frozen config."""
+
+import dataclasses
+import math
+from typing import Literal
+
+import jax
+import jax.numpy as jnp
+import optax
+
+from rlhf_jax.errors import require
+
+
+@dataclasses.dataclass(frozen=True)
+class OptimizerConfig:
+    """Adam and its schedule; the defaults are InstructGPT's where the paper prints them.
+
+    learning_rate      peak rate
+    schedule           "constant", or "linear" / "cosine" from the peak to final_fraction x peak
+    final_fraction     the schedule ends, after the last step, at this fraction of the peak
+                       (InstructGPT's SFT and reward model: 0.1)
+    warmup_steps       optimizer steps of linear warm-up, from warmup_from x peak; the decay fills
+                       the steps that remain (a PPO iteration is several optimizer steps)
+    epsilon_placement  "standard": m^ / (sqrt(v^) + eps); "tensorflow": eps is added to sqrt(v)
+                       before the bias correction
+    weight_decay       decoupled (AdamW), on arrays of two and more dimensions only
+    max_grad_norm      the whole gradient is scaled down to this norm; None never clips
+    """
+
+    learning_rate: float = 1e-5
+    schedule: Literal["constant", "linear", "cosine"] = "constant"
+    final_fraction: float = 0.1
+    warmup_steps: int = 0
+    warmup_from: float = 0.1
+    b1: float = 0.9
+    b2: float = 0.95
+    epsilon: float = 1e-8
+    epsilon_placement: Literal["standard", "tensorflow"] = "standard"
+    weight_decay: float = 0.0
+    max_grad_norm: float | None = 1.0
+
+    def __post_init__(self):
+        rate, norm = self.learning_rate, self.max_grad_norm
+        schedules, placements = ("constant", "linear", "cosine"), ("standard", "tensorflow")
+        require(0 < rate < math.inf, "learning_rate", rate, "positive")
+        require(self.schedule in schedules, "schedule", self.schedule, f"one of {schedules}")
+        for field in ("final_fraction", "warmup_from"):
+            value = getattr(self, field)
+            require(0 <= value <= 1, field, value, "between 0 and 1")
+        require(self.warmup_steps >= 0, "warmup_steps", self.warmup_steps, "0 or more")
+        for field in ("b1", "b2"):
+            value = getattr(self, field)
+            require(0 <= value < 1, field, value, "in [0, 1)")
+        require(self.epsilon > 0, "epsilon", self.epsilon, "positive")
+        placement = self.epsilon_placement
+        require(placement in placements, "epsilon_placement", placement, f"one of {placements}")
+        require(self.weight_decay >= 0, "weight_decay", self.weight_decay, "0 or more")
+        require(norm is None or norm > 0, "max_grad_norm", norm, "positive, or None")
+
+
+def make_optimizer(config: OptimizerConfig, total_steps: int) -> optax.GradientTransformation:
+    """Clip, Adam, decoupled weight decay, learning rate: a chain of optax transforms.
+
+    Args:
+        total_steps: optimizer steps of the whole run; the schedule ends there.
+    """
+    if config.epsilon_placement == "standard":
+        adam = optax.scale_by_adam(config.b1, config.b2, config.epsilon)
+    else:
+        adam = scale_by_tensorflow_adam(config.b1, config.b2, config.epsilon)
+    parts = [adam, optax.scale_by_learning_rate(_schedule(config, total_steps))]
+    if config.weight_decay:
+        parts.insert(1, optax.add_decayed_weights(config.weight_decay, mask=_is_matrix))
+    if config.max_grad_norm is not None:
+        parts.insert(0, optax.clip_by_global_norm(config.max_grad_norm))
+    return optax.chain(*parts)
+
+
+def learning_rate_at(config: OptimizerConfig, step, total_steps: int) -> jax.Array:
+    """The rate of update number `step`, counted from 0; `step` may be traced."""
+    return jnp.asarray(_schedule(config, total_steps)(step), jnp.float32)
+
+
+def scale_by_tensorflow_adam(b1: float, b2: float, epsilon: float) -> optax.GradientTransformation:
+    """Adam with epsilon outside the bias correction, as TensorFlow 1 has it.
+
+        u_t = sqrt(1 - b2^t) / (1 - b1^t) * m_t / (sqrt(v_t) + eps)
+
+    Early steps are smaller than the standard form's: its epsilon is eps / sqrt(1 - b2^t) there.
+    Source: Huang et al. 2023, "The N implementation details of RLHF with PPO", detail 21.
+    """
+
+    def init(params):
+        zeros = jax.tree.map(jnp.zeros_like, params)
+        count = jnp.zeros([], jnp.int32)
+        return optax.ScaleByAdamState(count, mu=zeros, nu=jax.tree.map(jnp.zeros_like, params))
+
+    def update(gradients, state, params=None):
+        del params
+        mu = optax.tree.update_moment(gradients, state.mu, b1, 1)
+        nu = optax.tree.update_moment(gradients, state.nu, b2, 2)
+        count = optax.safe_increment(state.count)
+        scale = jnp.sqrt(1 - b2**count) / (1 - b1**count)
+        updates = jax.tree.map(lambda m, v: scale * m / (jnp.sqrt(v) + epsilon), mu, nu)
+        return updates, optax.ScaleByAdamState(count, mu, nu)
+
+    return optax.GradientTransformation(init, update)
+
+
+def _schedule(config: OptimizerConfig, total_steps: int) -> optax.Schedule:
+    peak, warmup = config.learning_rate, config.warmup_steps
+    require(total_steps > warmup, "warmup_steps", warmup, f"below the run's {total_steps} steps")
+    steps = total_steps - warmup
+    if config.schedule == "constant":
+        main = optax.constant_schedule(peak)
+    elif config.schedule == "linear":
+        main = optax.linear_schedule(peak, config.final_fraction * peak, steps)
+    else:
+        main = optax.cosine_decay_schedule(peak, steps, alpha=config.final_fraction)
+    if not warmup:
+        return main
+    rise = optax.linear_schedule(config.warmup_from * peak, peak, warmup)
+    return optax.join_schedules([rise, main], [warmup])
+
+
+def _is_matrix(params):
+    return jax.tree.map(lambda x: x.ndim >= 2, params)
