@@ -24,6 +24,7 @@ Array = jax.Array
 def k1(log_probs: Array, ref_log_probs: Array) -> Array:
     """d: unbiased, of either sign. Source: Schulman 2020, joschu.net/blog/kl-approx.html."""
     chex.assert_equal_shape([log_probs, ref_log_probs])
+    chex.assert_type([log_probs, ref_log_probs], float)
     return log_probs - ref_log_probs
 
 
@@ -41,14 +42,14 @@ def k3(log_probs: Array, ref_log_probs: Array) -> Array:
 def exact_kl(logits_p: Array, logits_q: Array, temperature: float = 1.0) -> Array:
     """sum_v p_v (log p_v - log q_v), p and q = softmax(logits / temperature): [..., V] -> [...].
 
-    Entries with p = 0 (logit -inf) add nothing; q = 0 where p > 0 gives inf.
+    Entries with p = 0 add nothing; q = 0 where p > 0 gives inf.
     """
     chex.assert_equal_shape([logits_p, logits_q])
     log_p = jax.nn.log_softmax(at_temperature(logits_p, temperature))
     log_q = jax.nn.log_softmax(at_temperature(logits_q, temperature))
-    zero = jnp.isneginf(log_p)
-    d = jnp.where(zero, 0, log_p) - jnp.where(zero, 0, log_q)
-    return jnp.sum(jnp.exp(log_p) * d, axis=-1)
+    p = jnp.exp(log_p)
+    d = jnp.where(p > 0, log_p, 0) - jnp.where(p > 0, log_q, 0)
+    return jnp.sum(p * d, axis=-1)
 
 
 def kl_loss(

@@ -81,6 +81,7 @@ def sequence_log_prob(log_probs: Array, mask: Array, per_token: bool = False) ->
     Rows with no token give 0. The mean is the length-normalised score of SimPO and ORPO.
     """
     chex.assert_equal_shape([log_probs, mask])
+    chex.assert_type(log_probs, float)
     total = jnp.sum(jnp.where(mask != 0, log_probs, 0), axis=-1)
     return total / jnp.maximum(jnp.sum(as_float(mask), axis=-1), 1) if per_token else total
 

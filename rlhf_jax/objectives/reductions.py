@@ -71,6 +71,7 @@ def masked_mean(x: Array, mask: Array, axis_name: str | None = None) -> Array:
 
 def masked_var(x: Array, mask: Array, axis_name: str | None = None) -> Array:
     """Population variance of x where mask is 1: mean((x - mean(x))^2)."""
+    x = jnp.where(mask != 0, as_float(x), 0)
     return masked_mean(jnp.square(x - masked_mean(x, mask, axis_name)), mask, axis_name)
 
 
@@ -87,7 +88,7 @@ def whiten(
     variance is the population's. Source: Huang et al. 2023, detail 18.
     """
     chex.assert_equal_shape([x, mask])
-    x = as_float(x)
+    x = jnp.where(mask != 0, as_float(x), 0)
     mean = masked_mean(x, mask, axis_name)
     whitened = (x - mean) * jax.lax.rsqrt(masked_var(x, mask, axis_name) + epsilon)
     return jnp.where(mask != 0, whitened if shift_mean else whitened + mean, 0)
@@ -103,18 +104,18 @@ def aggregation_weights(
     by="length":   sum over tokens / `length`, then mean over sequences (Dr. GRPO).
 
     Returns (weights[B,T], weight): what multiplies each value, and what divides the sum. Rows with
-    no token are not sequences. Raises ValueError for another name or a missing length.
+    no token are not sequences. Raises ValueError for another name, a missing or an idle length.
     Source: Liu et al. 2025 (arXiv 2503.20783); Yu et al. 2025 (arXiv 2503.14476).
     """
     chex.assert_rank(mask_BxT, 2)
     mask = as_float(mask_BxT)
     tokens_Bx1 = jnp.sum(mask, axis=1, keepdims=True)
     sequences = jnp.sum(as_float(tokens_Bx1 > 0))
-    match by:
-        case "token":
+    match by, length:
+        case "token", None:
             return mask, jnp.sum(mask)
-        case "sequence":
+        case "sequence", None:
             return mask / jnp.broadcast_to(jnp.maximum(tokens_Bx1, 1), mask.shape), sequences
-        case "length" if length:
+        case "length", int() if length > 0:
             return mask / length, sequences
     raise ValueError(f"by = {by!r}, length = {length!r}: token, sequence, or length with a length")

@@ -31,6 +31,7 @@ def reinforce(log_probs: Array, old_log_probs: Array, advantages: Array) -> Arra
     Source: Williams 1992; Sutton et al. 1999 (policy gradient theorem).
     """
     chex.assert_equal_shape([log_probs, old_log_probs, advantages])
+    chex.assert_type([log_probs, old_log_probs, advantages], float)
     return -jax.lax.stop_gradient(advantages) * log_probs
 
 
@@ -137,6 +138,7 @@ def clipped_value_loss(
     Source: OpenAI baselines ppo2; Ziegler et al. 2019; Huang et al. 2023, detail 19.
     """
     chex.assert_equal_shape([values, old_values, returns])
+    chex.assert_type([values, old_values, returns], float)
     old_values, returns = jax.lax.stop_gradient((old_values, returns))
     loss = jnp.square(values - returns)
     if clip is not None:

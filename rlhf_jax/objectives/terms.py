@@ -25,7 +25,7 @@ Array = jax.Array
 class _Term(NamedTuple):
     coefficient: chex.Numeric
     mean: WeightedMean
-    weights: Array
+    weighting: tuple[Array, chex.Numeric | None]  # as given to `term`
 
 
 @dataclasses.dataclass(frozen=True)
@@ -65,8 +65,8 @@ class Objective:
     ) -> tuple[WeightedMean, dict[str, WeightedMean]]:
         """The objective as one WeightedMean, exact when added over micro-batches and devices.
 
-        That is possible if all terms have the same weights (the same array), or if the caller says
-        how much each term will weigh in all: totals[name] = its weight summed over every
+        That is possible if all terms have the same weights (the very same array), or if the caller
+        says how much each term weighs in all: totals[name] = its weight summed over every
         micro-batch and device.
 
         Returns: (loss, metrics). Raises ValueError if weights differ and no totals are given.
@@ -74,15 +74,18 @@ class Objective:
         terms = self.terms
         first = next(iter(terms.values()))
         if totals is None:
-            if any(t.weights is not first.weights for t in terms.values()):
+            pairs = [zip(t.weighting, first.weighting, strict=True) for t in terms.values()]
+            if not all(mine is its for pair in pairs for mine, its in pair):
                 raise ValueError(f"terms {list(terms)} have different weights: give their totals")
             total = sum(t.coefficient * t.mean.total for t in terms.values())
             return WeightedMean(total, first.mean.weight), self.metrics
-        share = {name: WeightedMean(t.mean.total, totals[name]).mean for name, t in terms.items()}
-        total = sum(t.coefficient * share[name] for name, t in terms.items())
-        # Weights that add up to 1 over all parts.
-        weight = first.mean.weight / totals[next(iter(terms))]
-        return WeightedMean(total, weight), self.metrics
+        total = weight = counted = 0.0
+        for name, t in terms.items():
+            total += t.coefficient * WeightedMean(t.mean.total, totals[name]).mean
+            weight += WeightedMean(t.mean.weight, totals[name]).mean
+            counted += jnp.asarray(totals[name]) > 0
+        # Over all parts this weight adds up to 1: the total is already divided.
+        return WeightedMean(total, WeightedMean(weight, counted).mean), self.metrics
 
 
 def term(name: str, values: Array, weights: Array, weight: chex.Numeric | None = None) -> Objective:
@@ -90,7 +93,8 @@ def term(name: str, values: Array, weights: Array, weight: chex.Numeric | None =
 
     `term(name, values, *aggregation_weights(mask, by))` aggregates by token, sequence or length.
     """
-    return Objective({name: _Term(1.0, WeightedMean.of(values, weights, weight), weights)})
+    mean = WeightedMean.of(values, weights, weight)
+    return Objective({name: _Term(1.0, mean, (weights, weight))})
 
 
 def gradients_by_term(

@@ -1,0 +1,246 @@
+"""Log-probabilities, cross-entropy and entropy against loops; chunked forms in value and memory."""
+
+import functools
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from rlhf_jax.objectives.likelihood import (
+    at_temperature,
+    chunked_over_time,
+    chunked_token_log_probs,
+    cross_entropy,
+    entropy,
+    sequence_log_prob,
+    token_log_probs,
+)
+from tests.objectives.harness import (
+    Case,
+    assert_close,
+    check_transformations,
+    check_values_and_gradients,
+    parametrise,
+)
+
+RNG = np.random.default_rng(1)
+LOGITS = RNG.normal(0, 2, size=(2, 5, 7))
+TARGETS = RNG.integers(0, 7, size=(2, 5))
+HIDDEN = RNG.normal(size=(2, 5, 3))
+EMBEDDING = RNG.normal(size=(7, 3))
+LOG_PROBS = -np.abs(RNG.normal(size=(3, 4)))
+MASK = np.array([[0, 1, 1, 0], [1, 1, 1, 1], [0, 0, 0, 0]])
+
+
+def probabilities(logits, temperature=1.0):
+    exponentials = [np.exp(x / temperature) for x in logits]
+    return [x / sum(exponentials) for x in exponentials]
+
+
+def log_probs_oracle(logits, targets, temperature=1.0):
+    out = np.zeros(targets.shape)
+    for i in np.ndindex(*targets.shape):
+        out[i] = np.log(probabilities(logits[i], temperature)[targets[i]])
+    return out
+
+
+def cross_entropy_oracle(logits, targets, smoothing, z_loss):
+    out = np.zeros(targets.shape)
+    for i in np.ndindex(*targets.shape):
+        p = probabilities(logits[i])
+        for v in range(len(p)):
+            label = (1 - smoothing) * (v == targets[i]) + smoothing / len(p)
+            out[i] -= label * np.log(p[v])
+        out[i] += z_loss * np.log(sum(np.exp(logits[i]))) ** 2
+    return out
+
+
+def entropy_oracle(logits, temperature=1.0):
+    out = np.zeros(logits.shape[:-1])
+    for i in np.ndindex(*out.shape):
+        out[i] = -sum(p * np.log(p) for p in probabilities(logits[i], temperature))
+    return out
+
+
+def sequence_oracle(log_probs, mask, per_token):
+    out = np.zeros(len(mask))
+    for b in range(len(mask)):
+        kept = [x for x, keep in zip(log_probs[b], mask[b], strict=True) if keep]
+        out[b] = sum(kept) / (max(len(kept), 1) if per_token else 1)
+    return out
+
+
+def hidden_oracle(hidden, embedding, targets, temperature=0.7):
+    return log_probs_oracle(hidden @ embedding.T, targets, temperature)
+
+
+def by_vocabulary(hidden, embedding, targets, chunk=3):
+    return chunked_token_log_probs(hidden, embedding, targets, chunk, temperature=0.7)
+
+
+def by_time(hidden, embedding, targets, chunk=2):
+    def log_probs(hidden, targets):
+        logits = jnp.einsum("btd,vd->btv", hidden, embedding)
+        return token_log_probs(logits, targets, temperature=0.7)
+
+    return chunked_over_time(log_probs, chunk)(hidden, targets)
+
+
+def with_options(name, function, oracle, arguments, **options):
+    return Case(
+        "-".join([name, *(f"{k}={v}" for k, v in options.items())]),
+        functools.partial(function, **options),
+        functools.partial(oracle, **options),
+        arguments,
+        wrt=(0,),
+    )
+
+
+HEAD = (HIDDEN, EMBEDDING, TARGETS)
+CASES = [
+    with_options("at_temperature", at_temperature, lambda x, temperature: x / temperature,
+                 (LOG_PROBS,), temperature=0.7),
+    with_options("token_log_probs", token_log_probs, log_probs_oracle, (LOGITS, TARGETS)),
+    with_options("token_log_probs", token_log_probs, log_probs_oracle, (LOGITS, TARGETS),
+                 temperature=0.7),
+    with_options("entropy", entropy, entropy_oracle, (LOGITS,), temperature=1.3),
+    *(
+        Case(
+            f"cross_entropy-{e}-{z}",
+            lambda x, t, e=e, z=z: cross_entropy(x, t, e, z),
+            lambda x, t, e=e, z=z: cross_entropy_oracle(x, t, e, z),
+            (LOGITS, TARGETS),
+            wrt=(0,),
+        )
+        for e, z in [(0.0, 0.0), (0.1, 0.0), (0.1, 1e-2)]
+    ),
+    with_options("sequence_log_prob", sequence_log_prob, sequence_oracle, (LOG_PROBS, MASK),
+                 per_token=False),
+    with_options("sequence_log_prob", sequence_log_prob, sequence_oracle, (LOG_PROBS, MASK),
+                 per_token=True),
+    Case("chunked_token_log_probs", by_vocabulary, hidden_oracle, HEAD, wrt=(0, 1)),
+    Case("chunked_over_time", by_time, hidden_oracle, HEAD, wrt=(0, 1)),
+]  # fmt: skip
+
+
+@parametrise(CASES)
+def test_oracle(case):
+    check_values_and_gradients(case)
+
+
+@parametrise(CASES)
+def test_vmap_and_pmap(case):
+    check_transformations(case)
+
+
+@pytest.mark.parametrize("chunk", [1, 5, 7, 100])
+@pytest.mark.parametrize("chunked", [by_vocabulary, by_time], ids=["vocabulary", "time"])
+def test_any_chunk_gives_the_same(chunked, chunk):
+    jax_head = [jnp.asarray(x, jnp.float32) for x in HEAD[:2]] + [jnp.asarray(TARGETS)]
+    assert_close(chunked(*jax_head, chunk=chunk), hidden_oracle(*HEAD))
+
+
+def test_chunks_carry_any_tree_of_outputs():
+    def both(logits, targets):
+        return {"log_prob": token_log_probs(logits, targets), "entropy": entropy(logits)}
+
+    outputs = chunked_over_time(both, 2)(jnp.asarray(LOGITS, jnp.float32), jnp.asarray(TARGETS))
+    assert_close(outputs["log_prob"], log_probs_oracle(LOGITS, TARGETS))
+    assert_close(outputs["entropy"], entropy_oracle(LOGITS))
+
+
+@pytest.mark.parametrize("chunked", ["no", "vocabulary", "time"])
+def test_chunked_forms_never_hold_the_logits(chunked):
+    """Temporaries of value and gradient, as the compiler counts them, stay below one [B,T,V]."""
+    batch, time, width, vocabulary = 4, 64, 8, 4096
+    shapes = [(batch, time, width), (vocabulary, width)]
+    hidden, embedding = [jax.ShapeDtypeStruct(s, jnp.float32) for s in shapes]
+    targets = jax.ShapeDtypeStruct((batch, time), jnp.int32)
+
+    def loss(hidden, embedding, targets):
+        if chunked == "no":
+            log_probs = token_log_probs(jnp.einsum("btd,vd->btv", hidden, embedding), targets)
+        elif chunked == "time":
+            log_probs = by_time(hidden, embedding, targets, chunk=8)
+        else:
+            log_probs = by_vocabulary(hidden, embedding, targets, chunk=512)
+        return jnp.sum(log_probs)
+
+    held = 4 * batch * time * vocabulary
+    for function in (loss, jax.grad(loss, (0, 1))):
+        compiled = jax.jit(function).lower(hidden, embedding, targets).compile()
+        temporaries = compiled.memory_analysis().temp_size_in_bytes
+        assert (temporaries < 0.6 * held) == (chunked != "no")
+
+
+def test_gather_form_equals_log_softmax_in_bfloat16_too():
+    logits = jnp.asarray(LOGITS, jnp.bfloat16)
+    table = jax.nn.log_softmax(logits.astype(jnp.float32))
+    expected = jnp.take_along_axis(table, TARGETS[..., None], axis=-1)[..., 0]
+    actual = token_log_probs(logits, jnp.asarray(TARGETS))
+    assert actual.dtype == jnp.float32
+    np.testing.assert_allclose(actual, expected, rtol=1e-6)
+
+
+LOSSES = {
+    "token_log_probs": lambda x: token_log_probs(x, jnp.array([0, 1, 0])),
+    "cross_entropy": lambda x: cross_entropy(x, jnp.array([0, 1, 0]), z_loss=1e-4),
+    "entropy": entropy,
+}
+
+
+@pytest.mark.parametrize("name", LOSSES)
+def test_extreme_logits_have_finite_values_and_gradients(name):
+    logits = jnp.array(
+        [[1e4, -1e4, 0.0, 1e4], [0.0, 1.0, -jnp.inf, -jnp.inf], [-1e4, -1e4, -1e4, -1e4]]
+    )
+    values, pullback = jax.vjp(LOSSES[name], logits)
+    assert np.isfinite(values).all()
+    (gradient,) = pullback(jnp.ones_like(values))
+    assert np.isfinite(gradient).all()
+
+
+def test_entropy_at_the_limits():
+    logits = jnp.array([[1e4, 1e4, 1e4, 1e4], [0.0, -jnp.inf, -jnp.inf, -jnp.inf]])
+    np.testing.assert_allclose(entropy(logits), [np.log(4), 0], atol=1e-6)
+
+
+def test_a_target_of_probability_zero_has_log_probability_minus_infinity():
+    logits = jnp.array([[0.0, -jnp.inf]])
+    assert token_log_probs(logits, jnp.array([1]))[0] == -jnp.inf
+
+
+@given(st.floats(-50, 50), st.floats(0.1, 5))
+@settings(max_examples=20, deadline=None)
+def test_shifting_the_logits_changes_nothing(shift, temperature):
+    logits, targets = jnp.asarray(LOGITS, jnp.float32), jnp.asarray(TARGETS)
+    assert_close(
+        token_log_probs(logits + shift, targets, temperature),
+        token_log_probs(logits, targets, temperature),
+        rtol=1e-3,
+        atol=1e-3,
+    )
+
+
+def test_padding_adds_nothing_to_a_sequence():
+    """Padding adds nothing to its log-probability, whatever stands there."""
+    padded = np.pad(LOG_PROBS, ((0, 0), (2, 3)), constant_values=np.nan)
+    mask = np.pad(MASK, ((0, 0), (2, 3)))
+    for per_token in (False, True):
+        assert_close(
+            sequence_log_prob(jnp.asarray(padded, jnp.float32), mask, per_token),
+            sequence_oracle(LOG_PROBS, MASK, per_token),
+        )
+
+
+def test_malformed_input_is_refused():
+    logits = jnp.zeros((2, 3, 4))
+    with pytest.raises(AssertionError):
+        token_log_probs(logits, jnp.zeros((2, 4), jnp.int32))
+    with pytest.raises(AssertionError):
+        token_log_probs(logits, jnp.zeros((2, 3)))
+    with pytest.raises(AssertionError):
+        token_log_probs(logits, jnp.zeros((2, 3), jnp.int32), temperature=0.0)

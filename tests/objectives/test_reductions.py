@@ -1,0 +1,193 @@
+"""WeightedMean adds exactly over micro-batches and devices; whitening; aggregation."""
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from rlhf_jax.objectives.reductions import (
+    WeightedMean,
+    aggregation_weights,
+    as_float,
+    masked_mean,
+    masked_var,
+    whiten,
+)
+from tests.objectives.harness import (
+    Case,
+    check_transformations,
+    check_values_and_gradients,
+    parametrise,
+)
+
+RNG = np.random.default_rng(0)
+X = RNG.normal(2, 3, size=(3, 5))
+MASK = np.array([[1, 1, 0, 1, 1], [0, 1, 1, 1, 0], [0, 0, 0, 0, 0]])
+
+
+def mean_oracle(x, mask):
+    kept = [x[i] for i in np.ndindex(*x.shape) if mask[i]]
+    return sum(kept) / len(kept)
+
+
+def var_oracle(x, mask):
+    mean = mean_oracle(x, mask)
+    kept = [(x[i] - mean) ** 2 for i in np.ndindex(*x.shape) if mask[i]]
+    return sum(kept) / len(kept)
+
+
+def whiten_oracle(shift_mean):
+    def oracle(x, mask):
+        mean, var = mean_oracle(x, mask), var_oracle(x, mask)
+        out = np.zeros_like(x)
+        for i in np.ndindex(*x.shape):
+            if mask[i]:
+                out[i] = (x[i] - mean) / np.sqrt(var + 1e-8) + (0 if shift_mean else mean)
+        return out
+
+    return oracle
+
+
+def weights_oracle(by, length=None):
+    def oracle(mask):
+        out, sequences, tokens = np.zeros(mask.shape), 0, 0
+        for b, row in enumerate(mask):
+            count = sum(row)
+            tokens += count
+            sequences += count > 0
+            for t, keep in enumerate(row):
+                if keep:
+                    out[b, t] = {"token": 1, "sequence": 1 / count, "length": 1 / (length or 1)}[by]
+        return out, float(tokens if by == "token" else sequences)
+
+    return oracle
+
+
+def weights_case(by, length=None):
+    def function(mask):
+        return aggregation_weights(mask, by, length)
+
+    return Case(f"aggregation_weights-{by}", function, weights_oracle(by, length), (MASK,))
+
+
+CASES = [
+    Case("masked_mean", masked_mean, mean_oracle, (X, MASK), wrt=(0,)),
+    Case("masked_var", masked_var, var_oracle, (X, MASK), wrt=(0,)),
+    Case("whiten", whiten, whiten_oracle(True), (X, MASK), wrt=(0,)),
+    Case(
+        "whiten-keep-mean",
+        lambda x, mask: whiten(x, mask, shift_mean=False),
+        whiten_oracle(False),
+        (X, MASK),
+        wrt=(0,),
+    ),
+    Case(
+        "weighted_mean",
+        lambda x, w: WeightedMean.of(x, w).mean,
+        lambda x, w: sum(x[i] * w[i] for i in np.ndindex(*x.shape)) / w.sum(),
+        (X, np.abs(X)),
+        wrt=(0,),
+    ),
+    weights_case("token"),
+    weights_case("sequence"),
+    weights_case("length", 8),
+]
+
+
+@parametrise(CASES)
+def test_oracle(case):
+    check_values_and_gradients(case)
+
+
+@parametrise(CASES)
+def test_vmap_and_pmap(case):
+    check_transformations(case)
+
+
+@given(st.lists(st.integers(0, 6), min_size=2, max_size=6), st.integers(0, 2**31 - 1))
+@settings(max_examples=30, deadline=None)
+def test_sum_of_parts_is_the_mean_of_the_union(counts, seed):
+    rng = np.random.default_rng(seed)
+    parts = [(rng.normal(size=6), (np.arange(6) < n).astype(int)) for n in counts]
+    total = WeightedMean.of(*parts[0])
+    for part in parts[1:]:
+        total = total + WeightedMean.of(*part)
+    kept = [x for values, mask in parts for x in values[mask == 1]]
+    np.testing.assert_allclose(total.mean, np.mean(kept) if kept else 0, rtol=1e-5, atol=1e-6)
+    assert float(total.weight) == len(kept)
+
+
+def test_devices_with_different_token_counts_give_the_global_mean_and_gradient():
+    """The mean of the devices' means is another number: pmean of means is the fault."""
+    x = jnp.asarray(RNG.normal(size=(8, 4)), jnp.float32)
+    mask = (np.arange(4) < np.array([1, 4, 4, 4, 2, 3, 0, 4])[:, None]).astype(np.float32)
+
+    def gradient_on_device(w, x, mask):
+        def total(w):
+            part = WeightedMean.of(jnp.square(w * x), mask)
+            return part.total, part
+
+        gradient, part = jax.grad(total, has_aux=True)(w)
+        summed = part.psum("devices")
+        return jax.lax.psum(gradient, "devices") / summed.weight, summed.mean
+
+    def whole(w):
+        return WeightedMean.of(jnp.square(w * x), mask).mean
+
+    gradient, mean = jax.pmap(gradient_on_device, "devices", in_axes=(None, 0, 0))(1.5, x, mask)
+    np.testing.assert_allclose(gradient, np.full(8, jax.grad(whole)(1.5)), rtol=1e-6)
+    np.testing.assert_allclose(mean, np.full(8, whole(1.5)), rtol=1e-6)
+    of_means = np.mean([WeightedMean.of(jnp.square(1.5 * x[i]), mask[i]).mean for i in range(8)])
+    assert abs(of_means - whole(1.5)) > 1e-2, "this batch cannot tell the fault apart"
+
+
+def test_whiten_over_devices_is_whiten_of_the_whole():
+    x = jnp.asarray(RNG.normal(3, 2, size=(8, 4)), jnp.float32)
+    mask = (np.arange(4) < np.array([1, 4, 4, 4, 2, 3, 0, 4])[:, None]).astype(np.float32)
+    each = jax.pmap(lambda x, m: whiten(x, m, axis_name="devices"), "devices")(x, mask)
+    np.testing.assert_allclose(each, whiten(x, mask), rtol=1e-4, atol=1e-5)
+
+
+def test_masked_out_values_are_not_read():
+    garbage = jnp.where(MASK == 1, X, jnp.nan).astype(jnp.float32)
+    clean = jnp.where(MASK == 1, X, 0).astype(jnp.float32)
+
+    def loss(x):
+        return WeightedMean.of(x, MASK).mean + jnp.sum(whiten(x, MASK))
+
+    assert loss(garbage) == loss(clean)
+    assert np.isfinite(jax.grad(loss)(garbage)).all()
+
+
+def test_nothing_counted_is_zero_with_zero_gradient():
+    def loss(x):
+        nothing = jnp.zeros_like(x)
+        return WeightedMean.of(x, nothing).mean + jnp.sum(whiten(x, nothing))
+
+    value, gradient = jax.value_and_grad(loss)(jnp.ones((2, 3)))
+    assert value == 0
+    np.testing.assert_array_equal(gradient, 0)
+
+
+def test_three_aggregations_of_the_same_losses():
+    values = jnp.array([[1.0, 3.0, 99.0, 99.0], [5.0, 5.0, 5.0, 5.0], [99.0] * 4])
+    mask = jnp.array([[1, 1, 0, 0], [1, 1, 1, 1], [0, 0, 0, 0]])
+    by = {"token": 24 / 6, "sequence": (2 + 5) / 2, "length": (4 + 20) / 10 / 2}
+    for name, expected in by.items():
+        length = 10 if name == "length" else None
+        mean = WeightedMean.of(values, *aggregation_weights(mask, name, length)).mean
+        np.testing.assert_allclose(mean, expected, rtol=1e-6)
+
+
+@pytest.mark.parametrize("by, length", [("tokens", None), ("length", None), ("token", 8)])
+def test_unknown_or_idle_aggregation_is_refused(by, length):
+    with pytest.raises(ValueError, match="token, sequence, or length"):
+        aggregation_weights(jnp.ones((2, 3)), by, length)
+
+
+def test_as_float_keeps_fractions():
+    assert as_float(np.array([1, 2])).dtype == jnp.float32
+    assert as_float(jnp.ones(2, jnp.bfloat16)).dtype == jnp.float32
+    assert float(WeightedMean.of(np.array([1, 2])).mean) == 1.5
