@@ -212,6 +212,7 @@ def test_samples_are_spread_over_kinds_and_blind_to_scores():
     )
     turned = [replace(each, scores=each.scores[::-1]) for each in measured]
     assert choose_samples(turned) == chosen
+    assert len(choose_samples(measured, 6)) == 6
     assert sorted(choose_samples(measured, 1000)) == list(range(COUNT))
 
 
