@@ -32,7 +32,7 @@ th, td { padding: .45rem .5rem; border-bottom: 1px solid var(--line); text-align
   vertical-align: top; font-variant-numeric: tabular-nums; }
 th { font-weight: 600; } thead th { color: var(--soft); vertical-align: bottom; }
 th:first-child, td:first-child, .text { text-align: left; }
-small { display: block; color: var(--soft); white-space: nowrap; }
+small { display: block; color: var(--soft); } td small { white-space: nowrap; }
 img { display: block; width: 100%; height: auto; background: #fff; border-radius: 8px;
   border: 1px solid var(--line); }
 .sample { margin: 1.25rem 0; padding: 1rem 1rem .4rem; background: var(--card);
