@@ -88,6 +88,37 @@ def pairwise_agreement(ranks_a: Sequence[Sequence[int]], ranks_b: Sequence[Seque
     return alike / pairs
 
 
+class _Pairs:
+    """All pairs of outputs of the same prompt, as rows of a table of different scores."""
+
+    def __init__(self, scores_per_prompt: Sequence[Sequence[float]]):
+        lengths = [len(row) for row in scores_per_prompt]
+        flat = np.concatenate([np.zeros(0), *map(np.asarray, scores_per_prompt)])
+        self.scores_U, rows = np.unique(flat, return_inverse=True)
+        starts = np.cumsum([0, *lengths[:-1]])
+        pairs = [np.zeros((2, 0), int)]
+        pairs += [
+            start + np.stack(np.triu_indices(length, 1))
+            for start, length in zip(starts, lengths, strict=True)
+        ]
+        self.i_P, self.j_P = rows[np.concatenate(pairs, axis=1)]
+        if not len(self.i_P):
+            raise UserError("no prompt has two scores")
+
+    def agreement(self, noise: float, levels: int) -> float:
+        thresholds = (np.arange(levels - 1) + 0.5) / (levels - 1)
+        z = (thresholds - self.scores_U[:, None]) / (noise * math.sqrt(2))
+        cumulative = 0.5 * (1 + np.vectorize(math.erf, otypes=[np.float64])(z))
+        ends = np.ones((len(z), 1))
+        below_UxL = np.concatenate([0 * ends, cumulative], axis=1)
+        level_UxL = np.concatenate([cumulative, ends], axis=1) - below_UxL
+        first, second = level_UxL[self.i_P], level_UxL[self.j_P]
+        better = (first * below_UxL[self.j_P]).sum(axis=1)
+        worse = (second * below_UxL[self.i_P]).sum(axis=1)
+        tied = (first * second).sum(axis=1)
+        return float((better**2 + worse**2 + tied**2).mean())
+
+
 def expected_agreement(
     scores_per_prompt: Sequence[Sequence[float]], noise: float, levels: int = LIKERT
 ) -> float:
@@ -96,29 +127,10 @@ def expected_agreement(
     With P_il = Phi((t_{l+1} - s_i) / noise) - Phi((t_l - s_i) / noise), the chance that output i
     gets level l (thresholds t halfway between levels), a labeler prefers i to j with chance
     sum_{l > m} P_il P_jm, and two labelers agree with p(i > j)^2 + p(i < j)^2 + p(i = j)^2.
+    Raises UserError where no prompt has two scores.
     """
-    alike = pairs = 0.0
-    for row in scores_per_prompt:
-        levels_KxL = _level_chances(np.asarray(row, np.float64), noise, levels)
-        below_KxL = np.cumsum(levels_KxL, axis=1) - levels_KxL
-        better_KxK = levels_KxL @ below_KxL.T
-        tied_KxK = levels_KxL @ levels_KxL.T
-        agree_KxK = better_KxK**2 + better_KxK.T**2 + tied_KxK**2
-        i, j = np.triu_indices(len(row), 1)
-        alike += agree_KxK[i, j].sum()
-        pairs += len(i)
-    if not pairs:
-        raise UserError("no prompt has two scores")
-    return alike / pairs
-
-
-def _level_chances(scores_K: np.ndarray, noise: float, levels: int) -> np.ndarray:
-    """The chance [K, L] that each score is seen at each level; noise > 0."""
-    thresholds = (np.arange(levels - 1) + 0.5) / (levels - 1)
-    z = (thresholds - scores_K[:, None]) / (noise * math.sqrt(2))
-    cumulative = 0.5 * (1 + np.vectorize(math.erf, otypes=[np.float64])(z))
-    ends = np.ones((len(scores_K), 1))
-    return np.diff(np.concatenate([0 * ends, cumulative, ends], axis=1), axis=1)
+    require(noise > 0, "noise", noise, "above 0")
+    return _Pairs(scores_per_prompt).agreement(noise, levels)
 
 
 def calibrate_noise(
@@ -134,7 +146,8 @@ def calibrate_noise(
     """
     require(0 < agreement < 1, "agreement", agreement, "between 0 and 1")
     low, high = 1e-4, 100.0
-    most, least = (expected_agreement(scores_per_prompt, noise, levels) for noise in (low, high))
+    pairs = _Pairs(scores_per_prompt)
+    most, least = (pairs.agreement(noise, levels) for noise in (low, high))
     if not least <= agreement <= most:
         raise UserError(
             f"no noise gives an agreement of {agreement:.3f}: these scores on {levels} levels "
@@ -142,7 +155,7 @@ def calibrate_noise(
         )
     while high / low > 1 + 1e-4:
         middle = math.sqrt(low * high)
-        if expected_agreement(scores_per_prompt, middle, levels) > agreement:
+        if pairs.agreement(middle, levels) > agreement:
             low = middle
         else:
             high = middle
