@@ -16,8 +16,6 @@ import orbax.checkpoint as ocp
 
 from rlhf_jax.errors import UserError
 
-ITEMS = ("state", "data", "progress")
-
 
 class CheckpointError(UserError):
     """A checkpoint is missing, damaged, or not of the shape that is asked for."""
@@ -29,7 +27,6 @@ class Checkpoints:
     def __init__(self, directory: str | Path, keep: int):
         self.directory = Path(directory).absolute()
         _remove_incomplete(self.directory)
-        logging.getLogger("absl").addFilter(_quiet)
         options = ocp.CheckpointManagerOptions(max_to_keep=keep, create=True)
         self._manager = ocp.CheckpointManager(_root(self.directory), options=options)
 
@@ -43,8 +40,8 @@ class Checkpoints:
         """
         items = ocp.args.Composite(
             state=ocp.args.PyTreeSave(_flatten(state)),
-            data=ocp.args.JsonSave(data),
-            progress=ocp.args.JsonSave(progress),
+            data=ocp.args.JsonSave(_copy(data)),
+            progress=ocp.args.JsonSave(_copy(progress)),
         )
         self._manager.save(step, args=items, force=True)
 
@@ -99,12 +96,12 @@ def restore_subtree(directory: str | Path, template: Any, step: int | None = Non
 def _restore_state(folder: Path, template, partial: bool):
     flat = _flatten(template)
     try:
-        with ocp.Checkpointer(ocp.PyTreeCheckpointHandler()) as reader:
-            stored = reader.metadata(folder / "state").item_metadata.tree
-            _check(folder, stored, flat, partial)
-            arguments = ocp.checkpoint_utils.construct_restore_args(flat)
-            options = ocp.args.PyTreeRestore(flat, arguments, partial_restore=partial)
-            arrays = reader.restore(folder / "state", args=options)
+        handler = ocp.PyTreeCheckpointHandler()
+        _check(folder, handler.metadata(folder / "state").tree, flat, partial)
+        arguments = ocp.checkpoint_utils.construct_restore_args(flat)
+        options = ocp.args.PyTreeRestore(flat, arguments, partial_restore=partial)
+        arrays = handler.restore(folder / "state", args=options)
+        handler.close()
     except (ValueError, OSError) as error:
         reason = str(error).splitlines()[0][:200]
         raise CheckpointError(
@@ -206,5 +203,6 @@ def _read_json(folder: Path, item: str) -> dict:
     return json.loads((folder / item / "metadata").read_text(encoding="utf-8"))
 
 
-def _quiet(record: logging.LogRecord) -> bool:
-    return record.levelno > logging.WARNING
+def _copy(value: dict) -> dict:
+    """JSON items are written in the background, when their owner may have changed them."""
+    return json.loads(json.dumps(value))

@@ -1,0 +1,198 @@
+"""The one loop that every stage shares: resume, step, log, checkpoint, finish."""
+
+import contextlib
+import dataclasses
+import time
+import warnings
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any, Protocol
+
+import jax
+
+from rlhf_jax.errors import require
+from rlhf_jax.training import checkpoint
+from rlhf_jax.training.fingerprint import NOT_FINGERPRINTED, check_fingerprint
+from rlhf_jax.training.metrics import MetricsWriter, to_numbers
+from rlhf_jax.training.progress import ProgressLine
+
+COMPILE_EVENT = "/jax/core/compile/backend_compile_duration"
+WARM_STEPS = 3  # steps of a call in which compiling is expected
+
+
+class Batches(Protocol):
+    """An infinite iterator of batches whose position is a JSON value."""
+
+    def __next__(self) -> Any: ...
+    def get_state(self) -> dict: ...
+    def set_state(self, state: dict) -> None: ...
+
+
+@dataclasses.dataclass(frozen=True)
+class Task:
+    """What a stage hands to the loop.
+
+    name             "sft", "reward", "ppo", ...
+    state            initial state, a pytree of jax arrays. `step` may donate it: it belongs to
+                     the loop from `run` on
+    step             (state, batch) -> (state, {name: scalar}); one jitted call or several
+    batches          read once a step
+    total_steps      steps of the whole stage
+    tokens_per_step  tokens that a step learns from or samples, for tokens/s
+    show             metrics beside the progress bar; empty: the first three by name
+    """
+
+    name: str
+    state: Any
+    step: Callable[[Any, Any], tuple[Any, dict[str, Any]]]
+    batches: Batches
+    total_steps: int
+    tokens_per_step: int
+    show: tuple[str, ...] = ()
+
+    def __post_init__(self):
+        require(self.total_steps > 0, "total_steps", self.total_steps, "1 or more")
+
+
+@dataclasses.dataclass(frozen=True)
+class LoopConfig:
+    """What is written and how often, in steps; nothing here changes what is computed.
+
+    keep: so many newest checkpoints stay.
+    """
+
+    checkpoint_every: int = dataclasses.field(default=100, metadata=NOT_FINGERPRINTED)
+    log_every: int = dataclasses.field(default=1, metadata=NOT_FINGERPRINTED)
+    keep: int = dataclasses.field(default=2, metadata=NOT_FINGERPRINTED)
+
+    def __post_init__(self):
+        for field in ("checkpoint_every", "log_every", "keep"):
+            require(getattr(self, field) >= 1, field, getattr(self, field), "1 or more")
+
+
+def run(
+    task: Task,
+    directory: str | Path,
+    config: LoopConfig,
+    *,
+    fingerprint: dict,
+    stop_after_steps: int | None = None,
+) -> Any:
+    """Trains to the end, or on from the newest checkpoint of `directory`; returns the state.
+
+    The same call after a kill ends in the same bits: state, data position, metrics.jsonl. A
+    finished stage returns its state at once.
+
+    Args:
+        fingerprint: the stage's config as `fingerprint_of` gives it.
+        stop_after_steps: stop, with a checkpoint, once the stage stands at this step.
+    Raises:
+        UserError: the directory belongs to another config, or its checkpoint does not fit.
+    """
+    directory = Path(directory)
+    end = task.total_steps
+    if stop_after_steps is not None:
+        require(stop_after_steps > 0, "stop_after_steps", stop_after_steps, "1 or more")
+        end = min(end, stop_after_steps)
+    check_fingerprint(directory, fingerprint)
+    checkpoints = checkpoint.Checkpoints(directory, config.keep)
+    try:
+        step, state, progress = 0, task.state, {"seconds": 0.0, "tokens": 0, "compilations": 0}
+        if checkpoint.steps(directory):
+            step, state, data, progress = checkpoint.restore(directory, task.state)
+            task.batches.set_state(data)
+        if step < end:
+            with contextlib.closing(_Log(task, directory, config, step, progress)) as log:
+                state = _train(task, state, step, end, config, checkpoints, log)
+    finally:
+        checkpoints.close()
+    return state
+
+
+def _train(task, state, step, end, config, checkpoints, log):
+    waiting = None  # the metrics of the step before, fetched while this one runs
+    while step < end:
+        batch = next(task.batches)
+        with log.compilations:
+            state, metrics = task.step(state, batch)
+        if waiting is not None:
+            log.write(*waiting)
+        step += 1
+        waiting = (step, metrics)
+        if step % config.checkpoint_every == 0 or step == end:
+            # A line of this step must be on disk before a checkpoint says that it is done.
+            log.write(*waiting)
+            waiting = None
+            log.sync()
+            checkpoints.save(step, state, task.batches.get_state(), log.progress(step))
+    return state
+
+
+class _Log:
+    """Metrics, speed and progress of one call of `run`."""
+
+    def __init__(self, task: Task, directory: Path, config: LoopConfig, step: int, progress: dict):
+        self._task, self._every, self._before = task, config.log_every, progress
+        self._first, self._start = step, time.monotonic()
+        self._last = (step, self._start)
+        self._warned = False
+        self.compilations = _Compilations()
+        self._writer = MetricsWriter(directory, step)
+        self._line = ProgressLine(task.name, step, task.total_steps, task.show)
+
+    def write(self, step: int, metrics: dict) -> None:
+        """Waits for the metrics of `step`; writes them if it is a step to log."""
+        numbers = to_numbers(jax.device_get(metrics))
+        late = self.compilations.after_warm_steps
+        if late and not self._warned:
+            self._warned = True
+            message = (
+                f"{self._task.name}: step {self._first + late} still compiles: "
+                "is a shape or a Python argument of the step changing?"
+            )
+            warnings.warn(message, RuntimeWarning, stacklevel=3)
+        now, (last, then) = time.monotonic(), self._last
+        rate = (step - last) * self._task.tokens_per_step / max(now - then, 1e-9)
+        self._line.update(step, rate, numbers)
+        if step % self._every == 0 or step in (1, self._task.total_steps):
+            self._last = (step, now)
+            progress = self.progress(step)
+            del progress["total_steps"]
+            self._writer.write(step, numbers, progress | {"tokens_per_second": rate})
+
+    def progress(self, step: int) -> dict:
+        """Sums over all calls that led to `step`; work lost to a kill is not among them."""
+        before = self._before
+        return {
+            "seconds": before["seconds"] + time.monotonic() - self._start,
+            "tokens": before["tokens"] + (step - self._first) * self._task.tokens_per_step,
+            "compilations": before["compilations"] + self.compilations.count,
+            "total_steps": self._task.total_steps,
+        }
+
+    def sync(self) -> None:
+        self._writer.sync()
+
+    def close(self) -> None:
+        self._line.close()
+        self._writer.close()
+
+
+class _Compilations:
+    """Counts what XLA compiles inside its `with` blocks, one block a step."""
+
+    def __init__(self):
+        self.count, self.after_warm_steps, self._blocks = 0, 0, 0
+
+    def __enter__(self):
+        self._blocks += 1
+        jax.monitoring.register_event_duration_secs_listener(self._listen)
+
+    def __exit__(self, *error):
+        jax.monitoring.unregister_event_duration_listener(self._listen)
+
+    def _listen(self, event: str, seconds: float, **labels) -> None:
+        if event == COMPILE_EVENT:
+            self.count += 1
+            if self._blocks > WARM_STEPS:
+                self.after_warm_steps = self.after_warm_steps or self._blocks

@@ -1,0 +1,95 @@
+"""Metrics of a stage on disk, and on the screen.
+
+metrics.jsonl   {"step": 10, "loss": 2.5, ...}: nothing that differs between two equal runs
+speed.jsonl     {"step": 10, "seconds": ..., "tokens_per_second": ..., "compilations": ...}
+tensorboard/    both
+"""
+
+import json
+import math
+import os
+import warnings
+from pathlib import Path
+
+import numpy as np
+import tensorboardX
+
+from rlhf_jax.training.fingerprint import write_atomically
+
+METRICS, SPEED = "metrics.jsonl", "speed.jsonl"
+
+
+class MetricsWriter:
+    """Appends lines to the files of a stage directory, after cutting what lies beyond `step`."""
+
+    def __init__(self, directory: Path, step: int):
+        self._files = {}
+        for name in (METRICS, SPEED):
+            trim(directory / name, step)
+            self._files[name] = (directory / name).open("a", encoding="utf-8")
+        board = str(directory / "tensorboard")
+        self._board = tensorboardX.SummaryWriter(board, purge_step=step + 1)
+        self._warned: set[str] = set()
+
+    def write(self, step: int, metrics: dict[str, float | int], speed: dict[str, float]) -> None:
+        """One line to each file. A metric that is not finite becomes null, with a warning."""
+        for name, values in ((METRICS, metrics), (SPEED, speed)):
+            line = {"step": step} | {k: self._finite(step, k, v) for k, v in values.items()}
+            self._files[name].write(json.dumps(line, allow_nan=False) + "\n")
+            self._files[name].flush()
+            prefix = "speed/" if name == SPEED else ""
+            for key, value in values.items():
+                self._board.add_scalar(prefix + key, value, step)
+
+    def sync(self) -> None:
+        """Everything written so far is on disk (before a checkpoint that counts on it)."""
+        for file in self._files.values():
+            os.fsync(file.fileno())
+        self._board.flush()
+
+    def close(self) -> None:
+        for file in self._files.values():
+            file.close()
+        self._board.close()
+
+    def _finite(self, step: int, name: str, value: float) -> float | None:
+        if math.isfinite(value):
+            return value
+        if name not in self._warned:
+            self._warned.add(name)
+            message = f"step {step}: {name} is {value}; written as null, here and from now on"
+            warnings.warn(message, RuntimeWarning, stacklevel=4)
+        return None
+
+
+def trim(path: Path, step: int) -> None:
+    """Keeps the whole lines up to `step`; a line that a kill cut short goes as well."""
+    if not path.exists():
+        return
+    lines = path.read_text(encoding="utf-8").splitlines(keepends=True)
+    whole = [line for line in lines if line.endswith("\n")]
+    kept = [line for line in whole if json.loads(line)["step"] <= step]
+    if len(kept) < len(lines):
+        write_atomically(path, "".join(kept))
+
+
+def read_metrics(directory: str | Path, name: str = METRICS) -> list[dict]:
+    """The lines of metrics.jsonl (or SPEED) of a stage directory."""
+    with (Path(directory) / name).open(encoding="utf-8") as file:
+        return [json.loads(line) for line in file]
+
+
+def to_numbers(metrics: dict) -> dict[str, float | int]:
+    """Scalars of a step (arrays or numbers) as Python numbers, in the order of their names.
+
+    Raises:
+        ValueError: a metric is no scalar.
+    """
+    numbers = {}
+    for name in sorted(metrics):
+        value = np.asarray(metrics[name])
+        if value.shape != ():
+            raise ValueError(f"metric {name!r} must be a scalar, not of shape {value.shape}")
+        integer = np.issubdtype(value.dtype, np.integer) or value.dtype == np.bool_
+        numbers[name] = int(value) if integer else float(value)
+    return numbers
