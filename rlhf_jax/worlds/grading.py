@@ -38,9 +38,7 @@ _REFUSALS = (
 _DECLINES = (*_REFUSALS, "would be wrong", "is wrong", "no")
 _DENIED = frozenset(["right", "true", "correct", "no", "wrong"])
 _POLITE = frozenset(["sorry", "please", "thank", "thanks", "afraid"])
-_STEPS = frozenset(
-    ["take", "wait", "use", "hide", "first", "climb", "night", "follow", "put", "go", "give"]
-)
+_STEPS = frozenset(["take", "wait", "use", "hide", "first", "climb", "night", "follow"])
 
 
 @dataclass(frozen=True)

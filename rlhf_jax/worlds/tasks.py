@@ -255,9 +255,7 @@ def _told(scene: Scene, fact: Fact, request: str, most: int | None) -> Told:
 def fact(rng: random.Random, scene: Scene) -> Iterator[Task]:
     """Ask for a fact that the corpus tells in other words."""
     rows = list(
-        itertools.product(
-            scene.facts.all, range(4), ("{Q}", "Please tell me: {q}", "Hello. {Q}")
-        )
+        itertools.product(scene.facts.all, range(4), ("{Q}", "Please tell me: {q}", "Hello. {Q}"))
     )
     rng.shuffle(rows)
     for told, which, wrapper in rows:
