@@ -131,6 +131,8 @@ def write_dataset(
 
 
 def _open(folder: Path) -> tfds.core.DatasetBuilder:
+    if not folder.is_dir():
+        raise UserError(f"{folder}: no such data set")
     try:
         builder = tfds.builder_from_directory(folder)
         complete = builder.info.metadata["kind"] in KINDS
@@ -156,10 +158,10 @@ class RecordSource(Sequence):
             self._source = builder.as_data_source(split)
             self._count = len(self._source)
         except Exception as error:
-            raise self._damaged(error) from None
+            raise self._damaged(str(error)) from None
 
-    def _damaged(self, error: Exception) -> RecordError:
-        reason = str(error).strip().partition("\n")[0]
+    def _damaged(self, reason: str) -> RecordError:
+        reason = reason.strip().partition("\n")[0]
         return RecordError(f"{self._where}: damaged or incomplete: {reason}")
 
     def __len__(self) -> int:
@@ -171,7 +173,9 @@ class RecordSource(Sequence):
         try:
             fields = self._source[i]
         except Exception as error:
-            raise self._damaged(error) from None
+            raise self._damaged(str(error)) from None
+        if any(value is None for value in fields.values()):  # what a cut file reads as
+            raise self._damaged(f"record {i} is missing")
         if self._kind is Ranking:
             responses = tuple(response.decode("utf-8") for response in fields["responses"])
             return Ranking(fields["prompt"].decode("utf-8"), responses, tuple(fields["ranks"]))

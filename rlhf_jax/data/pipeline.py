@@ -12,13 +12,11 @@ multi-host run that builds the same pipeline gets the same global batches.
 
 from collections.abc import Sequence
 
-import grain
-
 from rlhf_jax.data import arrays
 from rlhf_jax.data.arrays import Rows
 from rlhf_jax.data.batches import Batches, Pass, State
 from rlhf_jax.data.records import Demonstration, Prompt, Ranking, Text
-from rlhf_jax.data.sources import MixSource, TextSource, shuffled_order
+from rlhf_jax.data.sources import MixSource, TextSource, shuffled_rows
 from rlhf_jax.data.tokenizer import Tokenizer
 from rlhf_jax.errors import require
 
@@ -37,14 +35,7 @@ def _identity(
 
 
 def _shuffled(rows: Rows, batch_size: int, seed: int, identity: State) -> Batches:
-    """Grain shuffles numbers; one gather of ready rows makes the batch."""
-    require(batch_size >= 1, "batch_size", batch_size, "at least 1")
-    dataset = (
-        shuffled_order(len(rows.rows), seed)
-        .batch(batch_size, drop_remainder=True)
-        .map(lambda numbers: rows.to_batch([rows.rows[i] for i in numbers]))
-    )
-    source = iter(dataset.to_iter_dataset(grain.ReadOptions(num_threads=0, prefetch_buffer_size=0)))
+    source = shuffled_rows(rows, batch_size, seed)
     return Batches(
         source,
         identity,

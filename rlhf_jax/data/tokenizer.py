@@ -23,7 +23,7 @@ USUAL_NAMES = {
     "bos": ("<s>", "<bos>", "[BOS]", "<|bos|>", "<|begin_of_text|>", "<|startoftext|>"),
     "eos": ("</s>", "<eos>", "[EOS]", "<|eos|>", "<|end_of_text|>", "<|endoftext|>"),
 }
-PROBE = f" A\n\n b\t\u00e9\u6f22\U0001f600 {SPACE_MARK} <s> "
+PROBE = f"A\n\n b\t\u00e9\u6f22\U0001f600 {SPACE_MARK} <s> "
 TRAINING_CHARACTERS = 50_000_000
 
 
@@ -106,9 +106,10 @@ class Tokenizer:
 def _checked(tokenizer: Tokenizer, specials: dict[str, int], name: str) -> Tokenizer:
     if len(set(specials.values())) < len(specials):
         raise UserError(f"{name}: expected different ids for pad, bos, eos and unk, got {specials}")
-    found = tokenizer.decode(tokenizer.encode(PROBE))
-    if found != PROBE:
-        raise UserError(f"{name}: expected a lossless tokenizer, got {found!r} back for {PROBE!r}")
+    for probe in (PROBE, " " + PROBE):
+        found = tokenizer.decode(tokenizer.encode(probe))
+        if found != probe:
+            raise UserError(f"{name}: expected a lossless tokenizer, got {found!r} for {probe!r}")
     return tokenizer
 
 

@@ -1,0 +1,183 @@
+"""The conventions of tokens and batches, on examples small enough to write out.
+
+a, b, c, ... are 4, 5, 6, ...; pad 0, bos 1, eos 2.
+"""
+
+import numpy as np
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from rlhf_jax.data.arrays import first_fit
+from rlhf_jax.data.pipeline import prompt_pass, ranking_pass, supervised_pass, text_pass
+from rlhf_jax.data.records import Demonstration, Prompt, Ranking, Text
+from rlhf_jax.errors import ConfigError, UserError
+
+WORDS = st.lists(st.text("abcdefgh", min_size=1, max_size=12), min_size=1, max_size=8)
+
+
+def assert_batch(batch, **expected):
+    assert batch.keys() == expected.keys()
+    for name, value in expected.items():
+        want = np.float32 if name == "weights" else np.int32
+        assert batch[name].dtype == want, name
+        np.testing.assert_array_equal(batch[name], value, err_msg=name)
+
+
+DEMONSTRATIONS = [
+    Demonstration("ab", "c"),
+    Demonstration("abc", "defg"),  # nine tokens: too long
+    Demonstration("a", ""),
+    Demonstration("abcd", "ef"),
+]
+
+
+def test_supervised(letters):
+    batches = supervised_pass(DEMONSTRATIONS, letters, batch_size=2, length=8)
+    assert (len(batches), batches.examples, batches.dropped) == (2, 3, 1)
+    assert_batch(
+        batches[0],
+        tokens=[[1, 4, 5, 6, 2, 0, 0, 0], [1, 4, 2, 0, 0, 0, 0, 0]],
+        segments=[[1, 1, 1, 1, 1, 0, 0, 0], [1, 1, 1, 0, 0, 0, 0, 0]],
+        weights=[[0, 0, 0, 1, 1, 0, 0, 0], [0, 0, 1, 0, 0, 0, 0, 0]],
+    )
+    assert_batch(
+        batches[1],
+        tokens=[[1, 4, 5, 6, 7, 8, 9, 2], [0] * 8],
+        segments=[[1] * 8, [0] * 8],
+        weights=[[0, 0, 0, 0, 0, 1, 1, 1], [0] * 8],
+    )
+
+
+def test_packed(letters):
+    batches = supervised_pass(DEMONSTRATIONS, letters, batch_size=2, length=8, packed=True)
+    assert (len(batches), batches.examples, batches.dropped) == (1, 3, 1)
+    assert_batch(
+        batches[0],
+        tokens=[[1, 4, 5, 6, 2, 1, 4, 2], [1, 4, 5, 6, 7, 8, 9, 2]],
+        segments=[[1, 1, 1, 1, 1, 2, 2, 2], [1] * 8],
+        weights=[[0, 0, 0, 1, 1, 0, 0, 1], [0, 0, 0, 0, 0, 1, 1, 1]],
+    )
+
+
+def test_prompts_are_left_padded(letters):
+    prompts = ["abc", "abcdef", Prompt("a")]
+    batches = prompt_pass(prompts, letters, batch_size=3, length=5)
+    assert (len(batches), batches.examples, batches.dropped) == (1, 2, 1)
+    assert_batch(
+        batches[0],
+        tokens=[[0, 1, 4, 5, 6], [0, 0, 0, 1, 4], [0, 0, 0, 0, 0]],
+        segments=[[0, 1, 1, 1, 1], [0, 0, 0, 1, 1], [0, 0, 0, 0, 0]],
+        index=[0, 2, -1],
+    )
+
+
+def test_rankings(letters):
+    rankings = [
+        Ranking("a", ("b", "", "cd"), (1, 0, 1)),
+        Ranking("a", ("b", "cdef"), (0, 1)),  # the second response is too long
+        Ranking("ab", ("c", "d"), (0, 1)),
+    ]
+    batches = ranking_pass(rankings, letters, batch_size=3, length=5, outputs=3)
+    assert (len(batches), batches.examples, batches.dropped) == (1, 2, 1)
+    empty = [0] * 5
+    assert_batch(
+        batches[0],
+        tokens=[
+            [[1, 4, 5, 2, 0], [1, 4, 2, 0, 0], [1, 4, 6, 7, 2]],
+            [[1, 4, 5, 6, 2], [1, 4, 5, 7, 2], empty],
+            [empty] * 3,
+        ],
+        segments=[
+            [[1, 1, 1, 1, 0], [1, 1, 1, 0, 0], [1] * 5],
+            [[1] * 5, [1] * 5, empty],
+            [empty] * 3,
+        ],
+        ranks=[[1, 0, 1], [0, 1, -1], [-1, -1, -1]],
+    )
+
+
+def test_text_rows(letters):
+    batches = text_pass(["abcde", Text("f"), "gh"], letters, batch_size=2, length=4)
+    assert (len(batches), batches.examples, batches.dropped) == (2, 3, 0)
+    assert_batch(
+        batches[0],  # the second row starts with c, where the first ended
+        tokens=[[1, 4, 5, 6], [6, 7, 8, 2]],
+        segments=[[1] * 4, [1] * 4],
+        weights=[[0, 1, 1, 1], [0, 1, 1, 1]],
+    )
+    assert_batch(
+        batches[1],  # a bos alone at a row's end comes again
+        tokens=[[1, 9, 2, 1], [1, 10, 11, 2]],
+        segments=[[1, 1, 1, 2], [1] * 4],
+        weights=[[0, 1, 1, 0], [0, 1, 1, 1]],
+    )
+
+
+@given(WORDS, st.integers(2, 9), st.integers(1, 4))
+def test_every_token_of_text_is_a_target_once(documents, length, batch_size):
+    from tests.data.conftest import Letters
+
+    letters = Letters()
+    batches = list(text_pass(documents, letters, batch_size=batch_size, length=length))
+    targets, ends = [], 0
+    for batch in batches:
+        for tokens, segments, weights in zip(*batch.values(), strict=True):
+            targets += tokens[weights == 1].tolist()
+            ends += np.count_nonzero(segments)
+            starts = np.flatnonzero(np.diff(segments, prepend=0))
+            assert not weights[starts].any()
+            assert not weights[segments == 0].any()
+    assert targets == [i for text in documents for i in [*letters.encode(text), letters.eos_id]]
+
+
+@given(st.lists(st.tuples(st.text("abc", min_size=1, max_size=9), st.text("def", max_size=9))))
+def test_packing_keeps_each_demonstration_whole_and_alone(pairs):
+    from tests.data.conftest import Letters
+
+    letters, length = Letters(), 16
+    demonstrations = [Demonstration(*pair) for pair in [("a", "d"), *pairs]]
+    batches = supervised_pass(demonstrations, letters, batch_size=2, length=length, packed=True)
+    found = []
+    for batch in batches:
+        for tokens, segments, weights in zip(*batch.values(), strict=True):
+            used = np.count_nonzero(segments)
+            assert segments[:used].all()
+            assert (tokens[used:] == letters.pad_id).all()
+            for number in range(1, segments.max() + 1):
+                here = segments == number
+                assert np.count_nonzero(np.diff(here.astype(int), prepend=0) == 1) == 1
+                found.append((tokens[here].tolist(), weights[here].tolist()))
+    fitting = [d for d in demonstrations if len(d.prompt) + len(d.response) + 2 <= length]
+    expected = [
+        (
+            [1, *letters.encode(d.prompt), *letters.encode(d.response), 2],
+            [0] * (1 + len(d.prompt)) + [1] * (len(d.response) + 1),
+        )
+        for d in fitting
+    ]
+    assert sorted(found) == sorted(expected)
+    assert (batches.examples, batches.dropped) == (len(fitting), len(demonstrations) - len(fitting))
+
+
+def test_first_fit():
+    assert first_fit([5, 5, 3, 4, 1, 8], 8) == [[0, 2], [1, 4], [3], [5]]
+    assert first_fit([], 8) == []
+
+
+def test_what_cannot_make_batches(letters):
+    with pytest.raises(UserError, match="length = 3: all 1 demonstrations are longer"):
+        supervised_pass([Demonstration("abc", "d")], letters, batch_size=1, length=3)
+    with pytest.raises(ConfigError, match=r"prompts = .*at least one record"):
+        prompt_pass([], letters, batch_size=1, length=3)
+    with pytest.raises(ConfigError, match=r"texts = .*at least one record"):
+        text_pass([], letters, batch_size=1, length=3)
+    with pytest.raises(ConfigError, match="length = 1: must be at least 2"):
+        text_pass(["a"], letters, batch_size=1, length=1)
+    with pytest.raises(ConfigError, match="outputs = 2: must be at least 3, the longest ranking"):
+        ranking = Ranking("a", ("b", "c", "d"), (0, 1, 2))
+        ranking_pass([ranking], letters, batch_size=1, length=9, outputs=2)
+    with pytest.raises(ConfigError, match="batch_size = 0"):
+        prompt_pass(["a"], letters, batch_size=0, length=3)
+    with pytest.raises(IndexError):
+        prompt_pass(["a"], letters, batch_size=1, length=3)[1]

@@ -1,0 +1,119 @@
+import os
+import signal
+import subprocess
+import sys
+
+import grain
+import pytest
+
+from rlhf_jax.data.builder import read_dataset, write_dataset
+from rlhf_jax.data.records import Demonstration, Prompt, Ranking, Text
+from rlhf_jax.errors import RecordError, UserError
+
+RECORDS = {
+    Text: [Text("a\n b\u2581\u00e9"), Text(" "), Text("c" * 5000)],
+    Prompt: [Prompt(f"p{i}") for i in range(30)],
+    Demonstration: [Demonstration("p", ""), Demonstration("q\n", " r")],
+    Ranking: [Ranking("p", ("a", "", "\u6f22"), (0, 0, 2)), Ranking("p", ("a", "b"), (1, 0))],
+}
+
+
+@pytest.mark.parametrize("kind", RECORDS)
+def test_each_kind_comes_back_in_order(kind, tmp_path):
+    items = RECORDS[kind]
+    write_dataset(tmp_path, "records", {"train": items, "valid": items[:1]})
+    source = read_dataset(tmp_path, "records", "train")
+    assert list(source) == items
+    assert source[len(items) - 1] == items[-1]
+    assert list(read_dataset(tmp_path, "records", "valid")) == items[:1]
+    assert list(grain.MapDataset.source(source)) == items
+
+
+def test_tensorflow_stays_out(tmp_path):
+    code = (
+        "import sys; from rlhf_jax.data.builder import *; "
+        f"write_dataset({str(tmp_path)!r}, 'a', {{'train': [Text('x')]}}); "
+        f"print(read_dataset({str(tmp_path)!r}, 'a', 'train')[0].text, 'tensorflow' in sys.modules)"
+    )
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    assert done.stdout == "x False\n"
+
+
+def test_writing_again_changes_nothing_and_other_records_are_refused(tmp_path):
+    splits = {"train": RECORDS[Prompt]}
+    folder = write_dataset(tmp_path, "prompts", splits)
+    before = {file.name: file.stat().st_mtime_ns for file in folder.iterdir()}
+    assert write_dataset(tmp_path, "prompts", splits) == folder
+    assert {file.name: file.stat().st_mtime_ns for file in folder.iterdir()} == before
+    with pytest.raises(UserError, match="holds other records"):
+        write_dataset(tmp_path, "prompts", {"train": RECORDS[Prompt][:-1]})
+    assert list(read_dataset(tmp_path, "prompts", "train")) == RECORDS[Prompt]
+
+
+KILLED = """
+import os, signal, sys
+from rlhf_jax.data import builder
+from rlhf_jax.data.records import Text
+whole = builder.RecordsBuilder._generate_examples
+def killed(self, split):
+    for number, example in whole(self, split):
+        if number == 50:
+            os.kill(os.getpid(), signal.SIGKILL)
+        yield number, example
+builder.RecordsBuilder._generate_examples = killed
+builder.write_dataset(sys.argv[1], "a", {"train": [Text(str(i)) for i in range(100)]})
+"""
+
+
+def test_a_killed_run_leaves_nothing_that_reads_as_complete(tmp_path):
+    done = subprocess.run([sys.executable, "-c", KILLED, str(tmp_path)], capture_output=True)
+    assert done.returncode == -signal.SIGKILL
+    assert any("incomplete" in name for _, names, _ in os.walk(tmp_path) for name in names)
+    with pytest.raises(UserError, match="no such data set"):
+        read_dataset(tmp_path, "a", "train")
+    items = [Text(str(i)) for i in range(100)]
+    write_dataset(tmp_path, "a", {"train": items})
+    assert list(read_dataset(tmp_path, "a", "train")) == items
+
+
+@pytest.mark.parametrize("harm", ["cut", "flip", "remove"])
+def test_damage_is_reported(harm, tmp_path):
+    folder = write_dataset(tmp_path, "a", {"train": [Text(f"{i}" * 50) for i in range(500)]})
+    (file,) = folder.glob("*array_record*")
+    content = bytearray(file.read_bytes())
+    if harm == "cut":
+        file.write_bytes(content[: len(content) // 2])
+    elif harm == "flip":
+        content[len(content) // 2] ^= 4
+        file.write_bytes(content)
+    else:
+        file.unlink()
+    with pytest.raises(RecordError, match=r"1\.0\.0\[train\]: damaged or incomplete") as caught:
+        list(read_dataset(tmp_path, "a", "train"))
+    assert "\n" not in str(caught.value)
+
+
+@pytest.mark.parametrize(
+    ("name", "splits", "message"),
+    [
+        ("a", {}, "at least one split"),
+        ("a", {"train": []}, "split 'train': expected at least one record"),
+        ("a", {"train": [Text("a"), Prompt("a")]}, "one kind, got Prompt and Text"),
+        ("a", {"train": ["a"]}, "one kind, got str"),
+        ("a", {"Train 1": [Text("a")]}, "split = 'Train 1'"),
+        ("A-b", {"train": [Text("a")]}, "name = 'A-b'"),
+    ],
+)
+def test_what_cannot_be_written(name, splits, message, tmp_path):
+    with pytest.raises(UserError, match=message):
+        write_dataset(tmp_path, name, splits)
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_what_cannot_be_read(tmp_path):
+    folder = write_dataset(tmp_path, "a", {"train": [Text("a")]})
+    with pytest.raises(UserError, match="has no split 'test', only train"):
+        read_dataset(tmp_path, "a", "test")
+    (folder / "metadata.json").write_text("{}")
+    with pytest.raises(UserError, match="is not a data set of this package"):
+        read_dataset(tmp_path, "a", "train")

@@ -1,0 +1,159 @@
+import gzip
+import json
+
+import numpy as np
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from rlhf_jax.data import records
+from rlhf_jax.data.records import (
+    Demonstration,
+    Prompt,
+    Ranking,
+    Text,
+    deduplicate_by_prefix,
+    read_jsonl,
+    write_jsonl,
+)
+from rlhf_jax.errors import ConfigError, RecordError
+
+PLAIN = st.text(st.characters(codec="utf-8", exclude_characters="\0"))
+FILLED = PLAIN.filter(bool)
+OUTPUTS = st.lists(st.tuples(PLAIN, st.integers(0, 9)), min_size=2, max_size=5)
+KINDS = {
+    Text: st.builds(Text, FILLED),
+    Prompt: st.builds(Prompt, FILLED),
+    Demonstration: st.builds(Demonstration, FILLED, PLAIN),
+    Ranking: st.builds(lambda p, o: Ranking(p, *zip(*o, strict=True)), FILLED, OUTPUTS),
+}
+
+
+@pytest.mark.parametrize("kind", KINDS)
+@pytest.mark.parametrize("name", ["a.jsonl", "a.jsonl.gz"])
+def test_what_is_written_is_read(kind, name, tmp_path_factory):
+    path = tmp_path_factory.mktemp("round") / name
+
+    @given(st.lists(KINDS[kind], max_size=5))
+    def check(items):
+        write_jsonl(path, items)
+        assert read_jsonl(path, kind) == items
+
+    check()
+
+
+def test_comparison_lines_are_rankings(tmp_path):
+    path = tmp_path / "c.jsonl"
+    path.write_text(
+        '{"prompt": "p", "chosen": "a", "rejected": "b"}\n'
+        '{"prompt": "p", "chosen": "a", "rejected": "", "tie": true}\n'
+        '{"prompt": "p", "chosen": "a", "rejected": "b", "tie": false}\n'
+    )
+    assert read_jsonl(path, Ranking) == [
+        Ranking("p", ("a", "b"), (0, 1)),
+        Ranking("p", ("a", ""), (0, 0)),
+        Ranking("p", ("a", "b"), (0, 1)),
+    ]
+
+
+GOOD = {
+    Text: '{"text": "a"}',
+    Prompt: '{"prompt": "a"}',
+    Demonstration: '{"prompt": "a", "response": "b"}',
+    Ranking: '{"prompt": "a", "responses": ["b", "c"], "ranks": [0, 1]}',
+}
+BAD = [
+    (Text, b"\xff\xfe", "expected UTF-8, got byte 0xff"),
+    (Text, b"   ", "expected a JSON object, got an empty line"),
+    (Text, b'{"text": "a"', "expected JSON, got"),
+    (Text, b"[" * 100_000, "nested too deep"),
+    (Text, b'["a"]', "field '(line)': expected a JSON object, got ['a']"),
+    (Text, b"{}", "field 'text': expected text, got no such field"),
+    (Text, b'{"text": "a", "id": 1}', "field 'id': expected text only, got this field too"),
+    (Text, b'{"text": "a", "text": "b"}', "field 'text': expected once, got 2 times"),
+    (Text, b'{"text": 3}', "field 'text': expected a string, got 3"),
+    (Text, b'{"text": null}', "field 'text': expected a string, got None"),
+    (Text, b'{"text": ""}', "field 'text': expected a string that is not empty, got ''"),
+    (Text, b'{"text": "a\\u0000"}', "field 'text': expected text without NUL"),
+    (Text, b'{"text": "\\ud800"}', "field 'text': expected text that UTF-8 can hold"),
+    (Prompt, b'{"prompt": ["a"]}', "field 'prompt': expected a string, got ['a']"),
+    (Demonstration, b'{"prompt": "a"}', "field 'response': expected prompt and response, got no"),
+    (Demonstration, b'{"prompt": "", "response": "b"}', "field 'prompt': expected a string that"),
+    (Demonstration, b'{"prompt": "a", "response": 1}', "field 'response': expected a string"),
+    (Ranking, b'{"prompt": "a", "responses": "bc", "ranks": [0, 1]}', "'responses': expected a l"),
+    (Ranking, b'{"prompt": "a", "responses": ["b"], "ranks": [0]}', "at least 2 responses"),
+    (Ranking, b'{"prompt": "a", "responses": ["b", 2], "ranks": [0, 1]}', "'responses[1]': exp"),
+    (Ranking, b'{"prompt": "a", "responses": ["b", "c"], "ranks": [0]}', "expected 2 ranks, one"),
+    (Ranking, b'{"prompt": "a", "responses": ["b", "c"], "ranks": [0, -1]}', "'ranks[1]': expec"),
+    (Ranking, b'{"prompt": "a", "responses": ["b", "c"], "ranks": [0, 1.0]}', "'ranks[1]': exp"),
+    (Ranking, b'{"prompt": "a", "responses": ["b", "c"], "ranks": [0, true]}', "'ranks[1]': ex"),
+    (Ranking, b'{"prompt": "a", "chosen": "b"}', "field 'rejected': expected prompt and chosen"),
+    (Ranking, b'{"prompt": "a", "chosen": 1, "rejected": "b"}', "field 'chosen': expected a str"),
+    (Ranking, b'{"prompt": "a", "chosen": "b", "rejected": "c", "tie": 1}', "'tie': expected tr"),
+    (Ranking, b'{"prompt": "a", "chosen": "b", "rejected": "c", "ranks": []}', "field 'ranks'"),
+]
+
+
+@pytest.mark.parametrize(("kind", "line", "message"), BAD)
+def test_a_malformed_line_is_named_in_one_line(kind, line, message, tmp_path):
+    path = tmp_path / "bad.jsonl"
+    path.write_bytes(GOOD[kind].encode() + b"\n" + line + b"\n")
+    with pytest.raises(RecordError) as caught:
+        read_jsonl(path, kind)
+    assert message in str(caught.value)
+    assert str(caught.value).startswith(f"{path}:2: ")
+    assert "\n" not in str(caught.value)
+    assert len(str(caught.value)) < len(str(path)) + 200
+
+
+def test_unreadable_files(tmp_path):
+    with pytest.raises(RecordError, match=r"no\.jsonl: cannot be read: No such file"):
+        read_jsonl(tmp_path / "no.jsonl", Text)
+    plain = tmp_path / "plain.jsonl.gz"
+    plain.write_text('{"text": "a"}\n')
+    with pytest.raises(RecordError, match="expected a whole gzip file"):
+        read_jsonl(plain, Text)
+    cut = tmp_path / "cut.jsonl.gz"
+    cut.write_bytes(gzip.compress(b'{"text": "a"}\n' * 1000)[:-12])
+    with pytest.raises(RecordError, match="expected a whole gzip file"):
+        read_jsonl(cut, Text)
+
+
+def test_records_hold_plain_tuples_of_ints():
+    ranking = Ranking("p", ["a", "b"], [np.int64(1), np.int64(0)])
+    assert ranking == Ranking("p", ("a", "b"), (1, 0))
+    assert json.dumps(records.to_json(ranking)) == (
+        '{"prompt": "p", "responses": ["a", "b"], "ranks": [1, 0]}'
+    )
+
+
+def test_a_failed_write_leaves_the_old_file(tmp_path):
+    path = tmp_path / "a.jsonl"
+    write_jsonl(path, [Text("old")])
+
+    def failing():
+        yield Text("new")
+        raise KeyboardInterrupt
+
+    with pytest.raises(KeyboardInterrupt):
+        write_jsonl(path, failing())
+    assert read_jsonl(path, Text) == [Text("old")]
+    assert [file.name for file in tmp_path.iterdir()] == ["a.jsonl"]
+
+
+def test_an_interrupted_rename_leaves_no_debris(tmp_path, monkeypatch):
+    def interrupted(*_):
+        raise OSError("disk full")
+
+    monkeypatch.setattr(records.os, "replace", interrupted)
+    with pytest.raises(OSError, match="disk full"):
+        write_jsonl(tmp_path / "a.jsonl", [Text("a")])
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_deduplicate_by_prefix():
+    prompts = ["abcX", "abcY", "ab", "abc", "zz", "zz"]
+    assert deduplicate_by_prefix(prompts, 3) == (["abcX", "ab", "zz"], 3)
+    assert deduplicate_by_prefix(prompts, 4) == (["abcX", "abcY", "ab", "abc", "zz"], 1)
+    with pytest.raises(ConfigError, match="characters = 0"):
+        deduplicate_by_prefix(prompts, 0)
