@@ -19,6 +19,8 @@ from rlhf_jax.errors import require
 from rlhf_jax.objectives.likelihood import at_temperature
 
 Array = jax.Array
+# exp of more than this says nothing but "far", and would overflow: exponents are clipped to it.
+MAX_LOG_RATIO = 20.0
 
 
 def k1(log_probs: Array, ref_log_probs: Array) -> Array:
@@ -34,9 +36,9 @@ def k2(log_probs: Array, ref_log_probs: Array) -> Array:
 
 
 def k3(log_probs: Array, ref_log_probs: Array) -> Array:
-    """exp(-d) - 1 + d: unbiased and >= 0. Source: as k1."""
+    """exp(-d) - 1 + d: unbiased and >= 0; the exponent is clipped at 20. Source: as k1."""
     d = k1(log_probs, ref_log_probs)
-    return jnp.expm1(-d) + d
+    return jnp.expm1(jnp.minimum(-d, MAX_LOG_RATIO)) + d
 
 
 def exact_kl(logits_p: Array, logits_q: Array, temperature: float = 1.0) -> Array:

@@ -10,11 +10,10 @@ import chex
 import jax
 import jax.numpy as jnp
 
-from rlhf_jax.objectives.kl import k3
+from rlhf_jax.objectives.kl import MAX_LOG_RATIO, k3
 from rlhf_jax.objectives.likelihood import sequence_log_prob
 
 Array = jax.Array
-MAX_LOG_RATIO = 20.0
 
 
 def importance_ratio(log_probs: Array, old_log_probs: Array) -> Array:
@@ -156,12 +155,13 @@ def ppo_diagnostics(
 ) -> dict[str, Array]:
     """Per token: ratio, approximate_kl = (log p - log old)^2 / 2, clip_fraction (0 or 1).
 
-    clip_fraction is 1 where the clipped branch of ppo_clip is the larger loss, so that the token
-    has no gradient. Source: lm-human-preferences; the figures of Huang et al. 2023, detail 21.
+    clip_fraction is 1 where clipping takes the token's gradient: the ratio lies outside
+    [1 - clip, 1 + clip_high or clip] on the side that the advantage pushes to.
+    Source: lm-human-preferences; the figures of Huang et al. 2023, detail 21.
     """
     ratio = importance_ratio(log_probs, old_log_probs)
-    free = importance_weighted(log_probs, old_log_probs, advantages)
-    clipped = ppo_clip(log_probs, old_log_probs, advantages, clip, clip_high) > free
+    above = ratio > 1 + (clip if clip_high is None else clip_high)
+    clipped = ((advantages > 0) & above) | ((advantages < 0) & (ratio < 1 - clip))
     return {
         "ratio": ratio,
         "approximate_kl": 0.5 * jnp.square(log_probs - old_log_probs),

@@ -95,7 +95,7 @@ def value_scalar(v, old, r, clip=0.3):
 
 def diagnostics_oracle(p, old, a):
     def clipped(p, old, a):
-        return float(ppo_scalar(p, old, a) > -np.exp(p - old) * a)
+        return float((a > 0 and np.exp(p - old) > 1.2) or (a < 0 and np.exp(p - old) < 0.8))
 
     return {
         "approximate_kl": rows(lambda p, old: (p - old) ** 2 / 2, p, old),

@@ -1,0 +1,231 @@
+"""Reward-model losses against loops over explicit pairs; ties, absent outputs, normalisation."""
+
+import functools
+import itertools
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from rlhf_jax.objectives.reward_models import (
+    best_of_k_loss,
+    centering_loss,
+    gain_and_bias,
+    pairwise_loss,
+    plackett_luce_loss,
+    ranked_accuracy,
+    ranked_loss,
+    regression_loss,
+    shift_to_zero,
+)
+from tests.objectives.harness import (
+    Case,
+    assert_close,
+    check_transformations,
+    check_values_and_gradients,
+    parametrise,
+    rows,
+)
+
+RNG = np.random.default_rng(5)
+SCORES = RNG.normal(0, 2, size=(7, 4))
+RANKS = np.array(
+    [
+        [0, 1, 2, 3],  # no ties
+        [2, 0, 1, 1],  # a tie below the best
+        [0, 0, 1, 2],  # two bests
+        [0, 0, 0, 0],  # all tied
+        [1, 0, -1, -1],  # two present
+        [-1, 0, -1, -1],  # one present
+        [-1, -1, -1, -1],  # a filler row
+    ]
+)
+MASK = np.array([[1, 1, 0, 1]] * 7)
+
+
+def sigmoid(x):
+    return 1 / (1 + np.exp(-x))
+
+
+def pair(chosen, rejected, margin=0.0, smoothing=0.0):
+    m = chosen - rejected - margin
+    return -(1 - smoothing) * np.log(sigmoid(m)) - smoothing * np.log(sigmoid(-m))
+
+
+def pairs_of(ranks):
+    """(better, worse) indices of all present, non-tied pairs."""
+    present = [i for i, rank in enumerate(ranks) if rank >= 0]
+    return [(i, j) for i, j in itertools.permutations(present, 2) if ranks[i] < ranks[j]]
+
+
+def over_prompts(per_prompt):
+    def oracle(scores, ranks):
+        outputs = [
+            per_prompt(s, r) if pairs_of(r) else (0.0, 0.0)
+            for s, r in zip(scores, ranks, strict=True)
+        ]
+        return tuple(np.array(x) for x in zip(*outputs, strict=True))
+
+    return oracle
+
+
+def ranked_oracle(smoothing):
+    def per_prompt(scores, ranks):
+        losses = [pair(scores[i], scores[j], 0.0, smoothing) for i, j in pairs_of(ranks)]
+        return sum(losses) / len(losses), 1.0
+
+    return over_prompts(per_prompt)
+
+
+def plackett_luce_prompt(scores, ranks):
+    total = 0.0
+    for i, rank in enumerate(ranks):
+        if rank >= 0:
+            rivals = [j for j, other in enumerate(ranks) if other > rank]
+            total -= np.log(np.exp(scores[i]) / sum(np.exp(scores[j]) for j in [i, *rivals]))
+    return total, 1.0
+
+
+def best_of_k_prompt(scores, ranks):
+    present = [i for i, rank in enumerate(ranks) if rank >= 0]
+    best = [i for i in present if ranks[i] == min(ranks[j] for j in present)]
+    z = sum(np.exp(scores[i]) for i in present)
+    return sum(-np.log(np.exp(scores[i]) / z) for i in best) / len(best), 1.0
+
+
+def accuracy_prompt(scores, ranks):
+    right = [
+        1.0 * (scores[i] > scores[j]) + 0.5 * (scores[i] == scores[j]) for i, j in pairs_of(ranks)
+    ]
+    return sum(right), float(len(right))
+
+
+def gain_oracle(scores, mask):
+    kept = [scores[i] for i in np.ndindex(*scores.shape) if mask[i]]
+    mean = sum(kept) / len(kept)
+    std = np.sqrt(sum((x - mean) ** 2 for x in kept) / len(kept))
+    return 2 / std, 1 - 2 / std * mean
+
+
+CHOSEN, REJECTED, MARGIN = SCORES[:, 0], SCORES[:, 1], np.abs(SCORES[:, 2])
+RANKED = {
+    "ranked_loss": (ranked_loss, ranked_oracle(0.0)),
+    "ranked_loss-smooth": (functools.partial(ranked_loss, label_smoothing=0.1), ranked_oracle(0.1)),
+    "plackett_luce_loss": (plackett_luce_loss, over_prompts(plackett_luce_prompt)),
+    "best_of_k_loss": (best_of_k_loss, over_prompts(best_of_k_prompt)),
+}
+CASES = [
+    Case("pairwise_loss", pairwise_loss, functools.partial(rows, pair), (CHOSEN, REJECTED),
+         (0, 1)),
+    Case("pairwise_loss-margin-smooth", lambda c, r, m: pairwise_loss(c, r, m, 0.1),
+         functools.partial(rows, lambda c, r, m: pair(c, r, m, 0.1)),
+         (CHOSEN, REJECTED, MARGIN), (0, 1, 2)),
+    Case("centering_loss", centering_loss, functools.partial(rows, lambda c, r: (c + r) ** 2),
+         (CHOSEN, REJECTED), (0, 1)),
+    Case("regression_loss", regression_loss, functools.partial(rows, lambda s, t: (s - t) ** 2 / 2),
+         (SCORES, RANKS), (0,)),
+    *(Case(name, function, oracle, (SCORES, RANKS), (0,))
+      for name, (function, oracle) in RANKED.items()),
+    Case("ranked_accuracy", ranked_accuracy, over_prompts(accuracy_prompt), (SCORES, RANKS)),
+    Case("shift_to_zero", shift_to_zero,
+         lambda s, m: -sum(s[i] for i in np.ndindex(*s.shape) if m[i]) / m.sum(), (SCORES, MASK)),
+    Case("gain_and_bias", lambda s, m: gain_and_bias(s, m, mean=1.0, std=2.0), gain_oracle,
+         (SCORES, MASK)),
+]  # fmt: skip
+
+
+@parametrise(CASES)
+def test_oracle(case):
+    check_values_and_gradients(case)
+
+
+@parametrise(CASES)
+def test_vmap_and_pmap(case):
+    check_transformations(case)
+
+
+@pytest.mark.parametrize("name", RANKED)
+def test_two_outputs_are_the_pairwise_loss(name):
+    smoothing = 0.1 if "smooth" in name else 0.0
+    scores = jnp.asarray(SCORES[:, :2], jnp.float32)
+    ranks = jnp.array([[0, 1]] * 7)
+    values, weights = RANKED[name][0](scores, ranks)
+    assert_close(values, pairwise_loss(*scores.T, label_smoothing=smoothing))
+    assert_close(weights, np.ones(7))
+    values, _ = RANKED[name][0](scores, 1 - ranks)
+    assert_close(values, pairwise_loss(*scores.T[::-1], label_smoothing=smoothing))
+
+
+FUNCTIONS = {**{name: f for name, (f, _) in RANKED.items()}, "ranked_accuracy": ranked_accuracy}
+JITTED = {name: jax.jit(f) for name, f in FUNCTIONS.items()}
+
+
+@given(st.sampled_from(sorted(FUNCTIONS)), st.integers(0, 2**31 - 1), st.floats(-5, 5))
+@settings(max_examples=50, deadline=None)
+def test_laws_of_rankings(name, seed, shift):
+    """Scores may shift and outputs change places; ranks only order; absent outputs are unread."""
+    rng = np.random.default_rng(seed)
+    scores = rng.normal(size=(3, 4)).astype(np.float32)
+    ranks = rng.integers(-1, 4, size=(3, 4)).astype(np.int32)
+    function, order = JITTED[name], rng.permutation(4)
+    expected = function(scores, ranks)
+    assert_close(function(scores + np.float32(shift), ranks), expected, atol=1e-4)
+    assert_close(function(scores[:, order], ranks[:, order]), expected)
+    assert_close(function(scores, np.where(ranks > 0, 3 * ranks + 1, ranks)), expected)
+    assert_close(function(np.where(ranks < 0, np.nan, scores).astype(np.float32), ranks), expected)
+
+
+@pytest.mark.parametrize("name", RANKED)
+def test_extreme_and_absent_scores_have_finite_gradients(name):
+    scores = jnp.array([[1e4, -1e4, 1e4, 0.0], [-1e4, 1e4, jnp.nan, jnp.inf], [jnp.nan] * 4])
+    ranks = jnp.array([[1, 0, 2, 0], [0, 1, -1, -1], [-1] * 4])
+    values, pullback, weights = jax.vjp(lambda s: RANKED[name][0](s, ranks), scores, has_aux=True)
+    (gradient,) = pullback(jnp.ones_like(values))
+    assert np.isfinite(values).all() and np.isfinite(gradient).all()
+    np.testing.assert_array_equal(gradient[1:, 2:], 0)
+    np.testing.assert_array_equal(gradient[2], 0)
+    np.testing.assert_array_equal(weights, [1, 1, 0])
+
+
+def test_noisy_labels_bound_the_margin():
+    """With label smoothing e the loss is least where sigmoid(margin) = 1 - e, else nowhere."""
+    margin = jnp.log(jnp.array([0.9 / 0.1]))
+    zero = jnp.zeros(1)
+    smooth = jax.grad(lambda m: pairwise_loss(m, zero, label_smoothing=0.1).sum())(margin)
+    np.testing.assert_allclose(smooth, 0, atol=1e-6)
+    assert jax.grad(lambda m: pairwise_loss(m, zero).sum())(margin)[0] < -0.05
+
+
+def test_plackett_luce_is_a_distribution_over_rankings():
+    scores = jnp.asarray(SCORES[:1, :3], jnp.float32)
+    rankings = [jnp.array([r]) for r in itertools.permutations(range(3))]
+    total = sum(np.exp(-plackett_luce_loss(scores, r)[0][0]) for r in rankings)
+    np.testing.assert_allclose(total, 1, rtol=1e-5)
+
+
+def test_a_constant_scorer_is_right_half_of_the_time():
+    correct, pairs = ranked_accuracy(jnp.zeros((7, 4)), jnp.asarray(RANKS))
+    assert float(correct.sum() / pairs.sum()) == 0.5
+
+
+def test_normalised_scores():
+    scores, mask = jnp.asarray(SCORES, jnp.float32), jnp.asarray(MASK)
+    kept = MASK == 1
+    np.testing.assert_allclose((scores + shift_to_zero(scores, mask))[kept].mean(), 0, atol=1e-6)
+    gain, bias = gain_and_bias(scores, mask)
+    normal = (gain * scores + bias)[kept]
+    np.testing.assert_allclose([normal.mean(), normal.std()], [0, 1], atol=1e-6)
+    alike, bias = gain_and_bias(jnp.full((2, 2), 3.0), jnp.ones((2, 2)))
+    assert (float(alike), float(bias)) == (1, -3)
+
+
+def test_malformed_input_is_refused():
+    with pytest.raises(AssertionError):
+        ranked_loss(jnp.zeros((2, 3)), jnp.zeros((2, 3)))  # ranks that are not integers
+    with pytest.raises(AssertionError):
+        ranked_loss(jnp.zeros((2, 3)), jnp.zeros((2, 4), jnp.int32))
+    with pytest.raises(AssertionError):
+        pairwise_loss(jnp.zeros(3), jnp.zeros((3, 1)))
