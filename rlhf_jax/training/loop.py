@@ -138,7 +138,8 @@ class _Log:
         self._warned = False
         self.compilations = _Compilations()
         self._writer = MetricsWriter(directory, step)
-        self._line = ProgressLine(task.name, step, task.total_steps, task.show)
+        total, tokens = task.total_steps, task.tokens_per_step
+        self._line = ProgressLine(task.name, step, total, tokens, task.show)
 
     def write(self, step: int, metrics: dict) -> None:
         """Waits for the metrics of `step`; writes them if it is a step to log."""
@@ -151,14 +152,15 @@ class _Log:
                 "is a shape or a Python argument of the step changing?"
             )
             warnings.warn(message, RuntimeWarning, stacklevel=3)
-        now, (last, then) = time.monotonic(), self._last
-        rate = (step - last) * self._task.tokens_per_step / max(now - then, 1e-9)
-        self._line.update(step, rate, numbers)
+        self._line.update(step, numbers)
         if step % self._every == 0 or step in (1, self._task.total_steps):
+            now, (last, then) = time.monotonic(), self._last
             self._last = (step, now)
-            progress = self.progress(step)
-            del progress["total_steps"]
-            self._writer.write(step, numbers, progress | {"tokens_per_second": rate})
+            speed = self.progress(step)
+            del speed["total_steps"]
+            tokens = (step - last) * self._task.tokens_per_step
+            speed["tokens_per_second"] = tokens / max(now - then, 1e-9)
+            self._writer.write(step, numbers, speed)
 
     def progress(self, step: int) -> dict:
         """Sums over all calls that led to `step`; work lost to a kill is not among them."""

@@ -1,0 +1,139 @@
+"""Adam's two epsilons against NumPy in float64; schedules against hand-made numbers."""
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import optax
+import pytest
+
+from rlhf_jax.errors import ConfigError
+from rlhf_jax.training.optimizer import OptimizerConfig, learning_rate_at, make_optimizer
+
+
+def _numpy_adam(config, gradients, x):
+    """Five lines of either form of Adam, in float64."""
+    m, v = np.zeros_like(x), np.zeros_like(x)
+    for t, g in enumerate(gradients, 1):
+        m, v = config.b1 * m + (1 - config.b1) * g, config.b2 * v + (1 - config.b2) * g**2
+        c1, c2 = 1 - config.b1**t, 1 - config.b2**t
+        if config.epsilon_placement == "tensorflow":
+            x = x - config.learning_rate * np.sqrt(c2) / c1 * m / (np.sqrt(v) + config.epsilon)
+        else:
+            x = x - config.learning_rate * (m / c1) / (np.sqrt(v / c2) + config.epsilon)
+    return x
+
+
+def _run(config, gradients, x):
+    optimizer = make_optimizer(config, total_steps=100)
+    params = {"w": jnp.asarray(x, jnp.float32)}
+    state = optimizer.init(params)
+    for g in gradients:
+        updates, state = optimizer.update({"w": jnp.asarray(g, jnp.float32)}, state, params)
+        params = optax.apply_updates(params, updates)
+    return np.asarray(params["w"])
+
+
+@pytest.mark.parametrize("b2", [0.95, 0.999])
+def test_both_epsilon_placements_follow_numpy_and_differ(b2):
+    rng = np.random.default_rng(0)
+    x = rng.normal(size=(4, 3))
+    gradients = rng.normal(size=(12, 4, 3)) * 1e-4  # so small that epsilon matters
+    ends = {}
+    for placement in ("standard", "tensorflow"):
+        config = OptimizerConfig(
+            learning_rate=0.1,
+            b2=b2,
+            epsilon=1e-5,
+            epsilon_placement=placement,
+            max_grad_norm=None,
+        )
+        ends[placement] = _run(config, gradients, x)
+        np.testing.assert_allclose(
+            ends[placement], _numpy_adam(config, gradients, x), rtol=1e-4, atol=1e-5
+        )
+    assert np.abs(ends["standard"] - ends["tensorflow"]).max() > 1e-2
+
+
+@pytest.mark.parametrize(
+    ("fields", "expected"),
+    [
+        ({"schedule": "constant"}, {0: 1.0, 99: 1.0}),
+        ({"schedule": "linear", "final_fraction": 0.0}, {0: 1.0, 50: 0.5, 99: 0.01}),
+        ({"schedule": "linear", "final_fraction": 0.2}, {0: 1.0, 50: 0.6, 100: 0.2}),
+        ({"schedule": "cosine", "final_fraction": 0.1}, {0: 1.0, 50: 0.55, 100: 0.1}),
+        # InstructGPT's PPO: ten steps from a tenth of the peak, then constant.
+        ({"warmup_steps": 10, "warmup_from": 0.1}, {0: 0.1, 5: 0.55, 9: 0.91, 10: 1.0, 99: 1.0}),
+        (
+            {"schedule": "linear", "final_fraction": 0.0, "warmup_steps": 20, "warmup_from": 0.0},
+            {0: 0.0, 10: 0.5, 20: 1.0, 60: 0.5, 99: 0.0125},
+        ),
+    ],
+)
+def test_schedules(fields, expected):
+    config = OptimizerConfig(learning_rate=3e-4, **fields)
+    for step, fraction in expected.items():
+        np.testing.assert_allclose(
+            learning_rate_at(config, step, 100), 3e-4 * fraction, rtol=1e-5, atol=1e-12
+        )
+
+
+def test_the_rate_in_the_metrics_is_the_rate_of_the_update():
+    # A constant gradient makes every Adam update the learning rate itself.
+    config = OptimizerConfig(
+        learning_rate=1e-2, schedule="cosine", warmup_steps=3, max_grad_norm=None
+    )
+    optimizer = make_optimizer(config, total_steps=9)
+    params = {"w": jnp.ones((2, 2))}
+    state = optimizer.init(params)
+    for step in range(9):
+        updates, state = optimizer.update({"w": jnp.ones((2, 2))}, state, params)
+        rate = jax.jit(lambda s: learning_rate_at(config, s, 9))(step)
+        np.testing.assert_allclose(-updates["w"][0, 0], rate, rtol=1e-4)
+
+
+def test_decay_is_decoupled_and_spares_vectors():
+    config = OptimizerConfig(learning_rate=0.1, weight_decay=0.5)
+    params = {"w": jnp.full((2, 2), 4.0), "bias": jnp.full((2,), 4.0), "gain": jnp.asarray(4.0)}
+    optimizer = make_optimizer(config, 10)
+    zeros = jax.tree.map(jnp.zeros_like, params)
+    updates, _ = optimizer.update(zeros, optimizer.init(params), params)
+    np.testing.assert_allclose(updates["w"], -0.1 * 0.5 * 4.0, rtol=1e-6)
+    assert not np.any(updates["bias"]) and updates["gain"] == 0
+
+
+@pytest.mark.parametrize(("limit", "norm"), [(1.0, 1.0), (7.0, 5.0), (None, 5.0)])
+def test_the_whole_gradient_is_clipped_before_adam(limit, norm):
+    config = OptimizerConfig(b1=0.0, b2=0.0, epsilon=1e6, learning_rate=1.0, max_grad_norm=limit)
+    params = {"a": jnp.zeros((1,)), "b": jnp.zeros((1,))}
+    optimizer = make_optimizer(config, 10)
+    gradients = {"a": jnp.full((1,), 3.0), "b": jnp.full((1,), 4.0)}
+    updates, _ = optimizer.update(gradients, optimizer.init(params), params)
+    # With a vast epsilon and no memory, Adam divides by it and keeps the gradient's length.
+    np.testing.assert_allclose(optax.tree.norm(updates) * 1e6, norm, rtol=1e-4)
+
+
+@pytest.mark.parametrize(
+    "fields",
+    [
+        {"learning_rate": 0.0},
+        {"learning_rate": float("nan")},
+        {"schedule": "exponential"},
+        {"final_fraction": 1.5},
+        {"warmup_steps": -1},
+        {"warmup_from": -0.1},
+        {"b1": 1.0},
+        {"b2": 1.0},
+        {"epsilon": 0.0},
+        {"epsilon_placement": "outside"},
+        {"weight_decay": -0.1},
+        {"max_grad_norm": 0.0},
+    ],
+)
+def test_bad_fields_are_named(fields):
+    with pytest.raises(ConfigError, match=f"^{next(iter(fields))} = "):
+        OptimizerConfig(**fields)
+
+
+def test_a_warm_up_longer_than_the_run_is_refused():
+    with pytest.raises(ConfigError, match="warmup_steps = 10"):
+        make_optimizer(OptimizerConfig(warmup_steps=10), total_steps=10)
