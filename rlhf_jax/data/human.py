@@ -37,7 +37,8 @@ def find_human_data(path: str | os.PathLike | None = None) -> Path:
     """
     named = path if path is not None else os.environ.get("RLHF_JAX_DATA")
     advice = (
-        "set RLHF_JAX_DATA (or the config's path) to the folder that holds hh-rlhf, oasst-en100"
+        "set RLHF_JAX_DATA (or the config's path) to the folder that holds hh-rlhf, "
+        "or fetch it with rlhf_jax.data.download.download_human_data"
     )
     if not named:
         raise UserError(f"human feedback: no folder named; {advice}")
@@ -180,7 +181,9 @@ def read_text(path: str | os.PathLike, characters: int = 2000) -> list[str]:
     try:
         text = b"".join(read_lines(path)).decode("utf-8")
     except UnicodeDecodeError as error:
-        raise RecordError(f"{path}: expected UTF-8, got byte at {error.start}") from None
+        raise RecordError(
+            f"{path}: expected UTF-8, got byte {error.object[error.start]:#04x} at {error.start}"
+        ) from None
     headings = [m.start() for m in re.finditer(r"(?m)^ \n = [^=\n]+ = \n \n", text)]
     if headings:
         bounds = [0, *headings[1:], len(text)]
