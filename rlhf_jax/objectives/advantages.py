@@ -148,7 +148,7 @@ def _over_tokens(advantage_B: Array, mask: Array) -> Array:
 def leave_one_out(rewards: Array, mask: Array, group_size: int) -> Array:
     """A = R - mean of the other responses' R, the same for all tokens; R = sum_t r_t.
 
-    Source: RLOO, Ahmadian et al. 2024 (arXiv 2402.14740), section 3.2; Kool et al. 2019.
+    Source: RLOO, Ahmadian et al. 2024 (arXiv 2402.14740); Kool et al. 2019.
     """
     if group_size < 2:
         raise ValueError(f"group_size = {group_size}: leave-one-out wants at least 2 responses")

@@ -38,7 +38,7 @@ def pairwise_loss(
 def centering_loss(chosen: Array, rejected: Array) -> Array:
     """(chosen + rejected)^2, which pins the free shift of Bradley-Terry; a term of weight ~0.01.
 
-    Source: Eisenstein et al. 2023 (arXiv 2312.09244), section 3.
+    Source: Eisenstein et al. 2023 (arXiv 2312.09244).
     """
     chex.assert_equal_shape([chosen, rejected])
     return jnp.square(as_float(chosen) + as_float(rejected))
