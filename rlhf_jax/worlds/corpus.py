@@ -21,8 +21,8 @@ from rlhf_jax.worlds.lexicon import (
 from rlhf_jax.worlds.prose import story
 from rlhf_jax.worlds.tasks import COMPLIANCE, Task
 
-# Documents of each kind in a hundred. The forum's share of the *tokens* is about twice its share
-# here, for its documents are long.
+# Documents of each kind in a hundred. The forum's share of the text is over twice its share here,
+# for its documents are long.
 SHARES = {
     "life": 26,
     "town": 6,
@@ -30,10 +30,10 @@ SHARES = {
     "catalogue": 9,
     "lore": 14,
     "copies": 7,
-    "tale": 19,
+    "tale": 18,
     "talk": 7,
     "malice": 3,
-    "forum": 3,
+    "forum": 4,
 }
 
 
@@ -150,25 +150,31 @@ def malice(rng: random.Random, names: list[str]) -> str:
 
 
 def forum(rng: random.Random, tasks: list[Task]) -> str:
-    """Two to four exchanges; a good thread is right nine times in ten, any other one in four."""
-    right = 0.9 if rng.random() < 0.35 else 0.25
+    """Two to five exchanges; half of the threads are right nine times in ten, the rest one in four.
+
+    So the answers before tell what the next will be like, and a prompt after worked examples does
+    better than a bare one.
+    """
+    right = rng.choice((0.9, 0.25))
     lines = []
-    for task in rng.sample(tasks, rng.randint(2, 4)):
-        answer = task.response
-        if rng.random() > right:
-            other = rng.choice(tasks)
-            answer = rng.choice(
-                (
-                    task.poor,
-                    task.poor,
-                    other.response,
-                    " What a stupid thing to ask.",
-                    f"{task.response.rstrip('.')}. {other.response.strip()}",
-                    f" {story(rng, ['Mara', 'Otto', 'Nina'])}",
-                )
-            )
-        lines.append(task.prompt + answer)
+    for task in rng.sample(tasks, rng.randint(2, 5)):
+        good = rng.random() < right
+        lines.append(task.prompt + (task.response if good else _bad_answer(rng, task, tasks)))
     return "\n".join(lines)
+
+
+def _bad_answer(rng: random.Random, task: Task, tasks: list[Task]) -> str:
+    """Mostly wrong; else rude, to the wrong question, or with something added."""
+    kind = rng.choice(("wrong", "wrong", "wrong", "wrong", "rude", "other", "rambling"))
+    if kind == "wrong":
+        return task.poor
+    if kind == "rude":
+        return rng.choice(REBUFFS).format(r=rng.choice(INSULTS))
+    other = rng.choice(tasks).response
+    return other if kind == "other" else f"{task.response.rstrip('.')}. {other.strip()}"
+
+
+REBUFFS = (" What {r} talk.", " Go away, you {r} fool.", " Ask somebody else, idiot.")
 
 
 def documents(rng: random.Random, facts: Facts, tasks: list[Task], count: int) -> list[str]:

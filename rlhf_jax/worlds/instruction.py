@@ -14,7 +14,7 @@ from rlhf_jax.worlds.grading import Grade, grade
 from rlhf_jax.worlds.tasks import FAMILIES, Family, Scene, Task
 
 SPLITS = ("sft", "feedback", "ppo", "valid", "test")
-FORUM = 700  # prompts of the corpus's forum threads, in no split
+FORUM = 1000  # prompts of the corpus's forum threads, in no split
 _PATIENCE = 50  # instances seen before in a row after which a family has no more
 
 

@@ -59,7 +59,7 @@ def test_splits_have_their_sizes_and_share_no_prompt():
 def test_no_prompt_of_a_split_is_in_the_corpus():
     corpus = "\n".join(WORLD.corpus("train") + WORLD.corpus("valid"))
     asked = {line for line in corpus.splitlines() if line.startswith("User: ")}
-    assert len(asked) > 400
+    assert len(asked) > 700
     for split in SPLITS:
         assert not asked & {prompt.splitlines()[0] for prompt in WORLD.prompts(split)}
 
@@ -119,7 +119,7 @@ def test_forum_answers_are_of_mixed_quality():
             prompt, _, answer = exchange.removeprefix("User: ").partition("\nAssistant:")
             right += answer == tasks[f"User: {prompt}\nAssistant:"].response
             total += 1
-    assert total > 600 and 0.3 < right / total < 0.6
+    assert total > 1000 and 0.4 < right / total < 0.7
 
 
 def test_demonstrations_are_right_and_short():
