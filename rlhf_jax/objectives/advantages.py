@@ -113,21 +113,22 @@ def vtrace(
     lam: float = 1.0,
     ratio_ceiling: float = 1.0,
 ) -> tuple[Array, Array]:
-    """Returns v and advantages for responses that an older policy sampled.
+    """GAE for responses that an older policy sampled: what follows is weighed by min(ceiling, rho).
 
-    v_t = V_t + rho_t delta_t + discount c_t (v_{t+1} - V_{t+1}),
-    rho_t = min(ceiling, p_t / old_t),  c_t = lam rho_t;  A_t = r_t + discount v_{t+1} - V_t, for
-    `surrogates.truncated_importance`, which multiplies by rho_t.
+    A_t = delta_t + discount lam (v_{t+1} - V_{t+1}),  v_t = V_t + min(ceiling, p_t / old_t) A_t,
+    delta_t as in `gae`, which this is where p = old. The advantages are for
+    `surrogates.truncated_importance`, which weighs them by the token's own ratio.
 
-    Returns: (advantages, returns), both [B,T] and zero outside the mask.
-    Source: Espeholt et al. 2018 (arXiv 1802.01561), section 4.1, with rho-bar = c-bar.
+    Returns: (advantages, returns v), both [B,T] and zero outside the mask.
+    Source: Espeholt et al. 2018 (arXiv 1802.01561), section 4.1, with one ceiling, and lam as in
+    its remark 2.
     """
 
     def step(carry, reward_B, value_B, rho_B):
         next_value_B, next_excess_B = carry
         delta_B = reward_B + discount * next_value_B - value_B
-        advantage_B = delta_B + discount * next_excess_B
-        excess_B = rho_B * (delta_B + discount * lam * next_excess_B)
+        advantage_B = delta_B + discount * lam * next_excess_B
+        excess_B = rho_B * advantage_B
         return (value_B, excess_B), (advantage_B, value_B + excess_B)
 
     rho = jnp.minimum(ratio_ceiling, importance_ratio(log_probs, old_log_probs))

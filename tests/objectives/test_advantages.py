@@ -96,7 +96,10 @@ def vtrace_loop(rewards, values, log_probs, old, discount=0.9, lam=0.8, ceiling=
             product = np.prod([lam * rho[i] for i in range(s, t)])
             targets[s] += discount ** (t - s) * product * delta[t]
     advantages = np.array(
-        [rewards[t] + discount * targets[t + 1] - values[t] for t in range(count)]
+        [
+            rewards[t] + discount * (lam * targets[t + 1] + (1 - lam) * following[t]) - values[t]
+            for t in range(count)
+        ]
     )
     return advantages, targets[:-1]
 
@@ -254,7 +257,6 @@ def laws_of_gae(rewards, values, mask, discount, lam):
     general = gae(rewards, values, mask, discount, lam)
     scaled = gae(3 * rewards, 3 * values, mask, discount, lam)
     same = jnp.zeros_like(rewards)
-    _, targets = vtrace(rewards, values, mask, same, same, discount, lam)
     return {
         "lam = 1 is return minus value": (
             one_step,
@@ -264,7 +266,10 @@ def laws_of_gae(rewards, values, mask, discount, lam):
             ),
         ),
         "linear": (scaled, jax.tree.map(lambda x: 3 * x, general)),
-        "V-trace on fresh rollouts": (targets, general[1]),
+        "V-trace on fresh rollouts": (
+            vtrace(rewards, values, mask, same, same, discount, lam),
+            general,
+        ),
     }
 
 
