@@ -27,7 +27,9 @@ class Checkpoints:
     def __init__(self, directory: str | Path, keep: int):
         self.directory = Path(directory).absolute()
         _remove_incomplete(self.directory)
-        options = ocp.CheckpointManagerOptions(max_to_keep=keep, create=True)
+        options = ocp.CheckpointManagerOptions(
+            max_to_keep=keep, create=True, cleanup_tmp_directories=True
+        )
         self._manager = ocp.CheckpointManager(_root(self.directory), options=options)
 
     def save(self, step: int, state: Any, data: dict, progress: dict) -> None:
@@ -154,7 +156,9 @@ def _to_stored(path, leaf):
 
 def _from_stored(array, leaf):
     if _is_typed_key(leaf):
-        return jax.random.wrap_key_data(array, impl=jax.random.key_impl(leaf))
+        found = []  # traced, as key_impl knows nothing of a ShapeDtypeStruct
+        jax.eval_shape(lambda key: found.append(jax.random.key_impl(key)), leaf)
+        return jax.random.wrap_key_data(array, impl=found[0])
     return array
 
 

@@ -1,0 +1,62 @@
+"""A directory remembers the config it was made with."""
+
+import dataclasses
+import json
+from pathlib import Path
+
+import pytest
+
+from rlhf_jax.errors import UserError
+from rlhf_jax.training.fingerprint import NOT_FINGERPRINTED, check_fingerprint, fingerprint_of
+from rlhf_jax.training.loop import LoopConfig
+from rlhf_jax.training.optimizer import OptimizerConfig
+
+
+@dataclasses.dataclass(frozen=True)
+class _Stage:
+    optimizer: OptimizerConfig = dataclasses.field(default_factory=OptimizerConfig)
+    loop: LoopConfig = dataclasses.field(default_factory=LoopConfig)
+    lengths: tuple[int, ...] = (16, 32)
+    data: Path | None = None
+    stop_after_steps: int | None = dataclasses.field(default=None, metadata=NOT_FINGERPRINTED)
+
+
+def test_the_file_holds_the_whole_nested_config(tmp_path):
+    check_fingerprint(tmp_path / "new", fingerprint_of(_Stage()))
+    stored = json.loads((tmp_path / "new" / "config.json").read_text())
+    assert stored["optimizer"] == dataclasses.asdict(OptimizerConfig())
+    assert stored["lengths"] == [16, 32] and stored["data"] is None
+    assert stored["loop"] == {} and "stop_after_steps" not in stored
+
+
+def test_the_same_config_and_other_logging_pass(tmp_path):
+    check_fingerprint(tmp_path, fingerprint_of(_Stage()))
+    other = _Stage(loop=LoopConfig(log_every=7), stop_after_steps=3)
+    check_fingerprint(tmp_path, fingerprint_of(other))
+
+
+def test_each_changed_field_has_a_line(tmp_path):
+    check_fingerprint(tmp_path, fingerprint_of(_Stage()))
+    other = _Stage(OptimizerConfig(learning_rate=3e-5), lengths=(16, 64, 128), data=Path("x"))
+    before = (tmp_path / "config.json").read_text()
+    with pytest.raises(UserError) as error:
+        check_fingerprint(tmp_path, fingerprint_of(other))
+    assert str(error.value).splitlines()[1:] == [
+        '  data: null there, "x" now',
+        "  lengths.1: 32 there, 64 now",
+        "  lengths.2: (absent) there, 128 now",
+        "  optimizer.learning_rate: 1e-05 there, 3e-05 now",
+    ]
+    assert (tmp_path / "config.json").read_text() == before
+
+
+def test_floats_survive_and_what_json_lacks_is_text(tmp_path):
+    config = {"rate": 0.1 + 0.2, "clip": float("inf"), "none": None, 3: True}
+    check_fingerprint(tmp_path, config)
+    check_fingerprint(tmp_path, config)
+    assert "Infinity" not in (tmp_path / "config.json").read_text()
+
+
+def test_a_value_without_a_meaning_is_refused():
+    with pytest.raises(TypeError, match="no place"):
+        fingerprint_of({"f": print})
