@@ -12,6 +12,8 @@ from pathlib import Path
 from typing import Any
 
 import jax
+import jax.numpy as jnp
+import numpy as np
 import orbax.checkpoint as ocp
 
 from rlhf_jax.errors import UserError
@@ -110,7 +112,7 @@ def _restore_state(folder: Path, template, partial: bool):
             f"{folder} cannot be read and must be removed to go on without it: {reason}"
         ) from error
     leaves, structure = jax.tree.flatten_with_path(template)
-    return structure.unflatten([_from_stored(arrays[_name(p, x)], x) for p, x in leaves])
+    return structure.unflatten([_from_stored(arrays.pop(_name(p, x)), x) for p, x in leaves])
 
 
 def _check(folder: Path, stored: dict, wanted: dict, partial: bool) -> None:
@@ -155,6 +157,9 @@ def _to_stored(path, leaf):
 
 
 def _from_stored(array, leaf):
+    if isinstance(leaf, jax.Array) and not leaf.committed:
+        # Orbax pins arrays to their devices; one that followed its neighbours shall do so again.
+        array = jnp.array(np.asarray(array))
     if _is_typed_key(leaf):
         found = []  # traced, as key_impl knows nothing of a ShapeDtypeStruct
         jax.eval_shape(lambda key: found.append(jax.random.key_impl(key)), leaf)

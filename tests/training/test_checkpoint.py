@@ -90,6 +90,17 @@ def test_a_sharded_state_comes_back_on_one_device(tmp_path):
     assert state["x"].tolist() == list(range(16)) and len(state["x"].sharding.device_set) == 1
 
 
+def test_what_was_not_pinned_to_a_device_is_not_pinned_afterwards(tmp_path):
+    """A counter made by jit goes with parameters on eight devices before a kill, and after it."""
+    template = {"params": replicate(jnp.ones(8), make_mesh()), "count": jnp.zeros(())}
+    checkpoints = Checkpoints(tmp_path, keep=1)
+    checkpoints.save(1, template, {}, {})
+    checkpoints.close()
+    state = restore(tmp_path, template)[1]
+    step = jax.jit(lambda state: state["params"] + state["count"] + 1)
+    np.testing.assert_array_equal(step(template), step(state))
+
+
 def test_a_part_is_read_alone(saved):
     part = restore_subtree(saved, {"params": _state()["params"]})
     assert _bits(part) == _bits({"params": _state(6)["params"]})
