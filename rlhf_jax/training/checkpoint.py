@@ -5,6 +5,7 @@
 A state is stored flat, {"params/layer_0/w": array, ...}, so that any part can be read alone.
 """
 
+import contextlib
 import json
 import logging
 import shutil
@@ -100,12 +101,11 @@ def restore_subtree(directory: str | Path, template: Any, step: int | None = Non
 def _restore_state(folder: Path, template, partial: bool):
     flat = _flatten(template)
     try:
-        handler = ocp.PyTreeCheckpointHandler()
-        _check(folder, handler.metadata(folder / "state").tree, flat, partial)
-        arguments = ocp.checkpoint_utils.construct_restore_args(flat)
-        options = ocp.args.PyTreeRestore(flat, arguments, partial_restore=partial)
-        arrays = handler.restore(folder / "state", args=options)
-        handler.close()
+        with contextlib.closing(ocp.PyTreeCheckpointHandler()) as handler:
+            _check(folder, handler.metadata(folder / "state").tree, flat, partial)
+            arguments = ocp.checkpoint_utils.construct_restore_args(flat)
+            options = ocp.args.PyTreeRestore(flat, arguments, partial_restore=partial)
+            arrays = handler.restore(folder / "state", args=options)
     except (ValueError, OSError) as error:
         reason = str(error).splitlines()[0][:200]
         raise CheckpointError(

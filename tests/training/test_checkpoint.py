@@ -179,17 +179,25 @@ def test_a_state_may_be_donated_while_it_is_written(tmp_path):
     """The save copies before it returns: 16 MB are still being written when they change."""
     change = jax.jit(lambda x: jax.tree.map(lambda y: y + 1, x), donate_argnums=0)
     state = {str(i): jnp.full((1024, 1024), float(i)) for i in range(4)}
-    checkpoints, data = Checkpoints(tmp_path, keep=1), {"position": 1}
-    checkpoints.save(1, state, data, {})
-    data["position"] = 2
+    checkpoints = Checkpoints(tmp_path, keep=1)
+    checkpoints.save(1, state, {}, {})
     for _ in range(5):
         state = change(state)
     jax.block_until_ready(state)
     checkpoints.close()
-    _, restored, data, _ = restore(tmp_path, state)
-    assert data == {"position": 1}
+    restored = restore(tmp_path, state)[1]
     assert [float(x.min()) for x in restored.values()] == [0, 1, 2, 3]
     assert [float(x.max()) for x in restored.values()] == [0, 1, 2, 3]
+
+
+def test_a_data_position_may_move_on_while_it_is_written(tmp_path, monkeypatch):
+    checkpoints, data, handed = Checkpoints(tmp_path, keep=1), {"epochs": [1]}, []
+    with monkeypatch.context() as patch:
+        patch.setattr(checkpoints._manager, "save", lambda step, args, force: handed.append(args))
+        checkpoints.save(1, {"x": jnp.ones(2)}, data, {})
+    data["epochs"].append(2)
+    assert handed[0]["data"].item == {"epochs": [1]}
+    checkpoints.close()
 
 
 def test_a_restored_state_may_be_donated(saved):
