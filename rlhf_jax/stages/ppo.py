@@ -18,7 +18,7 @@ from rlhf_jax.objectives.advantages import gae, kl_shaped_rewards
 from rlhf_jax.objectives.kl import AdaptiveController, FixedController
 from rlhf_jax.objectives.likelihood import token_log_probs
 from rlhf_jax.objectives.reductions import WeightedMean, masked_mean, whiten
-from rlhf_jax.objectives.surrogates import clipped_value_loss, ppo_clip
+from rlhf_jax.objectives.surrogates import clipped_value_loss, ppo_clip, ppo_diagnostics
 from rlhf_jax.stages.supervised import likelihood_loss
 from rlhf_jax.training.gradients import accumulate_gradients
 from rlhf_jax.training.optimizer import OptimizerConfig, learning_rate_at, make_optimizer
@@ -277,13 +277,12 @@ def policy_loss(config: PPOConfig, model: TransformerConfig) -> Callable:
             model, params, batch.tokens, batch.segments, config.response_length, config.temperature
         )
         surrogate = ppo_clip(log_probs, batch.log_probs, batch.advantages, config.clip)
-        log_ratio = log_probs - batch.log_probs
-        ratio = jnp.exp(log_ratio)
+        diagnostics = ppo_diagnostics(log_probs, batch.log_probs, batch.advantages, config.clip)
         mean = lambda values: WeightedMean.of(values, batch.mask)
         return mean(surrogate), {
             "policy_loss": mean(surrogate),
-            "approximate_kl": mean(0.5 * log_ratio**2),
-            "clip_fraction": mean((jnp.abs(ratio - 1.0) > config.clip).astype(jnp.float32)),
+            "approximate_kl": mean(diagnostics["approximate_kl"]),
+            "clip_fraction": mean(diagnostics["clip_fraction"]),
         }
 
     return loss

@@ -78,6 +78,15 @@ def pair_counts(model: TransformerConfig, params: Any, batches: Iterable) -> tup
     return tuple(jnp.concatenate(part) for part in zip(*counts, strict=True))
 
 
+def length_pair_counts(batches: Iterable) -> tuple[Any, Any]:
+    """`pair_counts` of the baseline that holds the longer output, in tokens, for the better."""
+    counts = [
+        ranked_accuracy((b["segments"] > 0).sum(-1).astype(jnp.float32), b["ranks"])
+        for b in batches
+    ]
+    return tuple(jnp.concatenate(part) for part in zip(*counts, strict=True))
+
+
 def normalise(model: TransformerConfig, params: Any, batches: Iterable, how: str) -> Any:
     """Params whose scores of `batches` (supervised batches) have mean 0, and for
     "gain_and_bias" (Ziegler et al. 2019) standard deviation 1 too. "shift" moves the bias only,

@@ -1,0 +1,62 @@
+"""InstructGPT in miniature, in the instruction world: no download, two CPU cores."""
+
+from rlhf_jax.experiment import EvaluationConfig, Experiment, WorldData
+from rlhf_jax.models.config import TransformerConfig
+from rlhf_jax.objectives.kl import FixedController
+from rlhf_jax.stages.ppo import PPOConfig
+from rlhf_jax.stages.reward_model import RewardConfig
+from rlhf_jax.stages.supervised import SupervisedConfig
+from rlhf_jax.training.loop import LoopConfig
+from rlhf_jax.training.optimizer import OptimizerConfig
+
+VOCABULARY = 1024
+
+
+def ppo(**changes) -> PPOConfig:
+    return PPOConfig(
+        policy_optimizer=OptimizerConfig(learning_rate=3e-4, warmup_steps=10),
+        value_optimizer=OptimizerConfig(learning_rate=1e-3, warmup_steps=10),
+        iterations=40,
+        batch_size=128,
+        minibatches=4,
+        prompt_length=24,
+        response_length=24,
+        ema_decay=0.9,
+        kl=FixedController(0.02),
+        ptx_ratio=1,
+        ptx_length=48,
+        **changes,
+    )
+
+
+config = Experiment(
+    name="quickstart",
+    data=WorldData(),
+    model=TransformerConfig(
+        vocab_size=VOCABULARY, layers=4, width=128, heads=4, context=160, scan_layers=False
+    ),
+    pretrain=SupervisedConfig(
+        OptimizerConfig(learning_rate=3e-3, schedule="cosine", warmup_steps=50),
+        epochs=5,
+        batch_size=8,
+        length=128,
+    ),
+    sft=SupervisedConfig(
+        OptimizerConfig(learning_rate=1.5e-3, schedule="cosine", warmup_steps=10),
+        epochs=6,
+        batch_size=8,
+        length=96,
+        packed=True,
+    ),
+    reward=RewardConfig(
+        OptimizerConfig(learning_rate=5e-4, schedule="cosine", warmup_steps=5),
+        epochs=3,
+        batch_size=16,
+        outputs=9,
+        length=48,
+    ),
+    ppo=ppo(),
+    ppo_ptx=ppo(ptx_coefficient=1.0),
+    evaluation=EvaluationConfig(batch_size=200),
+    loop=LoopConfig(checkpoint_every=200, log_every=1),
+)

@@ -1,0 +1,85 @@
+"""rlhf-jax COMMAND EXPERIMENT [--field value ...]"""
+
+import dataclasses
+import sys
+from typing import Annotated
+
+import tyro
+
+from rlhf_jax.errors import UserError
+from rlhf_jax.parallel.host import keep_pages
+
+USAGE = """rlhf-jax COMMAND EXPERIMENT.py [--field value ...]
+
+commands
+  run        all stages, then the report
+  pretrain   the base model, from plain text
+  sft        supervised fine-tuning on demonstrations
+  reward     the reward model, from rankings
+  ppo        PPO against the reward model
+  ppo_ptx    the same with the pretraining term
+  generate   read prompts from standard input, one a line; --stage names the model
+
+A command first runs the stages that it builds on, where they are not finished; run again,
+it goes on where it was. Any field of the experiment can be given, as in
+  rlhf-jax ppo experiments/quickstart.py --ppo.iterations 10 --out runs/short
+rlhf-jax COMMAND EXPERIMENT.py --help lists them all."""
+STAGES = ("pretrain", "sft", "reward", "ppo", "ppo_ptx")
+COMMANDS = ("run", *STAGES, "generate")
+
+
+def main() -> None:
+    """Prints a user's mistake as one line and exits with 2."""
+    keep_pages()
+    try:
+        sys.exit(command(sys.argv[1:]))
+    except UserError as error:
+        print(f"rlhf-jax: {error}", file=sys.stderr)
+        sys.exit(2)
+    except KeyboardInterrupt:
+        print("rlhf-jax: interrupted; the same command goes on where it was", file=sys.stderr)
+        sys.exit(130)
+
+
+def command(arguments: list[str]) -> int:
+    if not arguments or arguments[0] in ("-h", "--help"):
+        print(USAGE)
+        return 0
+    if arguments[0] not in COMMANDS:
+        raise UserError(f"no command {arguments[0]!r}: must be one of {', '.join(COMMANDS)}")
+    if len(arguments) < 2 or arguments[1].startswith("-"):
+        raise UserError(f"rlhf-jax {arguments[0]} wants an experiment file, as in "
+                        f"rlhf-jax {arguments[0]} experiments/quickstart.py")  # fmt: skip
+    # Not before: these start jax.
+    from rlhf_jax import judge
+    from rlhf_jax.experiment import Experiment, load_experiment
+    from rlhf_jax.run import Run, Stopped
+
+    @dataclasses.dataclass(frozen=True)
+    class Call:
+        config: Annotated[Experiment, tyro.conf.arg(name="")]
+        stop_after_steps: int | None = None  # ends the stage early, with a checkpoint
+        stage: str = "ppo_ptx"  # generate: the stage whose model speaks
+
+    call = tyro.cli(
+        Call,
+        prog=f"rlhf-jax {arguments[0]} {arguments[1]}",
+        default=Call(load_experiment(arguments[1])),
+        args=arguments[2:],
+        config=(tyro.conf.AvoidSubcommands,),
+    )
+    run = Run(call.config, call.stop_after_steps)
+    try:
+        if arguments[0] == "run":
+            judge.judge(run)
+        elif arguments[0] == "generate":
+            prompts = [line.rstrip("\n").encode().decode("unicode_escape") for line in sys.stdin]
+            for response in run.sample(
+                run.model(call.stage), prompts, run.config.evaluation.sampling
+            ):
+                print(response)
+        else:
+            run.finish(arguments[0])
+    except Stopped as stopped:
+        print(f"{stopped}; the same command without --stop-after-steps goes on")
+    return 0

@@ -1,0 +1,126 @@
+"""An experiment's records on disk as TFDS data sets, and its tokenizer."""
+
+import dataclasses
+import json
+from collections.abc import Sequence
+from pathlib import Path
+
+from rlhf_jax.data import human
+from rlhf_jax.data.builder import RecordSource, read_dataset, write_dataset
+from rlhf_jax.data.records import (
+    Demonstration,
+    Prompt,
+    Ranking,
+    Text,
+    deduplicate_by_prefix,
+    write_atomically,
+)
+from rlhf_jax.data.tokenizer import Tokenizer, load_tokenizer, train_sentencepiece
+from rlhf_jax.experiment import HumanData, WorldData
+from rlhf_jax.worlds.instruction import InstructionWorld
+
+Splits = dict[str, dict[str, Sequence]]
+
+
+@dataclasses.dataclass(frozen=True)
+class Corpora:
+    """The data sets of a run: text, demonstrations, prompts, rankings, each with splits."""
+
+    directory: Path
+
+    def read(self, name: str, split: str) -> RecordSource:
+        return read_dataset(self.directory, name, split)
+
+    def write(self, name: str, splits: dict[str, Sequence]) -> None:
+        write_dataset(self.directory, name, splits)
+
+    @property
+    def tokenizer(self) -> Tokenizer:
+        return load_tokenizer(self.directory / "tokenizer.model")
+
+    @property
+    def counts(self) -> dict:
+        return json.loads((self.directory / "counts.json").read_text(encoding="utf-8"))
+
+
+def prepare(data: WorldData | HumanData, directory: Path, vocab_size: int, seed: int) -> Corpora:
+    """Writes the data sets and trains the tokenizer; what is there already stays.
+
+    counts.json, written last, says how many records each split holds and what was left out.
+    """
+    corpora = Corpora(directory)
+    if (directory / "counts.json").is_file():
+        return corpora
+    splits, counts = world_splits(data) if isinstance(data, WorldData) else human_splits(data, seed)
+    for name, parts in splits.items():
+        corpora.write(name, parts)
+        counts[name] = {split: len(records) for split, records in parts.items()}
+    texts = [record.text for record in splits["text"]["train"]]
+    texts += [d.prompt + d.response for d in splits["demonstrations"]["train"]]
+    train_sentencepiece(texts, vocab_size, directory / "tokenizer.model", seed)
+    content = json.dumps(counts, indent=1).encode()
+    write_atomically(directory / "counts.json", content)
+    return corpora
+
+
+def world_splits(data: WorldData) -> tuple[Splits, dict]:
+    """The instruction world's records; its rankings come from the feedback stage."""
+    world = InstructionWorld(data.world)
+    text = {split: [Text(t) for t in world.corpus(split)] for split in ("train", "valid")}
+    prompts = {s: [Prompt(p) for p in world.prompts(s)] for s in ("feedback", "ppo", "test")}
+    demonstrations = {"train": world.demonstrations("sft"), "valid": world.demonstrations("valid")}
+    return {"text": text, "demonstrations": demonstrations, "prompts": prompts}, {}
+
+
+def human_splits(data: HumanData, seed: int) -> tuple[Splits, dict]:
+    """Records of the human feedback files, held-out prompts apart in every data set.
+
+    Demonstrations are the best replies: OpenAssistant's, and of the comparisons the preferred.
+    """
+    folder = human.find_human_data(data.path)
+    hh, hh_counts = human.read_hh(folder / "hh-rlhf/harmless-base/test.jsonl.gz")
+    trees, replies, tree_counts = human.read_openassistant(folder / "oasst-en100/en_100_tree.jsonl")
+    pandalm, pandalm_counts = human.read_pandalm(folder / "pandalm/testset-v1.json")
+    counts = {"hh": hh_counts, "openassistant": tree_counts, "pandalm": pandalm_counts}
+    train, valid = [], []
+    for rankings in (hh, trees, pandalm):
+        kept, held = human.split_by_prompt(rankings, data.heldout, seed)
+        train += kept
+        valid += held
+    beginning = lambda record: record.prompt[: data.dedupe_characters]
+    taken = {beginning(ranking) for ranking in [*trees, *valid]}
+    best = lambda rankings: [best_reply(r) for r in rankings if untied_best(r)]
+    single = [reply for reply in replies if beginning(reply) not in taken]
+    prompts, repeated = deduplicate_by_prefix(
+        [ranking.prompt for ranking in train], data.dedupe_characters
+    )
+    counts["prompts_with_a_repeated_beginning"] = repeated
+    wikitext = human.read_text(folder / "wikitext-2/valid.txt")
+    shakespeare = human.read_text(folder / "tinyshakespeare/input.txt")
+    text = {
+        "train": [Text(t) for t in wikitext + shakespeare],
+        "valid": [Text(t) for t in human.read_text(folder / "wikitext-2/test.txt")],
+    }
+    demonstrations = {"train": best(train) + single, "valid": best(valid)}
+    splits = {
+        "text": text,
+        "demonstrations": demonstrations,
+        "rankings": {"train": train, "valid": valid},
+        "prompts": {
+            "ppo": [Prompt(p) for p in prompts],
+            "test": [Prompt(p) for p in dict.fromkeys(ranking.prompt for ranking in valid)],
+        },
+    }
+    return splits, counts
+
+
+def untied_best(ranking: Ranking) -> bool:
+    """Whether one reply stands alone at the top and says something."""
+    top = [r for r, rank in zip(ranking.responses, ranking.ranks, strict=True) if rank == 0]
+    return len(top) == 1 and bool(top[0].strip())
+
+
+def best_reply(ranking: Ranking) -> Demonstration:
+    """The reply of the best rank."""
+    place = ranking.ranks.index(min(ranking.ranks))
+    return Demonstration(ranking.prompt, ranking.responses[place])

@@ -1,0 +1,119 @@
+"""What policies say to prompts, how far they are from a reference, and how well they read text."""
+
+import functools
+from collections.abc import Callable, Iterable, Sequence
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from rlhf_jax.data.pipeline import prompt_pass
+from rlhf_jax.data.tokenizer import Tokenizer
+from rlhf_jax.generation.decode import generate
+from rlhf_jax.generation.sampling import SamplingConfig
+from rlhf_jax.models import transformer
+from rlhf_jax.models.config import TransformerConfig
+from rlhf_jax.objectives.kl import exact_kl
+
+
+class Sampler:
+    """Responses of policies of one shape, sampled in batches; compiled once for all of them."""
+
+    def __init__(
+        self,
+        model: TransformerConfig,
+        tokenizer: Tokenizer,
+        sampling: SamplingConfig,
+        *,
+        prompt_length: int,
+        response_length: int,
+        batch_size: int,
+    ):
+        self.model, self.tokenizer, self.batch_size = model, tokenizer, batch_size
+        self.prompt_length, self.response_length = prompt_length, response_length
+        self._generate = jax.jit(
+            functools.partial(
+                generate,
+                model,
+                sampling=sampling,
+                response_length=response_length,
+                eos_id=tokenizer.eos_id,
+                pad_id=tokenizer.pad_id,
+            )
+        )
+        self._kl = jax.jit(self._response_kl)
+
+    def batches(self, params: Any, prompts: Sequence[str], key: jax.Array) -> Iterable:
+        """(prompt batch, rollout) for all prompts in order, as arrays on the host.
+
+        Raises UserError where a prompt is longer than prompt_length.
+        """
+        passes = prompt_pass(
+            prompts, self.tokenizer, batch_size=self.batch_size, length=self.prompt_length
+        )
+        for number, batch in enumerate(passes):
+            row_key = jax.random.fold_in(key, number)
+            rollout = self._generate(params, batch["tokens"], batch["segments"], row_key)
+            yield batch, jax.device_get(rollout)
+
+    def responses(self, params: Any, prompts: Sequence[str], key: jax.Array) -> list[str | None]:
+        """One response to each prompt; None where the prompt is longer than prompt_length."""
+        texts: list[str | None] = [None] * len(prompts)
+        for batch, rollout in self.batches(params, prompts, key):
+            for index, tokens, mask in zip(
+                batch["index"], rollout.tokens, rollout.mask, strict=True
+            ):
+                if index >= 0:
+                    texts[index] = self.tokenizer.decode(tokens[mask > 0].tolist())
+        return texts
+
+    def _response_kl(self, params, reference, tokens, segments, mask):
+        logits = [
+            transformer.logits(
+                self.model,
+                p,
+                transformer.hidden(self.model, p, tokens, segments, last=mask.shape[1] + 1)[:, :-1],
+            )
+            for p in (params, reference)
+        ]
+        return (exact_kl(*logits) * mask).sum(axis=1)
+
+    def kl(self, params: Any, reference: Any, prompts: Sequence[str], key: jax.Array) -> float:
+        """KL(policy || reference), nats a response: the mean over responses of the policy of the
+        summed KL of each token's full distribution."""
+        total, count = 0.0, 0
+        for batch, rollout in self.batches(params, prompts, key):
+            real = batch["index"] >= 0
+            tokens = np.concatenate([batch["tokens"], rollout.tokens], axis=1)
+            segments = np.concatenate([batch["segments"], rollout.mask.astype(np.int32)], axis=1)
+            kl = np.asarray(self._kl(params, reference, tokens, segments, rollout.mask))
+            total, count = total + float(kl[real].sum()), count + int(real.sum())
+        return total / count
+
+
+def score_responses(
+    score: Callable,
+    params: Any,
+    prompts: Sequence[str],
+    responses: Sequence[str],
+    tokenizer: Tokenizer,
+    *,
+    batch_size: int,
+    length: int,
+) -> np.ndarray:
+    """Reward-model score of each response: [N] float32.
+
+    score: score_sequences(params, tokens, segments). A sequence is bos, prompt, response, eos.
+    """
+    run, values = jax.jit(score), []
+    for start in range(0, len(prompts), batch_size):
+        tokens = np.full((batch_size, length), tokenizer.pad_id, np.int32)
+        segments = np.zeros((batch_size, length), np.int32)
+        pairs = zip(prompts[start : start + batch_size], responses[start:], strict=False)
+        for row, (prompt, response) in enumerate(pairs):
+            ids = [tokenizer.bos_id, *tokenizer.encode(prompt), *tokenizer.encode(response)]
+            ids = [*ids, tokenizer.eos_id][-length:]
+            tokens[row, : len(ids)], segments[row, : len(ids)] = ids, 1
+        values.append(run(params, jnp.array(tokens), jnp.array(segments)))
+    return np.concatenate([np.asarray(v) for v in values])[: len(prompts)]

@@ -1,0 +1,128 @@
+"""One experiment: where feedback comes from, one shape of model, one config a stage."""
+
+import dataclasses
+import importlib.util
+from pathlib import Path
+
+from rlhf_jax.errors import UserError, require
+from rlhf_jax.generation.sampling import SamplingConfig
+from rlhf_jax.models.config import TransformerConfig
+from rlhf_jax.stages.ppo import PPOConfig
+from rlhf_jax.stages.reward_model import RewardConfig
+from rlhf_jax.stages.supervised import SupervisedConfig
+from rlhf_jax.training.loop import LoopConfig
+from rlhf_jax.worlds.instruction import WorldConfig
+
+
+@dataclasses.dataclass(frozen=True)
+class WorldData:
+    """Everything from the instruction world; simulated labelers rank the SFT model's outputs."""
+
+    world: WorldConfig = WorldConfig()
+    outputs: tuple[int, int] = (4, 9)  # fewest and most outputs a prompt, K
+    agreement: float = 0.726  # of two labelers, on pairs (Ouyang et al. 2022, section 3.4)
+    few_shot: int = 4  # examples before a prompt of the prompted base
+
+    def __post_init__(self):
+        fewest, most = self.outputs
+        require(2 <= fewest <= most, "outputs", self.outputs, "(fewest, most), at least 2")
+        require(0 < self.agreement < 1, "agreement", self.agreement, "in (0, 1)")
+        require(self.few_shot >= 1, "few_shot", self.few_shot, "at least 1")
+
+
+@dataclasses.dataclass(frozen=True)
+class HumanData:
+    """Human comparisons and rankings from files in their original formats.
+
+    Anthropic HH, OpenAssistant and PandaLM; text of WikiText-2 and tiny Shakespeare.
+    """
+
+    path: str | None = None  # None: the folder that RLHF_JAX_DATA names
+    heldout: float = 0.1  # of the prompts of each source
+    dedupe_characters: int = 100  # prompts that share so long a beginning count once
+
+    def __post_init__(self):
+        require(0 < self.heldout < 1, "heldout", self.heldout, "in (0, 1)")
+        require(self.dedupe_characters > 0, "dedupe_characters", self.dedupe_characters, "positive")
+
+
+@dataclasses.dataclass(frozen=True)
+class EvaluationConfig:
+    """How policies are sampled and compared."""
+
+    sampling: SamplingConfig = SamplingConfig()
+    batch_size: int = 64
+
+    def __post_init__(self):
+        require(self.batch_size > 0, "batch_size", self.batch_size, "positive")
+
+
+@dataclasses.dataclass(frozen=True)
+class Experiment:
+    """The whole of InstructGPT: pretraining, SFT, reward model, PPO and PPO-ptx.
+
+    Raises ConfigError where stages do not fit each other or the model.
+    """
+
+    name: str
+    data: WorldData | HumanData
+    model: TransformerConfig
+    pretrain: SupervisedConfig
+    sft: SupervisedConfig
+    reward: RewardConfig
+    ppo: PPOConfig
+    ppo_ptx: PPOConfig
+    evaluation: EvaluationConfig = EvaluationConfig()
+    loop: LoopConfig = LoopConfig()
+    seed: int = 0
+    out: str | None = None  # None: runs/<name>
+
+    def __post_init__(self):
+        require(0 <= self.seed < 2**28, "seed", self.seed, "in [0, 2**28)")
+        context = self.model.context
+        for stage in ("pretrain", "sft", "reward"):
+            length = getattr(self, stage).length
+            require(length <= context, f"{stage}.length", length, f"<= model.context = {context}")
+        for stage in ("ppo", "ppo_ptx"):
+            config = getattr(self, stage)
+            total = config.prompt_length + config.response_length
+            name = f"{stage}.prompt_length + response_length"
+            require(total <= context, name, total, f"<= model.context = {context}")
+            name = f"{stage}.ptx_length"
+            require(config.ptx_length <= context, name, config.ptx_length, f"<= {context}")
+        coefficient = self.ppo_ptx.ptx_coefficient
+        require(coefficient > 0, "ppo_ptx.ptx_coefficient", coefficient, "positive")
+        require(
+            self.pretrain.pretraining_fraction == 0,
+            "pretrain.pretraining_fraction",
+            self.pretrain.pretraining_fraction,
+            "0: pretraining is all text",
+        )
+        if isinstance(self.data, WorldData):
+            most = self.data.outputs[1]
+            require(
+                self.reward.outputs >= most, "reward.outputs", self.reward.outputs, f">= {most}"
+            )
+
+    @property
+    def directory(self) -> Path:
+        return Path(self.out or f"runs/{self.name}")
+
+
+def load_experiment(path: str) -> Experiment:
+    """The `config` of an experiment file.
+
+    Raises UserError where the file is absent or defines no Experiment of that name.
+    """
+    file = Path(path)
+    if not file.is_file():
+        raise UserError(f"{path}: no such experiment file")
+    spec = importlib.util.spec_from_file_location(f"experiment_{file.stem}", file)
+    if spec is None:
+        raise UserError(f"{path}: an experiment is a Python file, named *.py")
+    module = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(module)
+    config = vars(module).get("config")
+    if not isinstance(config, Experiment):
+        raise UserError(f"{path}: must define `config`, an rlhf_jax.experiment.Experiment")
+    return config

@@ -1,0 +1,164 @@
+"""The last stage: what each policy says to held-out prompts, and the report."""
+
+import json
+import time
+from collections.abc import Sequence
+from typing import Any
+
+import numpy as np
+
+from rlhf_jax.data import pipeline
+from rlhf_jax.data.records import write_atomically
+from rlhf_jax.evaluation import report
+from rlhf_jax.evaluation.policies import score_responses
+from rlhf_jax.evaluation.statistics import bootstrap_mean, ratio_interval, win_rate
+from rlhf_jax.experiment import WorldData
+from rlhf_jax.generation.sampling import SamplingConfig
+from rlhf_jax.run import STAGES, Run
+from rlhf_jax.stages.reward_model import score_sequences
+from rlhf_jax.stages.supervised import mean_loss
+from rlhf_jax.training.metrics import SPEED, read_metrics
+from rlhf_jax.worlds.instruction import InstructionWorld
+
+STAGE_OF = {"base": "pretrain", "prompted": "pretrain", "sft": "sft", "ppo": "ppo",
+            "ppo_ptx": "ppo_ptx"}  # fmt: skip
+FLAGS = ("followed", "hallucinated", "harmful")
+
+
+def judge(run: Run) -> dict:
+    """Runs what is left of the stages, then writes and prints the report."""
+    for stage in STAGES:
+        run.finish(stage)
+    if isinstance(run.config.data, WorldData):
+        return judge_world(run)
+    return judge_human(run)
+
+
+def judge_world(run: Run) -> dict:
+    """Gold scores of all policies on the world's test prompts: report.json, .png and .html."""
+    started = time.monotonic()
+    world = InstructionWorld(run.config.data.world)
+    prompts = world.prompts("test")
+    few_shot = world.few_shot(run.config.data.few_shot)
+    sampling = run.config.evaluation.sampling
+    reference, results = run.model("sft"), []
+    for name, stage in STAGE_OF.items():
+        params = reference if stage == "sft" else run.model(stage)
+        prefix = few_shot if name == "prompted" else ""
+        responses = run.sample(params, [prefix + prompt for prompt in prompts], sampling)
+        grades = [world.grade(p, r) for p, r in zip(prompts, responses, strict=True)]
+        results.append(
+            report.PolicyResult(
+                name=name,
+                prompts=tuple(prompts),
+                responses=tuple(responses),
+                scores=tuple(grade.score for grade in grades),
+                **{flag: tuple(getattr(grade, flag) for grade in grades) for flag in FLAGS},
+                kl=None if prefix else kl_to(run, params, reference, prompts),
+                pretraining_loss=pretraining_loss(run, params),
+            )
+        )
+    spent = {**seconds(run), "report": round(time.monotonic() - started, 1)}
+    summary = report.summarise(results, spent, run.config.seed)
+    report.write_report(summary, results, curves(run), run.directory)
+    report.print_report(summary)
+    print(f"{run.directory / 'report.html'}")
+    return summary
+
+
+def judge_human(run: Run) -> dict:
+    """Held-out accuracy of the reward model, and its own scores of the policies: report.json.
+
+    No gold grader exists here: the policies' scores are those of the model they were trained
+    against, and say how far PPO moved it, not how good the responses are.
+    """
+    started = time.monotonic()
+    pairs, longer = run.reward_accuracy()
+    accuracy = {
+        "accuracy": ratio_interval(*map(np.asarray, pairs))._asdict(),
+        "longer_is_better": ratio_interval(*map(np.asarray, longer))._asdict(),
+        "pairs": int(pairs[1].sum()),
+        "prompts": int((pairs[1] > 0).sum()),
+    }
+    prompts = [record.prompt for record in run.corpora.read("prompts", "test")]
+    reference, reward = run.model("sft"), run.model("reward")
+    policies: dict[str, Any] = {}
+    scores: dict[str, np.ndarray] = {}
+    for name, stage in STAGE_OF.items():
+        if name == "prompted":
+            continue
+        params = reference if stage == "sft" else run.model(stage)
+        responses = run.sample(params, prompts, run.config.evaluation.sampling)
+        answered = [i for i, response in enumerate(responses) if response is not None]
+        scores[name] = reward_scores(
+            run, reward, [prompts[i] for i in answered], [responses[i] for i in answered]
+        )
+        policies[name] = {
+            "reward_score": bootstrap_mean(scores[name])._asdict(),
+            "kl": kl_to(run, params, reference, prompts),
+            "pretraining_loss": pretraining_loss(run, params),
+        }
+    for name, policy in policies.items():
+        policy["reward_wins_vs_sft"] = win_rate(scores[name], scores["sft"])._asdict()
+    summary = {
+        "reward_model": accuracy,
+        "policies": policies,
+        "test_prompts": {"all": len(prompts), "answered": len(answered)},
+        "records": run.corpora.counts,
+        "seconds": {**seconds(run), "report": round(time.monotonic() - started, 1)},
+        "seed": run.config.seed,
+    }
+    text = json.dumps(summary, indent=2)
+    write_atomically(run.directory / "report.json", text.encode())
+    print(text)
+    return summary
+
+
+def kl_to(run: Run, params: Any, reference: Any, prompts: Sequence[str]) -> float:
+    """KL to the reference, nats a response, at the temperature of PPO's sampling."""
+    if params is reference:
+        return 0.0
+    sampler = run.sampler(prompts, SamplingConfig(run.config.ppo.temperature))
+    return sampler.kl(params, reference, prompts, run.key("kl"))
+
+
+def pretraining_loss(run: Run, params: Any) -> float:
+    """Nats a token on the held-out text."""
+    config = run.config.pretrain
+    text = pipeline.text_pass(
+        run.corpora.read("text", "valid"),
+        run.tokenizer,
+        batch_size=config.batch_size,
+        length=config.length,
+    )
+    return mean_loss(run.config.model, params, text)
+
+
+def reward_scores(run: Run, params: Any, prompts, responses) -> np.ndarray:
+    model = run.config.model
+    return score_responses(
+        lambda params, tokens, segments: score_sequences(model, params, tokens, segments),
+        params,
+        prompts,
+        responses,
+        run.tokenizer,
+        batch_size=run.config.evaluation.batch_size,
+        length=model.context,
+    )
+
+
+def seconds(run: Run) -> dict[str, float]:
+    """What each stage took, over all calls that led to its end."""
+    spent = {
+        stage: round(read_metrics(run.stage_directory(stage), SPEED)[-1]["seconds"], 1)
+        for stage in STAGES
+    }
+    labelers = run.stage_directory("feedback") / "labelers.json"
+    if labelers.is_file():
+        about = json.loads(labelers.read_text(encoding="utf-8"))
+        spent["feedback"] = round(about["seconds"], 1)
+    return spent
+
+
+def curves(run: Run) -> dict[str, list[dict]]:
+    return {stage: read_metrics(run.stage_directory(stage)) for stage in ("ppo", "ppo_ptx")}

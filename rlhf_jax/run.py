@@ -1,0 +1,336 @@
+"""The chain of stages of one experiment, each resumable, each run once.
+
+<out>/data          records, tokenizer
+<out>/<stage>       checkpoints, metrics, and the finished model
+<out>/report.*      the figures
+"""
+
+import json
+import time
+import zlib
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import jax
+
+from rlhf_jax import corpora
+from rlhf_jax.data import pipeline
+from rlhf_jax.data.records import Ranking, write_atomically
+from rlhf_jax.errors import UserError, require
+from rlhf_jax.evaluation.policies import Sampler
+from rlhf_jax.experiment import Experiment, WorldData
+from rlhf_jax.feedback.collect import collect_rankings, output_counts
+from rlhf_jax.feedback.labelers import SimulatedLabeler, calibrate_noise
+from rlhf_jax.generation.sampling import SamplingConfig
+from rlhf_jax.models import score, transformer
+from rlhf_jax.parallel.mesh import make_mesh, replicate, shard_batch
+from rlhf_jax.stages import ppo, reward_model, supervised
+from rlhf_jax.training import loop
+from rlhf_jax.training.fingerprint import check_fingerprint, fingerprint_of
+from rlhf_jax.training.model_files import has_model, load_model, save_model
+from rlhf_jax.worlds.instruction import InstructionWorld
+
+STAGES = ("pretrain", "sft", "reward", "ppo", "ppo_ptx")
+SHARED = ("seed", "data", "model")  # config fields that every stage depends on
+
+
+class Stopped(Exception):
+    """--stop-after-steps was reached before the stage's end."""
+
+
+class Run:
+    """One experiment and its directory. Every method does its work once: a second call, in this
+    process or a later one, finds it done or goes on where it was."""
+
+    def __init__(self, config: Experiment, stop_after_steps: int | None = None):
+        self.config, self.stop_after_steps = config, stop_after_steps
+        self.directory = config.directory
+        self.corpora = corpora.prepare(
+            config.data, self.directory / "data", config.model.vocab_size, config.seed
+        )
+        self.tokenizer = self.corpora.tokenizer
+        self.mesh = make_mesh()
+
+    def key(self, purpose: str) -> jax.Array:
+        """A random key of its own for each purpose."""
+        number = zlib.crc32(purpose.encode())
+        return jax.random.fold_in(jax.random.key(self.config.seed), number)
+
+    def data_seed(self, number: int) -> int:
+        """A shuffling seed of its own for each use of data."""
+        return self.config.seed * 16 + number
+
+    def stage_directory(self, stage: str) -> Path:
+        return self.directory / stage
+
+    def model(self, stage: str) -> Any:
+        """The parameters that a stage ends with; the stage runs first where it has not."""
+        self.finish(stage)
+        kind = "score" if stage == "reward" else "policy"
+        directory = self.stage_directory(stage) / "model"
+        return load_model(directory, kind, self.tokenizer.fingerprint)[1]
+
+    def finish(self, stage: str) -> None:
+        """Runs a stage to its end, those that it builds on first.
+
+        Raises Stopped where stop_after_steps comes before the end.
+        """
+        require(stage in STAGES, "stage", stage, f"one of {STAGES}")
+        directory = self.stage_directory(stage)
+        if has_model(directory / "model"):
+            self._same_config(stage)
+            return
+        print(f"{stage}: {directory}", flush=True)
+        started = time.monotonic()
+        params = getattr(self, f"_{stage}")()
+        kind = "score" if stage == "reward" else "policy"
+        fingerprint = self.tokenizer.fingerprint
+        save_model(directory / "model", self.config.model, params, kind, fingerprint)
+        print(f"{stage}: done, {time.monotonic() - started:.0f} s", flush=True)
+
+    def _fingerprint(self, stage: str) -> dict:
+        fields = SHARED + STAGES[: STAGES.index("ppo" if stage == "ppo_ptx" else stage)]
+        return {name: fingerprint_of(getattr(self.config, name)) for name in (*fields, stage)}
+
+    def _same_config(self, stage: str) -> None:
+        check_fingerprint(self.stage_directory(stage), self._fingerprint(stage))
+
+    def _train(self, stage: str, task: loop.Task) -> Any:
+        state = loop.run(
+            task,
+            self.stage_directory(stage),
+            self.config.loop,
+            fingerprint=self._fingerprint(stage),
+            stop_after_steps=self.stop_after_steps,
+        )
+        done = int(state.step)
+        if done < task.total_steps:
+            raise Stopped(f"{stage}: stopped at step {done} of {task.total_steps}")
+        return state
+
+    def _train_one_model(self, stage, loss, params, batches, tokens_per_step, show) -> Any:
+        """Trains one network by gradient steps on batches: all stages but PPO."""
+        config = getattr(self.config, stage)
+        if batches.dropped:
+            total = batches.dropped + batches.examples
+            print(f"{stage}: {batches.dropped} of {total} examples are longer than {config.length}")
+        steps = max(1, round(config.epochs * batches.steps_per_epoch))
+        update, optimizer = supervised.make_update(loss, config, steps)
+        state = supervised.initial_state(params, optimizer, self.key(stage))
+        task = loop.Task(
+            name=stage,
+            state=replicate(state, self.mesh),
+            step=lambda state, batch: update(state, shard_batch(batch, self.mesh)),
+            batches=batches,
+            total_steps=steps,
+            tokens_per_step=tokens_per_step,
+            show=show,
+        )
+        return self._train(stage, task).params
+
+    def _text_batches(self, rows: int, length: int, purpose: int):
+        return pipeline.text_batches(
+            self.corpora.read("text", "train"),
+            self.tokenizer,
+            batch_size=rows,
+            length=length,
+            seed=self.data_seed(purpose),
+        )
+
+    def _pretrain(self) -> Any:
+        config, model = self.config.pretrain, self.config.model
+        batches = self._text_batches(config.batch_size, config.length, 0)
+        params = transformer.init(model, self.key("initialise"))
+        loss = supervised.likelihood_loss(model)
+        tokens = config.batch_size * config.length
+        return self._train_one_model("pretrain", loss, params, batches, tokens, ("loss",))
+
+    def _sft(self) -> Any:
+        config, model = self.config.sft, self.config.model
+        base = self.model("pretrain")
+        batches = pipeline.supervised_batches(
+            self.corpora.read("demonstrations", "train"),
+            self.tokenizer,
+            batch_size=config.batch_size,
+            length=config.length,
+            seed=self.data_seed(1),
+            packed=config.packed,
+        )
+        if config.pretraining_fraction:
+            text = self._text_batches(config.batch_size, config.length, 2)
+            batches = pipeline.mixed_batches(
+                batches, text, config.pretraining_fraction, self.data_seed(3)
+            )
+        loss = supervised.likelihood_loss(model)
+        tokens = config.batch_size * config.length
+        return self._train_one_model("sft", loss, base, batches, tokens, ("loss",))
+
+    def sampler(self, prompts: Sequence[str], sampling: SamplingConfig) -> Sampler:
+        """A sampler wide enough for the longest prompt that leaves room for a response."""
+        response = self.config.ppo.response_length
+        longest = max(1 + len(self.tokenizer.encode(prompt)) for prompt in prompts)
+        return Sampler(
+            self.config.model,
+            self.tokenizer,
+            sampling,
+            prompt_length=min(longest, self.config.model.context - response),
+            response_length=response,
+            batch_size=self.config.evaluation.batch_size,
+        )
+
+    def sample(
+        self, params: Any, prompts: Sequence[str], sampling: SamplingConfig
+    ) -> list[str | None]:
+        """One response to each prompt; None where the model's context has no room for it."""
+        return self.sampler(prompts, sampling).responses(params, prompts, self.key("sample"))
+
+    def rankings(self, split: str):
+        """Ranked outputs: the human ones, or the SFT model's ranked by simulated labelers."""
+        if isinstance(self.config.data, WorldData):
+            self._collect_feedback()
+        return self.corpora.read("rankings", split)
+
+    def _collect_feedback(self) -> None:
+        marker = self.stage_directory("feedback") / "labelers.json"
+        if marker.is_file():
+            return
+        data, started = self.config.data, time.monotonic()
+        world, policy = InstructionWorld(data.world), self.model("sft")
+        prompts = world.prompts("feedback")
+        counts = output_counts(len(prompts), *data.outputs, self.config.seed)
+        sampling = SamplingConfig(self.config.ppo.temperature)
+        print(f"feedback: {sum(counts)} outputs of {len(prompts)} prompts", flush=True)
+        unranked = collect_rankings(
+            prompts,
+            counts,
+            lambda repeated: self.sample(policy, repeated, sampling),
+            lambda prompt, outputs: [0] * len(outputs),
+        )
+        scores = [[world.grade(r.prompt, text).score for text in r.responses] for r in unranked]
+        labeler = SimulatedLabeler(calibrate_noise(scores, data.agreement), seed=self.config.seed)
+        ranked = [
+            Ranking(r.prompt, r.responses, world.rank(r.prompt, r.responses, labeler))
+            for r in unranked
+        ]
+        held = max(1, len(ranked) // 10)
+        self.corpora.write("rankings", {"train": ranked[held:], "valid": ranked[:held]})
+        about = {"noise": labeler.noise, "seconds": time.monotonic() - started}
+        marker.parent.mkdir(parents=True, exist_ok=True)
+        write_atomically(marker, json.dumps(about).encode())
+
+    def _reward(self) -> Any:
+        config, model = self.config.reward, self.config.model
+        policy = self.model("sft")
+        batches = pipeline.ranking_batches(
+            self.rankings("train"),
+            self.tokenizer,
+            batch_size=config.batch_size,
+            length=config.length,
+            outputs=config.outputs,
+            seed=self.data_seed(4),
+        )
+        params = score.with_score_head(policy, self.key("reward head"))
+        tokens = config.batch_size * config.outputs * config.length
+        loss = reward_model.reward_loss(model)
+        if config.normalise == "gain_and_bias":  # before training too (Ziegler et al. 2019)
+            params = self._normalise_reward(params)
+        params = self._train_one_model(
+            "reward", loss, params, batches, tokens, ("loss", "accuracy")
+        )
+        return self._normalise_reward(params)
+
+    def _normalise_reward(self, params: Any) -> Any:
+        config = self.config.reward
+        demonstrations = pipeline.supervised_pass(
+            self.corpora.read("demonstrations", "train"),
+            self.tokenizer,
+            batch_size=config.batch_size,
+            length=config.length,
+        )
+        return reward_model.normalise(self.config.model, params, demonstrations, config.normalise)
+
+    def reward_accuracy(self):
+        """(correct pairs, all pairs) of each held-out prompt, and the same for longer-is-better."""
+        config = self.config.reward
+        batches = pipeline.ranking_pass(
+            self.rankings("valid"),
+            self.tokenizer,
+            batch_size=config.batch_size,
+            length=config.length,
+            outputs=config.outputs,
+        )
+        params = self.model("reward")
+        return (
+            reward_model.pair_counts(self.config.model, params, batches),
+            reward_model.length_pair_counts(batches),
+        )
+
+    def _ppo(self) -> Any:
+        return self._run_ppo("ppo")
+
+    def _ppo_ptx(self) -> Any:
+        return self._run_ppo("ppo_ptx")
+
+    def _run_ppo(self, stage: str) -> Any:
+        config, model = getattr(self.config, stage), self.config.model
+        policy, reward = self.model("sft"), self.model("reward")
+        batches = PPOBatches(self, config)
+        ids = ppo.TokenIds(self.tokenizer.eos_id, self.tokenizer.pad_id, self._stop_id(config))
+        frozen = ppo.Frozen(*(replicate(tree, self.mesh) for tree in (policy, reward)))
+        step = ppo.make_iteration(config, model, ids, frozen)
+        state = ppo.initial_state(config, policy, reward, self.key("ppo"))
+        task = loop.Task(
+            name=stage,
+            state=replicate(state, self.mesh),
+            step=lambda state, batch: step(state, shard_batch(batch, self.mesh)),
+            batches=batches,
+            total_steps=config.iterations,
+            tokens_per_step=config.batch_size * config.response_length,
+            show=("score", "kl", "response_tokens"),
+        )
+        state = self._train(stage, task)
+        return state.policy if state.ema is None else state.ema
+
+    def _stop_id(self, config: ppo.PPOConfig) -> int | None:
+        if config.stop_token is None:
+            return None
+        ids = self.tokenizer.encode(config.stop_token)
+        if len(ids) != 1:
+            raise UserError(
+                f"stop_token = {config.stop_token!r}: must be one token, the tokenizer makes "
+                f"{len(ids)} of it"
+            )
+        return ids[0]
+
+
+class PPOBatches:
+    """Prompts, and text for ptx beside them; one position for both."""
+
+    def __init__(self, run: Run, config: ppo.PPOConfig):
+        self.prompts = pipeline.prompt_batches(
+            run.corpora.read("prompts", "ppo"),
+            run.tokenizer,
+            batch_size=config.batch_size,
+            length=config.prompt_length,
+            seed=run.data_seed(5),
+        )
+        if self.prompts.dropped:
+            print(f"ppo: {self.prompts.dropped} prompts are longer than {config.prompt_length}")
+        self.text = None
+        if config.ptx_coefficient > 0:
+            rows = config.batch_size * config.ptx_ratio
+            self.text = run._text_batches(rows, config.ptx_length, 6)
+
+    def __next__(self) -> dict:
+        batch = {"prompts": next(self.prompts)}
+        return batch if self.text is None else batch | {"text": next(self.text)}
+
+    def get_state(self) -> dict:
+        text = {} if self.text is None else {"text": self.text.get_state()}
+        return {"prompts": self.prompts.get_state()} | text
+
+    def set_state(self, state: dict) -> None:
+        self.prompts.set_state(state["prompts"])
+        if self.text is not None:
+            self.text.set_state(state["text"])

@@ -1,0 +1,67 @@
+"""Finished models on disk: parameters by Orbax, shape and tokenizer in model.json."""
+
+import dataclasses
+import json
+import os
+import shutil
+from pathlib import Path
+from typing import Any
+
+import jax
+import orbax.checkpoint as ocp
+
+from rlhf_jax.errors import UserError
+from rlhf_jax.models import score, transformer
+from rlhf_jax.models.config import TransformerConfig
+
+KINDS = ("policy", "score")
+
+
+def save_model(
+    directory: Path, config: TransformerConfig, params: Any, kind: str, tokenizer: str
+) -> None:
+    """Writes params and model.json; a directory that is killed half-way reads as absent.
+
+    kind: "policy" (logits) or "score" (a scalar head). tokenizer: its fingerprint.
+    """
+    partial = directory.with_name(directory.name + ".partial")
+    shutil.rmtree(partial, ignore_errors=True)
+    partial.mkdir(parents=True)
+    with ocp.StandardCheckpointer() as checkpointer:
+        checkpointer.save(partial.absolute() / "params", params)
+    about = {"kind": kind, "tokenizer": tokenizer, "model": dataclasses.asdict(config)}
+    (partial / "model.json").write_text(json.dumps(about, indent=1), encoding="utf-8")
+    shutil.rmtree(directory, ignore_errors=True)
+    os.replace(partial, directory)
+
+
+def has_model(directory: Path) -> bool:
+    return (directory / "model.json").is_file()
+
+
+def load_model(directory: Path, kind: str, tokenizer: str) -> tuple[TransformerConfig, Any]:
+    """The shape and the parameters of a finished model.
+
+    Raises UserError where there is none, or one of another kind or tokenizer.
+    """
+    if not has_model(directory):
+        raise UserError(f"{directory}: no finished model here")
+    about = json.loads((directory / "model.json").read_text(encoding="utf-8"))
+    for field, wanted in (("kind", kind), ("tokenizer", tokenizer)):
+        if about[field] != wanted:
+            raise UserError(
+                f"{directory / 'model.json'}: {field}: expected {wanted!r}, got {about[field]!r}"
+            )
+    config = TransformerConfig(**about["model"])
+
+    def abstract(key):
+        params = transformer.init(config, key)
+        return score.with_score_head(params, key) if kind == "score" else params
+
+    target = jax.eval_shape(abstract, jax.random.key(0))
+    sharding = jax.sharding.SingleDeviceSharding(jax.local_devices()[0])
+    target = jax.tree.map(
+        lambda x: jax.ShapeDtypeStruct(x.shape, x.dtype, sharding=sharding), target
+    )
+    with ocp.StandardCheckpointer() as checkpointer:
+        return config, checkpointer.restore(directory.absolute() / "params", target)
