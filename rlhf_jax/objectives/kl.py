@@ -65,6 +65,7 @@ def kl_loss(
     `stop_gradient(importance_ratio(...))`. Source: Schulman 2020; Tang and Munos 2025
     (arXiv 2506.09477), section 4.
     """
+    ref_log_probs = jax.lax.stop_gradient(ref_log_probs)
     right = k2(log_probs, ref_log_probs)
     return right + jax.lax.stop_gradient(estimator(log_probs, ref_log_probs) - right)
 

@@ -36,11 +36,9 @@ def leaves(outputs) -> list[np.ndarray]:
 
 
 def to_jax(arguments):
-    """float64 -> float32; integers and booleans as they are."""
-    return [
-        jnp.asarray(x, jnp.float32 if np.asarray(x).dtype == np.float64 else None)
-        for x in arguments
-    ]
+    """float64 -> float32, int64 -> int32; booleans as they are."""
+    narrow = {np.dtype(np.float64): np.float32, np.dtype(np.int64): np.int32}
+    return [np.asarray(x, narrow.get(np.asarray(x).dtype)) for x in arguments]
 
 
 def assert_close(actual, expected, rtol=RTOL, atol=2e-5):
@@ -80,7 +78,7 @@ def check_values_and_gradients(case: Case):
             full[index] = value
         outputs = case.function(*full)
         parts = zip(jax.tree.leaves(outputs), directions, strict=True)
-        return sum(jnp.sum(x * jnp.asarray(d, jnp.float32)) for x, d in parts), outputs
+        return sum(jnp.sum(x * d.astype(np.float32)) for x, d in parts), outputs
 
     run = projected
     if differentiated:
@@ -107,15 +105,17 @@ def check_values_and_gradients(case: Case):
         assert_close(gradient, numeric, rtol=1e-4, atol=1e-4)
 
 
-def check_transformations(case: Case, devices: int = 8):
-    """vmap and pmap over a new leading axis give what a Python loop over it gives."""
-    arguments = to_jax(case.arguments)
-    # The same numbers in another order for each device, so that mixing devices up would show.
-    batch = [jnp.stack([jnp.roll(x, i) for i in range(devices)]) for x in arguments]
-    expected = [case.oracle(*(np.roll(x, i) for x in case.arguments)) for i in range(devices)]
-    expected = jax.tree.map(lambda *x: np.stack(x), *expected)
-    assert_close(jax.jit(jax.vmap(case.function))(*batch), expected)
-    assert_close(jax.pmap(case.function)(*batch), expected)
+def check_transformations(case: Case, devices: int = 4, each: int = 2):
+    """pmap of vmap over new leading axes gives what a Python loop over them gives."""
+    # The same numbers in another order each time, so that mixing them up would show.
+    batch = [[np.roll(x, i) for x in case.arguments] for i in range(devices * each)]
+    expected = [leaves(case.oracle(*arguments)) for arguments in batch]
+
+    def stacked(parts):
+        return [np.reshape(x, (devices, each, *np.shape(x[0]))) for x in zip(*parts, strict=True)]
+
+    outputs = jax.pmap(jax.vmap(case.function))(*to_jax(stacked(batch)))
+    assert_close(outputs, stacked(expected))
 
 
 def parametrise(cases):

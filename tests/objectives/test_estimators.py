@@ -70,8 +70,9 @@ def last_token(score):
 
 
 REWARDS = last_token(SCORES)
-EXACT = jax.grad(lambda theta: -jnp.sum(probabilities(theta) * SCORES))(THETA)
-SHAPED = kl_shaped_rewards(SCORES, log_probs(THETA), log_probs(REFERENCE), MASK, 0.1)
+EXACT = jax.jit(jax.grad(lambda theta: -jnp.sum(probabilities(theta) * SCORES)))(THETA)
+OLD = jax.jit(log_probs)(THETA)
+SHAPED = kl_shaped_rewards(SCORES, OLD, jax.jit(log_probs)(REFERENCE), MASK, 0.1)
 
 # Every row is (rewards, log_probs) -> advantages; baselines never look at the action they judge.
 ADVANTAGES = {
@@ -104,6 +105,11 @@ def assert_same(one, other, atol=2e-5):
 
 
 @functools.cache
+def fresh_advantages(advantage):
+    return jax.jit(ADVANTAGES[advantage])(REWARDS, OLD)
+
+
+@functools.cache
 def expected_gradient(surrogate):
     """(advantages, old log-probabilities) -> E over responses of the surrogate's gradient."""
 
@@ -122,9 +128,8 @@ def expected_gradient(surrogate):
 @pytest.mark.parametrize("advantage", ADVANTAGES)
 def test_every_advantage_goes_into_every_surrogate(advantage, surrogate):
     """On fresh rollouts each of the 48 pairs is an unbiased policy gradient."""
-    old = log_probs(THETA)
-    advantages = ADVANTAGES[advantage](REWARDS, old)
-    assert_same(expected_gradient(surrogate)(advantages, old), EXACT)
+    advantages = fresh_advantages(advantage)
+    assert_same(expected_gradient(surrogate)(advantages, OLD), EXACT)
 
 
 @pytest.mark.parametrize(
@@ -135,24 +140,24 @@ def test_group_baselines(name, factor):
     pairs = np.array(list(itertools.product(range(9), repeat=2)))
     rows = pairs.reshape(-1)
     rewards, mask = REWARDS[rows], jnp.ones((len(rows), 2))
-    if name == "leave one out":
-        advantages = leave_one_out(rewards, mask, 2)
-    else:
-        advantages = group_normalised(rewards, mask, 2, divide_by_std=False)
-    weights = jnp.prod(probabilities(THETA)[pairs], axis=1)
 
     def loss(theta):
+        if name == "leave one out":
+            advantages = leave_one_out(rewards, mask, 2)
+        else:
+            advantages = group_normalised(rewards, mask, 2, divide_by_std=False)
+        weights = jnp.prod(probabilities(THETA)[pairs], axis=1)
         p = log_probs(theta, RESPONSES[rows])
         losses = jnp.sum(ppo_clip(p, jax.lax.stop_gradient(p), advantages, 0.2), axis=1)
         return jnp.sum(weights * jnp.mean(losses.reshape(-1, 2), axis=1))
 
-    assert_same(jax.grad(loss)(THETA), jax.tree.map(lambda g: factor * g, EXACT))
+    assert_same(jax.jit(jax.grad(loss))(THETA), jax.tree.map(lambda g: factor * g, EXACT))
 
 
 def test_a_baseline_that_looks_at_the_action_is_caught():
     """The enumeration can fail: the response's own score as its baseline leaves no gradient."""
     advantages = minus_baseline(REWARDS, MASK, jnp.stack([SCORES, SCORES], axis=1))
-    biased = expected_gradient("reinforce")(advantages, log_probs(THETA))
+    biased = expected_gradient("reinforce")(advantages, OLD)
     assert max(float(jnp.abs(biased[k] - EXACT[k]).max()) for k in EXACT) > 0.05
 
 
@@ -166,9 +171,9 @@ def test_importance_weights_make_one_token_rollouts_of_another_policy_unbiased()
             p, q = jax.nn.log_softmax(logits), jax.nn.log_softmax(old)
             return jnp.sum(jnp.exp(q) * surrogate(p, q, scores))
 
-        return jax.grad(loss)(new)
+        return jax.jit(jax.grad(loss))(new)
 
-    exact = jax.grad(lambda logits: -jnp.sum(jax.nn.softmax(logits) * scores))(new)
+    exact = jax.jit(jax.grad(lambda logits: -jnp.sum(jax.nn.softmax(logits) * scores)))(new)
     free = functools.partial(truncated_importance, ratio_ceiling=1e9)
     for surrogate in (importance_weighted, free):
         np.testing.assert_allclose(expected(surrogate), exact, atol=1e-6)
@@ -186,8 +191,9 @@ def test_ppo_penalty_has_the_gradient_of_kl_old_new_on_stale_tokens():
         p, q = jax.nn.log_softmax(logits), jax.nn.log_softmax(old)
         return jnp.sum(jnp.exp(q) * (q - p))
 
-    np.testing.assert_allclose(penalty(new), exact(new), rtol=1e-5)
-    np.testing.assert_allclose(jax.grad(penalty)(new), jax.grad(exact)(new), atol=1e-6)
+    one, other = (jax.jit(jax.value_and_grad(f))(new) for f in (penalty, exact))
+    np.testing.assert_allclose(one[0], other[0], rtol=1e-5)
+    np.testing.assert_allclose(one[1], other[1], atol=1e-6)
 
 
 def test_kl_in_the_reward_is_the_gradient_of_the_regularised_objective():
@@ -196,10 +202,9 @@ def test_kl_in_the_reward_is_the_gradient_of_the_regularised_objective():
     def objective(theta):
         return -jnp.sum(probabilities(theta) * SCORES) + 0.1 * sequence_kl(theta)
 
-    old = log_probs(THETA)
     for surrogate in ("reinforce", "ppo"):
-        gradient = expected_gradient(surrogate)(reward_to_go(SHAPED, MASK), old)
-        assert_same(gradient, jax.grad(objective)(THETA))
+        gradient = expected_gradient(surrogate)(reward_to_go(SHAPED, MASK), OLD)
+        assert_same(gradient, jax.jit(jax.grad(objective))(THETA))
 
 
 def test_kl_in_the_loss_is_the_gradient_of_each_visited_tokens_kl():
@@ -214,9 +219,9 @@ def test_kl_in_the_loss_is_the_gradient_of_each_visited_tokens_kl():
         p, q = jax.nn.log_softmax(theta["first"]), jax.nn.log_softmax(REFERENCE["first"])
         return jnp.sum(jnp.exp(p) * (p - q))
 
-    gradient, whole = jax.grad(loss)(THETA), jax.grad(sequence_kl)(THETA)
-    np.testing.assert_allclose(gradient["second"], whole["second"], atol=1e-5)
-    np.testing.assert_allclose(
-        gradient["first"], jax.grad(first_token_kl)(THETA)["first"], atol=1e-5
+    gradient, whole, first = (
+        jax.jit(jax.grad(f))(THETA) for f in (loss, sequence_kl, first_token_kl)
     )
+    np.testing.assert_allclose(gradient["second"], whole["second"], atol=1e-5)
+    np.testing.assert_allclose(gradient["first"], first["first"], atol=1e-5)
     assert jnp.max(jnp.abs(gradient["first"] - whole["first"])) > 1e-2

@@ -60,7 +60,7 @@ CASES = [
         (LOGITS_P, LOGITS_Q),
         wrt=(0, 1),
     ),
-    Case("kl_loss", kl_loss, ORACLES[k3], (P, Q), wrt=(0,), gradient_oracle=ORACLES[k2]),
+    Case("kl_loss", kl_loss, ORACLES[k3], (P, Q), (0,), (1,), ORACLES[k2]),
 ]
 
 
@@ -93,21 +93,25 @@ def kl_reference_policy(theta):
     return exact_kl(REFERENCE, theta)
 
 
+def gradient_of(function):
+    return jax.jit(jax.grad(function))(THETA)
+
+
 @pytest.mark.parametrize("estimator", [k1, k3])
 def test_estimators_are_unbiased(estimator):
     np.testing.assert_allclose(expectation(estimator, THETA), kl_policy_reference(THETA), rtol=1e-5)
 
 
 def test_naive_gradient_of_k1_is_zero():
-    gradient = jax.grad(lambda t: expectation(k1, t))(THETA)
+    gradient = gradient_of(lambda t: expectation(k1, t))
     np.testing.assert_allclose(gradient, 0, atol=1e-6)
-    assert jnp.max(jnp.abs(jax.grad(kl_policy_reference)(THETA))) > 0.05
+    assert jnp.max(jnp.abs(gradient_of(kl_policy_reference))) > 0.05
 
 
 def test_naive_gradient_of_k3_is_that_of_the_other_divergence():
-    gradient = jax.grad(lambda t: expectation(k3, t))(THETA)
-    np.testing.assert_allclose(gradient, jax.grad(kl_reference_policy)(THETA), atol=1e-6)
-    assert jnp.max(jnp.abs(gradient - jax.grad(kl_policy_reference)(THETA))) > 0.05
+    gradient = gradient_of(lambda t: expectation(k3, t))
+    np.testing.assert_allclose(gradient, gradient_of(kl_reference_policy), atol=1e-6)
+    assert jnp.max(jnp.abs(gradient - gradient_of(kl_policy_reference))) > 0.05
 
 
 @pytest.mark.parametrize("value", [k1, k2, k3])
@@ -116,9 +120,7 @@ def test_kl_loss_has_the_gradient_of_the_kl_and_the_value_of_its_estimator(value
         return expectation(lambda p, q: kl_loss(p, q, value), theta)
 
     np.testing.assert_allclose(loss(THETA), expectation(value, THETA), rtol=1e-5)
-    np.testing.assert_allclose(
-        jax.grad(loss)(THETA), jax.grad(kl_policy_reference)(THETA), atol=1e-6
-    )
+    np.testing.assert_allclose(gradient_of(loss), gradient_of(kl_policy_reference), atol=1e-6)
 
 
 @pytest.mark.parametrize("estimator", [k1, k2, k3, kl_loss])
@@ -145,14 +147,22 @@ def test_signs_and_bounds(p, q):
 
 
 def test_extreme_logits():
+    def total(p, q):
+        values = exact_kl(p, q)
+        return jnp.sum(values), values
+
     p = jnp.array([[1e4, -1e4, 0.0], [0.0, 0.0, -jnp.inf], [0.0, -1e4, -1e4]])
     q = jnp.array([[-1e4, 1e4, 0.0], [0.0, 1.0, 2.0], [0.0, 0.0, -jnp.inf]])
-    values, pullback = jax.vjp(exact_kl, p, q)
+    gradients, values = jax.jit(jax.grad(total, (0, 1), has_aux=True))(p, q)
     np.testing.assert_allclose(values[0], 2e4, rtol=1e-5)
     assert np.isfinite(values).all()
-    assert all(np.isfinite(g).all() for g in pullback(jnp.ones(3)))
+    assert np.isfinite(gradients).all()
     assert exact_kl(jnp.array([0.0, 0.0]), jnp.array([0.0, -jnp.inf])) == jnp.inf
-    assert np.isfinite(jax.grad(lambda x: kl_loss(x, jnp.zeros(()), k1))(-1e4))
+    for value in (k1, k2, k3):
+        result = jax.jit(jax.value_and_grad(lambda x, v=value: kl_loss(x, jnp.zeros_like(x), v)))(
+            -1e4
+        )
+        assert np.isfinite(result).all()
 
 
 def test_adaptive_controller_is_ziegler_s():

@@ -118,6 +118,5 @@ def test_extreme_log_probabilities_have_finite_values_and_gradients(name):
     def loss(first):
         return case.function(first, *arguments[1:])
 
-    values, pullback = jax.vjp(loss, arguments[0])
-    assert np.isfinite(values).all()
-    assert np.isfinite(pullback(jnp.ones_like(values))[0]).all()
+    value, gradient = jax.jit(jax.value_and_grad(lambda x: jnp.sum(loss(x))))(arguments[0])
+    assert np.isfinite(value) and np.isfinite(gradient).all()

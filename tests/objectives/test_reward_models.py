@@ -147,20 +147,20 @@ def test_vmap_and_pmap(case):
     check_transformations(case)
 
 
+FUNCTIONS = {**{name: f for name, (f, _) in RANKED.items()}, "ranked_accuracy": ranked_accuracy}
+JITTED = {name: jax.jit(f) for name, f in FUNCTIONS.items()}
+
+
 @pytest.mark.parametrize("name", RANKED)
 def test_two_outputs_are_the_pairwise_loss(name):
     smoothing = 0.1 if "smooth" in name else 0.0
-    scores = jnp.asarray(SCORES[:, :2], jnp.float32)
-    ranks = jnp.array([[0, 1]] * 7)
-    values, weights = RANKED[name][0](scores, ranks)
-    assert_close(values, pairwise_loss(*scores.T, label_smoothing=smoothing))
+    scores, ranks = SCORES[:, :2].astype(np.float32), np.array([[0, 1]] * 7)
+    first_wins = functools.partial(pair, margin=0.0, smoothing=smoothing)
+    values, weights = JITTED[name](scores, ranks)
+    assert_close(values, rows(first_wins, *scores.T))
     assert_close(weights, np.ones(7))
-    values, _ = RANKED[name][0](scores, 1 - ranks)
-    assert_close(values, pairwise_loss(*scores.T[::-1], label_smoothing=smoothing))
-
-
-FUNCTIONS = {**{name: f for name, (f, _) in RANKED.items()}, "ranked_accuracy": ranked_accuracy}
-JITTED = {name: jax.jit(f) for name, f in FUNCTIONS.items()}
+    values, _ = JITTED[name](scores, 1 - ranks)
+    assert_close(values, rows(first_wins, *scores.T[::-1]))
 
 
 @given(st.sampled_from(sorted(FUNCTIONS)), st.integers(0, 2**31 - 1), st.floats(-5, 5))
@@ -182,8 +182,12 @@ def test_laws_of_rankings(name, seed, shift):
 def test_extreme_and_absent_scores_have_finite_gradients(name):
     scores = jnp.array([[1e4, -1e4, 1e4, 0.0], [-1e4, 1e4, jnp.nan, jnp.inf], [jnp.nan] * 4])
     ranks = jnp.array([[1, 0, 2, 0], [0, 1, -1, -1], [-1] * 4])
-    values, pullback, weights = jax.vjp(lambda s: RANKED[name][0](s, ranks), scores, has_aux=True)
-    (gradient,) = pullback(jnp.ones_like(values))
+
+    def loss(scores):
+        values, weights = RANKED[name][0](scores, ranks)
+        return jnp.sum(values), (values, weights)
+
+    gradient, (values, weights) = jax.jit(jax.grad(loss, has_aux=True))(scores)
     assert np.isfinite(values).all() and np.isfinite(gradient).all()
     np.testing.assert_array_equal(gradient[1:, 2:], 0)
     np.testing.assert_array_equal(gradient[2], 0)
@@ -200,25 +204,26 @@ def test_noisy_labels_bound_the_margin():
 
 
 def test_plackett_luce_is_a_distribution_over_rankings():
-    scores = jnp.asarray(SCORES[:1, :3], jnp.float32)
-    rankings = [jnp.array([r]) for r in itertools.permutations(range(3))]
-    total = sum(np.exp(-plackett_luce_loss(scores, r)[0][0]) for r in rankings)
+    rankings = np.array(list(itertools.permutations(range(3))))
+    scores = np.broadcast_to(SCORES[0, :3], rankings.shape).astype(np.float32)
+    values, _ = JITTED["plackett_luce_loss"](scores, rankings)
+    total = np.sum(np.exp(-values))
     np.testing.assert_allclose(total, 1, rtol=1e-5)
 
 
 def test_a_constant_scorer_is_right_half_of_the_time():
-    correct, pairs = ranked_accuracy(jnp.zeros((7, 4)), jnp.asarray(RANKS))
+    correct, pairs = JITTED["ranked_accuracy"](np.zeros((7, 4), np.float32), RANKS)
     assert float(correct.sum() / pairs.sum()) == 0.5
 
 
 def test_normalised_scores():
-    scores, mask = jnp.asarray(SCORES, jnp.float32), jnp.asarray(MASK)
-    kept = MASK == 1
-    np.testing.assert_allclose((scores + shift_to_zero(scores, mask))[kept].mean(), 0, atol=1e-6)
-    gain, bias = gain_and_bias(scores, mask)
+    scores, kept = SCORES.astype(np.float32), MASK == 1
+    shift = jax.jit(shift_to_zero)(scores, MASK)
+    np.testing.assert_allclose((scores + shift)[kept].mean(), 0, atol=1e-6)
+    gain, bias = jax.jit(gain_and_bias)(scores, MASK)
     normal = (gain * scores + bias)[kept]
     np.testing.assert_allclose([normal.mean(), normal.std()], [0, 1], atol=1e-6)
-    alike, bias = gain_and_bias(jnp.full((2, 2), 3.0), jnp.ones((2, 2)))
+    alike, bias = jax.jit(gain_and_bias)(np.full((7, 4), 3.0, np.float32), MASK)
     assert (float(alike), float(bias)) == (1, -3)
 
 

@@ -73,7 +73,8 @@ def accumulated(loss, params, parts):
     """Gradient of summed totals over summed weights: one division, as the training room does."""
     gradients, weight = None, 0.0
     for part in parts:
-        part_gradient, mean = jax.grad(lambda p, part=part: loss(p, part), has_aux=True)(params)
+        gradient = jax.grad(lambda p, part=part: loss(p, part), has_aux=True)
+        part_gradient, mean = jax.jit(gradient)(params)
         both = gradients is None
         gradients = part_gradient if both else jax.tree.map(jnp.add, gradients, part_gradient)
         weight = weight + mean.weight
@@ -94,7 +95,7 @@ def test_shared_weights_are_exact_over_micro_batches():
         assert set(metrics) == {"policy", "value"}
         return mean.total, mean
 
-    whole = jax.grad(lambda p: expression(p, X, MASK).value)(PARAMS)
+    whole = jax.jit(jax.grad(lambda p: expression(p, X, MASK).value))(PARAMS)
     parts = [slice(0, 1), slice(1, 3), slice(3, 4)]
     assert_same_gradient(accumulated(loss, PARAMS, parts), whole)
 
@@ -107,10 +108,10 @@ def test_different_weights_are_exact_given_their_totals_and_refused_without():
         mean, _ = expression.loss(totals)
         return mean.total, mean
 
-    whole = jax.grad(lambda p: objective(p).value)(PARAMS)
+    whole = jax.jit(jax.grad(lambda p: objective(p).value))(PARAMS)
     parts = [slice(i, i + 1) for i in range(4)]
     assert_same_gradient(accumulated(loss, PARAMS, parts), whole)
-    summed = [loss(PARAMS, part)[1] for part in parts]
+    summed = [jax.jit(lambda p, part=part: loss(p, part)[1])(PARAMS) for part in parts]
     mean = sum(summed[1:], summed[0])
     np.testing.assert_allclose(mean.mean, objective(PARAMS).value, rtol=1e-5)
     with pytest.raises(ValueError, match="different weights"):
@@ -129,7 +130,8 @@ def test_terms_aggregate_by_sequence():
     weights = aggregation_weights(jnp.asarray(MASK), "sequence")
     expression = term("a", X, *weights) + 2.0 * term("b", X**2, *weights)
     mean, _ = expression.loss()
-    rows = [(X[b] + 2 * X[b] ** 2)[MASK[b] == 1].mean() for b in range(4)]
+    x = np.asarray(X)
+    rows = [(x[b] + 2 * x[b] ** 2)[MASK[b] == 1].mean() for b in range(4)]
     np.testing.assert_allclose(mean.mean, np.mean(rows), rtol=1e-5)
     assert float(mean.weight) == 4
     with pytest.raises(ValueError, match="different weights"):
@@ -138,7 +140,7 @@ def test_terms_aggregate_by_sequence():
 
 def test_gradients_by_term():
     gradient, metrics = jax.jit(lambda p: gradients_by_term(objective, p))(PARAMS)
-    assert_same_gradient(gradient, jax.grad(lambda p: objective(p).value)(PARAMS))
+    assert_same_gradient(gradient, jax.jit(jax.grad(lambda p: objective(p).value))(PARAMS))
     means, _ = by_hand(PARAMS)
     for name, coefficient in COEFFICIENTS.items():
         np.testing.assert_allclose(metrics[name], means[name], rtol=1e-5)
