@@ -1,7 +1,7 @@
 """Records to rows of ids, and rows of ids to the arrays of a batch (numpy, no iteration order).
 
 A piece is (ids, first): a document's ids and the place of its first target.
-A supervised row is a list of pieces; a prompt row is (ids, index); a ranking row is
+A supervised row is a list of pieces; a prompt row is (ids, index); a ranking row is a list of
 (ids of each response, ranks). Every kind has an empty row that fills a last batch.
 """
 
@@ -17,6 +17,7 @@ from rlhf_jax.errors import UserError, require
 
 Batch = dict[str, np.ndarray]
 Piece = tuple[np.ndarray, int]
+Ranked = tuple[Sequence[np.ndarray], Sequence[int]]
 
 
 @dataclass(frozen=True)
@@ -60,21 +61,21 @@ def prompt_batch(rows: Sequence[tuple[np.ndarray, int]], length: int, pad_id: in
 
 
 def ranking_batch(
-    rows: Sequence[tuple[Sequence[np.ndarray], Sequence[int]]],
-    length: int,
-    outputs: int,
-    pad_id: int,
+    rows: Sequence[Sequence[Ranked]], length: int, outputs: int, rankings: int, pad_id: int
 ) -> Batch:
-    """Tokens and segments [B, K, T], right padded, and ranks [B, K]."""
+    """Tokens and segments [B, K, T], right padded, and ranks [B, G, K] of G rankings a row."""
     shape = (len(rows), outputs, length)
     tokens = np.full(shape, pad_id, np.int32)
     segments = np.zeros(shape, np.int32)
-    ranks = np.full(shape[:2], -1, np.int32)
-    for b, (responses, row_ranks) in enumerate(rows):
-        for k, ids in enumerate(responses):
-            tokens[b, k, : len(ids)] = ids
-            segments[b, k, : len(ids)] = 1
-        ranks[b, : len(row_ranks)] = row_ranks
+    ranks = np.full((len(rows), rankings, outputs), -1, np.int32)
+    for b, row in enumerate(rows):
+        start = 0
+        for g, (responses, its_ranks) in enumerate(row):
+            for k, ids in enumerate(responses, start):
+                tokens[b, k, : len(ids)] = ids
+                segments[b, k, : len(ids)] = 1
+            ranks[b, g, start : start + len(its_ranks)] = its_ranks
+            start += len(its_ranks)
     return {"tokens": tokens, "segments": segments, "ranks": ranks}
 
 
@@ -186,12 +187,15 @@ def prompt_rows(prompts: Sequence[str | Prompt], tokenizer: Tokenizer, length: i
 
 
 def ranking_rows(
-    rankings: Sequence[Ranking], tokenizer: Tokenizer, length: int, outputs: int
+    rankings: Sequence[Ranking], tokenizer: Tokenizer, length: int, outputs: int, packed: bool
 ) -> Rows:
-    """[bos] prompt response [eos] for each response; one over-long response drops the ranking."""
+    """[bos] prompt response [eos] for each response; one over-long response drops the ranking.
+
+    One ranking a row, or as many whole ones as first-fit packs into `outputs` responses.
+    """
     most = max((len(ranking.responses) for ranking in rankings), default=2)
     require(outputs >= most, "outputs", outputs, f"at least {most}, the longest ranking")
-    rows = []
+    ranked = []
     for ranking in rankings:
         prompt = [tokenizer.bos_id, *tokenizer.encode(ranking.prompt)]
         ids = [
@@ -199,11 +203,17 @@ def ranking_rows(
             for response in ranking.responses
         ]
         if max(map(len, ids)) <= length:
-            rows.append((ids, ranking.ranks))
-    dropped = len(rankings) - len(rows)
-    _some(rows, dropped, "rankings", length)
+            ranked.append((ids, ranking.ranks))
+    dropped = len(rankings) - len(ranked)
+    _some(ranked, dropped, "rankings", length)
+    rows = [[each] for each in ranked]
+    if packed:
+        bins = first_fit([len(ranks) for _, ranks in ranked], outputs)
+        rows = [[ranked[i] for i in members] for members in bins]
+    most = max(map(len, rows))
 
     def to_batch(rows):
-        return ranking_batch(rows, length, outputs, tokenizer.pad_id)
+        batch = ranking_batch(rows, length, outputs, most, tokenizer.pad_id)
+        return batch if packed else batch | {"ranks": batch["ranks"][:, 0]}
 
-    return Rows(rows, ((), ()), to_batch, len(rows), dropped)
+    return Rows(rows, [], to_batch, len(ranked), dropped)

@@ -94,16 +94,20 @@ def ranking_batches(
     length: int,
     outputs: int,
     seed: int,
+    packed: bool = False,
 ) -> Batches:
     """{tokens, segments} [B, K, T] and {ranks} [B, K], K = `outputs`.
 
-    A ranking with one over-long response is dropped whole.
+    A ranking with one over-long response is dropped whole. `packed` lets G whole rankings share
+    the outputs of a batch element (first fit, once for all epochs): ranks are then [B, G, K],
+    -1 at the outputs of other rankings.
 
     Raises:
       UserError: no ranking, none that fits `length`, or one with more than `outputs` responses.
     """
-    rows = arrays.ranking_rows(rankings, tokenizer, length, outputs)
-    identity = _identity("rankings", tokenizer, rows.examples, batch_size, length, seed)
+    rows = arrays.ranking_rows(rankings, tokenizer, length, outputs, packed)
+    kind = "packed rankings" if packed else "rankings"
+    identity = _identity(kind, tokenizer, rows.examples, batch_size, length, seed)
     return _shuffled(rows, batch_size, seed, identity | {"outputs": outputs})
 
 
@@ -175,9 +179,10 @@ def ranking_pass(
     batch_size: int,
     length: int,
     outputs: int,
+    packed: bool = False,
 ) -> Pass:
-    """Every ranking once, in order; as `ranking_batches`."""
-    return Pass(arrays.ranking_rows(rankings, tokenizer, length, outputs), batch_size)
+    """Every ranking once, in order where not packed; as `ranking_batches`."""
+    return Pass(arrays.ranking_rows(rankings, tokenizer, length, outputs, packed), batch_size)
 
 
 def mixed_batches(a: Batches, b: Batches, fraction: float, seed: int) -> Batches:

@@ -22,7 +22,8 @@ class RewardConfig:
     optimizer: OptimizerConfig
     epochs: float = 1.0
     batch_size: int = 64  # prompts
-    outputs: int = 9  # the largest K
+    outputs: int = 9  # of a batch element; at least the largest K
+    packed: bool = False  # several rankings in a batch element
     length: int = 2048  # tokens of prompt and response; longer outputs are dropped and counted
     micro_batches: int = 1
     normalise: Literal["none", "shift", "gain_and_bias"] = "shift"
@@ -48,15 +49,26 @@ def score_sequences(model: TransformerConfig, params: Any, tokens, segments) -> 
     return score.at_last_token(values, segments)
 
 
+def ranking_by_ranking(scores, ranks) -> tuple[jax.Array, jax.Array]:
+    """Scores [B, K] and ranks [B, K], or [B, G, K] where G rankings share the outputs of an
+    element: both as [N, K], a ranking a row. The outputs of other rankings have rank -1."""
+    outputs = scores.shape[-1]
+    ranks = ranks.reshape(scores.shape[0], -1, outputs)
+    scores = jnp.broadcast_to(scores[:, None], ranks.shape)
+    return scores.reshape(-1, outputs), ranks.reshape(-1, outputs)
+
+
 def reward_loss(model: TransformerConfig) -> Callable:
     """loss(params, batch, key): the ranked loss over batch of tokens, segments [B, K, T] and
-    ranks [B, K]; one forward pass an output, each prompt weighted alike (Ouyang et al., eq. 1)."""
+    ranks [B, K] or [B, G, K]; one forward pass an output, each prompt weighted alike
+    (Ouyang et al., eq. 1)."""
 
     def loss(params, batch, key=None):
         del key
         scores = score_sequences(model, params, batch["tokens"], batch["segments"])
-        mean = WeightedMean.of(*ranked_loss(scores, batch["ranks"]))
-        correct, pairs = ranked_accuracy(scores, batch["ranks"])
+        ranked = ranking_by_ranking(scores, batch["ranks"])
+        mean = WeightedMean.of(*ranked_loss(*ranked))
+        correct, pairs = ranked_accuracy(*ranked)
         accuracy = WeightedMean(correct.sum(), pairs.sum())
         return mean, {"loss": mean, "accuracy": accuracy}
 
@@ -72,7 +84,7 @@ def pair_counts(model: TransformerConfig, params: Any, batches: Iterable) -> tup
     @jax.jit
     def count(params, batch):
         scores = score_sequences(model, params, batch["tokens"], batch["segments"])
-        return ranked_accuracy(scores, batch["ranks"])
+        return ranked_accuracy(*ranking_by_ranking(scores, batch["ranks"]))
 
     counts = [count(params, batch) for batch in batches]
     return tuple(jnp.concatenate(part) for part in zip(*counts, strict=True))
@@ -80,10 +92,8 @@ def pair_counts(model: TransformerConfig, params: Any, batches: Iterable) -> tup
 
 def length_pair_counts(batches: Iterable) -> tuple[Any, Any]:
     """`pair_counts` of the baseline that holds the longer output, in tokens, for the better."""
-    counts = [
-        ranked_accuracy((b["segments"] > 0).sum(-1).astype(jnp.float32), b["ranks"])
-        for b in batches
-    ]
+    lengths = lambda batch: (batch["segments"] > 0).sum(-1).astype(jnp.float32)
+    counts = [ranked_accuracy(*ranking_by_ranking(lengths(b), b["ranks"])) for b in batches]
     return tuple(jnp.concatenate(part) for part in zip(*counts, strict=True))
 
 

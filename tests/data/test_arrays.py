@@ -97,6 +97,31 @@ def test_rankings(letters):
     )
 
 
+def test_packed_rankings_share_an_element_and_none_is_split(letters):
+    rankings = [
+        Ranking("a", ("b", "c"), (1, 0)),
+        Ranking("b", ("c", "d", "e"), (0, 1, 1)),
+        Ranking("c", ("abcd", "a"), (0, 1)),  # the first response is too long
+        Ranking("d", ("", "a"), (0, 0)),
+    ]
+    batches = ranking_pass(rankings, letters, batch_size=2, length=5, outputs=4, packed=True)
+    assert (len(batches), batches.examples, batches.dropped) == (1, 3, 1)
+    pair = lambda prompt, *letters: [[1, prompt, letter, 2, 0] for letter in letters]
+    empty = [0] * 5
+    assert_batch(
+        batches[0],
+        tokens=[
+            [*pair(4, 5, 6), [1, 7, 2, 0, 0], *pair(7, 4)],
+            [*pair(5, 6, 7, 8), empty],
+        ],
+        segments=[
+            [[1, 1, 1, 1, 0]] * 2 + [[1, 1, 1, 0, 0], [1, 1, 1, 1, 0]],
+            [[1, 1, 1, 1, 0]] * 3 + [empty],
+        ],
+        ranks=[[[1, 0, -1, -1], [-1, -1, 0, 0]], [[0, 1, 1, -1], [-1] * 4]],
+    )
+
+
 def test_text_rows(letters):
     batches = text_pass(["abcde", Text("f"), "gh"], letters, batch_size=2, length=4)
     assert (len(batches), batches.examples, batches.dropped) == (2, 3, 0)

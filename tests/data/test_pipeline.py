@@ -53,6 +53,9 @@ BUILD = {
     "text": lambda t, s, n=10: text_batches(texts(n), t, **SIZES, seed=s),
     "prompts": lambda t, s, n=10: prompt_batches(NAMES[:n], t, **SIZES, seed=s),
     "rankings": lambda t, s, n=10: ranking_batches(rankings(n), t, **SIZES, outputs=3, seed=s),
+    "packed rankings": lambda t, s, n=10: ranking_batches(
+        rankings(n), t, **SIZES, outputs=5, seed=s, packed=True
+    ),
     "mixed": lambda t, s, n=10: mixed(t, s, count=n),
 }
 ALL_KINDS = pytest.mark.parametrize("build", BUILD.values(), ids=BUILD)
@@ -134,6 +137,24 @@ def test_sizes_and_counts(letters):
     assert (ranked.examples, ranked.dropped, ranked.steps_per_epoch) == (4, 1, 1)
     text = text_batches(["abcdefgh"] * 8, letters, batch_size=2, length=6, seed=0)
     assert (text.examples, text.dropped, text.steps_per_epoch) == (8, 0, 8)
+
+
+def test_an_epoch_of_packed_rankings_holds_each_once(letters):
+    batches = ranking_batches(
+        rankings(16), letters, batch_size=2, length=12, outputs=5, seed=0, packed=True
+    )
+    assert (batches.examples, batches.steps_per_epoch) == (16, 4)  # eight elements of 2 + 3
+    found = []
+    for _ in range(4):
+        batch = next(batches)
+        for tokens, ranks in zip(batch["tokens"], batch["ranks"], strict=True):
+            prompts = [{tuple(row[1:3]) for row in tokens[of >= 0].tolist()} for of in ranks]
+            assert all(len(prompt) == 1 for prompt in prompts)  # one prompt a ranking
+            found += [
+                (prompt.pop(), (of >= 0).sum()) for prompt, of in zip(prompts, ranks, strict=True)
+            ]
+    wanted = [(tuple(letters.encode(r.prompt)), len(r.ranks)) for r in rankings(16)]
+    assert sorted(found) == sorted(wanted)
 
 
 def test_mixing_takes_its_share_and_skips_no_row(letters):
