@@ -75,43 +75,55 @@ def world_splits(data: WorldData) -> tuple[Splits, dict]:
 def human_splits(data: HumanData, seed: int) -> tuple[Splits, dict]:
     """Records of the human feedback files, held-out prompts apart in every data set.
 
-    Demonstrations are the best replies: OpenAssistant's, and of the comparisons the preferred.
+    Held-out rankings come source by source; counts["heldout"] says how many each source has.
+    Demonstrations are the replies that stand alone at the top of a ranking.
     """
     folder = human.find_human_data(data.path)
     hh, hh_counts = human.read_hh(folder / "hh-rlhf/harmless-base/test.jsonl.gz")
-    trees, replies, tree_counts = human.read_openassistant(folder / "oasst-en100/en_100_tree.jsonl")
+    trees, _, tree_counts = human.read_openassistant(folder / "oasst-en100/en_100_tree.jsonl")
     pandalm, pandalm_counts = human.read_pandalm(folder / "pandalm/testset-v1.json")
     counts = {"hh": hh_counts, "openassistant": tree_counts, "pandalm": pandalm_counts}
-    train, valid = [], []
-    for rankings in (hh, trees, pandalm):
-        kept, held = human.split_by_prompt(rankings, data.heldout, seed)
-        train += kept
-        valid += held
-    beginning = lambda record: record.prompt[: data.dedupe_characters]
-    taken = {beginning(ranking) for ranking in [*trees, *valid]}
-    best = lambda rankings: [best_reply(r) for r in rankings if untied_best(r)]
-    single = [reply for reply in replies if beginning(reply) not in taken]
-    prompts, repeated = deduplicate_by_prefix(
+    train, valid, counts["heldout"] = [], [], {}
+    for source, rankings in (("hh", hh), ("openassistant", trees), ("pandalm", pandalm)):
+        kept, held = human.split_by_prompt(rankings, data.heldout, seed, data.dedupe_characters)
+        short = [recent_turns(ranking, data.prompt_characters) for ranking in kept + held]
+        cut = zip(kept + held, short, strict=True)
+        counts[source]["older_turns_cut"] = sum(a.prompt != b.prompt for a, b in cut)
+        counts["heldout"][source] = len(held)
+        train += short[: len(kept)]
+        valid += short[len(kept) :]
+    test = list(dict.fromkeys(ranking.prompt for ranking in valid))
+    both = set(test)  # two dialogues may end, or two files begin, alike
+    counts["train_prompts_held_out"] = sum(ranking.prompt in both for ranking in train)
+    train = [ranking for ranking in train if ranking.prompt not in both]
+    prompts, counts["prompts_with_a_repeated_beginning"] = deduplicate_by_prefix(
         [ranking.prompt for ranking in train], data.dedupe_characters
     )
-    counts["prompts_with_a_repeated_beginning"] = repeated
     wikitext = human.read_text(folder / "wikitext-2/valid.txt")
     shakespeare = human.read_text(folder / "tinyshakespeare/input.txt")
-    text = {
-        "train": [Text(t) for t in wikitext + shakespeare],
-        "valid": [Text(t) for t in human.read_text(folder / "wikitext-2/test.txt")],
-    }
-    demonstrations = {"train": best(train) + single, "valid": best(valid)}
+    articles = human.read_text(folder / "wikitext-2/test.txt")[: data.heldout_articles]
     splits = {
-        "text": text,
-        "demonstrations": demonstrations,
-        "rankings": {"train": train, "valid": valid},
-        "prompts": {
-            "ppo": [Prompt(p) for p in prompts],
-            "test": [Prompt(p) for p in dict.fromkeys(ranking.prompt for ranking in valid)],
+        "text": {
+            "train": [Text(t) for t in wikitext + shakespeare],
+            "valid": [Text(t) for t in articles],
         },
+        "demonstrations": {
+            "train": [best_reply(ranking) for ranking in train if untied_best(ranking)],
+            "valid": [best_reply(ranking) for ranking in valid if untied_best(ranking)],
+        },
+        "rankings": {"train": train, "valid": valid},
+        "prompts": {"ppo": [Prompt(p) for p in prompts], "test": [Prompt(p) for p in test]},
     }
     return splits, counts
+
+
+def recent_turns(ranking: Ranking, characters: int) -> Ranking:
+    """The ranking without the oldest turns, so that the prompt holds at most `characters`; the
+    last turn stays whole however long it is."""
+    prompt = ranking.prompt
+    while len(prompt) > characters and prompt.find(human.HUMAN, 1) > 0:
+        prompt = prompt[prompt.find(human.HUMAN, 1) :]
+    return dataclasses.replace(ranking, prompt=prompt)
 
 
 def untied_best(ranking: Ranking) -> bool:

@@ -40,10 +40,13 @@ class HumanData:
     path: str | None = None  # None: the folder that RLHF_JAX_DATA names
     heldout: float = 0.1  # of the prompts of each source
     dedupe_characters: int = 100  # prompts that share so long a beginning count once
+    prompt_characters: int = 400  # older turns of a longer prompt are cut, as wholes
+    heldout_articles: int = 12  # of WikiText's 60 test articles, the first
 
     def __post_init__(self):
         require(0 < self.heldout < 1, "heldout", self.heldout, "in (0, 1)")
-        require(self.dedupe_characters > 0, "dedupe_characters", self.dedupe_characters, "positive")
+        for field in ("dedupe_characters", "prompt_characters", "heldout_articles"):
+            require(getattr(self, field) > 0, field, getattr(self, field), "positive")
 
 
 @dataclasses.dataclass(frozen=True)

@@ -8,14 +8,14 @@ from typing import Any
 import numpy as np
 
 from rlhf_jax.data import pipeline
-from rlhf_jax.data.records import write_atomically
-from rlhf_jax.evaluation import report
+from rlhf_jax.data.records import Ranking, write_atomically
+from rlhf_jax.evaluation import human_report, report
 from rlhf_jax.evaluation.policies import score_responses
-from rlhf_jax.evaluation.statistics import bootstrap_mean, ratio_interval, win_rate
+from rlhf_jax.evaluation.statistics import bootstrap_mean, win_rate
 from rlhf_jax.experiment import WorldData
 from rlhf_jax.generation.sampling import SamplingConfig
 from rlhf_jax.run import STAGES, Run
-from rlhf_jax.stages.reward_model import score_sequences
+from rlhf_jax.stages import reward_model
 from rlhf_jax.stages.supervised import mean_loss
 from rlhf_jax.training.metrics import SPEED, read_metrics
 from rlhf_jax.worlds.instruction import InstructionWorld
@@ -73,14 +73,10 @@ def judge_human(run: Run) -> dict:
     against, and say how far PPO moved it, not how good the responses are.
     """
     started = time.monotonic()
-    pairs, longer = run.reward_accuracy()
-    accuracy = {
-        "accuracy": ratio_interval(*map(np.asarray, pairs))._asdict(),
-        "longer_is_better": ratio_interval(*map(np.asarray, longer))._asdict(),
-        "pairs": int(pairs[1].sum()),
-        "prompts": int((pairs[1] > 0).sum()),
-    }
-    prompts = [record.prompt for record in run.corpora.read("prompts", "test")]
+    accuracy = reward_accuracy(run)
+    held_out = [record.prompt for record in run.corpora.read("prompts", "test")]
+    room = run.config.ppo.prompt_length
+    prompts = [p for p in held_out if 1 + len(run.tokenizer.encode(p)) <= room]
     reference, reward = run.model("sft"), run.model("reward")
     policies: dict[str, Any] = {}
     scores: dict[str, np.ndarray] = {}
@@ -89,10 +85,7 @@ def judge_human(run: Run) -> dict:
             continue
         params = reference if stage == "sft" else run.model(stage)
         responses = run.sample(params, prompts, run.config.evaluation.sampling)
-        answered = [i for i, response in enumerate(responses) if response is not None]
-        scores[name] = reward_scores(
-            run, reward, [prompts[i] for i in answered], [responses[i] for i in answered]
-        )
+        scores[name] = reward_scores(run, reward, prompts, responses)
         policies[name] = {
             "reward_score": bootstrap_mean(scores[name])._asdict(),
             "kl": kl_to(run, params, reference, prompts),
@@ -103,15 +96,58 @@ def judge_human(run: Run) -> dict:
     summary = {
         "reward_model": accuracy,
         "policies": policies,
-        "test_prompts": {"all": len(prompts), "answered": len(answered)},
+        "findings": human_report.findings(accuracy, policies),
+        "test_prompts": {"all": len(held_out), "short_enough": len(prompts)},
         "records": run.corpora.counts,
         "seconds": {**seconds(run), "report": round(time.monotonic() - started, 1)},
         "seed": run.config.seed,
     }
-    text = json.dumps(summary, indent=2)
+    text = json.dumps(summary, indent=2, allow_nan=False) + "\n"
     write_atomically(run.directory / "report.json", text.encode())
-    print(text)
+    human_report.print_human_report(summary)
+    print(f"{run.directory / 'report.json'}")
     return summary
+
+
+def reward_accuracy(run: Run) -> dict:
+    """human_report.pair_accuracy of all held-out rankings and of each source, and how many of
+    them are over-long and left out."""
+    rankings, start = list(run.rankings("valid")), 0
+    parts, over_long = {}, {}
+    for source, count in run.corpora.counts["heldout"].items():
+        *parts[source], over_long[source] = pairs_by_prompt(run, rankings[start : start + count])
+        start += count
+    whole = [np.concatenate(columns) for columns in zip(*parts.values(), strict=True)]
+    parts, over_long = {"all": whole} | parts, {"all": sum(over_long.values())} | over_long
+    return {
+        source: human_report.pair_accuracy(*columns, run.config.seed)
+        | {"over_long": over_long[source]}
+        for source, columns in parts.items()
+    }
+
+
+def pairs_by_prompt(run: Run, rankings: Sequence[Ranking]) -> tuple:
+    """Pairs that the reward model has right, that longer-is-better has right, and all: [N] each,
+    a prompt each; and the number of rankings that are over-long and left out."""
+    config, tokenizer = run.config.reward, run.tokenizer
+    fits = lambda ranking: all(
+        2 + len(tokenizer.encode(ranking.prompt)) + len(tokenizer.encode(response)) <= config.length
+        for response in ranking.responses
+    )
+    kept = [ranking for ranking in rankings if fits(ranking)]
+    most = max(len(ranking.responses) for ranking in kept)
+    batches = pipeline.ranking_pass(
+        kept,
+        tokenizer,
+        batch_size=max(1, config.batch_size * config.outputs // most),
+        length=config.length,
+        outputs=most,
+    )
+    correct, pairs = reward_model.pair_counts(run.config.model, run.model("reward"), batches)
+    longer, _ = reward_model.length_pair_counts(batches)
+    _, prompt = np.unique([ranking.prompt for ranking in kept], return_inverse=True)
+    total = lambda counts: np.bincount(prompt, np.asarray(counts, np.float64)[: len(kept)])
+    return total(correct), total(longer), total(pairs), len(rankings) - len(kept)
 
 
 def kl_to(run: Run, params: Any, reference: Any, prompts: Sequence[str]) -> float:
@@ -137,7 +173,9 @@ def pretraining_loss(run: Run, params: Any) -> float:
 def reward_scores(run: Run, params: Any, prompts, responses) -> np.ndarray:
     model = run.config.model
     return score_responses(
-        lambda params, tokens, segments: score_sequences(model, params, tokens, segments),
+        lambda params, tokens, segments: reward_model.score_sequences(
+            model, params, tokens, segments
+        ),
         params,
         prompts,
         responses,

@@ -229,6 +229,7 @@ class Run:
             length=config.length,
             outputs=config.outputs,
             seed=self.data_seed(4),
+            packed=config.packed,
         )
         params = score.with_score_head(policy, self.key("reward head"))
         tokens = config.batch_size * config.outputs * config.length
@@ -249,22 +250,6 @@ class Run:
             length=config.length,
         )
         return reward_model.normalise(self.config.model, params, demonstrations, config.normalise)
-
-    def reward_accuracy(self):
-        """(correct pairs, all pairs) of each held-out prompt, and the same for longer-is-better."""
-        config = self.config.reward
-        batches = pipeline.ranking_pass(
-            self.rankings("valid"),
-            self.tokenizer,
-            batch_size=config.batch_size,
-            length=config.length,
-            outputs=config.outputs,
-        )
-        params = self.model("reward")
-        return (
-            reward_model.pair_counts(self.config.model, params, batches),
-            reward_model.length_pair_counts(batches),
-        )
 
     def _ppo(self) -> Any:
         return self._run_ppo("ppo")

@@ -1,4 +1,4 @@
-"""Human feedback from the public repositories that published it, by checksum."""
+"""Human feedback, and plain text, from the repositories that published them, by checksum."""
 
 import hashlib
 import os
@@ -11,6 +11,10 @@ from rlhf_jax.data.records import write_atomically
 from rlhf_jax.errors import UserError
 
 GITHUB = "https://raw.githubusercontent.com"
+WIKITEXT = (
+    f"{GITHUB}/pytorch/examples/77f55b912142e11fcfdf5b530231fb9c52f181e8"
+    "/word_language_model/data/wikitext-2"
+)
 # file in the folder: (address, sha256)
 FILES = {
     "hh-rlhf/harmless-base/test.jsonl.gz": (
@@ -27,13 +31,26 @@ FILES = {
         f"{GITHUB}/WeOpenML/PandaLM/3871806e72b4832f815ecafd24d3503c73403f48/data/testset-v1.json",
         "cc154f9067c7382d7ea86f8f246511a5e1ac87e1fddd845c5938d789505b07a4",
     ),
+    "wikitext-2/valid.txt": (
+        f"{WIKITEXT}/valid.txt",
+        "f0737ed31fc1329026e95cb8b98e19c2a182c39c240ab909dc31abf2f8af58e8",
+    ),
+    "wikitext-2/test.txt": (
+        f"{WIKITEXT}/test.txt",
+        "d790b833ef8cf03a90db7bf1271b7520b83c45ce07ba3c1a9699df81e239eca0",
+    ),
+    "tinyshakespeare/input.txt": (
+        f"{GITHUB}/karpathy/char-rnn/6f9487a6fe5b420b7ca9afb0d7c078e37c1d1b4e"
+        "/data/tinyshakespeare/input.txt",
+        "86c4e6aa9db7c042ec79f339dcb96d42b0075e16b8fc2e86bf0ca57e2dc565ed",
+    ),
 }
 
 
 def download_human_data(
     folder: str | os.PathLike, files: Mapping[str, tuple[str, str]] = FILES
 ) -> Path:
-    """Fetches what `folder` lacks (about 2.7 MB, with offensive text) and returns the folder.
+    """Fetches what `folder` lacks (about 6.2 MB, with offensive text) and returns the folder.
 
     Raises:
       UserError: an address cannot be reached, or gives a file of another sha256.

@@ -38,7 +38,8 @@ def find_human_data(path: str | os.PathLike | None = None) -> Path:
     named = path if path is not None else os.environ.get("RLHF_JAX_DATA")
     advice = (
         "set RLHF_JAX_DATA (or the config's path) to the folder that holds hh-rlhf, "
-        "or fetch it with rlhf_jax.data.download.download_human_data"
+        'or fetch it from GitHub: python -c "from rlhf_jax.data.download import '
+        "download_human_data; download_human_data('human_data')\""
     )
     if not named:
         raise UserError(f"human feedback: no folder named; {advice}")
