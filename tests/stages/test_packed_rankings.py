@@ -1,0 +1,50 @@
+"""Rankings that share a batch element are worth what they are worth alone."""
+
+import jax
+import numpy as np
+
+from rlhf_jax.data.arrays import ranking_batch
+from rlhf_jax.stages import reward_model
+from tests.stages.tiny import MODEL, PAD, score_params
+
+RANKINGS = [
+    ([[1, 5, 9, 2], [1, 5, 8, 7, 2]], (0, 1)),
+    ([[1, 6, 11, 2], [1, 6, 12, 2], [1, 6, 2]], (2, 0, 2)),
+    ([[1, 9, 30, 2], [1, 9, 31, 31, 2]], (0, 0)),  # a tie says nothing
+    ([[1, 7, k, 2] for k in range(20, 24)], (3, 1, 0, 2)),
+]
+
+
+def batches():
+    """The same rankings one an element, and in two elements."""
+    alone = ranking_batch([[each] for each in RANKINGS], 6, 4, 1, PAD)
+    alone["ranks"] = alone["ranks"][:, 0]
+    return alone, ranking_batch([RANKINGS[:3], RANKINGS[3:]], 6, 7, 3, PAD)
+
+
+def test_loss_and_gradient():
+    loss = reward_model.reward_loss(MODEL)
+
+    def mean(params, batch):
+        mean, metrics = loss(params, batch)
+        return mean.mean, (mean.weight, metrics["accuracy"].weight)
+
+    params = score_params()
+    (alone, gradient), (packed, packed_gradient) = (
+        jax.value_and_grad(mean, has_aux=True)(params, batch) for batch in batches()
+    )
+    np.testing.assert_allclose(alone[0], packed[0], rtol=1e-5)
+    assert alone[1] == packed[1] == (3, 1 + 2 + 6)
+    jax.tree.map(lambda a, b: np.testing.assert_allclose(a, b, rtol=1e-3, atol=1e-5),
+                 gradient, packed_gradient)  # fmt: skip
+
+
+def test_counts_of_pairs():
+    params, (alone, packed) = score_params(), batches()
+    correct, pairs = reward_model.pair_counts(MODEL, params, [alone])
+    packed_correct, packed_pairs = reward_model.pair_counts(MODEL, params, [packed])
+    np.testing.assert_array_equal(pairs, [1, 2, 0, 6])
+    np.testing.assert_array_equal(packed_pairs, [1, 2, 0, 6, 0, 0])
+    np.testing.assert_array_equal(packed_correct[:4], correct)
+    longer, _ = reward_model.length_pair_counts([packed])
+    np.testing.assert_array_equal(longer, [0, 1.5, 0, 3, 0, 0])
