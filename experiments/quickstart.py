@@ -8,6 +8,7 @@ from rlhf_jax.stages.reward_model import RewardConfig
 from rlhf_jax.stages.supervised import SupervisedConfig
 from rlhf_jax.training.loop import LoopConfig
 from rlhf_jax.training.optimizer import OptimizerConfig
+from rlhf_jax.worlds.instruction import WorldConfig
 
 VOCABULARY = 1024
 
@@ -19,10 +20,10 @@ def ppo(**changes) -> PPOConfig:
         iterations=40,
         batch_size=128,
         minibatches=4,
-        prompt_length=24,
+        prompt_length=32,
         response_length=24,
         ema_decay=0.9,
-        kl=FixedController(0.02),
+        kl=FixedController(0.1),
         ptx_ratio=1,
         ptx_length=48,
         **changes,
@@ -31,7 +32,7 @@ def ppo(**changes) -> PPOConfig:
 
 config = Experiment(
     name="quickstart",
-    data=WorldData(),
+    data=WorldData(WorldConfig(feedback=2000)),
     model=TransformerConfig(
         vocab_size=VOCABULARY, layers=4, width=128, heads=4, context=160, scan_layers=False
     ),
@@ -50,9 +51,10 @@ config = Experiment(
     ),
     reward=RewardConfig(
         OptimizerConfig(learning_rate=5e-4, schedule="cosine", warmup_steps=5),
-        epochs=3,
-        batch_size=16,
-        outputs=9,
+        epochs=1,
+        batch_size=8,
+        outputs=18,
+        packed=True,
         length=48,
     ),
     ppo=ppo(),

@@ -68,7 +68,10 @@ def world_splits(data: WorldData) -> tuple[Splits, dict]:
     world = InstructionWorld(data.world)
     text = {split: [Text(t) for t in world.corpus(split)] for split in ("train", "valid")}
     prompts = {s: [Prompt(p) for p in world.prompts(s)] for s in ("feedback", "ppo", "test")}
-    demonstrations = {"train": world.demonstrations("sft"), "valid": world.demonstrations("valid")}
+    demonstrations = {
+        "train": world.demonstrations("sft", data.careless),
+        "valid": world.demonstrations("valid"),
+    }
     return {"text": text, "demonstrations": demonstrations, "prompts": prompts}, {}
 
 

@@ -21,12 +21,14 @@ class WorldData:
     world: WorldConfig = WorldConfig()
     outputs: tuple[int, int] = (4, 9)  # fewest and most outputs a prompt, K
     agreement: float = 0.726  # of two labelers, on pairs (Ouyang et al. 2022, section 3.4)
-    few_shot: int = 4  # examples before a prompt of the prompted base
+    careless: float = 0.25  # of the demonstrations: wrong, rude, off the point or rambling
+    few_shot: int = 3  # examples before a prompt of the prompted base
 
     def __post_init__(self):
         fewest, most = self.outputs
         require(2 <= fewest <= most, "outputs", self.outputs, "(fewest, most), at least 2")
         require(0 < self.agreement < 1, "agreement", self.agreement, "in (0, 1)")
+        require(0 <= self.careless < 1, "careless", self.careless, "in [0, 1)")
         require(self.few_shot >= 1, "few_shot", self.few_shot, "at least 1")
 
 

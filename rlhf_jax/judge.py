@@ -46,6 +46,8 @@ def judge_world(run: Run) -> dict:
         params = reference if stage == "sft" else run.model(stage)
         prefix = few_shot if name == "prompted" else ""
         responses = run.sample(params, [prefix + prompt for prompt in prompts], sampling)
+        if prefix:  # the examples say that an answer ends with its line
+            responses = [response.split("\n")[0] for response in responses]
         grades = [world.grade(p, r) for p, r in zip(prompts, responses, strict=True)]
         results.append(
             report.PolicyResult(

@@ -207,7 +207,13 @@ class Run:
             lambda repeated: self.sample(policy, repeated, sampling),
             lambda prompt, outputs: [0] * len(outputs),
         )
-        scores = [[world.grade(r.prompt, text).score for text in r.responses] for r in unranked]
+        # Equal outputs tie for every labeler: agreement is a matter of different ones.
+        different = [list(dict.fromkeys(r.responses)) for r in unranked]
+        scores = [
+            [world.grade(r.prompt, text).score for text in texts]
+            for r, texts in zip(unranked, different, strict=True)
+            if len(texts) > 1
+        ]
         labeler = SimulatedLabeler(calibrate_noise(scores, data.agreement), seed=self.config.seed)
         ranked = [
             Ranking(r.prompt, r.responses, world.rank(r.prompt, r.responses, labeler))

@@ -160,7 +160,7 @@ def initial_state(config: PPOConfig, policy: Any, reward: Any, key: jax.Array) -
         value_opt=value_optimizer.init(value),
         ema=None if config.ema_decay is None else copy(policy),
         kl_coefficient=config.kl.init(),
-        key=key,
+        key=jnp.copy(key),
     )
 
 
@@ -280,7 +280,6 @@ def policy_loss(config: PPOConfig, model: TransformerConfig) -> Callable:
         diagnostics = ppo_diagnostics(log_probs, batch.log_probs, batch.advantages, config.clip)
         mean = lambda values: WeightedMean.of(values, batch.mask)
         return mean(surrogate), {
-            "policy_loss": mean(surrogate),
             "approximate_kl": mean(diagnostics["approximate_kl"]),
             "clip_fraction": mean(diagnostics["clip_fraction"]),
         }
@@ -298,7 +297,7 @@ def value_loss(config: PPOConfig, model: TransformerConfig) -> Callable:
         values = score.scores(params, states)
         errors = clipped_value_loss(values, batch.values, batch.returns, config.value_clip)
         mean = WeightedMean.of(errors, batch.mask)
-        return mean, {"value_loss": mean}
+        return mean, {}
 
     return loss
 
@@ -316,8 +315,8 @@ def make_update(config: PPOConfig, model: TransformerConfig) -> Callable:
 
     def gradients(loss, params, batch, name):
         grads, metrics = accumulate_gradients(loss, params, batch, config.micro_batches)
-        metrics[f"{name}_grad_norm"] = metrics.pop("grad_norm")
-        return grads, metrics
+        named = {f"{name}_{key}": metrics.pop(key) for key in ("loss", "grad_norm")}
+        return grads, metrics | named
 
     def minibatch_update(state: PPOState, experience: Experience, text):
         grads, metrics = gradients(losses[0], state.policy, experience, "policy")
@@ -326,10 +325,7 @@ def make_update(config: PPOConfig, model: TransformerConfig) -> Callable:
         if text is not None:
             ptx_grads, ptx_metrics = gradients(ptx_loss, state.policy, text, "ptx")
             grads = jax.tree.map(lambda g, p: g + config.ptx_coefficient * p, grads, ptx_grads)
-            metrics |= {
-                "ptx_loss": ptx_metrics["loss"],
-                "ptx_grad_norm": ptx_metrics["ptx_grad_norm"],
-            }
+            metrics |= ptx_metrics
         updates, policy_opt = policy_optimizer.update(grads, state.policy_opt, state.policy)
         policy = optax.apply_updates(state.policy, updates)
         updates, value_opt = value_optimizer.update(value_grads, state.value_opt, state.value)

@@ -159,13 +159,13 @@ def forum(rng: random.Random, tasks: list[Task]) -> str:
     lines = []
     for task in rng.sample(tasks, rng.randint(2, 5)):
         good = rng.random() < right
-        lines.append(task.prompt + (task.response if good else _bad_answer(rng, task, tasks)))
+        lines.append(task.prompt + (task.response if good else bad_answer(rng, task, tasks, 4)))
     return "\n".join(lines)
 
 
-def _bad_answer(rng: random.Random, task: Task, tasks: list[Task]) -> str:
-    """Mostly wrong; else rude, to the wrong question, or with something added."""
-    kind = rng.choice(("wrong", "wrong", "wrong", "wrong", "rude", "other", "rambling"))
+def bad_answer(rng: random.Random, task: Task, tasks: list[Task], wrong: int) -> str:
+    """Wrong `wrong` times in `wrong` + 3; else rude, to another question, or with more to it."""
+    kind = rng.choice(("wrong",) * wrong + ("rude", "other", "rambling"))
     if kind == "wrong":
         return task.poor
     if kind == "rude":

@@ -8,7 +8,7 @@ from typing import Protocol
 
 from rlhf_jax.data.records import Demonstration
 from rlhf_jax.errors import ConfigError, UserError, require
-from rlhf_jax.worlds.corpus import documents
+from rlhf_jax.worlds.corpus import bad_answer, documents
 from rlhf_jax.worlds.facts import Facts
 from rlhf_jax.worlds.grading import Grade, grade
 from rlhf_jax.worlds.tasks import FAMILIES, Family, Scene, Task
@@ -104,9 +104,19 @@ class InstructionWorld:
         """The family of each prompt of `prompts(split)`."""
         return [task.family for task in self._split(split)]
 
-    def demonstrations(self, split: str) -> list[Demonstration]:
-        """The prompts of a split, each with a right, polite, short answer."""
-        return [Demonstration(task.prompt, task.response) for task in self._split(split)]
+    def demonstrations(self, split: str, careless: float = 0.0) -> list[Demonstration]:
+        """The prompts of a split, each with a right, polite, short answer.
+
+        A share `careless` of them has instead what a labeler in a hurry writes: a wrong answer, a
+        rude one, one to another question, or one that rambles on, in equal parts.
+        """
+        tasks = self._split(split)
+        rng = random.Random(f"{self.config.seed}/{split}/careless")
+        hurried = [rng.random() < careless for _ in tasks]
+        return [
+            Demonstration(task.prompt, bad_answer(rng, task, tasks, 1) if bad else task.response)
+            for task, bad in zip(tasks, hurried, strict=True)
+        ]
 
     def few_shot(self, count: int) -> str:
         """`count` worked examples of the sft split, families in turn, to put before a prompt."""
