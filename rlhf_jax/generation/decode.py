@@ -42,7 +42,7 @@ def generate(
     Raises ConfigError where prompt and response do not fit the context.
     """
     params = transformer.for_decoding(config, params)
-    blocks = [transformer.layer(params, i) for i in range(config.layers)]
+    blocks = transformer.layers(params)
     batch, prompt_length = prompts.shape
     noise = row_uniforms(key, jnp.arange(batch), response_length)
     lengths = (segments > 0).sum(axis=1)

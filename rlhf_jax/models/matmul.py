@@ -81,7 +81,17 @@ def _backward(spec, dtype, saved, g):
     g = g.astype(dtype)
     operands, out = spec.split("->")
     in_a, in_b = operands.split(",")
-    return _product(f"{out},{in_b}->{in_a}", g, b), _product(f"{in_a},{out}->{in_b}", a, g)
+    da = _product(f"{out},{in_b}->{in_a}", g, b)
+    # The left operand of this product is transposed: let that be the smaller one. On CPUs a
+    # transpose that reads what an activation function just made takes longer than the product.
+    if a.size <= g.size:
+        return da, _product(f"{in_a},{out}->{in_b}", a, g)
+    natural = "".join(
+        [i for i in out if i in in_a and i in in_b]
+        + [i for i in out if i not in in_a]
+        + [i for i in in_a if i not in out]
+    )
+    return da, jnp.einsum(f"{natural}->{in_b}", _product(f"{out},{in_a}->{natural}", g, a))
 
 
 einsum.defvjp(_forward, _backward)

@@ -176,9 +176,14 @@ def init(config: TransformerConfig, key: jax.Array) -> Params:
     return params
 
 
-def layer(params: Params, index: int) -> Params:
-    """The parameters of one block of the stack."""
-    return jax.tree.map(lambda stacked: stacked[index], params["blocks"])
+def layers(params: Params) -> list[Params]:
+    """The parameters of each block of the stack.
+
+    `lax.split` and not indexing: its gradient is one concatenation, not a sum of padded layers.
+    """
+    stacked, tree = jax.tree.flatten(params["blocks"])
+    split = [jax.lax.split(leaf, [1] * len(leaf)) for leaf in stacked]
+    return [tree.unflatten([x[0] for x in leaves]) for leaves in zip(*split, strict=True)]
 
 
 def _embed(config, params, tokens, positions):
@@ -225,9 +230,9 @@ def hidden(
         x, _ = jax.lax.scan(lambda x, one: (run(x, *one), None), x, (params["blocks"], keys))
         x = x if last is None else x[:, -last:]
     else:
-        for i in range(config.layers):
+        for i, block_params in enumerate(layers(params)):
             only = last if i == config.layers - 1 else None
-            x = run(x, layer(params, i), None if keys is None else keys[i], only)
+            x = run(x, block_params, None if keys is None else keys[i], only)
     return Norm(config).apply({"params": params["final_norm"]}, x)
 
 
@@ -266,9 +271,9 @@ def prefill(
     require(total <= config.context, "context", config.context, f">= prompt + response = {total}")
     positions, visible = positions_of(segments), visible_pairs(segments)
     x, cache = _embed(config, params, tokens, positions), []
-    for i in range(config.layers):
+    for i, block_params in enumerate(layers(params)):
         last = 1 if i == config.layers - 1 else None
-        x, (k, v) = Block(config).apply({"params": layer(params, i)}, x, visible, positions, last)
+        x, (k, v) = Block(config).apply({"params": block_params}, x, visible, positions, last)
         pad = ((0, 0), (0, 0), (0, room), (0, 0))
         cache.append((jnp.pad(k, pad).swapaxes(2, 3), jnp.pad(v, pad)))
     return Norm(config).apply({"params": params["final_norm"]}, x), cache
