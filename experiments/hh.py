@@ -1,4 +1,29 @@
-"""InstructGPT on human feedback: Anthropic HH, OpenAssistant and PandaLM, two CPU cores."""
+"""InstructGPT on human feedback: Anthropic HH, OpenAssistant and PandaLM, two CPU cores.
+
+    RLHF_JAX_DATA=FOLDER rlhf-jax run experiments/hh.py       # all stages, then the report
+    RLHF_JAX_DATA=FOLDER rlhf-jax reward experiments/hh.py    # as far as the reward model
+
+The files, about 6 MB with offensive text, come from GitHub where FOLDER lacks them:
+
+    python -c "from rlhf_jax.data.download import download_human_data as d; d('FOLDER')"
+
+What is trained on, of seed 0. Older turns are cut, as wholes, from prompts of over 400
+characters: 95 % of HH then fits into 256 tokens, 71 % does uncut. A ranking with an output
+that is still longer is left out.
+
+                    rankings   K      held out
+    HH                 2,307   2           231
+    OpenAssistant        211   2..9         21
+    PandaLM              999   2, ties     100
+    fit for training   2,745 of 3,165 (K = 2..6), for testing 297 of 352
+    demonstrations     2,763 of 3,067
+    PPO prompts        2,347 of 2,391
+
+Rankings share a batch element of 10 outputs (packed), whole ones only: one to itself would be
+padding for the most part, as most have two outputs.
+
+Cost and held-out accuracy: not measured to the end yet; report.json holds them after a run.
+"""
 
 from rlhf_jax.experiment import EvaluationConfig, Experiment, HumanData
 from rlhf_jax.models.config import TransformerConfig
