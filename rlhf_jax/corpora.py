@@ -17,6 +17,7 @@ from rlhf_jax.data.records import (
 )
 from rlhf_jax.data.tokenizer import Tokenizer, load_tokenizer, train_sentencepiece
 from rlhf_jax.experiment import HumanData, WorldData
+from rlhf_jax.training.fingerprint import check_fingerprint
 from rlhf_jax.worlds.instruction import InstructionWorld
 
 Splits = dict[str, dict[str, Sequence]]
@@ -47,8 +48,10 @@ def prepare(data: WorldData | HumanData, directory: Path, vocab_size: int, seed:
     """Writes the data sets and trains the tokenizer; what is there already stays.
 
     counts.json, written last, says how many records each split holds and what was left out.
+    Raises UserError where the directory was made with another config.
     """
     corpora = Corpora(directory)
+    check_fingerprint(directory, {"data": data, "vocab_size": vocab_size, "seed": seed})
     if (directory / "counts.json").is_file():
         return corpora
     splits, counts = world_splits(data) if isinstance(data, WorldData) else human_splits(data, seed)

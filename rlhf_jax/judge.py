@@ -9,6 +9,7 @@ import numpy as np
 
 from rlhf_jax.data import pipeline
 from rlhf_jax.data.records import Ranking, write_atomically
+from rlhf_jax.errors import require
 from rlhf_jax.evaluation import human_report, report
 from rlhf_jax.evaluation.policies import score_responses
 from rlhf_jax.evaluation.statistics import bootstrap_mean, win_rate
@@ -27,11 +28,29 @@ FLAGS = ("followed", "hallucinated", "harmful")
 
 def judge(run: Run) -> dict:
     """Runs what is left of the stages, then writes and prints the report."""
+    if isinstance(run.config.data, WorldData):
+        check_room(run)
     for stage in STAGES:
         run.finish(stage)
     if isinstance(run.config.data, WorldData):
         return judge_world(run)
     return judge_human(run)
+
+
+def check_room(run: Run) -> None:
+    """Raises ConfigError, before any training, where a test prompt behind its worked examples
+    would leave no room for a response."""
+    data, config = run.config.data, run.config
+    world = InstructionWorld(data.world)
+    examples = world.few_shot(data.few_shot)
+    longest = max(1 + len(run.tokenizer.encode(examples + p)) for p in world.prompts("test"))
+    needed = longest + config.ppo.response_length
+    require(
+        needed <= config.model.context,
+        "data.few_shot",
+        data.few_shot,
+        f"fewer, or model.context at least {needed}: the longest prompt has {longest} tokens",
+    )
 
 
 def judge_world(run: Run) -> dict:
@@ -87,9 +106,10 @@ def judge_human(run: Run) -> dict:
             continue
         params = reference if stage == "sft" else run.model(stage)
         responses = run.sample(params, prompts, run.config.evaluation.sampling)
-        scores[name] = reward_scores(run, reward, prompts, responses)
+        scores[name], cut = reward_scores(run, reward, prompts, responses)
         policies[name] = {
             "reward_score": bootstrap_mean(scores[name])._asdict(),
+            "beginnings_cut": cut,
             "kl": kl_to(run, params, reference, prompts),
             "pretraining_loss": pretraining_loss(run, params),
         }
@@ -172,7 +192,7 @@ def pretraining_loss(run: Run, params: Any) -> float:
     return mean_loss(run.config.model, params, text)
 
 
-def reward_scores(run: Run, params: Any, prompts, responses) -> np.ndarray:
+def reward_scores(run: Run, params: Any, prompts, responses) -> tuple[np.ndarray, int]:
     model = run.config.model
     return score_responses(
         lambda params, tokens, segments: reward_model.score_sequences(

@@ -51,6 +51,7 @@ class Run:
         )
         self.tokenizer = self.corpora.tokenizer
         self.mesh = make_mesh()
+        self._samplers: dict[tuple[int, SamplingConfig], Sampler] = {}
 
     def key(self, purpose: str) -> jax.Array:
         """A random key of its own for each purpose."""
@@ -91,7 +92,15 @@ class Run:
 
     def _fingerprint(self, stage: str) -> dict:
         fields = SHARED + STAGES[: STAGES.index("ppo" if stage == "ppo_ptx" else stage)]
-        return {name: fingerprint_of(getattr(self.config, name)) for name in (*fields, stage)}
+        found = {name: fingerprint_of(getattr(self.config, name)) for name in (*fields, stage)}
+        if "sft" in fields and isinstance(self.config.data, WorldData):
+            ppo, evaluation = self.config.ppo, self.config.evaluation
+            found["feedback"] = {  # what the ranked outputs depend on, beside the SFT model
+                "temperature": ppo.temperature,
+                "response_length": ppo.response_length,
+                "batch_size": evaluation.batch_size,
+            }
+        return found
 
     def _same_config(self, stage: str) -> None:
         check_fingerprint(self.stage_directory(stage), self._fingerprint(stage))
@@ -170,14 +179,17 @@ class Run:
         """A sampler wide enough for the longest prompt that leaves room for a response."""
         response = self.config.ppo.response_length
         longest = max(1 + len(self.tokenizer.encode(prompt)) for prompt in prompts)
-        return Sampler(
-            self.config.model,
-            self.tokenizer,
-            sampling,
-            prompt_length=min(longest, self.config.model.context - response),
-            response_length=response,
-            batch_size=self.config.evaluation.batch_size,
-        )
+        length = min(longest, self.config.model.context - response)
+        if (length, sampling) not in self._samplers:  # each compiles its own programs
+            self._samplers[length, sampling] = Sampler(
+                self.config.model,
+                self.tokenizer,
+                sampling,
+                prompt_length=length,
+                response_length=response,
+                batch_size=self.config.evaluation.batch_size,
+            )
+        return self._samplers[length, sampling]
 
     def sample(
         self, params: Any, prompts: Sequence[str], sampling: SamplingConfig
@@ -255,6 +267,8 @@ class Run:
             batch_size=config.batch_size,
             length=config.length,
         )
+        if config.normalise != "none" and demonstrations.dropped:
+            print(f"reward: {demonstrations.dropped} demonstrations are longer than {config.length}")
         return reward_model.normalise(self.config.model, params, demonstrations, config.normalise)
 
     def _ppo(self) -> Any:

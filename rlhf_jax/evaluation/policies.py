@@ -31,6 +31,7 @@ class Sampler:
         batch_size: int,
     ):
         self.model, self.tokenizer, self.batch_size = model, tokenizer, batch_size
+        self.temperature = sampling.temperature
         self.prompt_length, self.response_length = prompt_length, response_length
         self._generate = jax.jit(
             functools.partial(
@@ -65,7 +66,8 @@ class Sampler:
                 batch["index"], rollout.tokens, rollout.mask, strict=True
             ):
                 if index >= 0:
-                    texts[index] = self.tokenizer.decode(tokens[mask > 0].tolist())
+                    text = self.tokenizer.decode(tokens[mask > 0].tolist())
+                    texts[index] = text.replace("\0", "\ufffd")  # no record holds NUL
         return texts
 
     def _response_kl(self, params, reference, tokens, segments, mask):
@@ -77,11 +79,11 @@ class Sampler:
             )
             for p in (params, reference)
         ]
-        return (exact_kl(*logits) * mask).sum(axis=1)
+        return (exact_kl(*logits, self.temperature) * mask).sum(axis=1)
 
     def kl(self, params: Any, reference: Any, prompts: Sequence[str], key: jax.Array) -> float:
         """KL(policy || reference), nats a response: the mean over responses of the policy of the
-        summed KL of each token's full distribution."""
+        summed KL of each token's full distribution, both at the temperature of the sampling."""
         total, count = 0.0, 0
         for batch, rollout in self.batches(params, prompts, key):
             real = batch["index"] >= 0
@@ -101,19 +103,22 @@ def score_responses(
     *,
     batch_size: int,
     length: int,
-) -> np.ndarray:
-    """Reward-model score of each response: [N] float32.
+) -> tuple[np.ndarray, int]:
+    """Reward-model score of each response, [N] float32, and how many sequences had to lose their
+    beginning to fit `length`.
 
     score: score_sequences(params, tokens, segments). A sequence is bos, prompt, response, eos.
     """
-    run, values = jax.jit(score), []
+    run, values, cut = jax.jit(score), [], 0
     for start in range(0, len(prompts), batch_size):
         tokens = np.full((batch_size, length), tokenizer.pad_id, np.int32)
         segments = np.zeros((batch_size, length), np.int32)
         pairs = zip(prompts[start : start + batch_size], responses[start:], strict=False)
         for row, (prompt, response) in enumerate(pairs):
             ids = [tokenizer.bos_id, *tokenizer.encode(prompt), *tokenizer.encode(response)]
-            ids = [*ids, tokenizer.eos_id][-length:]
+            ids = [*ids, tokenizer.eos_id]
+            cut += len(ids) > length
+            ids = ids[-length:]
             tokens[row, : len(ids)], segments[row, : len(ids)] = ids, 1
         values.append(run(params, jnp.array(tokens), jnp.array(segments)))
-    return np.concatenate([np.asarray(v) for v in values])[: len(prompts)]
+    return np.concatenate([np.asarray(v) for v in values])[: len(prompts)], cut

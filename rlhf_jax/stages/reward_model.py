@@ -33,6 +33,8 @@ class RewardConfig:
             value = getattr(self, field)
             require(value > 0, field, value, "positive")
         require(self.outputs >= 2, "outputs", self.outputs, "at least 2")
+        ways = ("none", "shift", "gain_and_bias")
+        require(self.normalise in ways, "normalise", self.normalise, f"one of {ways}")
         require(
             self.batch_size % self.micro_batches == 0,
             "micro_batches",
