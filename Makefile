@@ -2,7 +2,7 @@ PYTHON ?= python3
 VENV ?= .venv
 BIN := $(VENV)/bin
 
-.PHONY: test test-all test-notebooks quickstart bench lint clean
+.PHONY: test test-all quickstart bench lint clean
 
 # One virtual environment serves every target; it is made anew when the requirements change.
 $(VENV)/ready: setup.py pyproject.toml
@@ -18,9 +18,6 @@ test: $(VENV)/ready lint
 
 test-all: $(VENV)/ready lint
 	$(BIN)/python -m pytest -m ''
-
-test-notebooks: $(VENV)/ready
-	$(BIN)/python -m pytest -m '' tests/notebooks
 
 quickstart: $(VENV)/ready
 	$(BIN)/rlhf-jax run experiments/quickstart.py

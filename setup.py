@@ -5,9 +5,6 @@ from pathlib import Path
 from setuptools import find_packages, setup
 
 HERE = Path(__file__).parent
-TEST = ["pytest>=8", "hypothesis>=6.100", "ruff>=0.6", "psutil>=5.9"]
-NOTEBOOKS = ["jupytext>=1.16", "nbclient>=0.10", "ipykernel>=6"]
-
 setup(
     name="rlhf-jax",
     version="0.1.0",
@@ -34,8 +31,7 @@ setup(
         "numpy>=1.26",
     ],
     extras_require={
-        "test": TEST + NOTEBOOKS,
-        "notebooks": NOTEBOOKS,
+        "test": ["pytest>=8", "pytest-xdist>=3.5", "hypothesis>=6.100", "ruff>=0.6"],
         "tpu": ["jax[tpu]>=0.10"],
         "cuda": ["jax[cuda12]>=0.10"],
     },

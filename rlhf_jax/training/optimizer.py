@@ -124,4 +124,10 @@ def _schedule(config: OptimizerConfig, total_steps: int) -> optax.Schedule:
 
 
 def _is_matrix(params):
-    return jax.tree.map(lambda x: x.ndim >= 2, params)
+    """Biases and norm scales are vectors, also where the layers' are stacked into a matrix."""
+
+    def matrix(path, x):
+        name = str(getattr(path[-1], "key", "")) if path else ""
+        return x.ndim >= 2 and not name.endswith(("bias", "scale"))
+
+    return jax.tree_util.tree_map_with_path(matrix, params)

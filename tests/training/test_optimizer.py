@@ -101,6 +101,17 @@ def test_decay_is_decoupled_and_spares_vectors():
     assert not np.any(updates["bias"]) and updates["gain"] == 0
 
 
+def test_decay_spares_the_stacked_biases_and_scales_of_layers():
+    config = OptimizerConfig(learning_rate=0.1, weight_decay=0.5)
+    stacked = ("up", "up_bias", "scale")
+    params = {"blocks": {name: jnp.full((3, 4), 4.0) for name in stacked}}
+    optimizer = make_optimizer(config, 10)
+    zeros = jax.tree.map(jnp.zeros_like, params)
+    updates = optimizer.update(zeros, optimizer.init(params), params)[0]["blocks"]
+    np.testing.assert_allclose(updates["up"], -0.1 * 0.5 * 4.0, rtol=1e-6)
+    assert not np.any(updates["up_bias"]) and not np.any(updates["scale"])
+
+
 @pytest.mark.parametrize(("limit", "norm"), [(1.0, 1.0), (7.0, 5.0), (None, 5.0)])
 def test_the_whole_gradient_is_clipped_before_adam(limit, norm):
     config = OptimizerConfig(b1=0.0, b2=0.0, epsilon=1e6, learning_rate=1.0, max_grad_norm=limit)
