@@ -14,10 +14,10 @@ $(VENV)/ready: setup.py pyproject.toml
 	touch $@
 
 test: $(VENV)/ready lint
-	$(BIN)/python -m pytest
+	$(BIN)/python -m pytest -n auto --dist loadfile
 
 test-all: $(VENV)/ready lint
-	$(BIN)/python -m pytest -m ''
+	$(BIN)/python -m pytest -n auto --dist loadfile -m ''
 
 quickstart: $(VENV)/ready
 	$(BIN)/rlhf-jax run experiments/quickstart.py
