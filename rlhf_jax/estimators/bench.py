@@ -1,0 +1,129 @@
+"""The bench: what rollouts of the task hold, drawn at random or all of them by enumeration."""
+
+from collections.abc import Callable
+from typing import NamedTuple
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from rlhf_jax.estimators import theory
+from rlhf_jax.estimators.measure import per_example_gradients
+from rlhf_jax.estimators.rows import Estimator, Rollouts, at_last_token
+from rlhf_jax.estimators.task import (
+    Task,
+    all_log_probs,
+    exact_gradient,
+    sample,
+    table_log_probs,
+)
+from rlhf_jax.objectives import advantages as adv
+from rlhf_jax.objectives.likelihood import sequence_log_prob
+
+Array = jax.Array
+
+
+class Bench(NamedTuple):
+    """The task, every response as a rollout of either policy, and the exact gradient."""
+
+    task: Task
+    fresh: Rollouts  # all N responses, as the policy samples them
+    stale: Rollouts  # as the old policy does
+    exact: Array  # dJ / d logits, [S,V]
+
+    def loss(self, estimator: Estimator) -> Callable[[Array, Rollouts], Array]:
+        """(logits of the policy, rollouts) -> the estimator's loss."""
+        return lambda logits, rollouts: estimator.loss(
+            table_log_probs(self.task, logits, rollouts.ids), rollouts
+        )
+
+    def rollouts(self, estimator: Estimator) -> Rollouts:
+        return self.stale if estimator.stale else self.fresh
+
+
+def make_bench(task: Task, pilot: int, key: Array) -> Bench:
+    """`pilot` responses of the policy give the learned values and the optimal baseline."""
+    ids = jnp.arange(len(task.scores))
+    log_probs, old, ref = (all_log_probs(task, x) for x in (task.policy, task.old, task.reference))
+    rewards = adv.kl_shaped_rewards(task.scores, log_probs, ref, task.mask, task.kl_coefficient)
+    to_go = adv.reward_to_go(rewards, task.mask)
+    pilot_ids = sample(task, log_probs, key, (pilot,))
+    visits_N = jnp.zeros(len(ids)).at[pilot_ids].add(1.0)
+    exact_values = state_means(task, to_go, jnp.exp(sequence_log_prob(log_probs, task.mask)))
+    learned_values = state_means(task, to_go, visits_N)
+    baseline = pilot_baseline(task, rewards, pilot_ids)
+    fresh = Rollouts(
+        ids, task.mask, task.scores, rewards, log_probs, log_probs, ref, exact_values,
+        learned_values, jnp.full(len(ids), baseline), jnp.zeros(len(ids)),
+    )  # fmt: skip
+    stale = fresh._replace(old_log_probs=old)
+    return Bench(task, fresh, stale, exact_gradient(task, task.policy))
+
+
+def state_means(task: Task, to_go: Array, weights_N: Array) -> Array:
+    """V(s) = weighted mean of G_t over the responses that pass through s, 0 where none: [N,T]."""
+    weights = weights_N[:, None] * task.mask
+    count = task.reference.shape[0]
+    total = jnp.zeros(count).at[task.states].add(weights * to_go)
+    weight = jnp.zeros(count).at[task.states].add(weights)
+    values = jnp.where(weight > 0, total / jnp.where(weight > 0, weight, 1), 0)
+    return values[task.states] * task.mask
+
+
+def pilot_baseline(task: Task, rewards: Array, pilot_ids: Array) -> Array:
+    """`optimal_baseline` of the pilot's responses, with their squared gradient norms."""
+    log_prob = lambda logits, i: jnp.sum(table_log_probs(task, logits, i[None]))
+    norms_B = jnp.sum(per_example_gradients(log_prob, task.policy, pilot_ids) ** 2, axis=1)
+    mask = task.mask[pilot_ids]
+    returns = at_last_token(jnp.sum(rewards[pilot_ids], axis=1), mask)
+    return adv.optimal_baseline(returns, mask, norms_B)
+
+
+def draw(
+    task: Task, rollouts: Rollouts, key: Array, estimates: int, group: int, decay: float
+) -> Rollouts:
+    """`estimates` groups of responses, [n,K,...], sampled with `old_log_probs`.
+
+    The moving average starts at 0 and runs through the groups in order: each sees the ones before.
+    """
+    ids = sample(task, rollouts.old_log_probs, key, (estimates, group))
+    drawn = jax.tree.map(lambda x: x[ids], rollouts)
+
+    def follow(average, one):
+        rewards, mask = one
+        return adv.moving_average(average, rewards, mask, decay), average
+
+    start = jnp.zeros((), drawn.rewards.dtype)
+    _, averages_n = jax.lax.scan(follow, start, (drawn.rewards, drawn.mask))
+    return drawn._replace(average=jnp.broadcast_to(averages_n[:, None], ids.shape))
+
+
+def facts_of(rollouts: Rollouts, group: int) -> theory.Facts:
+    """All N rollouts as float64 NumPy, for `theory`."""
+    names = ("mask", "scores", "rewards", "log_probs", "old_log_probs", "ref_log_probs",
+             "exact_values", "learned_values")  # fmt: skip
+    arrays = {name: np.asarray(getattr(rollouts, name), np.float64) for name in names}
+    return theory.Facts(**arrays, baseline=float(rollouts.baseline[0]), group=group)
+
+
+def expected_in_theory(bench: Bench, estimator: Estimator, group: int) -> np.ndarray:
+    """The gradient [D] that theory says the estimator converges to."""
+    if estimator.bias is None:
+        return np.asarray(bench.exact, np.float64).reshape(-1)
+    facts = facts_of(bench.rollouts(estimator), group)
+    scores = jax.jacobian(lambda logits: all_log_probs(bench.task, logits))(bench.task.policy)
+    scores = np.asarray(scores, np.float64).reshape(*facts.mask.shape, -1)
+    return theory.expected(facts, np.broadcast_to(estimator.bias(facts), facts.mask.shape), scores)
+
+
+def expected_by_enumeration(bench: Bench, estimator: Estimator, group: int) -> np.ndarray:
+    """E[estimate], [D]: every group of K responses, weighted by its probability.
+
+    Estimates do not depend on the order of a group, so that N + K - 1 over K groups are all.
+    """
+    rollouts = bench.rollouts(estimator)
+    q = np.exp(np.asarray(rollouts.old_log_probs, np.float64).sum(1))
+    ids, probabilities = theory.groups_of(q, group)
+    groups = jax.tree.map(lambda x: x[ids], rollouts)
+    gradients = per_example_gradients(bench.loss(estimator), bench.task.policy, groups, 5000)
+    return -probabilities @ np.asarray(gradients, np.float64)

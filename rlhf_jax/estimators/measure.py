@@ -1,0 +1,157 @@
+"""Bias with a confidence interval, variance and cosine of gradient estimates, and their FLOPs."""
+
+import dataclasses
+import math
+from collections.abc import Callable, Sequence
+from typing import Any
+
+import jax
+import numpy as np
+from jax.extend import core
+from jax.flatten_util import ravel_pytree
+
+Array = jax.Array
+DRAWS = 200_000  # of the weighted chi-square whose quantile is the radius
+
+
+@dataclasses.dataclass(frozen=True)
+class Measurement:
+    """Of n independent estimates of a gradient with D coordinates.
+
+    The region of confidence is the ball around the mean error with `radius`; [low, high] are the
+    norms inside it, so that low = 0 just where the exact gradient is inside.
+    """
+
+    error: np.ndarray  # [D], mean estimate - exact
+    radius: float
+    variance: float  # trace of the covariance of one estimate
+    cosine: float  # of the mean estimate and the exact gradient
+    cosine_of_one: float  # mean over estimates of the cosine of each
+
+    @property
+    def bias_norm(self) -> dict[str, float]:
+        mean = float(np.linalg.norm(self.error))
+        return {
+            "mean": mean, "low": max(0.0, mean - self.radius), "high": mean + self.radius
+        }  # fmt: skip
+
+    def contains(self, bias: np.ndarray) -> bool:
+        """Whether this bias [D] is inside the ball."""
+        return bool(np.linalg.norm(self.error - bias) <= self.radius)
+
+
+def per_example_gradients(
+    loss: Callable[[Any, Any], Array], params: Any, examples: Any, chunk: int | None = None
+) -> Array:
+    """[n,D]: the gradient of loss(params, example) for each of the n examples, by `vmap`.
+
+    Args:
+      loss: of any parameters (a table, a transformer) and one example.
+      params: pytree with D numbers.
+      examples: pytree of arrays [n,...].
+      chunk: examples at a time; None: all.
+    """
+    gradient = lambda example: ravel_pytree(jax.grad(loss)(params, example))[0]
+    if chunk is None:
+        return jax.jit(jax.vmap(gradient))(examples)
+    return jax.jit(lambda xs: jax.lax.map(gradient, xs, batch_size=chunk))(examples)
+
+
+def large_sample(means: Callable[[Array], Array], keys: Sequence[Array]) -> np.ndarray:
+    """[m,D] batch means, one a key: where nothing can be enumerated, the reference is their mean.
+
+    Args:
+      means: key -> [D], the mean of a batch of independent per-example gradients.
+      keys: m of them; a hundred or more, for `measure(..., reference_batches=...)`.
+    """
+    return np.stack([np.asarray(means(key), np.float64) for key in keys])
+
+
+def measure(
+    estimates: np.ndarray,
+    exact: np.ndarray,
+    level: float,
+    seed: int = 0,
+    reference_batches: np.ndarray | None = None,
+) -> Measurement:
+    """Compares estimates [n,D] with the exact gradient [D].
+
+    |mean error - bias|^2 is asymptotically a sum of chi-squares weighted by the eigenvalues of the
+    covariance of the mean. It is one statistic for all coordinates, so that they need no
+    correction for their number; for several estimators divide 1 - level by theirs (Bonferroni).
+
+    Args:
+      estimates: independent, or at least uncorrelated.
+      exact: the true gradient, or the mean of `reference_batches`.
+      level: of confidence, such as 0.99.
+      seed: of the quantile's simulation.
+      reference_batches: [m,D] batch means, where the reference is itself a sample.
+    """
+    estimates, exact = np.asarray(estimates, np.float64), np.asarray(exact, np.float64)
+    count = len(estimates)
+    mean = estimates.mean(0)
+    centred = (estimates - mean) / math.sqrt(count * (count - 1))
+    spread = [centred]
+    if reference_batches is not None:
+        m = len(reference_batches)
+        spread.append((reference_batches - reference_batches.mean(0)) / math.sqrt(m * (m - 1)))
+    norms = np.linalg.norm(estimates, axis=1)
+    cosines = estimates @ exact / np.where(norms > 0, norms, 1) / np.linalg.norm(exact)
+    return Measurement(
+        error=mean - exact,
+        radius=_radius(np.concatenate(spread), level, seed),
+        variance=float((centred**2).sum() * count),
+        cosine=float(mean @ exact / np.linalg.norm(mean) / np.linalg.norm(exact)),
+        cosine_of_one=float(cosines.mean()),
+    )
+
+
+def _radius(spread: np.ndarray, level: float, seed: int) -> float:
+    """Root of the `level` quantile of sum_i w_i chi2_1, w the eigenvalues of spread' spread."""
+    wide = spread.shape[1] > spread.shape[0]
+    weights = np.linalg.eigvalsh(spread @ spread.T if wide else spread.T @ spread)
+    random, total = np.random.default_rng(seed), np.zeros(DRAWS)
+    for weight in weights[weights > 1e-9 * weights[-1]]:
+        total += weight * random.chisquare(1, DRAWS)
+    return float(np.sqrt(np.quantile(total, level)))
+
+
+def count_flops(function: Callable, *arguments: Any) -> int:
+    """Floating-point operations of a call, read off its jaxpr.
+
+    2 m n k a matrix product, 1 a number that any other operation writes or a reduction reads;
+    moving data is free. Loops count as often as they run (XLA's own count takes their body once),
+    `while` loops, whose number of turns is not known, once.
+    """
+    return _flops(jax.make_jaxpr(function)(*arguments).jaxpr)
+
+
+_FREE = {
+    "broadcast_in_dim", "reshape", "squeeze", "transpose", "slice", "dynamic_slice", "gather",
+    "concatenate", "pad", "rev", "iota", "convert_element_type", "stop_gradient", "copy",
+    "dynamic_update_slice", "split",
+}  # fmt: skip
+
+
+def _flops(jaxpr: core.Jaxpr) -> int:
+    return sum(_equation_flops(equation) for equation in jaxpr.eqns)
+
+
+def _equation_flops(equation: core.JaxprEqn) -> int:
+    inner = [
+        part.jaxpr if isinstance(part, core.ClosedJaxpr) else part
+        for value in equation.params.values()
+        for part in (value if isinstance(value, tuple | list) else (value,))
+        if isinstance(part, core.Jaxpr | core.ClosedJaxpr)
+    ]
+    name = equation.primitive.name
+    if inner:
+        return equation.params.get("length", 1) * sum(_flops(jaxpr) for jaxpr in inner)
+    written = sum(math.prod(variable.aval.shape) for variable in equation.outvars)
+    if name == "dot_general":
+        (contracted, _), _ = equation.params["dimension_numbers"]
+        shape = equation.invars[0].aval.shape
+        return 2 * written * math.prod(shape[axis] for axis in contracted)
+    if name.startswith(("reduce_", "arg", "cum", "scatter")):
+        return math.prod(equation.invars[-1 if name.startswith("scatter") else 0].aval.shape)
+    return 0 if name in _FREE else written

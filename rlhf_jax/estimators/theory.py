@@ -1,0 +1,191 @@
+"""What each biased estimator converges to, in float64 NumPy and apart from `objectives`.
+
+An expected estimate is sum_y q(y) sum_t c_t(y) grad log p_t(y): q samples, p is the policy, and
+the coefficients c[N,T] are all that sets estimators apart. The unbiased ones converge to dJ.
+All are exact; where a batch is its own yardstick they are means over its other members.
+"""
+
+import dataclasses
+import itertools
+import math
+from collections.abc import Callable
+
+import numpy as np
+
+Floats = np.ndarray
+
+
+@dataclasses.dataclass(frozen=True)
+class Facts:
+    """Every response, known exactly: [N,T], or [N] where one number a response."""
+
+    mask: Floats
+    scores: Floats
+    rewards: Floats
+    log_probs: Floats  # of the policy p
+    old_log_probs: Floats  # of the sampler q
+    ref_log_probs: Floats
+    exact_values: Floats
+    learned_values: Floats
+    baseline: float
+    group: int  # responses an estimate, K
+
+    @property
+    def sampled(self) -> Floats:
+        """q(y), [N]."""
+        return np.exp(self.old_log_probs.sum(1))
+
+    @property
+    def to_go(self) -> Floats:
+        """G_t = sum of the rewards from t on."""
+        return self.mask * np.cumsum(self.rewards[:, ::-1], axis=1)[:, ::-1]
+
+    @property
+    def returns(self) -> Floats:
+        """R, [N,1]."""
+        return self.rewards.sum(1, keepdims=True)
+
+    @property
+    def ratio(self) -> Floats:
+        return np.exp(self.log_probs - self.old_log_probs)
+
+
+Bias = Callable[[Facts], Floats]
+
+
+def expected(facts: Facts, coefficients: Floats, token_scores: Floats) -> Floats:
+    """sum_y q(y) sum_t c_t grad log p_t, [D]; token_scores = grad log p_t(y), [N,T,D]."""
+    weights = facts.sampled[:, None] * facts.mask * coefficients
+    return np.einsum("nt,ntd->d", weights, token_scores)
+
+
+def groups_of(q: Floats, size: int) -> tuple[Floats, Floats]:
+    """(ids[M,size], probabilities[M]) of all groups of independent responses, order aside."""
+    ids = np.array(list(itertools.combinations_with_replacement(range(len(q)), size)), np.int32)
+    same = (ids[:, :, None] == ids[:, None, :]).sum(2)  # every one of c copies counts c
+    # Orders of a group = size! / product of c!, taken over members as (c!)^(1/c).
+    share = np.array([0.0, *(math.lgamma(c + 1) / c for c in range(1, size + 1))])
+    log_orders = math.lgamma(size + 1) - share[same].sum(1)
+    return ids, np.exp(log_orders + np.log(q)[ids].sum(1))
+
+
+def _deviations(
+    facts: Facts, values: Floats, weights: Floats, inverse_std: Callable[[Floats], Floats]
+) -> Floats:
+    """E[(x_t(y) - mean) inverse_std(variance)], [N,T]: moments over y and K - 1 others."""
+    ids, probabilities = groups_of(facts.sampled, facts.group - 1)
+    moments = np.stack([(weights * values**power).sum(1) for power in range(3)])  # [3,N]
+    others = moments[:, ids].sum(2)
+    result = np.zeros_like(values)
+    for y in range(len(values)):
+        count, first, second = others + moments[:, y, None]
+        mean = first / count
+        variance = second / count - mean**2
+        alike = variance < 1e-12  # then x - mean is 0, but for its last digits
+        weight = np.where(alike, 0, probabilities * inverse_std(np.where(alike, 1, variance)))
+        result[y] = weight.sum() * values[y] - (weight * mean).sum()
+    return result
+
+
+def dr_grpo(facts: Facts) -> Floats:
+    """(K - 1) / K dJ: a response is part of its own baseline."""
+    return facts.returns * (facts.group - 1) / facts.group
+
+
+def grpo(facts: Facts) -> Floats:
+    """About dJ / std(R): longer where returns are closer than 1, and pulled by close groups."""
+    inverse_std = lambda variance: 1 / (np.sqrt(variance) + 1e-6)
+    return _deviations(facts, facts.returns, np.ones_like(facts.returns), inverse_std)
+
+
+def grpo_per_sequence(facts: Facts) -> Floats:
+    """As grpo, each response divided by its length: long ones count less, good or bad."""
+    return grpo(facts) / facts.mask.sum(1, keepdims=True)
+
+
+def whitened(facts: Facts) -> Floats:
+    """About dJ / std(A), the mean and standard deviation being over the batch's tokens."""
+    advantages = facts.mask * (facts.to_go - facts.learned_values)
+    return _deviations(facts, advantages, facts.mask, lambda variance: (variance + 1e-8) ** -0.5)
+
+
+def gae(lam: float, facts: Facts) -> Floats:
+    """A_t + (1 - lam) sum_k lam^k e_{t+1+k}: the critic's errors e = V - V_exact, later ones less.
+
+    The error of the token's own state is a baseline, and harmless.
+    """
+    error = facts.mask * (facts.learned_values - facts.exact_values)
+    later, coefficients = np.zeros(len(error)), np.zeros_like(error)
+    for t in reversed(range(error.shape[1])):
+        coefficients[:, t] = facts.to_go[:, t] + (1 - lam) * later
+        later = error[:, t] + lam * later
+    return coefficients
+
+
+def no_kl(facts: Facts) -> Floats:
+    """d E[score]: the mean of k1 has gradient 0, nothing holds the policy."""
+    return facts.scores[:, None]
+
+
+def reverse_kl(beta: float, facts: Facts) -> Floats:
+    """d (E[score] - beta KL(ref || p)): k3's gradient is the other divergence's."""
+    d = (facts.log_probs - facts.ref_log_probs).sum(1)
+    return (facts.scores - beta * (1 - np.exp(-d)))[:, None]
+
+
+def k2_per_token(beta: float, facts: Facts) -> Floats:
+    """A token answers for its own KL, not for that of the states it leads to."""
+    return facts.scores[:, None] - beta * (facts.log_probs - facts.ref_log_probs)
+
+
+def stale_reinforce(facts: Facts) -> Floats:
+    """The responses are weighted by the old policy: what it said often counts too much."""
+    return facts.returns - facts.baseline
+
+
+def importance_per_token(facts: Facts) -> Floats:
+    """Beginnings and ends of responses stay those of the old policy."""
+    return facts.ratio * (facts.returns - facts.baseline)
+
+
+def importance_truncated(facts: Facts) -> Floats:
+    """Responses that became likelier than 1 x are counted once."""
+    whole = np.exp((facts.log_probs - facts.old_log_probs).sum(1, keepdims=True))
+    return np.minimum(1, whole) * (facts.returns - facts.baseline)
+
+
+def vtrace(facts: Facts) -> Floats:
+    """Beginnings of the old policy; ends towards the policy's, by ratios of at most 1."""
+    rho = np.minimum(1, facts.ratio)
+    coefficients = np.zeros_like(rho)
+    target = np.zeros(len(rho))  # v of the next token
+    for t in reversed(range(rho.shape[1])):
+        on, value = facts.mask[:, t], facts.learned_values[:, t]
+        weighted = rho[:, t] * (facts.rewards[:, t] + target - value)
+        coefficients[:, t] = weighted
+        target = np.where(on, value + weighted, target)
+    return coefficients
+
+
+def _not_clipped(clip: float, ratio: Floats, advantages: Floats) -> Floats:
+    gone = ((advantages > 0) & (ratio > 1 + clip)) | ((advantages < 0) & (ratio < 1 - clip))
+    return ~gone
+
+
+def ppo_clip(clip: float, facts: Facts) -> Floats:
+    """As importance_per_token, less the tokens beyond the clip: no further from old."""
+    advantages = facts.returns - facts.baseline
+    return _not_clipped(clip, facts.ratio, advantages) * facts.ratio * advantages
+
+
+def cispo(clip: float, facts: Facts) -> Floats:
+    """As importance_per_token, the ratio clipped on both sides: every token stays."""
+    return np.clip(facts.ratio, 1 - clip, 1 + clip) * (facts.returns - facts.baseline)
+
+
+def gspo(clip: float, facts: Facts) -> Floats:
+    """A response's geometric mean ratio stands for each token's; clipped ones drop out."""
+    lengths = facts.mask.sum(1, keepdims=True)
+    log_ratio = (facts.log_probs - facts.old_log_probs).sum(1, keepdims=True)
+    ratio, advantages = np.exp(log_ratio / lengths), facts.returns - facts.baseline
+    return _not_clipped(clip, ratio, advantages) * ratio * advantages
