@@ -2,7 +2,8 @@
 
 import dataclasses
 import sys
-from typing import Annotated
+from pathlib import Path
+from typing import Annotated, Literal
 
 import tyro
 
@@ -18,14 +19,16 @@ commands
   reward     the reward model, from rankings
   ppo        PPO against the reward model
   ppo_ptx    the same with the pretraining term
-  generate   read prompts from standard input, one a line; --stage names the model
+  generate   read prompts from standard input, one a line; --stage names the model,
+             \\n in a line stands for a line break
+  estimators every gradient estimator measured against the exact gradient; no experiment file
 
 A command first runs the stages that it builds on, where they are not finished; run again,
 it goes on where it was. Any field of the experiment can be given, as in
   rlhf-jax ppo experiments/quickstart.py --ppo.iterations 10 --out runs/short
 rlhf-jax COMMAND EXPERIMENT.py --help lists them all."""
 STAGES = ("pretrain", "sft", "reward", "ppo", "ppo_ptx")
-COMMANDS = ("run", *STAGES, "generate")
+COMMANDS = ("run", *STAGES, "generate", "estimators")
 
 
 def main() -> None:
@@ -45,6 +48,8 @@ def command(arguments: list[str]) -> int:
     if not arguments or arguments[0] in ("-h", "--help"):
         print(USAGE)
         return 0
+    if arguments[0] == "estimators":
+        return estimators(arguments[1:])
     if arguments[0] not in COMMANDS:
         raise UserError(f"no command {arguments[0]!r}: must be one of {', '.join(COMMANDS)}")
     if len(arguments) < 2 or arguments[1].startswith("-"):
@@ -59,7 +64,8 @@ def command(arguments: list[str]) -> int:
     class Call:
         config: Annotated[Experiment, tyro.conf.arg(name="")]
         stop_after_steps: int | None = None  # ends the stage early, with a checkpoint
-        stage: str = "ppo_ptx"  # generate: the stage whose model speaks
+        # generate: the stage whose model speaks
+        stage: Literal["pretrain", "sft", "ppo", "ppo_ptx"] = "ppo_ptx"
 
     call = tyro.cli(
         Call,
@@ -73,13 +79,35 @@ def command(arguments: list[str]) -> int:
         if arguments[0] == "run":
             judge.judge(run)
         elif arguments[0] == "generate":
-            prompts = [line.rstrip("\n").encode().decode("unicode_escape") for line in sys.stdin]
-            for response in run.sample(
-                run.model(call.stage), prompts, run.config.evaluation.sampling
-            ):
-                print(response)
+            generate(run, call.stage)
         else:
             run.finish(arguments[0])
     except Stopped as stopped:
         print(f"{stopped}; the same command without --stop-after-steps goes on")
+    return 0
+
+
+def generate(run, stage: str) -> None:
+    """Prints a response to each line of standard input, as one line each."""
+    prompts = [line.rstrip("\n").replace("\\n", "\n") for line in sys.stdin]
+    if not prompts:
+        raise UserError("generate reads prompts from standard input, one a line: there was none")
+    responses = run.sample(run.model(stage), prompts, run.config.evaluation.sampling)
+    for number, response in enumerate(responses, 1):
+        if response is None:
+            raise UserError(f"line {number}: the prompt leaves no room for a response")
+        print(response.replace("\n", "\\n"))
+
+
+def estimators(arguments: list[str]) -> int:
+    """The estimator lab: table on the screen, estimators.json and estimators.png in --out."""
+    from rlhf_jax.estimators.lab import LabConfig, run
+
+    @dataclasses.dataclass(frozen=True)
+    class Call:
+        config: Annotated[LabConfig, tyro.conf.arg(name="")] = LabConfig()
+        out: Path = Path("runs/estimators")
+
+    call = tyro.cli(Call, prog="rlhf-jax estimators", args=arguments)
+    run(call.config, call.out)
     return 0
