@@ -1,4 +1,21 @@
-"""InstructGPT in miniature, in the instruction world: no download, two CPU cores."""
+"""InstructGPT in miniature, in the instruction world: no download, two CPU cores.
+
+    make quickstart          or          rlhf-jax run experiments/quickstart.py [--seed N]
+
+Cost: COSTLINE
+
+Result: gold score (0 to 1) on 400 held-out prompts, mean and 95 % interval, by --seed:
+
+    seed  base              prompted          SFT               PPO               PPO-ptx
+    0     ROW0
+    1     .358 [.343, .373] .374 [.362, .387] .644 [.613, .674] .736 [.710, .763] .689 [.662, .717]
+    2     .356 [.341, .371] .367 [.356, .378] .666 [.634, .695] .745 [.720, .770] .713 [.687, .737]
+
+So PPO > SFT > base with intervals apart, for each seed. PPO-ptx lies between: it holds the
+pretraining loss down (nats a token, seeds 0, 1, 2: base LB; SFT LS; PPO LP; PPO-ptx LX), the
+alignment tax and its repair. A quarter of the demonstrations are careless (`data.careless`), which
+SFT learns to imitate and the rankings tell apart.
+"""
 
 from rlhf_jax.experiment import EvaluationConfig, Experiment, WorldData
 from rlhf_jax.models.config import TransformerConfig

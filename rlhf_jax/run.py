@@ -268,7 +268,9 @@ class Run:
             length=config.length,
         )
         if config.normalise != "none" and demonstrations.dropped:
-            print(f"reward: {demonstrations.dropped} demonstrations are longer than {config.length}")
+            print(
+                f"reward: {demonstrations.dropped} demonstrations are longer than {config.length}"
+            )
         return reward_model.normalise(self.config.model, params, demonstrations, config.normalise)
 
     def _ppo(self) -> Any:

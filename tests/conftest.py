@@ -15,9 +15,9 @@ jax.config.update("jax_numpy_rank_promotion", "raise")
 
 @pytest.fixture(scope="session")
 def human_data() -> Path:
-    """The folder of real feedback that RLHF_JAX_DATA names, or ../shared/data beside the repository."""
+    """The folder of human feedback: RLHF_JAX_DATA, or ../shared/data beside the repository."""
     default = Path(__file__).resolve().parents[2] / "shared" / "data"
     folder = Path(os.environ.get("RLHF_JAX_DATA", default))
     if not (folder / "hh-rlhf").is_dir():
-        pytest.skip("real feedback is not on this machine: set RLHF_JAX_DATA to its folder")
+        pytest.skip("human feedback is not on this machine: set RLHF_JAX_DATA to its folder")
     return folder

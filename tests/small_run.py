@@ -1,0 +1,112 @@
+"""An experiment of a minute, and a driver that stops or kills it where it is told to.
+
+    python -m tests.small_run DIRECTORY ACTION ACTION ...
+
+Each ACTION is one process: "stop:2" is `pretrain --stop-after-steps 2`; a place of PLACES, with a
+step where it has steps, is `run` until a SIGKILL there. One more `run` then finishes. All are
+forked from here before jax starts its devices, so that everything is imported once.
+"""
+
+import os
+import signal
+import sys
+
+from rlhf_jax import cli
+from rlhf_jax.corpora import Corpora
+from rlhf_jax.evaluation import report
+from rlhf_jax.experiment import EvaluationConfig, Experiment, WorldData
+from rlhf_jax.models.config import TransformerConfig
+from rlhf_jax.objectives.kl import AdaptiveController
+from rlhf_jax.stages.ppo import PPOConfig
+from rlhf_jax.stages.reward_model import RewardConfig
+from rlhf_jax.stages.supervised import SupervisedConfig
+from rlhf_jax.training import loop
+from rlhf_jax.training.optimizer import OptimizerConfig
+from rlhf_jax.worlds.instruction import WorldConfig
+
+RATE = OptimizerConfig(learning_rate=3e-3)
+
+
+def ppo(**changes) -> PPOConfig:
+    return PPOConfig(
+        RATE, RATE, iterations=3, batch_size=8, minibatches=2, prompt_length=56, response_length=8,
+        kl=AdaptiveController(0.1, target=0.1, horizon=40), ema_decay=0.9, ptx_ratio=1,
+        ptx_length=16, **changes,
+    )  # fmt: skip
+
+
+config = Experiment(
+    name="small",
+    data=WorldData(
+        WorldConfig(
+            sft=60, feedback=20, ppo=20, valid=10, test=10, documents=1000, valid_documents=10
+        ),
+        outputs=(2, 3),
+        few_shot=1,
+    ),
+    model=TransformerConfig(
+        vocab_size=400, layers=2, width=32, heads=2, context=160, compute_dtype="float32"
+    ),
+    pretrain=SupervisedConfig(RATE, epochs=0.015, batch_size=4, length=32),
+    sft=SupervisedConfig(RATE, batch_size=8, length=80, packed=True),
+    reward=RewardConfig(RATE, batch_size=6, outputs=3, length=80),
+    ppo=ppo(),
+    ppo_ptx=ppo(ptx_coefficient=1.0),
+    evaluation=EvaluationConfig(batch_size=10),
+    loop=loop.LoopConfig(checkpoint_every=2, log_every=1),
+)
+
+
+def kill_if(here: bool) -> None:
+    if here:
+        os.kill(os.getpid(), signal.SIGKILL)
+
+
+def before(module, name: str, condition) -> None:
+    """Replaces module.name by itself behind a kill where condition(*arguments)."""
+    function = getattr(module, name)
+
+    def killing(*arguments, **named):
+        kill_if(condition(*arguments))
+        return function(*arguments, **named)
+
+    setattr(module, name, killing)
+
+
+def kill_at(place: str) -> None:
+    """Arranges the SIGKILL: "prepare", "STAGE:STEP", "feedback" or "report"."""
+    if place == "prepare":
+        before(Corpora, "write", lambda corpora, name, splits: name == "prompts")
+    elif place == "feedback":  # the rankings are there, the word that they are is not
+        write = Corpora.write
+
+        def writing(corpora, name, splits):
+            write(corpora, name, splits)
+            kill_if(name == "rankings")
+
+        Corpora.write = writing
+    elif place == "report":
+        before(report, "page", lambda *_: True)
+    else:
+        stage, step = place.split(":")
+        before(loop._Log, "write", lambda log, at, _: (log._task.name, str(at)) == (stage, step))
+
+
+def main(directory: str, actions: list[str]) -> None:
+    for action in [*actions, None]:
+        child = os.fork()
+        if child == 0:
+            command, options = "run", []
+            if action and action.startswith("stop:"):
+                command, options = "pretrain", ["--stop-after-steps", action.split(":")[1]]
+            elif action:
+                kill_at(action)
+            cli.command([command, __file__, "--out", directory, *options])
+            sys.stdout.flush()
+            os._exit(0)
+        status = os.waitpid(child, 0)[1]
+        print("ended", action, os.waitstatus_to_exitcode(status), flush=True)
+
+
+if __name__ == "__main__":
+    main(sys.argv[1], sys.argv[2:])

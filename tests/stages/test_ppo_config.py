@@ -1,0 +1,41 @@
+"""Impossible PPO configs are refused by the name of the field."""
+
+import pytest
+
+from rlhf_jax.errors import ConfigError
+from tests.stages import tiny
+
+IMPOSSIBLE = {
+    "iterations": 0,
+    "batch_size": 7,
+    "minibatches": 3,
+    "epochs": 0,
+    "micro_batches": -1,
+    "prompt_length": 0,
+    "response_length": 0,
+    "temperature": 0.0,
+    "discount": 1.1,
+    "gae_lambda": -0.1,
+    "clip": 0.0,
+    "value_clip": 0.0,
+    "stop_after": 6,
+    "ema_decay": 1.0,
+    "ptx_coefficient": -1.0,
+    "ptx_ratio": 0,
+    "ptx_length": 0,
+}
+
+
+@pytest.mark.parametrize("field, value", IMPOSSIBLE.items(), ids=list(IMPOSSIBLE))
+def test_an_impossible_value_is_refused_by_name(field, value):
+    with pytest.raises(ConfigError) as caught:
+        tiny.ppo_config(**{field: value})
+    named = "batch_size" if field == "minibatches" else field
+    assert str(caught.value).startswith(f"{named} = ")
+
+
+def test_values_at_the_edge_are_taken():
+    config = tiny.ppo_config(
+        stop_after=5, ema_decay=None, value_clip=None, discount=0.0, gae_lambda=1.0, micro_batches=4
+    )
+    assert config.optimizer_steps == 4 * 2 * 2

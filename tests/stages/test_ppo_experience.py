@@ -1,0 +1,194 @@
+"""Experience equals NumPy loops over unpadded sequences, token by token."""
+
+import dataclasses
+import functools
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+from rlhf_jax.errors import UserError
+from rlhf_jax.generation.decode import Rollout
+from rlhf_jax.stages import ppo
+from tests.stages import tiny
+
+PLAIN = tiny.ppo_config()
+OTHER = tiny.ppo_config(
+    whiten_rewards=True, whiten_advantages=False, missing_eos_score=None, discount=0.9,
+    gae_lambda=0.8, minibatches=1, prompt_length=9,
+)  # fmt: skip
+KL = 0.3
+
+
+def hand_made_rollout() -> Rollout:
+    tokens, mask = tiny.right_padded(tiny.RESPONSES, tiny.RESPONSE)
+    mask = mask.astype(np.float32)
+    return Rollout(jnp.array(tokens), jnp.array(mask), jnp.zeros(mask.shape))
+
+
+def state_of(policy, value):
+    nothing = jnp.zeros(())
+    return ppo.PPOState(nothing, policy, value, None, None, None, jnp.float32(KL), None)
+
+
+@functools.cache
+def networks():
+    """(policy, value function, reference, reward model), all different."""
+    return (tiny.policy_params(1), tiny.score_params(2), tiny.policy_params(3),
+            tiny.score_params(4))  # fmt: skip
+
+
+@functools.cache
+def program(config):
+    return jax.jit(ppo.make_experience(config, tiny.MODEL, tiny.IDS))
+
+
+def experience(config, reference=None):
+    policy, value, other, reward = networks()
+    frozen = ppo.Frozen(other if reference is None else reference, reward)
+    batch = tiny.prompt_batch(config.prompt_length)
+    return jax.device_get(
+        program(config)(state_of(policy, value), frozen, batch, hand_made_rollout())
+    )
+
+
+def whitened_loops(rows, keep_mean):
+    flat = np.concatenate(rows)
+    mean = sum(flat) / len(flat)
+    variance = sum((x - mean) ** 2 for x in flat) / len(flat)
+    return [(row - mean) / np.sqrt(variance + 1e-8) + keep_mean * mean for row in rows]
+
+
+def oracle(config):
+    """Per row: log-probs, values, advantages, returns over the response's tokens; metrics."""
+    sequences = [p + r for p, r in zip(tiny.PROMPTS, tiny.RESPONSES, strict=True)]
+    policy, value, reference, reward = networks()
+    starts = [len(p) - 1 for p in tiny.PROMPTS]
+    cut = lambda rows: [row[start:] for row, start in zip(rows, starts, strict=True)]
+    log_probs = cut(tiny.sequence_log_probs(policy, sequences, config.temperature))
+    ref_log_probs = cut(tiny.sequence_log_probs(reference, sequences, config.temperature))
+    values = [row[:-1] for row in cut(tiny.sequence_scores(value, sequences))]
+    scores = [row[-1] for row in tiny.sequence_scores(reward, sequences)]
+    rewards = []
+    for b, response in enumerate(tiny.RESPONSES):
+        if config.missing_eos_score is not None and response[-1] != tiny.EOS:
+            scores[b] = config.missing_eos_score
+        row = [-KL * (p - r) for p, r in zip(log_probs[b], ref_log_probs[b], strict=True)]
+        row[-1] += scores[b]
+        rewards.append(np.array(row))
+    if config.whiten_rewards:
+        rewards = whitened_loops(rewards, keep_mean=True)
+    advantages, returns = [], []
+    for reward_row, value_row in zip(rewards, values, strict=True):
+        row, advantage = np.zeros(len(reward_row)), 0.0
+        for t in reversed(range(len(reward_row))):
+            after = value_row[t + 1] if t + 1 < len(value_row) else 0.0
+            delta = reward_row[t] + config.discount * after - value_row[t]
+            advantage = delta + config.discount * config.gae_lambda * advantage
+            row[t] = advantage
+        advantages.append(row)
+        returns.append(row + value_row)
+    if config.whiten_advantages:
+        advantages = whitened_loops(advantages, keep_mean=False)
+    kl = [sum(p - r) for p, r in zip(log_probs, ref_log_probs, strict=True)]
+    metrics = {
+        "score": sum(scores) / len(scores),
+        "kl": sum(kl) / len(kl),
+        "entropy": -np.concatenate(log_probs).mean(),
+        "response_tokens": np.mean([len(r) for r in tiny.RESPONSES]),
+        "ended": np.mean([r[-1] == tiny.EOS for r in tiny.RESPONSES]),
+        "kl_coefficient": KL,
+    }
+    rows = {"log_probs": log_probs, "values": values, "advantages": advantages, "returns": returns}
+    return rows, metrics
+
+
+@pytest.mark.parametrize("config", [PLAIN, OTHER], ids=["plain", "other"])
+def test_experience_equals_loops_over_unpadded_sequences(config):
+    found, metrics = experience(config)
+    rows, expected = oracle(config)
+    for name, value in expected.items():
+        np.testing.assert_allclose(metrics[name], value, rtol=2e-5, atol=2e-5, err_msg=name)
+    for b, response in enumerate(tiny.RESPONSES):
+        np.testing.assert_array_equal(found.mask[b], np.arange(tiny.RESPONSE) < len(response))
+        for name, expected_rows in rows.items():
+            ours = getattr(found, name)[b, : len(response)]
+            np.testing.assert_allclose(ours, expected_rows[b], rtol=1e-4, atol=1e-4, err_msg=name)
+    outside = found.mask == 0
+    assert not found.advantages[outside].any() and not found.returns[outside].any()
+
+
+def test_more_left_padding_changes_no_episode():
+    near, _ = experience(PLAIN)
+    far, _ = experience(dataclasses.replace(PLAIN, prompt_length=9))
+    for name in ("log_probs", "values", "advantages", "returns"):
+        ours, theirs = (getattr(x, name) * x.mask for x in (near, far))
+        np.testing.assert_allclose(ours, theirs, atol=1e-5, err_msg=name)
+
+
+def test_kl_of_the_policy_to_itself_is_zero_at_any_temperature():
+    _, metrics = experience(PLAIN, reference=networks()[0])
+    assert abs(metrics["kl"]) < 1e-5
+    _, metrics = experience(PLAIN)
+    assert abs(metrics["kl"]) > 1e-2
+
+
+@functools.cache
+def sampled(temperature):
+    config = dataclasses.replace(PLAIN, temperature=temperature)
+    run = jax.jit(ppo.make_rollout(config, tiny.MODEL, tiny.IDS))
+    return run(networks()[0], jax.random.key(5), tiny.prompt_batch())
+
+
+def gap(sampling_temperature, temperature):
+    policy, value, reference, reward = networks()
+    config = dataclasses.replace(PLAIN, temperature=temperature)
+    frozen = ppo.Frozen(reference, reward)
+    rollout = sampled(sampling_temperature)
+    assert float(rollout.mask.sum()) > 8
+    run = program(config)
+    metrics = run(state_of(policy, value), frozen, tiny.prompt_batch(), rollout)[1]
+    return float(metrics["sampler_gap"])
+
+
+@pytest.mark.parametrize("temperature", [0.7, 1.0])
+def test_sampler_and_learner_agree_on_every_token(temperature):
+    assert gap(temperature, temperature) < 1e-4
+
+
+def test_the_first_iteration_stops_where_sampler_and_learner_disagree(monkeypatch):
+    programs = ppo.Programs(lambda *_: sampled(1.0), program(PLAIN), None)
+    monkeypatch.setattr(ppo, "compile_programs", lambda *_: programs)
+    policy, value, reference, reward = networks()
+    frozen = ppo.Frozen(reference, reward)
+    step = ppo.make_iteration(PLAIN, tiny.MODEL, tiny.IDS, frozen)
+    state = ppo.initial_state(PLAIN, policy, value, jax.random.key(0))
+    with pytest.raises(UserError) as caught:
+        step(state, {"prompts": tiny.prompt_batch()})
+    assert f"{gap(1.0, 0.7):.3g}" in str(caught.value)
+
+
+def test_a_response_ends_at_the_first_stop_token_at_or_after_the_column():
+    tokens = jnp.array([[9, 4, 5, 9, 9], [9, 9, 9, 9, 4], [4, 5, 9, 6, 7], [4, 9, 2, 0, 0]])
+    mask = jnp.array([[1.0] * 5] * 3 + [[1, 1, 1, 0, 0]])
+    cut = ppo.cut_at(Rollout(tokens, mask, -mask), stop_id=9, after=2)
+    lengths = [4, 3, 3, 3]
+    expected = (np.arange(5)[None] < np.array(lengths)[:, None]).astype(np.float32)
+    np.testing.assert_array_equal(cut.mask, expected)
+    np.testing.assert_array_equal(cut.log_probs, -expected)
+    np.testing.assert_array_equal(cut.tokens, tokens)
+
+
+def test_with_a_stop_token_only_a_response_that_ends_in_it_is_scored():
+    ids = ppo.TokenIds(tiny.EOS, tiny.PAD, stop=10)
+    policy, value, reference, reward = networks()
+    config = dataclasses.replace(PLAIN, missing_eos_score=-50.0)
+    run = jax.jit(ppo.make_experience(config, tiny.MODEL, ids))
+    frozen = ppo.Frozen(reference, reward)
+    batch, rollout = tiny.prompt_batch(), hand_made_rollout()
+    metrics = run(state_of(policy, value), frozen, batch, rollout)[1]
+    assert float(metrics["ended"]) == 1 / 8  # the second response ends in 10
+    sequence = tiny.PROMPTS[1] + tiny.RESPONSES[1]
+    expected = (tiny.sequence_scores(reward, [sequence])[0][-1] - 7 * 50) / 8
+    np.testing.assert_allclose(metrics["score"], expected, rtol=1e-5)

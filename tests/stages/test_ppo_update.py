@@ -1,0 +1,207 @@
+"""One iteration after another: noise, orders, averages, controllers, the ptx term."""
+
+import dataclasses
+import functools
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import optax
+import pytest
+
+from rlhf_jax.models import score
+from rlhf_jax.objectives.kl import AdaptiveController
+from rlhf_jax.stages import ppo
+from rlhf_jax.stages.supervised import likelihood_loss
+from tests.objectives.harness import assert_close
+from tests.stages import tiny
+
+CONFIG = tiny.ppo_config(
+    kl=AdaptiveController(0.15, target=0.5, horizon=40), ptx_coefficient=2.0, micro_batches=2
+)
+
+
+def fresh_networks():
+    return tiny.policy_params(1), tiny.score_params(2)
+
+
+networks = functools.cache(fresh_networks)
+
+
+@functools.cache
+def programs(config=CONFIG):
+    return ppo.compile_programs(config, tiny.MODEL, tiny.IDS)
+
+
+def iterate(config=CONFIG, seed=0, text=True, count=3):
+    """The state and metrics after each iteration, and each one's sampled tokens."""
+    tokens, ends = [], []
+
+    def rollout(*arguments):
+        sampled = programs().rollout(*arguments)
+        tokens.append(np.asarray(sampled.tokens))
+        return sampled
+
+    with pytest.MonkeyPatch.context() as patch:
+        recording = programs(config)._replace(rollout=rollout, experience=programs().experience)
+        patch.setattr(ppo, "compile_programs", lambda *_: recording)
+        step = ppo.make_iteration(config, tiny.MODEL, tiny.IDS, ppo.Frozen(*networks()))
+    state = ppo.initial_state(config, *networks(), jax.random.key(seed))
+    batch = {"prompts": tiny.prompt_batch()} | ({"text": tiny.text_batch()} if text else {})
+    for _ in range(count):
+        state, metrics = step(state, batch)
+        ends.append(numbers((state, metrics)))
+    return ends, tokens
+
+
+def numbers(tree):
+    """Copies on the host, keys as their data."""
+    plain = lambda x: jax.random.key_data(x) if jnp.issubdtype(x.dtype, jax.dtypes.prng_key) else x
+    return jax.tree.map(lambda x: np.array(plain(x)), tree)
+
+
+@functools.cache
+def three_iterations():
+    return iterate()
+
+
+def assert_equal_trees(one, other):
+    jax.tree.map(np.testing.assert_array_equal, one, other)
+
+
+def test_the_controller_s_coefficient_moves_in_the_state_by_ziegler_s_formula():
+    ends, _ = three_iterations()
+    coefficient = 0.15
+    for state, metrics in ends:
+        np.testing.assert_allclose(metrics["kl_coefficient"], coefficient, rtol=1e-6)
+        error = min(max(float(metrics["kl"]) / 0.5 - 1, -0.2), 0.2)
+        coefficient *= 1 + error * 8 / 40
+        np.testing.assert_allclose(state.kl_coefficient, coefficient, rtol=1e-6)
+    assert coefficient != 0.15
+
+
+def test_the_average_takes_in_each_iteration_s_policy():
+    ends, _ = three_iterations()
+    average = networks()[0]
+    for state, _ in ends:
+        average = jax.tree.map(lambda a, p: 0.9 * a + 0.1 * p, average, state.policy)
+        assert_close(state.ema, average, atol=1e-6)
+    assert not np.array_equal(average["tokens"], ends[-1][0].policy["tokens"])
+
+
+def test_each_iteration_and_each_seed_has_noise_of_its_own():
+    _, tokens = three_iterations()
+    _, others = iterate(seed=1, count=1)
+    # The first two policies are nearly the same: equal noise would give nearly equal samples.
+    for one, other in ((tokens[0], tokens[1]), (tokens[1], tokens[2]), (tokens[0], others[0])):
+        assert (one[:, 0] != other[:, 0]).mean() > 0.4
+
+
+def test_the_same_seed_gives_the_same_bits():
+    first, tokens = three_iterations()
+    again, tokens_again = iterate(count=2)
+    assert_equal_trees(again, first[:2])
+    assert_equal_trees(tokens_again, tokens[:2])
+
+
+def test_donated_states_leave_the_frozen_models_alone():
+    policy, reward = networks()  # the frozen ones, and what the states were made of
+    three_iterations()
+    assert_equal_trees(numbers((policy, reward)), numbers(fresh_networks()))
+
+
+def test_ptx_coefficient_zero_gives_the_bits_of_no_ptx():
+    config = tiny.ppo_config(kl=CONFIG.kl, ptx_coefficient=0.0)
+    with_text, _ = iterate(config, text=True, count=2)
+    without, _ = iterate(config, text=False, count=2)
+    assert_equal_trees(with_text[-1][0], without[-1][0])
+    assert not np.array_equal(
+        without[-1][0].policy["tokens"], three_iterations()[0][1][0].policy["tokens"]
+    )
+
+
+def episodes(rows=8):
+    """Experience of which row b holds token 4 + b, so that a row is known by its tokens."""
+    rng = np.random.default_rng(0)
+    draw = lambda: rng.normal(size=(rows, tiny.RESPONSE)).astype(np.float32)
+    tokens = np.repeat(np.arange(rows)[:, None] + 4, 12, axis=1).astype(np.int32)
+    mask = (np.arange(tiny.RESPONSE) < rng.integers(1, 7, (rows, 1))).astype(np.float32)
+    return ppo.Experience(tokens, np.ones_like(tokens), mask, draw() - 3, draw(), draw(), draw())
+
+
+def test_update_equals_a_loop_over_minibatches_of_shuffled_rows():
+    """Adam on policy + 2 ptx gradients, and on the value gradient; every epoch in a new order."""
+    experience, text = episodes(), tiny.text_batch()
+    key, policy, value = jax.random.key(3), *networks()
+    state = ppo.initial_state(CONFIG, policy, value, key)
+    adam, _ = ppo.optimizers(CONFIG)
+    policy_opt, value_opt = adam.init(policy), adam.init(value)
+    means = [lambda p, b, f=f: f(p, b)[0].mean for f in (
+        ppo.policy_loss(CONFIG, tiny.MODEL), ppo.value_loss(CONFIG, tiny.MODEL),
+        likelihood_loss(tiny.MODEL))]  # fmt: skip
+
+    @jax.jit
+    def minibatch(policy, value, policy_opt, value_opt, rows, part):
+        grads = jax.grad(lambda p: means[0](p, rows) + 2.0 * means[2](p, part))(policy)
+        updates, policy_opt = adam.update(grads, policy_opt, policy)
+        policy = optax.apply_updates(policy, updates)
+        updates, value_opt = adam.update(jax.grad(means[1])(value, rows), value_opt, value)
+        return policy, optax.apply_updates(value, updates), policy_opt, value_opt
+
+    orders = orders_of(key, step=0)
+    for epoch, order in enumerate(orders):
+        assert sorted(order) == list(range(8))
+        assert epoch == 0 or list(order) != list(orders[0])
+        for half in range(2):
+            rows = ppo.Experience(*(x[order[4 * half : 4 * half + 4]] for x in experience))
+            part = {name: x[4 * half : 4 * half + 4] for name, x in text.items()}
+            policy, value, policy_opt, value_opt = minibatch(
+                policy, value, policy_opt, value_opt, rows, part
+            )
+    after, _ = programs().update(state, experience, jnp.float32(0.5), text)
+    assert state.policy["tokens"].is_deleted() and not key.is_deleted()
+    assert_close((after.policy, after.value), (policy, value), rtol=1e-3, atol=2e-4)
+
+
+def orders_of(key, step):
+    """The rows of each epoch, as `update` draws them."""
+    key = jax.random.fold_in(jax.random.fold_in(key, step), 1)
+    return [np.asarray(jax.random.permutation(k, 8)) for k in jax.random.split(key, 2)]
+
+
+def test_each_iteration_has_another_order():
+    assert list(orders_of(jax.random.key(3), 0)[0]) != list(orders_of(jax.random.key(3), 1)[0])
+
+
+def test_each_loss_is_logged_under_its_own_name_only():
+    metrics = three_iterations()[0][0][1]
+    names = {"policy_loss", "value_loss", "ptx_loss", "policy_grad_norm", "value_grad_norm",
+             "ptx_grad_norm"}  # fmt: skip
+    assert names <= metrics.keys()
+    assert "loss" not in metrics and "grad_norm" not in metrics
+    assert len({float(metrics[name]) for name in names}) == len(names)
+
+
+def test_dropout_is_off_in_ppo_and_in_its_ptx_term():
+    """The very same program, traced, as that of a model without dropout."""
+    state = ppo.initial_state(CONFIG, *networks(), jax.random.key(3))
+    arguments = state, episodes(), jnp.float32(0.5), tiny.text_batch()
+    dropping = dataclasses.replace(tiny.MODEL, dropout=0.5)
+    ours, expected = (
+        str(jax.make_jaxpr(ppo.make_update(CONFIG, model))(*arguments))
+        for model in (dropping, tiny.MODEL)
+    )
+    assert ours == expected
+
+
+def test_the_value_function_starts_as_the_reward_model_or_under_a_zero_head():
+    policy, reward = networks()
+    state = ppo.initial_state(tiny.ppo_config(), policy, reward, jax.random.key(0))
+    assert_equal_trees(state.value, reward)
+    assert_equal_trees(state.ema, policy)
+    config = tiny.ppo_config(zero_value_head=True, ema_decay=None)
+    state = ppo.initial_state(config, policy, reward, jax.random.key(0))
+    assert_equal_trees(state.value["blocks"], reward["blocks"])
+    hidden = jax.random.normal(jax.random.key(1), (3, 16))
+    np.testing.assert_array_equal(score.scores(state.value, hidden), 0)
+    assert state.ema is None

@@ -1,0 +1,162 @@
+"""The reward stage: explicit pairs, the token a score is read at, normalisation, baselines."""
+
+import functools
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+from rlhf_jax.data.arrays import demonstration_rows, ranking_rows
+from rlhf_jax.data.batches import Pass
+from rlhf_jax.data.records import Demonstration, Ranking
+from rlhf_jax.errors import ConfigError
+from rlhf_jax.stages import reward_model
+from rlhf_jax.stages.reward_model import score_sequences
+from rlhf_jax.training.gradients import accumulate_gradients
+from rlhf_jax.training.optimizer import OptimizerConfig
+from tests.data.conftest import Letters
+from tests.objectives.harness import assert_close, central_differences
+from tests.stages import tiny
+
+RANKINGS = [
+    Ranking("ab", ("c", "defg", "hi", "jkl"), (0, 1, 1, 2)),
+    Ranking("m", ("nop", "q"), (1, 0)),
+    Ranking("rs", ("t", "uv", "wxy"), (0, 0, 0)),  # all tied: says nothing
+    Ranking("z", ("abcdef", "b", "cc"), (2, 0, 1)),
+]
+
+
+def ids_of(prompt, response):
+    letters = Letters()
+    return [letters.bos_id, *letters.encode(prompt), *letters.encode(response), letters.eos_id]
+
+
+def ranking_batch(length=10):
+    rows = ranking_rows(RANKINGS, Letters(), length, outputs=4)
+    return rows.to_batch(list(rows.rows))
+
+
+@functools.cache
+def reference_scores():
+    """The score of every output, read at the eos of its own unpadded sequence."""
+    params = tiny.score_params(1)
+    return [
+        [tiny.sequence_scores(params, [ids_of(r.prompt, text)])[0][-1] for text in r.responses]
+        for r in RANKINGS
+    ]
+
+
+def better_pairs():
+    """(prompt, better, worse) of every pair that is no tie."""
+    for n, ranking in enumerate(RANKINGS):
+        for i, rank in enumerate(ranking.ranks):
+            for j, other in enumerate(ranking.ranks):
+                if rank < other:
+                    yield n, i, j
+
+
+def loss_loops(scores):
+    """Mean over prompts of the mean over their pairs of -log sigmoid(better - worse)."""
+    of_prompt = {}
+    for n, i, j in better_pairs():
+        pair = np.log1p(np.exp(scores[n][j] - scores[n][i]))
+        of_prompt.setdefault(n, []).append(pair)
+    return sum(np.mean(pairs) for pairs in of_prompt.values()) / len(of_prompt)
+
+
+@functools.cache
+def evaluate(length=10):
+    loss = reward_model.reward_loss(tiny.MODEL)
+    run = jax.jit(jax.value_and_grad(lambda p, b: loss(p, b)[0].mean))
+    return run(tiny.score_params(1), ranking_batch(length))
+
+
+def test_a_score_is_read_at_the_last_token_of_each_output():
+    batch = ranking_batch()
+    scores = score_sequences(tiny.MODEL, tiny.score_params(1), batch["tokens"], batch["segments"])
+    for n, row in enumerate(reference_scores()):
+        np.testing.assert_allclose(scores[n, : len(row)], row, rtol=1e-4, atol=1e-5)
+        np.testing.assert_array_equal(scores[n, len(row) :], 0)
+
+
+def test_the_loss_equals_explicit_pairs_each_prompt_weighted_alike():
+    np.testing.assert_allclose(evaluate()[0], loss_loops(reference_scores()), rtol=1e-5)
+
+
+def test_the_gradient_equals_the_loop_s_by_way_of_the_scores():
+    batch = ranking_batch()
+    scores, pullback = jax.vjp(
+        lambda params: score_sequences(tiny.MODEL, params, batch["tokens"], batch["segments"]),
+        tiny.score_params(1),
+    )
+    cotangent = central_differences(loss_loops, np.asarray(scores, np.float64))
+    expected = pullback(jnp.asarray(cotangent, jnp.float32))[0]
+    assert_close(evaluate()[1], expected, rtol=1e-3, atol=1e-5)
+
+
+def test_more_right_padding_changes_neither_loss_nor_gradient():
+    assert_close(evaluate(14), evaluate(), rtol=1e-5, atol=1e-5)
+
+
+def test_micro_batches_of_uneven_pairs_give_the_whole_batch_s_gradient():
+    loss, batch = reward_model.reward_loss(tiny.MODEL), ranking_batch()
+    run = jax.jit(lambda params: [accumulate_gradients(loss, params, batch, n)[0] for n in (2, 4)])
+    for micro in run(tiny.score_params(1)):
+        assert_close(micro, evaluate()[1], rtol=1e-4, atol=1e-6)
+
+
+def test_pair_counts_equal_explicit_pairs_prompt_by_prompt():
+    scores = reference_scores()
+    correct, pairs = np.zeros(6), np.zeros(6)
+    for n, i, j in better_pairs():
+        pairs[n] += 1
+        correct[n] += scores[n][i] > scores[n][j]
+    rows = ranking_rows(RANKINGS, Letters(), 10, outputs=4)
+    found = reward_model.pair_counts(tiny.MODEL, tiny.score_params(1), Pass(rows, 3))
+    np.testing.assert_array_equal(found[0], correct)  # the last batch is filled with empty rows
+    np.testing.assert_array_equal(found[1], pairs)
+    assert 0 < correct.sum() < pairs.sum() == 5 + 1 + 3
+
+
+def test_length_pair_counts_hold_the_longer_output_for_the_better():
+    correct, pairs = np.zeros(4), np.zeros(4)
+    for n, i, j in better_pairs():
+        one, other = len(RANKINGS[n].responses[i]), len(RANKINGS[n].responses[j])
+        pairs[n] += 1
+        correct[n] += 1.0 if one > other else 0.5 if one == other else 0.0
+    found = reward_model.length_pair_counts([ranking_batch()])
+    np.testing.assert_array_equal(found[0], correct)
+    np.testing.assert_array_equal(found[1], pairs)
+
+
+DEMONSTRATIONS = [Demonstration("ab", "cdef"), Demonstration("q", "r"), Demonstration("xyz", "ab")]
+
+
+@pytest.mark.parametrize("how", ["none", "shift", "gain_and_bias"])
+def test_normalisation_of_the_demonstrations_scores(how):
+    params = tiny.score_params(1)
+    batches = Pass(demonstration_rows(DEMONSTRATIONS, Letters(), 10, False), 2)
+    normed = reward_model.normalise(tiny.MODEL, params, batches, how)
+    sequences = [ids_of(d.prompt, d.response) for d in DEMONSTRATIONS]
+    before, after = (
+        np.array([row[-1] for row in tiny.sequence_scores(p, sequences)]) for p in (params, normed)
+    )
+    assert abs(before.mean()) > 0.1 and abs(before.std() - 1) > 0.1
+    if how == "none":
+        np.testing.assert_array_equal(after, before)
+        return
+    assert abs(after.mean()) < 1e-5
+    expected = 1.0 if how == "gain_and_bias" else before.std()
+    np.testing.assert_allclose(after.std(), expected, atol=1e-5)
+
+
+@pytest.mark.parametrize(
+    "field, value",
+    [("epochs", 0), ("batch_size", 0), ("length", -1), ("outputs", 1), ("micro_batches", 3),
+     ("normalise", "mean")],
+)  # fmt: skip
+def test_an_impossible_value_is_refused_by_name(field, value):
+    with pytest.raises(ConfigError) as caught:
+        reward_model.RewardConfig(OptimizerConfig(), **{field: value})
+    assert str(caught.value).startswith(f"{field} = ")

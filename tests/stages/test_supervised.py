@@ -1,0 +1,142 @@
+"""Maximum likelihood: a loop over targets, packing, padding, micro-batches, dropout."""
+
+import dataclasses
+import functools
+
+import jax
+import numpy as np
+import pytest
+
+from rlhf_jax.data.arrays import demonstration_rows
+from rlhf_jax.data.records import Demonstration
+from rlhf_jax.errors import ConfigError
+from rlhf_jax.models import transformer
+from rlhf_jax.stages import supervised
+from rlhf_jax.training.gradients import accumulate_gradients
+from rlhf_jax.training.optimizer import OptimizerConfig
+from tests.data.conftest import Letters
+from tests.objectives.harness import assert_close
+from tests.stages import tiny
+
+RATE = OptimizerConfig(learning_rate=1e-2, epsilon=0.1)
+PAIRS = [("abc", "de"), ("f", "ghijk"), ("lm", "n"), ("opq", "rstuvw"), ("x", "y"), ("z", "abca"),
+         ("bb", "a"), ("cd", "efg")]  # fmt: skip
+DEMONSTRATIONS = [Demonstration(prompt, response) for prompt, response in PAIRS]
+
+
+def batch_of(length=12, packed=False):
+    rows = demonstration_rows(DEMONSTRATIONS, Letters(), length, packed)
+    return rows.to_batch(list(rows.rows))
+
+
+@functools.cache
+def loss_and_gradient():
+    loss = supervised.likelihood_loss(tiny.MODEL)
+    return jax.jit(jax.value_and_grad(lambda params, batch: loss(params, batch)[0].mean))
+
+
+def evaluate(batch):
+    return loss_and_gradient()(tiny.policy_params(1), batch)
+
+
+def loop_over_targets(params) -> float:
+    """Mean of -log p over the responses' tokens and eos, one sequence after the other."""
+    letters, losses = Letters(), []
+    for prompt, response in PAIRS:
+        start = [letters.bos_id, *letters.encode(prompt)]
+        ids = [*start, *letters.encode(response), letters.eos_id]
+        losses += list(-tiny.sequence_log_probs(params, [ids])[0][len(start) - 1 :])
+    assert len(losses) == sum(len(response) + 1 for _, response in PAIRS)
+    return float(np.mean(losses))
+
+
+def test_the_loss_equals_a_loop_over_response_tokens():
+    np.testing.assert_allclose(
+        evaluate(batch_of())[0], loop_over_targets(tiny.policy_params(1)), rtol=1e-5
+    )
+
+
+def test_the_gradient_by_way_of_the_logits_is_p_minus_one_hot_at_the_targets():
+    params, batch = tiny.policy_params(1), batch_of()
+
+    def logits_of(params):
+        states = transformer.hidden(tiny.MODEL, params, batch["tokens"], batch["segments"])
+        return transformer.logits(tiny.MODEL, params, states)
+
+    logits, pullback = jax.vjp(jax.jit(logits_of), params)
+    cotangent, total = np.zeros(logits.shape), batch["weights"].sum()
+    for b, t in np.argwhere(batch["weights"]):
+        row = np.asarray(logits[b, t - 1], np.float64)
+        p = np.exp(row - row.max()) / np.exp(row - row.max()).sum()
+        p[batch["tokens"][b, t]] -= 1
+        cotangent[b, t - 1] = p / total
+    expected = pullback(cotangent.astype(np.float32))[0]
+    assert_close(evaluate(batch)[1], expected, rtol=1e-3, atol=1e-5)
+
+
+def test_prompt_tokens_carry_no_loss():
+    batch = batch_of()
+    for row, (prompt, response) in zip(batch["weights"], PAIRS, strict=True):
+        start = 1 + len(prompt)
+        np.testing.assert_array_equal(np.flatnonzero(row), range(start, start + len(response) + 1))
+    # The loss is linear in each token's weight: a prompt token's counts as soon as it has one.
+    weights = batch["weights"].copy()
+    weights[0, 2] = 1.0
+    assert abs(evaluate(batch)[0] - evaluate(batch | {"weights": weights})[0]) > 1e-3
+
+
+def test_more_right_padding_and_packing_change_neither_loss_nor_gradient():
+    near, far, packed = evaluate(batch_of(12)), evaluate(batch_of(16)), evaluate(batch_of(16, True))
+    assert batch_of(16, True)["tokens"].shape[0] < 8
+    assert_close(far, near, rtol=1e-5, atol=1e-5)
+    assert_close(packed, near, rtol=1e-5, atol=1e-5)
+
+
+def test_micro_batches_of_uneven_token_counts_give_the_whole_batch_s_gradient():
+    loss, batch = supervised.likelihood_loss(tiny.MODEL), batch_of()
+    counts = batch["weights"].sum(1)
+    assert counts[::2].sum() != counts[1::2].sum()
+    run = jax.jit(lambda params: [accumulate_gradients(loss, params, batch, n)[0] for n in (2, 4)])
+    whole = evaluate(batch)[1]
+    for micro in run(tiny.policy_params(1)):
+        assert_close(micro, whole, rtol=1e-4, atol=1e-6)
+
+
+def test_mean_loss_weighs_tokens_not_batches():
+    batch = batch_of()
+    halves = [{name: x[part] for name, x in batch.items()} for part in (slice(4), slice(4, 8))]
+    assert halves[0]["weights"].sum() != halves[1]["weights"].sum()
+    empty = {name: np.zeros_like(x) for name, x in halves[0].items()}
+    found = supervised.mean_loss(tiny.MODEL, tiny.policy_params(1), [*halves, empty])
+    np.testing.assert_allclose(found, loop_over_targets(tiny.policy_params(1)), rtol=1e-5)
+
+
+def config(**changes):
+    return supervised.SupervisedConfig(RATE, **({"batch_size": 8, "length": 12} | changes))
+
+
+def test_dropout_is_on_in_supervised_training_with_new_noise_each_step():
+    dropping = dataclasses.replace(tiny.MODEL, dropout=0.5)
+    still = dataclasses.replace(config(), optimizer=OptimizerConfig(learning_rate=1e-30))
+    update, optimizer = supervised.make_update(supervised.likelihood_loss(dropping), still, 10)
+    state = supervised.initial_state(tiny.policy_params(1), optimizer, jax.random.key(0))
+    losses = []
+    for _ in range(2):  # the parameters stay as they are
+        state, metrics = update(state, batch_of())
+        losses.append(float(metrics["loss"]))
+    plain = float(evaluate(batch_of())[0])
+    assert abs(losses[0] - losses[1]) > 1e-3 and abs(losses[0] - plain) > 1e-3
+    np.testing.assert_allclose(
+        supervised.mean_loss(dropping, tiny.policy_params(1), [batch_of()]), plain, rtol=1e-6
+    )
+
+
+@pytest.mark.parametrize(
+    "field, value",
+    [("epochs", 0), ("batch_size", 0), ("length", 0), ("micro_batches", 3),
+     ("pretraining_fraction", 1.0)],
+)  # fmt: skip
+def test_an_impossible_value_is_refused_by_name(field, value):
+    with pytest.raises(ConfigError) as caught:
+        config(**{field: value})
+    assert str(caught.value).startswith(f"{field} = ")

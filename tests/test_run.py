@@ -1,0 +1,149 @@
+"""The whole chain in miniature: its report, and the same report through stops and kills."""
+
+import io
+import json
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from rlhf_jax import cli
+from rlhf_jax.run import STAGES, Run
+
+ROOT = Path(__file__).resolve().parents[1]
+EXPERIMENT = str(ROOT / "tests" / "small_run.py")
+ACTIONS = ["prepare", "stop:3", "pretrain:7", "feedback", "ppo:3", "report"]
+
+
+def drive(directory, cache, *actions) -> str:
+    """What the driver's processes print; they end as told."""
+    command = [sys.executable, "-m", "tests.small_run", str(directory), *actions]
+    # One device as in real use; quick to compile, and once for all the processes.
+    environment = os.environ | {
+        "XLA_FLAGS": "",
+        "JAX_DISABLE_MOST_OPTIMIZATIONS": "1",
+        "JAX_COMPILATION_CACHE_DIR": str(cache),
+        "JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS": "0",
+    }
+    done = subprocess.run(
+        command, cwd=ROOT, env=environment, capture_output=True, text=True, timeout=500, check=False
+    )
+    ends = [line.split()[1:] for line in done.stdout.splitlines() if line.startswith("ended")]
+    expected = [[action, "0" if action.startswith("stop") else "-9"] for action in actions]
+    assert ends == [*expected, ["None", "0"]], done.stdout[-2000:] + done.stderr[-2000:]
+    return done.stdout
+
+
+@pytest.fixture(scope="module")
+def runs(tmp_path_factory):
+    folder = tmp_path_factory.mktemp("runs")
+    drive(folder / "whole", folder / "cache")
+    return folder, drive(folder / "killed", folder / "cache", *ACTIONS)
+
+
+def report_of(directory) -> dict:
+    return json.loads((directory / "report.json").read_text())
+
+
+def test_the_report_has_its_schema(runs):
+    report = report_of(runs[0] / "whole")
+    assert report.keys() == {"policies", "seconds", "seed", "findings"}
+    assert list(report["policies"]) == ["base", "prompted", "sft", "ppo", "ppo_ptx"]
+    for policy in report["policies"].values():
+        assert policy.keys() == {
+            "gold_score", "win_rate_vs_sft", "followed", "hallucinated", "harmful", "kl",
+            "pretraining_loss",
+        }  # fmt: skip
+        score = policy["gold_score"]
+        assert score.keys() == {"mean", "low", "high"}
+        assert 0 <= score["low"] <= score["mean"] <= score["high"] <= 1
+        assert 0 < policy["pretraining_loss"] < 7
+    assert report["policies"]["sft"]["kl"] == 0 < report["policies"]["ppo"]["kl"]
+    assert set(STAGES) <= report["seconds"].keys()
+    assert report["seed"] == 0 and all(isinstance(line, str) for line in report["findings"])
+    for name in ("report.png", "report.html"):
+        assert (runs[0] / "whole" / name).stat().st_size > 1000
+
+
+def test_stops_and_kills_change_no_figure(runs):
+    whole, killed = (report_of(runs[0] / name) for name in ("whole", "killed"))
+    for report in (whole, killed):
+        del report["seconds"]
+    assert killed == whole
+    for stage in STAGES:
+        ours, theirs = (
+            (runs[0] / name / stage / "metrics.jsonl").read_bytes() for name in ("killed", "whole")
+        )
+        assert ours == theirs, stage
+
+
+def test_a_stop_says_where_it_is_and_the_next_call_goes_on(runs):
+    folder, printed = runs
+    steps = len((folder / "killed/pretrain/metrics.jsonl").read_text().splitlines())
+    assert f"pretrain: stopped at step 3 of {steps}; the same command" in printed
+    assert printed.count("pretrain: done") == 1
+
+
+def main(monkeypatch, capsys, *arguments):
+    monkeypatch.setattr("sys.argv", ["rlhf-jax", *arguments])
+    monkeypatch.setattr(cli, "keep_pages", lambda: True)
+    with pytest.raises(SystemExit) as ended:
+        cli.main()
+    return ended.value.code or 0, *capsys.readouterr()
+
+
+@pytest.mark.parametrize(
+    "options, lines",
+    [
+        (["--sft.epochs", "2", "--sft.no-packed"],
+         ["  sft.epochs: 1.0 there, 2.0 now", "  sft.packed: true there, false now"]),
+        (["--seed", "7"], ["  seed: 0 there, 7 now"]),
+        (["--ppo.response-length", "7"], ["  feedback.response_length: 8 there, 7 now"]),
+    ],
+)  # fmt: skip
+def test_another_config_in_the_directory_is_refused_line_by_line(
+    runs, monkeypatch, capsys, options, lines
+):
+    directory = str(runs[0] / "whole")
+    code, _, err = main(monkeypatch, capsys, "run", EXPERIMENT, "--out", directory, *options)
+    assert code == 2
+    assert err.splitlines()[0].startswith(f"rlhf-jax: {directory}")
+    assert err.splitlines()[1:] == lines
+
+
+def test_examples_that_leave_no_room_are_refused_before_any_training(monkeypatch, capsys, tmp_path):
+    arguments = ["run", EXPERIMENT, "--out", str(tmp_path), "--data.few-shot", "9"]
+    code, _, err = main(monkeypatch, capsys, *arguments)
+    assert code == 2
+    assert err.startswith("rlhf-jax: data.few_shot = 9: must be fewer") and err.count("\n") == 1
+    assert not (tmp_path / "pretrain").exists()
+
+
+def test_generate_reads_and_prints_a_line_each(runs, monkeypatch, capsys):
+    asked = []
+
+    def sample(self, params, prompts, sampling):
+        asked.append((prompts, params["tokens"].shape))
+        return ["one\ntwo", " caf\u00e9"]
+
+    monkeypatch.setattr(Run, "sample", sample)
+    monkeypatch.setattr("sys.stdin", io.StringIO("User: Hi.\\nAssistant:\ncaf\u00e9 \u6f22\\\n"))
+    arguments = ["generate", EXPERIMENT, "--out", str(runs[0] / "whole"), "--stage", "sft"]
+    code, out, _ = main(monkeypatch, capsys, *arguments)
+    assert code == 0
+    assert asked == [(["User: Hi.\nAssistant:", "caf\u00e9 \u6f22\\"], (400, 32))]
+    assert out == "one\\ntwo\n caf\u00e9\n"
+
+
+@pytest.mark.parametrize(
+    "given, told", [("", "there was none"), ("short\n" + "long " * 100 + "\n", "line 2: ")]
+)
+def test_generate_refuses_no_prompt_and_one_without_room(runs, monkeypatch, capsys, given, told):
+    monkeypatch.setattr("sys.stdin", io.StringIO(given))
+    code, _, err = main(
+        monkeypatch, capsys, "generate", EXPERIMENT, "--out", str(runs[0] / "whole")
+    )
+    assert code == 2
+    assert told in err and err.count("\n") == 1
