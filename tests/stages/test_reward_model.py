@@ -33,7 +33,7 @@ def ids_of(prompt, response):
 
 
 def ranking_batch(length=10):
-    rows = ranking_rows(RANKINGS, Letters(), length, outputs=4)
+    rows = ranking_rows(RANKINGS, Letters(), length, outputs=4, packed=False)
     return rows.to_batch(list(rows.rows))
 
 
@@ -112,7 +112,7 @@ def test_pair_counts_equal_explicit_pairs_prompt_by_prompt():
     for n, i, j in better_pairs():
         pairs[n] += 1
         correct[n] += scores[n][i] > scores[n][j]
-    rows = ranking_rows(RANKINGS, Letters(), 10, outputs=4)
+    rows = ranking_rows(RANKINGS, Letters(), 10, outputs=4, packed=False)
     found = reward_model.pair_counts(tiny.MODEL, tiny.score_params(1), Pass(rows, 3))
     np.testing.assert_array_equal(found[0], correct)  # the last batch is filled with empty rows
     np.testing.assert_array_equal(found[1], pairs)
@@ -135,7 +135,7 @@ DEMONSTRATIONS = [Demonstration("ab", "cdef"), Demonstration("q", "r"), Demonstr
 
 @pytest.mark.parametrize("how", ["none", "shift", "gain_and_bias"])
 def test_normalisation_of_the_demonstrations_scores(how):
-    params = tiny.score_params(1)
+    params = tiny.score_params(5)
     batches = Pass(demonstration_rows(DEMONSTRATIONS, Letters(), 10, False), 2)
     normed = reward_model.normalise(tiny.MODEL, params, batches, how)
     sequences = [ids_of(d.prompt, d.response) for d in DEMONSTRATIONS]
