@@ -2,17 +2,19 @@
 
     make quickstart          or          rlhf-jax run experiments/quickstart.py [--seed N]
 
-Cost: COSTLINE
+Cost: 9 min 23 s on two cores with AVX-512 and no AMX, virtual environment included, measured with
+60 iterations of PPO in place of 40.
 
 Result: gold score (0 to 1) on 400 held-out prompts, mean and 95 % interval, by --seed:
 
-    seed  base              prompted          SFT               PPO               PPO-ptx
-    0     ROW0
-    1     .358 [.343, .373] .374 [.362, .387] .644 [.613, .674] .736 [.710, .763] .689 [.662, .717]
-    2     .356 [.341, .371] .367 [.356, .378] .666 [.634, .695] .745 [.720, .770] .713 [.687, .737]
+       base               prompted           SFT                PPO                PPO-ptx
+    0  .348 [.333, .363]  .379 [.366, .392]  .639 [.609, .667]  .714 [.688, .739]  .690 [.663, .718]
+    1  .358 [.343, .373]  .374 [.362, .387]  .644 [.613, .674]  .736 [.710, .763]  .689 [.662, .717]
+    2  .356 [.341, .371]  .367 [.356, .378]  .666 [.634, .695]  .745 [.720, .770]  .713 [.687, .737]
 
 So PPO > SFT > base with intervals apart, for each seed. PPO-ptx lies between: it holds the
-pretraining loss down (nats a token, seeds 0, 1, 2: base LB; SFT LS; PPO LP; PPO-ptx LX), the
+pretraining loss down (nats a token, seeds 0, 1, 2: base .93, .93, .93; SFT
+2.94, 2.84, 2.95; PPO 3.13, 3.08, 3.12; PPO-ptx 1.16, 1.15, 1.17), the
 alignment tax and its repair. A quarter of the demonstrations are careless (`data.careless`), which
 SFT learns to imitate and the rankings tell apart.
 """

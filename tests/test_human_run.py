@@ -10,6 +10,7 @@ from rlhf_jax import judge
 from rlhf_jax.experiment import HumanData, load_experiment
 from rlhf_jax.models.config import TransformerConfig
 from rlhf_jax.run import Run
+from rlhf_jax.training.optimizer import OptimizerConfig
 
 EXPERIMENT = Path(__file__).parents[1] / "experiments" / "hh.py"
 
@@ -17,9 +18,11 @@ EXPERIMENT = Path(__file__).parents[1] / "experiments" / "hh.py"
 @pytest.fixture(scope="module")
 def report(human_data, tmp_path_factory):
     full = load_experiment(str(EXPERIMENT))
-    short = {"epochs": 0.002, "batch_size": 2, "length": 64}
+    rate = OptimizerConfig(learning_rate=1e-3)
+    short = {"optimizer": rate, "epochs": 0.002, "batch_size": 2, "length": 64}
     ppo = {"iterations": 1, "batch_size": 4, "minibatches": 1, "prompt_length": 24,
-           "response_length": 8, "ptx_length": 16}  # fmt: skip
+           "response_length": 8, "ptx_length": 16, "policy_optimizer": rate,
+           "value_optimizer": rate}  # fmt: skip
     config = dataclasses.replace(
         full,
         data=HumanData(path=str(human_data), heldout_articles=1),
