@@ -19,8 +19,8 @@ EXPERIMENT = Path(__file__).parents[1] / "experiments" / "hh.py"
 def report(human_data, tmp_path_factory):
     full = load_experiment(str(EXPERIMENT))
     rate = OptimizerConfig(learning_rate=1e-3)
-    short = {"optimizer": rate, "epochs": 0.002, "batch_size": 2, "length": 64}
-    ppo = {"iterations": 1, "batch_size": 4, "minibatches": 1, "prompt_length": 24,
+    short = {"optimizer": rate, "epochs": 0.002, "batch_size": 8, "length": 64}
+    ppo = {"iterations": 1, "batch_size": 8, "minibatches": 1, "prompt_length": 24,
            "response_length": 8, "ptx_length": 16, "policy_optimizer": rate,
            "value_optimizer": rate}  # fmt: skip
     config = dataclasses.replace(

@@ -1,6 +1,7 @@
 """The bench: what rollouts of the task hold, drawn at random or all of them by enumeration."""
 
 from collections.abc import Callable
+from functools import partial
 from typing import NamedTuple
 
 import jax
@@ -29,7 +30,8 @@ class Bench(NamedTuple):
     task: Task
     fresh: Rollouts  # all N responses, as the policy samples them
     stale: Rollouts  # as the old policy does
-    exact: Array  # dJ / d logits, [S,V]
+    exact: Array  # dJ / d logits, [D] with D = S V
+    token_scores: Array  # d log p_t(y) / d logits, [N,T,D]
 
     def loss(self, estimator: Estimator) -> Callable[[Array, Rollouts], Array]:
         """(logits of the policy, rollouts) -> the estimator's loss."""
@@ -41,23 +43,26 @@ class Bench(NamedTuple):
         return self.stale if estimator.stale else self.fresh
 
 
-def make_bench(task: Task, pilot: int, key: Array) -> Bench:
-    """`pilot` responses of the policy give the learned values and the optimal baseline."""
+@partial(jax.jit, static_argnums=(1, 2))
+def make_bench(task: Task, pilot: int, critic: int, key: Array) -> Bench:
+    """Responses of the policy give the optimal baseline (`pilot`) and learned values (`critic`)."""
     ids = jnp.arange(len(task.scores))
     log_probs, old, ref = (all_log_probs(task, x) for x in (task.policy, task.old, task.reference))
     rewards = adv.kl_shaped_rewards(task.scores, log_probs, ref, task.mask, task.kl_coefficient)
     to_go = adv.reward_to_go(rewards, task.mask)
-    pilot_ids = sample(task, log_probs, key, (pilot,))
-    visits_N = jnp.zeros(len(ids)).at[pilot_ids].add(1.0)
+    pilot_ids = sample(task, log_probs, key, (max(pilot, critic),))
+    visits_N = jnp.zeros(len(ids)).at[pilot_ids[:critic]].add(1.0)
     exact_values = state_means(task, to_go, jnp.exp(sequence_log_prob(log_probs, task.mask)))
     learned_values = state_means(task, to_go, visits_N)
-    baseline = pilot_baseline(task, rewards, pilot_ids)
+    baseline = pilot_baseline(task, rewards, pilot_ids[:pilot])
     fresh = Rollouts(
         ids, task.mask, task.scores, rewards, log_probs, log_probs, ref, exact_values,
         learned_values, jnp.full(len(ids), baseline), jnp.zeros(len(ids)),
     )  # fmt: skip
     stale = fresh._replace(old_log_probs=old)
-    return Bench(task, fresh, stale, exact_gradient(task, task.policy))
+    scores = jax.jacobian(partial(all_log_probs, task))(task.policy)
+    exact = exact_gradient(task, task.policy).reshape(-1)
+    return Bench(task, fresh, stale, exact, scores.reshape(*task.mask.shape, -1))
 
 
 def state_means(task: Task, to_go: Array, weights_N: Array) -> Array:
@@ -109,11 +114,10 @@ def facts_of(rollouts: Rollouts, group: int) -> theory.Facts:
 def expected_in_theory(bench: Bench, estimator: Estimator, group: int) -> np.ndarray:
     """The gradient [D] that theory says the estimator converges to."""
     if estimator.bias is None:
-        return np.asarray(bench.exact, np.float64).reshape(-1)
+        return np.asarray(bench.exact, np.float64)
     facts = facts_of(bench.rollouts(estimator), group)
-    scores = jax.jacobian(lambda logits: all_log_probs(bench.task, logits))(bench.task.policy)
-    scores = np.asarray(scores, np.float64).reshape(*facts.mask.shape, -1)
-    return theory.expected(facts, np.broadcast_to(estimator.bias(facts), facts.mask.shape), scores)
+    coefficients = np.broadcast_to(estimator.bias(facts), facts.mask.shape)
+    return theory.expected(facts, coefficients, np.asarray(bench.token_scores, np.float64))
 
 
 def expected_by_enumeration(bench: Bench, estimator: Estimator, group: int) -> np.ndarray:

@@ -52,7 +52,7 @@ def per_example_gradients(
       chunk: examples at a time; None: all.
     """
     gradient = lambda example: ravel_pytree(jax.grad(loss)(params, example))[0]
-    if chunk is None:
+    if chunk is None or jax.tree.leaves(examples)[0].shape[0] <= chunk:
         return jax.jit(jax.vmap(gradient))(examples)
     return jax.jit(lambda xs: jax.lax.map(gradient, xs, batch_size=chunk))(examples)
 

@@ -8,7 +8,7 @@ unless a row says otherwise: dividing by lengths is a bias of its own.
 import dataclasses
 from collections.abc import Callable
 from functools import partial
-from typing import NamedTuple
+from typing import Literal, NamedTuple
 
 import jax
 import jax.numpy as jnp
@@ -54,7 +54,7 @@ class Estimator:
     surrogate: Surrogate
     bias: theory.Bias | None = None
     stale: bool = False  # responses of the old policy
-    pilot: bool = False  # reads values or a baseline that cost rollouts of their own
+    pilot: Literal["none", "baseline", "values"] = "none"  # what costs rollouts of its own
     aggregation: str = "length"
 
     def loss(self, log_probs: Array, rollouts: Rollouts) -> Array:
@@ -170,7 +170,7 @@ def fresh_estimators(config: RowsConfig, kl_coefficient: float) -> dict[str, Est
     return {
         "reinforce": Estimator(whole_return, reinforce),
         "reinforce_moving_average": Estimator(lambda r: whole_return(r, r.average), reinforce),
-        "reinforce_optimal_baseline": Estimator(baseline_return, reinforce, pilot=True),
+        "reinforce_optimal_baseline": Estimator(baseline_return, reinforce, pilot="baseline"),
         "reward_to_go": Estimator(lambda r: adv.reward_to_go(r.rewards, r.mask), reinforce),
         "rloo": Estimator(leave_one_out, reinforce),
         "dr_grpo": Estimator(partial(grouped, divide_by_std=False), clip, theory.dr_grpo),
@@ -183,14 +183,17 @@ def fresh_estimators(config: RowsConfig, kl_coefficient: float) -> dict[str, Est
         ),
         "a2c_exact_value": Estimator(partial(critic, learned=False, lam=1.0), reinforce),
         "a2c_learned_value": Estimator(
-            partial(critic, learned=True, lam=1.0), reinforce, pilot=True
+            partial(critic, learned=True, lam=1.0), reinforce, pilot="values"
         ),
         "gae_exact_value": Estimator(partial(critic, learned=False, lam=lam), reinforce),
         "gae_learned_value": Estimator(
-            partial(critic, learned=True, lam=lam), reinforce, partial(theory.gae, lam), pilot=True
+            partial(critic, learned=True, lam=lam),
+            reinforce,
+            partial(theory.gae, lam),
+            pilot="values",
         ),
-        "ppo_first_step": Estimator(partial(critic, learned=True, lam=1.0), clip, pilot=True),
-        "ppo_whitened": Estimator(whitened, clip, theory.whitened, pilot=True),
+        "ppo_first_step": Estimator(partial(critic, learned=True, lam=1.0), clip, pilot="values"),
+        "ppo_whitened": Estimator(whitened, clip, theory.whitened, pilot="values"),
         "k2_in_loss": rest(kl.kl_loss, None),
         "k2_in_loss_per_token": rest(
             kl.kl_loss, partial(theory.k2_per_token, beta), per_token=True
@@ -204,8 +207,8 @@ def stale_estimators(config: RowsConfig) -> dict[str, Estimator]:
     """Rows whose responses the old policy sampled. All but V-trace share one baseline, so that
     only what they do with the ratio p / old sets them apart."""
     e = config.clip
-    row = lambda surrogate, bias, advantages=baseline_return: Estimator(
-        advantages, surrogate, bias, stale=True, pilot=True
+    row = lambda surrogate, bias: Estimator(
+        baseline_return, surrogate, bias, stale=True, pilot="baseline"
     )
     return {
         "stale_reinforce": row(tokens(surrogates.reinforce), theory.stale_reinforce),
@@ -216,7 +219,13 @@ def stale_estimators(config: RowsConfig) -> dict[str, Estimator]:
         "importance_truncated": row(
             responses(surrogates.truncated_importance), theory.importance_truncated
         ),
-        "vtrace": row(tokens(surrogates.truncated_importance), theory.vtrace, off_policy_critic),
+        "vtrace": Estimator(
+            off_policy_critic,
+            tokens(surrogates.truncated_importance),
+            theory.vtrace,
+            stale=True,
+            pilot="values",
+        ),
         "ppo_clip": row(tokens(partial(surrogates.ppo_clip, clip=e)), partial(theory.ppo_clip, e)),
         "cispo": row(tokens(partial(surrogates.cispo, clip=e)), partial(theory.cispo, e)),
         "gspo": row(

@@ -1,0 +1,118 @@
+"""Off-policy drift: many gradient steps on one batch, watched through the exact objective.
+
+All surrogates start at the old policy, with the same batch, advantages and plain gradient steps.
+Their first steps are the same; after it each trusts the stale batch in its own way.
+"""
+
+import dataclasses
+from functools import partial
+from typing import NamedTuple
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from rlhf_jax.errors import require
+from rlhf_jax.estimators.rows import Surrogate, responses, tokens
+from rlhf_jax.estimators.task import (
+    Task,
+    all_log_probs,
+    divergence,
+    objective,
+    sample,
+    table_log_probs,
+)
+from rlhf_jax.objectives import advantages as adv
+from rlhf_jax.objectives import surrogates
+from rlhf_jax.objectives.reductions import WeightedMean, aggregation_weights
+
+Array = jax.Array
+FRESH = "fresh batches"
+
+
+@dataclasses.dataclass(frozen=True)
+class DriftConfig:
+    """One batch, `epochs` full-batch steps; repeated for `batches` independent batches."""
+
+    batch: int = 32  # responses
+    epochs: int = 40
+    batches: int = 200
+    learning_rate: float = 1.0
+    clip: float = 0.2
+    penalty: float = 1.0  # of ppo_penalty
+
+    def __post_init__(self):
+        require(self.batch >= 2, "batch", self.batch, "at least 2")
+        require(self.epochs >= 1, "epochs", self.epochs, "at least 1")
+        require(self.batches >= 2, "batches", self.batches, "at least 2, for an interval")
+        require(self.learning_rate > 0, "learning_rate", self.learning_rate, "positive")
+        require(0 < self.clip < 1, "clip", self.clip, "in (0, 1)")
+        require(self.penalty >= 0, "penalty", self.penalty, ">= 0")
+
+
+class Curve(NamedTuple):
+    """After 0 .. epochs steps, for each batch: [batches, epochs + 1]."""
+
+    objective: np.ndarray  # the true J
+    kl: np.ndarray  # KL(policy || old policy), nats a response
+
+
+def drift_surrogates(config: DriftConfig) -> dict[str, Surrogate]:
+    """What a trainer may put around the same advantages, from no ratio at all to PPO."""
+    return {
+        "no ratio": tokens(surrogates.reinforce),
+        "ratio of responses": responses(surrogates.importance_weighted),
+        "ratio of tokens": tokens(surrogates.importance_weighted),
+        "PPO penalty": tokens(partial(surrogates.ppo_penalty, coefficient=config.penalty)),
+        "PPO clip": tokens(partial(surrogates.ppo_clip, clip=config.clip)),
+    }
+
+
+class _Batch(NamedTuple):
+    """The part of `Rollouts` that these surrogates read."""
+
+    mask: Array
+    old_log_probs: Array
+
+
+def measure_drift(task: Task, config: DriftConfig, seed: int) -> dict[str, Curve]:
+    """The curves of every surrogate, and of a new batch for each step (`epochs` times the cost)."""
+    keys = jax.random.split(jax.random.key(seed), config.batches)
+    runs = {name: (surrogate, False) for name, surrogate in drift_surrogates(config).items()}
+    runs[FRESH] = (tokens(surrogates.reinforce), True)
+    return {
+        name: Curve(*map(np.asarray, jax.jit(jax.vmap(partial(_follow, task, config, *run)))(keys)))
+        for name, run in runs.items()
+    }
+
+
+def _follow(
+    task: Task, config: DriftConfig, surrogate: Surrogate, resample: bool, key: Array
+) -> Curve:
+    old_NxT, ref_NxT = all_log_probs(task, task.old), all_log_probs(task, task.reference)
+
+    def step(logits, epoch):
+        sampler_NxT = all_log_probs(task, logits) if resample else old_NxT
+        once = jax.random.fold_in(key, epoch) if resample else key
+        ids = sample(task, sampler_NxT, once, (config.batch,))
+        batch = _Batch(task.mask[ids], sampler_NxT[ids])
+        rewards = adv.kl_shaped_rewards(
+            task.scores[ids], batch.old_log_probs, ref_NxT[ids], batch.mask, task.kl_coefficient
+        )
+        advantages = adv.leave_one_out(rewards, batch.mask, config.batch)
+
+        def loss(logits):
+            losses = surrogate(table_log_probs(task, logits, ids), batch, advantages)
+            if losses.ndim == 1:
+                return WeightedMean.of(losses).mean
+            return WeightedMean.of(losses, *aggregation_weights(batch.mask, "length", 1)).mean
+
+        logits = logits - config.learning_rate * jax.grad(loss)(logits)
+        return logits, look(logits)
+
+    def look(logits):
+        log_probs = all_log_probs(task, logits)
+        return Curve(objective(task, log_probs), divergence(task, log_probs, old_NxT))
+
+    _, later = jax.lax.scan(step, task.old, jnp.arange(config.epochs))
+    return jax.tree.map(lambda x, xs: jnp.concatenate([x[None], xs]), look(task.old), later)

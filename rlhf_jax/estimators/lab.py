@@ -1,0 +1,223 @@
+"""The lab: measures every estimator, checks the theory, writes table, figures and JSON."""
+
+import dataclasses
+import json
+import os
+import time
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+import jax
+import numpy as np
+from rich.console import Console
+from rich.table import Table
+
+from rlhf_jax.errors import UserError, require
+from rlhf_jax.estimators import figure
+from rlhf_jax.estimators.bench import Bench, draw, expected_in_theory, make_bench
+from rlhf_jax.estimators.drift import Curve, DriftConfig, measure_drift
+from rlhf_jax.estimators.measure import Measurement, count_flops, measure, per_example_gradients
+from rlhf_jax.estimators.rows import Estimator, Rollouts, RowsConfig, all_estimators
+from rlhf_jax.estimators.task import TaskConfig, make_task, table_log_probs
+
+CHUNK = 5000  # estimates whose gradients are taken at a time
+
+
+@dataclasses.dataclass(frozen=True)
+class LabConfig:
+    """What is measured, how often, and how surely."""
+
+    task: TaskConfig = TaskConfig()
+    rows: RowsConfig = RowsConfig()
+    drift: DriftConfig = DriftConfig()
+    samples: int = 100_000  # responses for each estimator
+    pilot: int = 2000  # responses that the optimal baseline is made of
+    critic: int = 64  # responses that the learned values are made of
+    average_decay: float = 0.9  # of the moving-average baseline
+    level: float = 0.99  # of confidence, for all rows together
+    seed: int = 0
+
+    def __post_init__(self):
+        least = 100 * self.rows.group
+        require(self.samples >= least, "samples", self.samples, f"at least {least}, 100 estimates")
+        require(self.pilot >= 2, "pilot", self.pilot, "at least 2")
+        require(self.critic >= 1, "critic", self.critic, "at least 1")
+        require(0 <= self.average_decay < 1, "average_decay", self.average_decay, "in [0, 1)")
+        require(0 < self.level < 1, "level", self.level, "in (0, 1)")
+        require(0 <= self.seed < 2**31, "seed", self.seed, "in [0, 2**31)")
+
+
+@dataclasses.dataclass(frozen=True)
+class Row:
+    """One estimator, measured; theory is the bias it should have, [D]."""
+
+    estimator: Estimator
+    measured: Measurement
+    theory: np.ndarray
+    samples: int
+    flops: int
+
+    @property
+    def unbiased(self) -> bool:
+        """Whether the exact gradient is inside the region of confidence."""
+        return self.measured.contains(np.zeros_like(self.theory))
+
+    @property
+    def direction(self) -> float | None:
+        """Cosine of the measured bias and the one of theory; None where that is 0."""
+        if self.estimator.bias is None:
+            return None
+        norms = np.linalg.norm(self.theory) * np.linalg.norm(self.measured.error)
+        return float(self.theory @ self.measured.error / norms)
+
+    @property
+    def as_theory_says(self) -> bool:
+        """Unbiased where it should be; else biased, and by what theory says."""
+        if self.estimator.bias is None:
+            return self.unbiased
+        return not self.unbiased and self.measured.contains(self.theory) and self.direction > 0.9
+
+
+def measure_rows(config: LabConfig) -> dict[str, Row]:
+    """Every estimator on the same responses: fresh ones, or stale ones of the old policy."""
+    pilot_key, *keys = jax.random.split(jax.random.key(config.seed), 3)
+    bench = make_bench(make_task(config.task), config.pilot, config.critic, pilot_key)
+    estimators = all_estimators(config.rows, config.task.kl_coefficient)
+    estimates = -(-config.samples // config.rows.group)
+    draws = jax.jit(
+        partial(draw, estimates=estimates, group=config.rows.group, decay=config.average_decay)
+    )
+    drawn = [
+        draws(bench.task, rollouts, key)
+        for rollouts, key in zip((bench.fresh, bench.stale), keys, strict=True)
+    ]
+    # All intervals hold together: each row has its share of the chance to err (Bonferroni).
+    level = 1 - (1 - config.level) / len(estimators)
+    return {
+        name: _measure_row(config, bench, estimator, drawn[estimator.stale], level)
+        for name, estimator in estimators.items()
+    }
+
+
+def _measure_row(
+    config: LabConfig, bench: Bench, estimator: Estimator, drawn: Rollouts, level: float
+) -> Row:
+    loss, policy = bench.loss(estimator), bench.task.policy
+    gradients = -np.asarray(per_example_gradients(loss, policy, drawn, CHUNK))
+    exact = np.asarray(bench.exact, np.float64)
+    one = jax.tree.map(lambda x: x[0], drawn)
+    forward = count_flops(partial(table_log_probs, bench.task), policy, one.ids)
+    pilot = {"none": 0, "baseline": config.pilot, "values": config.critic}[estimator.pilot]
+    spent = forward + count_flops(jax.grad(loss), policy, one)
+    return Row(
+        estimator,
+        measure(gradients, exact, level, config.seed),
+        expected_in_theory(bench, estimator, config.rows.group) - exact,
+        samples=len(gradients) * config.rows.group + pilot,
+        flops=len(gradients) * spent + pilot * spent // config.rows.group,
+    )
+
+
+def summary(config: LabConfig, rows: dict[str, Row], drift: dict[str, Curve]) -> dict[str, Any]:
+    """The content of estimators.json."""
+    return {
+        "estimators": {
+            name: {
+                "bias_norm": row.measured.bias_norm,
+                "variance": row.measured.variance,
+                "cosine": row.measured.cosine,
+                "samples": row.samples,
+                "flops": row.flops,
+                "unbiased_in_theory": row.estimator.bias is None,
+            }
+            for name, row in rows.items()
+        },
+        "checks": {
+            name: {
+                "contains_exact": row.unbiased,
+                "contains_theory": row.measured.contains(row.theory),
+                "theory_bias_norm": float(np.linalg.norm(row.theory)),
+                "direction_cosine": row.direction,
+                "cosine_of_one": row.measured.cosine_of_one,
+                "as_theory_says": row.as_theory_says,
+                "stale": row.estimator.stale,
+            }
+            for name, row in rows.items()
+        },
+        "drift": {
+            name: {
+                "objective": curve.objective.mean(0).tolist(),
+                "objective_error": _standard_error(curve.objective).tolist(),
+                "kl": curve.kl.mean(0).tolist(),
+                "kl_error": _standard_error(curve.kl).tolist(),
+            }
+            for name, curve in drift.items()
+        },
+        "config": dataclasses.asdict(config),
+    }
+
+
+def _standard_error(x: np.ndarray) -> np.ndarray:
+    return x.std(0, ddof=1) / np.sqrt(len(x))
+
+
+def table(config: LabConfig, rows: dict[str, Row]) -> Table:
+    """One line an estimator; what departs from theory is red."""
+    result = Table(
+        title=f"{config.rows.group} responses an estimate, {config.level:.0%} intervals "
+        f"for all {len(rows)} rows together",
+    )
+    for name in ("estimator", "responses of", "theory"):
+        result.add_column(name)
+    for name in ("bias", "interval", "theory's", "direction", "variance", "cosine",
+                 "cosine of one", "samples", "MFLOP"):  # fmt: skip
+        result.add_column(name, justify="right")
+    result.add_column("as theory says")
+    for name, row in rows.items():
+        bias, measured = row.measured.bias_norm, row.measured
+        result.add_row(
+            name,
+            "old" if row.estimator.stale else "policy",
+            "unbiased" if row.estimator.bias is None else "biased",
+            f"{bias['mean']:.4f}",
+            f"{bias['low']:.4f} {bias['high']:.4f}",
+            f"{np.linalg.norm(row.theory):.4f}",
+            "" if row.direction is None else f"{row.direction:.3f}",
+            f"{measured.variance:.3f}",
+            f"{measured.cosine:.3f}",
+            f"{measured.cosine_of_one:.3f}",
+            f"{row.samples}",
+            f"{row.flops / 1e6:.1f}",
+            "yes" if row.as_theory_says else "NO",
+            style=None if row.as_theory_says else "red",
+        )
+    return result
+
+
+def run(config: LabConfig, out: Path) -> dict[str, Any]:
+    """Measures, prints the table, and writes estimators.json and estimators.png into `out`."""
+    start, out = time.monotonic(), Path(out)
+    try:
+        out.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise UserError(f"{out}: cannot be made a folder: {error.strerror}") from None
+    rows = measure_rows(config)
+    drift = measure_drift(make_task(config.task), config.drift, config.seed)
+    result = summary(config, rows, drift)
+    _write(out / "estimators.json", (json.dumps(result, indent=1) + "\n").encode())
+    _write(out / "estimators.png", figure.draw(result))
+    console = Console(width=None if Console().is_terminal else 170)
+    console.print(table(config, rows))
+    agree = sum(row.as_theory_says for row in rows.values())
+    console.print(
+        f"{agree} of {len(rows)} as theory says; {time.monotonic() - start:.0f} s; "
+        f"{out / 'estimators.json'}, {out / 'estimators.png'}"
+    )
+    return result
+
+
+def _write(path: Path, content: bytes) -> None:
+    partial_file = path.with_name(path.name + ".partial")
+    partial_file.write_bytes(content)
+    os.replace(partial_file, path)
