@@ -339,7 +339,7 @@ def make_update(config: PPOConfig, model: TransformerConfig) -> Callable:
         orders = jax.vmap(shuffle)(jax.random.split(key, config.epochs))
         rows = orders.reshape(config.epochs * config.minibatches, -1)
         split = lambda x: x.reshape(config.minibatches, -1, *x.shape[1:])
-        text = jax.tree.map(split, text)
+        text = jax.tree.map(split, text) if config.ptx_coefficient > 0 else None
         kl_coefficient = config.kl.update(state.kl_coefficient, kl, config.batch_size)
 
         def one(state, step):
