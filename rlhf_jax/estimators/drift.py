@@ -5,6 +5,7 @@ Their first steps are the same; after it each trusts the stale batch in its own 
 """
 
 import dataclasses
+from collections.abc import Callable
 from functools import partial
 from typing import NamedTuple
 
@@ -78,36 +79,31 @@ class _Batch(NamedTuple):
 def measure_drift(task: Task, config: DriftConfig, seed: int) -> dict[str, Curve]:
     """The curves of every surrogate, and of a new batch for each step (`epochs` times the cost)."""
     keys = jax.random.split(jax.random.key(seed), config.batches)
-    runs = {name: (surrogate, False) for name, surrogate in drift_surrogates(config).items()}
-    runs[FRESH] = (tokens(surrogates.reinforce), True)
-    return {
-        name: Curve(*map(np.asarray, jax.jit(jax.vmap(partial(_follow, task, config, *run)))(keys)))
-        for name, run in runs.items()
-    }
+    names = list(drift_surrogates(config))
+    follow = jax.jit(jax.vmap(partial(_follow, task, config), in_axes=(None, None, 0)))
+    runs = {name: (index, False) for index, name in enumerate(names)} | {FRESH: (0, True)}
+    return {name: Curve(*map(np.asarray, follow(*run, keys))) for name, run in runs.items()}
 
 
-def _follow(
-    task: Task, config: DriftConfig, surrogate: Surrogate, resample: bool, key: Array
-) -> Curve:
+def _follow(task: Task, config: DriftConfig, index: Array, resample: Array, key: Array) -> Curve:
+    """One batch under surrogate number `index`, or with `resample` a new one for each step."""
     old_NxT, ref_NxT = all_log_probs(task, task.old), all_log_probs(task, task.reference)
+    losses = [_mean_loss(surrogate) for surrogate in drift_surrogates(config).values()]
 
     def step(logits, epoch):
-        sampler_NxT = all_log_probs(task, logits) if resample else old_NxT
-        once = jax.random.fold_in(key, epoch) if resample else key
-        ids = sample(task, sampler_NxT, once, (config.batch,))
+        sampler_NxT = jnp.where(resample, all_log_probs(task, logits), old_NxT)
+        ids = sample(task, sampler_NxT, jax.random.fold_in(key, epoch * resample), (config.batch,))
         batch = _Batch(task.mask[ids], sampler_NxT[ids])
         rewards = adv.kl_shaped_rewards(
             task.scores[ids], batch.old_log_probs, ref_NxT[ids], batch.mask, task.kl_coefficient
         )
         advantages = adv.leave_one_out(rewards, batch.mask, config.batch)
-
-        def loss(logits):
-            losses = surrogate(table_log_probs(task, logits, ids), batch, advantages)
-            if losses.ndim == 1:
-                return WeightedMean.of(losses).mean
-            return WeightedMean.of(losses, *aggregation_weights(batch.mask, "length", 1)).mean
-
-        logits = logits - config.learning_rate * jax.grad(loss)(logits)
+        gradient = jax.grad(
+            lambda x: jax.lax.switch(
+                index, losses, table_log_probs(task, x, ids), batch, advantages
+            )
+        )(logits)
+        logits = logits - config.learning_rate * gradient
         return logits, look(logits)
 
     def look(logits):
@@ -116,3 +112,15 @@ def _follow(
 
     _, later = jax.lax.scan(step, task.old, jnp.arange(config.epochs))
     return jax.tree.map(lambda x, xs: jnp.concatenate([x[None], xs]), look(task.old), later)
+
+
+def _mean_loss(surrogate: Surrogate) -> Callable[[Array, _Batch, Array], Array]:
+    """Mean over responses of the sum over tokens, as in `rows`."""
+
+    def loss(log_probs, batch, advantages):
+        losses = surrogate(log_probs, batch, advantages)
+        if losses.ndim == 1:
+            return WeightedMean.of(losses).mean
+        return WeightedMean.of(losses, *aggregation_weights(batch.mask, "length", 1)).mean
+
+    return loss

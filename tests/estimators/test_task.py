@@ -114,7 +114,6 @@ def test_config_names_the_field(field, value):
         TaskConfig(**{field: value})
 
 
-def test_masked_cells_have_no_log_probability():
-    task = tasks.make_task(TaskConfig(vocabulary=3, length=2))
+def test_masked_cells_have_no_log_probability(task):
     log_probs = tasks.table_log_probs(task, task.policy, jnp.arange(len(task.scores)))
     assert jnp.all((log_probs == 0) == (task.mask == 0))
