@@ -62,7 +62,7 @@ def _estimators(panels: list[Axes], result: dict[str, Any]) -> None:
     for panel in panels:
         panel.axhline(stale - 0.5, color=SOFT, linestyle="--", linewidth=1)
     bias.annotate(
-        "below: responses of the old policy", (1, stale - 0.5), (-4, -13), ha="right",
+        "responses of the old policy", (1, stale - 0.5), (-4, -13), ha="right",
         xycoords=("axes fraction", "data"), textcoords="offset points", color=SOFT,
     )  # fmt: skip
     bias.legend(

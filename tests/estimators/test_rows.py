@@ -11,6 +11,7 @@ import pytest
 from rlhf_jax.errors import ConfigError
 from rlhf_jax.estimators import theory
 from rlhf_jax.estimators.bench import (
+    draw,
     expected_by_enumeration,
     expected_in_theory,
     facts_of,
@@ -21,8 +22,8 @@ from rlhf_jax.estimators.rows import Estimator, RowsConfig, all_estimators, toke
 from rlhf_jax.estimators.task import TaskConfig, all_log_probs, divergence, make_task
 from rlhf_jax.objectives.surrogates import reinforce
 
-BETA = 0.3
-ROWS = {group: all_estimators(RowsConfig(group=group), BETA) for group in (2, 3)}
+BETA, CLIP = 0.3, 0.1
+ROWS = {group: all_estimators(RowsConfig(group=group, clip=CLIP), BETA) for group in (2, 3)}
 UNBIASED = {
     "reinforce", "reinforce_moving_average", "reinforce_optimal_baseline", "reward_to_go", "rloo",
     "a2c_exact_value", "a2c_learned_value", "gae_exact_value", "ppo_first_step", "k2_in_loss",
@@ -60,6 +61,16 @@ def test_expectation_over_all_groups(bench, name, group):
     )
     bias = np.linalg.norm(expected - exact(bench))
     assert bias < 1e-6 if name in UNBIASED else bias > 2e-3
+
+
+def test_the_clip_has_tokens_on_either_side(bench):
+    """Some just beyond each bound, so that rows with other bounds would differ."""
+    facts = facts_of(bench.stale, 2)
+    good = np.broadcast_to(facts.returns > facts.baseline, facts.mask.shape)
+    ratio = np.where(facts.mask == 1, facts.ratio, 1)
+    for side in (good & (ratio > 1 + CLIP), ~good & (ratio < 1 - CLIP)):
+        near = side & (abs(ratio - 1) < 2 * CLIP)
+        assert near.any()
 
 
 def test_enumeration_catches_a_baseline_that_sees_its_own_response(bench):
@@ -108,6 +119,19 @@ def test_the_optimal_baseline_has_the_least_variance(bench):
         return (facts.sampled * ((facts.returns[:, 0] - b) ** 2) * (scores**2).sum(1)).sum()
 
     assert second_moment(best) < min(second_moment(best + 0.02), second_moment(best - 0.02))
+
+
+def test_draw_samples_the_old_policy_and_averages_only_what_came_before(bench):
+    drawn = draw(bench.task, bench.stale, jax.random.key(0), 10_000, 2, 0.75)
+    q = facts_of(bench.stale, 2).sampled
+    seen = np.bincount(np.asarray(drawn.ids).reshape(-1), minlength=len(q)) / 20_000
+    np.testing.assert_allclose(seen, q, atol=5 * np.sqrt(q.max() / 20_000))
+    fresh = np.exp(np.asarray(bench.fresh.log_probs).sum(1))
+    assert np.abs(seen - q).sum() < 0.3 * np.abs(seen - fresh).sum()
+    average = 0.0
+    for i in range(4):
+        np.testing.assert_allclose(drawn.average[i], [average] * 2)
+        average = 0.75 * average + 0.25 * float(drawn.rewards[i].sum(1).mean())
 
 
 @pytest.mark.parametrize("field, value", [("group", 1), ("lam", 1.0), ("clip", 0.0)])
