@@ -22,6 +22,7 @@ from rlhf_jax.objectives import advantages as adv
 from rlhf_jax.objectives.likelihood import sequence_log_prob
 
 Array = jax.Array
+CHUNK = 5000  # groups whose gradients are taken at a time
 
 
 class Bench(NamedTuple):
@@ -120,14 +121,29 @@ def expected_in_theory(bench: Bench, estimator: Estimator, group: int) -> np.nda
     return theory.expected(facts, coefficients, np.asarray(bench.token_scores, np.float64))
 
 
-def expected_by_enumeration(bench: Bench, estimator: Estimator, group: int) -> np.ndarray:
+def estimates(
+    bench: Bench, estimators: dict[str, Estimator], drawn: dict[bool, Rollouts]
+) -> dict[str, np.ndarray]:
+    """[n,D] estimates of each estimator, from the groups [n,K,...] drawn[estimator.stale]."""
+    found = {}
+    for stale, groups in drawn.items():
+        losses = {name: bench.loss(e) for name, e in estimators.items() if e.stale == stale}
+        gradients = per_example_gradients(losses, bench.task.policy, groups, CHUNK)
+        found |= {name: -np.asarray(gradients[name], np.float64) for name in losses}
+    return {name: found[name] for name in estimators}
+
+
+def expected_by_enumeration(
+    bench: Bench, estimators: dict[str, Estimator], group: int
+) -> dict[str, np.ndarray]:
     """E[estimate], [D]: every group of K responses, weighted by its probability.
 
     Estimates do not depend on the order of a group, so that N + K - 1 over K groups are all.
     """
-    rollouts = bench.rollouts(estimator)
-    q = np.exp(np.asarray(rollouts.old_log_probs, np.float64).sum(1))
-    ids, probabilities = theory.groups_of(q, group)
-    groups = jax.tree.map(lambda x: x[ids], rollouts)
-    gradients = per_example_gradients(bench.loss(estimator), bench.task.policy, groups, 5000)
-    return -probabilities @ np.asarray(gradients, np.float64)
+    drawn, probabilities = {}, {}
+    for stale, rollouts in ((False, bench.fresh), (True, bench.stale)):
+        q = np.exp(np.asarray(rollouts.old_log_probs, np.float64).sum(1))
+        ids, probabilities[stale] = theory.groups_of(q, group)
+        drawn[stale] = jax.tree.map(lambda x, ids=ids: x[ids], rollouts)
+    found = estimates(bench, estimators, drawn)
+    return {name: probabilities[estimators[name].stale] @ x for name, x in found.items()}

@@ -15,13 +15,11 @@ from rich.table import Table
 
 from rlhf_jax.errors import UserError, require
 from rlhf_jax.estimators import figure
-from rlhf_jax.estimators.bench import Bench, draw, expected_in_theory, make_bench
+from rlhf_jax.estimators.bench import Bench, draw, estimates, expected_in_theory, make_bench
 from rlhf_jax.estimators.drift import Curve, DriftConfig, measure_drift
-from rlhf_jax.estimators.measure import Measurement, count_flops, measure, per_example_gradients
+from rlhf_jax.estimators.measure import Measurement, count_flops, measure
 from rlhf_jax.estimators.rows import Estimator, Rollouts, RowsConfig, all_estimators
 from rlhf_jax.estimators.task import TaskConfig, make_task, table_log_probs
-
-CHUNK = 5000  # estimates whose gradients are taken at a time
 
 
 @dataclasses.dataclass(frozen=True)
@@ -84,32 +82,37 @@ def measure_rows(config: LabConfig) -> dict[str, Row]:
     pilot_key, *keys = jax.random.split(jax.random.key(config.seed), 3)
     bench = make_bench(make_task(config.task), config.pilot, config.critic, pilot_key)
     estimators = all_estimators(config.rows, config.task.kl_coefficient)
-    estimates = -(-config.samples // config.rows.group)
+    count = -(-config.samples // config.rows.group)
     draws = jax.jit(
-        partial(draw, estimates=estimates, group=config.rows.group, decay=config.average_decay)
+        partial(draw, estimates=count, group=config.rows.group, decay=config.average_decay)
     )
-    drawn = [
-        draws(bench.task, rollouts, key)
-        for rollouts, key in zip((bench.fresh, bench.stale), keys, strict=True)
-    ]
-    # All intervals hold together: each row has its share of the chance to err (Bonferroni).
-    level = 1 - (1 - config.level) / len(estimators)
+    drawn = {
+        stale: draws(bench.task, rollouts, key)
+        for stale, rollouts, key in zip(
+            (False, True), (bench.fresh, bench.stale), keys, strict=True
+        )
+    }
     return {
-        name: _measure_row(config, bench, estimator, drawn[estimator.stale], level)
-        for name, estimator in estimators.items()
+        name: _measure_row(config, bench, estimators[name], gradients, drawn, len(estimators))
+        for name, gradients in estimates(bench, estimators, drawn).items()
     }
 
 
 def _measure_row(
-    config: LabConfig, bench: Bench, estimator: Estimator, drawn: Rollouts, level: float
+    config: LabConfig,
+    bench: Bench,
+    estimator: Estimator,
+    gradients: np.ndarray,
+    drawn: dict[bool, Rollouts],
+    rows: int,
 ) -> Row:
-    loss, policy = bench.loss(estimator), bench.task.policy
-    gradients = -np.asarray(per_example_gradients(loss, policy, drawn, CHUNK))
-    exact = np.asarray(bench.exact, np.float64)
-    one = jax.tree.map(lambda x: x[0], drawn)
+    policy, exact = bench.task.policy, np.asarray(bench.exact, np.float64)
+    # All intervals hold together: each row has its share of the chance to err (Bonferroni).
+    level = 1 - (1 - config.level) / rows
+    one = jax.tree.map(lambda x: x[0], drawn[estimator.stale])
     forward = count_flops(partial(table_log_probs, bench.task), policy, one.ids)
     pilot = {"none": 0, "baseline": config.pilot, "values": config.critic}[estimator.pilot]
-    spent = forward + count_flops(jax.grad(loss), policy, one)
+    spent = forward + count_flops(jax.grad(bench.loss(estimator)), policy, one)
     return Row(
         estimator,
         measure(gradients, exact, level, config.seed),
@@ -207,7 +210,7 @@ def run(config: LabConfig, out: Path) -> dict[str, Any]:
     result = summary(config, rows, drift)
     _write(out / "estimators.json", (json.dumps(result, indent=1) + "\n").encode())
     _write(out / "estimators.png", figure.draw(result))
-    console = Console(width=None if Console().is_terminal else 170)
+    console = Console(width=None if Console().is_terminal else 180)
     console.print(table(config, rows))
     agree = sum(row.as_theory_says for row in rows.values())
     console.print(

@@ -40,21 +40,24 @@ class Measurement:
         return bool(np.linalg.norm(self.error - bias) <= self.radius)
 
 
-def per_example_gradients(
-    loss: Callable[[Any, Any], Array], params: Any, examples: Any, chunk: int | None = None
-) -> Array:
+def per_example_gradients(loss: Any, params: Any, examples: Any, chunk: int | None = None) -> Any:
     """[n,D]: the gradient of loss(params, example) for each of the n examples, by `vmap`.
 
     Args:
-      loss: of any parameters (a table, a transformer) and one example.
+      loss: of any parameters (a table, a transformer) and one example; or a dict of such losses,
+        for a dict of [n,D]: compiled together, they take a third of the time.
       params: pytree with D numbers.
       examples: pytree of arrays [n,...].
       chunk: examples at a time; None: all.
     """
-    gradient = lambda example: ravel_pytree(jax.grad(loss)(params, example))[0]
+
+    def gradients(example):
+        one = lambda loss: ravel_pytree(jax.grad(loss)(params, example))[0]
+        return jax.tree.map(one, loss)
+
     if chunk is None or jax.tree.leaves(examples)[0].shape[0] <= chunk:
-        return jax.jit(jax.vmap(gradient))(examples)
-    return jax.jit(lambda xs: jax.lax.map(gradient, xs, batch_size=chunk))(examples)
+        return jax.jit(jax.vmap(gradients))(examples)
+    return jax.jit(lambda xs: jax.lax.map(gradients, xs, batch_size=chunk))(examples)
 
 
 def large_sample(means: Callable[[Array], Array], keys: Sequence[Array]) -> np.ndarray:

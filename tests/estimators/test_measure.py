@@ -80,6 +80,10 @@ def test_per_example_gradients(chunk):
     loss = lambda p, x: jnp.sum(p["a"] * x) * p["b"]
     expected = np.concatenate([3 * x, (x @ params["a"])[:, None]], axis=1)
     np.testing.assert_allclose(per_example_gradients(loss, params, x, chunk), expected)
+    both = {"one": loss, "double": lambda p, x: 2 * loss(p, x)}
+    found = per_example_gradients(both, params, x, chunk)
+    np.testing.assert_allclose(found["one"], expected)
+    np.testing.assert_allclose(found["double"], 2 * expected)
 
 
 def test_count_flops():
