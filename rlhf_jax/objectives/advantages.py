@@ -171,6 +171,9 @@ def group_normalised(
     advantages_GxK = returns_GxK - jnp.mean(returns_GxK, axis=1, keepdims=True)
     if divide_by_std:
         advantages_GxK /= jnp.std(returns_GxK, axis=1, keepdims=True) + epsilon
+    # Exactly 0: the mean of equal numbers is off by rounding, which epsilon does not drown.
+    alike_G = jnp.max(returns_GxK, axis=1) == jnp.min(returns_GxK, axis=1)
+    advantages_GxK = jnp.where(alike_G[:, None], 0, advantages_GxK)
     return _over_tokens(advantages_GxK.reshape(-1), mask)
 
 

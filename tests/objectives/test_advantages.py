@@ -323,3 +323,13 @@ def test_groups_must_fit():
         group_normalised(jnp.ones((5, 2)), jnp.ones((5, 2)), group_size=2)
     with pytest.raises(ValueError, match="at least 2"):
         leave_one_out(jnp.ones((4, 2)), jnp.ones((4, 2)), group_size=1)
+
+
+@pytest.mark.parametrize("divide_by_std", [True, False])
+@pytest.mark.parametrize("group_size", [3, 6, 7, 9])
+def test_a_group_that_scores_alike_gets_exactly_zero(group_size, divide_by_std):
+    for score in (0.1, 0.7, 2.3, 13.7):  # their float32 means are off by rounding
+        rewards = jnp.full((group_size, 1), score)
+        mask = jnp.ones_like(rewards)
+        ours = advantages.group_normalised(rewards, mask, group_size, divide_by_std)
+        np.testing.assert_array_equal(ours, 0)
