@@ -331,5 +331,5 @@ def test_a_group_that_scores_alike_gets_exactly_zero(group_size, divide_by_std):
     for score in (0.1, 0.7, 2.3, 13.7):  # their float32 means are off by rounding
         rewards = jnp.full((group_size, 1), score)
         mask = jnp.ones_like(rewards)
-        ours = advantages.group_normalised(rewards, mask, group_size, divide_by_std)
+        ours = group_normalised(rewards, mask, group_size, divide_by_std)
         np.testing.assert_array_equal(ours, 0)
