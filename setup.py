@@ -34,6 +34,7 @@ setup(
         "test": ["pytest>=8", "pytest-xdist>=3.5", "hypothesis>=6.100", "ruff>=0.6"],
         "tpu": ["jax[tpu]>=0.10"],
         "cuda": ["jax[cuda12]>=0.10"],
+        "wandb": ["wandb>=0.18"],
     },
     entry_points={"console_scripts": ["rlhf-jax = rlhf_jax.cli:main"]},
 )

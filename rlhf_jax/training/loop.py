@@ -58,12 +58,14 @@ class Task:
 class LoopConfig:
     """What is written and how often, in steps; nothing here changes what is computed.
 
-    keep: so many newest checkpoints stay.
+    keep: so many newest checkpoints stay. wandb: the Weights & Biases project that metrics go to
+    beside the files.
     """
 
     checkpoint_every: int = dataclasses.field(default=100, metadata=NOT_FINGERPRINTED)
     log_every: int = dataclasses.field(default=1, metadata=NOT_FINGERPRINTED)
     keep: int = dataclasses.field(default=2, metadata=NOT_FINGERPRINTED)
+    wandb: str | None = dataclasses.field(default=None, metadata=NOT_FINGERPRINTED)
 
     def __post_init__(self):
         for field in ("checkpoint_every", "log_every", "keep"):
@@ -137,7 +139,7 @@ class _Log:
         self._last = (step, self._start)
         self._warned = False
         self.compilations = _Compilations()
-        self._writer = MetricsWriter(directory, step)
+        self._writer = MetricsWriter(directory, step, config.wandb)
         total, tokens = task.total_steps, task.tokens_per_step
         self._line = ProgressLine(task.name, step, total, tokens, task.show)
 

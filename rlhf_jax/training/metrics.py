@@ -2,9 +2,10 @@
 
 metrics.jsonl   {"step": 10, "loss": 2.5, ...}: nothing that differs between two equal runs
 speed.jsonl     {"step": 10, "seconds": ..., "tokens_per_second": ..., "compilations": ...}
-tensorboard/    both
+tensorboard/    both; and Weights & Biases where a project is named
 """
 
+import hashlib
 import json
 import math
 import os
@@ -14,21 +15,26 @@ from pathlib import Path
 import numpy as np
 import tensorboardX
 
+from rlhf_jax.errors import UserError
 from rlhf_jax.training.fingerprint import write_atomically
 
 METRICS, SPEED = "metrics.jsonl", "speed.jsonl"
 
 
 class MetricsWriter:
-    """Appends lines to the files of a stage directory, after cutting what lies beyond `step`."""
+    """Appends lines to the files of a stage directory, after cutting what lies beyond `step`.
 
-    def __init__(self, directory: Path, step: int):
+    wandb: a Weights & Biases project to send them to as well; None: none.
+    """
+
+    def __init__(self, directory: Path, step: int, wandb: str | None = None):
         self._files = {}
         for name in (METRICS, SPEED):
             trim(directory / name, step)
             self._files[name] = (directory / name).open("a", encoding="utf-8")
         board = str(directory / "tensorboard")
         self._board = tensorboardX.SummaryWriter(board, purge_step=step + 1)
+        self._wandb = None if wandb is None else _start_wandb(wandb, directory)
         self._warned: set[str] = set()
 
     def write(self, step: int, metrics: dict[str, float | int], speed: dict[str, float]) -> None:
@@ -40,6 +46,8 @@ class MetricsWriter:
             prefix = "speed/" if name == SPEED else ""
             for key, value in values.items():
                 self._board.add_scalar(prefix + key, value, step)
+        if self._wandb is not None:
+            self._wandb.log(metrics | {f"speed/{k}": v for k, v in speed.items()}, step=step)
 
     def sync(self) -> None:
         """Everything written so far is on disk (before a checkpoint that counts on it)."""
@@ -51,6 +59,8 @@ class MetricsWriter:
         for file in self._files.values():
             file.close()
         self._board.close()
+        if self._wandb is not None:
+            self._wandb.finish()
 
     def _finite(self, step: int, name: str, value: float) -> float | None:
         if math.isfinite(value):
@@ -60,6 +70,20 @@ class MetricsWriter:
             message = f"step {step}: {name} is {value}; written as null, here and from now on"
             warnings.warn(message, RuntimeWarning, stacklevel=4)
         return None
+
+
+def _start_wandb(project: str, directory: Path):
+    """The W&B run of a stage directory: the same one after each resume."""
+    try:
+        import wandb
+    except ImportError as error:
+        raise UserError(
+            "loop.wandb wants Weights & Biases: pip install 'rlhf-jax[wandb]'"
+        ) from error
+    place = directory.absolute()
+    run_id = hashlib.sha256(str(place).encode()).hexdigest()[:16]
+    name = f"{place.parent.name}/{place.name}"
+    return wandb.init(project=project, id=run_id, name=name, resume="allow", dir=directory)
 
 
 def trim(path: Path, step: int) -> None:

@@ -1,12 +1,14 @@
 """Metrics files stay valid JSON, and no step is in them twice."""
 
 import json
+import sys
 
 import jax.numpy as jnp
 import numpy as np
 import pytest
 from tensorboardX.proto import event_pb2
 
+from rlhf_jax.errors import UserError
 from rlhf_jax.training.metrics import SPEED, MetricsWriter, read_metrics, to_numbers, trim
 
 
@@ -83,3 +85,31 @@ def test_tensorboard_has_both_kinds(tmp_path):
     writer.write(1, {"loss": 2.5}, {"seconds": 0.5})
     writer.close()
     assert _scalars(tmp_path / "tensorboard") == [(1, "loss", 2.5), (1, "speed/seconds", 0.5)]
+
+
+def test_weights_and_biases_gets_every_line_and_one_run_for_a_directory(tmp_path, monkeypatch):
+    calls = []
+
+    class Module:
+        @staticmethod
+        def init(**arguments):
+            calls.append(arguments)
+            return Module
+
+        log = staticmethod(lambda values, step: calls.append((step, values)))
+        finish = staticmethod(lambda: calls.append("finish"))
+
+    monkeypatch.setitem(sys.modules, "wandb", Module)
+    for step in (0, 1):
+        writer = MetricsWriter(tmp_path, step, "project")
+        writer.write(step + 1, {"loss": 0.5}, {"seconds": 2.0})
+        writer.close()
+    first, line, end, again, *_ = calls
+    assert (line, end) == ((1, {"loss": 0.5, "speed/seconds": 2.0}), "finish")
+    assert first == again and first["project"] == "project" and first["resume"] == "allow"
+
+
+def test_weights_and_biases_must_be_installed(tmp_path, monkeypatch):
+    monkeypatch.setitem(sys.modules, "wandb", None)
+    with pytest.raises(UserError, match=r"pip install 'rlhf-jax\[wandb\]'"):
+        MetricsWriter(tmp_path, 0, "project")
