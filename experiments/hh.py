@@ -34,10 +34,10 @@ Result of the first command, seed 0: held-out pairs that the reward model orders
     OpenAssistant      15   .400 [.083, .619]   .933 [.786, 1.00]
     PandaLM            63   .413 [.238, .577]   .690 [.508, .844]
 
-A model this small, from scratch, beats chance on HH alone; so what follows says how far PPO went and
-not that its responses are better. The reward model prefers PPO's response to SFT's on .626 [.571, .682]
-of the prompts at 1.2 nats from SFT, PPO-ptx's on .605 [.546, .663] at 2.2; pretraining loss in nats
-a token: base 5.00, SFT 6.22, PPO 6.29, PPO-ptx 5.58.
+A model this small, from scratch, beats chance on HH alone; what follows says how far PPO went, not
+that its responses are better. The reward model prefers PPO's response to SFT's on .626 [.571, .682]
+of the prompts at 1.2 nats from SFT, PPO-ptx's on .605 [.546, .663] at 2.2. Pretraining loss in
+nats a token: base 5.00, SFT 6.22, PPO 6.29, PPO-ptx 5.58.
 """
 
 from rlhf_jax.experiment import EvaluationConfig, Experiment, HumanData
