@@ -13,7 +13,7 @@ from rlhf_jax.models import transformer
 from rlhf_jax.models.config import TransformerConfig
 from rlhf_jax.objectives.likelihood import token_log_probs
 from rlhf_jax.objectives.reductions import WeightedMean
-from rlhf_jax.training.gradients import accumulate_gradients
+from rlhf_jax.training.gradients import accumulate_gradients, all_finite, keep_if
 from rlhf_jax.training.optimizer import OptimizerConfig, learning_rate_at, make_optimizer
 
 Batch = dict[str, jax.Array]
@@ -85,7 +85,8 @@ def likelihood_loss(model: TransformerConfig) -> Callable:
 def make_update(loss: Callable, config: Any, total_steps: int) -> tuple[Callable, Any]:
     """The compiled `update(state, batch) -> (state, metrics)` of a loss, and its optimizer.
 
-    `config` names the optimizer and the number of micro-batches. The state is donated.
+    `config` names the optimizer and the number of micro-batches. The state is donated. A step
+    whose loss or gradient is not finite leaves parameters and optimizer as they were.
     """
     optimizer = make_optimizer(config.optimizer, total_steps)
 
@@ -94,6 +95,10 @@ def make_update(loss: Callable, config: Any, total_steps: int) -> tuple[Callable
         grads, metrics = accumulate_gradients(loss, state.params, batch, config.micro_batches, key)
         updates, opt_state = optimizer.update(grads, state.opt_state, state.params)
         params = optax.apply_updates(state.params, updates)
+        ok = all_finite(metrics["loss"], metrics["grad_norm"])
+        old = state.params, state.opt_state
+        params, opt_state = keep_if(ok, (params, opt_state), old)
+        metrics["skipped_steps"] = (~ok).astype(jnp.int32)
         metrics["learning_rate"] = learning_rate_at(config.optimizer, state.step, total_steps)
         return TrainState(state.step + 1, params, opt_state, state.key), metrics
 

@@ -61,6 +61,16 @@ def accumulate_gradients(
     return gradients, reduced | {"loss": mean.mean, "grad_norm": optax.tree.norm(gradients)}
 
 
+def all_finite(*numbers: jax.Array) -> jax.Array:
+    """Whether a step may change anything: its losses and gradient norms, scalars, are finite."""
+    return jnp.isfinite(jnp.stack(numbers)).all()
+
+
+def keep_if(ok: jax.Array, new: Any, old: Any) -> Any:
+    """`new` where ok, else `old`, leaf by leaf: the bits of new whatever old holds."""
+    return jax.tree.map(lambda n, o: jnp.where(ok, n, o), new, old)
+
+
 def _split(batch, micro_batches: int):
     """[B, ...] -> [n, B / n, ...], every n-th row to the same micro-batch."""
     rows = {x.shape[0] for x in jax.tree.leaves(batch)}
