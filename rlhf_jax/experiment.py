@@ -6,7 +6,7 @@ from pathlib import Path
 
 from rlhf_jax.errors import UserError, require
 from rlhf_jax.generation.sampling import SamplingConfig
-from rlhf_jax.models.config import TransformerConfig
+from rlhf_jax.models.config import TransformerConfig, different_fields
 from rlhf_jax.stages.ppo import PPOConfig
 from rlhf_jax.stages.reward_model import RewardConfig
 from rlhf_jax.stages.supervised import SupervisedConfig
@@ -77,6 +77,10 @@ class Experiment:
     reward: RewardConfig
     ppo: PPOConfig
     ppo_ptx: PPOConfig
+    # The shape of reward model and value function, None: the policy's; and the directory of the run
+    # whose finished reward model serves here, None: this run trains its own from its SFT model.
+    reward_model: TransformerConfig | None = None
+    reward_from: str | None = None
     evaluation: EvaluationConfig = EvaluationConfig()
     loop: LoopConfig = LoopConfig()
     seed: int = 0
@@ -84,17 +88,21 @@ class Experiment:
 
     def __post_init__(self):
         require(0 <= self.seed < 2**28, "seed", self.seed, "in [0, 2**28)")
-        context = self.model.context
-        for stage in ("pretrain", "sft", "reward"):
-            length = getattr(self, stage).length
+        for stage in ("pretrain", "sft"):
+            length, context = getattr(self, stage).length, self.model.context
             require(length <= context, f"{stage}.length", length, f"<= model.context = {context}")
+        scorer, length = self.scorer, self.reward.length
+        allowed = f"<= context of the reward model = {scorer.context}"
+        require(length <= scorer.context, "reward.length", length, allowed)
+        self._check_reward_model()
+        context = min(self.model.context, scorer.context)
         for stage in ("ppo", "ppo_ptx"):
             config = getattr(self, stage)
             total = config.prompt_length + config.response_length
             name = f"{stage}.prompt_length + response_length"
             require(total <= context, name, total, f"<= model.context = {context}")
-            name = f"{stage}.ptx_length"
-            require(config.ptx_length <= context, name, config.ptx_length, f"<= {context}")
+            name, longest = f"{stage}.ptx_length", self.model.context
+            require(config.ptx_length <= longest, name, config.ptx_length, f"<= {longest}")
         coefficient = self.ppo_ptx.ptx_coefficient
         require(coefficient > 0, "ppo_ptx.ptx_coefficient", coefficient, "positive")
         require(
@@ -108,6 +116,25 @@ class Experiment:
             require(
                 self.reward.outputs >= most, "reward.outputs", self.reward.outputs, f">= {most}"
             )
+
+    def _check_reward_model(self):
+        require(
+            self.scorer.vocab_size == self.model.vocab_size,
+            "reward_model.vocab_size",
+            self.scorer.vocab_size,
+            f"model.vocab_size = {self.model.vocab_size}: both read the same tokens",
+        )
+        require(
+            self.reward_from is not None or different_fields(self.scorer, self.model) == [],
+            "reward_model",
+            self.reward_model,
+            "of the policy's shape, or come from another run: reward_from",
+        )
+
+    @property
+    def scorer(self) -> TransformerConfig:
+        """The shape of reward model and value function."""
+        return self.model if self.reward_model is None else self.reward_model
 
     @property
     def directory(self) -> Path:

@@ -165,7 +165,7 @@ def pairs_by_prompt(run: Run, rankings: Sequence[Ranking]) -> tuple:
         length=config.length,
         outputs=most,
     )
-    correct, pairs = reward_model.pair_counts(run.config.model, run.model("reward"), batches)
+    correct, pairs = reward_model.pair_counts(run.config.scorer, run.model("reward"), batches)
     longer, _ = reward_model.length_pair_counts(batches)
     _, prompt = np.unique([ranking.prompt for ranking in kept], return_inverse=True)
     total = lambda counts: np.bincount(prompt, np.asarray(counts, np.float64)[: len(kept)])
@@ -193,7 +193,7 @@ def pretraining_loss(run: Run, params: Any) -> float:
 
 
 def reward_scores(run: Run, params: Any, prompts, responses) -> tuple[np.ndarray, int]:
-    model = run.config.model
+    model = run.config.scorer
     return score_responses(
         lambda params, tokens, segments: reward_model.score_sequences(
             model, params, tokens, segments
@@ -212,6 +212,7 @@ def seconds(run: Run) -> dict[str, float]:
     spent = {
         stage: round(read_metrics(run.stage_directory(stage), SPEED)[-1]["seconds"], 1)
         for stage in STAGES
+        if stage != "reward" or run.config.reward_from is None
     }
     labelers = run.stage_directory("feedback") / "labelers.json"
     if labelers.is_file():

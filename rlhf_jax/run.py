@@ -24,6 +24,7 @@ from rlhf_jax.feedback.collect import collect_rankings, output_counts
 from rlhf_jax.feedback.labelers import SimulatedLabeler, calibrate_noise
 from rlhf_jax.generation.sampling import SamplingConfig
 from rlhf_jax.models import score, transformer
+from rlhf_jax.models.config import different_fields
 from rlhf_jax.parallel.mesh import make_mesh, replicate, shard_batch
 from rlhf_jax.stages import ppo, reward_model, supervised
 from rlhf_jax.training import loop
@@ -67,10 +68,25 @@ class Run:
 
     def model(self, stage: str) -> Any:
         """The parameters that a stage ends with; the stage runs first where it has not."""
-        self.finish(stage)
-        kind = "score" if stage == "reward" else "policy"
+        if stage != "reward" or self.config.reward_from is None:
+            self.finish(stage)
+        if stage == "reward":
+            return self._reward_model()
         directory = self.stage_directory(stage) / "model"
-        return load_model(directory, kind, self.tokenizer.fingerprint)[1]
+        return load_model(directory, "policy", self.tokenizer.fingerprint)[1]
+
+    def _reward_model(self) -> Any:
+        """This run's own, or the one that reward_from names.
+
+        Raises UserError where that is of another tokenizer or shape than the config says.
+        """
+        source = Path(self.config.reward_from or self.directory) / "reward" / "model"
+        found, params = load_model(source, "score", self.tokenizer.fingerprint)
+        if differ := different_fields(found, self.config.scorer):
+            field, about = differ[0], source / "model.json"
+            there, here = (getattr(c, field) for c in (found, self.config.scorer))
+            raise UserError(f"{about}: {field}: expected {here!r} (reward_model), got {there!r}")
+        return params
 
     def finish(self, stage: str) -> None:
         """Runs a stage to its end, those that it builds on first.
@@ -79,6 +95,10 @@ class Run:
         """
         require(stage in STAGES, "stage", stage, f"one of {STAGES}")
         directory = self.stage_directory(stage)
+        if stage == "reward" and self.config.reward_from is not None:
+            self._reward_model()
+            print(f"reward: the model of {self.config.reward_from}", flush=True)
+            return
         if has_model(directory / "model"):
             self._same_config(stage)
             return
@@ -87,12 +107,17 @@ class Run:
         params = getattr(self, f"_{stage}")()
         kind = "score" if stage == "reward" else "policy"
         fingerprint = self.tokenizer.fingerprint
-        save_model(directory / "model", self.config.model, params, kind, fingerprint)
+        shape = self.config.scorer if stage == "reward" else self.config.model
+        save_model(directory / "model", shape, params, kind, fingerprint)
         print(f"{stage}: done, {time.monotonic() - started:.0f} s", flush=True)
 
     def _fingerprint(self, stage: str) -> dict:
         fields = SHARED + STAGES[: STAGES.index("ppo" if stage == "ppo_ptx" else stage)]
         found = {name: fingerprint_of(getattr(self.config, name)) for name in (*fields, stage)}
+        if stage in ("ppo", "ppo_ptx"):
+            for name in ("reward_model", "reward_from"):  # a run without them has no such lines
+                if (value := getattr(self.config, name)) is not None:
+                    found[name] = fingerprint_of(value)
         if "sft" in fields and isinstance(self.config.data, WorldData):
             ppo, evaluation = self.config.ppo, self.config.evaluation
             found["feedback"] = {  # what the ranked outputs depend on, beside the SFT model
@@ -238,7 +263,7 @@ class Run:
         write_atomically(marker, json.dumps(about).encode())
 
     def _reward(self) -> Any:
-        config, model = self.config.reward, self.config.model
+        config, model = self.config.reward, self.config.scorer
         policy = self.model("sft")
         batches = pipeline.ranking_batches(
             self.rankings("train"),
@@ -271,7 +296,7 @@ class Run:
             print(
                 f"reward: {demonstrations.dropped} demonstrations are longer than {config.length}"
             )
-        return reward_model.normalise(self.config.model, params, demonstrations, config.normalise)
+        return reward_model.normalise(self.config.scorer, params, demonstrations, config.normalise)
 
     def _ppo(self) -> Any:
         return self._run_ppo("ppo")
@@ -285,7 +310,7 @@ class Run:
         batches = PPOBatches(self, config)
         ids = ppo.TokenIds(self.tokenizer.eos_id, self.tokenizer.pad_id, self._stop_id(config))
         frozen = ppo.Frozen(*(replicate(tree, self.mesh) for tree in (policy, reward)))
-        step = ppo.make_iteration(config, model, ids, frozen)
+        step = ppo.make_iteration(config, model, ids, frozen, self.config.scorer)
         state = ppo.initial_state(config, policy, reward, self.key("ppo"))
         task = loop.Task(
             name=stage,

@@ -70,6 +70,20 @@ class TransformerConfig:
         return 4 * self.width if self.mlp_width is None else self.mlp_width
 
 
+COMPUTATION = ("dropout", "compute_dtype", "scan_layers", "remat")  # how, and not what
+
+
+def different_fields(a: TransformerConfig, b: TransformerConfig) -> list[str]:
+    """Names of the fields in which two models differ, how they are computed apart."""
+    names = [f.name for f in dataclasses.fields(a) if f.name not in COMPUTATION]
+    resolved = lambda c: {
+        **vars(c),
+        "kv_heads": c.key_value_heads,
+        "mlp_width": c.feed_forward_width,
+    }
+    return [name for name in names if resolved(a)[name] != resolved(b)[name]]
+
+
 def gpt(layers: int, width: int, heads: int, context: int = 2048, **changes) -> TransformerConfig:
     """A model of the GPT-3 form (Brown et al. 2020, table 2.1), with dense attention throughout."""
     return TransformerConfig(layers=layers, width=width, heads=heads, context=context, **changes)

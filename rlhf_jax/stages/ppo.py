@@ -20,7 +20,7 @@ from rlhf_jax.objectives.likelihood import token_log_probs
 from rlhf_jax.objectives.reductions import WeightedMean, masked_mean, whiten
 from rlhf_jax.objectives.surrogates import clipped_value_loss, ppo_clip, ppo_diagnostics
 from rlhf_jax.stages.supervised import likelihood_loss
-from rlhf_jax.training.gradients import accumulate_gradients
+from rlhf_jax.training.gradients import accumulate_gradients, all_finite, keep_if
 from rlhf_jax.training.optimizer import OptimizerConfig, learning_rate_at, make_optimizer
 
 
@@ -215,9 +215,17 @@ def cut_at(rollout: Rollout, stop_id: int, after: int) -> Rollout:
     return Rollout(rollout.tokens, mask, rollout.log_probs * mask)
 
 
-def make_experience(config: PPOConfig, model: TransformerConfig, ids: TokenIds) -> Callable:
-    """experience(state, frozen, batch, rollout): scores, shaped rewards and advantages."""
-    length = config.response_length
+def make_experience(
+    config: PPOConfig,
+    model: TransformerConfig,
+    ids: TokenIds,
+    reward_model: TransformerConfig | None = None,
+) -> Callable:
+    """experience(state, frozen, batch, rollout): scores, shaped rewards and advantages.
+
+    reward_model: the shape of reward model and value function; None: the policy's.
+    """
+    length, reward_model = config.response_length, reward_model or model
     chunks = config.minibatches * config.micro_batches
 
     def evaluate(state, frozen, tokens, segments, mask):
@@ -225,8 +233,8 @@ def make_experience(config: PPOConfig, model: TransformerConfig, ids: TokenIds) 
         log_probs = lambda params: response_log_probs(
             model, params, tokens, segments, length, config.temperature
         )
-        states = response_states(model, state.value, tokens, segments, length)
-        last = transformer.hidden(model, frozen.reward, tokens, segments, last=length)
+        states = response_states(reward_model, state.value, tokens, segments, length)
+        last = transformer.hidden(reward_model, frozen.reward, tokens, segments, last=length)
         scores = score.at_last_token(score.scores(frozen.reward, last), mask)
         values = score.scores(state.value, states)
         return log_probs(state.policy), log_probs(frozen.reference), values, scores
@@ -302,8 +310,12 @@ def value_loss(config: PPOConfig, model: TransformerConfig) -> Callable:
     return loss
 
 
-def make_update(config: PPOConfig, model: TransformerConfig) -> Callable:
+def make_update(
+    config: PPOConfig, model: TransformerConfig, value_model: TransformerConfig | None = None
+) -> Callable:
     """update(state, experience, kl, text): epochs x minibatches, then the averages.
+
+    value_model: the shape of the value function; None: the policy's.
 
     Each minibatch takes the policy gradient and the ptx gradient one after the other and adds
     them, ptx times its coefficient (Ouyang et al. 2022, eq. 2 and appendix C.4).
@@ -311,7 +323,7 @@ def make_update(config: PPOConfig, model: TransformerConfig) -> Callable:
     policy_optimizer, value_optimizer = optimizers(config)
     # Dropout stays off in PPO, ptx included (Huang et al. 2023, detail 13).
     ptx_loss = likelihood_loss(dataclasses.replace(model, dropout=0.0))
-    losses = policy_loss(config, model), value_loss(config, model)
+    losses = policy_loss(config, model), value_loss(config, value_model or model)
 
     def gradients(loss, params, batch, name):
         grads, metrics = accumulate_gradients(loss, params, batch, config.micro_batches)
@@ -331,7 +343,10 @@ def make_update(config: PPOConfig, model: TransformerConfig) -> Callable:
         updates, value_opt = value_optimizer.update(value_grads, state.value_opt, state.value)
         value = optax.apply_updates(state.value, updates)
         new = {"policy": policy, "value": value, "policy_opt": policy_opt, "value_opt": value_opt}
-        return state._replace(**new), metrics
+        # One sick term, and the minibatch changes neither network.
+        ok = all_finite(*(x for name, x in metrics.items() if name.endswith(("_loss", "_norm"))))
+        metrics["skipped_steps"] = (~ok).astype(jnp.int32)
+        return keep_if(ok, state._replace(**new), state), metrics
 
     def update(state: PPOState, experience: Experience, kl, text):
         key = jax.random.fold_in(jax.random.fold_in(state.key, state.step), 1)
@@ -341,6 +356,7 @@ def make_update(config: PPOConfig, model: TransformerConfig) -> Callable:
         split = lambda x: x.reshape(config.minibatches, -1, *x.shape[1:])
         text = jax.tree.map(split, text) if config.ptx_coefficient > 0 else None
         kl_coefficient = config.kl.update(state.kl_coefficient, kl, config.batch_size)
+        kl_coefficient = keep_if(jnp.isfinite(kl), kl_coefficient, state.kl_coefficient)
 
         def one(state, step):
             index, rows = step
@@ -349,7 +365,9 @@ def make_update(config: PPOConfig, model: TransformerConfig) -> Callable:
             return minibatch_update(state, picked, part)
 
         state, metrics = jax.lax.scan(one, state, (jnp.arange(len(rows)), rows))
+        skipped = metrics.pop("skipped_steps").sum()  # of the minibatches
         metrics = {name: values.mean() for name, values in metrics.items()}
+        metrics["skipped_steps"] = skipped
         first_step = state.step * len(rows)
         rate = learning_rate_at(config.policy_optimizer, first_step, config.optimizer_steps)
         metrics["learning_rate"] = rate
@@ -364,14 +382,19 @@ def make_update(config: PPOConfig, model: TransformerConfig) -> Callable:
 
 
 def make_iteration(
-    config: PPOConfig, model: TransformerConfig, ids: TokenIds, frozen: Frozen
+    config: PPOConfig,
+    model: TransformerConfig,
+    ids: TokenIds,
+    frozen: Frozen,
+    reward_model: TransformerConfig | None = None,
 ) -> Callable:
     """step(state, batch) -> (state, metrics): one iteration; the state is donated.
 
     batch: {"prompts": prompt batch, "text": ptx batch, absent where ptx_coefficient is 0}.
+    reward_model: the shape of reward model and value function; None: the policy's.
     Raises UserError in the first iteration where sampler and learner disagree.
     """
-    programs = compile_programs(config, model, ids)
+    programs = compile_programs(config, model, ids, reward_model)
     tolerance = 1e-3 if resolve_dtype(model.compute_dtype) == jnp.float32 else 0.1
     checked = False
 
@@ -390,11 +413,16 @@ def make_iteration(
     return step
 
 
-def compile_programs(config: PPOConfig, model: TransformerConfig, ids: TokenIds) -> Programs:
+def compile_programs(
+    config: PPOConfig,
+    model: TransformerConfig,
+    ids: TokenIds,
+    reward_model: TransformerConfig | None = None,
+) -> Programs:
     return Programs(
         rollout=jax.jit(make_rollout(config, model, ids)),
-        experience=jax.jit(make_experience(config, model, ids)),
-        update=jax.jit(make_update(config, model), donate_argnums=0),
+        experience=jax.jit(make_experience(config, model, ids, reward_model)),
+        update=jax.jit(make_update(config, model, reward_model), donate_argnums=0),
     )
 
 
