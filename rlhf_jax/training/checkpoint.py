@@ -1,11 +1,15 @@
 """Orbax checkpoints of everything that moves: state, data position, progress.
 
-    <stage directory>/checkpoints/<step>/{state, data, progress}
+    <stage directory>/checkpoints/<step>/{state, data, progress, manifest.json}
 
-A state is stored flat, {"params/layer_0/w": array, ...}, so that any part can be read alone.
+A state is stored flat, {"params/layer_0/w": array, ...}, so that any part can be read alone. The
+manifest is hashed in the background; with it in place the folder gets its name, so that a
+checkpoint is there whole or not at all. Damage that comes later is found by `restore`, which goes
+back to the one before.
 """
 
 import contextlib
+import hashlib
 import json
 import logging
 import shutil
@@ -18,55 +22,111 @@ import numpy as np
 import orbax.checkpoint as ocp
 
 from rlhf_jax.errors import UserError
+from rlhf_jax.training import manifest
+
+UNFINISHED = ".orbax-checkpoint-tmp"  # in the name of a folder that is being written
+REMOVED = ".removed"
+LOG = logging.getLogger(__name__)
 
 
 class CheckpointError(UserError):
     """A checkpoint is missing, damaged, or not of the shape that is asked for."""
 
 
+class DamagedError(CheckpointError):
+    """What is on disk is not what was written."""
+
+
 class Checkpoints:
     """Asynchronous, atomic saves into one stage directory; the last `keep` steps stay."""
 
     def __init__(self, directory: str | Path, keep: int):
-        self.directory = Path(directory).absolute()
-        _remove_incomplete(self.directory)
-        options = ocp.CheckpointManagerOptions(
-            max_to_keep=keep, create=True, cleanup_tmp_directories=True
+        self.directory, self._keep = Path(directory).absolute(), keep
+        self._root = _root(self.directory)
+        self._root.mkdir(parents=True, exist_ok=True)
+        if jax.process_index() == 0:
+            _remove_incomplete(self._root)
+        self._writing = None  # the step that is being written
+        options = ocp.AsyncOptions(post_finalization_callback=self._sign)
+        self._checkpointer = ocp.AsyncCheckpointer(
+            ocp.CompositeCheckpointHandler(), async_options=options
         )
-        self._manager = ocp.CheckpointManager(_root(self.directory), options=options)
 
     def save(self, step: int, state: Any, data: dict, progress: dict) -> None:
-        """Copies the state to the host, then writes it in the background.
+        """Copies the state to the host, then writes and hashes it in the background.
 
         Args:
             state: pytree of jax arrays and typed or raw PRNG keys; None leaves hold nothing. It
                 may be donated as soon as this returns.
             data, progress: JSON values.
+        Raises:
+            CheckpointError: this save, or the one before it, cannot be written.
         """
         items = ocp.args.Composite(
             state=ocp.args.PyTreeSave(_flatten(state)),
             data=ocp.args.JsonSave(_copy(data)),
             progress=ocp.args.JsonSave(_copy(progress)),
         )
-        self._manager.save(step, args=items, force=True)
+        self.wait()
+        self._writing = step
+        with self._explained():
+            self._checkpointer.save(self._root / str(step), args=items, force=True)
 
     def wait(self) -> None:
-        """Blocks until all saves are on disk; a failed save raises here."""
-        self._manager.wait_until_finished()
+        """Blocks until all saves are on disk, then removes those that are no longer kept.
+
+        Raises CheckpointError where the last save failed.
+        """
+        with self._explained():
+            self._checkpointer.wait_until_finished()
+            if jax.process_index() == 0:
+                for step in steps(self.directory)[: -self._keep]:
+                    _remove(self._root / str(step))
 
     def close(self) -> None:
         """Waits for the last save and lets the writing threads end."""
-        self._manager.wait_until_finished()
-        self._manager.close()
+        try:
+            self.wait()
+        finally:
+            with contextlib.suppress(Exception):  # told by wait
+                self._checkpointer.close()
+
+    def set_aside(self, after: int) -> None:
+        """Moves the checkpoints after a step, which could not be read, to <stage>/damaged."""
+        for step in steps(self.directory):
+            if step > after:
+                place = self.directory / "damaged" / str(step)
+                shutil.rmtree(place, ignore_errors=True)
+                place.parent.mkdir(exist_ok=True)
+                (self._root / str(step)).rename(place)
+
+    def _sign(self) -> None:
+        """Called by Orbax when all files are written and the folder is still unnamed."""
+        config = self.directory / "config.json"
+        digest = hashlib.sha256(config.read_bytes()).hexdigest() if config.is_file() else None
+        for folder in self._root.glob(f"{self._writing}{UNFINISHED}*"):
+            manifest.write(folder, {"step": self._writing, "config": digest})
+
+    @contextlib.contextmanager
+    def _explained(self):
+        try:
+            yield
+        except (OSError, ValueError, RuntimeError) as error:
+            left = steps(self.directory)
+            last = f"the last good one is of step {left[-1]}" if left else "there is none yet"
+            raise CheckpointError(
+                f"{self._root}: the checkpoint of step {self._writing} cannot be written "
+                f"({_reason(error)}); {last}"
+            ) from error
 
 
 def steps(directory: str | Path) -> list[int]:
-    """Steps of the whole checkpoints of a stage directory, ascending."""
+    """Steps of the checkpoints of a stage directory that were written whole, ascending."""
     return sorted(int(path.name) for path in _folders(directory) if _is_whole(path))
 
 
 def restore(directory: str | Path, template: Any, step: int | None = None):
-    """Reads one checkpoint (the newest, unless `step` is given).
+    """Reads one checkpoint: the newest that is undamaged, unless `step` is given.
 
     Args:
         template: pytree of arrays or ShapeDtypeStructs; each array comes back with the template's
@@ -74,11 +134,10 @@ def restore(directory: str | Path, template: Any, step: int | None = None):
     Returns:
         (step, state, data, progress)
     Raises:
-        CheckpointError: no checkpoint; or paths, shapes or dtypes differ from the template's.
+        CheckpointError: no checkpoint, or none that is undamaged; or paths, shapes or dtypes
+            differ from the template's.
     """
-    folder = _folder(directory, step)
-    state = _restore_state(folder, template, partial=False)
-    return int(folder.name), state, _read_json(folder, "data"), _read_json(folder, "progress")
+    return _newest(directory, template, step, partial=False)
 
 
 def restore_subtree(directory: str | Path, template: Any, step: int | None = None) -> Any:
@@ -88,14 +147,53 @@ def restore_subtree(directory: str | Path, template: Any, step: int | None = Non
         CheckpointError: as `restore`; or the stage has not reached its last step (name a `step`
             to read from an unfinished one).
     """
-    folder = _folder(directory, step)
-    progress = _read_json(folder, "progress")
-    if step is None and int(folder.name) < progress.get("total_steps", 0):
+    found, state, _, progress = _newest(directory, template, step, partial=True)
+    if step is None and found < progress.get("total_steps", 0):
         raise CheckpointError(
-            f"{directory}: the stage stands at step {folder.name} of {progress['total_steps']}; "
+            f"{directory}: the stage stands at step {found} of {progress['total_steps']}; "
             "finish it first, or name the step to read"
         )
-    return _restore_state(folder, template, partial=True)
+    return state
+
+
+def _newest(directory, template, step: int | None, partial: bool):
+    found = steps(directory)
+    if not found:
+        raise CheckpointError(f"{directory}: no checkpoint there")
+    if step is not None and step not in found:
+        raise CheckpointError(f"{directory}: no checkpoint of step {step}; there are {found}")
+    lines = []
+    for candidate in reversed(found) if step is None else [step]:
+        folder = _root(directory) / str(candidate)
+        try:
+            read = _read(folder, template, partial)
+        except DamagedError as error:
+            lines.append(str(error))
+            LOG.warning("%s", error)
+            continue
+        if lines:
+            LOG.warning("going on from the checkpoint of step %d instead", candidate)
+        return candidate, *read
+    raise DamagedError(
+        "\n".join(lines) + f"\n{directory}: no other checkpoint is left; "
+        "remove the directory to begin anew"
+    )
+
+
+def _read(folder: Path, template, partial: bool):
+    if wrong := manifest.problems(folder):
+        more = f" (and {len(wrong) - 1} more)" if len(wrong) > 1 else ""
+        raise DamagedError(f"{folder} is damaged: {wrong[0]}{more}")
+    _compare_versions(folder)
+    state = _restore_state(folder, template, partial)
+    return state, _read_json(folder, "data"), _read_json(folder, "progress")
+
+
+def _compare_versions(folder: Path) -> None:
+    """Says which packages have changed: a run goes on under them, but not to the same bits."""
+    then, now = manifest.read(folder)[0]["versions"], manifest.versions()
+    if changed := [f"{p} {v} (now {now[p]})" for p, v in then.items() if now.get(p, v) != v]:
+        LOG.warning("%s was written by %s: expect other bits", folder, ", ".join(changed))
 
 
 def _restore_state(folder: Path, template, partial: bool):
@@ -107,10 +205,7 @@ def _restore_state(folder: Path, template, partial: bool):
             options = ocp.args.PyTreeRestore(flat, arguments, partial_restore=partial)
             arrays = handler.restore(folder / "state", args=options)
     except (ValueError, OSError) as error:
-        reason = str(error).splitlines()[0][:200]
-        raise CheckpointError(
-            f"{folder} cannot be read and must be removed to go on without it: {reason}"
-        ) from error
+        raise DamagedError(f"{folder} cannot be read: {_reason(error)}") from error
     leaves, structure = jax.tree.flatten_with_path(template)
     return structure.unflatten([_from_stored(arrays.pop(_name(p, x)), x) for p, x in leaves])
 
@@ -181,31 +276,33 @@ def _folders(directory) -> list[Path]:
     return [p for p in root.iterdir() if p.name.isdigit()] if root.is_dir() else []
 
 
-def _folder(directory, step: int | None) -> Path:
-    found = steps(directory)
-    if not found:
-        raise CheckpointError(f"{directory}: no checkpoint there")
-    if step is not None and step not in found:
-        raise CheckpointError(f"{directory}: no checkpoint of step {step}; there are {found}")
-    return _root(directory) / str(found[-1] if step is None else step)
-
-
 def _is_whole(folder: Path) -> bool:
-    """Orbax renames a step into place once it is written; a copy of it may have been cut short."""
-    try:
-        metadata = json.loads((folder / "_CHECKPOINT_METADATA").read_text(encoding="utf-8"))
-    except (OSError, ValueError):
-        return False
-    files = ("state/_METADATA", "state/manifest.ocdbt", "data/metadata", "progress/metadata")
-    committed = bool(metadata.get("commit_timestamp_nsecs"))
-    return committed and all((folder / name).is_file() for name in files)
+    return (folder / manifest.NAME).is_file()
 
 
-def _remove_incomplete(directory) -> None:
-    for folder in _folders(directory):
-        if not _is_whole(folder):
-            logging.getLogger(__name__).warning("removing the half-written checkpoint %s", folder)
+def _remove_incomplete(root: Path) -> None:
+    for folder in list(root.iterdir()):
+        half = folder.name.isdigit() and not _is_whole(folder)
+        if half or UNFINISHED in folder.name or folder.name.endswith(REMOVED):
+            if half:
+                LOG.warning("removing the half-written checkpoint %s", folder)
             shutil.rmtree(folder)
+
+
+def _remove(folder: Path) -> None:
+    """Under another name first, so that a kill leaves no folder with half of its files."""
+    gone = folder.with_name(folder.name + REMOVED)
+    folder.rename(gone)
+    shutil.rmtree(gone)
+
+
+def _reason(error: Exception) -> str:
+    """One line, and the usual word for a full disk however deep it comes from."""
+    text = str(error)
+    if "No space left" in text or "RESOURCE_EXHAUSTED" in text or "ENOSPC" in text:
+        return "no space left on the disk"
+    lines = text.splitlines() or [type(error).__name__]
+    return lines[0][:200]
 
 
 def _read_json(folder: Path, item: str) -> dict:

@@ -35,27 +35,37 @@ def fingerprint_of(config: Any) -> Any:
     raise TypeError(f"{config!r} has no place in a config's fingerprint")
 
 
-def check_fingerprint(directory: str | Path, fingerprint: dict) -> None:
+def check_fingerprint(directory: str | Path, fingerprint: dict, insist: bool = False) -> None:
     """Writes `config.json` into a new stage directory, or compares with the one that is there.
 
+    insist: a config that differs takes the place of the other, after the same lines on screen.
+
     Raises:
-        UserError: a field differs; one line per difference.
+        UserError: a field differs, one line per difference; or config.json is damaged.
     """
     path = Path(directory) / "config.json"
-    new = fingerprint_of(fingerprint)
+    now = fingerprint_of(fingerprint)
+    text = json.dumps(now, indent=2) + "\n"
     if not path.exists():
-        write_atomically(path, json.dumps(new, indent=2) + "\n")
+        write_atomically(path, text)
         return
-    old, new = _flatten(json.loads(path.read_text(encoding="utf-8"))), _flatten(new)
+    try:
+        there = json.loads(path.read_bytes().decode("utf-8"))
+    except (OSError, ValueError, RecursionError) as error:
+        raise UserError(f"{path}: cannot be read ({error}); remove it to write it anew") from None
+    old, new = _flatten(there), _flatten(now)
     lines = [
         f"  {name}: {old.get(name, '(absent)')} there, {new.get(name, '(absent)')} now"
         for name in sorted(old.keys() | new.keys())
         if old.get(name) != new.get(name)
     ]
-    if lines:
+    if lines and insist:
+        print(f"{directory}: goes on under another config:\n" + "\n".join(lines), flush=True)
+        write_atomically(path, text)
+    elif lines:
         raise UserError(
             f"{directory} belongs to a run with another config; "
-            "give another directory, or the same config:\n" + "\n".join(lines)
+            "give another directory, the same config, or --insist:\n" + "\n".join(lines)
         )
 
 

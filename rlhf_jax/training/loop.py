@@ -2,6 +2,7 @@
 
 import contextlib
 import dataclasses
+import os
 import time
 import warnings
 from collections.abc import Callable
@@ -10,14 +11,23 @@ from typing import Any, Protocol
 
 import jax
 
-from rlhf_jax.errors import require
+from rlhf_jax.errors import UserError, require
 from rlhf_jax.training import checkpoint
+from rlhf_jax.training.batch_file import write_batch
 from rlhf_jax.training.fingerprint import NOT_FINGERPRINTED, check_fingerprint
+from rlhf_jax.training.health import Health
+from rlhf_jax.training.lock import lock
 from rlhf_jax.training.metrics import MetricsWriter, to_numbers
 from rlhf_jax.training.progress import ProgressLine
+from rlhf_jax.training.signals import SIGNALS
 
 COMPILE_EVENT = "/jax/core/compile/backend_compile_duration"
 WARM_STEPS = 3  # steps of a call in which compiling is expected
+SICK = "sick"  # folder of a stage: batches saved for replay, and the state of the last
+
+
+class SickError(UserError):
+    """Too many steps in a row gave numbers that are not finite."""
 
 
 class Batches(Protocol):
@@ -35,7 +45,9 @@ class Task:
     name             "sft", "reward", "ppo", ...
     state            initial state, a pytree of jax arrays. `step` may donate it: it belongs to
                      the loop from `run` on
-    step             (state, batch) -> (state, {name: scalar}); one jitted call or several
+    step             (state, batch) -> (state, {name: scalar}); one jitted call or several. The
+                     metric skipped_steps, where it has one, says how many updates of this step
+                     were left out because they were not finite
     batches          read once a step
     total_steps      steps of the whole stage
     tokens_per_step  tokens that a step learns from or samples, for tokens/s
@@ -58,17 +70,19 @@ class Task:
 class LoopConfig:
     """What is written and how often, in steps; nothing here changes what is computed.
 
-    keep: so many newest checkpoints stay. wandb: the Weights & Biases project that metrics go to
-    beside the files.
+    keep: so many newest checkpoints stay. max_skipped: after so many steps in a row with an update
+    left out the stage stops, its batch saved for replay. wandb: the Weights & Biases project that
+    metrics go to beside the files.
     """
 
     checkpoint_every: int = dataclasses.field(default=100, metadata=NOT_FINGERPRINTED)
     log_every: int = dataclasses.field(default=1, metadata=NOT_FINGERPRINTED)
     keep: int = dataclasses.field(default=2, metadata=NOT_FINGERPRINTED)
+    max_skipped: int = dataclasses.field(default=10, metadata=NOT_FINGERPRINTED)
     wandb: str | None = dataclasses.field(default=None, metadata=NOT_FINGERPRINTED)
 
     def __post_init__(self):
-        for field in ("checkpoint_every", "log_every", "keep"):
+        for field in ("checkpoint_every", "log_every", "keep", "max_skipped"):
             require(getattr(self, field) >= 1, field, getattr(self, field), "1 or more")
 
 
@@ -79,35 +93,44 @@ def run(
     *,
     fingerprint: dict,
     stop_after_steps: int | None = None,
+    insist: bool = False,
 ) -> Any:
-    """Trains to the end, or on from the newest checkpoint of `directory`; returns the state.
+    """Trains to the end, or on from the newest good checkpoint of `directory`; returns the state.
 
     The same call after a kill ends in the same bits: state, data position, metrics.jsonl. A
-    finished stage returns its state at once.
+    finished stage returns its state at once. SIGTERM or SIGINT (where SIGNALS handles them) ends
+    the running step, saves, and returns.
 
     Args:
         fingerprint: the stage's config as `fingerprint_of` gives it.
         stop_after_steps: stop, with a checkpoint, once the stage stands at this step.
+        insist: go on under another config than the directory was made with.
     Raises:
-        UserError: the directory belongs to another config, or its checkpoint does not fit.
+        UserError: the directory belongs to another config, or to a run that goes on; its
+            checkpoint does not fit; the disk is full.
+        SickError: config.max_skipped steps in a row were not finite.
     """
     directory = Path(directory)
     end = task.total_steps
     if stop_after_steps is not None:
         require(stop_after_steps > 0, "stop_after_steps", stop_after_steps, "1 or more")
         end = min(end, stop_after_steps)
-    check_fingerprint(directory, fingerprint)
-    checkpoints = checkpoint.Checkpoints(directory, config.keep)
-    try:
+    with contextlib.ExitStack() as stack:
+        stack.enter_context(_full_disk_told(directory))
+        if jax.process_index() == 0:
+            stack.enter_context(lock(directory))
+            check_fingerprint(directory, fingerprint, insist)
+        stack.enter_context(SIGNALS.deferred())
+        checkpoints = checkpoint.Checkpoints(directory, config.keep)
+        stack.callback(checkpoints.close)
         step, state, progress = 0, task.state, {"seconds": 0.0, "tokens": 0, "compilations": 0}
         if checkpoint.steps(directory):
             step, state, data, progress = checkpoint.restore(directory, task.state)
+            checkpoints.set_aside(after=step)
             task.batches.set_state(data)
         if step < end:
             with contextlib.closing(_Log(task, directory, config, step, progress)) as log:
                 state = _train(task, state, step, end, config, checkpoints, log)
-    finally:
-        checkpoints.close()
     return state
 
 
@@ -121,13 +144,55 @@ def _train(task, state, step, end, config, checkpoints, log):
             log.write(*waiting)
         step += 1
         waiting = (step, metrics)
-        if step % config.checkpoint_every == 0 or step == end:
-            # A line of this step must be on disk before a checkpoint says that it is done.
+        end = step if SIGNALS.stop_at(step) else end
+        save = step % config.checkpoint_every == 0 or step == end
+        # One more skipped step would be the last: then the state must not run ahead of its number.
+        if save or log.health.in_a_row + 1 >= config.max_skipped:
             log.write(*waiting)
             waiting = None
-            log.sync()
-            checkpoints.save(step, state, task.batches.get_state(), log.progress(step))
+            sick = log.health.in_a_row >= config.max_skipped
+            if save or sick:
+                # A line of this step must be on disk before a checkpoint says that it is done.
+                log.sync()
+                position = task.batches.get_state()
+                checkpoints.save(step, state, position, log.progress(step))
+            if sick:
+                raise _sick(task, checkpoints, config, step, state, batch)
     return state
+
+
+def _sick(task, checkpoints, config, step, state, batch) -> SickError:
+    """Keeps what `rlhf-jax replay` needs. Skipped steps left the state as it was before them."""
+    directory = checkpoints.directory / SICK
+    path = directory / f"step_{step}.npz"
+    write_batch(path, batch, {"stage": task.name, "step": step})
+    copy = checkpoint.Checkpoints(directory, keep=1)
+    copy.save(step, state, {}, {"total_steps": task.total_steps})
+    copy.close()
+    return SickError(
+        f"{task.name}: {config.max_skipped} steps in a row were not finite, the last of them step "
+        f"{step}; no parameter has taken them in. rlhf-jax replay {_short(path)} shows where it "
+        f"comes from; the same command goes on with the batches after it"
+    )
+
+
+def _short(path: Path) -> str:
+    near = os.path.relpath(path)
+    return str(path) if near.startswith("..") else near
+
+
+@contextlib.contextmanager
+def _full_disk_told(directory: Path):
+    try:
+        yield
+    except OSError as error:
+        done = checkpoint.steps(directory)
+        left = f"the last good checkpoint is of step {done[-1]}" if done else "no checkpoint yet"
+        where = f" ({error.filename})" if error.filename else ""
+        raise UserError(
+            f"{directory}: {(error.strerror or str(error)).lower()}{where}; {left}. The same "
+            "command goes on from there"
+        ) from error
 
 
 class _Log:
@@ -139,13 +204,14 @@ class _Log:
         self._last = (step, self._start)
         self._warned = False
         self.compilations = _Compilations()
+        self.health = Health(task.name, progress.get("health"))
         self._writer = MetricsWriter(directory, step, config.wandb)
         total, tokens = task.total_steps, task.tokens_per_step
         self._line = ProgressLine(task.name, step, total, tokens, task.show)
 
     def write(self, step: int, metrics: dict) -> None:
         """Waits for the metrics of `step`; writes them if it is a step to log."""
-        numbers = to_numbers(jax.device_get(metrics))
+        numbers = self.health.count(step, to_numbers(jax.device_get(metrics)))
         late = self.compilations.after_warm_steps
         if late and not self._warned:
             self._warned = True
@@ -159,7 +225,7 @@ class _Log:
             now, (last, then) = time.monotonic(), self._last
             self._last = (step, now)
             speed = self.progress(step)
-            del speed["total_steps"]
+            del speed["total_steps"], speed["health"]
             tokens = (step - last) * self._task.tokens_per_step
             speed["tokens_per_second"] = tokens / max(now - then, 1e-9)
             self._writer.write(step, numbers, speed)
@@ -172,6 +238,7 @@ class _Log:
             "tokens": before["tokens"] + (step - self._first) * self._task.tokens_per_step,
             "compilations": before["compilations"] + self.compilations.count,
             "total_steps": self._task.total_steps,
+            "health": self.health.state,
         }
 
     def sync(self) -> None:

@@ -2,6 +2,7 @@
 
 import functools
 import json
+import os
 import shutil
 
 import jax
@@ -145,28 +146,19 @@ def _copy(saved, tmp_path):
     return directory
 
 
-@pytest.mark.parametrize("missing", ["state", "data", "progress", "_CHECKPOINT_METADATA"])
-def test_a_half_written_step_is_passed_over_and_removed(saved, tmp_path, missing):
+def test_a_half_written_step_is_passed_over_and_removed(saved, tmp_path):
     directory = _copy(saved, tmp_path)
     (directory / "checkpoints" / "9").mkdir()
-    newest = directory / "checkpoints" / "6" / missing
-    shutil.rmtree(newest) if newest.is_dir() else newest.unlink()
+    (directory / "checkpoints" / "12.orbax-checkpoint-tmp" / "state").mkdir(parents=True)
+    (directory / "checkpoints" / "6" / "manifest.json").unlink()
     assert checkpoint.steps(directory) == [4]
     assert restore(directory, _state())[0] == 4
     checkpoints = Checkpoints(directory, keep=2)
+    assert os.listdir(directory / "checkpoints") == ["4"]
     checkpoints.save(6, _state(66), {}, {})
     checkpoints.close()
     assert checkpoint.steps(directory) == [4, 6]
     assert _bits(restore(directory, _state())[1]) == _bits(_state(66))
-
-
-def test_damage_is_told_in_one_line(saved, tmp_path):
-    directory = _copy(saved, tmp_path)
-    for file in (directory / "checkpoints" / "6" / "state").rglob("d/*"):
-        file.write_bytes(file.read_bytes()[:10])
-    with pytest.raises(CheckpointError, match="cannot be read") as error:
-        restore(directory, _state())
-    assert "\n" not in str(error.value)
 
 
 def test_no_checkpoint(tmp_path):
@@ -193,7 +185,8 @@ def test_a_state_may_be_donated_while_it_is_written(tmp_path):
 def test_a_data_position_may_move_on_while_it_is_written(tmp_path, monkeypatch):
     checkpoints, data, handed = Checkpoints(tmp_path, keep=1), {"epochs": [1]}, []
     with monkeypatch.context() as patch:
-        patch.setattr(checkpoints._manager, "save", lambda step, args, force: handed.append(args))
+        save = lambda path, args, force: handed.append(args)
+        patch.setattr(checkpoints._checkpointer, "save", save)
         checkpoints.save(1, {"x": jnp.ones(2)}, data, {})
     data["epochs"].append(2)
     assert handed[0]["data"].item == {"epochs": [1]}

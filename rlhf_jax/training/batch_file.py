@@ -1,0 +1,54 @@
+"""A batch on disk for `rlhf-jax replay`: plain arrays and JSON in a .npz, nothing pickled."""
+
+import json
+import zipfile
+import zlib
+from pathlib import Path
+from typing import Any
+
+import jax
+import numpy as np
+
+from rlhf_jax.errors import UserError
+
+ABOUT = "about.json"
+
+
+def write_batch(path: Path, batch: Any, about: dict) -> None:
+    """Writes a pytree of dicts of arrays, and JSON values about it; whole or not at all."""
+    leaves = jax.tree.flatten_with_path(batch)[0]
+    name = lambda p: jax.tree_util.keystr(p, simple=True, separator="/")
+    arrays = {name(p): np.asarray(x) for p, x in leaves}
+    text = np.frombuffer(json.dumps(about).encode(), np.uint8)
+    path.parent.mkdir(parents=True, exist_ok=True)
+    partial = path.with_name(path.name + ".partial")
+    with partial.open("wb") as file:
+        np.savez(file, allow_pickle=False, **{ABOUT: text}, **arrays)
+    partial.replace(path)
+
+
+def read_batch(path: Path) -> tuple[Any, dict]:
+    """The batch and what was said about it.
+
+    Raises:
+        UserError: the file is absent, no such file, or holds Python objects, which are not read.
+    """
+    try:
+        with np.load(path, allow_pickle=False) as file:
+            arrays = {name: file[name] for name in file.files}
+        about = json.loads(arrays.pop(ABOUT).tobytes().decode("utf-8"))
+    except OSError as error:
+        raise UserError(f"{path}: cannot be read: {error.strerror or error}") from None
+    except (ValueError, KeyError, EOFError, AttributeError, TypeError, NotImplementedError,
+            zipfile.BadZipFile, zlib.error, RecursionError, RuntimeError) as error:  # fmt: skip
+        raise UserError(f"{path}: expected a batch saved for replay, got: {error}") from None
+    if not isinstance(about, dict):
+        raise UserError(f"{path}: expected a batch saved for replay, got other JSON")
+    batch: dict = {}
+    for name, array in arrays.items():
+        *folders, last = name.split("/")
+        place = batch
+        for folder in folders:
+            place = place.setdefault(folder, {})
+        place[last] = array
+    return batch.get("", batch), about

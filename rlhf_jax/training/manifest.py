@@ -1,0 +1,84 @@
+"""What a folder must hold: a checksum of every file, written once all of them are on disk.
+
+    <folder>/manifest.json   {"files": {"state/_METADATA": {"bytes", "sha256"}, ...}, "versions",
+                              ..., "sha256": of all the rest}
+
+A folder without one is half-written; one whose files differ from it is damaged.
+"""
+
+import hashlib
+import importlib.metadata
+import json
+import os
+import platform
+from pathlib import Path
+
+from rlhf_jax.training.fingerprint import write_atomically
+
+NAME = "manifest.json"
+# Orbax writes its time of commit after everything else; nothing reads it.
+UNCHECKED = {NAME, NAME + ".tmp", "_CHECKPOINT_METADATA"}
+PACKAGES = ("jax", "jaxlib", "flax", "optax", "orbax-checkpoint", "numpy", "rlhf-jax")
+
+
+def write(folder: Path, about: dict) -> None:
+    """Hashes every file of `folder`; `about`: more JSON values to keep with the hashes."""
+    names = sorted(
+        str(path.relative_to(folder))
+        for path in folder.rglob("*")
+        if path.is_file() and path.name not in UNCHECKED
+    )
+    files = {name: _describe(folder / name) for name in names}
+    content = about | {"versions": versions(), "files": files}
+    content["sha256"] = _digest(content)
+    write_atomically(folder / NAME, json.dumps(content, indent=1) + "\n")
+
+
+def read(folder: Path) -> tuple[dict, list[str]]:
+    """The manifest of a folder, and what is wrong with it in words: nothing, or one line."""
+    try:
+        content = json.loads((folder / NAME).read_bytes().decode("utf-8"))
+    except OSError as error:
+        return {}, [f"{NAME} cannot be read: {error.strerror}"]
+    except (ValueError, RecursionError):
+        return {}, [f"{NAME} is not JSON"]
+    if not isinstance(content, dict) or content.pop("sha256", None) != _digest(content):
+        return {}, [f"{NAME} has changed since it was written"]
+    return content, []
+
+
+def problems(folder: Path) -> list[str]:
+    """A line for each file that is missing or is not what was written; whole: none."""
+    content, found = read(folder)
+    for name, wanted in content.get("files", {}).items():
+        try:
+            have = _describe(folder / name)
+        except OSError as error:
+            found.append(f"{name} cannot be read: {error.strerror}")
+            continue
+        if have["bytes"] != wanted["bytes"]:
+            found.append(f"{name} has {have['bytes']} bytes, not {wanted['bytes']}")
+        elif have != wanted:
+            found.append(f"{name} has changed since it was written")
+    return found
+
+
+def versions() -> dict[str, str]:
+    """Of Python and of the packages that decide the bits of a run."""
+    found = {"python": platform.python_version()}
+    for package in PACKAGES:
+        try:
+            found[package] = importlib.metadata.version(package)
+        except importlib.metadata.PackageNotFoundError:
+            found[package] = "none"  # run from a copy of the source
+    return found
+
+
+def _describe(path: Path) -> dict:
+    with path.open("rb") as file:
+        digest = hashlib.file_digest(file, "sha256").hexdigest()
+        return {"bytes": os.fstat(file.fileno()).st_size, "sha256": digest}
+
+
+def _digest(content: dict) -> str:
+    return hashlib.sha256(json.dumps(content, sort_keys=True).encode()).hexdigest()

@@ -1,0 +1,85 @@
+"""SIGTERM and SIGINT: the running step ends, its checkpoint is saved, the process exits with 0."""
+
+import contextlib
+import os
+import signal
+import threading
+from collections.abc import Iterator
+
+import jax
+from jax.experimental import multihost_utils
+
+INTERRUPTED = 130  # the exit code of a second SIGINT
+
+
+class Preempted(BaseException):
+    """A signal came where nothing has to be saved first."""
+
+
+class Signals:
+    """What a running loop asks after each step: has one come?"""
+
+    def __init__(self):
+        self.received: str | None = None
+        self._in_loop = False
+
+    @contextlib.contextmanager
+    def handled(self) -> Iterator[None]:
+        """Takes over SIGTERM and SIGINT; only the main thread of a process can.
+
+        Outside of `deferred` the first one raises Preempted. A second SIGINT ends the process at
+        once, even while XLA compiles, when Python's own handlers would wait.
+        """
+        read, write = os.pipe()
+        os.set_blocking(write, False)
+        threading.Thread(target=self._watch, args=(read,), daemon=True).start()
+        # Where several processes train together jax's own SIGTERM handler tells all of them.
+        alone = not jax.distributed.is_initialized()
+        mine = [signal.SIGINT, signal.SIGTERM] if alone else [signal.SIGINT]
+        before = {number: signal.signal(number, self._handle) for number in mine}
+        wakeup = signal.set_wakeup_fd(write, warn_on_full_buffer=False)
+        try:
+            yield
+        finally:
+            signal.set_wakeup_fd(wakeup)
+            for number, handler in before.items():
+                signal.signal(number, handler)
+            os.close(write)  # ends the thread
+
+    @contextlib.contextmanager
+    def deferred(self) -> Iterator[None]:
+        """Inside, a signal is only noted."""
+        self._in_loop = True
+        try:
+            yield
+        finally:
+            self._in_loop = False
+
+    def stop_at(self, step: int) -> bool:
+        """Whether to save and stop at this step; all processes say so at the same one."""
+        if jax.process_count() > 1:
+            if multihost_utils.reached_preemption_sync_point(step):
+                self.received = self.received or "SIGTERM"
+                return True
+            return False
+        return self.received is not None
+
+    def _handle(self, number, frame) -> None:
+        if jax.process_count() > 1 and number == signal.SIGINT:
+            os.kill(os.getpid(), signal.SIGTERM)
+        self.received = signal.Signals(number).name
+        if not self._in_loop:
+            raise Preempted(self.received)
+
+    def _watch(self, read: int) -> None:
+        interrupts = 0
+        with os.fdopen(read, "rb", buffering=0) as pipe:
+            while numbers := pipe.read(16):
+                interrupts += numbers.count(signal.SIGINT)
+                if interrupts == 1 and signal.SIGINT in numbers:
+                    os.write(2, b"\nsaving at the end of this step; again: exit at once\n")
+                elif interrupts > 1:
+                    os._exit(INTERRUPTED)
+
+
+SIGNALS = Signals()
