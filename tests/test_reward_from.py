@@ -70,7 +70,7 @@ def changed(run, tmp_path, shape=REWARD, fingerprint=None, **changes):
 
 def test_another_tokenizer_is_refused_by_name(run, tmp_path):
     other = changed(run, tmp_path, fingerprint="another")
-    with pytest.raises(UserError, match="model.json: tokenizer: expected .*another"):
+    with pytest.raises(UserError, match=r"model.json: tokenizer: expected .*another"):
         other.finish("reward")
 
 
