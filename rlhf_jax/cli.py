@@ -39,7 +39,7 @@ def main() -> None:
     except UserError as error:
         print(f"rlhf-jax: {error}", file=sys.stderr)
         sys.exit(2)
-    except KeyboardInterrupt:
+    except KeyboardInterrupt:  # a second one, or one before a run has begun
         print("rlhf-jax: interrupted; the same command goes on where it was", file=sys.stderr)
         sys.exit(130)
 
@@ -59,11 +59,13 @@ def command(arguments: list[str]) -> int:
     from rlhf_jax import judge
     from rlhf_jax.experiment import Experiment, load_experiment
     from rlhf_jax.run import Run, Stopped
+    from rlhf_jax.training.signals import SIGNALS, Preempted
 
     @dataclasses.dataclass(frozen=True)
     class Call:
         config: Annotated[Experiment, tyro.conf.arg(name="")]
         stop_after_steps: int | None = None  # ends the stage early, with a checkpoint
+        insist: bool = False  # goes on in a directory that another config made
         # generate: the stage whose model speaks
         stage: Literal["pretrain", "sft", "ppo", "ppo_ptx"] = "ppo_ptx"
 
@@ -74,16 +76,19 @@ def command(arguments: list[str]) -> int:
         args=arguments[2:],
         config=(tyro.conf.AvoidSubcommands,),
     )
-    run = Run(call.config, call.stop_after_steps)
     try:
-        if arguments[0] == "run":
-            judge.judge(run)
-        elif arguments[0] == "generate":
-            generate(run, call.stage)
-        else:
-            run.finish(arguments[0])
+        with SIGNALS.handled():
+            run = Run(call.config, call.stop_after_steps, call.insist)
+            if arguments[0] == "run":
+                judge.judge(run)
+            elif arguments[0] == "generate":
+                generate(run, call.stage)
+            else:
+                run.finish(arguments[0])
     except Stopped as stopped:
-        print(f"{stopped}; the same command without --stop-after-steps goes on")
+        print(stopped)
+    except Preempted as signal:
+        print(f"{signal}: no step was running; the same command goes on where it was")
     return 0
 
 

@@ -18,6 +18,7 @@ from rlhf_jax.data.records import (
 from rlhf_jax.data.tokenizer import Tokenizer, load_tokenizer, train_sentencepiece
 from rlhf_jax.experiment import HumanData, WorldData
 from rlhf_jax.training.fingerprint import check_fingerprint
+from rlhf_jax.training.lock import lock
 from rlhf_jax.worlds.instruction import InstructionWorld
 
 Splits = dict[str, dict[str, Sequence]]
@@ -54,15 +55,18 @@ def prepare(data: WorldData | HumanData, directory: Path, vocab_size: int, seed:
     check_fingerprint(directory, {"data": data, "vocab_size": vocab_size, "seed": seed})
     if (directory / "counts.json").is_file():
         return corpora
-    splits, counts = world_splits(data) if isinstance(data, WorldData) else human_splits(data, seed)
-    for name, parts in splits.items():
-        corpora.write(name, parts)
-        counts[name] = {split: len(records) for split, records in parts.items()}
-    texts = [record.text for record in splits["text"]["train"]]
-    texts += [d.prompt + d.response for d in splits["demonstrations"]["train"]]
-    train_sentencepiece(texts, vocab_size, directory / "tokenizer.model", seed)
-    content = json.dumps(counts, indent=1).encode()
-    write_atomically(directory / "counts.json", content)
+    with lock(directory):
+        splits, counts = (
+            world_splits(data) if isinstance(data, WorldData) else human_splits(data, seed)
+        )
+        for name, parts in splits.items():
+            corpora.write(name, parts)
+            counts[name] = {split: len(records) for split, records in parts.items()}
+        texts = [record.text for record in splits["text"]["train"]]
+        texts += [d.prompt + d.response for d in splits["demonstrations"]["train"]]
+        train_sentencepiece(texts, vocab_size, directory / "tokenizer.model", seed)
+        content = json.dumps(counts, indent=1).encode()
+        write_atomically(directory / "counts.json", content)
     return corpora
 
 

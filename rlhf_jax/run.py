@@ -24,12 +24,14 @@ from rlhf_jax.feedback.collect import collect_rankings, output_counts
 from rlhf_jax.feedback.labelers import SimulatedLabeler, calibrate_noise
 from rlhf_jax.generation.sampling import SamplingConfig
 from rlhf_jax.models import score, transformer
-from rlhf_jax.models.config import different_fields
+from rlhf_jax.models.config import TransformerConfig, different_fields
 from rlhf_jax.parallel.mesh import make_mesh, replicate, shard_batch
 from rlhf_jax.stages import ppo, reward_model, supervised
 from rlhf_jax.training import loop
 from rlhf_jax.training.fingerprint import check_fingerprint, fingerprint_of
+from rlhf_jax.training.lock import lock
 from rlhf_jax.training.model_files import has_model, load_model, save_model
+from rlhf_jax.training.signals import SIGNALS
 from rlhf_jax.worlds.instruction import InstructionWorld
 
 STAGES = ("pretrain", "sft", "reward", "ppo", "ppo_ptx")
@@ -37,20 +39,26 @@ SHARED = ("seed", "data", "model")  # config fields that every stage depends on
 
 
 class Stopped(Exception):
-    """--stop-after-steps was reached before the stage's end."""
+    """A stage ended early, with a checkpoint: --stop-after-steps, or a signal."""
 
 
 class Run:
     """One experiment and its directory. Every method does its work once: a second call, in this
     process or a later one, finds it done or goes on where it was."""
 
-    def __init__(self, config: Experiment, stop_after_steps: int | None = None):
-        self.config, self.stop_after_steps = config, stop_after_steps
+    def __init__(
+        self, config: Experiment, stop_after_steps: int | None = None, insist: bool = False
+    ):
+        self.config, self.stop_after_steps, self.insist = config, stop_after_steps, insist
         self.directory = config.directory
         self.corpora = corpora.prepare(
             config.data, self.directory / "data", config.model.vocab_size, config.seed
         )
         self.tokenizer = self.corpora.tokenizer
+        words, vocabulary = self.tokenizer.vocab_size, config.model.vocab_size
+        require(
+            vocabulary >= words, "model.vocab_size", vocabulary, f"the tokenizer's {words} or more"
+        )
         self.mesh = make_mesh()
         self._samplers: dict[tuple[int, SamplingConfig], Sampler] = {}
 
@@ -72,8 +80,8 @@ class Run:
             self.finish(stage)
         if stage == "reward":
             return self._reward_model()
-        directory = self.stage_directory(stage) / "model"
-        return load_model(directory, "policy", self.tokenizer.fingerprint)[1]
+        source = self.stage_directory(stage) / "model"
+        return self._load(source, "policy", self.config.model, "model")
 
     def _reward_model(self) -> Any:
         """This run's own, or the one that reward_from names.
@@ -81,11 +89,14 @@ class Run:
         Raises UserError where that is of another tokenizer or shape than the config says.
         """
         source = Path(self.config.reward_from or self.directory) / "reward" / "model"
-        found, params = load_model(source, "score", self.tokenizer.fingerprint)
-        if differ := different_fields(found, self.config.scorer):
-            field, about = differ[0], source / "model.json"
-            there, here = (getattr(c, field) for c in (found, self.config.scorer))
-            raise UserError(f"{about}: {field}: expected {here!r} (reward_model), got {there!r}")
+        return self._load(source, "score", self.config.scorer, "reward_model")
+
+    def _load(self, source: Path, kind: str, shape: TransformerConfig, field: str) -> Any:
+        found, params = load_model(source, kind, self.tokenizer.fingerprint)
+        if differ := different_fields(found, shape):
+            name, about = differ[0], source / "model.json"
+            there, here = (getattr(c, name) for c in (found, shape))
+            raise UserError(f"{about}: {name}: expected {here!r} ({field}), got {there!r}")
         return params
 
     def finish(self, stage: str) -> None:
@@ -104,11 +115,12 @@ class Run:
             return
         print(f"{stage}: {directory}", flush=True)
         started = time.monotonic()
-        params = getattr(self, f"_{stage}")()
-        kind = "score" if stage == "reward" else "policy"
-        fingerprint = self.tokenizer.fingerprint
-        shape = self.config.scorer if stage == "reward" else self.config.model
-        save_model(directory / "model", shape, params, kind, fingerprint)
+        with lock(self.directory):
+            params = getattr(self, f"_{stage}")()
+            kind = "score" if stage == "reward" else "policy"
+            fingerprint = self.tokenizer.fingerprint
+            shape = self.config.scorer if stage == "reward" else self.config.model
+            save_model(directory / "model", shape, params, kind, fingerprint)
         print(f"{stage}: done, {time.monotonic() - started:.0f} s", flush=True)
 
     def _fingerprint(self, stage: str) -> dict:
@@ -128,7 +140,7 @@ class Run:
         return found
 
     def _same_config(self, stage: str) -> None:
-        check_fingerprint(self.stage_directory(stage), self._fingerprint(stage))
+        check_fingerprint(self.stage_directory(stage), self._fingerprint(stage), self.insist)
 
     def _train(self, stage: str, task: loop.Task) -> Any:
         state = loop.run(
@@ -137,10 +149,14 @@ class Run:
             self.config.loop,
             fingerprint=self._fingerprint(stage),
             stop_after_steps=self.stop_after_steps,
+            insist=self.insist,
         )
-        done = int(state.step)
-        if done < task.total_steps:
-            raise Stopped(f"{stage}: stopped at step {done} of {task.total_steps}")
+        place = f"at step {int(state.step)} of {task.total_steps}"
+        if signal := SIGNALS.received:
+            raise Stopped(f"{stage}: {signal}: saved {place}; the same command goes on from there")
+        if int(state.step) < task.total_steps:
+            raise Stopped(f"{stage}: stopped {place}; the same command without "
+                          "--stop-after-steps goes on")  # fmt: skip
         return state
 
     def _train_one_model(self, stage, loss, params, batches, tokens_per_step, show) -> Any:

@@ -21,7 +21,7 @@ def calls(monkeypatch):
     made = []
 
     class Recorder:
-        def __init__(self, config, stop_after_steps):
+        def __init__(self, config, stop_after_steps, insist):
             made.append((config, stop_after_steps))
 
         def finish(self, stage):

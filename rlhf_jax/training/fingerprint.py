@@ -35,10 +35,11 @@ def fingerprint_of(config: Any) -> Any:
     raise TypeError(f"{config!r} has no place in a config's fingerprint")
 
 
-def check_fingerprint(directory: str | Path, fingerprint: dict, insist: bool = False) -> None:
+def check_fingerprint(directory: str | Path, fingerprint: dict, insist: bool | None = None) -> None:
     """Writes `config.json` into a new stage directory, or compares with the one that is there.
 
-    insist: a config that differs takes the place of the other, after the same lines on screen.
+    insist: a config that differs takes the place of the other, after the same lines on screen;
+    None: it cannot.
 
     Raises:
         UserError: a field differs, one line per difference; or config.json is damaged.
@@ -63,9 +64,10 @@ def check_fingerprint(directory: str | Path, fingerprint: dict, insist: bool = F
         print(f"{directory}: goes on under another config:\n" + "\n".join(lines), flush=True)
         write_atomically(path, text)
     elif lines:
+        ways = "the same config" if insist is None else "the same config, or --insist to go on"
         raise UserError(
             f"{directory} belongs to a run with another config; "
-            "give another directory, the same config, or --insist:\n" + "\n".join(lines)
+            f"give another directory, or {ways}:\n" + "\n".join(lines)
         )
 
 

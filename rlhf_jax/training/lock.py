@@ -11,6 +11,7 @@ from pathlib import Path
 from rlhf_jax.errors import UserError
 
 NAME = "lock"
+_mine: set[Path] = set()  # held by this process: to hold one twice is no conflict
 
 
 @contextlib.contextmanager
@@ -20,7 +21,10 @@ def lock(directory: str | Path) -> Iterator[None]:
     Raises:
         UserError: another process holds it; the message names it.
     """
-    path = Path(directory) / NAME
+    path = Path(directory).absolute() / NAME
+    if path in _mine:
+        yield
+        return
     path.parent.mkdir(parents=True, exist_ok=True)
     with path.open("a+", encoding="utf-8") as file:
         try:
@@ -35,7 +39,11 @@ def lock(directory: str | Path) -> Iterator[None]:
         file.truncate(0)
         file.write(f"process {os.getpid()} on {socket.gethostname()}\n")
         file.flush()
-        yield
+        _mine.add(path)
+        try:
+            yield
+        finally:
+            _mine.discard(path)
 
 
 def holder(directory: str | Path) -> str | None:

@@ -1,4 +1,4 @@
-"""Finished models on disk: parameters by Orbax, shape and tokenizer in model.json."""
+"""Finished models on disk: parameters by Orbax, shape and tokenizer in model.json, checksums."""
 
 import dataclasses
 import json
@@ -13,6 +13,7 @@ import orbax.checkpoint as ocp
 from rlhf_jax.errors import UserError
 from rlhf_jax.models import score, transformer
 from rlhf_jax.models.config import TransformerConfig
+from rlhf_jax.training import manifest
 
 KINDS = ("policy", "score")
 
@@ -31,6 +32,7 @@ def save_model(
         checkpointer.save(partial.absolute() / "params", params)
     about = {"kind": kind, "tokenizer": tokenizer, "model": dataclasses.asdict(config)}
     (partial / "model.json").write_text(json.dumps(about, indent=1), encoding="utf-8")
+    manifest.write(partial, {"kind": kind})
     shutil.rmtree(directory, ignore_errors=True)
     os.replace(partial, directory)
 
@@ -39,20 +41,43 @@ def has_model(directory: Path) -> bool:
     return (directory / "model.json").is_file()
 
 
+def read_about(directory: Path) -> dict[str, Any]:
+    """What model.json says: kind, tokenizer, and model as a TransformerConfig.
+
+    Raises UserError naming what is wrong in it.
+    """
+    path = directory / "model.json"
+    try:
+        about = json.loads(path.read_bytes().decode("utf-8"))
+        kind, tokenizer, model = (about[name] for name in ("kind", "tokenizer", "model"))
+        return {"kind": kind, "tokenizer": tokenizer, "model": TransformerConfig(**model)}
+    except OSError as error:
+        raise UserError(f"{path}: cannot be read: {error.strerror}") from None
+    except (ValueError, RecursionError) as error:
+        raise UserError(f"{path}: expected JSON, got: {error}") from None
+    except (TypeError, KeyError) as error:
+        raise UserError(f"{path}: expected kind, tokenizer and model, got: {error}") from None
+
+
 def load_model(directory: Path, kind: str, tokenizer: str) -> tuple[TransformerConfig, Any]:
     """The shape and the parameters of a finished model.
 
-    Raises UserError where there is none, or one of another kind or tokenizer.
+    Raises UserError where there is none, a damaged one, or one of another kind or tokenizer.
     """
     if not has_model(directory):
         raise UserError(f"{directory}: no finished model here")
-    about = json.loads((directory / "model.json").read_text(encoding="utf-8"))
+    if wrong := manifest.problems(directory):
+        raise UserError(
+            f"{directory} is damaged: {wrong[0]}; remove it: the same command makes it anew from "
+            "the stage's last checkpoint"
+        )
+    about = read_about(directory)
     for field, wanted in (("kind", kind), ("tokenizer", tokenizer)):
         if about[field] != wanted:
             raise UserError(
                 f"{directory / 'model.json'}: {field}: expected {wanted!r}, got {about[field]!r}"
             )
-    config = TransformerConfig(**about["model"])
+    config = about["model"]
 
     def abstract(key):
         params = transformer.init(config, key)

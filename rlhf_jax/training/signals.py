@@ -30,6 +30,9 @@ class Signals:
         Outside of `deferred` the first one raises Preempted. A second SIGINT ends the process at
         once, even while XLA compiles, when Python's own handlers would wait.
         """
+        if threading.current_thread() is not threading.main_thread():
+            yield
+            return
         read, write = os.pipe()
         os.set_blocking(write, False)
         threading.Thread(target=self._watch, args=(read,), daemon=True).start()
