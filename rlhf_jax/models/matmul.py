@@ -1,5 +1,7 @@
 """The one matrix product of the model: operands in the compute dtype, sums in float32."""
 
+import contextlib
+import contextvars
 import functools
 import math
 from pathlib import Path
@@ -8,8 +10,23 @@ import jax
 import jax.numpy as jnp
 from jax.experimental.layout import Layout, with_layout_constraint
 
+_target: contextvars.ContextVar[str | None] = contextvars.ContextVar("target", default=None)
 
-@functools.cache
+
+@contextlib.contextmanager
+def compiling_for(platform: str):
+    """Programs traced inside are meant for this platform and not for the one of this process."""
+    token = _target.set(platform)
+    try:
+        yield
+    finally:
+        _target.reset(token)
+
+
+def _on_cpu() -> bool:
+    return (_target.get() or jax.default_backend()) == "cpu"
+
+
 def resolve_dtype(name: str) -> jnp.dtype:
     """Dtype of the operands: "auto" is bfloat16 where the hardware multiplies it faster.
 
@@ -17,11 +34,13 @@ def resolve_dtype(name: str) -> jnp.dtype:
     """
     if name != "auto":
         return jnp.dtype(name)
-    if jax.default_backend() != "cpu":
-        return jnp.dtype("bfloat16")
+    return jnp.dtype("float32" if _on_cpu() and not _has_amx() else "bfloat16")
+
+
+@functools.cache
+def _has_amx() -> bool:
     flags = Path("/proc/cpuinfo")
-    amx = flags.exists() and "amx_bf16" in flags.read_text(encoding="utf-8")
-    return jnp.dtype("bfloat16" if amx else "float32")
+    return flags.exists() and "amx_bf16" in flags.read_text(encoding="utf-8")
 
 
 @functools.partial(jax.custom_vjp, nondiff_argnums=(0, 3))
@@ -38,7 +57,7 @@ def einsum(spec: str, a: jax.Array, b: jax.Array, dtype: jnp.dtype) -> jax.Array
 
 
 def _product(spec, a, b):
-    if a.dtype == jnp.bfloat16 and jax.default_backend() == "cpu":
+    if a.dtype == jnp.bfloat16 and _on_cpu():
         return _row_major_product(spec, a, b)
     return jnp.einsum(spec, a, b, preferred_element_type=jnp.float32)
 
