@@ -21,6 +21,10 @@ commands
   ppo_ptx    the same with the pretraining term
   generate   read prompts from standard input, one a line; --stage names the model,
              \\n in a line stands for a line break
+  doctor RUN a run's directory: what is in it, what is damaged, what a resume would do;
+             exit code 1 where something is damaged
+  replay BATCH
+             one step again, on a batch saved when numbers were not finite
   estimators every gradient estimator measured against the exact gradient; no experiment file
 
 A command first runs the stages that it builds on, where they are not finished; run again,
@@ -28,7 +32,7 @@ it goes on where it was. Any field of the experiment can be given, as in
   rlhf-jax ppo experiments/quickstart.py --ppo.iterations 10 --out runs/short
 rlhf-jax COMMAND EXPERIMENT.py --help lists them all."""
 STAGES = ("pretrain", "sft", "reward", "ppo", "ppo_ptx")
-COMMANDS = ("run", *STAGES, "generate", "estimators")
+COMMANDS = ("run", *STAGES, "generate", "doctor", "replay", "estimators")
 
 
 def main() -> None:
@@ -50,6 +54,8 @@ def command(arguments: list[str]) -> int:
         return 0
     if arguments[0] == "estimators":
         return estimators(arguments[1:])
+    if arguments[0] in ("doctor", "replay"):
+        return inspect(arguments)
     if arguments[0] not in COMMANDS:
         raise UserError(f"no command {arguments[0]!r}: must be one of {', '.join(COMMANDS)}")
     if len(arguments) < 2 or arguments[1].startswith("-"):
@@ -89,6 +95,21 @@ def command(arguments: list[str]) -> int:
         print(stopped)
     except Preempted as signal:
         print(f"{signal}: no step was running; the same command goes on where it was")
+    return 0
+
+
+def inspect(arguments: list[str]) -> int:
+    """doctor RUN or replay BATCH."""
+    what = {"doctor": "RUN, a run's directory", "replay": "BATCH, a saved batch"}[arguments[0]]
+    if len(arguments) != 2 or arguments[1].startswith("-"):
+        raise UserError(f"rlhf-jax {arguments[0]} wants {what}")
+    if arguments[0] == "doctor":
+        from rlhf_jax import doctor
+
+        return doctor.show(Path(arguments[1]))
+    from rlhf_jax import replay
+
+    replay.show(Path(arguments[1]))
     return 0
 
 

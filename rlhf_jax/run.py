@@ -35,6 +35,7 @@ from rlhf_jax.training.signals import SIGNALS
 from rlhf_jax.worlds.instruction import InstructionWorld
 
 STAGES = ("pretrain", "sft", "reward", "ppo", "ppo_ptx")
+EXPERIMENT = "experiment.json"  # in a stage's directory: the whole config that it was trained with
 SHARED = ("seed", "data", "model")  # config fields that every stage depends on
 
 
@@ -143,6 +144,9 @@ class Run:
         check_fingerprint(self.stage_directory(stage), self._fingerprint(stage), self.insist)
 
     def _train(self, stage: str, task: loop.Task) -> Any:
+        self._same_config(stage)
+        text = json.dumps(fingerprint_of(self.config), indent=1)
+        write_atomically(self.stage_directory(stage) / EXPERIMENT, text.encode())
         state = loop.run(
             task,
             self.stage_directory(stage),

@@ -280,13 +280,17 @@ def _is_whole(folder: Path) -> bool:
     return (folder / manifest.NAME).is_file()
 
 
+def half_written(folder: Path) -> bool:
+    """Left by a kill while it was written or removed; the next run removes it."""
+    named = UNFINISHED in folder.name or folder.name.endswith(REMOVED)
+    return named or (folder.name.isdigit() and not _is_whole(folder))
+
+
 def _remove_incomplete(root: Path) -> None:
-    for folder in list(root.iterdir()):
-        half = folder.name.isdigit() and not _is_whole(folder)
-        if half or UNFINISHED in folder.name or folder.name.endswith(REMOVED):
-            if half:
-                LOG.warning("removing the half-written checkpoint %s", folder)
-            shutil.rmtree(folder)
+    for folder in filter(half_written, list(root.iterdir())):
+        if folder.name.isdigit():
+            LOG.warning("removing the half-written checkpoint %s", folder)
+        shutil.rmtree(folder)
 
 
 def _remove(folder: Path) -> None:

@@ -90,11 +90,32 @@ def trim(path: Path, step: int) -> None:
     """Keeps the whole lines up to `step`; a line that a kill cut short goes as well."""
     if not path.exists():
         return
-    lines = path.read_text(encoding="utf-8").splitlines(keepends=True)
-    whole = [line for line in lines if line.endswith("\n")]
-    kept = [line for line in whole if json.loads(line)["step"] <= step]
-    if len(kept) < len(lines):
-        write_atomically(path, "".join(kept))
+    content = path.read_bytes()
+    kept = b"".join(line for line, values in read_lines(path) if values["step"] <= step)
+    if len(kept) < len(content):
+        write_atomically(path, kept.decode("utf-8"))
+
+
+def read_lines(path: Path) -> list[tuple[bytes, dict]]:
+    """The whole lines of a file, as they are and as JSON objects with a step.
+
+    Raises:
+        UserError: a line is something else; the message names it.
+    """
+    found = []
+    for number, line in enumerate(path.read_bytes().splitlines(keepends=True), 1):
+        if not line.endswith(b"\n"):
+            break  # cut short by a kill
+        try:
+            values = json.loads(line.decode("utf-8"))
+            if not isinstance(values, dict) or not isinstance(values.get("step"), int):
+                raise ValueError("no step in it")
+        except (ValueError, RecursionError) as error:
+            raise UserError(
+                f"{path}:{number}: is damaged ({error}); remove the line to go on without it"
+            ) from None
+        found.append((line, values))
+    return found
 
 
 def read_metrics(directory: str | Path, name: str = METRICS) -> list[dict]:

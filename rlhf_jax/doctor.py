@@ -1,0 +1,130 @@
+"""rlhf-jax doctor RUN: what is in a run's directory, what is damaged, what a resume would do."""
+
+import dataclasses
+import json
+from pathlib import Path
+
+from rlhf_jax.data.tokenizer import load_tokenizer
+from rlhf_jax.errors import UserError
+from rlhf_jax.training import checkpoint, manifest
+from rlhf_jax.training.lock import holder
+from rlhf_jax.training.metrics import METRICS, SPEED, read_lines
+from rlhf_jax.training.model_files import has_model, read_about
+
+HEADINGS = ("stage", "stands at", "checkpoints", "model", "a resume would")
+
+
+@dataclasses.dataclass(frozen=True)
+class Finding:
+    """One stage: a row of the table, and a line for each thing that is damaged."""
+
+    row: tuple[str, str, str, str, str]
+    damaged: list[str]
+    holder: str | None
+
+
+def examine(run: Path) -> tuple[list[Finding], list[str]]:
+    """What each stage directory holds, and what is damaged outside of them.
+
+    run: a run's directory, or one stage's. Raises UserError where it is neither.
+    """
+    if not run.is_dir():
+        raise UserError(f"{run}: no such directory")
+    is_stage = lambda d: (d / "checkpoints").is_dir() or (d / "model").is_dir()
+    stages = [run] if is_stage(run) else sorted(filter(is_stage, run.iterdir()), key=_first_written)
+    if not stages and not (run / "data").is_dir():
+        raise UserError(f"{run}: no stage of a run in it")
+    wrong, tokenizer = [], None
+    if (file := run / "data" / "tokenizer.model").is_file():
+        try:
+            tokenizer = load_tokenizer(file).fingerprint
+        except UserError as error:
+            wrong.append(str(error))
+    wrong += [line for file in (run / "data").glob("*.json") for line in _bad_json(file)]
+    return [_stage(directory, tokenizer) for directory in stages], wrong
+
+
+def _stage(directory: Path, tokenizer: str | None) -> Finding:
+    damaged = [line for file in directory.glob("*.json") for line in _bad_json(file)]
+    for name in (METRICS, SPEED):
+        try:
+            if (directory / name).is_file():
+                read_lines(directory / name)
+        except UserError as error:
+            damaged.append(str(error))
+    states, good, total = [], None, None
+    for step in reversed(checkpoint.steps(directory)):
+        folder = directory / "checkpoints" / str(step)
+        wrong = manifest.problems(folder)
+        damaged += [f"{folder}: {line}" for line in wrong]
+        states.append(f"{step} {'DAMAGED' if wrong else 'ok'}")
+        if not wrong and good is None:
+            good, total = step, _total(folder)
+    half = [p.name for p in (directory / "checkpoints").glob("*") if checkpoint.half_written(p)]
+    states += [f"{len(half)} half-written"] if half else []
+    if aside := list((directory / "damaged").glob("*")):
+        states.append(f"{len(aside)} set aside")
+    model, wrong = _model(directory / "model", tokenizer)
+    damaged += wrong
+    stands = "nothing" if good is None else f"step {good} of {total}"
+    would = _resume(good, total, bool(states), model, directory)
+    row = (directory.name, stands, ", ".join(states) or "none", model, would)
+    return Finding(row, damaged, holder(directory))
+
+
+def _resume(good, total, some: bool, model: str, directory: Path) -> str:
+    if model == "ok":
+        return "read the model"
+    if model == "DAMAGED":
+        return f"refuse until {directory / 'model'} is removed"
+    if good is None:
+        return "refuse: no checkpoint is good" if some else "begin at step 0"
+    return "write the model" if good == total else f"go on from step {good}"
+
+
+def _model(directory: Path, tokenizer: str | None) -> tuple[str, list[str]]:
+    if not has_model(directory):
+        return "none", []
+    wrong = [f"{directory}: {line}" for line in manifest.problems(directory)]
+    if not wrong:
+        about = read_about(directory)
+        if tokenizer is not None and about["tokenizer"] != tokenizer:
+            wrong = [f"{directory}: made with another tokenizer than data/tokenizer.model"]
+    return ("DAMAGED" if wrong else "ok"), wrong
+
+
+def _total(folder: Path) -> int | str:
+    progress = json.loads((folder / "progress" / "metadata").read_text(encoding="utf-8"))
+    return progress.get("total_steps", "?")
+
+
+def _bad_json(file: Path) -> list[str]:
+    try:
+        json.loads(file.read_bytes().decode("utf-8"))
+    except (OSError, ValueError, RecursionError) as error:
+        return [f"{file}: cannot be read: {error}"]
+    return []
+
+
+def _first_written(directory: Path) -> float:
+    file = directory / "config.json"
+    return file.stat().st_mtime if file.is_file() else 0.0
+
+
+def show(run: Path) -> int:
+    """Prints the table; 0 where all is well, 1 where something is damaged."""
+    findings, damaged = examine(run)
+    rows = [HEADINGS, *(finding.row for finding in findings)]
+    widths = [max(len(row[i]) for row in rows) for i in range(len(HEADINGS))]
+    for row in rows:
+        print(
+            "  ".join(cell.ljust(width) for cell, width in zip(row, widths, strict=True)).rstrip()
+        )
+    for place, who in [(run, holder(run)), *((f.row[0], f.holder) for f in findings)]:
+        if who:
+            print(f"in use: {place} by {who}")
+    damaged = damaged + [line for finding in findings for line in finding.damaged]
+    for line in damaged:
+        print(f"damaged: {line}")
+    print(f"{len(damaged)} damaged" if damaged else "nothing is damaged")
+    return 1 if damaged else 0
