@@ -10,6 +10,11 @@ import jax
 import jax.numpy as jnp
 from jax.experimental.layout import Layout, with_layout_constraint
 
+from rlhf_jax.models.placement import place
+
+# Products whose right operand is a weight matrix of the model.
+WEIGHTS = ("btd,dkgh->btkgh", "bte,ed->btd", "btd,df->btf", "btf,fd->btd", "btd,vd->btv")
+
 _target: contextvars.ContextVar[str | None] = contextvars.ContextVar("target", default=None)
 
 
@@ -53,7 +58,13 @@ def einsum(spec: str, a: jax.Array, b: jax.Array, dtype: jnp.dtype) -> jax.Array
 
         da = einsum("out,b->a", g, b)        db = einsum("a,out->b", a, g)
     """
-    return _product(spec, a.astype(dtype), b.astype(dtype))
+    return _product(spec, a.astype(dtype), _gathered(spec, a, b.astype(dtype)))
+
+
+def _gathered(spec, a, b):
+    """The weights as they are multiplied with. One token a row is less than the weights: there
+    they stay as they lie."""
+    return b if spec not in WEIGHTS or a.shape[1] == 1 else place(b, spec)
 
 
 def _product(spec, a, b):
@@ -91,11 +102,16 @@ def _row_major(x):
 
 
 def _forward(spec, a, b, dtype):
-    low_a, low_b = a.astype(dtype), b.astype(dtype)
+    low_a, low_b = a.astype(dtype), _gathered(spec, a, b.astype(dtype))
     return _product(spec, low_a, low_b), (low_a, low_b)
 
 
 def _backward(spec, dtype, saved, g):
+    da, db = _gradients(spec, dtype, saved, g)
+    return da, place(db, f"{spec} gradient") if spec in WEIGHTS else db
+
+
+def _gradients(spec, dtype, saved, g):
     a, b = saved
     g = g.astype(dtype)
     operands, out = spec.split("->")

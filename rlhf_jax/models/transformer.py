@@ -15,6 +15,7 @@ from flax import linen as nn
 from rlhf_jax.errors import require
 from rlhf_jax.models.config import TransformerConfig
 from rlhf_jax.models.matmul import einsum, resolve_dtype
+from rlhf_jax.models.placement import place
 
 Params = dict[str, Any]
 Cache = list[tuple[jax.Array, jax.Array]]  # per layer: keys [B, KV, hd, S], values [B, KV, S, hd]
@@ -75,7 +76,7 @@ class Block(nn.Module):
         c = self.config
         depth_scale = (2 * c.layers) ** -0.5
         batch, time = attended.shape[:2]
-        attended = attended.reshape(batch, time, c.width)
+        attended = place(attended, "attended").reshape(batch, time, c.width)
         out = self._dense("out", "bte,ed->btd", attended, (c.width, c.width), 1, depth_scale)
         x = x + drop(out)
         y = Norm(c, name="mlp_norm")(x)
@@ -88,7 +89,7 @@ class Block(nn.Module):
         down = self._dense(
             "down", "btf,fd->btd", up, (c.feed_forward_width, c.width), 1, depth_scale
         )
-        return x + drop(down)
+        return place(x + drop(down), "residual")
 
     @nn.compact
     def __call__(self, x, visible, positions, last=None, training=False, cached=None, column=None):
@@ -190,7 +191,7 @@ def _embed(config, params, tokens, positions):
     x = params["tokens"][tokens].astype(jnp.float32)
     if config.positions == "learned":
         x = x + params["positions"][positions]
-    return x
+    return place(x, "residual")
 
 
 def hidden(
@@ -275,7 +276,8 @@ def prefill(
         last = 1 if i == config.layers - 1 else None
         x, (k, v) = Block(config).apply({"params": block_params}, x, visible, positions, last)
         pad = ((0, 0), (0, 0), (0, room), (0, 0))
-        cache.append((jnp.pad(k, pad).swapaxes(2, 3), jnp.pad(v, pad)))
+        k, v = jnp.pad(k, pad).swapaxes(2, 3), jnp.pad(v, pad)
+        cache.append((place(k, "cache"), place(v, "cache")))
     return Norm(config).apply({"params": params["final_norm"]}, x), cache
 
 

@@ -1,0 +1,169 @@
+"""Programs compiled for a topology, and what the compiler says of them."""
+
+import dataclasses
+import os
+import re
+import tempfile
+import time
+from collections.abc import Callable
+from typing import Any
+
+import jax
+import numpy as np
+
+from rlhf_jax.errors import UserError
+from rlhf_jax.models.matmul import compiling_for
+from rlhf_jax.models.placement import placing
+from rlhf_jax.plan import hlo
+from rlhf_jax.plan.chips import Topology
+from rlhf_jax.plan.flops import count_flops
+from rlhf_jax.plan.layout import Layout
+from rlhf_jax.plan.programs import Program
+
+GIB = 2**30
+UNITS = {"": 1, "K": 2**10, "M": 2**20, "G": 2**30, "T": 2**40}
+
+
+@dataclasses.dataclass(frozen=True)
+class Compiled:
+    """One program as it would run on each chip; bytes a chip.
+
+    fits          false: the compiler gave up, temporaries are what it wanted less the arguments
+    outputs       beyond what is written over donated arguments
+    beside        what lies in memory meanwhile, read by other programs of the stage
+    flops         of all chips, from the jaxpr, recomputation included
+    useful_flops  without it
+    sent          by collectives, by kind, a chip
+    cycles        the compiler's estimate, waiting for collectives left out
+    """
+
+    stage: str
+    name: str
+    fits: bool
+    arguments: float
+    temporaries: float
+    outputs: float
+    beside: float
+    flops: float
+    useful_flops: float
+    sent: dict[str, float]
+    cycles: float
+    unknown_loops: int
+    compile_seconds: float
+    runs: int | None
+    parts: dict[str, dict]  # of a rollout: prefill and decode
+
+    @property
+    def total(self) -> float:
+        return self.arguments + self.temporaries + self.outputs + self.beside
+
+
+def topology_devices(topology: Topology) -> list:
+    """The chips of a topology as the TPU compiler describes them; none needs to exist.
+
+    Raises UserError where libtpu is not installed or knows no such topology.
+    """
+    os.environ.setdefault("TPU_SKIP_MDS_QUERY", "1")  # do not ask the network for a TPU
+    os.environ.setdefault(
+        "TPU_LIBRARY_LOCKFILE", os.path.join(tempfile.gettempdir(), "libtpu_plan")
+    )
+    os.environ.setdefault("TPU_LOG_DIR", "disabled")
+    os.environ.setdefault("TPU_MIN_LOG_LEVEL", "3")
+    try:
+        import libtpu  # noqa: F401
+    except ImportError:
+        raise UserError(
+            "plan needs the TPU compiler, which is not installed here: pip install 'rlhf-jax[tpu]'"
+        ) from None
+    from jax.experimental import topologies
+
+    try:
+        return list(topologies.get_topology_desc(topology.name, platform="tpu").devices)
+    except Exception as error:
+        reason = str(error).splitlines()[0]
+        raise UserError(f"topology {topology.name!r}: libtpu knows none such: {reason}") from None
+
+
+def compile_program(
+    program: Program, layout: Layout, without_remat: Program, platform: str = "tpu"
+) -> Compiled:
+    """Compiles one program for the devices that `layout` puts its arguments on.
+
+    without_remat: the same program without recomputation, for its useful FLOPs.
+    """
+    with compiling_for(platform), placing(layout.place):
+        flops = count_flops(program.function, *program.arguments, while_turns=program.turns)
+        useful = count_flops(
+            without_remat.function, *without_remat.arguments, while_turns=program.turns
+        )
+        started = time.monotonic()
+        placed = tuple(layout(argument) for argument in program.arguments)
+        lowered = _jit(program, layout).lower(*placed)
+        known = {
+            "stage": program.stage, "name": program.name, "flops": flops, "runs": program.runs,
+            "useful_flops": useful, "beside": sum(bytes_a_chip(layout(t)) for t in program.beside),
+        }  # fmt: skip
+        try:
+            compiled = lowered.compile()
+        except jax.errors.JaxRuntimeError as error:
+            wanted = _wanted_bytes(str(error))
+            if wanted is None:
+                raise
+            arguments = sum(bytes_a_chip(tree) for tree in placed)
+            return Compiled(
+                **known, fits=False, arguments=arguments, temporaries=max(0.0, wanted - arguments),
+                outputs=0.0, sent={}, cycles=0.0, unknown_loops=0,
+                compile_seconds=time.monotonic() - started, parts={},
+            )  # fmt: skip
+    seconds = time.monotonic() - started
+    memory, parsed = compiled.memory_analysis(), hlo.parse(compiled.as_text())
+    cost = parsed.cost()
+    return Compiled(
+        **known, fits=True, arguments=memory.argument_size_in_bytes,
+        temporaries=memory.temp_size_in_bytes + memory.generated_code_size_in_bytes,
+        outputs=max(0, memory.output_size_in_bytes - memory.alias_size_in_bytes),
+        sent=dict(cost.collectives), cycles=cost.cycles, unknown_loops=cost.unknown,
+        compile_seconds=seconds, parts=_parts(parsed, cost, program),
+    )  # fmt: skip
+
+
+def _jit(program: Program, layout: Layout) -> Callable:
+    """Jitted so that a state comes out as it goes in, over the donated one."""
+    if not program.donates:
+        return jax.jit(program.function)
+    state = jax.tree.map(lambda x: x.sharding, layout(program.arguments[0]))
+    return jax.jit(program.function, donate_argnums=0, out_shardings=(state, None))
+
+
+def _parts(parsed: hlo.Program, whole: hlo.Cost, program: Program) -> dict[str, dict]:
+    """A rollout's decode loop, the one with most turns, and prefill, all before it."""
+    if program.turns == 1:
+        return {}
+    loops = [(loop, turns or 0) for loop, turns in parsed.loops()]
+    loop, turns = max(loops, key=lambda pair: pair[1])
+    turns = turns or program.turns
+    body = parsed.cost_of(hlo.called(loop, "body"))
+    decode, prefill = hlo.Cost(hlo.Counter()), hlo.Cost(hlo.Counter())
+    decode.add(body, turns)
+    prefill.add(whole)
+    prefill.add(decode, -1)
+    return {
+        name: {"cycles": cost.cycles, "sent": dict(+cost.collectives)}
+        for name, cost in (("prefill", prefill), ("decode", decode))
+    }
+
+
+def bytes_a_chip(tree: Any) -> float:
+    """Of a tree of placed shapes, without the compiler's padding."""
+    total = 0
+    for leaf in jax.tree.leaves(tree):
+        shape = leaf.sharding.shard_shape(leaf.shape)
+        item = 8 if jax.dtypes.issubdtype(leaf.dtype, jax.dtypes.prng_key) else leaf.dtype.itemsize
+        total += int(np.prod(shape)) * item
+    return float(total)
+
+
+def _wanted_bytes(message: str) -> float | None:
+    """From "Ran out of memory in memory space hbm. Used 23.71G of 15.75G hbm."."""
+    found = re.search(r"[Uu]sed ([\d.]+)([KMGT]?) of [\d.]+[KMGT]? hbm", message)
+    return float(found[1]) * UNITS[found[2]] if found else None

@@ -1,0 +1,116 @@
+"""How arrays lie on a mesh of data x fsdp x tensor chips.
+
+fsdp    parameters, optimizer and averages are cut along the model width, and gathered layer by
+        layer where they are multiplied with; rows of a batch are cut over data and fsdp
+tensor  heads and the feed-forward width are cut, and with them the KV cache
+"""
+
+import dataclasses
+import math
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from jax.sharding import AxisType, Mesh, NamedSharding
+from jax.sharding import PartitionSpec as P
+
+from rlhf_jax.errors import require
+
+ROWS = ("data", "fsdp")
+EVERY = ("fsdp", "tensor")
+# Parameters by name: number of axes, blocks' leading layer axis included, and how they are cut.
+PARAMETERS = {
+    "tokens": (2, P(None, EVERY)),
+    "positions": (2, P(None, EVERY)),
+    "head": (2, P(None, EVERY)),
+    "qkv": (5, P(None, "fsdp", "tensor")),
+    "qkv_bias": (4, P(None, "tensor")),
+    "out": (3, P(None, "tensor", "fsdp")),
+    "up": (3, P(None, "fsdp", "tensor")),
+    "up_bias": (2, P(None, "tensor")),
+    "gate": (3, P(None, "fsdp", "tensor")),
+    "gate_bias": (2, P(None, "tensor")),
+    "down": (3, P(None, "tensor", "fsdp")),
+}
+# What a model computes, by the names of models/placement.py.
+COMPUTED = {
+    "residual": P(ROWS),
+    "attended": P(ROWS, None, "tensor"),
+    "cache": P(ROWS, "tensor"),
+    "btd,dkgh->btkgh": P(None, "tensor"),
+    "btd,dkgh->btkgh gradient": P("fsdp", "tensor"),
+    "bte,ed->btd": P("tensor"),
+    "bte,ed->btd gradient": P("tensor", "fsdp"),
+    "btd,df->btf": P(None, "tensor"),
+    "btd,df->btf gradient": P("fsdp", "tensor"),
+    "btf,fd->btd": P("tensor"),
+    "btf,fd->btd gradient": P("tensor", "fsdp"),
+    "btd,vd->btv": P(),
+    "btd,vd->btv gradient": P(None, EVERY),
+}
+
+
+@dataclasses.dataclass(frozen=True)
+class MeshShape:
+    """Chips along each axis."""
+
+    data: int
+    fsdp: int
+    tensor: int
+
+    def __post_init__(self):
+        for axis in ("data", "fsdp", "tensor"):
+            require(getattr(self, axis) > 0, axis, getattr(self, axis), "positive")
+
+    @property
+    def chips(self) -> int:
+        return self.data * self.fsdp * self.tensor
+
+    def __str__(self) -> str:
+        return f"data {self.data} x fsdp {self.fsdp} x tensor {self.tensor}"
+
+
+@dataclasses.dataclass(frozen=True)
+class Layout:
+    """The rules above on one mesh."""
+
+    mesh: Mesh
+
+    def __call__(self, tree: Any) -> Any:
+        """A tree of shapes with a sharding each: parameters and what mirrors them by name, whole
+        numbers and keys everywhere, else rows where they divide over the mesh."""
+        return jax.tree_util.tree_map_with_path(self._placed, tree)
+
+    def _placed(self, path, x):
+        last = path[-1] if path else None
+        name = last.key if isinstance(last, jax.tree_util.DictKey) else ""
+        axes, spec = PARAMETERS.get(name, (0, P()))
+        if axes != len(x.shape) or x.dtype == jnp.int32:
+            rows = name not in ("scale", "bias") and not name.endswith("_bias")
+            spec = P(ROWS) if rows and len(x.shape) > 1 else P()
+        spec = spec if self._divides(spec, x.shape) else P()
+        return jax.ShapeDtypeStruct(x.shape, x.dtype, sharding=NamedSharding(self.mesh, spec))
+
+    def _divides(self, spec, shape) -> bool:
+        sizes = [
+            math.prod(self.mesh.shape[axis] for axis in (cut if isinstance(cut, tuple) else (cut,)))
+            if cut
+            else 1
+            for cut in spec
+        ]
+        return all(side % size == 0 for side, size in zip(shape, sizes, strict=False))
+
+    def place(self, x: jax.Array, name: str) -> jax.Array:
+        """The rule that models/placement.py asks; what does not divide is left to the compiler."""
+        spec = COMPUTED[name]
+        if not self._divides(spec, x.shape):
+            return x
+        return jax.lax.with_sharding_constraint(x, NamedSharding(self.mesh, spec))
+
+
+def layout_of(devices: list, shape: MeshShape) -> Layout:
+    """Raises ConfigError where the shape has another number of chips."""
+    require(shape.chips == len(devices), "mesh", str(shape), f"{len(devices)} chips in all")
+    grid = np.array(devices).reshape(shape.data, shape.fsdp, shape.tensor)
+    return Layout(Mesh(grid, ("data", "fsdp", "tensor"), axis_types=(AxisType.Auto,) * 3))
