@@ -27,6 +27,8 @@ from rlhf_jax.training import manifest
 UNFINISHED = ".orbax-checkpoint-tmp"  # in the name of a folder that is being written
 REMOVED = ".removed"
 LOG = logging.getLogger(__name__)
+# Orbax raises its errors where they are waited for; it need not print their stacks as well.
+logging.getLogger("absl").addFilter(lambda record: not record.exc_info)
 
 
 class CheckpointError(UserError):

@@ -5,15 +5,19 @@ speed.jsonl     {"step": 10, "seconds": ..., "tokens_per_second": ..., "compilat
 tensorboard/    both; and Weights & Biases where a project is named
 """
 
+import contextlib
 import hashlib
 import json
 import math
 import os
+import time
 import warnings
 from pathlib import Path
 
 import numpy as np
-import tensorboardX
+from tensorboardX.event_file_writer import EventsWriter
+from tensorboardX.proto.event_pb2 import Event, SessionLog
+from tensorboardX.summary import scalar
 
 from rlhf_jax.errors import UserError
 from rlhf_jax.training.fingerprint import write_atomically
@@ -32,8 +36,7 @@ class MetricsWriter:
         for name in (METRICS, SPEED):
             trim(directory / name, step)
             self._files[name] = (directory / name).open("a", encoding="utf-8")
-        board = str(directory / "tensorboard")
-        self._board = tensorboardX.SummaryWriter(board, purge_step=step + 1)
+        self._board = _Board(directory / "tensorboard", step + 1)
         self._wandb = None if wandb is None else _start_wandb(wandb, directory)
         self._warned: set[str] = set()
 
@@ -43,9 +46,7 @@ class MetricsWriter:
             line = {"step": step} | {k: self._finite(step, k, v) for k, v in values.items()}
             self._files[name].write(json.dumps(line, allow_nan=False) + "\n")
             self._files[name].flush()
-            prefix = "speed/" if name == SPEED else ""
-            for key, value in values.items():
-                self._board.add_scalar(prefix + key, value, step)
+            self._board.write(step, values, "speed/" if name == SPEED else "")
         if self._wandb is not None:
             self._wandb.log(metrics | {f"speed/{k}": v for k, v in speed.items()}, step=step)
 
@@ -56,9 +57,9 @@ class MetricsWriter:
         self._board.flush()
 
     def close(self) -> None:
-        for file in self._files.values():
-            file.close()
-        self._board.close()
+        for file in (*self._files.values(), self._board):
+            with contextlib.suppress(OSError):  # told by write or sync, which came before
+                file.close()
         if self._wandb is not None:
             self._wandb.finish()
 
@@ -70,6 +71,32 @@ class MetricsWriter:
             message = f"step {step}: {name} is {value}; written as null, here and from now on"
             warnings.warn(message, RuntimeWarning, stacklevel=4)
         return None
+
+
+class _Board:
+    """A TensorBoard event file, written in the caller's thread.
+
+    tensorboardX's SummaryWriter has a thread of its own, which dies on a full disk and leaves the
+    caller waiting. purge: the first step that earlier files hold in vain.
+    """
+
+    def __init__(self, directory: Path, purge: int):
+        directory.mkdir(parents=True, exist_ok=True)
+        self._writer = EventsWriter(str(directory / "events"), f".{os.getpid()}.{purge}")
+        started = SessionLog(status=SessionLog.START)
+        self._writer.write_event(Event(wall_time=time.time(), step=purge, session_log=started))
+
+    def write(self, step: int, values: dict, prefix: str) -> None:
+        for name, value in values.items():
+            summary = scalar(prefix + name, value)
+            event = Event(wall_time=time.time(), step=step, summary=summary)
+            self._writer.write_event(event)
+
+    def flush(self) -> None:
+        self._writer.flush()
+
+    def close(self) -> None:
+        self._writer.close()
 
 
 def _start_wandb(project: str, directory: Path):
