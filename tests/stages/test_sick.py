@@ -1,0 +1,118 @@
+"""Numbers that are not finite never reach a network; healthy steps keep their bits."""
+
+import functools
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+from rlhf_jax.objectives.kl import AdaptiveController
+from rlhf_jax.stages import ppo, supervised
+from rlhf_jax.training.optimizer import OptimizerConfig
+from tests.stages import tiny
+
+SUPERVISED = supervised.SupervisedConfig(OptimizerConfig(learning_rate=1e-2), batch_size=8)
+PPO = tiny.ppo_config(kl=AdaptiveController(0.15, target=0.5, horizon=40), ptx_coefficient=2.0)
+
+
+def bits(tree):
+    plain = lambda x: jax.random.key_data(x) if jnp.issubdtype(x.dtype, jax.dtypes.prng_key) else x
+    return [np.asarray(plain(x)).tobytes() for x in jax.tree.leaves(tree)]
+
+
+@pytest.fixture
+def unguarded(monkeypatch):
+    """Builds an update without the guard."""
+
+    def build(module, make):
+        with monkeypatch.context() as patch:
+            patch.setattr(module, "keep_if", lambda ok, new, old: new)
+            return make()
+
+    return build
+
+
+@functools.cache
+def supervised_update(guarded=True):
+    return supervised.make_update(supervised.likelihood_loss(tiny.MODEL), SUPERVISED, 10)
+
+
+def supervised_state(optimizer):
+    return supervised.initial_state(tiny.policy_params(1), optimizer, jax.random.key(0))
+
+
+def test_a_healthy_supervised_step_has_the_bits_of_one_without_the_guard(unguarded):
+    # keep_if is looked up when the update is traced: trace inside the patch.
+    def trained(guarded=False):
+        update, optimizer = supervised_update(guarded)
+        state = supervised_state(optimizer)
+        for seed in range(3):
+            state, metrics = update(state, tiny.text_batch(seed=seed))
+        assert metrics["skipped_steps"] == 0
+        return bits(state)
+
+    assert trained(guarded=True) == unguarded(supervised, trained)
+
+
+@pytest.mark.parametrize("value", [np.nan, np.inf])
+def test_a_sick_supervised_step_changes_neither_parameters_nor_optimizer(value):
+    update, optimizer = supervised_update()
+    before = bits(supervised_state(optimizer)[1:])
+    batch = tiny.text_batch()
+    batch["weights"][0, np.argmax(batch["weights"][0])] = value
+    state, metrics = update(supervised_state(optimizer), batch)
+    assert metrics["skipped_steps"] == 1 and state.step == 1
+    assert bits(state[1:]) == before
+    state, metrics = update(state, tiny.text_batch())
+    assert metrics["skipped_steps"] == 0 and bits(state[1:]) != before
+
+
+def ppo_inputs(sick_rows=()):
+    state = ppo.initial_state(PPO, tiny.policy_params(1), tiny.score_params(2), jax.random.key(3))
+    tokens, segments = tiny.left_padded(
+        [p + r for p, r in zip(tiny.PROMPTS, tiny.RESPONSES, strict=True)], 12
+    )
+    rng, shape = np.random.default_rng(0), (8, tiny.RESPONSE)
+    advantages = rng.normal(size=shape).astype(np.float32)
+    advantages[list(sick_rows)] = np.nan
+    small = lambda: rng.normal(size=shape).astype(np.float32)
+    ones = np.ones(shape, np.float32)
+    found = ppo.Experience(tokens, segments, ones, -np.abs(small()), small(), advantages, small())
+    return state, jax.tree.map(jnp.asarray, found), tiny.text_batch()
+
+
+@functools.cache
+def compiled_ppo():
+    return jax.jit(ppo.make_update(PPO, tiny.MODEL))
+
+
+def ppo_update(kl=0.3, sick_rows=(), compiled=compiled_ppo):
+    state, experience, text = ppo_inputs(sick_rows)
+    return compiled()(state, experience, jnp.float32(kl), text)
+
+
+@pytest.mark.slow
+def test_a_healthy_ppo_update_has_the_bits_of_one_without_the_guard(unguarded):
+    guarded = ppo_update()
+    assert guarded[1]["skipped_steps"] == 0
+    fresh = compiled_ppo.__wrapped__
+    assert bits(guarded) == bits(unguarded(ppo, lambda: ppo_update(compiled=fresh)))
+
+
+def test_a_minibatch_of_ppo_is_left_out_alone():
+    state, metrics = ppo_update(sick_rows=[5])
+    assert metrics["skipped_steps"] == PPO.epochs  # the row is in one minibatch of each epoch
+    assert all(np.isfinite(np.asarray(x)).all() for x in jax.tree.leaves(state[1:6]))
+    start = ppo_inputs()[0]
+    for name in ("policy", "value", "ema", "policy_opt"):
+        assert bits(state._asdict()[name]) != bits(start._asdict()[name]), name
+
+
+def test_where_all_are_sick_nothing_moves_but_the_step():
+    state, metrics = ppo_update(kl=float("nan"), sick_rows=range(8))
+    start = ppo_inputs()[0]
+    assert metrics["skipped_steps"] == PPO.epochs * PPO.minibatches
+    for name in ("policy", "value", "policy_opt", "value_opt", "kl_coefficient"):
+        assert bits(state._asdict()[name]) == bits(start._asdict()[name]), name
+    assert state.step == 1
