@@ -44,6 +44,8 @@ def read(folder: Path) -> tuple[dict, list[str]]:
         return {}, [f"{NAME} is not JSON"]
     if not isinstance(content, dict) or content.pop("sha256", None) != _digest(content):
         return {}, [f"{NAME} has changed since it was written"]
+    if not _has_its_form(content):
+        return {}, [f"{NAME} is not a manifest"]
     return content, []
 
 
@@ -53,8 +55,8 @@ def problems(folder: Path) -> list[str]:
     for name, wanted in content.get("files", {}).items():
         try:
             have = _describe(folder / name)
-        except OSError as error:
-            found.append(f"{name} cannot be read: {error.strerror}")
+        except (OSError, ValueError) as error:  # ValueError: a name with NUL
+            found.append(f"{name!r} cannot be read: {error}")
             continue
         if have["bytes"] != wanted["bytes"]:
             found.append(f"{name} has {have['bytes']} bytes, not {wanted['bytes']}")
@@ -72,6 +74,16 @@ def versions() -> dict[str, str]:
         except importlib.metadata.PackageNotFoundError:
             found[package] = "none"  # run from a copy of the source
     return found
+
+
+def _has_its_form(content: dict) -> bool:
+    tables = content.get("files"), content.get("versions")
+    if not all(isinstance(table, dict) for table in tables):
+        return False
+    files, packages = tables
+    keys = {"bytes", "sha256"}
+    described = all(isinstance(file, dict) and file.keys() == keys for file in files.values())
+    return described and all(isinstance(version, str) for version in packages.values())
 
 
 def _describe(path: Path) -> dict:
