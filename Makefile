@@ -2,7 +2,7 @@ PYTHON ?= python3
 VENV ?= .venv
 BIN := $(VENV)/bin
 
-.PHONY: test test-all quickstart bench lint clean
+.PHONY: test test-all test-faults quickstart bench lint clean
 
 # One virtual environment serves every target; it is made anew when the requirements change.
 $(VENV)/ready: setup.py pyproject.toml
@@ -18,6 +18,11 @@ test: $(VENV)/ready lint
 
 test-all: $(VENV)/ready lint
 	$(BIN)/python -m pytest -n auto --dist loadfile -m ''
+
+# Kills, fuzzing, flipped bits: some 10 minutes. RLHF_JAX_KILLS, _FUZZ and _BITS change how many.
+test-faults: $(VENV)/ready
+	RLHF_JAX_FUZZ=$${RLHF_JAX_FUZZ:-30} RLHF_JAX_BITS=$${RLHF_JAX_BITS:-500} \
+	  $(BIN)/python -m pytest -n auto --dist loadfile -m '' tests/faults
 
 quickstart: $(VENV)/ready
 	$(BIN)/rlhf-jax run experiments/quickstart.py
