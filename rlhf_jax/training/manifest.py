@@ -55,8 +55,11 @@ def problems(folder: Path) -> list[str]:
     for name, wanted in content.get("files", {}).items():
         try:
             have = _describe(folder / name)
-        except (OSError, ValueError) as error:  # ValueError: a name with NUL
-            found.append(f"{name!r} cannot be read: {error}")
+        except OSError as error:
+            found.append(f"{name} cannot be read: {error.strerror}")
+            continue
+        except ValueError:  # a name with NUL
+            found.append(f"{name!r} is no name of a file")
             continue
         if have["bytes"] != wanted["bytes"]:
             found.append(f"{name} has {have['bytes']} bytes, not {wanted['bytes']}")
