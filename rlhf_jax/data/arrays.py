@@ -2,7 +2,7 @@
 
 A piece is (ids, first): a document's ids and the place of its first target.
 A supervised row is a list of pieces; a prompt row is (ids, index); a ranking row is a list of
-(ids of each response, ranks). Every kind has an empty row that fills a last batch.
+(a piece of each response, ranks). Every kind has an empty row that fills a last batch.
 """
 
 from collections.abc import Callable, Sequence
@@ -17,7 +17,7 @@ from rlhf_jax.errors import UserError, require
 
 Batch = dict[str, np.ndarray]
 Piece = tuple[np.ndarray, int]
-Ranked = tuple[Sequence[np.ndarray], Sequence[int]]
+Ranked = tuple[Sequence[Piece], Sequence[int]]
 
 
 @dataclass(frozen=True)
@@ -63,20 +63,22 @@ def prompt_batch(rows: Sequence[tuple[np.ndarray, int]], length: int, pad_id: in
 def ranking_batch(
     rows: Sequence[Sequence[Ranked]], length: int, outputs: int, rankings: int, pad_id: int
 ) -> Batch:
-    """Tokens and segments [B, K, T], right padded, and ranks [B, G, K] of G rankings a row."""
+    """Tokens, segments and weights [B, K, T], right padded; ranks [B, G, K] of G rankings a row."""
     shape = (len(rows), outputs, length)
     tokens = np.full(shape, pad_id, np.int32)
     segments = np.zeros(shape, np.int32)
+    weights = np.zeros(shape, np.float32)
     ranks = np.full((len(rows), rankings, outputs), -1, np.int32)
     for b, row in enumerate(rows):
         start = 0
         for g, (responses, its_ranks) in enumerate(row):
-            for k, ids in enumerate(responses, start):
+            for k, (ids, first) in enumerate(responses, start):
                 tokens[b, k, : len(ids)] = ids
                 segments[b, k, : len(ids)] = 1
+                weights[b, k, first : len(ids)] = 1
             ranks[b, g, start : start + len(its_ranks)] = its_ranks
             start += len(its_ranks)
-    return {"tokens": tokens, "segments": segments, "ranks": ranks}
+    return {"tokens": tokens, "segments": segments, "weights": weights, "ranks": ranks}
 
 
 def first_fit(lengths: Sequence[int], capacity: int) -> list[list[int]]:
@@ -198,12 +200,12 @@ def ranking_rows(
     ranked = []
     for ranking in rankings:
         prompt = [tokenizer.bos_id, *tokenizer.encode(ranking.prompt)]
-        ids = [
-            np.array([*prompt, *tokenizer.encode(response), tokenizer.eos_id], np.int32)
-            for response in ranking.responses
+        pieces = [
+            (np.array([*prompt, *tokenizer.encode(text), tokenizer.eos_id], np.int32), len(prompt))
+            for text in ranking.responses
         ]
-        if max(map(len, ids)) <= length:
-            ranked.append((ids, ranking.ranks))
+        if max(len(ids) for ids, _ in pieces) <= length:
+            ranked.append((pieces, ranking.ranks))
     dropped = len(rankings) - len(ranked)
     _some(ranked, dropped, "rankings", length)
     rows = [[each] for each in ranked]

@@ -96,8 +96,9 @@ def ranking_batches(
     seed: int,
     packed: bool = False,
 ) -> Batches:
-    """{tokens, segments} [B, K, T] and {ranks} [B, K], K = `outputs`.
+    """{tokens, segments, weights} [B, K, T] and {ranks} [B, K], K = `outputs`.
 
+    Weights are 1 at the tokens of a response and its eos, the targets of a preference loss.
     A ranking with one over-long response is dropped whole. `packed` lets G whole rankings share
     the outputs of a batch element (first fit, once for all epochs): ranks are then [B, G, K],
     -1 at the outputs of other rankings.

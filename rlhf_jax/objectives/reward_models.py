@@ -4,6 +4,8 @@ Losses over rankings are f(scores[B,K], ranks[B,K]) -> (values[B], weights[B]): 
 equal ranks are ties, -1 an output that is absent; weight 1 where the prompt says anything at all.
 """
 
+from collections.abc import Callable
+
 import chex
 import jax
 import jax.numpy as jnp
@@ -50,16 +52,20 @@ def regression_loss(scores: Array, targets: Array) -> Array:
     return 0.5 * jnp.square(as_float(scores) - as_float(targets))
 
 
-def _better(scores: Array, ranks: Array) -> tuple[Array, Array, Array]:
-    """scores with absent outputs at 0, better[b,i,j] = (i ranks strictly before j), any pair?"""
-    chex.assert_rank([scores, ranks], 2)
-    chex.assert_equal_shape([scores, ranks])
-    chex.assert_type([scores, ranks], [float, int])
+def _better(ranks: Array) -> tuple[Array, Array]:
+    """better[b,i,j] = (i ranks strictly before j, both present), and whether there is any."""
     present = ranks >= 0
     both = present[:, :, None] & present[:, None, :]
     better = both & (ranks[:, :, None] < ranks[:, None, :])
-    informed = as_float(jnp.any(better, axis=(1, 2)))
-    return jnp.where(present, as_float(scores), 0), better, informed
+    return better, as_float(jnp.any(better, axis=(1, 2)))
+
+
+def _of_present(scores: Array, ranks: Array) -> Array:
+    """The scores, with absent outputs at 0."""
+    chex.assert_rank([scores, ranks], 2)
+    chex.assert_equal_shape([scores, ranks])
+    chex.assert_type([scores, ranks], [float, int])
+    return jnp.where(ranks >= 0, as_float(scores), 0)
 
 
 def _grid(scores: Array) -> tuple[Array, Array]:
@@ -68,20 +74,42 @@ def _grid(scores: Array) -> tuple[Array, Array]:
     return jnp.broadcast_to(scores[:, :, None], shape), jnp.broadcast_to(scores[:, None, :], shape)
 
 
-def ranked_loss(scores: Array, ranks: Array, label_smoothing: float = 0.0) -> tuple[Array, Array]:
-    """Mean over a prompt's non-tied pairs of -log sigmoid(r_better - r_worse).
+def over_pairs(
+    pair_loss: Callable[[chex.ArrayTree, chex.ArrayTree], Array],
+    ranks: Array,
+    outputs: chex.ArrayTree,
+) -> tuple[Array, Array]:
+    """Mean over a prompt's non-tied pairs of pair_loss(better, worse).
 
     All C(K,2) pairs of a prompt are one example of weight 1, ties dropped, so that a prompt with
     many outputs counts no more than one with two.
 
+    Args:
+      pair_loss: elementwise; is given `outputs` of both sides of every pair, [B,K,K] each.
+      ranks: int[B,K].
+      outputs: pytree of floats [B,K], each output's own; where absent they are read as 0.
+
+    Returns: (values[B], weights[B]), weights = 1 where the prompt has at least one such pair.
+    Source: Ouyang et al. 2022 (arXiv 2203.02155), section 3.5.
+    """
+    grids = jax.tree.map(lambda values: _grid(_of_present(values, ranks)), outputs)
+    sides = jax.tree.transpose(jax.tree.structure(outputs), jax.tree.structure((0, 0)), grids)
+    better, informed = _better(ranks)
+    total = jnp.sum(jnp.where(better, pair_loss(*sides), 0), axis=(1, 2))
+    return total / jnp.maximum(jnp.sum(as_float(better), axis=(1, 2)), 1), informed
+
+
+def ranked_loss(scores: Array, ranks: Array, label_smoothing: float = 0.0) -> tuple[Array, Array]:
+    """`over_pairs` of -log sigmoid(r_better - r_worse).
+
     Returns: (values[B], weights[B]), weights = 1 where the prompt has at least one such pair.
     Source: Ouyang et al. 2022 (arXiv 2203.02155), equation 1 and section 3.5.
     """
-    scores, better, informed = _better(scores, ranks)
-    losses = pairwise_loss(*_grid(scores), label_smoothing=label_smoothing)
-    pairs = jnp.sum(as_float(better), axis=(1, 2))
-    total = jnp.sum(jnp.where(better, losses, 0), axis=(1, 2))
-    return total / jnp.maximum(pairs, 1), informed
+
+    def loss(better: Array, worse: Array) -> Array:
+        return pairwise_loss(better, worse, label_smoothing=label_smoothing)
+
+    return over_pairs(loss, ranks, scores)
 
 
 def plackett_luce_loss(scores: Array, ranks: Array) -> tuple[Array, Array]:
@@ -92,7 +120,7 @@ def plackett_luce_loss(scores: Array, ranks: Array) -> tuple[Array, Array]:
 
     Returns: (values[B], weights[B]). Source: Luce 1959; Plackett 1975; Xia et al. 2008 (ListMLE).
     """
-    scores, better, informed = _better(scores, ranks)
+    scores, (better, informed) = _of_present(scores, ranks), _better(ranks)
     itself = jnp.broadcast_to(jnp.eye(scores.shape[1], dtype=bool), better.shape)
     _, score_j = _grid(scores)
     log_z = jax.nn.logsumexp(score_j, axis=2, where=better | itself)
@@ -104,7 +132,7 @@ def best_of_k_loss(scores: Array, ranks: Array) -> tuple[Array, Array]:
 
     Returns: (values[B], weights[B]). Source: Ziegler et al. 2019 (arXiv 1909.08593), equation 1.
     """
-    scores, better, informed = _better(scores, ranks)
+    scores, (better, informed) = _of_present(scores, ranks), _better(ranks)
     present = ranks >= 0
     best = present & ~jnp.any(better, axis=1)
     log_z = jax.nn.logsumexp(scores, axis=1, where=present)
@@ -119,8 +147,8 @@ def ranked_accuracy(scores: Array, ranks: Array) -> tuple[Array, Array]:
 
     Returns: (correct[B], pairs[B]); accuracy = sum(correct) / sum(pairs).
     """
-    scores, better, _ = _better(scores, ranks)
-    score_i, score_j = _grid(scores)
+    better, _ = _better(ranks)
+    score_i, score_j = _grid(_of_present(scores, ranks))
     right = as_float(score_i > score_j) + 0.5 * as_float(score_i == score_j)
     return jnp.sum(jnp.where(better, right, 0), axis=(1, 2)), jnp.sum(as_float(better), axis=(1, 2))
 

@@ -157,6 +157,20 @@ def test_an_epoch_of_packed_rankings_holds_each_once(letters):
     assert sorted(found) == sorted(wanted)
 
 
+def test_the_targets_of_a_ranking_are_its_responses_and_their_eos(letters):
+    batches = ranking_batches(rankings(4), letters, batch_size=4, length=12, outputs=3, seed=0)
+    batch = next(batches)
+    for name, count in (("tokens", 10), ("segments", 10)):
+        assert np.count_nonzero(batch[name]) > count
+    for tokens, weights, segments in zip(
+        *(batch[name].reshape(-1, 12) for name in ("tokens", "weights", "segments")), strict=True
+    ):
+        length = segments.sum()
+        prompt = 1 + len(letters.encode(NAMES[0])) if length else 0
+        np.testing.assert_array_equal(weights, (np.arange(12) >= prompt) & (segments > 0))
+        assert not length or tokens[weights == 1].tolist()[-1] == letters.eos_id
+
+
 def test_mixing_takes_its_share_and_skips_no_row(letters):
     a = supervised_batches(
         [Demonstration(f"{name}", "a") for name in NAMES[:30]], letters, **SIZES, seed=0

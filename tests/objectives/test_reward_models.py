@@ -14,6 +14,7 @@ from rlhf_jax.objectives.reward_models import (
     best_of_k_loss,
     centering_loss,
     gain_and_bias,
+    over_pairs,
     pairwise_loss,
     plackett_luce_loss,
     ranked_accuracy,
@@ -80,6 +81,19 @@ def ranked_oracle(smoothing):
     return over_prompts(per_prompt)
 
 
+def squared_differences(scores, ranks):
+    losses = [(scores[i] - scores[j] - 1) ** 2 for i, j in pairs_of(ranks)]
+    return sum(losses) / len(losses), 1.0
+
+
+def ipo_like(scores, ranks):
+    """As a preference loss comes to its pairs: two arrays an output, of which one is constant."""
+    response = {"ours": scores, "theirs": jnp.zeros_like(scores)}
+    difference = lambda side: side["ours"] - side["theirs"]
+    loss = lambda better, worse: (difference(better) - difference(worse) - 1) ** 2
+    return over_pairs(loss, ranks, response)
+
+
 def plackett_luce_prompt(scores, ranks):
     total = 0.0
     for i, rank in enumerate(ranks):
@@ -127,6 +141,7 @@ CASES = [
          (CHOSEN, REJECTED), (0, 1)),
     Case("regression_loss", regression_loss, functools.partial(rows, lambda s, t: (s - t) ** 2 / 2),
          (SCORES, RANKS), (0,)),
+    Case("over_pairs", ipo_like, over_prompts(squared_differences), (SCORES, RANKS), (0,)),
     *(Case(name, function, oracle, (SCORES, RANKS), (0,))
       for name, (function, oracle) in RANKED.items()),
     Case("ranked_accuracy", ranked_accuracy, over_prompts(accuracy_prompt), (SCORES, RANKS)),

@@ -2,16 +2,17 @@
 
 import jax
 import numpy as np
+import pytest
 
 from rlhf_jax.data.arrays import ranking_batch
-from rlhf_jax.stages import reward_model
-from tests.stages.tiny import MODEL, PAD, score_params
+from rlhf_jax.stages import dpo, reward_model
+from tests.stages.tiny import MODEL, PAD, policy_params, score_params
 
-RANKINGS = [
-    ([[1, 5, 9, 2], [1, 5, 8, 7, 2]], (0, 1)),
-    ([[1, 6, 11, 2], [1, 6, 12, 2], [1, 6, 2]], (2, 0, 2)),
-    ([[1, 9, 30, 2], [1, 9, 31, 31, 2]], (0, 0)),  # a tie says nothing
-    ([[1, 7, k, 2] for k in range(20, 24)], (3, 1, 0, 2)),
+RANKINGS = [  # prompts of one token behind bos
+    ([([1, 5, 9, 2], 2), ([1, 5, 8, 7, 2], 2)], (0, 1)),
+    ([([1, 6, 11, 2], 2), ([1, 6, 12, 2], 2), ([1, 6, 2], 2)], (2, 0, 2)),
+    ([([1, 9, 30, 2], 2), ([1, 9, 31, 31, 2], 2)], (0, 0)),  # a tie says nothing
+    ([([1, 7, k, 2], 2) for k in range(20, 24)], (3, 1, 0, 2)),
 ]
 
 
@@ -22,14 +23,22 @@ def batches():
     return alone, ranking_batch([RANKINGS[:3], RANKINGS[3:]], 6, 7, 3, PAD)
 
 
-def test_loss_and_gradient():
-    loss = reward_model.reward_loss(MODEL)
+def preference_loss(params, batch):
+    refer = dpo.make_reference(MODEL, 1)
+    return dpo.preference_loss(dpo.DPO(), MODEL)(params, refer(policy_params(4), batch))
 
+
+@pytest.mark.parametrize(
+    "loss, params",
+    [(reward_model.reward_loss(MODEL), score_params), (preference_loss, policy_params)],
+    ids=["reward", "dpo"],
+)
+def test_loss_and_gradient(loss, params):
     def mean(params, batch):
         mean, metrics = loss(params, batch)
         return mean.mean, (mean.weight, metrics["accuracy"].weight)
 
-    params = score_params()
+    params = params()
     (alone, gradient), (packed, packed_gradient) = (
         jax.value_and_grad(mean, has_aux=True)(params, batch) for batch in batches()
     )

@@ -1,0 +1,161 @@
+"""The DPO stage: explicit pairs of whole responses, against the frozen reference."""
+
+import functools
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+from rlhf_jax.data.arrays import ranking_rows
+from rlhf_jax.errors import ConfigError
+from rlhf_jax.stages import dpo, supervised
+from rlhf_jax.training.gradients import accumulate_gradients
+from rlhf_jax.training.optimizer import OptimizerConfig
+from tests.data.conftest import Letters
+from tests.objectives.harness import assert_close, central_differences
+from tests.stages import tiny
+from tests.stages.test_reward_model import RANKINGS, better_pairs, ids_of
+
+OBJECTIVES = [dpo.DPO(beta=0.3), dpo.DPO(beta=0.3, label_smoothing=0.2), dpo.IPO(beta=0.3)]
+RATE = OptimizerConfig(learning_rate=1e-2)
+
+
+@functools.cache
+def ranking_batch(length=10):
+    rows = ranking_rows(RANKINGS, Letters(), length, outputs=4, packed=False)
+    refer = dpo.make_reference(tiny.MODEL, 2)
+    return refer(tiny.policy_params(7), rows.to_batch(list(rows.rows)))
+
+
+def loops(params) -> list[list[float]]:
+    """Sum of log p over the tokens of each response and its eos, prompts left out."""
+    found = []
+    for ranking in RANKINGS:
+        prompt = len(Letters().encode(ranking.prompt))
+        sequences = [ids_of(ranking.prompt, text) for text in ranking.responses]
+        found.append([row[prompt:].sum() for row in tiny.sequence_log_probs(params, sequences)])
+    return found
+
+
+def pair_loss(objective, h):
+    """h: log-ratio of the better response less that of the worse one."""
+    if isinstance(objective, dpo.IPO):
+        return (h - 1 / (2 * objective.beta)) ** 2
+    e, h = objective.label_smoothing, objective.beta * h
+    return (1 - e) * np.log1p(np.exp(-h)) + e * np.log1p(np.exp(h))
+
+
+def loss_loops(objective, log_probs, reference):
+    of_prompt = {}
+    for n, i, j in better_pairs():
+        h = (log_probs[n][i] - reference[n][i]) - (log_probs[n][j] - reference[n][j])
+        of_prompt.setdefault(n, []).append(pair_loss(objective, h))
+    return sum(np.mean(pairs) for pairs in of_prompt.values()) / len(of_prompt)
+
+
+def evaluate(objective, length=10, params=None):
+    loss = dpo.preference_loss(objective, tiny.MODEL)
+    run = jax.jit(jax.value_and_grad(lambda p, b: loss(p, b)[0].mean))
+    return run(tiny.policy_params(1) if params is None else params, ranking_batch(length))
+
+
+def test_log_probs_are_of_whole_responses_and_of_nothing_else():
+    batch = ranking_batch()
+    for params, found in (
+        (tiny.policy_params(7), batch["ref_log_probs"]),
+        (tiny.policy_params(1), dpo.response_log_probs(tiny.MODEL, tiny.policy_params(1), batch)),
+    ):
+        for n, row in enumerate(loops(params)):
+            np.testing.assert_allclose(found[n, : len(row)], row, rtol=1e-5, atol=1e-4)
+            np.testing.assert_array_equal(found[n, len(row) :], 0)
+
+
+@pytest.mark.parametrize("objective", OBJECTIVES, ids=str)
+def test_loss_and_gradient_equal_explicit_pairs_each_prompt_weighted_alike(objective):
+    params, reference = tiny.policy_params(1), loops(tiny.policy_params(7))
+    value, gradient = evaluate(objective)
+    np.testing.assert_allclose(value, loss_loops(objective, loops(params), reference), rtol=1e-4)
+    log_probs, pullback = jax.vjp(
+        lambda p: dpo.response_log_probs(tiny.MODEL, p, ranking_batch()), params
+    )
+    cotangent = central_differences(
+        lambda logs: loss_loops(objective, logs, reference), np.asarray(log_probs, np.float64)
+    )
+    expected = pullback(jnp.asarray(cotangent, jnp.float32))[0]
+    assert_close(gradient, expected, rtol=1e-3, atol=1e-4)
+
+
+def test_at_the_reference_the_loss_is_log_2_and_nothing_has_moved():
+    loss = dpo.preference_loss(dpo.DPO(), tiny.MODEL)
+    mean, metrics = loss(tiny.policy_params(7), ranking_batch())
+    np.testing.assert_allclose(mean.mean, np.log(2), rtol=1e-5)
+    for name in ("margin", "better_log_ratio", "worse_log_ratio"):
+        np.testing.assert_allclose(metrics[name].mean, 0, atol=1e-4)
+
+
+def test_metrics_equal_the_loops():
+    params = tiny.policy_params(1)
+    ratios = [
+        np.subtract(a, b) for a, b in zip(loops(params), loops(tiny.policy_params(7)), strict=True)
+    ]
+    pairs = {}
+    for n, i, j in better_pairs():
+        pairs.setdefault(n, []).append((ratios[n][i], ratios[n][j]))
+    flat = [pair for found in pairs.values() for pair in found]
+    mean = lambda f: np.mean([np.mean([f(*pair) for pair in found]) for found in pairs.values()])
+    expected = {
+        "accuracy": np.mean([better > worse for better, worse in flat]),
+        "margin": mean(lambda better, worse: better - worse),
+        "better_log_ratio": mean(lambda better, worse: better),
+        "worse_log_ratio": mean(lambda better, worse: worse),
+    }
+    _, metrics = dpo.preference_loss(dpo.DPO(), tiny.MODEL)(params, ranking_batch())
+    for name, value in expected.items():
+        np.testing.assert_allclose(metrics[name].mean, value, rtol=1e-4, atol=1e-4)
+    assert metrics["accuracy"].weight == len(flat) == 9
+
+
+def test_more_right_padding_changes_neither_loss_nor_gradient():
+    assert_close(evaluate(dpo.DPO(), 14), evaluate(dpo.DPO()), rtol=1e-4, atol=1e-5)
+
+
+def test_micro_batches_of_uneven_pairs_give_the_whole_batch_s_gradient():
+    loss, batch = dpo.preference_loss(dpo.DPO(), tiny.MODEL), ranking_batch()
+    run = jax.jit(lambda params: [accumulate_gradients(loss, params, batch, n)[0] for n in (2, 4)])
+    for micro in run(tiny.policy_params(1)):
+        assert_close(micro, evaluate(dpo.DPO())[1], rtol=1e-4, atol=1e-5)
+
+
+def test_updates_bring_the_policy_to_the_rankings():
+    config = dpo.DPOConfig(RATE, batch_size=4, outputs=4, length=10)
+    loss = dpo.preference_loss(config.objective, tiny.MODEL)
+    update, optimizer = supervised.make_update(loss, config, 20)
+    params = jax.tree.map(jnp.copy, tiny.policy_params(7))  # the update donates them
+    state = supervised.initial_state(params, optimizer, jax.random.key(0))
+    seen = []
+    for _ in range(20):
+        state, metrics = update(state, ranking_batch())
+        seen.append((float(metrics["loss"]), float(metrics["accuracy"]), float(metrics["margin"])))
+    (first, _, margin), (last, accuracy, later) = seen[0], seen[-1]
+    assert last < first / 2 and accuracy == 1 and later > margin + 5
+
+
+@pytest.mark.parametrize(
+    "field, value",
+    [("epochs", 0), ("batch_size", 0), ("length", -1), ("outputs", 1), ("micro_batches", 3)],
+)
+def test_an_impossible_value_is_refused_by_name(field, value):
+    with pytest.raises(ConfigError) as caught:
+        dpo.DPOConfig(RATE, **{field: value})
+    assert str(caught.value).startswith(f"{field} = ")
+
+
+@pytest.mark.parametrize(
+    "kind, field, value",
+    [(dpo.DPO, "beta", 0.0), (dpo.IPO, "beta", -1.0), (dpo.DPO, "label_smoothing", 0.5)],
+)
+def test_an_impossible_objective_is_refused_by_name(kind, field, value):
+    with pytest.raises(ConfigError) as caught:
+        kind(**{field: value})
+    assert str(caught.value).startswith(f"{field} = ")
