@@ -53,10 +53,13 @@ def download_human_data(
     """Fetches what `folder` lacks (about 6.2 MB, with offensive text) and returns the folder.
 
     Raises:
-      UserError: an address cannot be reached, or gives a file of another sha256.
+      UserError: an address cannot be reached, or gives a file of another sha256; a file's name
+        leads out of the folder.
     """
     for name, (address, checksum) in files.items():
         path = Path(folder) / name
+        if not path.resolve().is_relative_to(Path(folder).resolve()):
+            raise UserError(f"{name}: leads out of {folder}")
         if path.is_file() and hashlib.sha256(path.read_bytes()).hexdigest() == checksum:
             continue
         try:

@@ -60,6 +60,13 @@ def _field(where: str, value: Any, field: str, kinds: type | tuple) -> Any:
     return found
 
 
+def _ranking(where: str, prompt: str, responses: tuple, ranks: tuple) -> Ranking:
+    try:
+        return Ranking(prompt, responses, ranks)
+    except RecordError as error:
+        raise RecordError(f"{where}: {error}") from None
+
+
 def _split_dialogue(where: str, field: str, dialogue: str) -> tuple[str, str]:
     before, mark, response = dialogue.rpartition(ASSISTANT)
     if not mark or not before.startswith(HUMAN):
@@ -87,7 +94,7 @@ def read_hh(path: str | os.PathLike) -> tuple[list[Ranking], Counts]:
             counts["prompts_differ"] += 1
             continue
         counts["kept"] += 1
-        rankings.append(Ranking(sides[0][0], (sides[0][1], sides[1][1]), (0, 1)))
+        rankings.append(_ranking(where, sides[0][0], (sides[0][1], sides[1][1]), (0, 1)))
     return rankings, dict(counts)
 
 
@@ -122,16 +129,14 @@ def read_openassistant(
             if not replies:
                 continue
             counts["prompts"] += 1
+            texts = [_field(where, reply, "text", str) for reply in replies]
             ranks = [reply.get("rank") for reply in replies]
             ranked = sum(rank is not None for rank in ranks)
             if ranked < len(replies) or ranked < 2:
                 counts["partly_ranked" if 0 < ranked < len(replies) else "unranked"] += 1
                 continue
-            responses = tuple(f" {_field(where, reply, 'text', str)}" for reply in replies)
-            try:
-                rankings.append(Ranking(prompt, responses, tuple(ranks)))
-            except RecordError as error:
-                raise RecordError(f"{where}: {error}") from None
+            responses = tuple(f" {text}" for text in texts)
+            rankings.append(_ranking(where, prompt, responses, tuple(ranks)))
             best = responses[int(np.argmin(ranks))]
             demonstrations.append(Demonstration(prompt, best))
             counts["ranked"] += 1
@@ -149,7 +154,7 @@ def read_pandalm(path: str | os.PathLike) -> tuple[list[Ranking], Counts]:
     """
     try:
         pairs = json.loads(b"".join(read_lines(path)))
-    except ValueError as error:
+    except (ValueError, RecursionError) as error:
         raise RecordError(f"{path}: expected JSON, got: {error}") from None
     if not isinstance(pairs, list):
         raise RecordError(f"{path}: expected a list, got {type(pairs).__name__}")
@@ -171,7 +176,8 @@ def read_pandalm(path: str | os.PathLike) -> tuple[list[Ranking], Counts]:
         counts["decided" if verdict else "ties"] += 1
         prompt = f"{HUMAN} {instruction}" + (f"\n\n{text}" if text else "") + ASSISTANT
         ranks = {0: (0, 0), 1: (0, 1), 2: (1, 0)}[verdict]
-        rankings.append(Ranking(prompt, tuple(f" {response}" for response in responses), ranks))
+        responses = tuple(f" {response}" for response in responses)
+        rankings.append(_ranking(where, prompt, responses, ranks))
     return rankings, dict(counts)
 
 

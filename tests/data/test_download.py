@@ -66,3 +66,10 @@ def test_checksums_are_those_of_the_real_files(human_data):
     assert download_human_data(human_data, local) == human_data
     for name, (_, checksum) in FILES.items():
         assert hashlib.sha256((human_data / name).read_bytes()).hexdigest() == checksum
+
+
+@pytest.mark.parametrize("name", ["../a.jsonl", "/tmp/a.jsonl", "deep/../../a.jsonl"])
+def test_no_file_leads_out_of_the_folder(server, tmp_path, name):
+    address, _ = server
+    with pytest.raises(UserError, match="leads out of"):
+        download_human_data(tmp_path / "cache", {name: (f"{address}/a.jsonl", CHECKSUM)})

@@ -271,3 +271,20 @@ def test_real_text(name, count, human_data):
     documents = read_text(human_data / name)
     assert len(documents) == count
     assert "".join(documents) == (human_data / name).read_text(encoding="utf-8")
+
+
+DIALOGUE = "\n\nHuman: a\n\nAssistant: "
+
+
+@pytest.mark.parametrize(
+    "read, line",
+    [
+        (read_hh, {"chosen": DIALOGUE + "\0", "rejected": DIALOGUE}),
+        (read_openassistant, {"prompt": {"text": "a", "role": "prompter", "replies": [None]}}),
+    ],
+)
+def test_a_wrong_record_is_named_with_its_line(tmp_path, read, line):
+    path = tmp_path / "a.jsonl"
+    path.write_text(json.dumps(line) + "\n")
+    with pytest.raises(RecordError, match=r"a.jsonl:1: .*expected"):
+        read(path)

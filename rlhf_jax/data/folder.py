@@ -1,0 +1,89 @@
+"""A folder of one's own records: JSONL files by kind and split, and the tokenizer they go with.
+
+text.train.jsonl            text.valid.jsonl            {"text": ...}
+demonstrations.train.jsonl  demonstrations.valid.jsonl  {"prompt": ..., "response": ...}
+rankings.train.jsonl        rankings.valid.jsonl        {"prompt": ..., "responses": ..., "ranks": ...}
+prompts.ppo.jsonl           prompts.test.jsonl          {"prompt": ...}
+tokenizer.json or tokenizer.model
+"""  # noqa: E501
+
+import os
+from collections.abc import Sequence
+from pathlib import Path
+
+from rlhf_jax.data.records import (
+    Demonstration,
+    Prompt,
+    Ranking,
+    Text,
+    read_jsonl,
+    write_atomically,
+)
+from rlhf_jax.data.tokenizer import load_tokenizer
+from rlhf_jax.errors import UserError, require
+
+FILES = {
+    "text": (Text, ("train", "valid")),
+    "demonstrations": (Demonstration, ("train", "valid")),
+    "rankings": (Ranking, ("train", "valid")),
+    "prompts": (Prompt, ("ppo", "test")),
+}
+TOKENIZERS = ("tokenizer.json", "tokenizer.model")
+
+
+def find_folder(path: str | None) -> Path:
+    """The folder `path`, else the one that RLHF_JAX_DATA names.
+
+    Raises UserError where it, or one of its files, is absent: all that are missing by name.
+    """
+    named = path if path is not None else os.environ.get("RLHF_JAX_DATA")
+    if not named:
+        raise UserError("data: no folder named; set data.path or RLHF_JAX_DATA")
+    folder = Path(named)
+    if not folder.is_dir():
+        raise UserError(f"data: {folder} is no folder")
+    needed = [f"{name}.{split}.jsonl" for name, (_, splits) in FILES.items() for split in splits]
+    missing = [name for name in needed if not (folder / name).is_file()]
+    if not any((folder / name).is_file() for name in TOKENIZERS):
+        missing.append(" or ".join(TOKENIZERS))
+    if missing:
+        raise UserError(f"data: {folder} lacks {', '.join(missing)}")
+    return folder
+
+
+def read_folder(
+    path: str | None, demonstrations: int | None = None, rankings: int | None = None
+) -> tuple[dict[str, dict[str, Sequence]], dict]:
+    """Records by data set and split, and {"heldout": {"folder": held-out rankings}}.
+
+    Raises UserError where a file is missing, empty or malformed (file, line and field named), or
+    has another number of records to train on than was said.
+    """
+    folder = find_folder(path)
+    splits = {
+        name: {split: read_jsonl(folder / f"{name}.{split}.jsonl", kind) for split in parts}
+        for name, (kind, parts) in FILES.items()
+    }
+    for name, parts in splits.items():
+        for split, records in parts.items():
+            if not records:
+                raise UserError(f"{folder / f'{name}.{split}.jsonl'}: expected records, got none")
+    said = {"demonstrations": demonstrations, "rankings": rankings}
+    for name, count in said.items():
+        found = len(splits[name]["train"])
+        if count is not None and count != found:
+            file = folder / f"{name}.train.jsonl"
+            raise UserError(f"{file}: expected {count} records (data.{name}), got {found}")
+    return splits, {"heldout": {"folder": len(splits["rankings"]["valid"])}}
+
+
+def copy_tokenizer(path: str | None, directory: Path, vocab_size: int) -> None:
+    """Puts the folder's tokenizer into `directory`.
+
+    Raises ConfigError where it has another number of tokens than the model.
+    """
+    folder = find_folder(path)
+    file = next(folder / name for name in TOKENIZERS if (folder / name).is_file())
+    tokens = load_tokenizer(file).vocab_size
+    require(tokens == vocab_size, "model.vocab_size", vocab_size, f"that of {file}, {tokens}")
+    write_atomically(directory / file.name, file.read_bytes())
