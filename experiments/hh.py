@@ -43,6 +43,7 @@ nats a token: base 5.00, SFT 6.22, PPO 6.29, PPO-ptx 5.58.
 from rlhf_jax.experiment import EvaluationConfig, Experiment, HumanData
 from rlhf_jax.models.config import TransformerConfig
 from rlhf_jax.objectives.kl import FixedController
+from rlhf_jax.stages.dpo import DPO, DPOConfig
 from rlhf_jax.stages.ppo import PPOConfig
 from rlhf_jax.stages.reward_model import RewardConfig
 from rlhf_jax.stages.supervised import SupervisedConfig
@@ -96,6 +97,16 @@ config = Experiment(
     ),
     ppo=ppo(),
     ppo_ptx=ppo(ptx_coefficient=1.0),
+    dpo=DPOConfig(
+        OptimizerConfig(learning_rate=2e-4, schedule="cosine", warmup_steps=5),
+        objective=DPO(beta=0.1),
+        epochs=1,
+        batch_size=6,
+        outputs=10,
+        packed=True,
+        length=256,
+        micro_batches=2,
+    ),
     evaluation=EvaluationConfig(batch_size=64),
     loop=LoopConfig(checkpoint_every=50, log_every=10),
 )

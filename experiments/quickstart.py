@@ -21,6 +21,7 @@ SFT learns to imitate and the rankings tell apart.
 from rlhf_jax.experiment import EvaluationConfig, Experiment, WorldData
 from rlhf_jax.models.config import TransformerConfig
 from rlhf_jax.objectives.kl import FixedController
+from rlhf_jax.stages.dpo import DPO, DPOConfig
 from rlhf_jax.stages.ppo import PPOConfig
 from rlhf_jax.stages.reward_model import RewardConfig
 from rlhf_jax.stages.supervised import SupervisedConfig
@@ -77,6 +78,16 @@ config = Experiment(
     ),
     ppo=ppo(),
     ppo_ptx=ppo(ptx_coefficient=1.0),
+    dpo=DPOConfig(
+        OptimizerConfig(learning_rate=5e-4, schedule="cosine", warmup_steps=5),
+        objective=DPO(beta=0.1),
+        epochs=1,
+        batch_size=8,
+        outputs=18,
+        packed=True,
+        length=48,
+        micro_batches=1,
+    ),
     evaluation=EvaluationConfig(batch_size=200),
     loop=LoopConfig(checkpoint_every=200, log_every=1),
 )

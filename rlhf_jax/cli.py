@@ -1,6 +1,7 @@
 """rlhf-jax COMMAND EXPERIMENT [--field value ...]"""
 
 import dataclasses
+import os
 import sys
 from pathlib import Path
 from typing import Annotated, Literal
@@ -13,26 +14,29 @@ from rlhf_jax.parallel.host import keep_pages
 USAGE = """rlhf-jax COMMAND EXPERIMENT.py [--field value ...]
 
 commands
-  run        all stages, then the report
+  run        all stages but dpo, then the report
   pretrain   the base model, from plain text
   sft        supervised fine-tuning on demonstrations
   reward     the reward model, from rankings
   ppo        PPO against the reward model
   ppo_ptx    the same with the pretraining term
+  dpo        direct preference optimisation on the reward model's rankings
   generate   read prompts from standard input, one a line; --stage names the model,
              \\n in a line stands for a line break
   doctor RUN a run's directory: what is in it, what is damaged, what a resume would do;
              exit code 1 where something is damaged
   replay BATCH
              one step again, on a batch saved when numbers were not finite
+  plan       every program compiled for TPUs that need not be here, --topology v5p:4x4x4:
+             memory, FLOPs, what chips send each other; exit code 1 where it does not fit
   estimators every gradient estimator measured against the exact gradient; no experiment file
 
 A command first runs the stages that it builds on, where they are not finished; run again,
 it goes on where it was. Any field of the experiment can be given, as in
   rlhf-jax ppo experiments/quickstart.py --ppo.iterations 10 --out runs/short
 rlhf-jax COMMAND EXPERIMENT.py --help lists them all."""
-STAGES = ("pretrain", "sft", "reward", "ppo", "ppo_ptx")
-COMMANDS = ("run", *STAGES, "generate", "doctor", "replay", "estimators")
+STAGES = ("pretrain", "sft", "reward", "ppo", "ppo_ptx", "dpo")
+COMMANDS = ("run", *STAGES, "generate", "doctor", "replay", "plan", "estimators")
 
 
 def main() -> None:
@@ -61,6 +65,8 @@ def command(arguments: list[str]) -> int:
     if len(arguments) < 2 or arguments[1].startswith("-"):
         raise UserError(f"rlhf-jax {arguments[0]} wants an experiment file, as in "
                         f"rlhf-jax {arguments[0]} experiments/quickstart.py")  # fmt: skip
+    if arguments[0] == "plan":
+        return plan(arguments[1:])
     # Not before: these start jax.
     from rlhf_jax import judge
     from rlhf_jax.experiment import Experiment, load_experiment
@@ -73,7 +79,7 @@ def command(arguments: list[str]) -> int:
         stop_after_steps: int | None = None  # ends the stage early, with a checkpoint
         insist: bool = False  # goes on in a directory that another config made
         # generate: the stage whose model speaks
-        stage: Literal["pretrain", "sft", "ppo", "ppo_ptx"] = "ppo_ptx"
+        stage: Literal["pretrain", "sft", "ppo", "ppo_ptx", "dpo"] = "ppo_ptx"
 
     call = tyro.cli(
         Call,
@@ -96,6 +102,27 @@ def command(arguments: list[str]) -> int:
     except Preempted as signal:
         print(f"{signal}: no step was running; the same command goes on where it was")
     return 0
+
+
+def plan(arguments: list[str]) -> int:
+    """Compiles for a topology; runs and allocates nothing."""
+    os.environ.setdefault("JAX_PLATFORMS", "cpu")  # whatever accelerator is here stays free
+    from rlhf_jax.experiment import Experiment, load_experiment
+    from rlhf_jax.plan.command import PlanOptions, plan_command
+
+    @dataclasses.dataclass(frozen=True)
+    class Call:
+        config: Annotated[Experiment, tyro.conf.arg(name="")]
+        options: Annotated[PlanOptions, tyro.conf.arg(name="")]
+
+    call = tyro.cli(
+        Call,
+        prog=f"rlhf-jax plan {arguments[0]}",
+        default=Call(load_experiment(arguments[0]), PlanOptions("v5p:4x4x4")),
+        args=arguments[1:],
+        config=(tyro.conf.AvoidSubcommands,),
+    )
+    return plan_command(call.config, call.options)
 
 
 def inspect(arguments: list[str]) -> int:

@@ -5,7 +5,7 @@ import json
 from collections.abc import Sequence
 from pathlib import Path
 
-from rlhf_jax.data import human
+from rlhf_jax.data import folder, human
 from rlhf_jax.data.builder import RecordSource, read_dataset, write_dataset
 from rlhf_jax.data.records import (
     Demonstration,
@@ -16,7 +16,7 @@ from rlhf_jax.data.records import (
     write_atomically,
 )
 from rlhf_jax.data.tokenizer import Tokenizer, load_tokenizer, train_sentencepiece
-from rlhf_jax.experiment import HumanData, WorldData
+from rlhf_jax.experiment import FolderData, HumanData, WorldData
 from rlhf_jax.training.fingerprint import check_fingerprint
 from rlhf_jax.training.lock import lock
 from rlhf_jax.worlds.instruction import InstructionWorld
@@ -38,15 +38,18 @@ class Corpora:
 
     @property
     def tokenizer(self) -> Tokenizer:
-        return load_tokenizer(self.directory / "tokenizer.model")
+        names = [self.directory / f"tokenizer{suffix}" for suffix in (".json", ".model")]
+        return load_tokenizer(next((name for name in names if name.is_file()), names[-1]))
 
     @property
     def counts(self) -> dict:
         return json.loads((self.directory / "counts.json").read_text(encoding="utf-8"))
 
 
-def prepare(data: WorldData | HumanData, directory: Path, vocab_size: int, seed: int) -> Corpora:
-    """Writes the data sets and trains the tokenizer; what is there already stays.
+def prepare(
+    data: WorldData | HumanData | FolderData, directory: Path, vocab_size: int, seed: int
+) -> Corpora:
+    """Writes the data sets and trains or copies the tokenizer; what is there already stays.
 
     counts.json, written last, says how many records each split holds and what was left out.
     Raises UserError where the directory was made with another config.
@@ -56,15 +59,20 @@ def prepare(data: WorldData | HumanData, directory: Path, vocab_size: int, seed:
     if (directory / "counts.json").is_file():
         return corpora
     with lock(directory):
-        splits, counts = (
-            world_splits(data) if isinstance(data, WorldData) else human_splits(data, seed)
-        )
+        if isinstance(data, WorldData):
+            splits, counts = world_splits(data)
+        elif isinstance(data, HumanData):
+            splits, counts = human_splits(data, seed)
+        else:
+            splits, counts = folder.read_folder(data.path, data.demonstrations, data.rankings)
+            folder.copy_tokenizer(data.path, directory, vocab_size)
         for name, parts in splits.items():
             corpora.write(name, parts)
             counts[name] = {split: len(records) for split, records in parts.items()}
-        texts = [record.text for record in splits["text"]["train"]]
-        texts += [d.prompt + d.response for d in splits["demonstrations"]["train"]]
-        train_sentencepiece(texts, vocab_size, directory / "tokenizer.model", seed)
+        if not isinstance(data, FolderData):
+            texts = [record.text for record in splits["text"]["train"]]
+            texts += [d.prompt + d.response for d in splits["demonstrations"]["train"]]
+            train_sentencepiece(texts, vocab_size, directory / "tokenizer.model", seed)
         content = json.dumps(counts, indent=1).encode()
         write_atomically(directory / "counts.json", content)
     return corpora
@@ -88,10 +96,10 @@ def human_splits(data: HumanData, seed: int) -> tuple[Splits, dict]:
     Held-out rankings come source by source; counts["heldout"] says how many each source has.
     Demonstrations are the replies that stand alone at the top of a ranking.
     """
-    folder = human.find_human_data(data.path)
-    hh, hh_counts = human.read_hh(folder / "hh-rlhf/harmless-base/test.jsonl.gz")
-    trees, _, tree_counts = human.read_openassistant(folder / "oasst-en100/en_100_tree.jsonl")
-    pandalm, pandalm_counts = human.read_pandalm(folder / "pandalm/testset-v1.json")
+    files = human.find_human_data(data.path)
+    hh, hh_counts = human.read_hh(files / "hh-rlhf/harmless-base/test.jsonl.gz")
+    trees, _, tree_counts = human.read_openassistant(files / "oasst-en100/en_100_tree.jsonl")
+    pandalm, pandalm_counts = human.read_pandalm(files / "pandalm/testset-v1.json")
     counts = {"hh": hh_counts, "openassistant": tree_counts, "pandalm": pandalm_counts}
     train, valid, counts["heldout"] = [], [], {}
     for source, rankings in (("hh", hh), ("openassistant", trees), ("pandalm", pandalm)):
@@ -109,9 +117,9 @@ def human_splits(data: HumanData, seed: int) -> tuple[Splits, dict]:
     prompts, counts["prompts_with_a_repeated_beginning"] = deduplicate_by_prefix(
         [ranking.prompt for ranking in train], data.dedupe_characters
     )
-    wikitext = human.read_text(folder / "wikitext-2/valid.txt")
-    shakespeare = human.read_text(folder / "tinyshakespeare/input.txt")
-    articles = human.read_text(folder / "wikitext-2/test.txt")[: data.heldout_articles]
+    wikitext = human.read_text(files / "wikitext-2/valid.txt")
+    shakespeare = human.read_text(files / "tinyshakespeare/input.txt")
+    articles = human.read_text(files / "wikitext-2/test.txt")[: data.heldout_articles]
     splits = {
         "text": {
             "train": [Text(t) for t in wikitext + shakespeare],

@@ -7,6 +7,7 @@ from pathlib import Path
 from rlhf_jax.errors import UserError, require
 from rlhf_jax.generation.sampling import SamplingConfig
 from rlhf_jax.models.config import TransformerConfig, different_fields
+from rlhf_jax.stages.dpo import DPOConfig
 from rlhf_jax.stages.ppo import PPOConfig
 from rlhf_jax.stages.reward_model import RewardConfig
 from rlhf_jax.stages.supervised import SupervisedConfig
@@ -52,6 +53,24 @@ class HumanData:
 
 
 @dataclasses.dataclass(frozen=True)
+class FolderData:
+    """Your own records: JSONL files of a folder (rlhf_jax/data/folder.py) and their tokenizer.
+
+    How many demonstrations and rankings there are to train on may be said: reading then insists on
+    it, and `rlhf-jax plan` counts the whole run without the files.
+    """
+
+    path: str | None = None  # None: the folder that RLHF_JAX_DATA names
+    demonstrations: int | None = None
+    rankings: int | None = None
+
+    def __post_init__(self):
+        for field in ("demonstrations", "rankings"):
+            value = getattr(self, field)
+            require(value is None or value > 0, field, value, "positive, or None")
+
+
+@dataclasses.dataclass(frozen=True)
 class EvaluationConfig:
     """How policies are sampled and compared."""
 
@@ -64,19 +83,20 @@ class EvaluationConfig:
 
 @dataclasses.dataclass(frozen=True)
 class Experiment:
-    """The whole of InstructGPT: pretraining, SFT, reward model, PPO and PPO-ptx.
+    """The whole of InstructGPT: pretraining, SFT, reward model, PPO and PPO-ptx; DPO beside it.
 
     Raises ConfigError where stages do not fit each other or the model.
     """
 
     name: str
-    data: WorldData | HumanData
+    data: WorldData | HumanData | FolderData
     model: TransformerConfig
     pretrain: SupervisedConfig
     sft: SupervisedConfig
     reward: RewardConfig
     ppo: PPOConfig
     ppo_ptx: PPOConfig
+    dpo: DPOConfig | None = None  # on the reward model's rankings; None: no such stage
     # The shape of reward model and value function, None: the policy's; and the directory of the run
     # whose finished reward model serves here, None: this run trains its own from its SFT model.
     reward_model: TransformerConfig | None = None
@@ -88,9 +108,11 @@ class Experiment:
 
     def __post_init__(self):
         require(0 <= self.seed < 2**28, "seed", self.seed, "in [0, 2**28)")
-        for stage in ("pretrain", "sft"):
-            length, context = getattr(self, stage).length, self.model.context
-            require(length <= context, f"{stage}.length", length, f"<= model.context = {context}")
+        context = self.model.context
+        for stage in ("pretrain", "sft", "dpo"):
+            if (config := getattr(self, stage)) is not None:
+                allowed = f"<= model.context = {context}"
+                require(config.length <= context, f"{stage}.length", config.length, allowed)
         scorer, length = self.scorer, self.reward.length
         allowed = f"<= context of the reward model = {scorer.context}"
         require(length <= scorer.context, "reward.length", length, allowed)
@@ -113,9 +135,10 @@ class Experiment:
         )
         if isinstance(self.data, WorldData):
             most = self.data.outputs[1]
-            require(
-                self.reward.outputs >= most, "reward.outputs", self.reward.outputs, f">= {most}"
-            )
+            for stage in ("reward", "dpo"):
+                if (config := getattr(self, stage)) is not None:
+                    name, outputs = f"{stage}.outputs", config.outputs
+                    require(outputs >= most, name, outputs, f">= {most}")
 
     def _check_reward_model(self):
         require(
@@ -135,6 +158,16 @@ class Experiment:
     def scorer(self) -> TransformerConfig:
         """The shape of reward model and value function."""
         return self.model if self.reward_model is None else self.reward_model
+
+    def examples(self, kind: str) -> int | None:
+        """How many "demonstrations" or "rankings" there are to train on, if the config tells."""
+        if isinstance(self.data, FolderData):
+            return {"demonstrations": self.data.demonstrations, "rankings": self.data.rankings}[
+                kind
+            ]
+        if isinstance(self.data, WorldData) and kind == "demonstrations":
+            return self.data.world.sft
+        return None
 
     @property
     def directory(self) -> Path:

@@ -15,10 +15,11 @@ from rlhf_jax.evaluation.policies import score_responses
 from rlhf_jax.evaluation.statistics import bootstrap_mean, win_rate
 from rlhf_jax.experiment import WorldData
 from rlhf_jax.generation.sampling import SamplingConfig
-from rlhf_jax.run import STAGES, Run
+from rlhf_jax.run import PIPELINE, STAGES, Run
 from rlhf_jax.stages import reward_model
 from rlhf_jax.stages.supervised import mean_loss
 from rlhf_jax.training.metrics import SPEED, read_metrics
+from rlhf_jax.training.model_files import has_model
 from rlhf_jax.worlds.instruction import InstructionWorld
 
 STAGE_OF = {"base": "pretrain", "prompted": "pretrain", "sft": "sft", "ppo": "ppo",
@@ -26,11 +27,17 @@ STAGE_OF = {"base": "pretrain", "prompted": "pretrain", "sft": "sft", "ppo": "pp
 FLAGS = ("followed", "hallucinated", "harmful")
 
 
+def policies_of(run: Run) -> dict[str, str]:
+    """{name in the report: stage}; DPO's where it has been trained."""
+    dpo = has_model(run.stage_directory("dpo") / "model")
+    return STAGE_OF | ({"dpo": "dpo"} if dpo else {})
+
+
 def judge(run: Run) -> dict:
     """Runs what is left of the stages, then writes and prints the report."""
     if isinstance(run.config.data, WorldData):
         check_room(run)
-    for stage in STAGES:
+    for stage in PIPELINE:
         run.finish(stage)
     if isinstance(run.config.data, WorldData):
         return judge_world(run)
@@ -61,7 +68,7 @@ def judge_world(run: Run) -> dict:
     few_shot = world.few_shot(run.config.data.few_shot)
     sampling = run.config.evaluation.sampling
     reference, results = run.model("sft"), []
-    for name, stage in STAGE_OF.items():
+    for name, stage in policies_of(run).items():
         params = reference if stage == "sft" else run.model(stage)
         prefix = few_shot if name == "prompted" else ""
         responses = run.sample(params, [prefix + prompt for prompt in prompts], sampling)
@@ -101,7 +108,7 @@ def judge_human(run: Run) -> dict:
     reference, reward = run.model("sft"), run.model("reward")
     policies: dict[str, Any] = {}
     scores: dict[str, np.ndarray] = {}
-    for name, stage in STAGE_OF.items():
+    for name, stage in policies_of(run).items():
         if name == "prompted":
             continue
         params = reference if stage == "sft" else run.model(stage)
@@ -212,7 +219,7 @@ def seconds(run: Run) -> dict[str, float]:
     spent = {
         stage: round(read_metrics(run.stage_directory(stage), SPEED)[-1]["seconds"], 1)
         for stage in STAGES
-        if stage != "reward" or run.config.reward_from is None
+        if has_model(run.stage_directory(stage) / "model")
     }
     labelers = run.stage_directory("feedback") / "labelers.json"
     if labelers.is_file():

@@ -13,6 +13,7 @@ from pathlib import Path
 from typing import Any
 
 import jax
+import jax.numpy as jnp
 
 from rlhf_jax import corpora
 from rlhf_jax.data import pipeline
@@ -26,7 +27,7 @@ from rlhf_jax.generation.sampling import SamplingConfig
 from rlhf_jax.models import score, transformer
 from rlhf_jax.models.config import TransformerConfig, different_fields
 from rlhf_jax.parallel.mesh import make_mesh, replicate, shard_batch
-from rlhf_jax.stages import ppo, reward_model, supervised
+from rlhf_jax.stages import dpo, ppo, reward_model, supervised
 from rlhf_jax.training import loop
 from rlhf_jax.training.fingerprint import check_fingerprint, fingerprint_of
 from rlhf_jax.training.lock import lock
@@ -34,7 +35,10 @@ from rlhf_jax.training.model_files import has_model, load_model, save_model
 from rlhf_jax.training.signals import SIGNALS
 from rlhf_jax.worlds.instruction import InstructionWorld
 
-STAGES = ("pretrain", "sft", "reward", "ppo", "ppo_ptx")
+PIPELINE = ("pretrain", "sft", "reward", "ppo", "ppo_ptx")  # InstructGPT's
+STAGES = (*PIPELINE, "dpo")
+BUILDS_ON = {"pretrain": (), "sft": PIPELINE[:1], "reward": PIPELINE[:2], "ppo": PIPELINE[:3],
+             "ppo_ptx": PIPELINE[:3], "dpo": PIPELINE[:2]}  # fmt: skip
 EXPERIMENT = "experiment.json"  # in a stage's directory: the whole config that it was trained with
 SHARED = ("seed", "data", "model")  # config fields that every stage depends on
 
@@ -106,6 +110,8 @@ class Run:
         Raises Stopped where stop_after_steps comes before the end.
         """
         require(stage in STAGES, "stage", stage, f"one of {STAGES}")
+        if stage == "dpo" and self.config.dpo is None:
+            raise UserError(f"dpo: the experiment {self.config.name!r} has no such stage")
         directory = self.stage_directory(stage)
         if stage == "reward" and self.config.reward_from is not None:
             self._reward_model()
@@ -125,7 +131,7 @@ class Run:
         print(f"{stage}: done, {time.monotonic() - started:.0f} s", flush=True)
 
     def _fingerprint(self, stage: str) -> dict:
-        fields = SHARED + STAGES[: STAGES.index("ppo" if stage == "ppo_ptx" else stage)]
+        fields = SHARED + BUILDS_ON[stage]
         found = {name: fingerprint_of(getattr(self.config, name)) for name in (*fields, stage)}
         if stage in ("ppo", "ppo_ptx"):
             for name in ("reward_model", "reward_from"):  # a run without them has no such lines
@@ -163,8 +169,13 @@ class Run:
                           "--stop-after-steps goes on")  # fmt: skip
         return state
 
-    def _train_one_model(self, stage, loss, params, batches, tokens_per_step, show) -> Any:
-        """Trains one network by gradient steps on batches: all stages but PPO."""
+    def _train_one_model(
+        self, stage, loss, params, batches, tokens_per_step, show, prepare=lambda batch: batch
+    ) -> Any:
+        """Trains one network by gradient steps on batches: all stages but PPO.
+
+        prepare: adds to a batch, on the devices, what the loss reads beside it.
+        """
         config = getattr(self.config, stage)
         if batches.dropped:
             total = batches.dropped + batches.examples
@@ -175,7 +186,7 @@ class Run:
         task = loop.Task(
             name=stage,
             state=replicate(state, self.mesh),
-            step=lambda state, batch: update(state, shard_batch(batch, self.mesh)),
+            step=lambda state, batch: update(state, prepare(shard_batch(batch, self.mesh))),
             batches=batches,
             total_steps=steps,
             tokens_per_step=tokens_per_step,
@@ -282,18 +293,21 @@ class Run:
         marker.parent.mkdir(parents=True, exist_ok=True)
         write_atomically(marker, json.dumps(about).encode())
 
-    def _reward(self) -> Any:
-        config, model = self.config.reward, self.config.scorer
-        policy = self.model("sft")
-        batches = pipeline.ranking_batches(
+    def _ranking_batches(self, config: reward_model.RewardConfig | dpo.DPOConfig, purpose: int):
+        return pipeline.ranking_batches(
             self.rankings("train"),
             self.tokenizer,
             batch_size=config.batch_size,
             length=config.length,
             outputs=config.outputs,
-            seed=self.data_seed(4),
+            seed=self.data_seed(purpose),
             packed=config.packed,
         )
+
+    def _reward(self) -> Any:
+        config, model = self.config.reward, self.config.scorer
+        policy = self.model("sft")
+        batches = self._ranking_batches(config, 4)
         params = score.with_score_head(policy, self.key("reward head"))
         tokens = config.batch_size * config.outputs * config.length
         loss = reward_model.reward_loss(model)
@@ -317,6 +331,22 @@ class Run:
                 f"reward: {demonstrations.dropped} demonstrations are longer than {config.length}"
             )
         return reward_model.normalise(self.config.scorer, params, demonstrations, config.normalise)
+
+    def _dpo(self) -> Any:
+        config, model = self.config.dpo, self.config.model
+        policy = self.model("sft")
+        batches = self._ranking_batches(config, 7)
+        reference = replicate(jax.tree.map(jnp.copy, policy), self.mesh)  # the update donates
+        refer = dpo.make_reference(model, config.micro_batches)
+        return self._train_one_model(
+            "dpo",
+            dpo.preference_loss(config.objective, model),
+            policy,
+            batches,
+            config.batch_size * config.outputs * config.length,
+            ("loss", "accuracy", "margin"),
+            prepare=lambda batch: refer(reference, batch),
+        )
 
     def _ppo(self) -> Any:
         return self._run_ppo("ppo")

@@ -17,6 +17,7 @@ from rlhf_jax.evaluation import report
 from rlhf_jax.experiment import EvaluationConfig, Experiment, WorldData
 from rlhf_jax.models.config import TransformerConfig
 from rlhf_jax.objectives.kl import AdaptiveController
+from rlhf_jax.stages.dpo import DPOConfig
 from rlhf_jax.stages.ppo import PPOConfig
 from rlhf_jax.stages.reward_model import RewardConfig
 from rlhf_jax.stages.supervised import SupervisedConfig
@@ -52,6 +53,7 @@ config = Experiment(
     reward=RewardConfig(RATE, batch_size=6, outputs=3, length=80),
     ppo=ppo(),
     ppo_ptx=ppo(ptx_coefficient=1.0),
+    dpo=DPOConfig(RATE, batch_size=6, outputs=3, length=80),
     evaluation=EvaluationConfig(batch_size=10),
     loop=loop.LoopConfig(checkpoint_every=2, log_every=1),
 )

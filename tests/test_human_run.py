@@ -28,7 +28,8 @@ def report(human_data, tmp_path_factory):
         data=HumanData(path=str(human_data), heldout_articles=1),
         model=TransformerConfig(vocab_size=600, layers=1, width=8, heads=1, context=64),
         **{
-            s: dataclasses.replace(getattr(full, s), **short) for s in ("pretrain", "sft", "reward")
+            s: dataclasses.replace(getattr(full, s), **short)
+            for s in ("pretrain", "sft", "reward", "dpo")
         },
         **{s: dataclasses.replace(getattr(full, s), **ppo) for s in ("ppo", "ppo_ptx")},
         out=str(tmp_path_factory.mktemp("run")),

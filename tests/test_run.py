@@ -10,7 +10,7 @@ from pathlib import Path
 import pytest
 
 from rlhf_jax import cli
-from rlhf_jax.run import STAGES, Run
+from rlhf_jax.run import PIPELINE, Run
 
 ROOT = Path(__file__).resolve().parents[1]
 EXPERIMENT = str(ROOT / "tests" / "small_run.py")
@@ -61,7 +61,7 @@ def test_the_report_has_its_schema(runs):
         assert 0 <= score["low"] <= score["mean"] <= score["high"] <= 1
         assert 0 < policy["pretraining_loss"] < 7
     assert report["policies"]["sft"]["kl"] == 0 < report["policies"]["ppo"]["kl"]
-    assert set(STAGES) <= report["seconds"].keys()
+    assert set(PIPELINE) <= report["seconds"].keys()
     assert report["seed"] == 0 and all(isinstance(line, str) for line in report["findings"])
     for name in ("report.png", "report.html"):
         assert (runs[0] / "whole" / name).stat().st_size > 1000
@@ -72,7 +72,7 @@ def test_stops_and_kills_change_no_figure(runs):
     for report in (whole, killed):
         del report["seconds"]
     assert killed == whole
-    for stage in STAGES:
+    for stage in PIPELINE:
         ours, theirs = (
             (runs[0] / name / stage / "metrics.jsonl").read_bytes() for name in ("killed", "whole")
         )

@@ -33,21 +33,24 @@ PARAMETERS = {
     "gate_bias": (2, P(None, "tensor")),
     "down": (3, P(None, "tensor", "fsdp")),
 }
-# What a model computes, by the names of models/placement.py.
+TIME = P(None, ROWS)  # of a batch with fewer rows than chips to cut them over
+BATCHES = (P(ROWS), TIME)
+# What a model computes, by the names of models/placement.py: the first that divides. Between two
+# products the residual stream is cut along time over "tensor" too (Korthikanti et al. 2022).
 COMPUTED = {
-    "residual": P(ROWS),
-    "attended": P(ROWS, None, "tensor"),
-    "cache": P(ROWS, "tensor"),
-    "btd,dkgh->btkgh": P(None, "tensor"),
-    "btd,dkgh->btkgh gradient": P("fsdp", "tensor"),
-    "bte,ed->btd": P("tensor"),
-    "bte,ed->btd gradient": P("tensor", "fsdp"),
-    "btd,df->btf": P(None, "tensor"),
-    "btd,df->btf gradient": P("fsdp", "tensor"),
-    "btf,fd->btd": P("tensor"),
-    "btf,fd->btd gradient": P("tensor", "fsdp"),
-    "btd,vd->btv": P(),
-    "btd,vd->btv gradient": P(None, EVERY),
+    "residual": (P(ROWS, "tensor"), P(ROWS), P(None, (*ROWS, "tensor")), TIME),
+    "attended": (P(ROWS, None, "tensor"), P(None, ROWS, "tensor")),
+    "cache": (P(ROWS, "tensor"), P(None, "tensor")),
+    "btd,dkgh->btkgh": (P(None, "tensor"),),
+    "btd,dkgh->btkgh gradient": (P("fsdp", "tensor"),),
+    "bte,ed->btd": (P("tensor"),),
+    "bte,ed->btd gradient": (P("tensor", "fsdp"),),
+    "btd,df->btf": (P(None, "tensor"),),
+    "btd,df->btf gradient": (P("fsdp", "tensor"),),
+    "btf,fd->btd": (P("tensor"),),
+    "btf,fd->btd gradient": (P("tensor", "fsdp"),),
+    "btd,vd->btv": (P(),),
+    "btd,vd->btv gradient": (P(None, EVERY),),
 }
 
 
@@ -86,25 +89,30 @@ class Layout:
         last = path[-1] if path else None
         name = last.key if isinstance(last, jax.tree_util.DictKey) else ""
         axes, spec = PARAMETERS.get(name, (0, P()))
-        if axes != len(x.shape) or x.dtype == jnp.int32:
-            rows = name not in ("scale", "bias") and not name.endswith("_bias")
-            spec = P(ROWS) if rows and len(x.shape) > 1 else P()
-        spec = spec if self._divides(spec, x.shape) else P()
+        if axes == len(x.shape) and x.dtype != jnp.int32:
+            specs = (spec,)
+        elif len(x.shape) > 1 and name != "scale" and not name.endswith("bias"):
+            specs = BATCHES
+        else:
+            specs = ()
+        spec = self._first(specs, x.shape) or P()
         return jax.ShapeDtypeStruct(x.shape, x.dtype, sharding=NamedSharding(self.mesh, spec))
 
+    def _first(self, specs, shape):
+        return next((spec for spec in specs if self._divides(spec, shape)), None)
+
     def _divides(self, spec, shape) -> bool:
-        sizes = [
-            math.prod(self.mesh.shape[axis] for axis in (cut if isinstance(cut, tuple) else (cut,)))
-            if cut
-            else 1
-            for cut in spec
-        ]
-        return all(side % size == 0 for side, size in zip(shape, sizes, strict=False))
+        def parts(cut) -> int:
+            axes = cut if isinstance(cut, tuple) else (cut,) if cut else ()
+            return math.prod(self.mesh.shape[axis] for axis in axes)
+
+        pairs = zip(shape, spec, strict=False)
+        return len(spec) <= len(shape) and all(side % parts(cut) == 0 for side, cut in pairs)
 
     def place(self, x: jax.Array, name: str) -> jax.Array:
         """The rule that models/placement.py asks; what does not divide is left to the compiler."""
-        spec = COMPUTED[name]
-        if not self._divides(spec, x.shape):
+        spec = self._first(COMPUTED[name], x.shape)
+        if spec is None:
             return x
         return jax.lax.with_sharding_constraint(x, NamedSharding(self.mesh, spec))
 

@@ -11,11 +11,12 @@ from rlhf_jax.errors import UserError
 class Chip:
     """One chip, after Google's page of it: https://cloud.google.com/tpu/docs/<name>.
 
-    hbm          GiB; what programs may use is a little less, and the compiler holds them to it
+    hbm          GiB that programs may use, as libtpu 0.0.42 says: a little less than is built in
+                 (v4 32, v5e 16, v5p 96, v6e 32)
     peak         bfloat16 FLOP/s
     clock        Hz, at which cycles count: peak / (2 x multipliers of the chip's matrix units)
     links        bytes/s that a chip sends to its neighbours, half of the bidirectional figure
-    largest      chips of a pod
+    largest      chips of a slice
     """
 
     name: str
@@ -30,10 +31,10 @@ class Chip:
 CHIPS = {
     chip.name: chip
     for chip in (
-        Chip("v4", 32, 275e12, 1.05e9, 300e9, 4096, "2x2x1"),
-        Chip("v5e", 16, 197e12, 1.5e9, 200e9, 256, "2x2"),
-        Chip("v5p", 95, 459e12, 1.75e9, 600e9, 8960, "2x2x1"),
-        Chip("v6e", 32, 918e12, 1.75e9, 400e9, 256, "2x2"),
+        Chip("v4", 30.75, 275e12, 1.05e9, 300e9, 4096, "2x2x1"),
+        Chip("v5e", 15.75, 197e12, 1.5e9, 200e9, 256, "2x2"),
+        Chip("v5p", 95.74, 459e12, 1.75e9, 600e9, 8960, "2x2x1"),
+        Chip("v6e", 31.25, 918e12, 1.75e9, 400e9, 256, "2x2"),
     )
 }
 

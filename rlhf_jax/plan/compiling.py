@@ -1,9 +1,10 @@
 """Programs compiled for a topology, and what the compiler says of them."""
 
+import contextlib
 import dataclasses
 import os
 import re
-import tempfile
+import sys
 import time
 from collections.abc import Callable
 from typing import Any
@@ -14,10 +15,10 @@ import numpy as np
 from rlhf_jax.errors import UserError
 from rlhf_jax.models.matmul import compiling_for
 from rlhf_jax.models.placement import placing
+from rlhf_jax.parallel.layout import Layout
 from rlhf_jax.plan import hlo
 from rlhf_jax.plan.chips import Topology
 from rlhf_jax.plan.flops import count_flops
-from rlhf_jax.plan.layout import Layout
 from rlhf_jax.plan.programs import Program
 
 GIB = 2**30
@@ -64,11 +65,7 @@ def topology_devices(topology: Topology) -> list:
     Raises UserError where libtpu is not installed or knows no such topology.
     """
     os.environ.setdefault("TPU_SKIP_MDS_QUERY", "1")  # do not ask the network for a TPU
-    os.environ.setdefault(
-        "TPU_LIBRARY_LOCKFILE", os.path.join(tempfile.gettempdir(), "libtpu_plan")
-    )
-    os.environ.setdefault("TPU_LOG_DIR", "disabled")
-    os.environ.setdefault("TPU_MIN_LOG_LEVEL", "3")
+    os.environ.setdefault("ALLOW_MULTIPLE_LIBTPU_LOAD", "1")  # it holds no TPU: no lock on one
     try:
         import libtpu  # noqa: F401
     except ImportError:
@@ -78,10 +75,28 @@ def topology_devices(topology: Topology) -> list:
     from jax.experimental import topologies
 
     try:
-        return list(topologies.get_topology_desc(topology.name, platform="tpu").devices)
+        with _quiet():
+            # Both cores of a v4 chip as one device, as jax runs it; other chips are so anyway.
+            more = {"chip_config_name": "megacore"} if topology.chip.name == "v4" else {}
+            found = topologies.get_topology_desc(topology.name, platform="tpu", **more)
+            return list(found.devices)
     except Exception as error:
         reason = str(error).splitlines()[0]
         raise UserError(f"topology {topology.name!r}: libtpu knows none such: {reason}") from None
+
+
+@contextlib.contextmanager
+def _quiet():
+    """Without libtpu's word on standard error that it finds no TPU."""
+    sys.stderr.flush()
+    kept = os.dup(2)
+    with open(os.devnull, "w") as nowhere:
+        os.dup2(nowhere.fileno(), 2)
+    try:
+        yield
+    finally:
+        os.dup2(kept, 2)
+        os.close(kept)
 
 
 def compile_program(
@@ -164,6 +179,9 @@ def bytes_a_chip(tree: Any) -> float:
 
 
 def _wanted_bytes(message: str) -> float | None:
-    """From "Ran out of memory in memory space hbm. Used 23.71G of 15.75G hbm."."""
-    found = re.search(r"[Uu]sed ([\d.]+)([KMGT]?) of [\d.]+[KMGT]? hbm", message)
+    """What a program wanted, from XLA's words: "Used 23.71G of 15.75G hbm", or "the total memory
+    required for HLO temporaries (298.12G) exceeds available HBM (30.75G)". None: no such error."""
+    size = r"([\d.]+)([KMGT]?)"
+    used = re.search(rf"[Uu]sed {size} of {size} hbm", message)
+    found = used or re.search(rf"required for .*\({size}\) exceeds available HBM", message)
     return float(found[1]) * UNITS[found[2]] if found else None

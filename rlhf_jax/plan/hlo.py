@@ -58,6 +58,7 @@ class Cost:
 class Program:
     computations: dict[str, list[Instruction]]
     entry: str
+    partitions: int = 1
 
     def loops(self) -> list[tuple[Instruction, int | None]]:
         """The loops of the entry computation, with their turns."""
@@ -130,7 +131,7 @@ class Program:
                 mark = channel[1] if channel else (computation, i.name)
                 if mark not in seen:
                     seen.add(mark)
-                    total.collectives[kind] += _sent(kind, i, shapes)
+                    total.collectives[kind] += _sent(kind, i, shapes, self.partitions)
             elif i.opcode == "while":
                 turns = self.turns(i)
                 if turns is None:
@@ -160,7 +161,8 @@ def parse(text: str) -> Program:
             current.append(_instruction(found[2], line[found.end() :], bool(found[1])))
     if entry is None:
         raise ValueError("no ENTRY computation in this HLO text")
-    return Program(computations, entry)
+    told = re.search(r"num_partitions=(\d+)", text[: text.index("\n")])
+    return Program(computations, entry, int(told[1]) if told else 1)
 
 
 def _instruction(name: str, rest: str, root: bool) -> Instruction:
@@ -196,9 +198,12 @@ def bytes_of(shape: str) -> float:
     return total
 
 
-def group_size(attributes: str) -> int:
-    """Chips that take part in a collective, in any of XLA's ways to write groups; 1: none told."""
-    if named := re.search(r"replica_groups=mesh\[([^\]]*)\]\s*\{([^}]*)\}", attributes):
+def group_size(attributes: str, partitions: int) -> int:
+    """Chips that take part in a collective, in any of XLA's ways to write groups.
+
+    Raises ValueError for a way that is not known here.
+    """
+    if named := re.search(r"replica_groups=mesh\[([^\]]*)\][^{]*\{([^}]*)\}", attributes):
         sides = {axis: int(side) for axis, side in re.findall(r"'([^']+)'=(\d+)", named[1])}
         size = 1
         for axis, part in re.findall(r"'([^']+)'(?::\(\d+\)(\d+))?", named[2]):
@@ -208,17 +213,20 @@ def group_size(attributes: str) -> int:
         return int(iota[1].split(",")[-1])
     if listed := re.search(r"replica_groups=\{\{([\d,]*)\}", attributes):
         return listed[1].count(",") + 1
-    return 1
+    if "replica_groups={}" in attributes or "replica_groups=" not in attributes:
+        return partitions
+    raise ValueError(f"groups of chips are written in a way not known here: {attributes[:200]}")
 
 
-def _sent(kind: str, i: Instruction, shapes: dict[str, str]) -> float:
+def _sent(kind: str, i: Instruction, shapes: dict[str, str], partitions: int) -> float:
     """Bytes a chip sends in a ring: a share s of the whole W = n s in each of its n - 1 steps.
 
     all-gather of shares s: (n - 1) s; reduce-scatter of W: (n - 1)/n W; all-reduce of W is both:
     2 (n - 1)/n W; all-to-all of W: (n - 1)/n W; permute of W: W.
     """
-    whole, n = sum(bytes_of(shapes.get(o, "")) for o in i.operands), group_size(i.attributes)
+    whole = sum(bytes_of(shapes.get(o, "")) for o in i.operands)
     if kind in ("collective-permute", "collective-broadcast"):
         return whole
+    n = group_size(i.attributes, partitions)
     factor = {"all-gather": n - 1, "all-reduce": 2 * (n - 1) / n}.get(kind, (n - 1) / n)
     return factor * whole

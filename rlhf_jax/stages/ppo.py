@@ -38,6 +38,7 @@ class PPOConfig:
     minibatches: int = 8
     epochs: int = 1
     micro_batches: int = 1  # of each minibatch
+    ptx_micro_batches: int | None = None  # of a minibatch's pretraining rows; None: micro_batches
     prompt_length: int = 1024
     response_length: int = 1024
     temperature: float = 1.0
@@ -83,6 +84,10 @@ class PPOConfig:
             self.stop_after,
             f"a column of the response, 0 to {self.response_length - 1}",
         )
+        rows = self.batch_size // self.minibatches * self.ptx_ratio
+        pieces = self.text_pieces
+        ok = pieces > 0 and (self.ptx_coefficient == 0 or rows % pieces == 0)
+        require(ok, "ptx_micro_batches", pieces, f"a divisor of a minibatch's {rows} rows of text")
         require(self.ptx_coefficient >= 0, "ptx_coefficient", self.ptx_coefficient, ">= 0")
         require(
             self.value_clip is None or self.value_clip > 0, "value_clip", self.value_clip, "> 0"
@@ -93,6 +98,10 @@ class PPOConfig:
             self.ema_decay,
             "in [0, 1)",
         )
+
+    @property
+    def text_pieces(self) -> int:
+        return self.micro_batches if self.ptx_micro_batches is None else self.ptx_micro_batches
 
     @property
     def optimizer_steps(self) -> int:
@@ -325,8 +334,8 @@ def make_update(
     ptx_loss = likelihood_loss(dataclasses.replace(model, dropout=0.0))
     losses = policy_loss(config, model), value_loss(config, value_model or model)
 
-    def gradients(loss, params, batch, name):
-        grads, metrics = accumulate_gradients(loss, params, batch, config.micro_batches)
+    def gradients(loss, params, batch, name, pieces=config.micro_batches):
+        grads, metrics = accumulate_gradients(loss, params, batch, pieces)
         named = {f"{name}_{key}": metrics.pop(key) for key in ("loss", "grad_norm")}
         return grads, metrics | named
 
@@ -335,7 +344,9 @@ def make_update(
         value_grads, value_metrics = gradients(losses[1], state.value, experience, "value")
         metrics |= value_metrics
         if text is not None:
-            ptx_grads, ptx_metrics = gradients(ptx_loss, state.policy, text, "ptx")
+            ptx_grads, ptx_metrics = gradients(
+                ptx_loss, state.policy, text, "ptx", config.text_pieces
+            )
             grads = jax.tree.map(lambda g, p: g + config.ptx_coefficient * p, grads, ptx_grads)
             metrics |= ptx_metrics
         updates, policy_opt = policy_optimizer.update(grads, state.policy_opt, state.policy)

@@ -1,0 +1,76 @@
+"""FLOPs three ways: the formula, the jaxpr, and XLA where no loop deceives it."""
+
+import dataclasses
+
+import jax
+import jax.numpy as jnp
+import pytest
+
+from rlhf_jax.models import transformer
+from rlhf_jax.models.config import TransformerConfig
+from rlhf_jax.plan.flops import count_flops, forward_flops, matrix_parameters
+from rlhf_jax.plan.programs import KEY, ints, policy_shapes
+
+GPT = TransformerConfig(
+    vocab_size=500, layers=3, width=64, heads=4, context=32, compute_dtype="float32",
+    scan_layers=False,
+)  # fmt: skip
+LLAMA = dataclasses.replace(
+    GPT, kv_heads=2, mlp_width=96, positions="rotary", norm="rms", activation="swiglu",
+    biases=False, tied_embeddings=False,
+)  # fmt: skip
+ROWS, TIME = 4, 32
+
+
+def forward(model):
+    def run(params, tokens, segments):
+        states = transformer.hidden(model, params, tokens, segments)
+        return transformer.logits(model, params, states)
+
+    return run
+
+
+def arguments(model):
+    return policy_shapes(model), ints(ROWS, TIME), ints(ROWS, TIME)
+
+
+@pytest.mark.parametrize("model", [GPT, LLAMA], ids=["gpt", "llama"])
+@pytest.mark.parametrize("scan", [False, True])
+def test_the_formula_is_what_the_jaxpr_multiplies(model, scan):
+    model = dataclasses.replace(model, scan_layers=scan)
+    counted = count_flops(forward(model), *arguments(model))
+    assert counted == forward_flops(model, ROWS, TIME, TIME)
+
+
+def test_parameters_of_the_matrices():
+    params = policy_shapes(LLAMA)["blocks"]
+    sizes = {name: leaf.size for name, leaf in params.items() if hasattr(leaf, "size")}
+    assert matrix_parameters(LLAMA) == sum(sizes[n] for n in ("qkv", "out", "up", "gate", "down"))
+
+
+def test_xla_counts_the_same_and_a_little_where_layers_are_unrolled():
+    compiled = jax.jit(forward(GPT)).lower(*arguments(GPT)).compile()
+    ours = forward_flops(GPT, ROWS, TIME, TIME)
+    assert ours <= compiled.cost_analysis()["flops"] <= 1.1 * ours
+
+
+def test_a_training_step_takes_three_times_as_much_and_recomputation_one_more():
+    def gradient(model):
+        total = lambda *a: forward(model)(*a).sum()
+        return count_flops(jax.grad(total), *arguments(model))
+
+    once = forward_flops(GPT, ROWS, TIME, TIME)
+    assert gradient(GPT) == 3 * once
+    again = gradient(dataclasses.replace(GPT, remat=True)) - 3 * once
+    last = GPT.layers * 2 * ROWS * TIME * GPT.width * GPT.feed_forward_width
+    assert again == forward_flops(GPT, ROWS, TIME, 0) - last  # no gradient needs a layer's last
+
+
+def test_loops_are_multiplied():
+    def repeated(x):
+        x, _ = jax.lax.scan(lambda x, _: (x @ x, None), x, length=5)
+        return jax.lax.while_loop(lambda x: x.sum() > 0, lambda x: x @ x, x)
+
+    x = jax.ShapeDtypeStruct((8, 8), jnp.float32)
+    assert count_flops(repeated, x, while_turns=7) == (5 + 7) * 2 * 8**3
+    assert KEY.shape == ()

@@ -1,0 +1,217 @@
+"""The plan of a small experiment on eight simulated devices, and the command around it."""
+
+import dataclasses
+import json
+import re
+import sys
+
+import jax
+import numpy as np
+import pytest
+
+from rlhf_jax import cli
+from rlhf_jax.errors import ConfigError, UserError
+from rlhf_jax.models import transformer
+from rlhf_jax.models.placement import placing
+from rlhf_jax.parallel.layout import MeshShape, layout_of
+from rlhf_jax.plan import command, suggest
+from rlhf_jax.plan.chips import CHIPS, Topology, parse_topology
+from rlhf_jax.plan.command import PlanOptions, make_plan, mesh_for, plan_command
+from rlhf_jax.plan.compiling import GIB, Compiled, _wanted_bytes, topology_devices
+from rlhf_jax.plan.programs import programs_of
+from rlhf_jax.plan.report import Plan, as_json, verdict
+from rlhf_jax.stages import supervised
+from tests.objectives.harness import assert_close
+from tests.small_run import config
+from tests.stages import tiny
+
+HERE = Topology("v5e:2x4", CHIPS["v5e"], 8)
+MESH = MeshShape(2, 2, 2)
+SMALL = dataclasses.replace(
+    config,
+    model=dataclasses.replace(config.model, remat=True),
+    sft=dataclasses.replace(config.sft, packed=False),
+)
+
+
+@pytest.fixture(scope="module")
+def plan():
+    return make_plan(SMALL, HERE, jax.devices(), MESH, ("sft", "ppo_ptx"), platform="cpu")
+
+
+def test_every_program_of_a_run_is_there():
+    names = [(p.stage, p.name) for p in programs_of(SMALL)]
+    ppo = ["rollout", "experience", "update"]
+    assert names == [(s, "update") for s in ("pretrain", "sft", "reward")] + [
+        (stage, name) for stage in ("ppo", "ppo_ptx") for name in ppo
+    ]
+    other = dataclasses.replace(SMALL, reward_from="elsewhere")
+    assert "reward" not in [p.stage for p in programs_of(other)]
+
+
+def test_each_program_is_counted_and_multiplied_by_its_calls(plan):
+    assert [p.name for p in plan.programs] == ["update", "rollout", "experience", "update"]
+    sft, rollout, _, update = plan.programs
+    assert sft.runs == 8 and update.runs == 3  # 60 demonstrations by 8; iterations
+    for p in plan.programs:
+        assert p.fits and p.unknown_loops == 0
+        assert p.arguments > 0 and p.temporaries > 0 and 0 < p.useful_flops <= p.flops
+        assert p.total == p.arguments + p.temporaries + p.outputs + p.beside
+    assert sft.flops > 1.15 * sft.useful_flops  # layers are recomputed; the logits are not
+    assert sum(update.sent.values()) > 0
+    assert rollout.parts.keys() == {"prefill", "decode"}
+    days = sum(p.useful_flops for p in plan.programs[1:]) * 3 / 8.64e19
+    assert plan.petaflops_days("ppo_ptx") == pytest.approx(days)
+
+
+def test_state_is_cut_over_the_chips(plan):
+    state = programs_of(SMALL, ("sft",))[0].arguments[0]
+    whole = sum(4 * int(np.prod(x.shape)) for x in jax.tree.leaves(state))
+    assert plan.programs[0].arguments < 0.4 * whole
+
+
+def test_the_state_lies_beside_the_rollout_that_reads_the_policy_only(plan):
+    _, rollout, _, update = plan.programs
+    assert rollout.beside > update.beside > 0
+    assert rollout.beside + rollout.arguments <= 1.2 * (update.beside + update.arguments)
+
+
+def test_an_update_under_the_plan_s_layout_is_that_of_one_device():
+    model = dataclasses.replace(tiny.MODEL, heads=2, remat=True)
+    settings = supervised.SupervisedConfig(tiny.ppo_config().policy_optimizer, batch_size=8)
+    loss, batch = supervised.likelihood_loss(model), tiny.text_batch()
+    params = jax.tree.map(np.asarray, tiny.noisy(transformer.init(model, jax.random.key(0)), 1))
+    layout = layout_of(jax.devices(), MESH)
+
+    def updated(place):
+        update, optimizer = supervised.make_update(loss, settings, 10)
+        start = supervised.initial_state(
+            jax.tree.map(np.copy, params), optimizer, jax.random.key(0)
+        )
+        return update(*place((start, batch)))
+
+    one, one_metrics = updated(lambda both: both)
+
+    def put(tree):
+        return jax.tree.map(lambda x, to: jax.device_put(x, to.sharding), tree, layout(tree))
+
+    with placing(layout.place):
+        many, metrics = updated(lambda both: tuple(map(put, both)))
+    assert many.params["blocks"]["up"].sharding.spec == layout(params)["blocks"]["up"].sharding.spec
+    assert_close(many.params, one.params, rtol=1e-5, atol=1e-5)
+    assert_close(metrics, one_metrics, rtol=1e-5, atol=1e-5)
+
+
+def compiled(**changes) -> Compiled:
+    found = Compiled(
+        stage="sft", name="update", fits=True, arguments=4 * GIB, temporaries=3 * GIB,
+        outputs=GIB, beside=2 * GIB, flops=8e15, useful_flops=6e15, sent={"all-gather": 2e11},
+        cycles=1.5e9, unknown_loops=0, compile_seconds=1.0, runs=14400, parts={},
+    )  # fmt: skip
+    return dataclasses.replace(found, **changes)
+
+
+def test_what_fits_and_what_it_takes():
+    plan = Plan("small", HERE, MESH, (compiled(),))
+    assert plan.exit_code == 0 and verdict(plan).startswith("fits: at most 10.00 GiB a chip, 63%")
+    assert plan.compute_seconds(plan.largest) == 1.0 and plan.link_seconds(plan.largest) == 1.0
+    assert plan.utilisation(plan.largest) == pytest.approx(6e15 / (8 * 197e12))
+    assert plan.petaflops_days("sft") == pytest.approx(1.0)
+    assert plan.days("sft") == pytest.approx(1 / 6)
+    found = json.loads(as_json(plan))
+    assert found["fits"] and found["programs"][0]["total"] == 10 * GIB
+
+
+@pytest.mark.parametrize("changes", [{"beside": 8 * GIB}, {"fits": False}])
+def test_what_does_not_fit_ends_with_1_and_names_the_largest(changes):
+    plan = Plan("small", HERE, MESH, (compiled(), compiled(name="rollout", **changes)))
+    assert plan.exit_code == 1
+    largest = "beside 8.00, arguments 4.00" if "beside" in changes else "arguments 4.00, temporary"
+    told = verdict(plan)
+    assert "does not fit into 15.75 GiB" in told and "sft rollout wants" in told
+    assert largest in told and "sft update" not in told
+
+
+@pytest.mark.parametrize(
+    "message, wanted",
+    [
+        ("Ran out of memory in memory space hbm. Used 23.5G of 15.75G hbm. Exceeded", 23.5 * GIB),
+        ("the total memory required for HLO temporaries (298.12G) exceeds available HBM (30.75G)",
+         298.12 * GIB),
+        ("something else", None),
+    ],
+)  # fmt: skip
+def test_what_the_compiler_wanted_is_read_off_its_error(message, wanted):
+    assert _wanted_bytes(message) == wanted
+
+
+def test_the_mesh_is_chosen_from_rows_and_widths():
+    model = dataclasses.replace(config.model, width=2048, heads=16)
+    ppo = dataclasses.replace(config.ppo_ptx, batch_size=512, minibatches=8)
+    large = dataclasses.replace(config, model=model, ppo_ptx=ppo)
+    assert mesh_for(large, parse_topology("v5p:4x4x4")) == MeshShape(4, 16, 1)
+    assert mesh_for(large, parse_topology("v5p:8x8x8")) == MeshShape(4, 16, 8)
+    assert mesh_for(large, parse_topology("v5p:4x4x4"), fsdp=4, tensor=2) == MeshShape(8, 4, 2)
+    with pytest.raises(UserError, match="fsdp = 3"):
+        mesh_for(large, parse_topology("v5p:4x4x4"), fsdp=3)
+    with pytest.raises(ConfigError, match="tensor = 32"):
+        mesh_for(large, parse_topology("v5p:4x4x4"), tensor=32)
+    tried = suggest.meshes(large, 64)
+    assert MeshShape(4, 16, 1) == tried[0] and len(set(tried)) == len(tried)
+    assert all(mesh.chips == 64 for mesh in tried)
+
+
+def test_suggest_prints_the_best_that_fits(monkeypatch, capsys):
+    def fake(config, topology, devices, mesh, stages, platform):
+        size = 40 * GIB / config.sft.micro_batches / mesh.tensor
+        slow = 1e9 * mesh.tensor
+        return Plan("small", topology, mesh, (compiled(arguments=size, cycles=slow, sent={}),))
+
+    monkeypatch.setattr(suggest, "make_plan", fake)
+    monkeypatch.setattr(suggest, "LANES", 1)
+    assert suggest.suggest(SMALL, HERE, [], ("sft",)) == 0
+    out = capsys.readouterr().out
+    assert re.search(r"best: --fsdp \d --tensor 2 --sft.micro-batches 4", out)
+    monkeypatch.setattr(suggest, "GROWTH", (1,))
+    assert suggest.suggest(SMALL, HERE, [], ("sft",)) == 1
+
+
+def test_without_libtpu_it_says_how_to_install_it(monkeypatch):
+    monkeypatch.setitem(sys.modules, "libtpu", None)
+    with pytest.raises(UserError, match=r"pip install 'rlhf-jax\[tpu\]'") as caught:
+        topology_devices(parse_topology("v5p:4x4x4"))
+    assert "\n" not in str(caught.value)
+
+
+def test_the_command_reads_fields_and_options(monkeypatch, request):
+    calls = []
+
+    def made(config, topology, devices, mesh, stages):
+        calls.append((config, topology, mesh, stages))
+        return Plan(config.name, topology, mesh, (compiled(fits=False),))
+
+    monkeypatch.setattr(command, "make_plan", made)
+    monkeypatch.setattr(command, "topology_devices", lambda topology: [])
+    file = str(request.config.rootpath / "experiments" / "instructgpt_1b3.py")
+    options = "--topology v5e:8x8 --fsdp 16 --stages sft --sft.epochs 16"
+    code = cli.command(["plan", file, *options.split()])
+    (planned, topology, mesh, stages), *rest = calls
+    assert code == 1 and not rest
+    assert (topology.name, mesh, stages) == ("v5e:8x8", MeshShape(4, 16, 1), ("sft",))
+    assert planned.sft.epochs == 16
+
+
+def test_a_plan_is_written_whole(monkeypatch, tmp_path):
+    monkeypatch.setattr(command, "topology_devices", lambda topology: [])
+    monkeypatch.setattr(
+        command, "make_plan", lambda config, topology, *_: Plan("x", topology, MESH, (compiled(),))
+    )
+    out = tmp_path / "deep" / "plan.json"
+    assert plan_command(SMALL, PlanOptions("v5e:2x4", fsdp=1, tensor=1, json=out)) == 0
+    assert json.loads(out.read_text())["experiment"] == "x"
+
+
+@pytest.mark.parametrize("options", [{"fsdp": -1}, {"stages": ("dpo",)}, {"stages": ()}])
+def test_impossible_options_are_refused(options):
+    with pytest.raises(ConfigError):
+        PlanOptions("v5e:2x4", **options)
