@@ -24,7 +24,7 @@ import dataclasses
 from rlhf_jax.experiment import EvaluationConfig, Experiment, FolderData
 from rlhf_jax.models.config import SIZES
 from rlhf_jax.objectives.kl import FixedController
-from rlhf_jax.stages.ppo import PPOConfig
+from rlhf_jax.stages.ppo_config import PPOConfig
 from rlhf_jax.stages.reward_model import RewardConfig
 from rlhf_jax.stages.supervised import SupervisedConfig
 from rlhf_jax.training.loop import LoopConfig

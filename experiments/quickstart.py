@@ -22,7 +22,7 @@ from rlhf_jax.experiment import EvaluationConfig, Experiment, WorldData
 from rlhf_jax.models.config import TransformerConfig
 from rlhf_jax.objectives.kl import FixedController
 from rlhf_jax.stages.dpo import DPO, DPOConfig
-from rlhf_jax.stages.ppo import PPOConfig
+from rlhf_jax.stages.ppo_config import PPOConfig
 from rlhf_jax.stages.reward_model import RewardConfig
 from rlhf_jax.stages.supervised import SupervisedConfig
 from rlhf_jax.training.loop import LoopConfig

@@ -7,10 +7,12 @@ from pathlib import Path
 from rlhf_jax.errors import UserError, require
 from rlhf_jax.generation.sampling import SamplingConfig
 from rlhf_jax.models.config import TransformerConfig, different_fields
+from rlhf_jax.parallel.config import ParallelConfig
 from rlhf_jax.stages.dpo import DPOConfig
-from rlhf_jax.stages.ppo import PPOConfig
+from rlhf_jax.stages.ppo_config import PPOConfig
 from rlhf_jax.stages.reward_model import RewardConfig
 from rlhf_jax.stages.supervised import SupervisedConfig
+from rlhf_jax.training.fingerprint import NOT_FINGERPRINTED
 from rlhf_jax.training.loop import LoopConfig
 from rlhf_jax.worlds.instruction import WorldConfig
 
@@ -103,6 +105,9 @@ class Experiment:
     reward_from: str | None = None
     evaluation: EvaluationConfig = EvaluationConfig()
     loop: LoopConfig = LoopConfig()
+    parallel: ParallelConfig = dataclasses.field(
+        default=ParallelConfig(), metadata=NOT_FINGERPRINTED
+    )
     seed: int = 0
     out: str | None = None  # None: runs/<name>
 

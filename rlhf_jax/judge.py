@@ -15,6 +15,7 @@ from rlhf_jax.evaluation.policies import score_responses
 from rlhf_jax.evaluation.statistics import bootstrap_mean, win_rate
 from rlhf_jax.experiment import WorldData
 from rlhf_jax.generation.sampling import SamplingConfig
+from rlhf_jax.parallel import processes
 from rlhf_jax.run import PIPELINE, STAGES, Run
 from rlhf_jax.stages import reward_model
 from rlhf_jax.stages.supervised import mean_loss
@@ -88,7 +89,8 @@ def judge_world(run: Run) -> dict:
         )
     spent = {**seconds(run), "report": round(time.monotonic() - started, 1)}
     summary = report.summarise(results, spent, run.config.seed)
-    report.write_report(summary, results, curves(run), run.directory)
+    if processes.is_first():
+        report.write_report(summary, results, curves(run), run.directory)
     report.print_report(summary)
     print(f"{run.directory / 'report.html'}")
     return summary
@@ -132,7 +134,8 @@ def judge_human(run: Run) -> dict:
         "seed": run.config.seed,
     }
     text = json.dumps(summary, indent=2, allow_nan=False) + "\n"
-    write_atomically(run.directory / "report.json", text.encode())
+    if processes.is_first():
+        write_atomically(run.directory / "report.json", text.encode())
     human_report.print_human_report(summary)
     print(f"{run.directory / 'report.json'}")
     return summary
@@ -172,7 +175,9 @@ def pairs_by_prompt(run: Run, rankings: Sequence[Ranking]) -> tuple:
         length=config.length,
         outputs=most,
     )
-    correct, pairs = reward_model.pair_counts(run.config.scorer, run.model("reward"), batches)
+    correct, pairs = reward_model.pair_counts(
+        run.config.scorer, run.model("reward"), batches, run.runner.evaluate
+    )
     longer, _ = reward_model.length_pair_counts(batches)
     _, prompt = np.unique([ranking.prompt for ranking in kept], return_inverse=True)
     total = lambda counts: np.bincount(prompt, np.asarray(counts, np.float64)[: len(kept)])
@@ -196,7 +201,7 @@ def pretraining_loss(run: Run, params: Any) -> float:
         batch_size=config.batch_size,
         length=config.length,
     )
-    return mean_loss(run.config.model, params, text)
+    return mean_loss(run.config.model, params, text, run.runner.evaluate)
 
 
 def reward_scores(run: Run, params: Any, prompts, responses) -> tuple[np.ndarray, int]:
@@ -211,6 +216,7 @@ def reward_scores(run: Run, params: Any, prompts, responses) -> tuple[np.ndarray
         run.tokenizer,
         batch_size=run.config.evaluation.batch_size,
         length=model.context,
+        compile=run.runner.evaluate,
     )
 
 

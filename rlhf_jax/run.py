@@ -5,6 +5,7 @@
 <out>/report.*      the figures
 """
 
+import contextlib
 import json
 import time
 import zlib
@@ -13,7 +14,6 @@ from pathlib import Path
 from typing import Any
 
 import jax
-import jax.numpy as jnp
 
 from rlhf_jax import corpora
 from rlhf_jax.data import pipeline
@@ -26,8 +26,10 @@ from rlhf_jax.feedback.labelers import SimulatedLabeler, calibrate_noise
 from rlhf_jax.generation.sampling import SamplingConfig
 from rlhf_jax.models import score, transformer
 from rlhf_jax.models.config import TransformerConfig, different_fields
-from rlhf_jax.parallel.mesh import make_mesh, replicate, shard_batch
+from rlhf_jax.parallel import processes
+from rlhf_jax.parallel.runner import make_runner
 from rlhf_jax.stages import dpo, ppo, reward_model, supervised
+from rlhf_jax.stages.ppo_config import PPOConfig
 from rlhf_jax.training import loop
 from rlhf_jax.training.fingerprint import check_fingerprint, fingerprint_of
 from rlhf_jax.training.lock import lock
@@ -56,15 +58,16 @@ class Run:
     ):
         self.config, self.stop_after_steps, self.insist = config, stop_after_steps, insist
         self.directory = config.directory
-        self.corpora = corpora.prepare(
-            config.data, self.directory / "data", config.model.vocab_size, config.seed
-        )
+        processes.start(config.parallel)
+        data = config.data, self.directory / "data", config.model.vocab_size, config.seed
+        processes.first_alone(lambda: corpora.prepare(*data), "data")
+        self.corpora = corpora.prepare(*data)
         self.tokenizer = self.corpora.tokenizer
         words, vocabulary = self.tokenizer.vocab_size, config.model.vocab_size
         require(
             vocabulary >= words, "model.vocab_size", vocabulary, f"the tokenizer's {words} or more"
         )
-        self.mesh = make_mesh()
+        self.runner = make_runner(config.parallel)
         self._samplers: dict[tuple[int, SamplingConfig], Sampler] = {}
 
     def key(self, purpose: str) -> jax.Array:
@@ -97,7 +100,7 @@ class Run:
         return self._load(source, "score", self.config.scorer, "reward_model")
 
     def _load(self, source: Path, kind: str, shape: TransformerConfig, field: str) -> Any:
-        found, params = load_model(source, kind, self.tokenizer.fingerprint)
+        found, params = load_model(source, kind, self.tokenizer.fingerprint, self.runner.layout)
         if differ := different_fields(found, shape):
             name, about = differ[0], source / "model.json"
             there, here = (getattr(c, name) for c in (found, shape))
@@ -122,7 +125,7 @@ class Run:
             return
         print(f"{stage}: {directory}", flush=True)
         started = time.monotonic()
-        with lock(self.directory):
+        with lock(self.directory) if processes.is_first() else contextlib.nullcontext():
             params = getattr(self, f"_{stage}")()
             kind = "score" if stage == "reward" else "policy"
             fingerprint = self.tokenizer.fingerprint
@@ -150,9 +153,10 @@ class Run:
         check_fingerprint(self.stage_directory(stage), self._fingerprint(stage), self.insist)
 
     def _train(self, stage: str, task: loop.Task) -> Any:
-        self._same_config(stage)
-        text = json.dumps(fingerprint_of(self.config), indent=1)
-        write_atomically(self.stage_directory(stage) / EXPERIMENT, text.encode())
+        if processes.is_first():
+            self._same_config(stage)
+            text = json.dumps(fingerprint_of(self.config), indent=1)
+            write_atomically(self.stage_directory(stage) / EXPERIMENT, text.encode())
         state = loop.run(
             task,
             self.stage_directory(stage),
@@ -181,39 +185,44 @@ class Run:
             total = batches.dropped + batches.examples
             print(f"{stage}: {batches.dropped} of {total} examples are longer than {config.length}")
         steps = max(1, round(config.epochs * batches.steps_per_epoch))
-        update, optimizer = supervised.make_update(loss, config, steps)
-        state = supervised.initial_state(params, optimizer, self.key(stage))
+        update, optimizer = supervised.make_update(loss, config, steps, self.runner.compile)
+        initial = lambda params, key: supervised.initial_state(params, optimizer, key)
+        place = lambda batch: self.runner.rows(batch, config.batch_size)
         task = loop.Task(
             name=stage,
-            state=replicate(state, self.mesh),
-            step=lambda state, batch: update(state, prepare(shard_batch(batch, self.mesh))),
+            state=self.runner.create(initial, params, self.key(stage)),
+            step=lambda state, batch: update(state, prepare(place(batch))),
             batches=batches,
             total_steps=steps,
             tokens_per_step=tokens_per_step,
             show=show,
+            whole=lambda batch: self.runner.gather(batch, config.batch_size),
         )
         return self._train(stage, task).params
 
-    def _text_batches(self, rows: int, length: int, purpose: int):
+    def _text_batches(self, rows: int, length: int, purpose: int, whole: bool = False):
         return pipeline.text_batches(
             self.corpora.read("text", "train"),
             self.tokenizer,
             batch_size=rows,
             length=length,
             seed=self.data_seed(purpose),
+            part=slice(None) if whole else self.runner.own_rows(rows),
         )
 
     def _pretrain(self) -> Any:
         config, model = self.config.pretrain, self.config.model
         batches = self._text_batches(config.batch_size, config.length, 0)
-        params = transformer.init(model, self.key("initialise"))
+        initial = lambda key: transformer.init(model, key)
+        params = self.runner.create(initial, self.key("initialise"))
         loss = supervised.likelihood_loss(model)
         tokens = config.batch_size * config.length
         return self._train_one_model("pretrain", loss, params, batches, tokens, ("loss",))
 
     def _sft(self) -> Any:
         config, model = self.config.sft, self.config.model
-        base = self.model("pretrain")
+        base, part = self.model("pretrain"), self.runner.own_rows(config.batch_size)
+        mixed = config.pretraining_fraction > 0
         batches = pipeline.supervised_batches(
             self.corpora.read("demonstrations", "train"),
             self.tokenizer,
@@ -221,11 +230,12 @@ class Run:
             length=config.length,
             seed=self.data_seed(1),
             packed=config.packed,
+            part=slice(None) if mixed else part,
         )
-        if config.pretraining_fraction:
-            text = self._text_batches(config.batch_size, config.length, 2)
+        if mixed:
+            text = self._text_batches(config.batch_size, config.length, 2, whole=True)
             batches = pipeline.mixed_batches(
-                batches, text, config.pretraining_fraction, self.data_seed(3)
+                batches, text, config.pretraining_fraction, self.data_seed(3), part
             )
         loss = supervised.likelihood_loss(model)
         tokens = config.batch_size * config.length
@@ -244,6 +254,7 @@ class Run:
                 prompt_length=length,
                 response_length=response,
                 batch_size=self.config.evaluation.batch_size,
+                compile=self.runner.evaluate,
             )
         return self._samplers[length, sampling]
 
@@ -288,10 +299,14 @@ class Run:
             for r in unranked
         ]
         held = max(1, len(ranked) // 10)
-        self.corpora.write("rankings", {"train": ranked[held:], "valid": ranked[:held]})
         about = {"noise": labeler.noise, "seconds": time.monotonic() - started}
-        marker.parent.mkdir(parents=True, exist_ok=True)
-        write_atomically(marker, json.dumps(about).encode())
+
+        def write():
+            self.corpora.write("rankings", {"train": ranked[held:], "valid": ranked[:held]})
+            marker.parent.mkdir(parents=True, exist_ok=True)
+            write_atomically(marker, json.dumps(about).encode())
+
+        processes.first_alone(write, "feedback")
 
     def _ranking_batches(self, config: reward_model.RewardConfig | dpo.DPOConfig, purpose: int):
         return pipeline.ranking_batches(
@@ -302,6 +317,7 @@ class Run:
             outputs=config.outputs,
             seed=self.data_seed(purpose),
             packed=config.packed,
+            part=self.runner.own_rows(config.batch_size),
         )
 
     def _reward(self) -> Any:
@@ -330,14 +346,15 @@ class Run:
             print(
                 f"reward: {demonstrations.dropped} demonstrations are longer than {config.length}"
             )
-        return reward_model.normalise(self.config.scorer, params, demonstrations, config.normalise)
+        return reward_model.normalise(
+            self.config.scorer, params, demonstrations, config.normalise, self.runner.evaluate
+        )
 
     def _dpo(self) -> Any:
         config, model = self.config.dpo, self.config.model
         policy = self.model("sft")
         batches = self._ranking_batches(config, 7)
-        reference = replicate(jax.tree.map(jnp.copy, policy), self.mesh)  # the update donates
-        refer = dpo.make_reference(model, config.micro_batches)
+        refer = dpo.make_reference(model, config.micro_batches, self.runner.compile)
         return self._train_one_model(
             "dpo",
             dpo.preference_loss(config.objective, model),
@@ -345,7 +362,7 @@ class Run:
             batches,
             config.batch_size * config.outputs * config.length,
             ("loss", "accuracy", "margin"),
-            prepare=lambda batch: refer(reference, batch),
+            prepare=lambda batch: refer(policy, batch),
         )
 
     def _ppo(self) -> Any:
@@ -359,22 +376,23 @@ class Run:
         policy, reward = self.model("sft"), self.model("reward")
         batches = PPOBatches(self, config)
         ids = ppo.TokenIds(self.tokenizer.eos_id, self.tokenizer.pad_id, self._stop_id(config))
-        frozen = ppo.Frozen(*(replicate(tree, self.mesh) for tree in (policy, reward)))
-        step = ppo.make_iteration(config, model, ids, frozen, self.config.scorer)
-        state = ppo.initial_state(config, policy, reward, self.key("ppo"))
+        frozen, compile = ppo.Frozen(policy, reward), self.runner.compile
+        step = ppo.make_iteration(config, model, ids, frozen, self.config.scorer, compile)
+        initial = lambda policy, reward, key: ppo.initial_state(config, policy, reward, key)
         task = loop.Task(
             name=stage,
-            state=replicate(state, self.mesh),
-            step=lambda state, batch: step(state, shard_batch(batch, self.mesh)),
+            state=self.runner.create(initial, policy, reward, self.key("ppo")),
+            step=lambda state, batch: step(state, batches.place(batch)),
             batches=batches,
             total_steps=config.iterations,
             tokens_per_step=config.batch_size * config.response_length,
             show=("score", "kl", "response_tokens"),
+            whole=batches.whole,
         )
         state = self._train(stage, task)
         return state.policy if state.ema is None else state.ema
 
-    def _stop_id(self, config: ppo.PPOConfig) -> int | None:
+    def _stop_id(self, config: PPOConfig) -> int | None:
         if config.stop_token is None:
             return None
         ids = self.tokenizer.encode(config.stop_token)
@@ -389,20 +407,30 @@ class Run:
 class PPOBatches:
     """Prompts, and text for ptx beside them; one position for both."""
 
-    def __init__(self, run: Run, config: ppo.PPOConfig):
+    def __init__(self, run: Run, config: PPOConfig):
         self.prompts = pipeline.prompt_batches(
             run.corpora.read("prompts", "ppo"),
             run.tokenizer,
             batch_size=config.batch_size,
             length=config.prompt_length,
             seed=run.data_seed(5),
+            part=run.runner.own_rows(config.batch_size),
         )
         if self.prompts.dropped:
             print(f"ppo: {self.prompts.dropped} prompts are longer than {config.prompt_length}")
-        self.text = None
+        self.runner, self.text = run.runner, None
+        rows = config.batch_size * config.ptx_ratio
+        self._rows = {"prompts": config.batch_size, "text": rows}
         if config.ptx_coefficient > 0:
-            rows = config.batch_size * config.ptx_ratio
             self.text = run._text_batches(rows, config.ptx_length, 6)
+
+    def place(self, batch: dict) -> dict:
+        """On the devices."""
+        return {name: self.runner.rows(part, self._rows[name]) for name, part in batch.items()}
+
+    def whole(self, batch: dict) -> dict:
+        """Of all processes."""
+        return {name: self.runner.gather(part, self._rows[name]) for name, part in batch.items()}
 
     def __next__(self) -> dict:
         batch = {"prompts": next(self.prompts)}

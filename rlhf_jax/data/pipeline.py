@@ -6,8 +6,8 @@
     ranks     int32    0 best, equal is a tie, -1 no output
     index     int32    place in the prompt set, -1 no prompt
 
-Over-long examples are dropped and counted (`.dropped`), never cut. Every process of a
-multi-host run that builds the same pipeline gets the same global batches.
+Over-long examples are dropped and counted (`.dropped`), never cut. Of several processes that build
+the same pipeline each makes `part` of the rows of each batch; its position is that of the whole.
 """
 
 from collections.abc import Sequence
@@ -19,6 +19,8 @@ from rlhf_jax.data.records import Demonstration, Prompt, Ranking, Text
 from rlhf_jax.data.sources import MixSource, TextSource, shuffled_rows
 from rlhf_jax.data.tokenizer import Tokenizer
 from rlhf_jax.errors import require
+
+ALL = slice(None)
 
 
 def _identity(
@@ -34,8 +36,8 @@ def _identity(
     }
 
 
-def _shuffled(rows: Rows, batch_size: int, seed: int, identity: State) -> Batches:
-    source = shuffled_rows(rows, batch_size, seed)
+def _shuffled(rows: Rows, batch_size: int, seed: int, identity: State, part: slice) -> Batches:
+    source = shuffled_rows(rows, batch_size, seed, part)
     return Batches(
         source,
         identity,
@@ -54,6 +56,7 @@ def supervised_batches(
     length: int,
     seed: int,
     packed: bool = False,
+    part: slice = ALL,
 ) -> Batches:
     """{tokens, segments, weights} [B, T]; responses and eos are targets.
 
@@ -65,7 +68,7 @@ def supervised_batches(
     rows = arrays.demonstration_rows(demonstrations, tokenizer, length, packed)
     kind = "packed demonstrations" if packed else "demonstrations"
     identity = _identity(kind, tokenizer, rows.examples, batch_size, length, seed)
-    return _shuffled(rows, batch_size, seed, identity)
+    return _shuffled(rows, batch_size, seed, identity, part)
 
 
 def prompt_batches(
@@ -75,6 +78,7 @@ def prompt_batches(
     batch_size: int,
     length: int,
     seed: int,
+    part: slice = ALL,
 ) -> Batches:
     """{tokens, segments} [B, P] left padded and {index} [B], the place in `prompts`.
 
@@ -83,7 +87,7 @@ def prompt_batches(
     """
     rows = arrays.prompt_rows(prompts, tokenizer, length)
     identity = _identity("prompts", tokenizer, rows.examples, batch_size, length, seed)
-    return _shuffled(rows, batch_size, seed, identity)
+    return _shuffled(rows, batch_size, seed, identity, part)
 
 
 def ranking_batches(
@@ -95,6 +99,7 @@ def ranking_batches(
     outputs: int,
     seed: int,
     packed: bool = False,
+    part: slice = ALL,
 ) -> Batches:
     """{tokens, segments, weights} [B, K, T] and {ranks} [B, K], K = `outputs`.
 
@@ -109,7 +114,7 @@ def ranking_batches(
     rows = arrays.ranking_rows(rankings, tokenizer, length, outputs, packed)
     kind = "packed rankings" if packed else "rankings"
     identity = _identity(kind, tokenizer, rows.examples, batch_size, length, seed)
-    return _shuffled(rows, batch_size, seed, identity | {"outputs": outputs})
+    return _shuffled(rows, batch_size, seed, identity | {"outputs": outputs}, part)
 
 
 def text_batches(
@@ -119,6 +124,7 @@ def text_batches(
     batch_size: int,
     length: int,
     seed: int,
+    part: slice = ALL,
 ) -> Batches:
     """{tokens, segments, weights} [B, T] of documents [bos] ... [eos], concatenated and split.
 
@@ -138,7 +144,7 @@ def text_batches(
         return tokens / (length - 1)
 
     return Batches(
-        TextSource(texts, tokenizer, batch_size, length, seed),
+        TextSource(texts, tokenizer, batch_size, length, seed, part),
         _identity("text", tokenizer, len(texts), batch_size, length, seed),
         batch_size=batch_size,
         examples=len(texts),
@@ -186,7 +192,7 @@ def ranking_pass(
     return Pass(arrays.ranking_rows(rankings, tokenizer, length, outputs, packed), batch_size)
 
 
-def mixed_batches(a: Batches, b: Batches, fraction: float, seed: int) -> Batches:
+def mixed_batches(a: Batches, b: Batches, fraction: float, seed: int, part: slice = ALL) -> Batches:
     """Batches of `a`'s size in which a fraction of the rows is b's, at places shuffled by seed.
 
     After n batches floor(n * fraction * batch_size) rows came from b. No row of either is
@@ -198,7 +204,7 @@ def mixed_batches(a: Batches, b: Batches, fraction: float, seed: int) -> Batches
     """
     require(0 <= fraction < 1, "fraction", fraction, "in [0, 1)")
     return Batches(
-        MixSource(a, b, fraction, seed),
+        MixSource(a, b, fraction, seed, part),
         {"kind": "mixed", "fraction": fraction, "seed": seed},
         batch_size=a.batch_size,
         examples=a.examples,

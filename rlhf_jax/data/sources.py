@@ -42,23 +42,24 @@ class EpochOrder:
 class ShuffledRows:
     """Batch i of endless epochs: one gather of ready rows (a Grain random-access source)."""
 
-    def __init__(self, rows: Rows, batch_size: int, seed: int) -> None:
+    def __init__(self, rows: Rows, batch_size: int, seed: int, part: slice) -> None:
         self._rows = rows
         self._batch_size = batch_size
+        self._part = part
         self._order = EpochOrder(len(rows.rows), seed)
 
     def __len__(self) -> int:
         return sys.maxsize // self._batch_size
 
     def __getitem__(self, i: int) -> Batch:
-        numbers = self._order.take(i * self._batch_size, self._batch_size)
+        numbers = self._order.take(i * self._batch_size, self._batch_size)[self._part]
         return self._rows.to_batch([self._rows.rows[number] for number in numbers])
 
 
-def shuffled_rows(rows: Rows, batch_size: int, seed: int) -> Iterator[Batch]:
+def shuffled_rows(rows: Rows, batch_size: int, seed: int, part: slice) -> Iterator[Batch]:
     """Grain's iterator over `ShuffledRows`, made in this thread as batches are asked for."""
     require(batch_size >= 1, "batch_size", batch_size, "at least 1")
-    dataset = grain.MapDataset.source(ShuffledRows(rows, batch_size, seed))
+    dataset = grain.MapDataset.source(ShuffledRows(rows, batch_size, seed, part))
     return iter(dataset.to_iter_dataset(grain.ReadOptions(num_threads=0, prefetch_buffer_size=0)))
 
 
@@ -72,7 +73,9 @@ class TextSource:
         batch_size: int,
         length: int,
         seed: int,
+        part: slice = slice(None),
     ) -> None:
+        self._part = part
         self._texts = texts
         self._order = EpochOrder(len(texts), seed)
         self._tokenizer = tokenizer
@@ -95,7 +98,7 @@ class TextSource:
                 self._ids, math.inf, *self._position, self._length
             )
             rows.append(row)
-        return arrays.supervised_batch(rows, self._length, self._tokenizer.pad_id)
+        return arrays.supervised_batch(rows[self._part], self._length, self._tokenizer.pad_id)
 
     def get_state(self) -> State:
         document, offset = self._position
@@ -136,7 +139,8 @@ class _RowReader:
 
 
 class MixSource:
-    def __init__(self, a: Batches, b: Batches, fraction: float, seed: int) -> None:
+    def __init__(self, a: Batches, b: Batches, fraction: float, seed: int, part: slice) -> None:
+        self._part = part
         self._readers = (_RowReader(a), _RowReader(b))
         self._size = a.batch_size
         self._fraction = fraction
@@ -154,6 +158,7 @@ class MixSource:
         if any(shape != shapes[0] for shape in shapes):
             raise ConfigError(f"mixed_batches: rows differ: {shapes[0]} and {shapes[-1]}")
         self._step += 1
+        order = order[self._part]
         return {k: np.concatenate([part[k] for part in parts])[order] for k in parts[0]}
 
     def get_state(self) -> State:

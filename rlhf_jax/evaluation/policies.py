@@ -29,11 +29,12 @@ class Sampler:
         prompt_length: int,
         response_length: int,
         batch_size: int,
+        compile: Callable = jax.jit,
     ):
         self.model, self.tokenizer, self.batch_size = model, tokenizer, batch_size
         self.temperature = sampling.temperature
         self.prompt_length, self.response_length = prompt_length, response_length
-        self._generate = jax.jit(
+        self._generate = compile(
             functools.partial(
                 generate,
                 model,
@@ -43,7 +44,7 @@ class Sampler:
                 pad_id=tokenizer.pad_id,
             )
         )
-        self._kl = jax.jit(self._response_kl)
+        self._kl = compile(self._response_kl)
 
     def batches(self, params: Any, prompts: Sequence[str], key: jax.Array) -> Iterable:
         """(prompt batch, rollout) for all prompts in order, as arrays on the host.
@@ -103,13 +104,14 @@ def score_responses(
     *,
     batch_size: int,
     length: int,
+    compile: Callable = jax.jit,
 ) -> tuple[np.ndarray, int]:
     """Reward-model score of each response, [N] float32, and how many sequences had to lose their
     beginning to fit `length`.
 
     score: score_sequences(params, tokens, segments). A sequence is bos, prompt, response, eos.
     """
-    run, values, cut = jax.jit(score), [], 0
+    run, values, cut = compile(score), [], 0
     for start in range(0, len(prompts), batch_size):
         tokens = np.full((batch_size, length), tokenizer.pad_id, np.int32)
         segments = np.zeros((batch_size, length), np.int32)

@@ -35,16 +35,19 @@ def generate(
     response_length: int,
     eos_id: int,
     pad_id: int,
+    rows: jax.Array | None = None,
 ) -> Rollout:
     """Samples a response to each left-padded prompt [B, P], until EOS or `response_length`.
 
-    Row b draws its noise from (key, b) alone. The loop ends when every row has ended.
+    Row b draws its noise from the key and its number rows[b] alone (None: b), however rows are cut
+    into pieces or over devices. The loop ends when every row has ended.
     Raises ConfigError where prompt and response do not fit the context.
     """
     params = transformer.for_decoding(config, params)
     blocks = transformer.layers(params)
     batch, prompt_length = prompts.shape
-    noise = row_uniforms(key, jnp.arange(batch), response_length)
+    rows = jnp.arange(batch) if rows is None else rows
+    noise = row_uniforms(key, rows, response_length)
     lengths = (segments > 0).sum(axis=1)
     prompt_columns = jnp.pad(segments > 0, ((0, 0), (0, response_length)))
     columns = jnp.arange(prompt_length + response_length)[None]

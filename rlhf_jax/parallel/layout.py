@@ -38,6 +38,7 @@ BATCHES = (P(ROWS), TIME)
 # What a model computes, by the names of models/placement.py: the first that divides. Between two
 # products the residual stream is cut along time over "tensor" too (Korthikanti et al. 2022).
 COMPUTED = {
+    "rows": BATCHES,
     "residual": (P(ROWS, "tensor"), P(ROWS), P(None, (*ROWS, "tensor")), TIME),
     "attended": (P(ROWS, None, "tensor"), P(None, ROWS, "tensor")),
     "cache": (P(ROWS, "tensor"), P(None, "tensor")),
@@ -97,6 +98,21 @@ class Layout:
             specs = ()
         spec = self._first(specs, x.shape) or P()
         return jax.ShapeDtypeStruct(x.shape, x.dtype, sharding=NamedSharding(self.mesh, spec))
+
+    @property
+    def row_groups(self) -> int:
+        """Devices, or groups of them, that rows are cut over."""
+        return self.mesh.shape["data"] * self.mesh.shape["fsdp"]
+
+    def keep(self, tree: Any) -> Any:
+        """Inside a program: a state that comes out as it went in."""
+
+        def kept(x, laid):
+            if jax.dtypes.issubdtype(x.dtype, jax.dtypes.prng_key):
+                return x
+            return jax.lax.with_sharding_constraint(x, laid.sharding)
+
+        return jax.tree.map(kept, tree, self(tree))
 
     def _first(self, specs, shape):
         return next((spec for spec in specs if self._divides(spec, shape)), None)

@@ -13,7 +13,9 @@ from rlhf_jax.objectives import preferences
 from rlhf_jax.objectives.likelihood import sequence_log_prob, token_log_probs
 from rlhf_jax.objectives.reductions import WeightedMean
 from rlhf_jax.objectives.reward_models import over_pairs, ranked_accuracy
+from rlhf_jax.parallel.runner import Compile, one_device
 from rlhf_jax.stages.reward_model import ranking_by_ranking
+from rlhf_jax.training.micro_batches import in_pieces
 from rlhf_jax.training.optimizer import OptimizerConfig
 
 
@@ -94,16 +96,16 @@ def response_log_probs(model: TransformerConfig, params: Any, batch: dict) -> ja
     return sequence_log_prob(log_probs, flat("weights")[:, 1:]).reshape(shape[:-1])
 
 
-def make_reference(model: TransformerConfig, micro_batches: int) -> Callable:
+def make_reference(
+    model: TransformerConfig, micro_batches: int, compile: Compile = one_device
+) -> Callable:
     """The compiled refer(reference, batch): the batch with the reference's log-probabilities."""
 
-    @jax.jit
     def log_probs(reference, batch):
-        # Every n-th row to the same chunk: a sharded batch stays where it is.
-        split = lambda x: x.reshape(-1, micro_batches, *x.shape[1:]).swapaxes(0, 1)
-        chunks = jax.tree.map(split, batch)
-        found = jax.lax.map(lambda chunk: response_log_probs(model, reference, chunk), chunks)
-        return found.swapaxes(0, 1).reshape(-1, found.shape[-1])
+        evaluate = lambda piece: response_log_probs(model, reference, piece)
+        return in_pieces(evaluate, micro_batches, (batch,))
+
+    log_probs = compile(log_probs, rows=(1,), returns_rows=True)
 
     def refer(reference, batch: dict) -> dict:
         sequences = {name: batch[name] for name in ("tokens", "segments", "weights")}

@@ -8,104 +8,24 @@ import jax
 import jax.numpy as jnp
 import optax
 
-from rlhf_jax.errors import UserError, require
+from rlhf_jax.errors import UserError
 from rlhf_jax.generation.decode import Rollout, generate
 from rlhf_jax.generation.sampling import SamplingConfig
 from rlhf_jax.models import score, transformer
 from rlhf_jax.models.config import TransformerConfig
 from rlhf_jax.models.matmul import resolve_dtype
+from rlhf_jax.models.placement import place
 from rlhf_jax.objectives.advantages import gae, kl_shaped_rewards
-from rlhf_jax.objectives.kl import AdaptiveController, FixedController
 from rlhf_jax.objectives.likelihood import token_log_probs
 from rlhf_jax.objectives.reductions import WeightedMean, masked_mean, whiten
 from rlhf_jax.objectives.surrogates import clipped_value_loss, ppo_clip, ppo_diagnostics
+from rlhf_jax.parallel import replicas
+from rlhf_jax.parallel.runner import Compile, one_device
+from rlhf_jax.stages.ppo_config import PPOConfig
 from rlhf_jax.stages.supervised import likelihood_loss
 from rlhf_jax.training.gradients import accumulate_gradients, all_finite, keep_if
-from rlhf_jax.training.optimizer import OptimizerConfig, learning_rate_at, make_optimizer
-
-
-@dataclasses.dataclass(frozen=True)
-class PPOConfig:
-    """InstructGPT's PPO. Learning rates count optimizer steps: iterations x epochs x minibatches.
-
-    The paper prints neither the final policy learning rate nor the GAE lambda.
-    """
-
-    policy_optimizer: OptimizerConfig
-    value_optimizer: OptimizerConfig
-    iterations: int
-    batch_size: int = 512  # episodes an iteration
-    minibatches: int = 8
-    epochs: int = 1
-    micro_batches: int = 1  # of each minibatch
-    ptx_micro_batches: int | None = None  # of a minibatch's pretraining rows; None: micro_batches
-    prompt_length: int = 1024
-    response_length: int = 1024
-    temperature: float = 1.0
-    kl: FixedController | AdaptiveController = dataclasses.field(
-        default_factory=lambda: FixedController(0.02)
-    )
-    discount: float = 1.0
-    gae_lambda: float = 0.95
-    clip: float = 0.2
-    value_clip: float | None = 0.2  # None: plain squared error
-    whiten_rewards: bool = False  # keeps the mean (Ziegler et al. 2019)
-    whiten_advantages: bool = True
-    stop_token: str | None = None  # ends a response in place of EOS (Ziegler et al. 2019: ".")
-    stop_after: int = 0  # at or after this column of the response
-    missing_eos_score: float | None = -1.0  # replaces the score of a response that does not end
-    zero_value_head: bool = False  # else the value function starts as the reward model
-    ema_decay: float | None = 0.992  # of the policy, an iteration; None: no average
-    ptx_coefficient: float = 0.0
-    ptx_ratio: int = 8  # rows of pretraining text an episode
-    ptx_length: int = 1024  # tokens of such a row
-
-    def __post_init__(self):
-        positive = (
-            "iterations", "batch_size", "minibatches", "epochs", "micro_batches", "prompt_length",
-            "response_length", "temperature", "ptx_ratio", "ptx_length", "clip",
-        )  # fmt: skip
-        for field in positive:
-            value = getattr(self, field)
-            require(value > 0, field, value, "positive")
-        for field in ("discount", "gae_lambda"):
-            value = getattr(self, field)
-            require(0 <= value <= 1, field, value, "in [0, 1]")
-        pieces = self.minibatches * self.micro_batches
-        require(
-            self.batch_size % pieces == 0,
-            "batch_size",
-            self.batch_size,
-            f"a multiple of minibatches x micro_batches = {pieces}",
-        )
-        require(
-            0 <= self.stop_after < self.response_length,
-            "stop_after",
-            self.stop_after,
-            f"a column of the response, 0 to {self.response_length - 1}",
-        )
-        rows = self.batch_size // self.minibatches * self.ptx_ratio
-        pieces = self.text_pieces
-        ok = pieces > 0 and (self.ptx_coefficient == 0 or rows % pieces == 0)
-        require(ok, "ptx_micro_batches", pieces, f"a divisor of a minibatch's {rows} rows of text")
-        require(self.ptx_coefficient >= 0, "ptx_coefficient", self.ptx_coefficient, ">= 0")
-        require(
-            self.value_clip is None or self.value_clip > 0, "value_clip", self.value_clip, "> 0"
-        )
-        require(
-            self.ema_decay is None or 0 <= self.ema_decay < 1,
-            "ema_decay",
-            self.ema_decay,
-            "in [0, 1)",
-        )
-
-    @property
-    def text_pieces(self) -> int:
-        return self.micro_batches if self.ptx_micro_batches is None else self.ptx_micro_batches
-
-    @property
-    def optimizer_steps(self) -> int:
-        return self.iterations * self.epochs * self.minibatches
+from rlhf_jax.training.micro_batches import in_pieces, split_rows
+from rlhf_jax.training.optimizer import learning_rate_at, make_optimizer
 
 
 class PPOState(NamedTuple):
@@ -198,17 +118,27 @@ def response_log_probs(
 def make_rollout(config: PPOConfig, model: TransformerConfig, ids: TokenIds) -> Callable:
     """rollout(policy, key, batch): a response to each prompt, cut where it ends."""
 
-    def rollout(policy, key, batch):
-        sampled = generate(
+    def sample(policy, key, tokens, segments, rows):
+        return generate(
             model,
             policy,
-            batch["tokens"],
-            batch["segments"],
+            tokens,
+            segments,
             key,
             sampling=SamplingConfig(config.temperature),
             response_length=config.response_length,
             eos_id=ids.eos,
             pad_id=ids.pad,
+            rows=rows,
+        )
+
+    def rollout(policy, key, batch):
+        size = len(batch["tokens"])
+        rows = jnp.arange(size) + replicas.index() * size
+        sampled = in_pieces(
+            lambda *piece: sample(policy, key, *piece),
+            config.rollout_micro_batches,
+            (batch["tokens"], batch["segments"], rows),
         )
         return sampled if ids.stop is None else cut_at(sampled, ids.stop, config.stop_after)
 
@@ -252,13 +182,15 @@ def make_experience(
         mask = rollout.mask
         tokens = jnp.concatenate([batch["tokens"], rollout.tokens], axis=1)
         segments = jnp.concatenate([batch["segments"], mask.astype(jnp.int32)], axis=1)
-        split = lambda x: x.reshape(chunks, -1, *x.shape[1:])
-        join = lambda x: x.reshape(-1, *x.shape[2:])
-        evaluated = jax.lax.map(
-            lambda chunk: evaluate(state, frozen, *chunk),
-            jax.tree.map(split, (tokens, segments, mask)),
+        evaluated = in_pieces(
+            lambda *piece: evaluate(state, frozen, *piece), chunks, (tokens, segments, mask)
         )
-        log_probs, ref_log_probs, values, scores = jax.tree.map(join, evaluated)
+        # From here on all episodes: whitening, metrics and minibatches are of the whole batch.
+        tokens, segments, rollout, evaluated = replicas.gather(
+            (tokens, segments, rollout, evaluated)
+        )
+        mask = rollout.mask
+        log_probs, ref_log_probs, values, scores = evaluated
 
         end = ids.eos if ids.stop is None else ids.stop
         ended = score.at_last_token(rollout.tokens, mask) == end
@@ -364,14 +296,13 @@ def make_update(
         shuffle = lambda k: jax.random.permutation(k, config.batch_size)
         orders = jax.vmap(shuffle)(jax.random.split(key, config.epochs))
         rows = orders.reshape(config.epochs * config.minibatches, -1)
-        split = lambda x: x.reshape(config.minibatches, -1, *x.shape[1:])
-        text = jax.tree.map(split, text) if config.ptx_coefficient > 0 else None
+        text = split_rows(text, config.minibatches) if config.ptx_coefficient > 0 else None
         kl_coefficient = config.kl.update(state.kl_coefficient, kl, config.batch_size)
         kl_coefficient = keep_if(jnp.isfinite(kl), kl_coefficient, state.kl_coefficient)
 
         def one(state, step):
             index, rows = step
-            picked = jax.tree.map(lambda x: x[rows], experience)
+            picked = replicas.share(jax.tree.map(lambda x: place(x[rows], "rows"), experience))
             part = jax.tree.map(lambda x: x[index % config.minibatches], text)
             return minibatch_update(state, picked, part)
 
@@ -398,6 +329,7 @@ def make_iteration(
     ids: TokenIds,
     frozen: Frozen,
     reward_model: TransformerConfig | None = None,
+    compile: Compile = one_device,
 ) -> Callable:
     """step(state, batch) -> (state, metrics): one iteration; the state is donated.
 
@@ -405,7 +337,7 @@ def make_iteration(
     reward_model: the shape of reward model and value function; None: the policy's.
     Raises UserError in the first iteration where sampler and learner disagree.
     """
-    programs = compile_programs(config, model, ids, reward_model)
+    programs = compile_programs(config, model, ids, reward_model, compile)
     tolerance = 1e-3 if resolve_dtype(model.compute_dtype) == jnp.float32 else 0.1
     checked = False
 
@@ -429,11 +361,15 @@ def compile_programs(
     model: TransformerConfig,
     ids: TokenIds,
     reward_model: TransformerConfig | None = None,
+    compile: Compile = one_device,
 ) -> Programs:
+    rollout = make_rollout(config, model, ids)
+    experience = make_experience(config, model, ids, reward_model)
+    update = make_update(config, model, reward_model)
     return Programs(
-        rollout=jax.jit(make_rollout(config, model, ids)),
-        experience=jax.jit(make_experience(config, model, ids, reward_model)),
-        update=jax.jit(make_update(config, model, reward_model), donate_argnums=0),
+        rollout=compile(rollout, rows=(2,), returns_rows=True),
+        experience=compile(experience, rows=(2, 3)),
+        update=compile(update, rows=(3,), donate=True),
     )
 
 

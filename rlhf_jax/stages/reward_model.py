@@ -77,17 +77,19 @@ def reward_loss(model: TransformerConfig) -> Callable:
     return loss
 
 
-def pair_counts(model: TransformerConfig, params: Any, batches: Iterable) -> tuple[Any, Any]:
+def pair_counts(
+    model: TransformerConfig, params: Any, batches: Iterable, compile: Callable = jax.jit
+) -> tuple[Any, Any]:
     """Correctly ordered and all non-tied pairs, prompt by prompt: two [N] arrays.
 
     A tie between two scores counts one half.
     """
 
-    @jax.jit
     def count(params, batch):
         scores = score_sequences(model, params, batch["tokens"], batch["segments"])
         return ranked_accuracy(*ranking_by_ranking(scores, batch["ranks"]))
 
+    count = compile(count)
     counts = [count(params, batch) for batch in batches]
     return tuple(jnp.concatenate(part) for part in zip(*counts, strict=True))
 
@@ -99,13 +101,15 @@ def length_pair_counts(batches: Iterable) -> tuple[Any, Any]:
     return tuple(jnp.concatenate(part) for part in zip(*counts, strict=True))
 
 
-def normalise(model: TransformerConfig, params: Any, batches: Iterable, how: str) -> Any:
+def normalise(
+    model: TransformerConfig, params: Any, batches: Iterable, how: str, compile: Callable = jax.jit
+) -> Any:
     """Params whose scores of `batches` (supervised batches) have mean 0, and for
     "gain_and_bias" (Ziegler et al. 2019) standard deviation 1 too. "shift" moves the bias only,
     as InstructGPT does so that demonstrations score 0 on average."""
     if how == "none":
         return params
-    run = jax.jit(lambda params, b: score_sequences(model, params, b["tokens"], b["segments"]))
+    run = compile(lambda params, b: score_sequences(model, params, b["tokens"], b["segments"]))
     scored = [run(params, b)[(b["segments"] > 0).any(-1)] for b in batches]
     scores = jnp.concatenate(scored)
     gain = 1.0 / jnp.maximum(scores.std(), 1e-8) if how == "gain_and_bias" else jnp.ones(())

@@ -13,6 +13,7 @@ from rlhf_jax.models import transformer
 from rlhf_jax.models.config import TransformerConfig
 from rlhf_jax.objectives.likelihood import token_log_probs
 from rlhf_jax.objectives.reductions import WeightedMean
+from rlhf_jax.parallel.runner import Compile, one_device
 from rlhf_jax.training.gradients import accumulate_gradients, all_finite, keep_if
 from rlhf_jax.training.optimizer import OptimizerConfig, learning_rate_at, make_optimizer
 
@@ -82,7 +83,9 @@ def likelihood_loss(model: TransformerConfig) -> Callable:
     return loss
 
 
-def make_update(loss: Callable, config: Any, total_steps: int) -> tuple[Callable, Any]:
+def make_update(
+    loss: Callable, config: Any, total_steps: int, compile: Compile = one_device
+) -> tuple[Callable, Any]:
     """The compiled `update(state, batch) -> (state, metrics)` of a loss, and its optimizer.
 
     `config` names the optimizer and the number of micro-batches. The state is donated. A step
@@ -102,12 +105,14 @@ def make_update(loss: Callable, config: Any, total_steps: int) -> tuple[Callable
         metrics["learning_rate"] = learning_rate_at(config.optimizer, state.step, total_steps)
         return TrainState(state.step + 1, params, opt_state, state.key), metrics
 
-    return jax.jit(update, donate_argnums=0), optimizer
+    return compile(update, rows=(1,), donate=True), optimizer
 
 
-def mean_loss(model: TransformerConfig, params: Any, batches: list[Batch]) -> float:
+def mean_loss(
+    model: TransformerConfig, params: Any, batches: list[Batch], compile: Callable = jax.jit
+) -> float:
     """Mean negative log-likelihood, nats a token, over a finite pass of batches."""
-    evaluate = jax.jit(lambda params, batch: likelihood_loss(model)(params, batch)[0])
+    evaluate = compile(lambda params, batch: likelihood_loss(model)(params, batch)[0])
     total = WeightedMean(jnp.zeros(()), jnp.zeros(()))
     for batch in batches:
         total = total + evaluate(params, batch)

@@ -8,6 +8,8 @@ import jax.numpy as jnp
 import optax
 
 from rlhf_jax.errors import require
+from rlhf_jax.parallel import replicas
+from rlhf_jax.training.micro_batches import split_rows
 
 
 def accumulate_gradients(
@@ -18,7 +20,8 @@ def accumulate_gradients(
         g = (sum_i d total_i / d params) / (sum_i weight_i)
 
     A mean of the micro-batches' means would weigh a token of a short micro-batch more. Weights are
-    taken as constants of `params`. A batch of weight 0 has gradient 0.
+    taken as constants of `params`. A batch of weight 0 has gradient 0. Under `pmap` the sums are
+    those of all replicas.
 
     Args:
         loss: `loss(params, micro) -> (WeightedMean, dict[str, WeightedMean])`, scalar totals. With
@@ -35,7 +38,7 @@ def accumulate_gradients(
     micros = _split(batch, micro_batches)
 
     def one(index, micro):
-        keys = () if key is None else (jax.random.fold_in(key, index),)
+        keys = () if key is None else (replicas.own_key(jax.random.fold_in(key, index)),)
 
         def total(p):
             mean, metrics = loss(p, micro, *keys)
@@ -54,7 +57,7 @@ def accumulate_gradients(
             zeros,
             (jnp.arange(micro_batches), micros),
         )
-    gradients, mean, metrics = sums
+    gradients, mean, metrics = replicas.total(sums)
     scale = jnp.where(mean.weight > 0, 1 / jnp.where(mean.weight > 0, mean.weight, 1), 0)
     gradients = jax.tree.map(lambda g: (g * scale).astype(g.dtype), gradients)
     reduced = {name: value.mean for name, value in metrics.items()}
@@ -72,17 +75,10 @@ def keep_if(ok: jax.Array, new: Any, old: Any) -> Any:
 
 
 def _split(batch, micro_batches: int):
-    """[B, ...] -> [n, B / n, ...], every n-th row to the same micro-batch."""
     rows = {x.shape[0] for x in jax.tree.leaves(batch)}
     if len(rows) != 1:
         raise ValueError(f"arrays of a batch have one leading axis; got lengths {sorted(rows)}")
     size = rows.pop()
     ok = micro_batches >= 1 and size % micro_batches == 0
     require(ok, "micro_batches", micro_batches, f"a divisor of the batch size {size}")
-    if micro_batches == 1:
-        return jax.tree.map(lambda x: x[None], batch)
-
-    def split(x):
-        return x.reshape(size // micro_batches, micro_batches, *x.shape[1:]).swapaxes(0, 1)
-
-    return jax.tree.map(split, batch)
+    return split_rows(batch, micro_batches)

@@ -2,6 +2,7 @@
 
 import contextlib
 import dataclasses
+import functools
 import os
 import time
 import warnings
@@ -12,6 +13,7 @@ from typing import Any, Protocol
 import jax
 
 from rlhf_jax.errors import UserError, require
+from rlhf_jax.parallel.processes import first_alone, is_first
 from rlhf_jax.training import checkpoint
 from rlhf_jax.training.batch_file import write_batch
 from rlhf_jax.training.fingerprint import NOT_FINGERPRINTED, check_fingerprint
@@ -52,6 +54,7 @@ class Task:
     total_steps      steps of the whole stage
     tokens_per_step  tokens that a step learns from or samples, for tokens/s
     show             metrics beside the progress bar; empty: the first three by name
+    whole            makes a batch of this process the batch of all, to save it for replay
     """
 
     name: str
@@ -61,6 +64,7 @@ class Task:
     total_steps: int
     tokens_per_step: int
     show: tuple[str, ...] = ()
+    whole: Callable[[Any], Any] = lambda batch: batch
 
     def __post_init__(self):
         require(self.total_steps > 0, "total_steps", self.total_steps, "1 or more")
@@ -117,7 +121,7 @@ def run(
         end = min(end, stop_after_steps)
     with contextlib.ExitStack() as stack:
         stack.enter_context(_full_disk_told(directory))
-        if jax.process_index() == 0:
+        if is_first():
             stack.enter_context(lock(directory))
             check_fingerprint(directory, fingerprint, insist)
         stack.enter_context(SIGNALS.deferred())
@@ -126,7 +130,7 @@ def run(
         step, state, progress = 0, task.state, {"seconds": 0.0, "tokens": 0, "compilations": 0}
         if checkpoint.steps(directory):
             step, state, data, progress = checkpoint.restore(directory, task.state)
-            checkpoints.set_aside(after=step)
+            first_alone(functools.partial(checkpoints.set_aside, after=step), "restored")
             task.batches.set_state(data)
         if step < end:
             with contextlib.closing(_Log(task, directory, config, step, progress)) as log:
@@ -165,7 +169,9 @@ def _sick(task, checkpoints, config, step, state, batch) -> SickError:
     """Keeps what `rlhf-jax replay` needs. Skipped steps left the state as it was before them."""
     directory = checkpoints.directory / SICK
     path = directory / f"step_{step}.npz"
-    write_batch(path, batch, {"stage": task.name, "step": step})
+    batch = task.whole(batch)
+    if is_first():
+        write_batch(path, batch, {"stage": task.name, "step": step})
     copy = checkpoint.Checkpoints(directory, keep=1)
     copy.save(step, state, {}, {"total_steps": task.total_steps})
     copy.close()
@@ -205,9 +211,16 @@ class _Log:
         self._warned = False
         self.compilations = _Compilations()
         self.health = Health(task.name, progress.get("health"))
-        self._writer = MetricsWriter(directory, step, config.wandb)
-        total, tokens = task.total_steps, task.tokens_per_step
-        self._line = ProgressLine(task.name, step, total, tokens, task.show)
+        self._open = contextlib.ExitStack()
+        self._writer = self._line = None  # one process of a run writes and shows
+        if is_first():
+            self._writer = self._open.enter_context(
+                contextlib.closing(MetricsWriter(directory, step, config.wandb))
+            )
+            total, tokens = task.total_steps, task.tokens_per_step
+            self._line = self._open.enter_context(
+                contextlib.closing(ProgressLine(task.name, step, total, tokens, task.show))
+            )
 
     def write(self, step: int, metrics: dict) -> None:
         """Waits for the metrics of `step`; writes them if it is a step to log."""
@@ -220,7 +233,8 @@ class _Log:
                 "is a shape or a Python argument of the step changing?"
             )
             warnings.warn(message, RuntimeWarning, stacklevel=3)
-        self._line.update(step, numbers)
+        if self._line is not None:
+            self._line.update(step, numbers)
         if step % self._every == 0 or step in (1, self._task.total_steps):
             now, (last, then) = time.monotonic(), self._last
             self._last = (step, now)
@@ -228,7 +242,8 @@ class _Log:
             del speed["total_steps"], speed["health"]
             tokens = (step - last) * self._task.tokens_per_step
             speed["tokens_per_second"] = tokens / max(now - then, 1e-9)
-            self._writer.write(step, numbers, speed)
+            if self._writer is not None:
+                self._writer.write(step, numbers, speed)
 
     def progress(self, step: int) -> dict:
         """Sums over all calls that led to `step`; work lost to a kill is not among them."""
@@ -242,11 +257,11 @@ class _Log:
         }
 
     def sync(self) -> None:
-        self._writer.sync()
+        if self._writer is not None:
+            self._writer.sync()
 
     def close(self) -> None:
-        self._line.close()
-        self._writer.close()
+        self._open.close()
 
 
 class _Compilations:

@@ -4,6 +4,7 @@ import dataclasses
 import json
 import os
 import shutil
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -13,6 +14,7 @@ import orbax.checkpoint as ocp
 from rlhf_jax.errors import UserError
 from rlhf_jax.models import score, transformer
 from rlhf_jax.models.config import TransformerConfig
+from rlhf_jax.parallel.processes import first_alone
 from rlhf_jax.training import manifest
 
 KINDS = ("policy", "score")
@@ -26,15 +28,22 @@ def save_model(
     kind: "policy" (logits) or "score" (a scalar head). tokenizer: its fingerprint.
     """
     partial = directory.with_name(directory.name + ".partial")
-    shutil.rmtree(partial, ignore_errors=True)
-    partial.mkdir(parents=True)
+
+    def prepare():
+        shutil.rmtree(partial, ignore_errors=True)
+        partial.mkdir(parents=True)
+
+    def finish():
+        about = {"kind": kind, "tokenizer": tokenizer, "model": dataclasses.asdict(config)}
+        (partial / "model.json").write_text(json.dumps(about, indent=1), encoding="utf-8")
+        manifest.write(partial, {"kind": kind})
+        shutil.rmtree(directory, ignore_errors=True)
+        os.replace(partial, directory)
+
+    first_alone(prepare, "model")
     with ocp.StandardCheckpointer() as checkpointer:
         checkpointer.save(partial.absolute() / "params", params)
-    about = {"kind": kind, "tokenizer": tokenizer, "model": dataclasses.asdict(config)}
-    (partial / "model.json").write_text(json.dumps(about, indent=1), encoding="utf-8")
-    manifest.write(partial, {"kind": kind})
-    shutil.rmtree(directory, ignore_errors=True)
-    os.replace(partial, directory)
+    first_alone(finish, "model is whole")
 
 
 def has_model(directory: Path) -> bool:
@@ -59,8 +68,11 @@ def read_about(directory: Path) -> dict[str, Any]:
         raise UserError(f"{path}: expected kind, tokenizer and model, got: {error}") from None
 
 
-def load_model(directory: Path, kind: str, tokenizer: str) -> tuple[TransformerConfig, Any]:
-    """The shape and the parameters of a finished model.
+def load_model(
+    directory: Path, kind: str, tokenizer: str, layout: Callable | None = None
+) -> tuple[TransformerConfig, Any]:
+    """The shape and the parameters of a finished model, laid out by layout(shapes); None: on the
+    first device.
 
     Raises UserError where there is none, a damaged one, or one of another kind or tokenizer.
     """
@@ -85,8 +97,7 @@ def load_model(directory: Path, kind: str, tokenizer: str) -> tuple[TransformerC
 
     target = jax.eval_shape(abstract, jax.random.key(0))
     sharding = jax.sharding.SingleDeviceSharding(jax.local_devices()[0])
-    target = jax.tree.map(
-        lambda x: jax.ShapeDtypeStruct(x.shape, x.dtype, sharding=sharding), target
-    )
+    here = lambda x: jax.ShapeDtypeStruct(x.shape, x.dtype, sharding=sharding)
+    target = jax.tree.map(here, target) if layout is None else layout(target)
     with ocp.StandardCheckpointer() as checkpointer:
         return config, checkpointer.restore(directory.absolute() / "params", target)

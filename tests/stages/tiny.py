@@ -7,7 +7,8 @@ import numpy as np
 
 from rlhf_jax.models import score, transformer
 from rlhf_jax.models.config import TransformerConfig
-from rlhf_jax.stages.ppo import PPOConfig, TokenIds
+from rlhf_jax.stages.ppo import TokenIds
+from rlhf_jax.stages.ppo_config import PPOConfig
 from rlhf_jax.training.optimizer import OptimizerConfig
 
 MODEL = TransformerConfig(

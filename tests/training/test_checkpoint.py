@@ -12,9 +12,12 @@ import optax
 import pytest
 from jax.sharding import NamedSharding, PartitionSpec
 
-from rlhf_jax.parallel.mesh import make_mesh, replicate
+from rlhf_jax.parallel.config import ParallelConfig
+from rlhf_jax.parallel.runner import make_runner
 from rlhf_jax.training import checkpoint
 from rlhf_jax.training.checkpoint import CheckpointError, Checkpoints, restore, restore_subtree
+
+EIGHT = make_runner(ParallelConfig())
 
 
 def _state(seed=0):
@@ -68,10 +71,10 @@ def test_the_last_steps_are_kept_and_an_older_one_can_be_named(saved):
 
 
 def test_arrays_take_the_sharding_of_the_template(saved):
-    mesh = make_mesh()
+    mesh = EIGHT.layout.mesh
     template = jax.tree.map(
         lambda x: jax.ShapeDtypeStruct(x.shape, x.dtype, sharding=x.sharding),
-        replicate(_state(), mesh),
+        EIGHT.state(_state()),
     )
     rows = NamedSharding(mesh, PartitionSpec("data"))
     template["params"]["layer/0"]["w"] = jax.ShapeDtypeStruct((8, 3), jnp.float32, sharding=rows)
@@ -82,10 +85,10 @@ def test_arrays_take_the_sharding_of_the_template(saved):
 
 
 def test_a_sharded_state_comes_back_on_one_device(tmp_path):
-    mesh = make_mesh()
+    mesh = EIGHT.layout.mesh
     checkpoints = Checkpoints(tmp_path, keep=1)
     rows = jax.device_put(jnp.arange(16.0), NamedSharding(mesh, PartitionSpec("data")))
-    checkpoints.save(1, {"x": rows, "y": replicate(jnp.ones(3), mesh)}, {}, {})
+    checkpoints.save(1, {"x": rows, "y": EIGHT.state(jnp.ones(3))}, {}, {})
     checkpoints.close()
     state = restore(tmp_path, {"x": jnp.zeros(16), "y": jnp.zeros(3)})[1]
     assert state["x"].tolist() == list(range(16)) and len(state["x"].sharding.device_set) == 1
@@ -93,7 +96,7 @@ def test_a_sharded_state_comes_back_on_one_device(tmp_path):
 
 def test_what_was_not_pinned_to_a_device_is_not_pinned_afterwards(tmp_path):
     """A counter made by jit goes with parameters on eight devices before a kill, and after it."""
-    template = {"params": replicate(jnp.ones(8), make_mesh()), "count": jnp.zeros(())}
+    template = {"params": EIGHT.state(jnp.ones(8)), "count": jnp.zeros(())}
     checkpoints = Checkpoints(tmp_path, keep=1)
     checkpoints.save(1, template, {}, {})
     checkpoints.close()

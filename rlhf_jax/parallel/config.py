@@ -1,0 +1,53 @@
+"""How a run lies on devices and processes. Nothing here changes what is computed."""
+
+import dataclasses
+from typing import Literal
+
+from rlhf_jax.errors import require
+
+AUTO = "auto"
+
+
+@dataclasses.dataclass(frozen=True)
+class ParallelConfig:
+    """The mesh, the runner and the processes of a run; any of it may differ when a run goes on.
+
+    runner       "jit": all state is cut over a mesh of data x fsdp x tensor devices;
+                 "pmap": every device holds all of it and its share of the rows
+    fsdp         devices over which parameters, optimizer and averages are cut along the width
+    tensor       devices over which heads, feed-forward width and KV cache are cut
+                 (data takes the devices that are left; rows are cut over data and fsdp)
+    coordinator  of a run of several processes: "host:port" of process 0; "auto" asks the cluster
+                 (Cloud TPU, GKE, SLURM, Open MPI); None: one process
+    processes    how many, and `process` which of them this is; only with "host:port"
+    heartbeat    seconds without a sign of life after which a process counts as dead
+    """
+
+    runner: Literal["jit", "pmap"] = "jit"
+    fsdp: int = 1
+    tensor: int = 1
+    coordinator: str | None = None
+    processes: int | None = None
+    process: int | None = None
+    heartbeat: int = 30
+
+    def __post_init__(self):
+        require(self.runner in ("jit", "pmap"), "runner", self.runner, "'jit' or 'pmap'")
+        for field in ("fsdp", "tensor", "heartbeat"):
+            require(getattr(self, field) > 0, field, getattr(self, field), "positive")
+        if self.runner == "pmap":
+            cut = (self.fsdp, self.tensor)
+            require(cut == (1, 1), "(fsdp, tensor)", cut, "(1, 1) under pmap, which cuts rows only")
+        named = self.coordinator not in (None, AUTO)
+        if named:
+            ok = ":" in self.coordinator
+            require(ok, "coordinator", self.coordinator, "'host:port', 'auto' or None")
+            known = self.processes is not None and self.process is not None
+            require(known, "(processes, process)", (self.processes, self.process),
+                    "both given beside a coordinator's 'host:port'")  # fmt: skip
+            inside = 0 <= self.process < self.processes
+            require(inside, "process", self.process, f"0 to processes - 1 = {self.processes - 1}")
+        else:
+            both = (self.processes, self.process)
+            require(both == (None, None), "(processes, process)", both,
+                    "None without a coordinator's 'host:port'")  # fmt: skip

@@ -1,0 +1,70 @@
+"""Several processes that train together: how they start, who writes, and how they end."""
+
+import os
+import sys
+from collections.abc import Callable
+from typing import NoReturn
+
+import jax
+from jax.experimental import multihost_utils
+
+from rlhf_jax.errors import UserError
+from rlhf_jax.parallel.config import AUTO, ParallelConfig
+
+LOST = 3  # the exit code where another process ended
+
+
+def start(config: ParallelConfig) -> None:
+    """Joins the other processes, where the config names any. Before anything else uses jax.
+
+    Raises UserError where they cannot be reached.
+    """
+    if config.coordinator is None or jax.distributed.is_initialized():
+        return
+    place = {}
+    if config.coordinator != AUTO:
+        place = {
+            "coordinator_address": config.coordinator,
+            "num_processes": config.processes,
+            "process_id": config.process,
+        }
+    try:
+        jax.distributed.initialize(**place, heartbeat_timeout_seconds=config.heartbeat)
+    except (RuntimeError, ValueError) as error:
+        reason = (str(error).splitlines() or [type(error).__name__])[0]
+        raise UserError(f"parallel.coordinator = {config.coordinator!r}: {reason}") from None
+    if not is_first():
+        sys.stdout = open(os.devnull, "w", encoding="utf-8")  # noqa: SIM115
+
+
+def is_first() -> bool:
+    """Whether this process writes files and speaks."""
+    return jax.process_index() == 0
+
+
+def wait_for_all(name: str) -> None:
+    """Blocks until every process has come here."""
+    if jax.process_count() > 1:
+        multihost_utils.sync_global_devices(name)
+
+
+def first_alone(function: Callable[[], None], name: str) -> None:
+    """Process 0 does it; then all go on."""
+    if is_first():
+        function()
+    wait_for_all(name)
+
+
+def one_has_died(error: Exception) -> NoReturn:
+    """Ends this process with one line: a collective failed, as it does where another has ended.
+
+    At once and without jax's farewell, which would wait for the dead.
+    """
+    reason = (str(error).splitlines() or [type(error).__name__])[0][:200]
+    print(
+        f"rlhf-jax: process {jax.process_index()} of {jax.process_count()}: another process of "
+        f"this run has ended ({reason}); start all of them again: they go on from the last "
+        "checkpoint",
+        file=sys.stderr, flush=True,
+    )  # fmt: skip
+    os._exit(LOST)

@@ -1,0 +1,221 @@
+"""The two runners of one pure program: `jit` over a mesh, and `pmap` over replicas.
+
+A program takes a state, or parameters, that stay on the devices, and rows that come batch by batch.
+"""
+
+import functools
+from collections.abc import Callable, Sequence
+from typing import Any, Protocol
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from jax.sharding import NamedSharding
+from jax.sharding import PartitionSpec as P
+
+from rlhf_jax.errors import UserError, require
+from rlhf_jax.models.placement import placing
+from rlhf_jax.parallel import replicas
+from rlhf_jax.parallel.config import ParallelConfig
+from rlhf_jax.parallel.layout import ROWS, Layout, MeshShape, layout_of
+
+
+class Compile(Protocol):
+    """How a runner compiles a program.
+
+    rows: which arguments are rows; the others are whole. returns_rows: the result is rows; else it
+    is whole. donate: the first argument, a state, gives its memory to the first result.
+    """
+
+    def __call__(
+        self,
+        function: Callable,
+        *,
+        rows: Sequence[int] = (),
+        returns_rows: bool = False,
+        donate: bool = False,
+    ) -> Callable: ...
+
+
+def one_device(function: Callable, *, rows=(), returns_rows=False, donate=False) -> Callable:
+    """`Compile` where the arguments lie: plain `jit`."""
+    del rows, returns_rows
+    return jax.jit(function, donate_argnums=(0,) if donate else ())
+
+
+class JitRunner:
+    """State cut over a mesh by the rules of parallel/layout.py; the compiler adds what is sent."""
+
+    def __init__(self, layout: Layout):
+        self.layout = layout
+        self._everywhere = NamedSharding(layout.mesh, P())
+
+    def state(self, tree: Any) -> Any:
+        """Copies of all arrays, laid out; they share no buffer with `tree`, so that a step may
+        donate them and `tree` lives on."""
+        laid = self.layout(tree)
+        return jax.tree.map(lambda x, to: _put(x, to.sharding), tree, laid)
+
+    def create(self, function: Callable, *arguments) -> Any:
+        """function(*arguments), made where it is to lie: no device ever holds the whole of it."""
+        laid = self.layout(jax.eval_shape(function, *arguments))
+        shardings = jax.tree.map(lambda x: x.sharding, laid)
+        copied = lambda *a: jax.tree.map(jnp.copy, function(*a))  # forwards no argument's buffer
+        return jax.jit(copied, out_shardings=shardings)(*arguments)
+
+    def own_rows(self, count: int) -> slice:
+        """Which rows of a batch of `count` this process has to load."""
+        return _own_rows(self._rows_sharding(count), count)
+
+    def rows(self, batch: Any, count: int) -> Any:
+        """A batch of `count` rows in all, of which this process gives its own, on the devices."""
+        sharding = self._rows_sharding(count)
+        if self.layout.mesh.size == 1:
+            return batch
+        return jax.tree.map(lambda x: _place_rows(x, sharding, count), batch)
+
+    def gather(self, batch: Any, count: int) -> Any:
+        """A batch of `count` rows, of which each process gives its own, whole in all of them."""
+        if jax.process_count() == 1:
+            return batch
+        whole = jax.jit(lambda x: x, out_shardings=self._everywhere)
+        return jax.device_get(whole(self.rows(batch, count)))
+
+    def _rows_sharding(self, count: int) -> NamedSharding:
+        groups = self.layout.row_groups
+        if count % groups and groups % count:
+            raise UserError(
+                f"a batch of {count} rows does not divide over {groups} groups of devices (data x "
+                f"fsdp): make the batch size a multiple or a divisor of {groups}"
+            )
+        # Fewer rows than groups: the programs cut time instead (parallel/layout.py).
+        return NamedSharding(self.layout.mesh, P(ROWS) if count % groups == 0 else P())
+
+    def compile(self, function, *, rows=(), returns_rows=False, donate=False) -> Callable:
+        del rows, returns_rows  # a mesh knows where arrays lie
+        if self.layout.mesh.size == 1:
+            return one_device(function, donate=donate)
+
+        @functools.wraps(function)
+        def placed(*arguments):
+            with placing(self.layout.place):
+                result = function(*arguments)
+                return (self.layout.keep(result[0]), *result[1:]) if donate else result
+
+        return jax.jit(placed, donate_argnums=(0,) if donate else ())
+
+    def evaluate(self, function: Callable) -> Callable:
+        """f(params, *arrays with all rows) -> function's result in full, as NumPy arrays."""
+        compiled = self.compile(function)
+        if self.layout.mesh.size == 1:
+            return lambda *arguments: jax.device_get(compiled(*arguments))
+        whole = jax.jit(lambda *a: compiled(*a), out_shardings=self._everywhere)
+
+        def evaluated(params, *arrays):
+            arrays = jax.tree.map(lambda x: _put(x, self.layout(x).sharding), arrays)
+            return jax.device_get(whole(params, *arrays))
+
+        return evaluated
+
+
+class PmapRunner:
+    """Every device holds the whole state and its share of the rows: [n, B / n, ...].
+
+    States go in and come out as whole arrays, so that either runner resumes the other's run.
+    """
+
+    def __init__(self, devices: Sequence[jax.Device]):
+        self._replicated = JitRunner(layout_of(list(devices), MeshShape(len(devices), 1, 1)))
+        self.layout = self._replicated.layout
+        self.state, self.create = self._replicated.state, self._replicated.create
+        self.evaluate, self.gather = self._replicated.evaluate, self._replicated.gather
+
+    def own_rows(self, count: int) -> slice:
+        require(count % self.layout.mesh.size == 0, "batch_size", count,
+                f"a multiple of the {self.layout.mesh.size} devices under pmap")  # fmt: skip
+        return self._replicated.own_rows(count)
+
+    def rows(self, batch: Any, count: int) -> Any:
+        self.own_rows(count)
+        split = lambda x: np.asarray(x).reshape(jax.local_device_count(), -1, *x.shape[1:])
+        return jax.tree.map(split, batch)
+
+    def compile(self, function, *, rows=(), returns_rows=False, donate=False) -> Callable:
+        def replica(*arguments):
+            with replicas.traced():
+                return function(*arguments)
+
+        @functools.cache
+        def mapped(arguments: int):
+            axes = tuple(0 if i in rows else None for i in range(arguments))
+            out_axes, first = (0 if returns_rows else None), (0,) if donate else ()
+            return jax.pmap(
+                replica, replicas.AXIS, in_axes=axes, out_axes=out_axes, donate_argnums=first
+            )
+
+        def run(*arguments):
+            result = mapped(len(arguments))(*arguments)
+            return result if returns_rows else self._whole(result)
+
+        return run
+
+    def _whole(self, tree: Any) -> Any:
+        """Of several processes pmap gives each its own copy; checkpoints want one array of all."""
+        if jax.process_count() == 1:
+            return tree
+        return jax.tree.map(lambda x: _join(x, self.layout), tree)
+
+
+Runner = JitRunner | PmapRunner
+
+
+def make_runner(config: ParallelConfig) -> Runner:
+    """The runner of a config over all devices of all processes.
+
+    Raises ConfigError where fsdp x tensor does not divide their number.
+    """
+    devices = jax.devices()
+    if config.runner == "pmap":
+        return PmapRunner(devices)
+    cut = config.fsdp * config.tensor
+    ok = len(devices) % cut == 0
+    require(ok, "fsdp x tensor", cut, f"a divisor of the {len(devices)} devices")
+    shape = MeshShape(len(devices) // cut, config.fsdp, config.tensor)
+    return JitRunner(layout_of(devices, shape))
+
+
+def _is_key(x) -> bool:
+    return jax.dtypes.issubdtype(x.dtype, jax.dtypes.prng_key)
+
+
+def _put(x: Any, sharding: NamedSharding) -> jax.Array:
+    """A fresh copy of an array that every process holds whole, or that lies on the devices."""
+    if _is_key(x):
+        data = _put(jax.random.key_data(x), NamedSharding(sharding.mesh, P()))
+        return jax.random.wrap_key_data(data, impl=jax.random.key_impl(x))
+    if sharding.is_fully_addressable:
+        return jax.device_put(jnp.copy(x), sharding)
+    if isinstance(x, jax.Array) and not x.is_fully_addressable:
+        return jax.jit(jnp.copy, out_shardings=sharding)(x)
+    host = np.asarray(x)
+    return jax.make_array_from_callback(host.shape, sharding, lambda index: host[index])
+
+
+def _place_rows(x: np.ndarray, sharding: NamedSharding, count: int) -> jax.Array:
+    shape = (count, *x.shape[1:])
+    return jax.make_array_from_process_local_data(sharding, np.asarray(x), shape)
+
+
+def _own_rows(sharding: NamedSharding, count: int) -> slice:
+    places = sharding.addressable_devices_indices_map((count,)).values()
+    bounds = [place[0].indices(count) for place in places]
+    return slice(min(b[0] for b in bounds), max(b[1] for b in bounds))
+
+
+def _join(x: jax.Array, layout: Layout) -> jax.Array:
+    if _is_key(x):
+        data = _join(jax.random.key_data(x), layout)
+        return jax.random.wrap_key_data(data, impl=jax.random.key_impl(x))
+    parts = [shard.data for shard in x.addressable_shards]
+    sharding = NamedSharding(layout.mesh, P())
+    return jax.make_array_from_single_device_arrays(x.shape, sharding, parts)

@@ -1,0 +1,96 @@
+"""The settings of PPO-ptx."""
+
+import dataclasses
+
+from rlhf_jax.errors import require
+from rlhf_jax.objectives.kl import AdaptiveController, FixedController
+from rlhf_jax.training.optimizer import OptimizerConfig
+
+
+@dataclasses.dataclass(frozen=True)
+class PPOConfig:
+    """InstructGPT's PPO. Learning rates count optimizer steps: iterations x epochs x minibatches.
+
+    The paper prints neither the final policy learning rate nor the GAE lambda.
+    """
+
+    policy_optimizer: OptimizerConfig
+    value_optimizer: OptimizerConfig
+    iterations: int
+    batch_size: int = 512  # episodes an iteration
+    minibatches: int = 8
+    epochs: int = 1
+    micro_batches: int = 1  # of each minibatch
+    rollout_micro_batches: int = 1  # of the whole batch
+    ptx_micro_batches: int | None = None  # of a minibatch's pretraining rows; None: micro_batches
+    prompt_length: int = 1024
+    response_length: int = 1024
+    temperature: float = 1.0
+    kl: FixedController | AdaptiveController = dataclasses.field(
+        default_factory=lambda: FixedController(0.02)
+    )
+    discount: float = 1.0
+    gae_lambda: float = 0.95
+    clip: float = 0.2
+    value_clip: float | None = 0.2  # None: plain squared error
+    whiten_rewards: bool = False  # keeps the mean (Ziegler et al. 2019)
+    whiten_advantages: bool = True
+    stop_token: str | None = None  # ends a response in place of EOS (Ziegler et al. 2019: ".")
+    stop_after: int = 0  # at or after this column of the response
+    missing_eos_score: float | None = -1.0  # replaces the score of a response that does not end
+    zero_value_head: bool = False  # else the value function starts as the reward model
+    ema_decay: float | None = 0.992  # of the policy, an iteration; None: no average
+    ptx_coefficient: float = 0.0
+    ptx_ratio: int = 8  # rows of pretraining text an episode
+    ptx_length: int = 1024  # tokens of such a row
+
+    def __post_init__(self):
+        positive = (
+            "iterations", "batch_size", "minibatches", "epochs", "micro_batches",
+            "rollout_micro_batches", "prompt_length", "response_length", "temperature", "ptx_ratio",
+            "ptx_length", "clip",
+        )  # fmt: skip
+        for field in positive:
+            value = getattr(self, field)
+            require(value > 0, field, value, "positive")
+        for field in ("discount", "gae_lambda"):
+            value = getattr(self, field)
+            require(0 <= value <= 1, field, value, "in [0, 1]")
+        pieces = self.minibatches * self.micro_batches
+        require(
+            self.batch_size % pieces == 0,
+            "batch_size",
+            self.batch_size,
+            f"a multiple of minibatches x micro_batches = {pieces}",
+        )
+        pieces = self.rollout_micro_batches
+        ok = self.batch_size % pieces == 0
+        require(ok, "rollout_micro_batches", pieces, f"a divisor of batch_size {self.batch_size}")
+        require(
+            0 <= self.stop_after < self.response_length,
+            "stop_after",
+            self.stop_after,
+            f"a column of the response, 0 to {self.response_length - 1}",
+        )
+        rows = self.batch_size // self.minibatches * self.ptx_ratio
+        pieces = self.text_pieces
+        ok = pieces > 0 and (self.ptx_coefficient == 0 or rows % pieces == 0)
+        require(ok, "ptx_micro_batches", pieces, f"a divisor of a minibatch's {rows} rows of text")
+        require(self.ptx_coefficient >= 0, "ptx_coefficient", self.ptx_coefficient, ">= 0")
+        require(
+            self.value_clip is None or self.value_clip > 0, "value_clip", self.value_clip, "> 0"
+        )
+        require(
+            self.ema_decay is None or 0 <= self.ema_decay < 1,
+            "ema_decay",
+            self.ema_decay,
+            "in [0, 1)",
+        )
+
+    @property
+    def text_pieces(self) -> int:
+        return self.micro_batches if self.ptx_micro_batches is None else self.ptx_micro_batches
+
+    @property
+    def optimizer_steps(self) -> int:
+        return self.iterations * self.epochs * self.minibatches

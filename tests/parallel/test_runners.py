@@ -1,0 +1,220 @@
+"""One program, six ways to lie on eight devices: the same update, the same tokens."""
+
+import dataclasses
+import functools
+
+import jax
+import numpy as np
+import pytest
+
+from rlhf_jax.errors import ConfigError, UserError
+from rlhf_jax.models import score, transformer
+from rlhf_jax.models.config import TransformerConfig
+from rlhf_jax.parallel.config import ParallelConfig
+from rlhf_jax.parallel.layout import MeshShape
+from rlhf_jax.parallel.runner import JitRunner, layout_of, make_runner
+from rlhf_jax.stages import dpo, ppo, reward_model, supervised
+from rlhf_jax.stages.ppo_config import PPOConfig
+from rlhf_jax.training.optimizer import OptimizerConfig
+from tests.objectives.harness import assert_close
+from tests.stages import tiny
+
+MODEL = TransformerConfig(
+    vocab_size=40, layers=2, width=32, heads=8, context=16, compute_dtype="float32"
+)
+RATE = OptimizerConfig(learning_rate=1e-2, epsilon=0.1)  # smooth where gradients are tiny
+ROWS, LENGTH, OUTPUTS = 32, 8, 3
+LAYOUTS = {
+    "8x1x1": ParallelConfig(),
+    "2x4x1": ParallelConfig(fsdp=4),
+    "2x2x2": ParallelConfig(fsdp=2, tensor=2),
+    "1x1x8": ParallelConfig(tensor=8),
+    "pmap": ParallelConfig(runner="pmap"),
+}
+ALONE = JitRunner(layout_of(jax.devices()[:1], MeshShape(1, 1, 1)))
+KEY = jax.random.key(0)
+
+
+@pytest.fixture(scope="module", autouse=True)
+def quick_to_compile():
+    jax.config.update("jax_disable_most_optimizations", True)
+    yield
+    jax.config.update("jax_disable_most_optimizations", False)
+
+
+@functools.cache
+def policy(seed=1):
+    return tiny.noisy(transformer.init(MODEL, KEY), seed)
+
+
+@functools.cache
+def scorer():
+    return tiny.noisy(score.with_score_head(transformer.init(MODEL, KEY), KEY), 2)
+
+
+def rankings():
+    """Outputs of 2 to 8 tokens; a prompt without pairs, and one with two outputs."""
+    rng = np.random.default_rng(0)
+    shape = (ROWS, OUTPUTS, LENGTH)
+    tokens = rng.integers(4, 40, shape).astype(np.int32)
+    segments = (np.arange(LENGTH) < rng.integers(2, 9, (ROWS, OUTPUTS, 1))).astype(np.int32)
+    weights = (segments * (np.arange(LENGTH) >= 1)).astype(np.float32)
+    ranks = rng.integers(0, 3, shape[:2]).astype(np.int32)
+    ranks[0], ranks[1] = (0, 0, 0), (0, 1, -1)
+    return {"tokens": tokens, "segments": segments, "weights": weights, "ranks": ranks}
+
+
+def sft(runner, micro_batches):
+    config = supervised.SupervisedConfig(RATE, batch_size=ROWS, length=LENGTH,
+                                         micro_batches=micro_batches)  # fmt: skip
+    loss = supervised.likelihood_loss(MODEL)
+    return trained(runner, loss, config, policy(), tiny.text_batch(ROWS))
+
+
+def reward(runner, micro_batches):
+    config = reward_model.RewardConfig(RATE, batch_size=ROWS, outputs=OUTPUTS, length=LENGTH,
+                                       micro_batches=micro_batches)  # fmt: skip
+    return trained(runner, reward_model.reward_loss(MODEL), config, scorer(), rankings())
+
+
+def preference(runner, micro_batches):
+    config = dpo.DPOConfig(RATE, batch_size=ROWS, outputs=OUTPUTS, length=LENGTH,
+                           micro_batches=micro_batches)  # fmt: skip
+    refer = dpo.make_reference(MODEL, micro_batches, runner.compile)
+    reference = runner.state(policy(5))
+    loss = dpo.preference_loss(config.objective, MODEL)
+    return trained(runner, loss, config, policy(), rankings(), lambda b: refer(reference, b))
+
+
+def trained(runner, loss, config, params, batch, prepare=lambda batch: batch):
+    update, optimizer = supervised.make_update(loss, config, 10, runner.compile)
+    initial = lambda params, key: supervised.initial_state(params, optimizer, key)
+    state, metrics = runner.create(initial, params, KEY), []
+    for _ in range(2):
+        state, told = update(state, prepare(runner.rows(batch, ROWS)))
+        metrics.append(told)
+    return state.params, metrics
+
+
+def ppo_ptx(runner, micro_batches):
+    """An iteration of two minibatches; the tokens that were sampled, too."""
+    config = PPOConfig(
+        RATE, RATE, iterations=4, batch_size=2 * ROWS, minibatches=2, prompt_length=6,
+        response_length=6, temperature=0.7, ema_decay=0.9, whiten_rewards=True, ptx_ratio=1,
+        ptx_coefficient=2.0, ptx_length=LENGTH, micro_batches=micro_batches,
+        rollout_micro_batches=micro_batches,
+    )  # fmt: skip
+    programs = ppo.compile_programs(config, MODEL, tiny.IDS, compile=runner.compile)
+    initial = lambda policy, value, key: ppo.initial_state(config, policy, value, key)
+    state = runner.create(initial, policy(), scorer(), KEY)
+    frozen = ppo.Frozen(runner.state(policy(3)), runner.state(scorer()))
+    prompts = [list(ids) for ids in (tiny.PROMPTS * 8)]
+    tokens, segments = tiny.left_padded(prompts, 6)
+    prompts = runner.rows({"tokens": tokens, "segments": segments}, 2 * ROWS)
+    text = runner.rows(tiny.text_batch(2 * ROWS), 2 * ROWS)
+    rollout = programs.rollout(state.policy, KEY, prompts)
+    sampled = np.asarray(rollout.tokens).reshape(2 * ROWS, -1)
+    experience, metrics = programs.experience(state, frozen, prompts, rollout)
+    state, told = programs.update(state, experience, metrics["kl"], text)
+    return (state.policy, state.value, state.ema), metrics | told, sampled
+
+
+STAGES = {"sft": sft, "reward": reward, "dpo": preference, "ppo_ptx": ppo_ptx}
+alone = functools.cache(lambda stage: STAGES[stage](ALONE, 1))
+# Every layout and every stage once here; all pairs, and all micro-batches, where there is time.
+QUICK = [("sft", "2x2x2", 2), ("reward", "pmap", 2), ("dpo", "8x1x1", 4), ("reward", "1x1x8", 1),
+         ("ppo_ptx", "pmap", 1), ("ppo_ptx", "2x2x2", 2)]  # fmt: skip
+ALL = [(stage, layout, n) for stage in STAGES for layout in LAYOUTS for n in (1, 2, 4)]
+CASES = QUICK + [pytest.param(*c, marks=pytest.mark.slow) for c in ALL if c not in QUICK]
+
+
+@pytest.mark.parametrize("stage, layout, micro_batches", CASES)
+def test_an_update_is_that_of_one_device(stage, layout, micro_batches):
+    runner = make_runner(LAYOUTS[layout])
+    assert runner.layout.mesh.size == 8
+    params, metrics, *sampled = STAGES[stage](runner, micro_batches)
+    expected, expected_metrics, *expected_sampled = alone(stage)
+    assert_close(params, expected, rtol=1e-5, atol=1e-5)
+    assert_close(metrics, expected_metrics, rtol=1e-4, atol=1e-5)
+    np.testing.assert_array_equal(sampled, expected_sampled)
+    first = jax.tree.leaves(expected)[0]
+    start = jax.tree.leaves((policy(), scorer(), policy()) if sampled else STARTS[stage]())[0]
+    assert np.abs(np.asarray(first) - np.asarray(start)).max() > 1e-4
+
+
+STARTS = {"sft": policy, "reward": scorer, "dpo": policy}
+
+
+def test_state_is_cut_as_the_layout_says():
+    runner = make_runner(LAYOUTS["2x2x2"])
+    config = supervised.SupervisedConfig(RATE, batch_size=ROWS, length=LENGTH)
+    update, optimizer = supervised.make_update(
+        supervised.likelihood_loss(MODEL), config, 10, runner.compile
+    )
+    initial = lambda params, key: supervised.initial_state(params, optimizer, key)
+    state = runner.create(initial, policy(), KEY)
+    after, _ = update(state, runner.rows(tiny.text_batch(ROWS), ROWS))
+    shards = lambda x: {shard.data.shape for shard in x.addressable_shards}
+    for params in (after.params, after.opt_state[1].mu, after.opt_state[1].nu):
+        assert shards(params["blocks"]["up"]) == {(2, 16, 64)}
+        assert shards(params["blocks"]["qkv"]) == {(2, 16, 4, 3, 4)}
+        assert shards(params["tokens"]) == {(40, 8)}
+    with pytest.raises(RuntimeError, match="deleted"):
+        np.asarray(state.params["tokens"])
+
+
+def test_creating_leaves_what_it_is_made_of():
+    runner = make_runner(LAYOUTS["2x4x1"])
+    params = runner.state(policy())
+    state = runner.create(lambda p, key: {"p": p, "key": key}, params, KEY)
+    jax.jit(lambda s: jax.tree.map(lambda x: x, s), donate_argnums=0)(state)
+    assert_close(params, policy(), rtol=0, atol=0)
+
+
+def test_evaluation_gives_all_rows_on_the_host():
+    tokens = np.arange(16 * 4, dtype=np.int32).reshape(16, 4)
+    for layout in ("2x2x2", "pmap"):
+        runner = make_runner(LAYOUTS[layout])
+        double = runner.evaluate(lambda params, x, key: (params["w"] * x, jax.random.bits(key)))
+        found, bits = double(runner.state({"w": np.float32(2)}), tokens, KEY)
+        np.testing.assert_array_equal(found, 2 * tokens)
+        assert isinstance(found, np.ndarray) and bits == jax.random.bits(KEY)
+
+
+def test_rows_that_fit_no_layout_are_refused_by_number():
+    with pytest.raises(UserError, match="batch of 12 rows does not divide over 8 groups"):
+        make_runner(LAYOUTS["8x1x1"]).rows({"x": np.zeros((12, 2))}, 12)
+    with pytest.raises(ConfigError, match="batch_size = 12: must be a multiple of the 8 devices"):
+        make_runner(LAYOUTS["pmap"]).rows({"x": np.zeros((12, 2))}, 12)
+    with pytest.raises(ConfigError, match="fsdp x tensor = 3: must be a divisor of the 8 devices"):
+        make_runner(ParallelConfig(fsdp=3))
+
+
+def test_fewer_rows_than_devices_are_cut_along_time():
+    runner = make_runner(LAYOUTS["8x1x1"])
+    config = supervised.SupervisedConfig(RATE, batch_size=2, length=LENGTH)
+    loss, batch = supervised.likelihood_loss(MODEL), tiny.text_batch(2)
+
+    def updated(runner):
+        update, optimizer = supervised.make_update(loss, config, 10, runner.compile)
+        initial = lambda params, key: supervised.initial_state(params, optimizer, key)
+        return update(runner.create(initial, policy(), KEY), runner.rows(batch, 2))[0].params
+
+    assert_close(updated(runner), updated(ALONE), rtol=1e-5, atol=1e-5)
+
+
+@pytest.mark.parametrize(
+    "wrong, told",
+    [
+        ({"runner": "xmap"}, "runner = 'xmap'"),
+        ({"runner": "pmap", "fsdp": 2}, r"\(fsdp, tensor\) = \(2, 1\)"),
+        ({"tensor": 0}, "tensor = 0"),
+        ({"coordinator": "host"}, "coordinator = 'host'"),
+        ({"coordinator": "host:1"}, r"\(processes, process\)"),
+        ({"coordinator": "host:1", "processes": 2, "process": 2}, "process = 2"),
+        ({"processes": 2, "process": 0}, r"\(processes, process\)"),
+    ],
+)
+def test_impossible_settings_are_refused(wrong, told):
+    with pytest.raises(ConfigError, match=told):
+        dataclasses.replace(ParallelConfig(), **wrong)
