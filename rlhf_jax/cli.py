@@ -70,6 +70,7 @@ def command(arguments: list[str]) -> int:
     # Not before: these start jax.
     from rlhf_jax import judge
     from rlhf_jax.experiment import Experiment, load_experiment
+    from rlhf_jax.parallel import processes
     from rlhf_jax.run import Run, Stopped
     from rlhf_jax.training.signals import SIGNALS, Preempted
 
@@ -88,8 +89,9 @@ def command(arguments: list[str]) -> int:
         args=arguments[2:],
         config=(tyro.conf.AvoidSubcommands,),
     )
+    processes.start(call.config.parallel)
     try:
-        with SIGNALS.handled():
+        with processes.ending_together(), SIGNALS.handled():
             run = Run(call.config, call.stop_after_steps, call.insist)
             if arguments[0] == "run":
                 judge.judge(run)
@@ -142,6 +144,8 @@ def inspect(arguments: list[str]) -> int:
 
 def generate(run, stage: str) -> None:
     """Prints a response to each line of standard input, as one line each."""
+    if run.config.parallel.coordinator is not None:
+        raise UserError("generate reads standard input: it runs in one process")
     prompts = [line.rstrip("\n").replace("\\n", "\n") for line in sys.stdin]
     if not prompts:
         raise UserError("generate reads prompts from standard input, one a line: there was none")
@@ -164,3 +168,7 @@ def estimators(arguments: list[str]) -> int:
     call = tyro.cli(Call, prog="rlhf-jax estimators", args=arguments)
     run(call.config, call.out)
     return 0
+
+
+if __name__ == "__main__":
+    main()

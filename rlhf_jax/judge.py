@@ -38,6 +38,7 @@ def judge(run: Run) -> dict:
     """Runs what is left of the stages, then writes and prints the report."""
     if isinstance(run.config.data, WorldData):
         check_room(run)
+    run.check_rows(PIPELINE)
     for stage in PIPELINE:
         run.finish(stage)
     if isinstance(run.config.data, WorldData):

@@ -58,7 +58,6 @@ class Run:
     ):
         self.config, self.stop_after_steps, self.insist = config, stop_after_steps, insist
         self.directory = config.directory
-        processes.start(config.parallel)
         data = config.data, self.directory / "data", config.model.vocab_size, config.seed
         processes.first_alone(lambda: corpora.prepare(*data), "data")
         self.corpora = corpora.prepare(*data)
@@ -69,6 +68,23 @@ class Run:
         )
         self.runner = make_runner(config.parallel)
         self._samplers: dict[tuple[int, SamplingConfig], Sampler] = {}
+
+    def check_rows(self, stages: Sequence[str]) -> None:
+        """Raises ConfigError, before any compute, where a stage's batch does not fit the mesh."""
+        for stage in stages:
+            if has_model(self.stage_directory(stage) / "model"):
+                continue
+            settings = getattr(self.config, stage)
+            check, field, rows = self.runner.check_rows, f"{stage}.batch_size", settings.batch_size
+            if stage.startswith("ppo"):
+                check(field, rows, settings.rollout_micro_batches)
+                check(field, rows, settings.minibatches * settings.micro_batches)
+                if settings.ptx_coefficient > 0:
+                    text = rows * settings.ptx_ratio
+                    pieces = settings.minibatches * settings.text_pieces
+                    check(f"{field} x ptx_ratio", text, pieces)
+            else:
+                check(field, rows, settings.micro_batches)
 
     def key(self, purpose: str) -> jax.Array:
         """A random key of its own for each purpose."""
@@ -115,6 +131,7 @@ class Run:
         require(stage in STAGES, "stage", stage, f"one of {STAGES}")
         if stage == "dpo" and self.config.dpo is None:
             raise UserError(f"dpo: the experiment {self.config.name!r} has no such stage")
+        self.check_rows((*BUILDS_ON[stage], stage))
         directory = self.stage_directory(stage)
         if stage == "reward" and self.config.reward_from is not None:
             self._reward_model()

@@ -1,9 +1,9 @@
 """Several processes that train together: how they start, who writes, and how they end."""
 
+import contextlib
 import os
 import sys
-from collections.abc import Callable
-from typing import NoReturn
+from collections.abc import Callable, Iterator
 
 import jax
 from jax.experimental import multihost_utils
@@ -55,16 +55,27 @@ def first_alone(function: Callable[[], None], name: str) -> None:
     wait_for_all(name)
 
 
-def one_has_died(error: Exception) -> NoReturn:
-    """Ends this process with one line: a collective failed, as it does where another has ended.
+@contextlib.contextmanager
+def ending_together() -> Iterator[None]:
+    """Of several processes, one that fails ends at once, and the others after it, each with a line.
 
-    At once and without jax's farewell, which would wait for the dead.
+    Without jax's farewell, which would wait for those that still run; they miss its heartbeat, or
+    the next sum over all devices fails.
     """
-    reason = (str(error).splitlines() or [type(error).__name__])[0][:200]
-    print(
-        f"rlhf-jax: process {jax.process_index()} of {jax.process_count()}: another process of "
-        f"this run has ended ({reason}); start all of them again: they go on from the last "
-        "checkpoint",
-        file=sys.stderr, flush=True,
-    )  # fmt: skip
-    os._exit(LOST)
+    try:
+        yield
+    except (UserError, jax.errors.JaxRuntimeError) as error:
+        if jax.process_count() == 1:
+            raise
+        told, cause = str(error), error
+        while cause is not None and not isinstance(cause, jax.errors.JaxRuntimeError):
+            cause = cause.__cause__
+        if cause is not None:
+            reason = str(cause).splitlines()[0][:200]
+            told = (
+                f"another process of this run has ended ({reason}); start all of them again: "
+                "they go on from the last checkpoint"
+            )
+        place = f"process {jax.process_index()} of {jax.process_count()}"
+        print(f"rlhf-jax: {place}: {told}", file=sys.stderr, flush=True)
+        os._exit(2 if cause is None else LOST)

@@ -13,7 +13,7 @@ import numpy as np
 from jax.sharding import NamedSharding
 from jax.sharding import PartitionSpec as P
 
-from rlhf_jax.errors import UserError, require
+from rlhf_jax.errors import require
 from rlhf_jax.models.placement import placing
 from rlhf_jax.parallel import replicas
 from rlhf_jax.parallel.config import ParallelConfig
@@ -63,6 +63,16 @@ class JitRunner:
         copied = lambda *a: jax.tree.map(jnp.copy, function(*a))  # forwards no argument's buffer
         return jax.jit(copied, out_shardings=shardings)(*arguments)
 
+    def check_rows(self, field: str, count: int, pieces: int = 1) -> None:
+        """Raises ConfigError where a batch of `count` rows, in so many micro-batches, cannot be cut
+        over the devices."""
+        groups, rows = self.layout.row_groups, count // pieces
+        ok = rows % groups == 0 or groups % rows == 0
+        allowed = (
+            f"a multiple or a divisor of the {groups} groups of devices, rows are cut over them"
+        )
+        require(ok, _in_pieces(field, pieces), count, allowed)
+
     def own_rows(self, count: int) -> slice:
         """Which rows of a batch of `count` this process has to load."""
         return _own_rows(self._rows_sharding(count), count)
@@ -83,11 +93,6 @@ class JitRunner:
 
     def _rows_sharding(self, count: int) -> NamedSharding:
         groups = self.layout.row_groups
-        if count % groups and groups % count:
-            raise UserError(
-                f"a batch of {count} rows does not divide over {groups} groups of devices (data x "
-                f"fsdp): make the batch size a multiple or a divisor of {groups}"
-            )
         # Fewer rows than groups: the programs cut time instead (parallel/layout.py).
         return NamedSharding(self.layout.mesh, P(ROWS) if count % groups == 0 else P())
 
@@ -129,14 +134,18 @@ class PmapRunner:
         self.layout = self._replicated.layout
         self.state, self.create = self._replicated.state, self._replicated.create
         self.evaluate, self.gather = self._replicated.evaluate, self._replicated.gather
+        self.own_rows = self._replicated.own_rows
 
-    def own_rows(self, count: int) -> slice:
-        require(count % self.layout.mesh.size == 0, "batch_size", count,
-                f"a multiple of the {self.layout.mesh.size} devices under pmap")  # fmt: skip
-        return self._replicated.own_rows(count)
+    def check_rows(self, field: str, count: int, pieces: int = 1) -> None:
+        devices = self.layout.mesh.size
+        ok, allowed = (
+            count % (pieces * devices) == 0,
+            f"a multiple of the {devices} devices of pmap",
+        )
+        require(ok, _in_pieces(field, pieces), count, allowed)
 
     def rows(self, batch: Any, count: int) -> Any:
-        self.own_rows(count)
+        del count
         split = lambda x: np.asarray(x).reshape(jax.local_device_count(), -1, *x.shape[1:])
         return jax.tree.map(split, batch)
 
@@ -182,6 +191,10 @@ def make_runner(config: ParallelConfig) -> Runner:
     require(ok, "fsdp x tensor", cut, f"a divisor of the {len(devices)} devices")
     shape = MeshShape(len(devices) // cut, config.fsdp, config.tensor)
     return JitRunner(layout_of(devices, shape))
+
+
+def _in_pieces(field: str, pieces: int) -> str:
+    return field if pieces == 1 else f"{field} in {pieces} micro-batches"
 
 
 def _is_key(x) -> bool:

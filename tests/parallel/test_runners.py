@@ -7,7 +7,7 @@ import jax
 import numpy as np
 import pytest
 
-from rlhf_jax.errors import ConfigError, UserError
+from rlhf_jax.errors import ConfigError
 from rlhf_jax.models import score, transformer
 from rlhf_jax.models.config import TransformerConfig
 from rlhf_jax.parallel.config import ParallelConfig
@@ -182,10 +182,13 @@ def test_evaluation_gives_all_rows_on_the_host():
 
 
 def test_rows_that_fit_no_layout_are_refused_by_number():
-    with pytest.raises(UserError, match="batch of 12 rows does not divide over 8 groups"):
-        make_runner(LAYOUTS["8x1x1"]).rows({"x": np.zeros((12, 2))}, 12)
-    with pytest.raises(ConfigError, match="batch_size = 12: must be a multiple of the 8 devices"):
-        make_runner(LAYOUTS["pmap"]).rows({"x": np.zeros((12, 2))}, 12)
+    with pytest.raises(ConfigError, match=r"sft.batch_size = 12: must be .* the 8 groups"):
+        make_runner(LAYOUTS["8x1x1"]).check_rows("sft.batch_size", 12)
+    with pytest.raises(ConfigError, match=r"size in 2 micro-batches = 24: must be .* 8 groups"):
+        make_runner(LAYOUTS["8x1x1"]).check_rows("sft.batch_size", 24, 2)
+    with pytest.raises(ConfigError, match=r"sft.batch_size = 12: must be a multiple of the 8 dev"):
+        make_runner(LAYOUTS["pmap"]).check_rows("sft.batch_size", 12)
+    make_runner(LAYOUTS["8x1x1"]).check_rows("sft.batch_size", 4)
     with pytest.raises(ConfigError, match="fsdp x tensor = 3: must be a divisor of the 8 devices"):
         make_runner(ParallelConfig(fsdp=3))
 

@@ -1,0 +1,133 @@
+"""Two real processes on loopback: they train as one does, stop together, and outlive a death."""
+
+import json
+import os
+import shutil
+import signal
+import socket
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from rlhf_jax.parallel.processes import LOST
+
+ROOT = Path(__file__).resolve().parents[2]
+EXPERIMENT = str(ROOT / "tests" / "small_run.py")
+# A batch of the pretraining has fewer rows than there are devices.
+ROWS = ["--pretrain.batch-size", "2", "--pretrain.epochs", "0.008", "--reward.batch-size", "8"]
+FIRST, SECOND = 0, 1
+
+
+def start(directory, cache, command, *options, devices, together=()) -> subprocess.Popen:
+    environment = os.environ | {
+        "XLA_FLAGS": f"--xla_force_host_platform_device_count={devices}",
+        "JAX_DISABLE_MOST_OPTIMIZATIONS": "1",
+        "JAX_COMPILATION_CACHE_DIR": str(cache),
+        "JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS": "0",
+    }
+    line = [sys.executable, "-m", "rlhf_jax.cli", command, EXPERIMENT, "--out", str(directory)]
+    return subprocess.Popen(
+        [*line, *ROWS, *options, *together], cwd=ROOT, env=environment, text=True,
+        stdout=subprocess.PIPE, stderr=subprocess.STDOUT,
+    )  # fmt: skip
+
+
+def start_two(directory, cache, command, *options) -> list[subprocess.Popen]:
+    with socket.socket() as free:
+        free.bind(("localhost", 0))
+        port = free.getsockname()[1]
+    place = ["--parallel.coordinator", f"localhost:{port}", "--parallel.processes", "2",
+             "--parallel.heartbeat", "10", "--parallel.process"]  # fmt: skip
+    return [
+        start(directory, cache, command, *options, devices=2, together=[*place, str(process)])
+        for process in (FIRST, SECOND)
+    ]
+
+
+def finish(processes, code=0) -> list[str]:
+    printed = [process.communicate(timeout=300)[0] for process in processes]
+    assert [p.returncode for p in processes] == [code] * len(processes), "\n".join(printed)
+    return printed
+
+
+def metrics(directory, stage) -> list[dict]:
+    path = directory / stage / "metrics.jsonl"
+    lines = path.read_text().splitlines() if path.exists() else []
+    return [json.loads(line) for line in lines if line.endswith("}")]
+
+
+def wait_for_step(directory, stage, step, processes) -> None:
+    limit = time.monotonic() + 240
+    while len(metrics(directory, stage)) < step:
+        assert time.monotonic() < limit and all(p.poll() is None for p in processes)
+        time.sleep(0.05)
+
+
+def assert_same(directory, other, stage) -> None:
+    """Within what sums in another order make of float32 in a few steps."""
+    found, expected = metrics(directory, stage), metrics(other, stage)
+    assert len(found) == len(expected) > 2
+    for line, wanted in zip(found, expected, strict=True):
+        assert line.keys() == wanted.keys()
+        for name, value in wanted.items():
+            np.testing.assert_allclose(line[name], value, rtol=1e-3, atol=1e-4, err_msg=name)
+
+
+@pytest.fixture(scope="module")
+def alone(tmp_path_factory):
+    """One process with one device."""
+    folder = tmp_path_factory.mktemp("processes")
+    finish([start(folder / "one", folder / "cache", "pretrain", devices=1)])
+    return folder
+
+
+def test_two_processes_train_stop_and_go_on_as_one(alone, tmp_path):
+    cache = alone / "cache two"
+    stopped = finish(start_two(tmp_path, cache, "pretrain", "--stop-after-steps", "3"))
+    assert "pretrain: stopped at step 3 of" in stopped[FIRST]
+    assert "pretrain" not in stopped[SECOND]  # one of them speaks
+    assert "pretrain: done" in finish(start_two(tmp_path, cache, "pretrain"))[FIRST]
+    assert_same(tmp_path, alone / "one", "pretrain")
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("runner", ["jit", "pmap"])
+def test_a_death_ends_the_others_and_what_is_left_goes_on(alone, tmp_path, runner):
+    """PPO-ptx, killed in two processes and finished by one, is the same run."""
+    whole, options = alone / "whole", ["--parallel.runner", runner]
+    if not whole.exists():
+        finish([start(whole, alone / "cache", "ppo_ptx", devices=1)])
+    shutil.copytree(whole, tmp_path / "run", ignore=shutil.ignore_patterns("ppo_ptx"))
+    tmp_path, more = tmp_path / "run", ["--loop.checkpoint-every", "1"]
+    pair = start_two(tmp_path, alone / runner, "ppo_ptx", *options, *more)
+    wait_for_step(tmp_path, "ppo_ptx", 1, pair)
+    pair[SECOND].send_signal(signal.SIGKILL)
+    died = time.monotonic()
+    told = pair[FIRST].communicate(timeout=60)[0]
+    assert time.monotonic() - died < 60 and pair[FIRST].returncode not in (0, None)
+    # A sum over all devices fails first, or else jax itself misses the heartbeat and aborts.
+    ends = {LOST: "another process of this run has ended", -signal.SIGABRT: "heartbeat"}
+    assert pair[FIRST].returncode in ends and ends[pair[FIRST].returncode] in told, told
+    finish([start(tmp_path, alone / "cache", "ppo_ptx", *more, devices=4)])
+    assert_same(tmp_path, whole, "ppo_ptx")
+
+
+@pytest.mark.slow
+def test_sigterm_to_one_saves_and_stops_all(alone, tmp_path):
+    cache = alone / "cache two"
+    options = ["--sft.epochs", "40"]
+    pair = start_two(tmp_path, cache, "sft", *options)
+    wait_for_step(tmp_path, "sft", 2, pair)
+    pair[SECOND].send_signal(signal.SIGTERM)
+    told = finish(pair)[FIRST]
+    assert "SIGTERM: saved at step" in told and "the same command goes on from there" in told
+
+
+def test_a_process_that_cannot_go_on_says_so_and_all_end(alone, tmp_path):
+    pair = start_two(tmp_path, alone / "cache two", "sft", "--sft.batch-size", "6")
+    for process, told in enumerate(finish(pair, code=2)):
+        assert f"process {process} of 2: sft.batch_size = 6: must be a multiple or" in told
