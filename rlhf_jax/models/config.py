@@ -31,6 +31,7 @@ class TransformerConfig:
     compute_dtype: Literal["auto", "float32", "bfloat16"] = "auto"
     scan_layers: bool = True  # False unrolls: longer to compile, about a tenth faster
     remat: bool = False  # recompute each layer in the backward pass
+    logit_chunk: int | None = None  # tokens of a row whose logits are held at a time; None: all
 
     def __post_init__(self):
         for field in ("vocab_size", "layers", "width", "heads", "context"):
@@ -53,6 +54,8 @@ class TransformerConfig:
             self.heads,
             "such that width / heads is even for rotary positions",
         )
+        chunk = self.logit_chunk
+        require(chunk is None or chunk > 0, "logit_chunk", chunk, "positive, or None")
         require(0 <= self.dropout < 1, "dropout", self.dropout, "in [0, 1)")
         require(self.norm_epsilon > 0, "norm_epsilon", self.norm_epsilon, "positive")
         require(self.rotary_base > 0, "rotary_base", self.rotary_base, "positive")
@@ -70,7 +73,8 @@ class TransformerConfig:
         return 4 * self.width if self.mlp_width is None else self.mlp_width
 
 
-COMPUTATION = ("dropout", "compute_dtype", "scan_layers", "remat")  # how, and not what
+# How a model computes, and not what.
+COMPUTATION = ("dropout", "compute_dtype", "scan_layers", "remat", "logit_chunk")
 
 
 def different_fields(a: TransformerConfig, b: TransformerConfig) -> list[str]:

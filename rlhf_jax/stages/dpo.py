@@ -10,10 +10,11 @@ from rlhf_jax.errors import require
 from rlhf_jax.models import transformer
 from rlhf_jax.models.config import TransformerConfig
 from rlhf_jax.objectives import preferences
-from rlhf_jax.objectives.likelihood import sequence_log_prob, token_log_probs
+from rlhf_jax.objectives.likelihood import sequence_log_prob
 from rlhf_jax.objectives.reductions import WeightedMean
 from rlhf_jax.objectives.reward_models import over_pairs, ranked_accuracy
 from rlhf_jax.parallel.runner import Compile, one_device
+from rlhf_jax.stages.log_probs import log_probs_of
 from rlhf_jax.stages.reward_model import ranking_by_ranking
 from rlhf_jax.training.micro_batches import in_pieces
 from rlhf_jax.training.optimizer import OptimizerConfig
@@ -91,8 +92,7 @@ def response_log_probs(model: TransformerConfig, params: Any, batch: dict) -> ja
     shape = batch["tokens"].shape
     flat = lambda name: batch[name].reshape(-1, shape[-1])
     states = transformer.hidden(model, params, flat("tokens"), flat("segments"))
-    logits = transformer.logits(model, params, states[:, :-1])
-    log_probs = token_log_probs(logits, flat("tokens")[:, 1:])
+    log_probs = log_probs_of(model, params, states[:, :-1], flat("tokens")[:, 1:])
     return sequence_log_prob(log_probs, flat("weights")[:, 1:]).reshape(shape[:-1])
 
 

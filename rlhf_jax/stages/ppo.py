@@ -16,11 +16,11 @@ from rlhf_jax.models.config import TransformerConfig
 from rlhf_jax.models.matmul import resolve_dtype
 from rlhf_jax.models.placement import place
 from rlhf_jax.objectives.advantages import gae, kl_shaped_rewards
-from rlhf_jax.objectives.likelihood import token_log_probs
 from rlhf_jax.objectives.reductions import WeightedMean, masked_mean, whiten
 from rlhf_jax.objectives.surrogates import clipped_value_loss, ppo_clip, ppo_diagnostics
 from rlhf_jax.parallel import replicas
 from rlhf_jax.parallel.runner import Compile, one_device
+from rlhf_jax.stages.log_probs import log_probs_of
 from rlhf_jax.stages.ppo_config import PPOConfig
 from rlhf_jax.stages.supervised import likelihood_loss
 from rlhf_jax.training.gradients import accumulate_gradients, all_finite, keep_if
@@ -111,8 +111,7 @@ def response_log_probs(
 ) -> jax.Array:
     """log p [B, R] of the last `length` tokens of each sequence [B, T], at the temperature."""
     states = response_states(model, params, tokens, segments, length)
-    logits = transformer.logits(model, params, states)
-    return token_log_probs(logits, tokens[:, -length:], temperature)
+    return log_probs_of(model, params, states, tokens[:, -length:], temperature)
 
 
 def make_rollout(config: PPOConfig, model: TransformerConfig, ids: TokenIds) -> Callable:

@@ -11,9 +11,9 @@ import optax
 from rlhf_jax.errors import require
 from rlhf_jax.models import transformer
 from rlhf_jax.models.config import TransformerConfig
-from rlhf_jax.objectives.likelihood import token_log_probs
 from rlhf_jax.objectives.reductions import WeightedMean
 from rlhf_jax.parallel.runner import Compile, one_device
+from rlhf_jax.stages.log_probs import log_probs_of
 from rlhf_jax.training.gradients import accumulate_gradients, all_finite, keep_if
 from rlhf_jax.training.optimizer import OptimizerConfig, learning_rate_at, make_optimizer
 
@@ -75,8 +75,7 @@ def likelihood_loss(model: TransformerConfig) -> Callable:
         states = transformer.hidden(
             model, params, batch["tokens"], batch["segments"], dropout_key=dropout_key
         )
-        logits = transformer.logits(model, params, states[:, :-1])
-        log_probs = token_log_probs(logits, batch["tokens"][:, 1:])
+        log_probs = log_probs_of(model, params, states[:, :-1], batch["tokens"][:, 1:])
         mean = WeightedMean.of(-log_probs, batch["weights"][:, 1:])
         return mean, {"loss": mean}
 

@@ -1,4 +1,4 @@
-"""Adam with clipping, weight decay and a schedule, from one frozen config."""
+"""Adam, Lion or Adafactor with clipping, weight decay and a schedule, from one frozen config."""
 
 import dataclasses
 import math
@@ -10,17 +10,30 @@ import optax
 
 from rlhf_jax.errors import require
 
+# Fields of which a method takes no notice.
+UNREAD = {
+    "lion": ("epsilon", "epsilon_placement"),
+    "adafactor": ("b1", "b2", "epsilon", "epsilon_placement", "moment_dtype"),
+}
+
 
 @dataclasses.dataclass(frozen=True)
 class OptimizerConfig:
-    """Adam and its schedule; the defaults are InstructGPT's where the paper prints them.
+    """A method and its schedule; the defaults are InstructGPT's where the paper prints them.
 
+    method             "adam"; "lion" (Chen et al. 2023, arXiv 2302.06675): one moment, the sign of
+                       it; "adafactor" (Shazeer & Stern 2018, arXiv 1804.04235): second moments
+                       of rows and columns only, updates clipped to RMS 1, no first moment, no
+                       scaling by the parameter. Both need another learning rate than Adam
+    moment_dtype       of the first moment, of Adam and Lion; second moments are float32
     learning_rate      peak rate
     schedule           "constant", or "linear" / "cosine" from the peak to final_fraction x peak
     final_fraction     the schedule ends, after the last step, at this fraction of the peak
                        (InstructGPT's SFT and reward model: 0.1)
     warmup_steps       optimizer steps of linear warm-up, from warmup_from x peak; the decay fills
                        the steps that remain (a PPO iteration is several optimizer steps)
+    b1, b2             decay rates of the moments, of Adam and Lion
+    epsilon            of Adam
     epsilon_placement  "standard": m^ / (sqrt(v^) + eps); "tensorflow": eps is added to sqrt(v)
                        before the bias correction
     weight_decay       decoupled (AdamW), on arrays of two and more dimensions only
@@ -28,6 +41,8 @@ class OptimizerConfig:
     """
 
     learning_rate: float = 1e-5
+    method: Literal["adam", "lion", "adafactor"] = "adam"
+    moment_dtype: Literal["float32", "bfloat16"] = "float32"
     schedule: Literal["constant", "linear", "cosine"] = "constant"
     final_fraction: float = 0.1
     warmup_steps: int = 0
@@ -54,26 +69,42 @@ class OptimizerConfig:
         require(self.epsilon > 0, "epsilon", self.epsilon, "positive")
         placement = self.epsilon_placement
         require(placement in placements, "epsilon_placement", placement, f"one of {placements}")
+        methods, dtypes = ("adam", "lion", "adafactor"), ("float32", "bfloat16")
+        require(self.method in methods, "method", self.method, f"one of {methods}")
+        dtype = self.moment_dtype
+        require(dtype in dtypes, "moment_dtype", dtype, f"one of {dtypes}")
+        for field in UNREAD.get(self.method, ()):
+            value, default = getattr(self, field), getattr(OptimizerConfig, field)
+            require(value == default, field, value, f"{default!r}: {self.method} does not read it")
+        tensorflow_in_float32 = placement == "standard" or dtype == "float32"
+        require(tensorflow_in_float32, "moment_dtype", dtype, "float32 with TensorFlow's epsilon")
         require(self.weight_decay >= 0, "weight_decay", self.weight_decay, "0 or more")
         require(norm is None or norm > 0, "max_grad_norm", norm, "positive, or None")
 
 
 def make_optimizer(config: OptimizerConfig, total_steps: int) -> optax.GradientTransformation:
-    """Clip, Adam, decoupled weight decay, learning rate: a chain of optax transforms.
+    """Clip, method, decoupled weight decay, learning rate: a chain of optax transforms.
 
     Args:
         total_steps: optimizer steps of the whole run; the schedule ends there.
     """
-    if config.epsilon_placement == "standard":
-        adam = optax.scale_by_adam(config.b1, config.b2, config.epsilon)
-    else:
-        adam = scale_by_tensorflow_adam(config.b1, config.b2, config.epsilon)
-    parts = [adam, optax.scale_by_learning_rate(_schedule(config, total_steps))]
+    parts = [_method(config), optax.scale_by_learning_rate(_schedule(config, total_steps))]
     if config.weight_decay:
         parts.insert(1, optax.add_decayed_weights(config.weight_decay, mask=_is_matrix))
     if config.max_grad_norm is not None:
         parts.insert(0, optax.clip_by_global_norm(config.max_grad_norm))
     return optax.chain(*parts)
+
+
+def _method(config: OptimizerConfig) -> optax.GradientTransformation:
+    b1, b2, dtype = config.b1, config.b2, config.moment_dtype
+    if config.method == "lion":
+        return optax.scale_by_lion(b1, b2, mu_dtype=dtype)
+    if config.method == "adafactor":
+        return optax.chain(optax.scale_by_factored_rms(), optax.clip_by_block_rms(1.0))
+    if config.epsilon_placement == "tensorflow":
+        return scale_by_tensorflow_adam(b1, b2, config.epsilon)
+    return optax.scale_by_adam(b1, b2, config.epsilon, mu_dtype=dtype)
 
 
 def learning_rate_at(config: OptimizerConfig, step, total_steps: int) -> jax.Array:

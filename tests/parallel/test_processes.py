@@ -63,7 +63,8 @@ def metrics(directory, stage) -> list[dict]:
 def wait_for_step(directory, stage, step, processes) -> None:
     limit = time.monotonic() + 240
     while len(metrics(directory, stage)) < step:
-        assert time.monotonic() < limit and all(p.poll() is None for p in processes)
+        ended = [p.communicate()[0] for p in processes if p.poll() is not None]
+        assert time.monotonic() < limit and not ended, "\n".join(ended)
         time.sleep(0.05)
 
 

@@ -56,6 +56,30 @@ def test_the_loss_equals_a_loop_over_response_tokens():
     )
 
 
+@pytest.mark.parametrize("chunk", [1, 4, 16])
+def test_logits_in_chunks_give_the_same_loss_and_gradient(chunk):
+    chunked = dataclasses.replace(tiny.MODEL, logit_chunk=chunk)
+    loss = supervised.likelihood_loss(chunked)
+    both = jax.jit(jax.value_and_grad(lambda params, batch: loss(params, batch)[0].mean))
+    found = both(tiny.policy_params(1), batch_of())
+    assert_close(found, evaluate(batch_of()), rtol=1e-5, atol=1e-6)
+
+
+def test_logits_in_chunks_are_never_held_whole():
+    """By the temporaries of the gradient that the compiler counts, beside those of all logits."""
+    model = dataclasses.replace(tiny.MODEL, vocab_size=16000, context=128, layers=1)
+    batch = tiny.text_batch(2, 128)
+
+    def temporaries(**changes):
+        loss = supervised.likelihood_loss(dataclasses.replace(model, **changes))
+        shapes = jax.eval_shape(lambda key: transformer.init(model, key), jax.random.key(0))
+        gradient = jax.jit(jax.grad(lambda params, batch: loss(params, batch)[0].mean))
+        return gradient.lower(shapes, batch).compile().memory_analysis().temp_size_in_bytes
+
+    logits = 4 * 2 * 127 * 16000
+    assert temporaries() > logits > 1.5 * temporaries(logit_chunk=16)
+
+
 def test_the_gradient_by_way_of_the_logits_is_p_minus_one_hot_at_the_targets():
     params, batch = tiny.policy_params(1), batch_of()
 

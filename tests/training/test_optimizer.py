@@ -54,6 +54,79 @@ def test_both_epsilon_placements_follow_numpy_and_differ(b2):
     assert np.abs(ends["standard"] - ends["tensorflow"]).max() > 1e-2
 
 
+def _numpy_lion(config, gradients, x):
+    m = np.zeros_like(x)
+    for g in gradients:
+        x = x - config.learning_rate * np.sign(config.b1 * m + (1 - config.b1) * g)
+        m = config.b2 * m + (1 - config.b2) * g
+    return x
+
+
+def _numpy_adafactor(config, gradients, x):
+    """Shazeer & Stern 2018, algorithm 4 with relative steps left out: rows and columns alone."""
+    rows, columns = np.zeros(x.shape[0]), np.zeros(x.shape[1])
+    for t, g in enumerate(gradients, 1):
+        decay = 1 - t**-0.8
+        rows = decay * rows + (1 - decay) * (g**2 + 1e-30).mean(1)
+        columns = decay * columns + (1 - decay) * (g**2 + 1e-30).mean(0)
+        update = g / np.sqrt(np.outer(rows, columns) / rows.mean())
+        x = x - config.learning_rate * update / max(1.0, np.sqrt((update**2).mean()))
+    return x
+
+
+@pytest.mark.parametrize("method, oracle", [("lion", _numpy_lion), ("adafactor", _numpy_adafactor)])
+def test_the_other_methods_follow_numpy(method, oracle):
+    rng = np.random.default_rng(0)
+    x, gradients = rng.normal(size=(128, 130)), rng.normal(size=(4, 128, 130))
+    config = OptimizerConfig(learning_rate=0.1, method=method, max_grad_norm=None)
+    np.testing.assert_allclose(
+        _run(config, gradients, x), oracle(config, gradients, x), rtol=1e-4, atol=1e-5
+    )
+
+
+def test_adafactor_holds_rows_and_columns_only():
+    params = {"w": jnp.zeros((256, 512))}
+
+    def size(method):
+        state = make_optimizer(OptimizerConfig(method=method), 10).init(params)
+        return sum(leaf.size for leaf in jax.tree.leaves(state))
+
+    assert size("adafactor") < 0.01 * size("adam") and size("lion") < 0.6 * size("adam")
+
+
+@pytest.mark.parametrize("method", ["adam", "lion"])
+def test_a_first_moment_in_bfloat16_stays_so_and_changes_little(method):
+    rng = np.random.default_rng(0)
+    x, gradients = rng.normal(size=(8, 8)), rng.normal(size=(6, 8, 8))
+    ends = {}
+    for dtype in ("float32", "bfloat16"):
+        config = OptimizerConfig(learning_rate=0.01, method=method, moment_dtype=dtype)
+        optimizer, params = make_optimizer(config, 10), {"w": jnp.zeros((8, 8))}
+        before = optimizer.init(params)
+        after = optimizer.update({"w": jnp.ones((8, 8))}, before, params)[1]
+        for state in (before, after):
+            (mu,) = [part.mu for part in state if hasattr(part, "mu")]
+            assert mu["w"].dtype == dtype
+        ends[dtype] = _run(config, gradients, x)
+    difference = np.abs(ends["float32"] - ends["bfloat16"]).mean()
+    assert difference < 2e-3 and (method == "lion" or difference > 0)
+
+
+@pytest.mark.parametrize(
+    "wrong",
+    [
+        {"method": "sgd"},
+        {"moment_dtype": "float16"},
+        {"method": "lion", "epsilon": 1e-6},
+        {"method": "adafactor", "b2": 0.99},
+        {"epsilon_placement": "tensorflow", "moment_dtype": "bfloat16"},
+    ],
+)
+def test_a_field_that_the_method_does_not_read_is_refused(wrong):
+    with pytest.raises(ConfigError, match=list(wrong)[-1]):
+        OptimizerConfig(**wrong)
+
+
 @pytest.mark.parametrize(
     ("fields", "expected"),
     [
