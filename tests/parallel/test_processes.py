@@ -22,13 +22,19 @@ ROWS = ["--pretrain.batch-size", "2", "--pretrain.epochs", "0.008", "--reward.ba
 FIRST, SECOND = 0, 1
 
 
-def start(directory, cache, command, *options, devices, together=()) -> subprocess.Popen:
-    environment = os.environ | {
-        "XLA_FLAGS": f"--xla_force_host_platform_device_count={devices}",
-        "JAX_DISABLE_MOST_OPTIMIZATIONS": "1",
-        "JAX_COMPILATION_CACHE_DIR": str(cache),
-        "JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS": "0",
-    }
+def start(
+    directory, cache, command, *options, devices, together=(), environment=None
+) -> subprocess.Popen:
+    environment = (
+        os.environ
+        | (environment or {})
+        | {
+            "XLA_FLAGS": f"--xla_force_host_platform_device_count={devices}",
+            "JAX_DISABLE_MOST_OPTIMIZATIONS": "1",
+            "JAX_COMPILATION_CACHE_DIR": str(cache),
+            "JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS": "0",
+        }
+    )
     line = [sys.executable, "-m", "rlhf_jax.cli", command, EXPERIMENT, "--out", str(directory)]
     return subprocess.Popen(
         [*line, *ROWS, *options, *together], cwd=ROOT, env=environment, text=True,
