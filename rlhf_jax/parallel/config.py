@@ -1,4 +1,4 @@
-"""How a run lies on devices and processes. Nothing here changes what is computed."""
+"""How a run lies on devices and processes, which changes nothing of what is computed."""
 
 import dataclasses
 from typing import Literal
