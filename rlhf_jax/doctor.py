@@ -53,11 +53,13 @@ def _stage(directory: Path, tokenizer: str | None) -> Finding:
         except UserError as error:
             damaged.append(str(error))
     states, good, total = [], None, None
+    best, words = next(iter(checkpoint.ranked(directory)), (None, ""))
     for step in reversed(checkpoint.steps(directory)):
         folder = directory / "checkpoints" / str(step)
         wrong = manifest.problems(folder)
         damaged += [f"{folder}: {line}" for line in wrong]
-        states.append(f"{step} {'DAMAGED' if wrong else 'ok'}")
+        told = f" (best: {words})" if step == best else ""
+        states.append(f"{step} {'DAMAGED' if wrong else 'ok'}{told}")
         if not wrong and good is None:
             good, total = step, _total(folder)
     half = [p.name for p in (directory / "checkpoints").glob("*") if checkpoint.half_written(p)]

@@ -405,6 +405,7 @@ class Run:
             tokens_per_step=config.batch_size * config.response_length,
             show=("score", "kl", "response_tokens"),
             whole=batches.whole,
+            best="score",
         )
         state = self._train(stage, task)
         return state.policy if state.ema is None else state.ema

@@ -100,7 +100,9 @@ def test_doctor_finds_a_healthy_run_healthy(stopped, monkeypatch, capsys):
     steps = json.loads((stopped / "sft/checkpoints/5/progress/metadata").read_text())["total_steps"]
     assert rows[0] == ["stage", "stands at", "checkpoints", "model", "a resume would"]
     assert ["pretrain", "nothing", "none", "ok", "read the model"] in rows
-    assert ["sft", f"step 5 of {steps}", "5 ok, 4 ok", "none", "go on from step 5"] in rows
+    progress = json.loads((stopped / "sft/checkpoints/4/progress/metadata").read_text())
+    kept = f"5 ok, 4 ok (best: loss {progress['mean']:.4g})"
+    assert ["sft", f"step 5 of {steps}", kept, "none", "go on from step 5"] in rows
 
 
 def test_doctor_tells_damage_and_what_a_resume_makes_of_it(copy, monkeypatch, capsys):

@@ -40,10 +40,15 @@ class DamagedError(CheckpointError):
 
 
 class Checkpoints:
-    """Asynchronous, atomic saves into one stage directory; the last `keep` steps stay."""
+    """Asynchronous, atomic saves into one stage directory.
 
-    def __init__(self, directory: str | Path, keep: int):
+    The last `keep` steps stay, and the `keep_best` best of all by what their progress tells: the
+    name of a metric as "best", with "-" where less is better, and its "mean".
+    """
+
+    def __init__(self, directory: str | Path, keep: int, keep_best: int = 0):
         self.directory, self._keep = Path(directory).absolute(), keep
+        self._keep_best = keep_best
         self._root = _root(self.directory)
         self._root.mkdir(parents=True, exist_ok=True)
         if jax.process_index() == 0:
@@ -82,8 +87,10 @@ class Checkpoints:
         with self._explained():
             self._checkpointer.wait_until_finished()
             if jax.process_index() == 0:
+                best = [step for step, _ in ranked(self.directory)[: self._keep_best]]
                 for step in steps(self.directory)[: -self._keep]:
-                    _remove(self._root / str(step))
+                    if step not in best:
+                        _remove(self._root / str(step))
 
     def close(self) -> None:
         """Waits for the last save and lets the writing threads end."""
@@ -125,6 +132,20 @@ class Checkpoints:
 def steps(directory: str | Path) -> list[int]:
     """Steps of the checkpoints of a stage directory that were written whole, ascending."""
     return sorted(int(path.name) for path in _folders(directory) if _is_whole(path))
+
+
+def ranked(directory: str | Path) -> list[tuple[int, str]]:
+    """(step, its metric in words) of the checkpoints that tell how good they are, best first."""
+    found = []
+    for step in steps(directory):
+        try:
+            progress = _read_json(_root(directory) / str(step), "progress")
+            name, mean = progress["best"], progress["mean"]
+            order = mean if name.startswith("-") else -mean
+        except (OSError, ValueError, KeyError, TypeError, AttributeError):
+            continue  # damaged, or of a stage that does not say
+        found.append((order, -step, f"{name.removeprefix('-')} {mean:.4g}"))
+    return [(-step, words) for _, step, words in sorted(found)]
 
 
 def restore(directory: str | Path, template: Any, step: int | None = None):

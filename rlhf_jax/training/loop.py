@@ -3,6 +3,7 @@
 import contextlib
 import dataclasses
 import functools
+import math
 import os
 import time
 import warnings
@@ -55,6 +56,7 @@ class Task:
     tokens_per_step  tokens that a step learns from or samples, for tokens/s
     show             metrics beside the progress bar; empty: the first three by name
     whole            makes a batch of this process the batch of all, to save it for replay
+    best             the metric that makes a checkpoint a good one, with "-" where less is better
     """
 
     name: str
@@ -65,6 +67,7 @@ class Task:
     tokens_per_step: int
     show: tuple[str, ...] = ()
     whole: Callable[[Any], Any] = lambda batch: batch
+    best: str = "-loss"
 
     def __post_init__(self):
         require(self.total_steps > 0, "total_steps", self.total_steps, "1 or more")
@@ -74,7 +77,8 @@ class Task:
 class LoopConfig:
     """What is written and how often, in steps; nothing here changes what is computed.
 
-    keep: so many newest checkpoints stay. max_skipped: after so many steps in a row with an update
+    keep: so many newest checkpoints stay; keep_best: and so many of the best, by the mean of the
+    stage's own metric (loss, or PPO's score) since the checkpoint before. max_skipped: after so many steps in a row with an update
     left out the stage stops, its batch saved for replay. wandb: the Weights & Biases project that
     metrics go to beside the files.
     """
@@ -82,12 +86,14 @@ class LoopConfig:
     checkpoint_every: int = dataclasses.field(default=100, metadata=NOT_FINGERPRINTED)
     log_every: int = dataclasses.field(default=1, metadata=NOT_FINGERPRINTED)
     keep: int = dataclasses.field(default=2, metadata=NOT_FINGERPRINTED)
+    keep_best: int = dataclasses.field(default=0, metadata=NOT_FINGERPRINTED)
     max_skipped: int = dataclasses.field(default=10, metadata=NOT_FINGERPRINTED)
     wandb: str | None = dataclasses.field(default=None, metadata=NOT_FINGERPRINTED)
 
     def __post_init__(self):
         for field in ("checkpoint_every", "log_every", "keep", "max_skipped"):
             require(getattr(self, field) >= 1, field, getattr(self, field), "1 or more")
+        require(self.keep_best >= 0, "keep_best", self.keep_best, "0 or more")
 
 
 def run(
@@ -125,7 +131,7 @@ def run(
             stack.enter_context(lock(directory))
             check_fingerprint(directory, fingerprint, insist)
         stack.enter_context(SIGNALS.deferred())
-        checkpoints = checkpoint.Checkpoints(directory, config.keep)
+        checkpoints = checkpoint.Checkpoints(directory, config.keep, config.keep_best)
         stack.callback(checkpoints.close)
         step, state, progress = 0, task.state, {"seconds": 0.0, "tokens": 0, "compilations": 0}
         if checkpoint.steps(directory):
@@ -159,7 +165,7 @@ def _train(task, state, step, end, config, checkpoints, log):
                 # A line of this step must be on disk before a checkpoint says that it is done.
                 log.sync()
                 position = task.batches.get_state()
-                checkpoints.save(step, state, position, log.progress(step))
+                checkpoints.save(step, state, position, log.progress(step) | log.quality())
             if sick:
                 raise _sick(task, checkpoints, config, step, state, batch)
     return state
@@ -208,7 +214,7 @@ class _Log:
         self._task, self._every, self._before = task, config.log_every, progress
         self._first, self._start = step, time.monotonic()
         self._last = (step, self._start)
-        self._warned = False
+        self._warned, self._best = False, []
         self.compilations = _Compilations()
         self.health = Health(task.name, progress.get("health"))
         self._open = contextlib.ExitStack()
@@ -233,6 +239,8 @@ class _Log:
                 "is a shape or a Python argument of the step changing?"
             )
             warnings.warn(message, RuntimeWarning, stacklevel=3)
+        if math.isfinite(value := numbers.get(self._task.best.removeprefix("-"), math.nan)):
+            self._best.append(value)
         if self._line is not None:
             self._line.update(step, numbers)
         if step % self._every == 0 or step in (1, self._task.total_steps):
@@ -255,6 +263,11 @@ class _Log:
             "total_steps": self._task.total_steps,
             "health": self.health.state,
         }
+
+    def quality(self) -> dict:
+        """The mean of Task.best over the steps since the last call, for a checkpoint's progress."""
+        values, self._best = self._best, []
+        return {"best": self._task.best, "mean": sum(values) / len(values)} if values else {}
 
     def sync(self) -> None:
         if self._writer is not None:

@@ -1,10 +1,11 @@
 """A stage of a small run, killed at random moments until it is done.
 
-    python -m tests.faults.kills DIRECTORY STAGE KILLS SEED
+    python -m tests.faults.kills DIRECTORY STAGE KILLS SEED [DEVICES LAST [OPTION ...]]
 
-STAGE "whole" trains every stage of STAGES without a kill. Each kill is one process, forked from
-here before jax starts its devices. It tells through a pipe where it is; a SIGKILL meets it a random
-time after a random one of these moments.
+Each kill is one process, forked from here before jax starts its devices. It tells through a pipe
+where it is; a SIGKILL meets it a random time after a random one of these moments. One more process
+then finishes. DEVICES are simulated in those that are killed, LAST in the one that finishes, which
+alone takes the OPTIONs of the command line.
 """
 
 import dataclasses
@@ -13,6 +14,8 @@ import random
 import signal
 import sys
 import time
+
+import jax
 
 from rlhf_jax import cli
 from rlhf_jax.stages import ppo
@@ -24,12 +27,14 @@ LOOP = loop.LoopConfig(checkpoint_every=2, log_every=1, keep=2)
 TRAINING = ("step", "save", "sign")
 STAGES = {
     "sft": ({"epochs": 15.0}, TRAINING),
-    "reward": ({"epochs": 20.0}, TRAINING),
+    "reward": ({"epochs": 25.0, "batch_size": 8}, TRAINING),
     "ppo_ptx": ({"iterations": 60}, (*TRAINING, "rollout")),
+    "dpo": ({"epochs": 25.0, "batch_size": 8}, TRAINING),
 }
 config = dataclasses.replace(
     small_run.config,
     loop=LOOP,
+    pretrain=dataclasses.replace(small_run.config.pretrain, batch_size=8),
     **{
         stage: dataclasses.replace(getattr(small_run.config, stage), **changes)
         for stage, (changes, _) in STAGES.items()
@@ -67,7 +72,13 @@ def tell(pipe: int) -> None:
     ppo.compile_programs = programs
 
 
-def one(directory: str, stage: str, chance: random.Random) -> tuple[str, float] | None:
+def train(directory: str, stage: str, devices: int, options: tuple[str, ...] = ()) -> None:
+    jax.config.update("jax_num_cpu_devices", devices)
+    cli.command([stage, __file__, "--out", directory, *options])
+    sys.stdout.flush()
+
+
+def kill(directory: str, stage: str, chance: random.Random, devices: int):
     """Trains until a SIGKILL at a random moment: (moment, seconds after it); None: it finished."""
     moment = chance.choice(STAGES[stage][1])
     count, delay = chance.randint(1, 3), chance.choice((0.0, 0.003, 0.02, 0.1)) * chance.random()
@@ -76,8 +87,7 @@ def one(directory: str, stage: str, chance: random.Random) -> tuple[str, float] 
     if child == 0:
         os.close(read)
         tell(write)
-        cli.command([stage, __file__, "--out", directory])
-        sys.stdout.flush()
+        train(directory, stage, devices)
         os._exit(0)
     os.close(write)
     with os.fdopen(read) as pipe:
@@ -93,14 +103,13 @@ def one(directory: str, stage: str, chance: random.Random) -> tuple[str, float] 
     return (moment, delay) if code else None
 
 
-def main(directory: str, stage: str, kills: int, seed: int) -> None:
-    chance = random.Random(seed)
-    for number in range(kills):
-        killed = one(directory, stage, chance)
+def main(directory, stage, kills, seed, devices="1", last="1", *options) -> None:
+    chance = random.Random(int(seed))
+    for number in range(int(kills)):
+        killed = kill(directory, stage, chance, int(devices))
         print("killed", number, *(killed or ("nothing: it had finished",)), flush=True)
-    for each in STAGES if stage == "whole" else [stage]:
-        cli.command([each, __file__, "--out", directory])
+    train(directory, stage, int(last), options)
 
 
 if __name__ == "__main__":
-    main(*sys.argv[1:3], *map(int, sys.argv[3:5]))
+    main(*sys.argv[1:])

@@ -57,6 +57,24 @@ def test_a_run_writes_every_step_and_keeps_the_last_checkpoints(tmp_path):
     assert all(line["tokens_per_second"] > 0 for line in speed)
 
 
+@pytest.mark.parametrize("best, steps", [("-far", [6, 8, 9, 10]), ("far", [2, 4, 9, 10])])
+def test_the_best_checkpoints_stay_beside_the_newest(tmp_path, best, steps):
+    """By the mean of |step - 7| since the checkpoint before."""
+
+    def step(state, batch):
+        far = jnp.where(batch == 5, jnp.nan, jnp.abs(batch - 7))  # no number: left out
+        return _add(state, batch)[0], {"far": far}
+
+    config = LoopConfig(checkpoint_every=2, keep=2, keep_best=2)
+    with pytest.warns(RuntimeWarning, match="far is nan"):
+        for stop in (9, None):
+            run(
+                _task(step, best=best), tmp_path, config, fingerprint=PRINT, stop_after_steps=stop
+            )
+    assert checkpoint.steps(tmp_path) == steps
+    assert checkpoint.ranked(tmp_path)[0] == ((8, "far 0.5") if best == "-far" else (2, "far 5.5"))
+
+
 def test_stopping_and_going_on_equals_going_through(tmp_path):
     whole = run(_task(), tmp_path / "whole", CONFIG, fingerprint=PRINT)
     for stop, steps in ((3, 3), (6, 3), (None, 4)):
