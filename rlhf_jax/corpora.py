@@ -51,7 +51,8 @@ def prepare(
 ) -> Corpora:
     """Writes the data sets and trains or copies the tokenizer; what is there already stays.
 
-    counts.json, written last, says how many records each split holds and what was left out.
+    counts.json, written last, says how many records each split holds and what was left out or cut;
+    the same goes to the screen.
     Raises UserError where the directory was made with another config.
     """
     corpora = Corpora(directory)
@@ -75,6 +76,9 @@ def prepare(
             train_sentencepiece(texts, vocab_size, directory / "tokenizer.model", seed)
         content = json.dumps(counts, indent=1).encode()
         write_atomically(directory / "counts.json", content)
+    for name, numbers in counts.items():
+        parts = numbers if isinstance(numbers, dict) else {"": numbers}
+        print(f"data: {name}:", ", ".join(f"{part} {n}".strip() for part, n in parts.items()))
     return corpora
 
 

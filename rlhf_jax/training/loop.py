@@ -78,9 +78,9 @@ class LoopConfig:
     """What is written and how often, in steps; nothing here changes what is computed.
 
     keep: so many newest checkpoints stay; keep_best: and so many of the best, by the mean of the
-    stage's own metric (loss, or PPO's score) since the checkpoint before. max_skipped: after so many steps in a row with an update
-    left out the stage stops, its batch saved for replay. wandb: the Weights & Biases project that
-    metrics go to beside the files.
+    stage's own metric (loss, or PPO's score) since the checkpoint before. max_skipped: after so
+    many steps in a row with an update left out the stage stops, its batch saved for replay. wandb:
+    the Weights & Biases project that metrics go to beside the files.
     """
 
     checkpoint_every: int = dataclasses.field(default=100, metadata=NOT_FINGERPRINTED)

@@ -86,7 +86,8 @@ def _has_its_form(content: dict) -> bool:
     files, packages = tables
     keys = {"bytes", "sha256"}
     described = all(isinstance(file, dict) and file.keys() == keys for file in files.values())
-    return described and all(isinstance(version, str) for version in packages.values())
+    inside = not any(Path(name).is_absolute() or ".." in Path(name).parts for name in files)
+    return described and inside and all(isinstance(version, str) for version in packages.values())
 
 
 def _describe(path: Path) -> dict:

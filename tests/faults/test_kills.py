@@ -83,13 +83,14 @@ def test_the_bits_are_those_of_an_unbroken_run(folder, tmp_path, stage):
 
 # Killed on 8 devices, finished by another call: its devices and options.
 ELSEWHERE = {"4 devices": (4,)}
+TOLERANCE = 2e-4  # parameters are of the order 0.1 to 1; 6e-5 was the most, of the value's tokens
 
 
 @pytest.mark.slow
 @pytest.mark.parametrize("call", ELSEWHERE.values(), ids=list(ELSEWHERE))
 @pytest.mark.parametrize("stage", ["sft", "ppo_ptx"])
 def test_a_run_goes_on_elsewhere(folder, tmp_path, stage, call):
-    """The numbers of the unbroken run on 8 devices, but for the order of sums: TOLERANCE."""
+    """It ends as on 8 devices, but for the order of sums: within TOLERANCE after 60 iterations."""
     whole, cache = folder / "eight", folder / "cache"
     drive(whole, cache, stage, 0, 0, 8, 8)
     before(stage, whole, tmp_path / "run")
@@ -98,6 +99,8 @@ def test_a_run_goes_on_elsewhere(folder, tmp_path, stage, call):
     step, state = final(ours)
     last, unbroken = final(theirs)
     assert step == last and state.keys() == unbroken.keys()
-    import pickle; pickle.dump((state,unbroken),open(f"/tmp/faults_{stage}.pkl","wb"))
     for name, array in state.items():
-        print(name, abs(np.asarray(array,np.float64)-np.asarray(unbroken[name],np.float64)).max(), abs(np.asarray(unbroken[name],np.float64)).max())
+        both = np.asarray(array), np.asarray(unbroken[name])
+        if name.endswith("qkv_bias"):  # attention cannot see a key's bias: Adam moves it by noise
+            both = [np.delete(x, 1, axis=1) for x in both]
+        np.testing.assert_allclose(*both, rtol=0, atol=TOLERANCE, err_msg=name)

@@ -1,5 +1,6 @@
 """What happens to a checkpoint on disk is found, named, and gone around."""
 
+import json
 import logging
 import shutil
 
@@ -140,6 +141,16 @@ def test_the_manifest_holds_versions_and_the_hash_of_the_config(saved, copy, cap
         manifest.versions = real
     assert restore(copy, _state())[0] == 5
     assert f"jax 0.1 (now {jax.__version__}): expect other bits" in caplog.text
+
+
+@pytest.mark.parametrize("name", ["../3/data/metadata", "/etc/hostname", "data/../../3/state"])
+def test_a_manifest_that_leads_out_of_its_folder_is_none(copy, name):
+    folder = copy / "checkpoints" / "5"
+    content, _ = manifest.read(folder)
+    content["files"][name] = {"bytes": 1, "sha256": "0"}
+    content["sha256"] = manifest._digest(content)
+    (folder / manifest.NAME).write_text(json.dumps(content))
+    assert manifest.problems(folder) == ["manifest.json is not a manifest"]
 
 
 def test_a_damaged_config_is_told_in_a_line(copy):

@@ -68,9 +68,7 @@ def test_the_best_checkpoints_stay_beside_the_newest(tmp_path, best, steps):
     config = LoopConfig(checkpoint_every=2, keep=2, keep_best=2)
     with pytest.warns(RuntimeWarning, match="far is nan"):
         for stop in (9, None):
-            run(
-                _task(step, best=best), tmp_path, config, fingerprint=PRINT, stop_after_steps=stop
-            )
+            run(_task(step, best=best), tmp_path, config, fingerprint=PRINT, stop_after_steps=stop)
     assert checkpoint.steps(tmp_path) == steps
     assert checkpoint.ranked(tmp_path)[0] == ((8, "far 0.5") if best == "-far" else (2, "far 5.5"))
 
