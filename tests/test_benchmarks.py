@@ -1,4 +1,4 @@
-"""The benchmark runs and writes what it prints."""
+"""The benchmarks run and write what they print."""
 
 import json
 import subprocess
@@ -7,16 +7,23 @@ from pathlib import Path
 
 import pytest
 
-BENCHMARK = Path(__file__).parents[1] / "benchmarks" / "ppo_iteration.py"
+BENCHMARKS = Path(__file__).parents[1] / "benchmarks"
+
+
+def run(tmp_path, name, *options) -> tuple[dict, str]:
+    """The one result of a benchmark, and its table."""
+    out = tmp_path / "bench.json"
+    command = [sys.executable, str(BENCHMARKS / name), *options, "--out", str(out)]
+    done = subprocess.run(command, capture_output=True, text=True)
+    assert done.returncode == 0, done.stderr
+    (result,) = json.loads(out.read_text())
+    return result, done.stdout
 
 
 @pytest.mark.slow
 def test_one_iteration_of_tiny(tmp_path):
-    out = tmp_path / "bench.json"
-    command = [sys.executable, str(BENCHMARK), "--sizes", "tiny", "--iterations", "1"]
-    done = subprocess.run([*command, "--out", str(out)], capture_output=True, text=True)
-    assert done.returncode == 0, done.stderr
-    (result,) = json.loads(out.read_text())
+    options = ("--sizes", "tiny", "--iterations", "1")
+    result, table = run(tmp_path, "ppo_iteration.py", *options)
     phases = ("generation", "scoring", "update")
     assert sum(result["shares"].values()) == pytest.approx(1.0)
     total = sum(result["seconds"][phase] for phase in phases)
@@ -24,4 +31,14 @@ def test_one_iteration_of_tiny(tmp_path):
     rate = 64 * 48 / result["seconds"]["generation"]
     assert result["generated_tokens_per_second"] == pytest.approx(rate)
     assert 0 < result["peak_memory_gib"] < 24 and result["compile_seconds"] > 0
-    assert "tokens/s" in done.stdout
+    assert "tokens/s" in table
+
+
+@pytest.mark.slow
+def test_one_pair_of_stretches_with_checkpoints_and_without(tmp_path):
+    result, table = run(tmp_path, "checkpointing.py", "--sizes", "tiny", "--pairs", "1")
+    (added,), (step,) = result["checkpoint_seconds_all"], result["step_seconds_all"]
+    assert result["share_at_default"] == pytest.approx(added / (100 * step))
+    assert 3 * result["parameters"] * 4 > 2**20 * result["checkpoint_mib"] > result["parameters"]
+    assert result["blocking_seconds"] > 0 and step > 0
+    assert f"{result['share_at_default']:.2%}" in table

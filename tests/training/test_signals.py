@@ -1,6 +1,7 @@
 """SIGTERM and SIGINT end a run with a checkpoint, exit code 0 and a sentence; two runs exclude
 each other; a full disk leaves the last good checkpoint."""
 
+import json
 import os
 import re
 import shutil
@@ -110,3 +111,7 @@ def test_a_full_disk_ends_in_one_line_with_the_last_good_checkpoint(tmp_path):
     assert checkpoint.steps(keep)[-1] == good
     folder = keep / "checkpoints" / str(good)
     assert not checkpoint.manifest.problems(folder)
+    code, out, err = Training(keep).end()  # where there is room again
+    assert code == 0 and f"step {good + 1}\n" in out and f"step {good}\n" not in out, err
+    lines = (keep / "metrics.jsonl").read_text().splitlines()
+    assert [json.loads(line)["step"] for line in lines] == list(range(1, 41))
