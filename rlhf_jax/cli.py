@@ -1,6 +1,7 @@
 """rlhf-jax COMMAND EXPERIMENT [--field value ...]"""
 
 import dataclasses
+import errno
 import os
 import sys
 from pathlib import Path
@@ -46,6 +47,13 @@ def main() -> None:
         sys.exit(command(sys.argv[1:]))
     except UserError as error:
         print(f"rlhf-jax: {error}", file=sys.stderr)
+        sys.exit(2)
+    except OSError as error:
+        if error.errno not in (errno.ENOSPC, errno.EDQUOT):
+            raise
+        where = f" for {error.filename}" if error.filename else ""
+        print(f"rlhf-jax: no space left on the disk{where}; the same command goes on where it was",
+              file=sys.stderr)  # fmt: skip
         sys.exit(2)
     except KeyboardInterrupt:  # a second one, or one before a run has begun
         print("rlhf-jax: interrupted; the same command goes on where it was", file=sys.stderr)

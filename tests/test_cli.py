@@ -131,3 +131,13 @@ def test_an_interrupt_says_how_to_go_on(monkeypatch, capsys, calls):
     code, _, err = run(monkeypatch, capsys, "sft", QUICKSTART)
     assert code == 130
     assert err.count("\n") == 1
+
+
+def test_a_full_disk_outside_of_training_is_one_line(monkeypatch, capsys, calls):
+    def full(self, stage):
+        raise OSError(28, "No space left on device", "runs/quickstart/data/text")
+
+    monkeypatch.setattr(rlhf_jax.run.Run, "finish", full)
+    code, _, err = run(monkeypatch, capsys, "sft", QUICKSTART)
+    assert code == 2 and err.count("\n") == 1
+    assert err.startswith("rlhf-jax: no space left on the disk for runs/quickstart/data/text; ")

@@ -5,6 +5,7 @@ read. It appears by one rename when all of it is written, so a killed run leaves
 """
 
 import contextlib
+import errno
 import hashlib
 import io
 import json
@@ -114,6 +115,7 @@ def write_dataset(
     Raises:
       RecordError: an empty split, or records of several kinds.
       UserError: other records stand under that name.
+      OSError: the disk is full.
     """
     require(re.fullmatch(r"[a-z][a-z0-9_]*", name) is not None, "name", name, "a-z, 0-9, _")
     kind = _kind_of(splits)
@@ -124,10 +126,19 @@ def write_dataset(
         builder = RecordsBuilder(directory, name, splits, kind, fingerprint)
         # Another process may have finished the same data set first: judged below by its content.
         with contextlib.suppress(FileExistsError), contextlib.redirect_stdout(io.StringIO()):
-            builder.download_and_prepare()
+            _prepare(builder, folder)
     if _open(folder).info.metadata["fingerprint"] != fingerprint:
         raise UserError(f"{folder}: holds other records; remove it or choose another name")
     return folder
+
+
+def _prepare(builder: tfds.core.DatasetBuilder, folder: Path) -> None:
+    try:
+        builder.download_and_prepare()
+    except RuntimeError as error:  # what ArrayRecord's writer makes of the system's errors
+        if "No space left" not in str(error):
+            raise
+        raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC), str(folder)) from error
 
 
 def _open(folder: Path) -> tfds.core.DatasetBuilder:

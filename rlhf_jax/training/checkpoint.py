@@ -13,6 +13,7 @@ import hashlib
 import json
 import logging
 import shutil
+import sys
 from pathlib import Path
 from typing import Any
 
@@ -27,8 +28,18 @@ from rlhf_jax.training import manifest
 UNFINISHED = ".orbax-checkpoint-tmp"  # in the name of a folder that is being written
 REMOVED = ".removed"
 LOG = logging.getLogger(__name__)
-# Orbax raises its errors where they are waited for; it need not print their stacks as well.
-logging.getLogger("absl").addFilter(lambda record: not record.exc_info)
+# Orbax raises its errors where they are waited for; it need not print their stacks as well, nor
+# those of the writes that end after the one that failed.
+for name in ("absl", "asyncio"):
+    logging.getLogger(name).addFilter(lambda record: not record.exc_info)
+
+
+def _unless_late(unraisable, hook=sys.unraisablehook) -> None:
+    if str(unraisable.exc_value) != "Event loop is closed":
+        hook(unraisable)
+
+
+sys.unraisablehook = _unless_late
 
 
 class CheckpointError(UserError):
@@ -125,7 +136,7 @@ class Checkpoints:
             last = f"the last good one is of step {left[-1]}" if left else "there is none yet"
             raise CheckpointError(
                 f"{self._root}: the checkpoint of step {self._writing} cannot be written "
-                f"({_reason(error)}); {last}"
+                f"({reason(error)}); {last}"
             ) from error
 
 
@@ -228,7 +239,7 @@ def _restore_state(folder: Path, template, partial: bool):
             options = ocp.args.PyTreeRestore(flat, arguments, partial_restore=partial)
             arrays = handler.restore(folder / "state", args=options)
     except (ValueError, OSError) as error:
-        raise DamagedError(f"{folder} cannot be read: {_reason(error)}") from error
+        raise DamagedError(f"{folder} cannot be read: {reason(error)}") from error
     leaves, structure = jax.tree.flatten_with_path(template)
     return structure.unflatten([_from_stored(arrays.pop(_name(p, x)), x) for p, x in leaves])
 
@@ -323,7 +334,7 @@ def _remove(folder: Path) -> None:
     shutil.rmtree(gone)
 
 
-def _reason(error: Exception) -> str:
+def reason(error: Exception) -> str:
     """One line, and the usual word for a full disk however deep it comes from."""
     text = str(error)
     if "No space left" in text or "RESOURCE_EXHAUSTED" in text or "ENOSPC" in text:

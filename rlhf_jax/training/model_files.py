@@ -16,6 +16,7 @@ from rlhf_jax.models import score, transformer
 from rlhf_jax.models.config import TransformerConfig
 from rlhf_jax.parallel.processes import first_alone
 from rlhf_jax.training import manifest
+from rlhf_jax.training.checkpoint import reason
 
 KINDS = ("policy", "score")
 
@@ -26,6 +27,8 @@ def save_model(
     """Writes params and model.json; a directory that is killed half-way reads as absent.
 
     kind: "policy" (logits) or "score" (a scalar head). tokenizer: its fingerprint.
+
+    Raises UserError where it cannot be written, as on a full disk.
     """
     partial = directory.with_name(directory.name + ".partial")
 
@@ -40,10 +43,16 @@ def save_model(
         shutil.rmtree(directory, ignore_errors=True)
         os.replace(partial, directory)
 
-    first_alone(prepare, "model")
-    with ocp.StandardCheckpointer() as checkpointer:
-        checkpointer.save(partial.absolute() / "params", params)
-    first_alone(finish, "model is whole")
+    try:
+        first_alone(prepare, "model")
+        with ocp.StandardCheckpointer() as checkpointer:
+            checkpointer.save(partial.absolute() / "params", params)
+        first_alone(finish, "model is whole")
+    except (OSError, ValueError) as error:
+        raise UserError(
+            f"{directory}: cannot be written ({reason(error)}); the same command writes it from "
+            "the stage's last checkpoint"
+        ) from error
 
 
 def has_model(directory: Path) -> bool:

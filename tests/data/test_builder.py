@@ -6,7 +6,7 @@ import sys
 import grain
 import pytest
 
-from rlhf_jax.data.builder import read_dataset, write_dataset
+from rlhf_jax.data.builder import RecordsBuilder, read_dataset, write_dataset
 from rlhf_jax.data.records import Demonstration, Prompt, Ranking, Text
 from rlhf_jax.errors import RecordError, UserError
 
@@ -117,3 +117,15 @@ def test_what_cannot_be_read(tmp_path):
     (folder / "metadata.json").write_text("{}")
     with pytest.raises(UserError, match="is not a data set of this package"):
         read_dataset(tmp_path, "a", "train")
+
+
+def test_a_full_disk_is_an_error_of_the_system_and_leaves_nothing(tmp_path, monkeypatch):
+    def full(self):
+        raise RuntimeError('Failed to write split "train": No space left on device; writing x')
+
+    with monkeypatch.context() as patch:
+        patch.setattr(RecordsBuilder, "download_and_prepare", full)
+        with pytest.raises(OSError, match="No space left") as told:
+            write_dataset(tmp_path, "text", {"train": [Text("a")]})
+    assert told.value.errno == 28 and told.value.filename == str(tmp_path / "text" / "1.0.0")
+    write_dataset(tmp_path, "text", {"train": [Text("a")]})

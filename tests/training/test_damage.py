@@ -10,9 +10,11 @@ import numpy as np
 import pytest
 
 from rlhf_jax.errors import UserError
+from rlhf_jax.models.config import TransformerConfig
 from rlhf_jax.training import checkpoint, manifest
 from rlhf_jax.training.checkpoint import Checkpoints, DamagedError, restore, restore_subtree
 from rlhf_jax.training.fingerprint import check_fingerprint
+from rlhf_jax.training.model_files import has_model, save_model
 
 
 def _state(seed=0):
@@ -174,6 +176,20 @@ def test_a_save_that_fails_leaves_the_last_good_one(copy, monkeypatch):
     assert "the last good one is of step 5" in str(error.value)
     checkpoints.close()
     assert checkpoint.steps(copy) == [5] and restore(copy, _state())[0] == 5
+
+
+def test_a_model_that_does_not_fit_on_the_disk_is_told_in_a_line(tmp_path, monkeypatch):
+    def full(folder, about):
+        raise OSError(28, "No space left on device")
+
+    shape = TransformerConfig(vocab_size=8, layers=1, width=4, heads=1, context=8)
+    with monkeypatch.context() as patch:
+        patch.setattr(manifest, "write", full)
+        with pytest.raises(UserError, match=r"model: cannot be written \(no space left on") as told:
+            save_model(tmp_path / "model", shape, {"w": jnp.ones(4)}, "policy", "0")
+    assert "\n" not in str(told.value) and not has_model(tmp_path / "model")
+    save_model(tmp_path / "model", shape, {"w": jnp.ones(4)}, "policy", "0")
+    assert has_model(tmp_path / "model")
 
 
 def test_damage_and_none_before_it_never_trains_from_the_start_in_silence(copy):
