@@ -17,7 +17,8 @@ EXPERIMENT = """
 import dataclasses
 from tests.small_run import config
 pretrain = dataclasses.replace(config.pretrain, epochs=0.3)
-config = dataclasses.replace(config, pretrain=pretrain, out={!r})
+loop = dataclasses.replace(config.loop, checkpoint_every=1000)
+config = dataclasses.replace(config, pretrain=pretrain, loop=loop, out={!r})
 """
 
 
@@ -31,9 +32,14 @@ def commands(tmp_path):
     return [[words.get(word, word) for word in line.split()] for line in lines]
 
 
-def start(arguments) -> subprocess.Popen:
-    environment = os.environ | {"XLA_FLAGS": "", "JAX_DISABLE_MOST_OPTIMIZATIONS": "1",
-                                "PYTHONPATH": str(ROOT)}  # fmt: skip
+def start(arguments, cache) -> subprocess.Popen:
+    environment = os.environ | {
+        "PYTHONPATH": str(ROOT),
+        "XLA_FLAGS": "",
+        "JAX_DISABLE_MOST_OPTIMIZATIONS": "1",
+        "JAX_COMPILATION_CACHE_DIR": str(cache),
+        "JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS": "0",
+    }
     return subprocess.Popen(
         [str(Path(sys.executable).with_name("rlhf-jax")), *arguments],
         env=environment, text=True, stdout=subprocess.PIPE, stderr=subprocess.PIPE,
@@ -48,9 +54,9 @@ def call(monkeypatch, capsys, arguments):
     return ended.value.code or 0, *capsys.readouterr()
 
 
-def test_they_do_what_is_said(commands, monkeypatch, capsys):
+def test_they_do_what_is_said(commands, tmp_path, monkeypatch, capsys):
     run, doctor, again, other, insist, replay = commands
-    running = start(run)
+    running = start(run, tmp_path / "cache")
     next(line for line in running.stdout if re.match(r"pretrain  \d+/", line))
     running.send_signal(signal.SIGTERM)
     out, err = running.communicate(timeout=120)
@@ -65,7 +71,7 @@ def test_they_do_what_is_said(commands, monkeypatch, capsys):
     assert code == 0 and "nothing is damaged" in out
     assert f"step {step} of {total}" in out and f"go on from step {step}" in out
 
-    running = start(again)
+    running = start(again, tmp_path / "cache")
     out, err = running.communicate(timeout=120)
     assert running.returncode == 0 and "pretrain: done" in out, err
     first = re.search(r"pretrain  (\d+)/", out)

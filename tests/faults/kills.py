@@ -28,7 +28,7 @@ TRAINING = ("step", "save", "sign")
 STAGES = {
     "sft": ({"epochs": 15.0}, TRAINING),
     "reward": ({"epochs": 25.0, "batch_size": 8}, TRAINING),
-    "ppo_ptx": ({"iterations": 60}, (*TRAINING, "rollout")),
+    "ppo_ptx": ({"iterations": 60, "batch_size": 16}, (*TRAINING, "rollout")),
     "dpo": ({"epochs": 25.0, "batch_size": 8}, TRAINING),
 }
 config = dataclasses.replace(
