@@ -1,141 +1,42 @@
-"""InstructGPT, 1.3 billion parameters: all stages as arXiv 2203.02155 sets them.
+"""InstructGPT, 1.3 billion parameters: what arXiv 2203.02155 sets otherwise than for 6 billion.
 
-    rlhf-jax plan experiments/instructgpt_1b3.py --topology v5p:4x4x4
+    rlhf-jax plan experiments/instructgpt_1b3.py --topology v5p:2x2x4
     RLHF_JAX_DATA=FOLDER rlhf-jax run experiments/instructgpt_1b3.py
 
-The first needs no TPU: it compiles every program for that slice, says what each chip would hold and
-do, and that it fits. FITS
-FOLDER holds your own records (`FolderData`): the paper's were never released.
+FITS
 
-A field marked "not printed" is our choice where the paper is silent. Its models pretrain on 300
-billion tokens (Brown et al. 2020, whose batch and rate `pretrain` has); a stage starts from any
-finished model that lies in the run's directory. Attention is dense in every layer; GPT-3 alternates
-it with locally banded sparse attention. Products are of bfloat16, the paper's of float16.
-
-`sft` is the model that PPO starts from and stays near: 2 epochs with 10 % of pretraining rows. The
-paper's SFT baseline is another model, chosen by reward-model score of 16 epochs:
+All else is as in instructgpt_6b.py, and its docstring holds here too. Reward model and value
+function have 6 billion parameters and come from that run, which has to be finished. The paper's
+SFT baseline:
 
     rlhf-jax sft experiments/instructgpt_1b3.py --out runs/instructgpt_1b3_baseline \
       --sft.epochs 16 --sft.optimizer.learning-rate 9.65e-6 --sft.pretraining-fraction 0
 """
 
-import dataclasses
+from dataclasses import replace
+from pathlib import Path
 
-from rlhf_jax.experiment import EvaluationConfig, Experiment, FolderData
+from rlhf_jax.experiment import load_experiment
 from rlhf_jax.models.config import SIZES
-from rlhf_jax.objectives.kl import FixedController
-from rlhf_jax.stages.ppo_config import PPOConfig
-from rlhf_jax.stages.reward_model import RewardConfig
-from rlhf_jax.stages.supervised import SupervisedConfig
-from rlhf_jax.training.loop import LoopConfig
-from rlhf_jax.training.optimizer import OptimizerConfig
 
-LARGE = dict(compute_dtype="bfloat16", scan_layers=True, remat=True)
+six = load_experiment(str(Path(__file__).with_name("instructgpt_6b.py")))
+shape = SIZES["gpt3-1.3b"]  # 16 heads of 128: the paper prints 24, which d_model = 2048 contradicts
 
-
-def ppo(**changes) -> PPOConfig:
-    return PPOConfig(
-        policy_optimizer=OptimizerConfig(
-            learning_rate=5e-6,  # not printed: the sweep went from 2.55e-6 to 2.55e-5
-            warmup_steps=80,  # 10 iterations of 8 minibatches
-            warmup_from=0.1,
-            b1=0.9,
-            b2=0.95,
-            epsilon=1e-8,  # not printed
-            weight_decay=0.0,  # not printed
-            max_grad_norm=1.0,  # not printed
-        ),
-        value_optimizer=OptimizerConfig(
-            learning_rate=9e-6,
-            warmup_steps=80,
-            warmup_from=0.1,
-            b1=0.9,
-            b2=0.95,
-            epsilon=1e-8,  # not printed
-            weight_decay=0.0,  # not printed
-            max_grad_norm=1.0,  # not printed
-        ),
-        iterations=500,  # 256,000 episodes
-        batch_size=512,
-        minibatches=8,
-        epochs=1,
-        micro_batches=1,  # changes memory only
-        ptx_micro_batches=8,  # changes memory only
-        prompt_length=1024,
-        response_length=1024,
-        temperature=1.0,
-        kl=FixedController(0.02),
-        discount=1.0,
-        gae_lambda=0.95,  # not printed
-        clip=0.2,
-        value_clip=0.2,  # not printed
-        whiten_rewards=False,  # not printed
-        whiten_advantages=True,  # not printed
-        missing_eos_score=None,  # not printed
-        zero_value_head=False,
-        ema_decay=0.992,
-        ptx_ratio=8,
-        ptx_length=2048,  # not printed
-        **changes,
-    )
-
-
-config = Experiment(
+config = replace(
+    six,
     name="instructgpt_1b3",
-    data=FolderData(demonstrations=12_725, rankings=33_207),  # table 6
-    model=dataclasses.replace(SIZES["gpt3-1.3b"], dropout=0.2, **LARGE),
-    # The 6B reward model of the 6B run; the value function starts from it.
-    reward_model=dataclasses.replace(SIZES["gpt3-6.7b"], **LARGE),
+    model=replace(six.model, layers=shape.layers, width=shape.width, heads=shape.heads),
+    reward_model=six.model,
     reward_from="runs/instructgpt_6b",
-    pretrain=SupervisedConfig(  # Brown et al. 2020, table 2.1 and appendix B
-        OptimizerConfig(
+    pretrain=replace(
+        six.pretrain,
+        optimizer=replace(
+            six.pretrain.optimizer,
             learning_rate=2e-4,
-            schedule="cosine",
-            final_fraction=0.1,
             warmup_steps=358,  # 375 million tokens
-            warmup_from=0.0,
-            weight_decay=0.1,
-            max_grad_norm=1.0,
         ),
-        epochs=1,
         batch_size=512,
-        length=2048,
         micro_batches=1,  # changes memory only
     ),
-    sft=SupervisedConfig(
-        OptimizerConfig(
-            learning_rate=5e-6,
-            schedule="cosine",
-            final_fraction=0.1,
-            warmup_steps=0,
-            weight_decay=0.0,  # not printed
-            max_grad_norm=1.0,  # not printed
-        ),
-        epochs=2,
-        batch_size=32,
-        length=2048,
-        packed=False,  # not printed
-        pretraining_fraction=0.1,
-    ),
-    reward=RewardConfig(  # of the 6B model, which serves all policies
-        OptimizerConfig(
-            learning_rate=9e-6,
-            schedule="cosine",
-            final_fraction=0.1,
-            warmup_steps=0,
-            weight_decay=0.0,  # not printed
-            max_grad_norm=1.0,  # not printed
-        ),
-        epochs=1,
-        batch_size=64,
-        outputs=9,
-        packed=False,  # not printed
-        length=2048,
-        micro_batches=1,  # changes memory only
-        normalise="shift",
-    ),
-    ppo=ppo(),
-    ppo_ptx=ppo(ptx_coefficient=27.8),
-    evaluation=EvaluationConfig(batch_size=512),  # not printed
-    loop=LoopConfig(checkpoint_every=50, log_every=1),
+    sft=replace(six.sft, optimizer=replace(six.sft.optimizer, learning_rate=5e-6)),
 )

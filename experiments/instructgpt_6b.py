@@ -10,13 +10,16 @@ FOLDER holds your own records (`FolderData`): the paper's were never released.
 A field marked "not printed" is our choice where the paper is silent. Its models pretrain on 300
 billion tokens (Brown et al. 2020, whose batch and rate `pretrain` has); a stage starts from any
 finished model that lies in the run's directory. Attention is dense in every layer; GPT-3 alternates
-it with locally banded sparse attention. Products are of bfloat16, the paper's of float16.
+it with locally banded sparse attention. Products are of bfloat16, the paper's of float16; parameters
+are float32 in both. The reward model starts from this run's SFT model.
 
 `sft` is the model that PPO starts from and stays near: 2 epochs with 10 % of pretraining rows. The
 paper's SFT baseline is another model, chosen by reward-model score of 16 epochs:
 
     rlhf-jax sft experiments/instructgpt_6b.py --out runs/instructgpt_6b_baseline \
       --sft.epochs 16 --sft.optimizer.learning-rate 9.65e-6 --sft.pretraining-fraction 0
+
+instructgpt_1b3.py and instructgpt_175b.py say what they change of this file.
 """
 
 import dataclasses
@@ -30,69 +33,62 @@ from rlhf_jax.stages.supervised import SupervisedConfig
 from rlhf_jax.training.loop import LoopConfig
 from rlhf_jax.training.optimizer import OptimizerConfig
 
-LARGE = dict(compute_dtype="bfloat16", scan_layers=True, remat=True)
+ADAM = OptimizerConfig(
+    b1=0.9,
+    b2=0.95,
+    epsilon=1e-8,  # not printed
+    weight_decay=0.0,  # not printed
+    max_grad_norm=1.0,  # not printed
+)
+COSINE = dataclasses.replace(ADAM, schedule="cosine", final_fraction=0.1, warmup_steps=0)
+CONSTANT = dataclasses.replace(  # warm-up: 10 iterations of 8 minibatches
+    ADAM, schedule="constant", warmup_steps=80, warmup_from=0.1
+)
 
-
-def ppo(**changes) -> PPOConfig:
-    return PPOConfig(
-        policy_optimizer=OptimizerConfig(
-            learning_rate=5e-6,  # not printed: the sweep went from 2.55e-6 to 2.55e-5
-            warmup_steps=80,  # 10 iterations of 8 minibatches
-            warmup_from=0.1,
-            b1=0.9,
-            b2=0.95,
-            epsilon=1e-8,  # not printed
-            weight_decay=0.0,  # not printed
-            max_grad_norm=1.0,  # not printed
-        ),
-        value_optimizer=OptimizerConfig(
-            learning_rate=9e-6,
-            warmup_steps=80,
-            warmup_from=0.1,
-            b1=0.9,
-            b2=0.95,
-            epsilon=1e-8,  # not printed
-            weight_decay=0.0,  # not printed
-            max_grad_norm=1.0,  # not printed
-        ),
-        iterations=500,  # 256,000 episodes
-        batch_size=512,
-        minibatches=8,
-        epochs=1,
-        micro_batches=1,  # changes memory only
-        ptx_micro_batches=8,  # changes memory only
-        prompt_length=1024,
-        response_length=1024,
-        temperature=1.0,
-        kl=FixedController(0.02),
-        discount=1.0,
-        gae_lambda=0.95,  # not printed
-        clip=0.2,
-        value_clip=0.2,  # not printed
-        whiten_rewards=False,  # not printed
-        whiten_advantages=True,  # not printed
-        missing_eos_score=None,  # not printed
-        zero_value_head=False,
-        ema_decay=0.992,
-        ptx_ratio=8,
-        ptx_length=2048,  # not printed
-        **changes,
-    )
-
+ppo = PPOConfig(
+    # Not printed: the sweep went from 2.55e-6 to 2.55e-5, above 8.05e-6 it diverged without ptx.
+    policy_optimizer=dataclasses.replace(CONSTANT, learning_rate=5e-6),
+    value_optimizer=dataclasses.replace(CONSTANT, learning_rate=9e-6),
+    iterations=500,  # 256,000 episodes
+    batch_size=512,
+    minibatches=8,
+    epochs=1,
+    micro_batches=1,  # changes memory only
+    ptx_micro_batches=8,  # changes memory only
+    prompt_length=1024,
+    response_length=1024,
+    temperature=1.0,
+    kl=FixedController(0.02),
+    discount=1.0,
+    gae_lambda=0.95,  # not printed
+    clip=0.2,
+    value_clip=0.2,  # not printed
+    whiten_rewards=False,  # not printed
+    whiten_advantages=True,  # not printed
+    missing_eos_score=None,  # not printed
+    zero_value_head=False,
+    ema_decay=0.992,
+    ptx_ratio=8,
+    ptx_length=2048,  # not printed
+)
 
 config = Experiment(
     name="instructgpt_6b",
     data=FolderData(demonstrations=12_725, rankings=33_207),  # table 6
-    model=dataclasses.replace(SIZES["gpt3-6.7b"], dropout=0.2, **LARGE),
+    model=dataclasses.replace(
+        SIZES["gpt3-6.7b"],
+        dropout=0.2,  # of the SFT baseline; not printed for pretraining and PPO's start
+        compute_dtype="bfloat16",
+        scan_layers=True,
+        remat=True,
+    ),
     pretrain=SupervisedConfig(  # Brown et al. 2020, table 2.1 and appendix B
-        OptimizerConfig(
+        dataclasses.replace(
+            COSINE,
             learning_rate=1.2e-4,
-            schedule="cosine",
-            final_fraction=0.1,
             warmup_steps=179,  # 375 million tokens
             warmup_from=0.0,
             weight_decay=0.1,
-            max_grad_norm=1.0,
         ),
         epochs=1,
         batch_size=1024,
@@ -100,29 +96,15 @@ config = Experiment(
         micro_batches=4,  # changes memory only
     ),
     sft=SupervisedConfig(
-        OptimizerConfig(
-            learning_rate=1.04e-5,
-            schedule="cosine",
-            final_fraction=0.1,
-            warmup_steps=0,
-            weight_decay=0.0,  # not printed
-            max_grad_norm=1.0,  # not printed
-        ),
+        dataclasses.replace(COSINE, learning_rate=1.04e-5),
         epochs=2,
         batch_size=32,
         length=2048,
         packed=False,  # not printed
         pretraining_fraction=0.1,
     ),
-    reward=RewardConfig(  # of the 6B model, which serves all policies
-        OptimizerConfig(
-            learning_rate=9e-6,
-            schedule="cosine",
-            final_fraction=0.1,
-            warmup_steps=0,
-            weight_decay=0.0,  # not printed
-            max_grad_norm=1.0,  # not printed
-        ),
+    reward=RewardConfig(
+        dataclasses.replace(COSINE, learning_rate=9e-6),
         epochs=1,
         batch_size=64,
         outputs=9,
@@ -131,8 +113,8 @@ config = Experiment(
         micro_batches=1,  # changes memory only
         normalise="shift",
     ),
-    ppo=ppo(),
-    ppo_ptx=ppo(ptx_coefficient=27.8),
+    ppo=ppo,
+    ppo_ptx=dataclasses.replace(ppo, ptx_coefficient=27.8),
     evaluation=EvaluationConfig(batch_size=512),  # not printed
     loop=LoopConfig(checkpoint_every=50, log_every=1),
 )

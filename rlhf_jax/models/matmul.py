@@ -42,6 +42,12 @@ def resolve_dtype(name: str) -> jnp.dtype:
     return jnp.dtype("float32" if _on_cpu() and not _has_amx() else "bfloat16")
 
 
+def cache_dtype(name: str) -> jnp.dtype:
+    """Of keys and values that are kept: the operands' dtype, so that no product changes. CPUs keep
+    float32: their decode loop is slower with conversions in it."""
+    return jnp.dtype("float32") if _on_cpu() else resolve_dtype(name)
+
+
 @functools.cache
 def _has_amx() -> bool:
     flags = Path("/proc/cpuinfo")

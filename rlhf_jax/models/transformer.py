@@ -14,7 +14,7 @@ from flax import linen as nn
 
 from rlhf_jax.errors import require
 from rlhf_jax.models.config import TransformerConfig
-from rlhf_jax.models.matmul import einsum, resolve_dtype
+from rlhf_jax.models.matmul import cache_dtype, einsum, resolve_dtype
 from rlhf_jax.models.placement import place
 
 Params = dict[str, Any]
@@ -266,8 +266,9 @@ def prefill(
 ) -> tuple[jax.Array, Cache]:
     """Runs left-padded prompts [B, P]: hidden states [B, 1, D] of the last one, and a cache.
 
-    The cache holds P + room columns, one pair of float32 buffers a layer.
+    The cache holds P + room columns, one pair of buffers a layer.
     """
+    dtype = cache_dtype(config.compute_dtype)
     total = tokens.shape[1] + room
     require(total <= config.context, "context", config.context, f">= prompt + response = {total}")
     positions, visible = positions_of(segments), visible_pairs(segments)
@@ -276,7 +277,8 @@ def prefill(
         last = 1 if i == config.layers - 1 else None
         x, (k, v) = Block(config).apply({"params": block_params}, x, visible, positions, last)
         pad = ((0, 0), (0, 0), (0, room), (0, 0))
-        k, v = jnp.pad(k, pad).swapaxes(2, 3), jnp.pad(v, pad)
+        k, v = (jnp.pad(x.astype(dtype), pad) for x in (k, v))
+        k = k.swapaxes(2, 3)
         cache.append((place(k, "cache"), place(v, "cache")))
     return Norm(config).apply({"params": params["final_norm"]}, x), cache
 

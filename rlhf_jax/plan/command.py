@@ -11,7 +11,7 @@ from rlhf_jax.experiment import Experiment
 from rlhf_jax.parallel.layout import MeshShape, layout_of
 from rlhf_jax.plan.chips import Topology, parse_topology
 from rlhf_jax.plan.compiling import compile_program, topology_devices
-from rlhf_jax.plan.programs import STAGES, programs_of
+from rlhf_jax.plan.programs import programs_of, stages_of
 from rlhf_jax.plan.report import Plan, as_json, print_plan
 
 LANES = 128  # cuts of the model width in multiples of this are gathered without a detour
@@ -24,7 +24,7 @@ class PlanOptions:
     topology   chips, as "v5p:4x4x4"
     fsdp       chips over which parameters are cut along the width; 0: chosen by the model
     tensor     chips over which heads are cut; 0: enough that a minibatch's rows go round
-    stages     those to plan
+    stages     those to plan; none: all that the experiment has
     suggest    try meshes and micro-batches, and print the best that fits
     json       a file for all that was found
     """
@@ -32,27 +32,29 @@ class PlanOptions:
     topology: str
     fsdp: int = 0
     tensor: int = 0
-    stages: tuple[str, ...] = STAGES
+    stages: tuple[str, ...] = ()
     suggest: bool = False
     json: Path | None = None
 
     def __post_init__(self):
         for field in ("fsdp", "tensor"):
             require(getattr(self, field) >= 0, field, getattr(self, field), "0 or more")
-        unknown = [stage for stage in self.stages if stage not in STAGES]
-        require(not unknown and self.stages, "stages", self.stages, f"of {', '.join(STAGES)}")
 
 
 def plan_command(config: Experiment, options: PlanOptions) -> int:
     """Prints the plan; exit code 1 where it does not fit."""
     topology = parse_topology(options.topology)
+    here = stages_of(config)
+    for stage in options.stages:
+        require(stage in here, "stages", stage, f"of this experiment's own: {', '.join(here)}")
+    stages = options.stages or here
     devices = topology_devices(topology)
     if options.suggest:
         from rlhf_jax.plan.suggest import suggest
 
-        return suggest(config, topology, devices, options.stages, options.json)
+        return suggest(config, topology, devices, stages, options.json)
     mesh = mesh_for(config, topology, options.fsdp, options.tensor)
-    plan = make_plan(config, topology, devices, mesh, options.stages)
+    plan = make_plan(config, topology, devices, mesh, stages)
     print_plan(plan)
     if options.json is not None:
         write_atomically(options.json, as_json(plan).encode())
@@ -64,7 +66,7 @@ def make_plan(
     topology: Topology,
     devices: list,
     mesh: MeshShape,
-    stages: Sequence[str] = STAGES,
+    stages: Sequence[str],
     platform: str = "tpu",
 ) -> Plan:
     """Compiles every program of the stages for the devices; says on standard error which."""

@@ -1,7 +1,8 @@
 """The programs of an experiment as shapes: the stages' own functions and their arguments."""
 
 import dataclasses
-from collections.abc import Callable
+import math
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import jax
@@ -10,11 +11,11 @@ import jax.numpy as jnp
 from rlhf_jax.experiment import Experiment
 from rlhf_jax.models import score, transformer
 from rlhf_jax.models.config import TransformerConfig
-from rlhf_jax.stages import ppo, reward_model, supervised
+from rlhf_jax.stages import dpo, ppo, reward_model, supervised
 
 IDS = ppo.TokenIds(eos=2, pad=0)  # which ids these are changes no shape
 KEY = jax.ShapeDtypeStruct((), jax.random.key(0).dtype)
-STAGES = ("pretrain", "sft", "reward", "ppo", "ppo_ptx")
+STAGES = ("pretrain", "sft", "reward", "ppo", "ppo_ptx", "dpo")
 
 
 @dataclasses.dataclass(frozen=True)
@@ -37,14 +38,17 @@ class Program:
     turns: int = 1
 
 
-def programs_of(config: Experiment, stages: tuple[str, ...] = STAGES) -> list[Program]:
+def stages_of(config: Experiment) -> tuple[str, ...]:
+    """The stages that a run of the experiment has: its own reward model, DPO where it is set."""
+    absent = {"reward"} if config.reward_from is not None else set()
+    absent |= {"dpo"} if config.dpo is None else set()
+    return tuple(stage for stage in STAGES if stage not in absent)
+
+
+def programs_of(config: Experiment, stages: Sequence[str]) -> list[Program]:
     """Every program that a run of the experiment compiles for its training, stage by stage."""
-    made = []
-    for stage in stages:
-        if stage == "reward" and config.reward_from is not None:
-            continue  # another run's
-        made += _ppo(config, stage) if stage.startswith("ppo") else [_trainer(config, stage)]
-    return made
+    make = {"ppo": _ppo, "ppo_ptx": _ppo, "dpo": _dpo}
+    return [program for stage in stages for program in make.get(stage, _trainer)(config, stage)]
 
 
 def policy_shapes(model: TransformerConfig) -> Any:
@@ -64,47 +68,60 @@ def floats(*shape: int) -> jax.ShapeDtypeStruct:
     return jax.ShapeDtypeStruct(shape, jnp.float32)
 
 
-def text_shapes(rows: int, length: int) -> dict:
-    return {
-        "tokens": ints(rows, length),
-        "segments": ints(rows, length),
-        "weights": floats(rows, length),
-    }
+def text_shapes(*shape: int) -> dict:
+    return {"tokens": ints(*shape), "segments": ints(*shape), "weights": floats(*shape)}
+
+
+def ranking_shapes(rows: int, outputs: int, length: int) -> dict:
+    return text_shapes(rows, outputs, length) | {"ranks": ints(rows, 1, outputs)}
 
 
 def steps_of(config: Experiment, stage: str) -> int | None:
     """Optimizer steps of a stage that trains one model, where the config tells them."""
-    stage_config = getattr(config, stage)
-    if stage == "pretrain" or stage_config.packed:
+    settings = getattr(config, stage)
+    if stage == "pretrain" or settings.packed:
         return None
-    kind = {"sft": "demonstrations", "reward": "rankings"}[stage]
-    examples = config.examples(kind)
-    if examples is None:
+    rows = config.examples("demonstrations" if stage == "sft" else "rankings")
+    if rows is None:
         return None
-    per_epoch = -(-examples // stage_config.batch_size)
-    return max(1, round(stage_config.epochs * per_epoch))
+    if stage == "sft":
+        rows = rows / (1 - settings.pretraining_fraction)
+    return max(1, round(settings.epochs * math.ceil(rows / settings.batch_size)))
 
 
-def _trainer(config: Experiment, stage: str) -> Program:
-    stage_config = getattr(config, stage)
-    rows, length = stage_config.batch_size, stage_config.length
+def _trainer(config: Experiment, stage: str) -> list[Program]:
+    settings = getattr(config, stage)
+    rows, length = settings.batch_size, settings.length
     if stage == "reward":
-        outputs, model = stage_config.outputs, config.scorer
-        loss, params = reward_model.reward_loss(model), score_shapes(model)
-        batch = {
-            "tokens": ints(rows, outputs, length),
-            "segments": ints(rows, outputs, length),
-            "ranks": ints(rows, outputs),
-        }
+        loss, params = reward_model.reward_loss(config.scorer), score_shapes(config.scorer)
+        batch = ranking_shapes(rows, settings.outputs, length)
     else:
         loss, params = supervised.likelihood_loss(config.model), policy_shapes(config.model)
         batch = text_shapes(rows, length)
-    steps = steps_of(config, stage)
-    total = steps or stage_config.optimizer.warmup_steps + 1
-    update, optimizer = supervised.make_update(loss, stage_config, total)
+    return [_update(config, stage, loss, params, batch)]
+
+
+def _update(config: Experiment, stage: str, loss: Callable, params: Any, batch: dict) -> Program:
+    settings, steps = getattr(config, stage), steps_of(config, stage)
+    total = steps or settings.optimizer.warmup_steps + 1
+    update, optimizer = supervised.make_update(loss, settings, total)
     initial = lambda params, key: supervised.initial_state(params, optimizer, key)
     state = jax.eval_shape(initial, params, KEY)
     return Program(stage, "update", update, (state, batch), donates=True, runs=steps)
+
+
+def _dpo(config: Experiment, stage: str) -> list[Program]:
+    settings, reference = config.dpo, policy_shapes(config.model)
+    batch = ranking_shapes(settings.batch_size, settings.outputs, settings.length)
+    refer = dpo.make_reference(config.model, settings.micro_batches)
+    loss = dpo.preference_loss(settings.objective, config.model)
+    referred = jax.eval_shape(refer, reference, batch)
+    update = _update(config, stage, loss, reference, referred)
+    state = update.arguments[0]
+    return [
+        Program(stage, "reference", refer, (reference, batch), beside=(state,), runs=update.runs),
+        dataclasses.replace(update, beside=(reference,)),
+    ]
 
 
 def _ppo(config: Experiment, stage: str) -> list[Program]:

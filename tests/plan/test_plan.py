@@ -18,8 +18,9 @@ from rlhf_jax.plan import command, suggest
 from rlhf_jax.plan.chips import CHIPS, Topology, parse_topology
 from rlhf_jax.plan.command import PlanOptions, make_plan, mesh_for, plan_command
 from rlhf_jax.plan.compiling import GIB, Compiled, _wanted_bytes, topology_devices
-from rlhf_jax.plan.programs import programs_of
+from rlhf_jax.plan.programs import programs_of, stages_of
 from rlhf_jax.plan.report import Plan, as_json, verdict
+from rlhf_jax.run import Run
 from rlhf_jax.stages import supervised
 from tests.objectives.harness import assert_close
 from tests.small_run import config
@@ -36,22 +37,37 @@ SMALL = dataclasses.replace(
 
 @pytest.fixture(scope="module")
 def plan():
-    return make_plan(SMALL, HERE, jax.devices(), MESH, ("sft", "ppo_ptx"), platform="cpu")
+    return make_plan(SMALL, HERE, jax.devices(), MESH, ("sft", "ppo_ptx", "dpo"), platform="cpu")
 
 
 def test_every_program_of_a_run_is_there():
-    names = [(p.stage, p.name) for p in programs_of(SMALL)]
+    names = [(p.stage, p.name) for p in programs_of(SMALL, stages_of(SMALL))]
     ppo = ["rollout", "experience", "update"]
     assert names == [(s, "update") for s in ("pretrain", "sft", "reward")] + [
         (stage, name) for stage in ("ppo", "ppo_ptx") for name in ppo
-    ]
-    other = dataclasses.replace(SMALL, reward_from="elsewhere")
-    assert "reward" not in [p.stage for p in programs_of(other)]
+    ] + [("dpo", "reference"), ("dpo", "update")]  # fmt: skip
+    other = dataclasses.replace(SMALL, reward_from="elsewhere", dpo=None)
+    assert stages_of(other) == ("pretrain", "sft", "ppo", "ppo_ptx")
+
+
+def test_a_stage_has_as_many_calls_as_a_run_has_steps(tmp_path):
+    """Text among the demonstrations makes an epoch longer."""
+    settings = dataclasses.replace(SMALL.sft, pretraining_fraction=0.3, epochs=2)
+    mixed = dataclasses.replace(SMALL, sft=settings, out=str(tmp_path), data=SMALL.data)
+    run = Run(mixed)
+    steps = []
+    run._train_one_model = lambda stage, loss, params, batches, *_: steps.append(
+        round(settings.epochs * batches.steps_per_epoch)
+    )
+    run.model = lambda stage: None
+    run._sft()
+    assert steps == [p.runs for p in programs_of(mixed, ("sft",))]
 
 
 def test_each_program_is_counted_and_multiplied_by_its_calls(plan):
-    assert [p.name for p in plan.programs] == ["update", "rollout", "experience", "update"]
-    sft, rollout, _, update = plan.programs
+    names = ["update", "rollout", "experience", "update", "reference", "update"]
+    assert [p.name for p in plan.programs] == names
+    sft, rollout, _, update, reference, dpo = plan.programs
     assert sft.runs == 8 and update.runs == 3  # 60 demonstrations by 8; iterations
     for p in plan.programs:
         assert p.fits and p.unknown_loops == 0
@@ -60,7 +76,9 @@ def test_each_program_is_counted_and_multiplied_by_its_calls(plan):
     assert sft.flops > 1.15 * sft.useful_flops  # layers are recomputed; the logits are not
     assert sum(update.sent.values()) > 0
     assert rollout.parts.keys() == {"prefill", "decode"}
-    days = sum(p.useful_flops for p in plan.programs[1:]) * 3 / 8.64e19
+    assert dpo.useful_flops == pytest.approx(3 * reference.flops, rel=1e-3)
+    assert 0 < dpo.beside < reference.arguments < reference.beside and dpo.runs is None
+    days = sum(p.useful_flops for p in plan.programs[1:4]) * 3 / 8.64e19
     assert plan.petaflops_days("ppo_ptx") == pytest.approx(days)
 
 
@@ -71,7 +89,7 @@ def test_state_is_cut_over_the_chips(plan):
 
 
 def test_the_state_lies_beside_the_rollout_that_reads_the_policy_only(plan):
-    _, rollout, _, update = plan.programs
+    _, rollout, _, update, *_ = plan.programs
     assert rollout.beside > update.beside > 0
     assert rollout.beside + rollout.arguments <= 1.2 * (update.beside + update.arguments)
 
@@ -211,7 +229,7 @@ def test_a_plan_is_written_whole(monkeypatch, tmp_path):
     assert json.loads(out.read_text())["experiment"] == "x"
 
 
-@pytest.mark.parametrize("options", [{"fsdp": -1}, {"stages": ("dpo",)}, {"stages": ()}])
+@pytest.mark.parametrize("options", [{"fsdp": -1}, {"stages": ("dpo",)}, {"stages": ("sleep",)}])
 def test_impossible_options_are_refused(options):
     with pytest.raises(ConfigError):
-        PlanOptions("v5e:2x4", **options)
+        plan_command(dataclasses.replace(SMALL, dpo=None), PlanOptions("v5e:2x4", **options))
