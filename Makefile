@@ -16,7 +16,9 @@ $(VENV)/ready: setup.py pyproject.toml
 test: $(VENV)/ready lint
 	$(BIN)/python -m pytest -n auto --dist loadfile
 
+# The slow tests compile for TPUs that are not here; the TPU compiler comes with the extra.
 test-all: $(VENV)/ready lint
+	$(BIN)/python -m pip install --quiet --editable '.[test,tpu]'
 	$(BIN)/python -m pytest -n auto --dist loadfile -m ''
 
 # 25 kills a stage, 12,300 cases of fuzzing, 500 flipped bits a file: some 15 minutes.

@@ -32,7 +32,7 @@ setup(
     ],
     extras_require={
         "test": ["pytest>=8", "pytest-xdist>=3.5", "hypothesis>=6.100", "ruff>=0.6"],
-        "tpu": ["jax[tpu]>=0.10"],
+        "tpu": ["jax[tpu]>=0.10"],  # rlhf-jax plan needs it too, on any machine
         "cuda": ["jax[cuda12]>=0.10"],
         "wandb": ["wandb>=0.18"],
     },

@@ -10,8 +10,8 @@ FOLDER holds your own records (`FolderData`): the paper's were never released.
 A field marked "not printed" is our choice where the paper is silent. Its models pretrain on 300
 billion tokens (Brown et al. 2020, whose batch and rate `pretrain` has); a stage starts from any
 finished model that lies in the run's directory. Attention is dense in every layer; GPT-3 alternates
-it with locally banded sparse attention. Products are of bfloat16, the paper's of float16; parameters
-are float32 in both. The reward model starts from this run's SFT model.
+it with locally banded sparse attention. Products are of bfloat16, the paper's of float16;
+parameters are float32 in both. The reward model starts from this run's SFT model.
 
 `sft` is the model that PPO starts from and stays near: 2 epochs with 10 % of pretraining rows. The
 paper's SFT baseline is another model, chosen by reward-model score of 16 epochs:

@@ -64,13 +64,13 @@ def einsum(spec: str, a: jax.Array, b: jax.Array, dtype: jnp.dtype) -> jax.Array
 
         da = einsum("out,b->a", g, b)        db = einsum("a,out->b", a, g)
     """
-    return _product(spec, a.astype(dtype), _gathered(spec, a, b.astype(dtype)))
+    return _forward(spec, a, b, dtype)[0]
 
 
-def _gathered(spec, a, b):
-    """The weights as they are multiplied with. One token a row is less than the weights: there
-    they stay as they lie."""
-    return b if spec not in WEIGHTS or a.shape[1] == 1 else place(b, spec)
+def _placed(spec: str, role: str, x: jax.Array, time: int) -> jax.Array:
+    """An array of a product with weights, where it is wanted. One token a row is less than the
+    weights: there all stays as it lies."""
+    return place(x, f"{spec} {role}") if spec in WEIGHTS and time > 1 else x
 
 
 def _product(spec, a, b):
@@ -108,18 +108,22 @@ def _row_major(x):
 
 
 def _forward(spec, a, b, dtype):
-    low_a, low_b = a.astype(dtype), _gathered(spec, a, b.astype(dtype))
-    return _product(spec, low_a, low_b), (low_a, low_b)
+    time = a.shape[1]
+    low_a = _placed(spec, "in", a.astype(dtype), time)
+    low_b = _placed(spec, "weights", b.astype(dtype), time)
+    return _placed(spec, "out", _product(spec, low_a, low_b), time), (low_a, low_b)
 
 
 def _backward(spec, dtype, saved, g):
-    da, db = _gradients(spec, dtype, saved, g)
-    return da, place(db, f"{spec} gradient") if spec in WEIGHTS else db
+    time = saved[0].shape[1]
+    g = _placed(spec, "out gradient", g.astype(dtype), time)
+    da, db = _gradients(spec, saved, g)
+    da = _placed(spec, "in gradient", da, time)
+    return da, _placed(spec, "weights gradient", db, time)
 
 
-def _gradients(spec, dtype, saved, g):
+def _gradients(spec, saved, g):
     a, b = saved
-    g = g.astype(dtype)
     operands, out = spec.split("->")
     in_a, in_b = operands.split(",")
     da = _product(f"{out},{in_b}->{in_a}", g, b)

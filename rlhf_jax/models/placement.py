@@ -28,9 +28,9 @@ def placing(rule: Rule):
 def place(x: jax.Array, name: str) -> jax.Array:
     """x where the rule wants it; x itself where there is no rule.
 
-    name: "rows" [B, ...]; "residual" [B, T, D]; "attended" [B, T, KV, G, hd]; "cache"
-    [B, KV, ., .]; and of the weight matrix of a product "btd,df->btf", "btd,df->btf" as it is
-    multiplied with and "btd,df->btf gradient".
+    name: "looked up", rows of the table of tokens, and "residual", both [B, T, D]; "attended"
+    [B, T, KV, G, hd]; "cache" [B, KV, ., .]; and of a product with weights as "btd,df->btf", its
+    "btd,df->btf in", "... weights", "... out", and of each of the three the "... gradient".
     """
     rule = _rule.get()
     return x if rule is None else rule(x, name)

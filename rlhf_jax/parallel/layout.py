@@ -35,23 +35,43 @@ PARAMETERS = {
 }
 TIME = P(None, ROWS)  # of a batch with fewer rows than chips to cut them over
 BATCHES = (P(ROWS), TIME)
-# What a model computes, by the names of models/placement.py: the first that divides. Between two
-# products the residual stream is cut along time over "tensor" too (Korthikanti et al. 2022).
-COMPUTED = {
-    "rows": BATCHES,
-    "residual": (P(ROWS, "tensor"), P(ROWS), P(None, (*ROWS, "tensor")), TIME),
-    "attended": (P(ROWS, None, "tensor"), P(None, ROWS, "tensor")),
+# What a model computes: the first that divides. A layer's first product of two gathers the tokens
+# and makes a share of the heads or of the feed-forward width; the second sums over the shares.
+# Between them the residual stream is cut along time over "tensor" too (Korthikanti et al. 2022).
+WHOLE = BATCHES
+SHARE = (P(ROWS, None, "tensor"), P(None, ROWS, "tensor"))
+STREAM = (P(ROWS, "tensor"), P(ROWS), P(None, (*ROWS, "tensor")), TIME)
+
+
+def _first_product(spec: str) -> dict:
+    return _product(spec, P(None, "tensor"), P("fsdp", "tensor"), WHOLE, SHARE, SHARE, STREAM)
+
+
+def _second_product(spec: str) -> dict:
+    return _product(spec, P("tensor"), P("tensor", "fsdp"), SHARE, STREAM, WHOLE, SHARE)
+
+
+def _product(spec, weights, gradient, inputs, out, out_gradient, in_gradient) -> dict:
+    return {
+        f"{spec} weights": (weights,),
+        f"{spec} weights gradient": (gradient,),
+        f"{spec} in": inputs,
+        f"{spec} out": out,
+        f"{spec} out gradient": out_gradient,
+        f"{spec} in gradient": in_gradient,
+    }
+
+
+COMPUTED = {  # by the names of models/placement.py
+    "looked up": (P("data", None, EVERY),),
+    "residual": STREAM,
+    "attended": SHARE,
     "cache": (P(ROWS, "tensor"), P(None, "tensor")),
-    "btd,dkgh->btkgh": (P(None, "tensor"),),
-    "btd,dkgh->btkgh gradient": (P("fsdp", "tensor"),),
-    "bte,ed->btd": (P("tensor"),),
-    "bte,ed->btd gradient": (P("tensor", "fsdp"),),
-    "btd,df->btf": (P(None, "tensor"),),
-    "btd,df->btf gradient": (P("fsdp", "tensor"),),
-    "btf,fd->btd": (P("tensor"),),
-    "btf,fd->btd gradient": (P("tensor", "fsdp"),),
-    "btd,vd->btv": (P(),),
-    "btd,vd->btv gradient": (P(None, EVERY),),
+    **_first_product("btd,dkgh->btkgh"),
+    **_second_product("bte,ed->btd"),
+    **_first_product("btd,df->btf"),
+    **_second_product("btf,fd->btd"),
+    **_product("btd,vd->btv", P(), P(None, EVERY), STREAM, STREAM, STREAM, STREAM),
 }
 
 
@@ -98,21 +118,6 @@ class Layout:
             specs = ()
         spec = self._first(specs, x.shape) or P()
         return jax.ShapeDtypeStruct(x.shape, x.dtype, sharding=NamedSharding(self.mesh, spec))
-
-    @property
-    def row_groups(self) -> int:
-        """Devices, or groups of them, that rows are cut over."""
-        return self.mesh.shape["data"] * self.mesh.shape["fsdp"]
-
-    def keep(self, tree: Any) -> Any:
-        """Inside a program: a state that comes out as it went in."""
-
-        def kept(x, laid):
-            if jax.dtypes.issubdtype(x.dtype, jax.dtypes.prng_key):
-                return x
-            return jax.lax.with_sharding_constraint(x, laid.sharding)
-
-        return jax.tree.map(kept, tree, self(tree))
 
     def _first(self, specs, shape):
         return next((spec for spec in specs if self._divides(spec, shape)), None)

@@ -74,11 +74,11 @@ def make_plan(
     plain = dataclasses.replace(
         config, model=_plain(config.model), reward_model=_plain(config.reward_model)
     )
-    compiled = []
+    compiled, known = [], {}
     pairs = zip(programs_of(config, stages), programs_of(plain, stages), strict=True)
     for program, without_remat in pairs:
         print(f"compiling {program.stage} {program.name}", file=sys.stderr, flush=True)
-        compiled.append(compile_program(program, layout, without_remat, platform))
+        compiled.append(compile_program(program, layout, without_remat, platform, known))
     return Plan(config.name, topology, mesh, tuple(compiled))
 
 

@@ -100,46 +100,61 @@ def _quiet():
 
 
 def compile_program(
-    program: Program, layout: Layout, without_remat: Program, platform: str = "tpu"
+    program: Program,
+    layout: Layout,
+    without_remat: Program,
+    platform: str = "tpu",
+    known: dict[str, dict] | None = None,
 ) -> Compiled:
     """Compiles one program for the devices that `layout` puts its arguments on.
 
     without_remat: the same program without recomputation, for its useful FLOPs.
+    known: what was compiled before, by the program's text; PPO and PPO-ptx sample alike.
     """
+    known = {} if known is None else known
     with compiling_for(platform), placing(layout.place):
-        flops = count_flops(program.function, *program.arguments, while_turns=program.turns)
-        useful = count_flops(
-            without_remat.function, *without_remat.arguments, while_turns=program.turns
-        )
-        started = time.monotonic()
+        turns = program.turns
+        flops = count_flops(program.function, *program.arguments, while_turns=turns)
+        useful = count_flops(without_remat.function, *without_remat.arguments, while_turns=turns)
         placed = tuple(layout(argument) for argument in program.arguments)
         lowered = _jit(program, layout).lower(*placed)
-        known = {
-            "stage": program.stage, "name": program.name, "flops": flops, "runs": program.runs,
-            "useful_flops": useful, "beside": sum(bytes_a_chip(layout(t)) for t in program.beside),
+        text = lowered.as_text()
+        if text not in known:
+            known[text] = _compile(program, lowered, sum(map(bytes_a_chip, placed)))
+    return Compiled(
+        **known[text], stage=program.stage, name=program.name, runs=program.runs, flops=flops,
+        useful_flops=useful, beside=sum(bytes_a_chip(layout(tree)) for tree in program.beside),
+    )  # fmt: skip
+
+
+def _compile(program: Program, lowered, arguments: float) -> dict:
+    """The fields of `Compiled` that the compiler tells. arguments: their bytes a chip."""
+    started = time.monotonic()
+    try:
+        compiled = lowered.compile()
+    except jax.errors.JaxRuntimeError as error:
+        wanted = _wanted_bytes(str(error))
+        if wanted is None:
+            raise
+        return {
+            "fits": False, "arguments": arguments, "temporaries": max(0.0, wanted - arguments),
+            "outputs": 0.0, "sent": {}, "cycles": 0.0, "unknown_loops": 0,
+            "compile_seconds": time.monotonic() - started, "parts": {},
         }  # fmt: skip
-        try:
-            compiled = lowered.compile()
-        except jax.errors.JaxRuntimeError as error:
-            wanted = _wanted_bytes(str(error))
-            if wanted is None:
-                raise
-            arguments = sum(bytes_a_chip(tree) for tree in placed)
-            return Compiled(
-                **known, fits=False, arguments=arguments, temporaries=max(0.0, wanted - arguments),
-                outputs=0.0, sent={}, cycles=0.0, unknown_loops=0,
-                compile_seconds=time.monotonic() - started, parts={},
-            )  # fmt: skip
     seconds = time.monotonic() - started
     memory, parsed = compiled.memory_analysis(), hlo.parse(compiled.as_text())
     cost = parsed.cost()
-    return Compiled(
-        **known, fits=True, arguments=memory.argument_size_in_bytes,
-        temporaries=memory.temp_size_in_bytes + memory.generated_code_size_in_bytes,
-        outputs=max(0, memory.output_size_in_bytes - memory.alias_size_in_bytes),
-        sent=dict(cost.collectives), cycles=cost.cycles, unknown_loops=cost.unknown,
-        compile_seconds=seconds, parts=_parts(parsed, cost, program),
-    )  # fmt: skip
+    return {
+        "fits": True,
+        "arguments": memory.argument_size_in_bytes,
+        "temporaries": memory.temp_size_in_bytes + memory.generated_code_size_in_bytes,
+        "outputs": max(0, memory.output_size_in_bytes - memory.alias_size_in_bytes),
+        "sent": dict(cost.collectives),
+        "cycles": cost.cycles,
+        "unknown_loops": cost.unknown,
+        "compile_seconds": seconds,
+        "parts": _parts(parsed, cost, program),
+    }
 
 
 def _jit(program: Program, layout: Layout) -> Callable:
