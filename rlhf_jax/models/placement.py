@@ -28,7 +28,7 @@ def placing(rule: Rule):
 def place(x: jax.Array, name: str) -> jax.Array:
     """x where the rule wants it; x itself where there is no rule.
 
-    name: "looked up", rows of the table of tokens, and "residual", both [B, T, D]; "attended"
+    name: "looked up", "half way" and "residual", from the table of tokens on, [B, T, D]; "attended"
     [B, T, KV, G, hd]; "cache" [B, KV, ., .]; and of a product with weights as "btd,df->btf", its
     "btd,df->btf in", "... weights", "... out", and of each of the three the "... gradient".
     """

@@ -188,7 +188,7 @@ def layers(params: Params) -> list[Params]:
 
 
 def _embed(config, params, tokens, positions):
-    x = place(params["tokens"][tokens], "looked up").astype(jnp.float32)
+    x = place(place(params["tokens"][tokens], "looked up"), "half way").astype(jnp.float32)
     if config.positions == "learned":
         x = x + params["positions"][positions]
     return place(x, "residual")

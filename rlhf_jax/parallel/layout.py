@@ -63,7 +63,9 @@ def _product(spec, weights, gradient, inputs, out, out_gradient, in_gradient) ->
 
 
 COMPUTED = {  # by the names of models/placement.py
+    # From the table, cut along the width, to rows: one axis at a time, else the compiler gathers.
     "looked up": (P("data", None, EVERY),),
+    "half way": (P("data", "tensor", "fsdp"),),
     "residual": STREAM,
     "attended": SHARE,
     "cache": (P(ROWS, "tensor"), P(None, "tensor")),

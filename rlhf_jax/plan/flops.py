@@ -1,4 +1,4 @@
-"""FLOPs of a program, counted in its jaxpr, and by formula for a transformer.
+"""FLOPs of a program, counted in its jaxpr, and by formula; the least that FSDP sends.
 
 Matrix products only, 2 a multiply-add: all else is a thousandth of a large model's work. XLA's own
 count takes the body of a loop once; a jaxpr tells how often a scan runs.
@@ -65,3 +65,16 @@ def forward_flops(model: TransformerConfig, rows: int, time: int, logits: int) -
     blocks = 2 * rows * time * matrix_parameters(model)
     attention = 4 * rows * time**2 * model.layers * model.width
     return float(blocks + attention + 2 * rows * logits * model.vocab_size * model.width)
+
+
+def fsdp_bytes(model: TransformerConfig, chips: int) -> float:
+    """The least that a chip sends in an update of one micro-batch, parameters cut over all chips:
+
+    (n - 1)/n  (2 P + 2 P + 4 P  +  2 E + 4 E)
+
+    The blocks' matrices P are gathered in bfloat16 for the forward pass, and again where the
+    backward pass recomputes it; gradients are summed and cut in float32, as they are kept. The head
+    E = V D is gathered once. The sum over micro-batches is as many times this.
+    """
+    head = model.vocab_size * model.width
+    return (chips - 1) / chips * (8 * matrix_parameters(model) + 6 * head)

@@ -126,6 +126,8 @@ class Program:
             if cycles := re.search(r'"estimated_cycles":"(\d+)"', i.attributes):
                 total.cycles += int(cycles[1])
             kind = i.opcode.removesuffix("-start")
+            if kind == "all-reduce" and computation.startswith("all-reduce-scatter"):
+                kind = "reduce-scatter"  # TPUs' way to write it: fused with the slice it keeps
             if kind in KINDS:
                 channel = re.search(r"channel_id=(\d+)", i.attributes)
                 mark = channel[1] if channel else (computation, i.name)

@@ -95,6 +95,15 @@ def test_bytes_are_counted_by_kind_with_loops_multiplied():
     assert cost.unknown == 0
 
 
+def test_a_reduce_scatter_as_tpus_write_it():
+    text = TEXT.replace("%sum (a", "%all-reduce-scatter.1 (p: f32[8,4]) -> f32[2,4] {\n"
+        "  %p = f32[8,4]{1,0} parameter(0)\n"
+        "  %r = f32[8,4]{1,0} all-reduce(%p), channel_id=3, replica_groups={}, to_apply=%sum\n"
+        "  ROOT %s = f32[2,4]{1,0} dynamic-slice(%r)\n}\n\n%sum (a", 1)  # fmt: skip
+    once = hlo.parse(text).cost_of("all-reduce-scatter.1")
+    assert once.collectives == {"reduce-scatter": (3 / 4) * 8 * 4 * 4}
+
+
 def test_the_turns_of_a_loop():
     program = hlo.parse(TEXT)
     assert [turns for _, turns in program.loops()] == [5]
