@@ -67,10 +67,9 @@ def einsum(spec: str, a: jax.Array, b: jax.Array, dtype: jnp.dtype) -> jax.Array
     return _forward(spec, a, b, dtype)[0]
 
 
-def _placed(spec: str, role: str, x: jax.Array, time: int) -> jax.Array:
-    """An array of a product with weights, where it is wanted. One token a row is less than the
-    weights: there all stays as it lies."""
-    return place(x, f"{spec} {role}") if spec in WEIGHTS and time > 1 else x
+def _placed(spec: str, role: str, x: jax.Array) -> jax.Array:
+    """An array of a product with weights where it is wanted."""
+    return place(x, f"{spec} {role}") if spec in WEIGHTS else x
 
 
 def _product(spec, a, b):
@@ -108,18 +107,16 @@ def _row_major(x):
 
 
 def _forward(spec, a, b, dtype):
-    time = a.shape[1]
-    low_a = _placed(spec, "in", a.astype(dtype), time)
-    low_b = _placed(spec, "weights", b.astype(dtype), time)
-    return _placed(spec, "out", _product(spec, low_a, low_b), time), (low_a, low_b)
+    low_a, low_b = _placed(spec, "in", a.astype(dtype)), b.astype(dtype)
+    if a.shape[1] > 1:  # one token a row is less than the weights: they stay as they lie
+        low_b = _placed(spec, "weights", low_b)
+    return _placed(spec, "out", _product(spec, low_a, low_b)), (low_a, low_b)
 
 
 def _backward(spec, dtype, saved, g):
-    time = saved[0].shape[1]
-    g = _placed(spec, "out gradient", g.astype(dtype), time)
+    g = _placed(spec, "out gradient", g.astype(dtype))
     da, db = _gradients(spec, saved, g)
-    da = _placed(spec, "in gradient", da, time)
-    return da, _placed(spec, "weights gradient", db, time)
+    return _placed(spec, "in gradient", da), _placed(spec, "weights gradient", db)
 
 
 def _gradients(spec, saved, g):

@@ -75,6 +75,24 @@ COMPUTED = {  # by the names of models/placement.py
     **_second_product("btf,fd->btd"),
     **_product("btd,vd->btv", P(), P(None, EVERY), STREAM, STREAM, STREAM, STREAM),
 }
+# The same of one token a row: less than the weights, which stay cut over both axes, so that it is
+# the tokens that are gathered.
+SLICE = (P("data", None, "fsdp"),)
+PART = (P("data", None, "tensor"),)
+ONE_TOKEN = {
+    "half way": SLICE,
+    "residual": SLICE,
+    "btd,dkgh->btkgh in": SLICE,
+    "btd,dkgh->btkgh out": PART,
+    "bte,ed->btd in": PART,
+    "bte,ed->btd out": SLICE,
+    "btd,df->btf in": SLICE,
+    "btd,df->btf out": PART,
+    "btf,fd->btd in": PART,
+    "btf,fd->btd out": SLICE,
+    "btd,vd->btv in": (P("data", None, EVERY),),
+    "btd,vd->btv out": (P((*ROWS, "tensor")), P(ROWS)),
+}
 
 
 @dataclasses.dataclass(frozen=True)
@@ -134,7 +152,8 @@ class Layout:
 
     def place(self, x: jax.Array, name: str) -> jax.Array:
         """The rule that models/placement.py asks; what does not divide is left to the compiler."""
-        spec = self._first(COMPUTED[name], x.shape)
+        one_token = ONE_TOKEN.get(name) if x.shape[1] == 1 else None
+        spec = self._first(one_token or COMPUTED[name], x.shape)
         if spec is None:
             return x
         return jax.lax.with_sharding_constraint(x, NamedSharding(self.mesh, spec))
