@@ -18,10 +18,10 @@ from rlhf_jax.plan import command, suggest
 from rlhf_jax.plan.chips import CHIPS, Topology, parse_topology
 from rlhf_jax.plan.command import PlanOptions, make_plan, mesh_for, plan_command
 from rlhf_jax.plan.compiling import GIB, Compiled, _wanted_bytes, topology_devices
-from rlhf_jax.plan.programs import programs_of, stages_of
+from rlhf_jax.plan.programs import IDS, programs_of, stages_of
 from rlhf_jax.plan.report import Plan, as_json, verdict
 from rlhf_jax.run import Run
-from rlhf_jax.stages import supervised
+from rlhf_jax.stages import ppo, supervised
 from tests.objectives.harness import assert_close
 from tests.small_run import config
 from tests.stages import tiny
@@ -233,3 +233,21 @@ def test_a_plan_is_written_whole(monkeypatch, tmp_path):
 def test_impossible_options_are_refused(options):
     with pytest.raises(ConfigError):
         plan_command(dataclasses.replace(SMALL, dpo=None), PlanOptions("v5e:2x4", **options))
+
+
+def test_a_rollout_under_the_plan_s_layout_is_that_of_one_device():
+    """Prompts, decoded tokens and the cache cut over the chips: the same tokens."""
+    model = dataclasses.replace(tiny.MODEL, heads=2)
+    params = tiny.noisy(transformer.init(model, jax.random.key(0)), 1)
+    settings = tiny.ppo_config(prompt_length=7)
+    batch = dict(zip(("tokens", "segments"), tiny.left_padded(tiny.PROMPTS, 7), strict=True))
+    one = jax.jit(ppo.make_rollout(settings, model, IDS))(params, jax.random.key(3), batch)
+    layout = layout_of(jax.devices(), MESH)
+    put = lambda tree: jax.tree.map(
+        lambda x, to: jax.device_put(x, to.sharding), tree, layout(tree)
+    )
+    with placing(layout.place):
+        rollout = jax.jit(ppo.make_rollout(settings, model, IDS))
+        many = rollout(put(params), jax.random.key(3), put(batch))
+    assert (np.asarray(many.tokens) == np.asarray(one.tokens)).all()
+    assert_close(many.log_probs, one.log_probs, rtol=1e-5, atol=1e-5)
