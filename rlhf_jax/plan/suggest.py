@@ -1,7 +1,7 @@
 """Tries meshes and micro-batches for an experiment, and says which is best."""
 
 import dataclasses
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 
 from rlhf_jax.data.records import write_atomically
@@ -34,6 +34,17 @@ def meshes(config: Experiment, chips: int) -> list[MeshShape]:
     return found
 
 
+def candidates(config: Experiment, chips: int) -> Iterator[tuple[MeshShape, int, Experiment]]:
+    """Each mesh with 1, 4 and 16 times the micro-batches, as far as there are rows for more."""
+    for mesh in meshes(config, chips):
+        before = None
+        for pieces in GROWTH:
+            changed = with_micro_batches(config, pieces, mesh)
+            if changed is not None and changed != before:
+                yield mesh, pieces, changed
+            before = changed
+
+
 def with_micro_batches(config: Experiment, pieces: int, mesh: MeshShape) -> Experiment | None:
     """The experiment with `pieces` times the micro-batches everywhere; None where rows run out."""
     groups = mesh.data * mesh.fsdp
@@ -57,6 +68,7 @@ def with_micro_batches(config: Experiment, pieces: int, mesh: MeshShape) -> Expe
             reward=stage(config.reward),
             ppo=ppo(config.ppo),
             ppo_ptx=ppo(config.ppo_ptx),
+            dpo=None if config.dpo is None else stage(config.dpo),
         )
     except ConfigError:
         return None
@@ -84,23 +96,24 @@ def suggest(
 
     Every mesh is tried with as few micro-batches as fit: 1, 4, 16 times the experiment's own.
     """
-    best, nearest, tries = None, None, 0
-    for mesh in meshes(config, topology.chips):
-        for pieces in GROWTH:
-            changed = with_micro_batches(config, pieces, mesh)
-            if changed is None or tries == TRIES:
-                continue
-            tries += 1
-            plan = make_plan(changed, topology, devices, mesh, stages, platform)
-            told = "fits" if not plan.exit_code else "too large"
-            print(f"{mesh}, micro-batches x {pieces}: {told}, {gib(plan.largest.total)} GiB, "
-                  f"{seconds(plan):.3g} s", flush=True)  # fmt: skip
-            if nearest is None or plan.largest.total < nearest.largest.total:
-                nearest = plan
-            if not plan.exit_code:
-                if best is None or seconds(plan) < seconds(best[0]):
-                    best = (plan, changed)
-                break
+    best, nearest, fitting, tries = None, None, set(), 0
+    for mesh, pieces, changed in candidates(config, topology.chips):
+        if mesh in fitting:
+            continue
+        if tries == TRIES:
+            print(f"stopped after {TRIES} tries")
+            break
+        tries += 1
+        plan = make_plan(changed, topology, devices, mesh, stages, platform)
+        told = "too large" if plan.exit_code else f"fits, {seconds(plan):.3g} s"
+        size = gib(plan.largest.total)
+        print(f"{mesh}, micro-batches x {pieces}: {size} GiB, {told}", flush=True)
+        if nearest is None or plan.largest.total < nearest.largest.total:
+            nearest = plan
+        if not plan.exit_code:
+            fitting.add(mesh)
+            if best is None or seconds(plan) < seconds(best[0]):
+                best = (plan, changed)
     if best is None:
         if nearest is not None:
             print_plan(nearest)
