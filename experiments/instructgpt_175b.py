@@ -18,6 +18,7 @@ from pathlib import Path
 
 from rlhf_jax.experiment import load_experiment
 from rlhf_jax.models.config import SIZES
+from rlhf_jax.parallel.config import ParallelConfig
 
 six = load_experiment(str(Path(__file__).with_name("instructgpt_6b.py")))
 shape = SIZES["gpt3-175b"]
@@ -46,4 +47,5 @@ config = replace(
     ),
     ppo=replace(six.ppo, value_optimizer=value),
     ppo_ptx=replace(six.ppo_ptx, value_optimizer=value),
+    parallel=ParallelConfig(fsdp=32, tensor=8),
 )

@@ -18,6 +18,7 @@ from pathlib import Path
 
 from rlhf_jax.experiment import load_experiment
 from rlhf_jax.models.config import SIZES
+from rlhf_jax.parallel.config import ParallelConfig
 
 six = load_experiment(str(Path(__file__).with_name("instructgpt_6b.py")))
 shape = SIZES["gpt3-1.3b"]  # 16 heads of 128: the paper prints 24, which d_model = 2048 contradicts
@@ -39,4 +40,5 @@ config = replace(
         micro_batches=1,  # changes memory only
     ),
     sft=replace(six.sft, optimizer=replace(six.sft.optimizer, learning_rate=5e-6)),
+    parallel=ParallelConfig(fsdp=16),
 )

@@ -27,6 +27,7 @@ import dataclasses
 from rlhf_jax.experiment import EvaluationConfig, Experiment, FolderData
 from rlhf_jax.models.config import SIZES
 from rlhf_jax.objectives.kl import FixedController
+from rlhf_jax.parallel.config import ParallelConfig
 from rlhf_jax.stages.ppo_config import PPOConfig
 from rlhf_jax.stages.reward_model import RewardConfig
 from rlhf_jax.stages.supervised import SupervisedConfig
@@ -117,4 +118,5 @@ config = Experiment(
     ppo_ptx=dataclasses.replace(ppo, ptx_coefficient=27.8),
     evaluation=EvaluationConfig(batch_size=512),  # not printed
     loop=LoopConfig(checkpoint_every=50, log_every=1),
+    parallel=ParallelConfig(fsdp=32),
 )

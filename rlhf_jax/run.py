@@ -27,7 +27,7 @@ from rlhf_jax.generation.sampling import SamplingConfig
 from rlhf_jax.models import score, transformer
 from rlhf_jax.models.config import TransformerConfig, different_fields
 from rlhf_jax.parallel import processes
-from rlhf_jax.parallel.runner import make_runner
+from rlhf_jax.parallel.runner import Runner, make_runner
 from rlhf_jax.stages import dpo, ppo, reward_model, supervised
 from rlhf_jax.stages.ppo_config import PPOConfig
 from rlhf_jax.training import loop
@@ -72,19 +72,8 @@ class Run:
     def check_rows(self, stages: Sequence[str]) -> None:
         """Raises ConfigError, before any compute, where a stage's batch does not fit the mesh."""
         for stage in stages:
-            if has_model(self.stage_directory(stage) / "model"):
-                continue
-            settings = getattr(self.config, stage)
-            check, field, rows = self.runner.check_rows, f"{stage}.batch_size", settings.batch_size
-            if stage.startswith("ppo"):
-                check(field, rows, settings.rollout_micro_batches)
-                check(field, rows, settings.minibatches * settings.micro_batches)
-                if settings.ptx_coefficient > 0:
-                    text = rows * settings.ptx_ratio
-                    pieces = settings.minibatches * settings.text_pieces
-                    check(f"{field} x ptx_ratio", text, pieces)
-            else:
-                check(field, rows, settings.micro_batches)
+            if not has_model(self.stage_directory(stage) / "model"):
+                check_rows(self.runner, self.config, stage)
 
     def key(self, purpose: str) -> jax.Array:
         """A random key of its own for each purpose."""
@@ -420,6 +409,20 @@ class Run:
                 f"{len(ids)} of it"
             )
         return ids[0]
+
+
+def check_rows(runner: Runner, config: Experiment, stage: str) -> None:
+    """Raises ConfigError where a batch of the stage cannot be cut over the runner's devices."""
+    settings = getattr(config, stage)
+    check, field, rows = runner.check_rows, f"{stage}.batch_size", settings.batch_size
+    if not stage.startswith("ppo"):
+        check(field, rows, settings.micro_batches)
+        return
+    check(field, rows, settings.rollout_micro_batches)
+    check(field, rows, settings.minibatches * settings.micro_batches)
+    if settings.ptx_coefficient > 0:
+        pieces = settings.minibatches * settings.text_pieces
+        check(f"{field} x ptx_ratio", rows * settings.ptx_ratio, pieces)
 
 
 class PPOBatches:

@@ -63,6 +63,7 @@ def _product(spec, weights, gradient, inputs, out, out_gradient, in_gradient) ->
 
 
 COMPUTED = {  # by the names of models/placement.py
+    "rows": BATCHES,
     # From the table, cut along the width, to rows: one axis at a time, else the compiler gathers.
     "looked up": (P("data", None, EVERY),),
     "half way": (P("data", "tensor", "fsdp"),),
@@ -138,6 +139,21 @@ class Layout:
             specs = ()
         spec = self._first(specs, x.shape) or P()
         return jax.ShapeDtypeStruct(x.shape, x.dtype, sharding=NamedSharding(self.mesh, spec))
+
+    @property
+    def row_groups(self) -> int:
+        """Devices, or groups of them, that rows are cut over."""
+        return self.mesh.shape["data"] * self.mesh.shape["fsdp"]
+
+    def keep(self, tree: Any) -> Any:
+        """Inside a program: a state that comes out as it went in."""
+
+        def kept(x, laid):
+            if jax.dtypes.issubdtype(x.dtype, jax.dtypes.prng_key):
+                return x
+            return jax.lax.with_sharding_constraint(x, laid.sharding)
+
+        return jax.tree.map(kept, tree, self(tree))
 
     def _first(self, specs, shape):
         return next((spec for spec in specs if self._divides(spec, shape)), None)

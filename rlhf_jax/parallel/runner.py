@@ -186,11 +186,14 @@ def make_runner(config: ParallelConfig) -> Runner:
     devices = jax.devices()
     if config.runner == "pmap":
         return PmapRunner(devices)
+    return JitRunner(layout_of(devices, mesh_shape(config, len(devices))))
+
+
+def mesh_shape(config: ParallelConfig, devices: int) -> MeshShape:
+    """The mesh of a config over so many devices; raises ConfigError where it does not divide."""
     cut = config.fsdp * config.tensor
-    ok = len(devices) % cut == 0
-    require(ok, "fsdp x tensor", cut, f"a divisor of the {len(devices)} devices")
-    shape = MeshShape(len(devices) // cut, config.fsdp, config.tensor)
-    return JitRunner(layout_of(devices, shape))
+    require(devices % cut == 0, "fsdp x tensor", cut, f"a divisor of the {devices} devices")
+    return MeshShape(devices // cut, config.fsdp, config.tensor)
 
 
 def _in_pieces(field: str, pieces: int) -> str:

@@ -6,7 +6,6 @@ import os
 import re
 import sys
 import time
-from collections.abc import Callable
 from typing import Any
 
 import jax
@@ -14,8 +13,7 @@ import numpy as np
 
 from rlhf_jax.errors import UserError
 from rlhf_jax.models.matmul import compiling_for
-from rlhf_jax.models.placement import placing
-from rlhf_jax.parallel.layout import Layout
+from rlhf_jax.parallel.runner import JitRunner
 from rlhf_jax.plan import hlo
 from rlhf_jax.plan.chips import Topology
 from rlhf_jax.plan.flops import count_flops
@@ -101,23 +99,24 @@ def _quiet():
 
 def compile_program(
     program: Program,
-    layout: Layout,
+    runner: JitRunner,
     without_remat: Program,
     platform: str = "tpu",
     known: dict[str, dict] | None = None,
 ) -> Compiled:
-    """Compiles one program for the devices that `layout` puts its arguments on.
+    """Compiles one program as the runner compiles it, for the devices of its mesh.
 
     without_remat: the same program without recomputation, for its useful FLOPs.
     known: what was compiled before, by the program's text; PPO and PPO-ptx sample alike.
     """
-    known = {} if known is None else known
-    with compiling_for(platform), placing(layout.place):
+    known, layout = {} if known is None else known, runner.layout
+    with compiling_for(platform):
         turns = program.turns
         flops = count_flops(program.function, *program.arguments, while_turns=turns)
         useful = count_flops(without_remat.function, *without_remat.arguments, while_turns=turns)
         placed = tuple(layout(argument) for argument in program.arguments)
-        lowered = _jit(program, layout).lower(*placed)
+        compiled = runner.compile(program.function, donate=program.donates)
+        lowered = compiled.lower(*placed)
         text = lowered.as_text()
         if text not in known:
             known[text] = _compile(program, lowered, sum(map(bytes_a_chip, placed)))
@@ -157,24 +156,13 @@ def _compile(program: Program, lowered, arguments: float) -> dict:
     }
 
 
-def _jit(program: Program, layout: Layout) -> Callable:
-    """Jitted so that a state comes out as it goes in, over the donated one."""
-    if not program.donates:
-        return jax.jit(program.function)
-    state = jax.tree.map(lambda x: x.sharding, layout(program.arguments[0]))
-    return jax.jit(program.function, donate_argnums=0, out_shardings=(state, None))
-
-
 def _parts(parsed: hlo.Program, whole: hlo.Cost, program: Program) -> dict[str, dict]:
-    """A rollout's decode loop, the one with most turns, and prefill, all before it."""
+    """A rollout's decode loop, the one with most turns, and prefill, all else."""
     if program.turns == 1:
         return {}
-    loops = [(loop, turns or 0) for loop, turns in parsed.loops()]
-    loop, turns = max(loops, key=lambda pair: pair[1])
-    turns = turns or program.turns
-    body = parsed.cost_of(hlo.called(loop, "body"))
+    loop, turns, times = max(parsed.loops(), key=lambda found: found[1] or 0)
     decode, prefill = hlo.Cost(hlo.Counter()), hlo.Cost(hlo.Counter())
-    decode.add(body, turns)
+    decode.add(parsed.cost_of(hlo.called(loop, "body")), times * (turns or program.turns))
     prefill.add(whole)
     prefill.add(decode, -1)
     return {

@@ -60,9 +60,15 @@ class Program:
     entry: str
     partitions: int = 1
 
-    def loops(self) -> list[tuple[Instruction, int | None]]:
-        """The loops of the entry computation, with their turns."""
-        return [(i, self.turns(i)) for i in self.computations[self.entry] if i.opcode == "while"]
+    def loops(self, computation: str | None = None, times: int = 1) -> list[tuple]:
+        """(loop, its turns or None, how often it is begun), loops in loops included."""
+        found = []
+        for i in self.computations[computation or self.entry]:
+            if i.opcode == "while":
+                turns = self.turns(i)
+                found.append((i, turns, times))
+                found += self.loops(called(i, "body"), times * (turns or 1))
+        return found
 
     def turns(self, loop: Instruction) -> int | None:
         """How often a loop runs: from its backend config, or from `index < bound` and the step

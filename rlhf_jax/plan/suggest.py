@@ -9,9 +9,10 @@ from rlhf_jax.errors import ConfigError
 from rlhf_jax.experiment import Experiment
 from rlhf_jax.parallel.layout import MeshShape
 from rlhf_jax.plan.chips import Topology
-from rlhf_jax.plan.command import LANES, make_plan
+from rlhf_jax.plan.command import make_plan
 from rlhf_jax.plan.report import Plan, as_json, gib, print_plan
 
+LANES = 128  # cuts of the model width in multiples of this are gathered without a detour
 TRIES = 12  # plans at most; each compiles every program
 GROWTH = (1, 4, 16)  # times the micro-batches of the experiment
 
@@ -58,11 +59,17 @@ def with_micro_batches(config: Experiment, pieces: int, mesh: MeshShape) -> Expe
         policy = divisor(max(1, rows // groups), settings.micro_batches * pieces)
         text_rows = rows * settings.ptx_ratio
         text = divisor(max(1, text_rows // groups), settings.text_pieces * pieces)
-        return dataclasses.replace(settings, micro_batches=policy, ptx_micro_batches=text)
+        rollout = divisor(
+            max(1, settings.batch_size // groups), settings.rollout_micro_batches * pieces
+        )
+        return dataclasses.replace(
+            settings, micro_batches=policy, ptx_micro_batches=text, rollout_micro_batches=rollout
+        )
 
     try:
         return dataclasses.replace(
             config,
+            parallel=dataclasses.replace(config.parallel, fsdp=mesh.fsdp, tensor=mesh.tensor),
             pretrain=stage(config.pretrain),
             sft=stage(config.sft),
             reward=stage(config.reward),
@@ -104,7 +111,7 @@ def suggest(
             print(f"stopped after {TRIES} tries")
             break
         tries += 1
-        plan = make_plan(changed, topology, devices, mesh, stages, platform)
+        plan = make_plan(changed, topology, devices, stages, platform)
         told = "too large" if plan.exit_code else f"fits, {seconds(plan):.3g} s"
         size = gib(plan.largest.total)
         print(f"{mesh}, micro-batches x {pieces}: {size} GiB, {told}", flush=True)
@@ -129,11 +136,11 @@ def suggest(
 
 def options(plan: Plan, config: Experiment) -> str:
     """The command-line options of a plan."""
-    parts = [f"--fsdp {plan.mesh.fsdp} --tensor {plan.mesh.tensor}"]
+    parts = [f"--parallel.fsdp {plan.mesh.fsdp} --parallel.tensor {plan.mesh.tensor}"]
     for stage in plan.stages:
-        settings = getattr(config, stage)
-        parts.append(f"--{stage.replace('_', '-')}.micro-batches {settings.micro_batches}")
+        settings, name = getattr(config, stage), stage.replace("_", "-")
+        parts.append(f"--{name}.micro-batches {settings.micro_batches}")
         if stage.startswith("ppo"):
-            name = stage.replace("_", "-")
+            parts.append(f"--{name}.rollout-micro-batches {settings.rollout_micro_batches}")
             parts.append(f"--{name}.ptx-micro-batches {settings.text_pieces}")
     return " ".join(parts)

@@ -106,11 +106,11 @@ def test_a_reduce_scatter_as_tpus_write_it():
 
 def test_the_turns_of_a_loop():
     program = hlo.parse(TEXT)
-    assert [turns for _, turns in program.loops()] == [5]
+    assert [(turns, times) for _, turns, times in program.loops()] == [(5, 1), (3, 5)]
     known = TEXT.replace(
         "body=%outer_body", 'body=%outer_body, backend_config={"known_trip_count":{"n":"11"}}'
     )
-    assert [turns for _, turns in hlo.parse(known).loops()] == [11]
+    assert [turns for _, turns, _ in hlo.parse(known).loops()] == [11, 3]
 
 
 def test_a_loop_that_tells_no_bound_is_counted_once_and_said():

@@ -11,20 +11,17 @@ import pytest
 
 from rlhf_jax import cli
 from rlhf_jax.errors import ConfigError, UserError
-from rlhf_jax.models import transformer
-from rlhf_jax.models.placement import placing
-from rlhf_jax.parallel.layout import MeshShape, layout_of
+from rlhf_jax.parallel.config import ParallelConfig
+from rlhf_jax.parallel.layout import MeshShape
+from rlhf_jax.parallel.runner import mesh_shape
 from rlhf_jax.plan import command, suggest
 from rlhf_jax.plan.chips import CHIPS, Topology, parse_topology
-from rlhf_jax.plan.command import PlanOptions, make_plan, mesh_for, plan_command
+from rlhf_jax.plan.command import PlanOptions, make_plan, plan_command
 from rlhf_jax.plan.compiling import GIB, Compiled, _wanted_bytes, topology_devices
-from rlhf_jax.plan.programs import IDS, programs_of, stages_of
+from rlhf_jax.plan.programs import programs_of, stages_of
 from rlhf_jax.plan.report import Plan, as_json, verdict
 from rlhf_jax.run import Run
-from rlhf_jax.stages import ppo, supervised
-from tests.objectives.harness import assert_close
 from tests.small_run import config
-from tests.stages import tiny
 
 HERE = Topology("v5e:2x4", CHIPS["v5e"], 8)
 MESH = MeshShape(2, 2, 2)
@@ -32,12 +29,15 @@ SMALL = dataclasses.replace(
     config,
     model=dataclasses.replace(config.model, remat=True),
     sft=dataclasses.replace(config.sft, packed=False),
+    ppo_ptx=dataclasses.replace(config.ppo_ptx, rollout_micro_batches=2),
+    dpo=dataclasses.replace(config.dpo, batch_size=8),
+    parallel=ParallelConfig(fsdp=2, tensor=2),
 )
 
 
 @pytest.fixture(scope="module")
 def plan():
-    return make_plan(SMALL, HERE, jax.devices(), MESH, ("sft", "ppo_ptx", "dpo"), platform="cpu")
+    return make_plan(SMALL, HERE, jax.devices(), ("sft", "ppo_ptx", "dpo"), platform="cpu")
 
 
 def test_every_program_of_a_run_is_there():
@@ -94,32 +94,6 @@ def test_the_state_lies_beside_the_rollout_that_reads_the_policy_only(plan):
     assert rollout.beside + rollout.arguments <= 1.2 * (update.beside + update.arguments)
 
 
-def test_an_update_under_the_plan_s_layout_is_that_of_one_device():
-    model = dataclasses.replace(tiny.MODEL, heads=2, remat=True)
-    settings = supervised.SupervisedConfig(tiny.ppo_config().policy_optimizer, batch_size=8)
-    loss, batch = supervised.likelihood_loss(model), tiny.text_batch()
-    params = jax.tree.map(np.asarray, tiny.noisy(transformer.init(model, jax.random.key(0)), 1))
-    layout = layout_of(jax.devices(), MESH)
-
-    def updated(place):
-        update, optimizer = supervised.make_update(loss, settings, 10)
-        start = supervised.initial_state(
-            jax.tree.map(np.copy, params), optimizer, jax.random.key(0)
-        )
-        return update(*place((start, batch)))
-
-    one, one_metrics = updated(lambda both: both)
-
-    def put(tree):
-        return jax.tree.map(lambda x, to: jax.device_put(x, to.sharding), tree, layout(tree))
-
-    with placing(layout.place):
-        many, metrics = updated(lambda both: tuple(map(put, both)))
-    assert many.params["blocks"]["up"].sharding.spec == layout(params)["blocks"]["up"].sharding.spec
-    assert_close(many.params, one.params, rtol=1e-5, atol=1e-5)
-    assert_close(metrics, one_metrics, rtol=1e-5, atol=1e-5)
-
-
 def compiled(**changes) -> Compiled:
     found = Compiled(
         stage="sft", name="update", fits=True, arguments=4 * GIB, temporaries=3 * GIB,
@@ -163,24 +137,17 @@ def test_what_the_compiler_wanted_is_read_off_its_error(message, wanted):
     assert _wanted_bytes(message) == wanted
 
 
-def test_the_mesh_is_chosen_from_rows_and_widths():
+def test_meshes_worth_a_try_send_least_first():
     model = dataclasses.replace(config.model, width=2048, heads=16)
     ppo = dataclasses.replace(config.ppo_ptx, batch_size=512, minibatches=8)
-    large = dataclasses.replace(config, model=model, ppo_ptx=ppo)
-    assert mesh_for(large, parse_topology("v5p:4x4x4")) == MeshShape(4, 16, 1)
-    assert mesh_for(large, parse_topology("v5p:8x8x8")) == MeshShape(4, 16, 8)
-    assert mesh_for(large, parse_topology("v5p:4x4x4"), fsdp=4, tensor=2) == MeshShape(8, 4, 2)
-    with pytest.raises(UserError, match="fsdp = 3"):
-        mesh_for(large, parse_topology("v5p:4x4x4"), fsdp=3)
-    with pytest.raises(ConfigError, match="tensor = 32"):
-        mesh_for(large, parse_topology("v5p:4x4x4"), tensor=32)
-    tried = suggest.meshes(large, 64)
+    tried = suggest.meshes(dataclasses.replace(config, model=model, ppo_ptx=ppo), 64)
     assert MeshShape(4, 16, 1) == tried[0] and len(set(tried)) == len(tried)
     assert all(mesh.chips == 64 for mesh in tried)
 
 
 def test_suggest_prints_the_best_that_fits(monkeypatch, capsys):
-    def fake(config, topology, devices, mesh, stages, platform):
+    def fake(config, topology, devices, stages, platform):
+        mesh = mesh_shape(config.parallel, 8)
         size = 40 * GIB / config.sft.micro_batches / mesh.tensor
         slow = 1e9 * mesh.tensor
         return Plan("small", topology, mesh, (compiled(arguments=size, cycles=slow, sent={}),))
@@ -189,7 +156,7 @@ def test_suggest_prints_the_best_that_fits(monkeypatch, capsys):
     monkeypatch.setattr(suggest, "LANES", 1)
     assert suggest.suggest(SMALL, HERE, [], ("sft",)) == 0
     out = capsys.readouterr().out
-    assert re.search(r"best: --fsdp \d --tensor 2 --sft.micro-batches 4", out)
+    assert re.search(r"best: --parallel.fsdp \d --parallel.tensor 2 --sft.micro-batches 4", out)
     monkeypatch.setattr(suggest, "GROWTH", (1,))
     assert suggest.suggest(SMALL, HERE, [], ("sft",)) == 1
 
@@ -204,18 +171,18 @@ def test_without_libtpu_it_says_how_to_install_it(monkeypatch):
 def test_the_command_reads_fields_and_options(monkeypatch, request):
     calls = []
 
-    def made(config, topology, devices, mesh, stages):
-        calls.append((config, topology, mesh, stages))
-        return Plan(config.name, topology, mesh, (compiled(fits=False),))
+    def made(config, topology, devices, stages):
+        calls.append((config, topology, stages))
+        return Plan(config.name, topology, MESH, (compiled(fits=False),))
 
     monkeypatch.setattr(command, "make_plan", made)
     monkeypatch.setattr(command, "topology_devices", lambda topology: [])
     file = str(request.config.rootpath / "experiments" / "instructgpt_1b3.py")
-    options = "--topology v5e:8x8 --fsdp 16 --stages sft --sft.epochs 16"
+    options = "--topology v5e:8x8 --parallel.fsdp 8 --stages sft --sft.epochs 16"
     code = cli.command(["plan", file, *options.split()])
-    (planned, topology, mesh, stages), *rest = calls
+    (planned, topology, stages), *rest = calls
     assert code == 1 and not rest
-    assert (topology.name, mesh, stages) == ("v5e:8x8", MeshShape(4, 16, 1), ("sft",))
+    assert (topology.name, planned.parallel.fsdp, stages) == ("v5e:8x8", 8, ("sft",))
     assert planned.sft.epochs == 16
 
 
@@ -225,29 +192,24 @@ def test_a_plan_is_written_whole(monkeypatch, tmp_path):
         command, "make_plan", lambda config, topology, *_: Plan("x", topology, MESH, (compiled(),))
     )
     out = tmp_path / "deep" / "plan.json"
-    assert plan_command(SMALL, PlanOptions("v5e:2x4", fsdp=1, tensor=1, json=out)) == 0
+    assert plan_command(SMALL, PlanOptions("v5e:2x4", json=out)) == 0
     assert json.loads(out.read_text())["experiment"] == "x"
 
 
-@pytest.mark.parametrize("options", [{"fsdp": -1}, {"stages": ("dpo",)}, {"stages": ("sleep",)}])
-def test_impossible_options_are_refused(options):
-    with pytest.raises(ConfigError):
-        plan_command(dataclasses.replace(SMALL, dpo=None), PlanOptions("v5e:2x4", **options))
-
-
-def test_a_rollout_under_the_plan_s_layout_is_that_of_one_device():
-    """Prompts, decoded tokens and the cache cut over the chips: the same tokens."""
-    model = dataclasses.replace(tiny.MODEL, heads=2)
-    params = tiny.noisy(transformer.init(model, jax.random.key(0)), 1)
-    settings = tiny.ppo_config(prompt_length=7)
-    batch = dict(zip(("tokens", "segments"), tiny.left_padded(tiny.PROMPTS, 7), strict=True))
-    one = jax.jit(ppo.make_rollout(settings, model, IDS))(params, jax.random.key(3), batch)
-    layout = layout_of(jax.devices(), MESH)
-    put = lambda tree: jax.tree.map(
-        lambda x, to: jax.device_put(x, to.sharding), tree, layout(tree)
-    )
-    with placing(layout.place):
-        rollout = jax.jit(ppo.make_rollout(settings, model, IDS))
-        many = rollout(put(params), jax.random.key(3), put(batch))
-    assert (np.asarray(many.tokens) == np.asarray(one.tokens)).all()
-    assert_close(many.log_probs, one.log_probs, rtol=1e-5, atol=1e-5)
+@pytest.mark.parametrize(
+    "changes, stages, told",
+    [
+        ({}, ("dpo",), "stages = 'dpo'"),
+        ({}, ("sleep",), "stages = 'sleep'"),
+        ({"parallel": ParallelConfig(runner="pmap")}, (), "parallel.runner = 'pmap'"),
+        ({"parallel": ParallelConfig(fsdp=3)}, ("sft",), "fsdp x tensor = 3"),
+        ({"sft": dataclasses.replace(SMALL.sft, batch_size=6)},
+         ("sft",), "sft.batch_size = 6"),
+    ],
+)  # fmt: skip
+def test_a_plan_of_what_could_not_run_is_refused(monkeypatch, changes, stages, told):
+    monkeypatch.setattr(command, "topology_devices", lambda topology: jax.devices())
+    with pytest.raises(ConfigError, match=re.escape(told)):
+        plan_command(
+            dataclasses.replace(SMALL, dpo=None, **changes), PlanOptions("v5e:2x4", stages)
+        )

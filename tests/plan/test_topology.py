@@ -10,7 +10,7 @@ import pytest
 
 from rlhf_jax import cli
 from rlhf_jax.experiment import load_experiment
-from rlhf_jax.parallel.layout import MeshShape
+from rlhf_jax.parallel.config import ParallelConfig
 from rlhf_jax.plan.chips import parse_topology
 from rlhf_jax.plan.command import make_plan
 from rlhf_jax.plan.compiling import topology_devices
@@ -39,7 +39,7 @@ def test_the_readme_s_plans_fit_with_two_layers(tmp_path, capsys, command):
     code, plan = plan_of(tmp_path, command)
     printed = capsys.readouterr().out
     assert code == 0 and plan["fits"] and "fits: at most" in printed
-    assert ("best: --fsdp" in printed) == ("--suggest" in command)
+    assert ("best: --parallel.fsdp" in printed) == ("--suggest" in command)
     for program in plan["programs"]:
         assert program["unknown_loops"] == 0 and program["compute_seconds"] > 0
         assert 0 < program["total"] < plan["capacity"]
@@ -52,15 +52,27 @@ def test_an_update_sends_little_more_than_fsdp_has_to():
     config = load_experiment("experiments/instructgpt_1b3.py")
     model = dataclasses.replace(config.model, layers=4)
     topology = parse_topology("v5e:4x4")
-    config = dataclasses.replace(config, model=model)
-    mesh = MeshShape(1, 16, 1)
-    (update,) = make_plan(config, topology, topology_devices(topology), mesh, ("sft",)).programs
+    config = dataclasses.replace(config, model=model, parallel=ParallelConfig(fsdp=16))
+    (update,) = make_plan(config, topology, topology_devices(topology), ("sft",)).programs
     assert 1 <= sum(update.sent.values()) / fsdp_bytes(model, 16) <= 1.2
 
 
 def test_what_cannot_fit_is_named_with_what_it_wants(capsys):
     file = "experiments/instructgpt_175b.py"
-    code = cli.command(["plan", file, "--topology", "v5p:2x2x1", "--stages", "sft"])
+    code = cli.command(
+        [
+            "plan",
+            file,
+            "--topology",
+            "v5p:4x4x4",
+            "--stages",
+            "sft",
+            "--parallel.fsdp",
+            "8",
+            "--parallel.tensor",
+            "8",
+        ]
+    )
     told = " ".join(capsys.readouterr().out.split())
     assert code == 1
     assert "does not fit into 95.74 GiB a chip: sft update wants" in told and "arguments" in told
