@@ -1,15 +1,13 @@
-"""rlax as a second, independent oracle, where it is installed."""
+"""rlax as a second, independent oracle."""
 
 import jax
 import jax.numpy as jnp
 import numpy as np
-import pytest
+import rlax
 
 from rlhf_jax.objectives.advantages import gae, reward_to_go, vtrace
 from rlhf_jax.objectives.surrogates import ppo_clip, reinforce, truncated_importance
 from tests.objectives.harness import assert_close
-
-rlax = pytest.importorskip("rlax")
 
 RNG = np.random.default_rng(9)
 REWARDS, VALUES, ADVANTAGES = jnp.asarray(RNG.normal(size=(3, 3, 6)), jnp.float32)
