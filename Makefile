@@ -2,7 +2,7 @@ PYTHON ?= python3
 VENV ?= .venv
 BIN := $(VENV)/bin
 
-.PHONY: test test-all test-faults quickstart bench lint clean
+.PHONY: test test-all test-faults test-notebooks notebooks quickstart bench lint clean
 
 # One virtual environment serves every target; it is made anew when the requirements change.
 $(VENV)/ready: setup.py pyproject.toml
@@ -17,7 +17,7 @@ test: $(VENV)/ready lint
 	$(BIN)/python -m pytest -n auto --dist loadfile
 
 # The slow tests compile for TPUs that are not here; the TPU compiler comes with the extra.
-test-all: $(VENV)/ready lint
+test-all: $(VENV)/notebooks lint
 	$(BIN)/python -m pip install --quiet --editable '.[test,tpu]'
 	$(BIN)/python -m pytest -n auto --dist loadfile -m ''
 
@@ -27,6 +27,17 @@ test-faults: export RLHF_JAX_FUZZ ?= 30
 test-faults: export RLHF_JAX_BITS ?= 500
 test-faults: $(VENV)/ready
 	$(BIN)/python -m pytest -n auto --dist loadfile -rP -m '' tests/faults
+
+$(VENV)/notebooks: $(VENV)/ready
+	$(BIN)/python -m pip install --quiet --editable '.[test,notebooks]'
+	touch $@
+
+test-notebooks: $(VENV)/notebooks
+	$(BIN)/python -m pytest -m '' tests/notebooks
+
+# Writes notebooks/*.ipynb, outputs included, from the .py beside them.
+notebooks: $(VENV)/notebooks
+	$(BIN)/python notebooks/execute.py
 
 quickstart: $(VENV)/ready
 	$(BIN)/rlhf-jax run experiments/quickstart.py

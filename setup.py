@@ -31,7 +31,15 @@ setup(
         "numpy>=1.26",
     ],
     extras_require={
-        "test": ["pytest>=8", "pytest-xdist>=3.5", "hypothesis>=6.100", "ruff>=0.6"],
+        "test": [
+            "pytest>=8",
+            "pytest-xdist>=3.5",
+            "hypothesis>=6.100",
+            "ruff>=0.6",
+            "rlax>=0.1.8",
+            "jupytext>=1.16",
+        ],
+        "notebooks": ["ipykernel>=6.29", "jupytext>=1.16", "nbclient>=0.10"],
         "tpu": ["jax[tpu]>=0.10"],  # rlhf-jax plan needs it too, on any machine
         "cuda": ["jax[cuda12]>=0.10"],
         "wandb": ["wandb>=0.18"],

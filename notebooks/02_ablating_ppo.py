@@ -225,9 +225,9 @@ trained = {name: train(**changes) for name, changes in ABLATIONS.items()}
 # %% [markdown]
 # ## What each part buys
 #
-# Gold score on 400 prompts that no stage has seen, with the 95 % interval over prompts; the KL to the
-# SFT model; and the loss on held-out pretraining text. The interval does not hold the chance of another seed: read
-# differences smaller than a few hundredths as nothing.
+# Gold score on 400 prompts that no stage has seen, with the 95 % interval over prompts; the KL to
+# the SFT model; and the loss on held-out pretraining text. The interval does not hold the chance of
+# another seed: read differences of a few hundredths as nothing.
 
 # %%
 sampler = run.sampler(world.prompts("test"), SamplingConfig(1.0))

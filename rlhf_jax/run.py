@@ -368,7 +368,7 @@ class Run:
             batches,
             config.batch_size * config.outputs * config.length,
             ("loss", "accuracy", "margin"),
-            prepare=lambda batch: refer(policy, batch),
+            prepare=lambda batch: refer(policy, batch) if config.objective.reference else batch,
         )
 
     def _ppo(self) -> Any:

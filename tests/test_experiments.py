@@ -102,7 +102,7 @@ def test_the_readme_names_existing_targets_commands_and_files():
     calls = [re.search(r"rlhf-jax (\w+) (\S+)", line) for line in CODE if "rlhf-jax " in line]
     assert calls
     for command, file in (call.groups() for call in calls if call):
-        there = file.startswith("runs/") or (ROOT / file).is_file()
+        there = file.startswith(("runs/", "--out")) or (ROOT / file).is_file()
         assert command in cli.COMMANDS and there, (command, file)
     setup = (ROOT / "setup.py").read_text(encoding="utf-8")
     for extra in re.findall(r"\[(\w+)\]'", "\n".join(CODE)):

@@ -77,11 +77,18 @@ class Row:
         return not self.unbiased and self.measured.contains(self.theory) and self.direction > 0.9
 
 
-def measure_rows(config: LabConfig) -> dict[str, Row]:
-    """Every estimator on the same responses: fresh ones, or stale ones of the old policy."""
+def measure_rows(
+    config: LabConfig, estimators: dict[str, Estimator] | None = None
+) -> dict[str, Row]:
+    """Every estimator on the same responses: fresh ones, or stale ones of the old policy.
+
+    estimators: by name; None: all rows of the table. One of your own is unbiased "in theory" until
+    it is given a `bias`.
+    """
     pilot_key, *keys = jax.random.split(jax.random.key(config.seed), 3)
     bench = make_bench(make_task(config.task), config.pilot, config.critic, pilot_key)
-    estimators = all_estimators(config.rows, config.task.kl_coefficient)
+    if estimators is None:
+        estimators = all_estimators(config.rows, config.task.kl_coefficient)
     count = -(-config.samples // config.rows.group)
     draws = jax.jit(
         partial(draw, estimates=count, group=config.rows.group, decay=config.average_decay)

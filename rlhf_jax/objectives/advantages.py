@@ -169,11 +169,13 @@ def group_normalised(
     chex.assert_is_divisible(rewards.shape[0], group_size)
     returns_GxK = _episode_returns(rewards, mask).reshape(-1, group_size)
     advantages_GxK = returns_GxK - jnp.mean(returns_GxK, axis=1, keepdims=True)
+    alike_Gx1 = jnp.ptp(returns_GxK, axis=1, keepdims=True) == 0
     if divide_by_std:
-        advantages_GxK /= jnp.std(returns_GxK, axis=1, keepdims=True) + epsilon
+        variance_Gx1 = jnp.var(returns_GxK, axis=1, keepdims=True)
+        # The root of 0 has no gradient.
+        advantages_GxK /= jnp.sqrt(jnp.where(alike_Gx1, 1, variance_Gx1)) + epsilon
     # Exactly 0: the mean of equal numbers is off by rounding, which epsilon does not drown.
-    alike_G = jnp.max(returns_GxK, axis=1) == jnp.min(returns_GxK, axis=1)
-    advantages_GxK = jnp.where(alike_G[:, None], 0, advantages_GxK)
+    advantages_GxK = jnp.where(alike_Gx1, 0, advantages_GxK)
     return _over_tokens(advantages_GxK.reshape(-1), mask)
 
 

@@ -1,10 +1,15 @@
-"""Direct preference optimisation: a policy from rankings, without reward model or rollouts."""
+"""Direct preference optimisation: a policy from rankings, without reward model or rollouts.
+
+An objective is a small frozen dataclass: `loss(better, worse)` of a pair of responses, `reward`,
+what its policy ranks responses by, and whether it reads the `reference` at all.
+"""
 
 import dataclasses
 from collections.abc import Callable
-from typing import Any, NamedTuple
+from typing import Any, ClassVar, NamedTuple
 
 import jax
+import jax.numpy as jnp
 
 from rlhf_jax.errors import require
 from rlhf_jax.models import transformer
@@ -21,10 +26,25 @@ from rlhf_jax.training.optimizer import OptimizerConfig
 
 
 class Response(NamedTuple):
-    """log p of whole responses, under the policy and under the reference."""
+    """Of whole responses: log p under the policy, the number of tokens, and log p under the
+    reference; None for an objective without one."""
 
     log_probs: jax.Array
-    ref_log_probs: jax.Array
+    tokens: jax.Array
+    ref_log_probs: jax.Array | None = None
+
+    @property
+    def log_ratio(self) -> jax.Array:
+        return self.log_probs - self.ref_log_probs
+
+    @property
+    def per_token(self) -> jax.Array:
+        """The mean log p of a token; 0 of no token."""
+        return self.log_probs / jnp.maximum(self.tokens, 1)
+
+
+def _logs(better: Response, worse: Response) -> tuple[jax.Array, ...]:
+    return better.log_probs, worse.log_probs, better.ref_log_probs, worse.ref_log_probs
 
 
 @dataclasses.dataclass(frozen=True)
@@ -33,6 +53,7 @@ class DPO:
 
     beta: float = 0.1
     label_smoothing: float = 0.0
+    reference: ClassVar[bool] = True
 
     def __post_init__(self):
         require(self.beta > 0, "beta", self.beta, "positive")
@@ -40,8 +61,10 @@ class DPO:
         require(0 <= smoothing < 0.5, "label_smoothing", smoothing, "in [0, 0.5)")
 
     def loss(self, better: Response, worse: Response) -> jax.Array:
-        logs = better.log_probs, worse.log_probs, better.ref_log_probs, worse.ref_log_probs
-        return preferences.dpo(*logs, self.beta, self.label_smoothing)
+        return preferences.dpo(*_logs(better, worse), self.beta, self.label_smoothing)
+
+    def reward(self, response: Response) -> jax.Array:
+        return response.log_ratio
 
 
 @dataclasses.dataclass(frozen=True)
@@ -49,13 +72,56 @@ class IPO:
     """Azar et al. 2023: a margin to reach, 1 / (2 beta) nats, and not to pass."""
 
     beta: float = 0.1
+    reference: ClassVar[bool] = True
 
     def __post_init__(self):
         require(self.beta > 0, "beta", self.beta, "positive")
 
     def loss(self, better: Response, worse: Response) -> jax.Array:
-        logs = better.log_probs, worse.log_probs, better.ref_log_probs, worse.ref_log_probs
-        return preferences.ipo(*logs, self.beta)
+        return preferences.ipo(*_logs(better, worse), self.beta)
+
+    def reward(self, response: Response) -> jax.Array:
+        return response.log_ratio
+
+
+@dataclasses.dataclass(frozen=True)
+class SimPO:
+    """Meng et al. 2024: mean log p a token in place of the log-ratio, and a margin to beat."""
+
+    beta: float = 2.0
+    margin: float = 1.0
+    reference: ClassVar[bool] = False
+
+    def __post_init__(self):
+        require(self.beta > 0, "beta", self.beta, "positive")
+        require(self.margin >= 0, "margin", self.margin, ">= 0")
+
+    def loss(self, better: Response, worse: Response) -> jax.Array:
+        return preferences.simpo(better.per_token, worse.per_token, self.beta, self.margin)
+
+    def reward(self, response: Response) -> jax.Array:
+        return response.per_token
+
+
+@dataclasses.dataclass(frozen=True)
+class ORPO:
+    """Hong et al. 2024: likelihood of the better response + coefficient x odds-ratio loss."""
+
+    coefficient: float = 0.1
+    reference: ClassVar[bool] = False
+
+    def __post_init__(self):
+        require(self.coefficient > 0, "coefficient", self.coefficient, "positive")
+
+    def loss(self, better: Response, worse: Response) -> jax.Array:
+        odds = preferences.orpo(better.per_token, worse.per_token)
+        return -better.per_token + self.coefficient * odds
+
+    def reward(self, response: Response) -> jax.Array:
+        return response.per_token
+
+
+Preference = DPO | IPO | SimPO | ORPO
 
 
 @dataclasses.dataclass(frozen=True)
@@ -63,7 +129,7 @@ class DPOConfig:
     """The reward model's batches: all pairs of a prompt in one batch element."""
 
     optimizer: OptimizerConfig
-    objective: DPO | IPO = DPO()
+    objective: Preference = DPO()
     epochs: float = 1.0
     batch_size: int = 64  # prompts
     outputs: int = 9  # of a batch element; at least the largest K
@@ -114,32 +180,36 @@ def make_reference(
     return refer
 
 
-def preference_loss(objective: DPO | IPO, model: TransformerConfig) -> Callable:
+def preference_loss(objective: Preference, model: TransformerConfig) -> Callable:
     """loss(params, batch, key): mean over prompts of the objective's mean over their pairs.
 
-    batch: a ranking batch with ref_log_probs [B, K]; one forward pass an output, each prompt
-    weighted alike, ties dropped. Metrics: `accuracy` over pairs of the implicit reward log p / ref;
-    its `margin` in nats and the log-ratio of the better and of the worse output, as the loss is.
+    batch: a ranking batch, with ref_log_probs [B, K] where the objective has a reference; one
+    forward pass an output, each prompt weighted alike, ties dropped. Metrics: `accuracy` over pairs
+    of the objective's reward (nats of a response, or of a token where there is no reference); its
+    `margin`, and the reward of the better and of the worse output, as the loss is.
     """
 
     def loss(params, batch, key=None):
         del key
-        log_probs = response_log_probs(model, params, batch)
-        response, ranks = [], None
-        for values in (log_probs, batch["ref_log_probs"]):
-            values, ranks = ranking_by_ranking(values, batch["ranks"])
-            response.append(values)
-        response = Response(*response)
+        of_output = {
+            "log_probs": response_log_probs(model, params, batch),
+            "tokens": batch["weights"][..., 1:].sum(-1),
+        }
+        if objective.reference:
+            of_output["ref_log_probs"] = batch["ref_log_probs"]
+        ranked = {name: ranking_by_ranking(x, batch["ranks"]) for name, x in of_output.items()}
+        response = Response(**{name: values for name, (values, _) in ranked.items()})
+        _, ranks = ranked["log_probs"]
         mean = WeightedMean.of(*over_pairs(objective.loss, ranks, response))
-        ratio = jax.lax.stop_gradient(response.log_probs - response.ref_log_probs)
-        correct, pairs = ranked_accuracy(ratio, ranks)
-        of_pairs = lambda f: WeightedMean.of(*over_pairs(f, ranks, ratio))
+        reward = jax.lax.stop_gradient(objective.reward(response))
+        correct, pairs = ranked_accuracy(reward, ranks)
+        of_pairs = lambda f: WeightedMean.of(*over_pairs(f, ranks, reward))
         return mean, {
             "loss": mean,
             "accuracy": WeightedMean(correct.sum(), pairs.sum()),
             "margin": of_pairs(lambda better, worse: better - worse),
-            "better_log_ratio": of_pairs(lambda better, worse: better),
-            "worse_log_ratio": of_pairs(lambda better, worse: worse),
+            "better_reward": of_pairs(lambda better, worse: better),
+            "worse_reward": of_pairs(lambda better, worse: worse),
         }
 
     return loss

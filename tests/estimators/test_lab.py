@@ -2,6 +2,7 @@
 
 import dataclasses
 import json
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -86,6 +87,11 @@ def test_verdicts():
 def test_config_names_the_field(field, value):
     with pytest.raises(ConfigError, match=field):
         dataclasses.replace(LabConfig(), **{field: value})
+
+
+def test_the_readme_counts_the_rows():
+    readme = (Path(__file__).resolve().parents[2] / "README.md").read_text(encoding="utf-8")
+    assert f"{len(ROWS)} gradient estimators" in readme
 
 
 def test_the_experiment_is_the_command_s_default():

@@ -26,6 +26,7 @@ from tests.objectives.harness import (
     check_transformations,
     check_values_and_gradients,
     parametrise,
+    to_jax,
 )
 
 RNG = np.random.default_rng(3)
@@ -201,10 +202,26 @@ def test_padding_and_garbage_outside_the_mask_change_nothing(case):
 
 
 @parametrise(TOKENWISE)
-def test_fully_masked_rows_are_zero(case):
+def test_fully_masked_rows_are_zero_with_zero_gradients(case):
     *arrays, mask = (jnp.asarray(x) for x in case.arguments)
-    outputs = case.function(*(x.astype(jnp.float32) for x in arrays), jnp.zeros_like(mask))
+    arrays, nothing = [x.astype(jnp.float32) for x in arrays], jnp.zeros_like(mask)
+    outputs = case.function(*arrays, nothing)
     assert_close(outputs, [np.zeros(mask.shape)] * (2 if isinstance(outputs, tuple) else 1))
+    total = lambda *x: sum(jnp.sum(y) for y in jax.tree.leaves(case.function(*x, nothing)))
+    for gradient in jax.jit(jax.grad(total, tuple(range(len(arrays)))))(*arrays):
+        np.testing.assert_array_equal(gradient, 0)
+
+
+@parametrise([case for case in CASES if case not in TOKENWISE])
+def test_padding_and_garbage_beside_scalars_and_scores(case):
+    """The three whose arguments are not all [B,T]: more columns of NaN change nothing."""
+    shape = MASK.shape
+    wide = lambda x: np.pad(x, ((0, 0), (2, 3)), constant_values=0 if x.dtype == int else np.nan)
+    arguments = [wide(x) if x.shape == shape else x for x in case.arguments]
+    expected = np.asarray(case.oracle(*case.arguments))
+    outputs = case.function(*to_jax(arguments))
+    widened = np.pad(expected, ((0, 0), (2, 3))) if expected.shape == shape else expected
+    assert_close(outputs, widened)
 
 
 @pytest.mark.parametrize("function", [*GROUPED.values(), reward_to_go])

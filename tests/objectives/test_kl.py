@@ -158,7 +158,10 @@ def test_extreme_logits():
     assert np.isfinite(values).all()
     assert np.isfinite(gradients).all()
     assert exact_kl(jnp.array([0.0, 0.0]), jnp.array([0.0, -jnp.inf])) == jnp.inf
+    ends, others = jnp.array([0.0, -1e4, -1e4, -0.1]), jnp.array([-1e4, 0.0, -1e4, -0.1])
     for value in (k1, k2, k3):
+        naive = jax.value_and_grad(lambda x, v=value: jnp.sum(v(x, others)))
+        assert all(np.isfinite(x).all() for x in jax.jit(naive)(ends))
         result = jax.jit(jax.value_and_grad(lambda x, v=value: kl_loss(x, jnp.zeros_like(x), v)))(
             -1e4
         )

@@ -186,8 +186,23 @@ def test_gather_form_equals_log_softmax_in_bfloat16_too():
     np.testing.assert_allclose(actual, expected, rtol=1e-6)
 
 
+def chunked(function, chunk):
+    """The logits are what hidden states of an identity embedding give."""
+    targets = jnp.array([[0, 1, 0]])
+
+    def log_probs(logits):
+        finite = jnp.maximum(logits, -1e9)  # 0 x -inf would be no number
+        if function is chunked_token_log_probs:
+            return chunked_token_log_probs(finite[None], jnp.eye(4), targets, chunk)
+        return chunked_over_time(token_log_probs, chunk)(finite[None], targets)
+
+    return log_probs
+
+
 LOSSES = {
     "token_log_probs": lambda x: token_log_probs(x, jnp.array([0, 1, 0])),
+    "chunked_token_log_probs": chunked(chunked_token_log_probs, 3),
+    "chunked_over_time": chunked(chunked_over_time, 2),
     "cross_entropy": lambda x: cross_entropy(x, jnp.array([0, 1, 0]), z_loss=1e-4),
     "entropy": entropy,
 }

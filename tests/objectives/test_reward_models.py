@@ -209,6 +209,18 @@ def test_extreme_and_absent_scores_have_finite_gradients(name):
     np.testing.assert_array_equal(weights, [1, 1, 0])
 
 
+@pytest.mark.parametrize(
+    "function",
+    [pairwise_loss, functools.partial(pairwise_loss, margin=1.0, label_smoothing=0.1),
+     centering_loss, regression_loss],
+)  # fmt: skip
+def test_extreme_pairs_have_finite_values_and_gradients(function):
+    one, other = jnp.array([1e4, -1e4, 1e4, -1e9]), jnp.array([-1e4, 1e4, 1e4, 1e9])
+    loss = jax.value_and_grad(lambda x, y: jnp.sum(function(x, y)), (0, 1))
+    value, gradients = jax.jit(loss)(one, other)
+    assert np.isfinite(value) and np.isfinite(gradients).all()
+
+
 def test_noisy_labels_bound_the_margin():
     """With label smoothing e the loss is least where sigmoid(margin) = 1 - e, else nowhere."""
     margin = jnp.log(jnp.array([0.9 / 0.1]))

@@ -175,6 +175,27 @@ def test_extreme_log_ratios_have_finite_values_and_gradients(name):
     assert np.isfinite(value) and np.isfinite(gradient).all()
 
 
+@pytest.mark.parametrize("clip", [0.2, None])
+def test_extreme_values_have_finite_losses_and_gradients(clip):
+    values, old = jnp.array([1e9, -1e9, 1e9, 0.0]), jnp.array([0.0, 0.0, 1e9, 0.0])
+    returns = jnp.array([-1e9, 0.0, 1e9, 0.0])
+    loss = jax.value_and_grad(lambda v: jnp.sum(clipped_value_loss(v, old, returns, clip)))
+    value, gradient = jax.jit(loss)(values)
+    assert np.isfinite(value) and np.isfinite(gradient).all()
+
+
+def test_gspo_of_a_fully_masked_row_is_finite():
+    log_probs, old, advantages = (jnp.asarray(x, jnp.float32) for x in POLICY)
+    nothing = jnp.zeros(MASK.shape)
+
+    def loss(p):
+        return WeightedMean.of(gspo(p, old, advantages, nothing, 0.2), nothing).mean
+
+    value, gradient = jax.jit(jax.value_and_grad(loss))(log_probs)
+    assert value == 0
+    np.testing.assert_array_equal(gradient, 0)
+
+
 def test_a_clipped_token_has_no_gradient_under_ppo_and_keeps_it_under_cispo():
     up, down = jnp.log(1.5), jnp.log(0.5)
     log_probs, advantages = jnp.stack([up, down, up, down]), jnp.array([1.0, -1.0, -1.0, 1.0])

@@ -17,7 +17,8 @@ from tests.objectives.harness import assert_close, central_differences
 from tests.stages import tiny
 from tests.stages.test_reward_model import RANKINGS, better_pairs, ids_of
 
-OBJECTIVES = [dpo.DPO(beta=0.3), dpo.DPO(beta=0.3, label_smoothing=0.2), dpo.IPO(beta=0.3)]
+OBJECTIVES = [dpo.DPO(beta=0.3), dpo.DPO(beta=0.3, label_smoothing=0.2), dpo.IPO(beta=0.3),
+              dpo.SimPO(beta=2.0, margin=0.5), dpo.ORPO(coefficient=0.3)]  # fmt: skip
 RATE = OptimizerConfig(learning_rate=1e-2)
 
 
@@ -38,26 +39,54 @@ def loops(params) -> list[list[float]]:
     return found
 
 
-def pair_loss(objective, h):
-    """h: log-ratio of the better response less that of the worse one."""
-    if isinstance(objective, dpo.IPO):
-        return (h - 1 / (2 * objective.beta)) ** 2
-    e, h = objective.label_smoothing, objective.beta * h
-    return (1 - e) * np.log1p(np.exp(-h)) + e * np.log1p(np.exp(h))
+@functools.cache
+def counts() -> list[list[int]]:
+    """Tokens of each response, its eos included."""
+    found = []
+    for ranking in RANKINGS:
+        prompt = len(ids_of(ranking.prompt, "")) - 1  # bos and prompt; the last is eos
+        found.append([len(ids_of(ranking.prompt, text)) - prompt for text in ranking.responses])
+    return found
+
+
+def rewards_of(objective, log_probs, reference):
+    """What each objective ranks responses by: the log-ratio, or the mean log p of a token."""
+    beside = reference if objective.reference else counts()
+    combine = np.subtract if objective.reference else np.divide
+    rows = zip(log_probs, beside, strict=True)
+    return [combine(row[: len(other)], other) for row, other in rows]
+
+
+def pair_loss(objective, better, worse):
+    """Of the rewards of a pair."""
+    h = better - worse
+    match objective:
+        case dpo.IPO(beta=beta):
+            return (h - 1 / (2 * beta)) ** 2
+        case dpo.DPO(beta=beta, label_smoothing=e):
+            return (1 - e) * np.log1p(np.exp(-beta * h)) + e * np.log1p(np.exp(beta * h))
+        case dpo.SimPO(beta=beta, margin=margin):
+            return np.log1p(np.exp(-(beta * h - margin)))
+        case dpo.ORPO(coefficient=coefficient):
+            odds = [np.exp(x) / (1 - np.exp(x)) for x in (better, worse)]
+            return -better + coefficient * np.log1p(odds[1] / odds[0])
 
 
 def loss_loops(objective, log_probs, reference):
-    of_prompt = {}
+    of_prompt, rewards = {}, rewards_of(objective, log_probs, reference)
     for n, i, j in better_pairs():
-        h = (log_probs[n][i] - reference[n][i]) - (log_probs[n][j] - reference[n][j])
-        of_prompt.setdefault(n, []).append(pair_loss(objective, h))
+        loss = pair_loss(objective, rewards[n][i], rewards[n][j])
+        of_prompt.setdefault(n, []).append(loss)
     return sum(np.mean(pairs) for pairs in of_prompt.values()) / len(of_prompt)
 
 
 def evaluate(objective, length=10, params=None):
     loss = dpo.preference_loss(objective, tiny.MODEL)
     run = jax.jit(jax.value_and_grad(lambda p, b: loss(p, b)[0].mean))
-    return run(tiny.policy_params(1) if params is None else params, ranking_batch(length))
+    batch = ranking_batch(length)
+    if not objective.reference:
+        batch = {name: x for name, x in batch.items() if name != "ref_log_probs"}
+    return run(tiny.policy_params(1) if params is None else params, batch)
 
 
 def test_log_probs_are_of_whole_responses_and_of_nothing_else():
@@ -90,27 +119,26 @@ def test_at_the_reference_the_loss_is_log_2_and_nothing_has_moved():
     loss = dpo.preference_loss(dpo.DPO(), tiny.MODEL)
     mean, metrics = loss(tiny.policy_params(7), ranking_batch())
     np.testing.assert_allclose(mean.mean, np.log(2), rtol=1e-5)
-    for name in ("margin", "better_log_ratio", "worse_log_ratio"):
+    for name in ("margin", "better_reward", "worse_reward"):
         np.testing.assert_allclose(metrics[name].mean, 0, atol=1e-4)
 
 
-def test_metrics_equal_the_loops():
+@pytest.mark.parametrize("objective", [dpo.DPO(), dpo.SimPO()], ids=str)
+def test_metrics_equal_the_loops(objective):
     params = tiny.policy_params(1)
-    ratios = [
-        np.subtract(a, b) for a, b in zip(loops(params), loops(tiny.policy_params(7)), strict=True)
-    ]
+    rewards = rewards_of(objective, loops(params), loops(tiny.policy_params(7)))
     pairs = {}
     for n, i, j in better_pairs():
-        pairs.setdefault(n, []).append((ratios[n][i], ratios[n][j]))
+        pairs.setdefault(n, []).append((rewards[n][i], rewards[n][j]))
     flat = [pair for found in pairs.values() for pair in found]
     mean = lambda f: np.mean([np.mean([f(*pair) for pair in found]) for found in pairs.values()])
     expected = {
         "accuracy": np.mean([better > worse for better, worse in flat]),
         "margin": mean(lambda better, worse: better - worse),
-        "better_log_ratio": mean(lambda better, worse: better),
-        "worse_log_ratio": mean(lambda better, worse: worse),
+        "better_reward": mean(lambda better, worse: better),
+        "worse_reward": mean(lambda better, worse: worse),
     }
-    _, metrics = dpo.preference_loss(dpo.DPO(), tiny.MODEL)(params, ranking_batch())
+    _, metrics = dpo.preference_loss(objective, tiny.MODEL)(params, ranking_batch())
     for name, value in expected.items():
         np.testing.assert_allclose(metrics[name].mean, value, rtol=1e-4, atol=1e-4)
     assert metrics["accuracy"].weight == len(flat) == 9
@@ -127,8 +155,9 @@ def test_micro_batches_of_uneven_pairs_give_the_whole_batch_s_gradient():
         assert_close(micro, evaluate(dpo.DPO())[1], rtol=1e-4, atol=1e-5)
 
 
-def test_updates_bring_the_policy_to_the_rankings():
-    config = dpo.DPOConfig(RATE, batch_size=4, outputs=4, length=10)
+@pytest.mark.parametrize("objective", [dpo.DPO(), dpo.SimPO(), dpo.ORPO()], ids=str)
+def test_updates_bring_the_policy_to_the_rankings(objective):
+    config = dpo.DPOConfig(RATE, objective, batch_size=4, outputs=4, length=10)
     loss = dpo.preference_loss(config.objective, tiny.MODEL)
     update, optimizer = supervised.make_update(loss, config, 20)
     params = jax.tree.map(jnp.copy, tiny.policy_params(7))  # the update donates them
@@ -138,7 +167,8 @@ def test_updates_bring_the_policy_to_the_rankings():
         state, metrics = update(state, ranking_batch())
         seen.append((float(metrics["loss"]), float(metrics["accuracy"]), float(metrics["margin"])))
     (first, _, margin), (last, accuracy, later) = seen[0], seen[-1]
-    assert last < first / 2 and accuracy == 1 and later > margin + 5
+    further = 5 if objective.reference else 0.5  # nats of a response, or of a token
+    assert last < first / 2 and accuracy == 1 and later > margin + further
 
 
 @pytest.mark.parametrize(
@@ -153,7 +183,14 @@ def test_an_impossible_value_is_refused_by_name(field, value):
 
 @pytest.mark.parametrize(
     "kind, field, value",
-    [(dpo.DPO, "beta", 0.0), (dpo.IPO, "beta", -1.0), (dpo.DPO, "label_smoothing", 0.5)],
+    [
+        (dpo.DPO, "beta", 0.0),
+        (dpo.IPO, "beta", -1.0),
+        (dpo.DPO, "label_smoothing", 0.5),
+        (dpo.SimPO, "beta", 0.0),
+        (dpo.SimPO, "margin", -0.1),
+        (dpo.ORPO, "coefficient", 0.0),
+    ],
 )
 def test_an_impossible_objective_is_refused_by_name(kind, field, value):
     with pytest.raises(ConfigError) as caught:
