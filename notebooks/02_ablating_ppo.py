@@ -10,18 +10,29 @@
 # and a half minutes on two CPU cores.
 
 # %%
-import contextlib
-import io
 import tempfile
 
 import jax
 import jax.numpy as jnp
+import matplotlib.pyplot as plt
 import numpy as np
 import optax
 
-from rlhf_jax.data.pipeline import prompt_batches, text_batches, text_pass
+from rlhf_jax.data.pipeline import (
+    mixed_batches,
+    prompt_batches,
+    ranking_batches,
+    supervised_batches,
+    supervised_pass,
+    text_batches,
+    text_pass,
+)
+from rlhf_jax.data.records import Ranking
+from rlhf_jax.data.tokenizer import train_sentencepiece
+from rlhf_jax.evaluation.policies import Sampler
 from rlhf_jax.evaluation.statistics import bootstrap_mean
-from rlhf_jax.experiment import EvaluationConfig, Experiment, WorldData
+from rlhf_jax.feedback.labelers import SimulatedLabeler
+from rlhf_jax.generation.decode import generate
 from rlhf_jax.generation.sampling import SamplingConfig
 from rlhf_jax.models import score, transformer
 from rlhf_jax.models.config import TransformerConfig
@@ -30,52 +41,65 @@ from rlhf_jax.objectives.likelihood import cross_entropy, entropy, token_log_pro
 from rlhf_jax.objectives.reductions import masked_mean, whiten
 from rlhf_jax.objectives.surrogates import clipped_value_loss, ppo_clip, ppo_diagnostics
 from rlhf_jax.objectives.terms import gradients_by_term, term
-from rlhf_jax.run import Run
-from rlhf_jax.stages import ppo
-from rlhf_jax.stages.reward_model import RewardConfig
-from rlhf_jax.stages.supervised import SupervisedConfig, mean_loss
+from rlhf_jax.stages import ppo, supervised
+from rlhf_jax.stages.reward_model import normalise, reward_loss
+from rlhf_jax.stages.supervised import SupervisedConfig
 from rlhf_jax.training.optimizer import OptimizerConfig
 from rlhf_jax.worlds.instruction import InstructionWorld, WorldConfig
 
 # %% [markdown]
 # ## The models to start from
 #
-# Pretraining, SFT and the reward model come from the stages, on a small scale (notebook 01 has
-# them by hand). Half of the demonstrations are careless, so that PPO has something to repair.
+# As in notebook 01, on a small scale: an SFT model and a reward model of the instruction world.
+# Half of the demonstrations are careless, so that PPO has something to repair; half of the SFT
+# rows are plain text of that world, so that there is something to forget.
 
 # %%
 PROMPT, RESPONSE = 40, 20  # tokens
 MODEL = TransformerConfig(
-    vocab_size=512, layers=2, width=96, heads=4, context=100, scan_layers=False
+    vocab_size=512, layers=2, width=96, heads=4, context=64, scan_layers=False
 )
+world = InstructionWorld(WorldConfig(sft=2000, feedback=600, ppo=2000, documents=1000))
+demonstrations, text = world.demonstrations("sft", careless=0.5), world.corpus("train")
+seen = [d.prompt + d.response for d in demonstrations] + text
+tokenizer = train_sentencepiece(seen, 512, f"{tempfile.mkdtemp()}/world.model")
+shape = {"batch_size": 16, "length": 64}
 
 
-def rate(learning_rate):
-    return OptimizerConfig(learning_rate, schedule="cosine", warmup_steps=10)
+def train_stage(loss, params, batches, steps, rate):
+    config = SupervisedConfig(OptimizerConfig(rate, schedule="cosine", warmup_steps=10))
+    update, optimizer = supervised.make_update(loss, config, steps)
+    state = supervised.initial_state(params, optimizer, jax.random.key(0))
+    for _ in range(steps):
+        state, metrics = update(state, next(batches))
+    return state.params, {name: round(float(value), 3) for name, value in metrics.items()}
 
 
-PPO = ppo.PPOConfig(
-    rate(5e-4), rate(1e-3), iterations=25, batch_size=64, prompt_length=PROMPT,
-    response_length=RESPONSE, ptx_ratio=1, ptx_length=48, ptx_coefficient=1.0,
+batches = mixed_batches(
+    supervised_batches(demonstrations, tokenizer, seed=0, packed=True, **shape),
+    text_batches(text, tokenizer, seed=1, **shape),
+    fraction=0.5, seed=2,
 )  # fmt: skip
-experiment = Experiment(
-    name="ablation",
-    data=WorldData(
-        WorldConfig(sft=2000, feedback=600, ppo=2000, documents=1000), outputs=(4, 4), careless=0.5
-    ),
-    model=MODEL,
-    pretrain=SupervisedConfig(rate(3e-3), epochs=3, batch_size=16, length=64),
-    sft=SupervisedConfig(rate(3e-3), epochs=4, batch_size=16, length=64, packed=True),
-    reward=RewardConfig(rate(5e-4), epochs=2, batch_size=16, outputs=4, length=64),
-    ppo=PPO,
-    ppo_ptx=PPO,
-    evaluation=EvaluationConfig(batch_size=200),
-    out=tempfile.mkdtemp(),
-)
-with contextlib.redirect_stdout(io.StringIO()):
-    run = Run(experiment)
-    sft, reward = run.model("sft"), run.model("reward")
-world, tokenizer = InstructionWorld(experiment.data.world), run.tokenizer
+start = transformer.init(MODEL, jax.random.key(0))
+sft, metrics = train_stage(supervised.likelihood_loss(MODEL), start, batches, 900, 3e-3)
+print("SFT:", metrics["loss"], "nats a token")
+
+sampler = Sampler(
+    MODEL, tokenizer, SamplingConfig(1.0), prompt_length=PROMPT, response_length=RESPONSE,
+    batch_size=200,
+)  # fmt: skip
+labeler, prompts = SimulatedLabeler(noise=0.2), world.prompts("feedback")
+answers = iter(sampler.responses(sft, [p for p in prompts for _ in range(4)], jax.random.key(1)))
+rankings = []
+for prompt in prompts:
+    four = tuple(next(answers) for _ in range(4))
+    rankings.append(Ranking(prompt, four, world.rank(prompt, four, labeler)))
+batches = ranking_batches(rankings, tokenizer, outputs=4, seed=3, **shape)
+head = score.with_score_head(jax.tree.map(jnp.copy, sft), jax.random.key(2))
+reward, metrics = train_stage(reward_loss(MODEL), head, batches, 76, 5e-4)
+demos = supervised_pass(demonstrations[:192], tokenizer, **shape)
+reward = normalise(MODEL, reward, demos, "shift")
+print("reward model: accuracy", metrics["accuracy"], "on the last batch")
 
 # %% [markdown]
 # ## The objective
@@ -142,13 +166,15 @@ ABLATIONS = {
 # %% [markdown]
 # What an iteration holds constant: responses, log-probabilities, shaped rewards, advantages.
 
+
 # %%
-rollout = ppo.make_rollout(PPO, MODEL, ppo.TokenIds(tokenizer.eos_id, tokenizer.pad_id))
-
-
 @jax.jit
 def experience(params, prompts, key, c):
-    sampled = rollout(params["policy"], key, prompts)
+    sampled = generate(
+        MODEL, params["policy"], prompts["tokens"], prompts["segments"], key,
+        sampling=SamplingConfig(1.0), response_length=RESPONSE,
+        eos_id=tokenizer.eos_id, pad_id=tokenizer.pad_id,
+    )  # fmt: skip
     mask = sampled.mask
     tokens = jnp.concatenate([prompts["tokens"], sampled.tokens], axis=1)
     segments = jnp.concatenate([prompts["segments"], mask.astype(jnp.int32)], axis=1)
@@ -175,9 +201,10 @@ def experience(params, prompts, key, c):
 # sampled, which is what the clip is about.
 
 # %%
-EPOCHS, STEPS = 4, 4 * PPO.iterations
+EPISODES, EPOCHS, ITERATIONS = 64, 4, 25
 adam = lambda peak: optax.chain(
-    optax.clip_by_global_norm(1.0), optax.adam(optax.cosine_decay_schedule(peak, STEPS, 0.1))
+    optax.clip_by_global_norm(1.0),
+    optax.adam(optax.cosine_decay_schedule(peak, EPOCHS * ITERATIONS, 0.1)),
 )
 optimizer = optax.multi_transform(
     {"policy": adam(5e-4), "value": adam(1e-3)}, {"policy": "policy", "value": "value"}
@@ -207,12 +234,10 @@ def train(**changes):
     params, history = {"policy": sft, "value": head}, []
     state = optimizer.init(params)
     prompts = prompt_batches(
-        run.corpora.read("prompts", "ppo"), tokenizer, batch_size=64, length=PROMPT, seed=0
+        world.prompts("ppo"), tokenizer, batch_size=EPISODES, length=PROMPT, seed=0
     )
-    texts = text_batches(
-        run.corpora.read("text", "train"), tokenizer, batch_size=64, length=48, seed=0
-    )
-    for i in range(PPO.iterations):
+    texts = text_batches(text, tokenizer, batch_size=EPISODES, length=48, seed=0)
+    for i in range(ITERATIONS):
         prompt = {k: v for k, v in next(prompts).items() if k != "index"}
         batch, seen = experience(params, prompt, jax.random.fold_in(jax.random.key(0), i), c)
         params, state, metrics = update(params, state, batch, next(texts), c)
@@ -230,10 +255,9 @@ trained = {name: train(**changes) for name, changes in ABLATIONS.items()}
 # another seed: read differences of a few hundredths as nothing.
 
 # %%
-sampler = run.sampler(world.prompts("test"), SamplingConfig(1.0))
 prompts, key = world.prompts("test"), jax.random.key(5)
-heldout = text_pass(run.corpora.read("text", "valid"), tokenizer, batch_size=64, length=64)
-heldout = list(heldout)
+heldout = text_pass(world.corpus("valid"), tokenizer, batch_size=128, length=48)[0]
+text_loss = jax.jit(lambda policy: supervised.likelihood_loss(MODEL)(policy, heldout)[0].mean)
 
 
 def judged(policy):
@@ -242,7 +266,7 @@ def judged(policy):
     return {
         "gold score": bootstrap_mean(grades),
         "KL to SFT": sampler.kl(policy, sft, prompts, key),
-        "text": mean_loss(MODEL, policy, heldout),
+        "text": float(text_loss(policy)),
     }
 
 
@@ -252,3 +276,50 @@ for name, r in results.items():
     gold = r["gold score"]
     print(f"{name:26}{gold.mean:.3f} [{gold.low:.3f}, {gold.high:.3f}]   {r['KL to SFT']:8.1f}"
           f"{r['text']:22.2f}")  # fmt: skip
+
+# %%
+BLUE, ORANGE, GREY = "#0072b2", "#d55e00", "#59636e"
+figure, panels = plt.subplots(1, 3, figsize=(11, 3.2), sharey=True, layout="constrained")
+names = list(results)
+for at, r in enumerate(results.values()):
+    color = {"SFT": GREY, "PPO-ptx": BLUE}.get(names[at], ORANGE)
+    gold = r["gold score"]
+    panels[0].plot([gold.low, gold.high], [at, at], color=color, linewidth=3, alpha=0.5)
+    for panel, x in zip(panels, (gold.mean, r["KL to SFT"], r["text"]), strict=True):
+        panel.plot(x, at, "o", color=color)
+panels[0].set_yticks(range(len(names)), names)
+panels[0].invert_yaxis()
+titles = ("gold score", "KL to SFT (nats a response)", "loss on text (nats a token)")
+for panel, title in zip(panels, titles, strict=True):
+    panel.set_title(title, loc="left", fontsize=10)
+    panel.spines[["top", "right"]].set_visible(False)
+    panel.grid(axis="y", color="#e5e8eb")
+plt.show()
+
+# %% [markdown]
+# ## What happens inside
+#
+# The score of the reward model, which every variant climbs, against the KL it pays; how far one
+# batch moves the policy that sampled it; and the gradient norms of the terms, which
+# `gradients_by_term` keeps apart.
+
+# %%
+figure, panels = plt.subplots(1, 3, figsize=(13, 3.4), layout="constrained")
+colors = plt.get_cmap("tab10").colors
+for (name, (_, history)), color in zip(trained.items(), colors, strict=False):
+    panels[0].plot(history["kl"], history["score"], "-", color=color, label=name, linewidth=1.2)
+for name, color in (("PPO-ptx", BLUE), ("no clip", ORANGE), ("advantages not whitened", GREY)):
+    panels[1].plot(trained[name][1]["moved"], color=color, label=name)
+base = trained["PPO-ptx"][1]
+for name, color in (("policy", BLUE), ("value", ORANGE), ("ptx", "#009e73")):
+    panels[2].plot(base[f"{name}/gradient_norm"], color=color, label=name)
+titles = ("Reward model's score against KL", "KL that one batch moves, nats a token",
+          "PPO-ptx: gradient norm by term")  # fmt: skip
+for panel, title in zip(panels, titles, strict=True):
+    panel.set_title(title, loc="left", fontsize=10)
+    panel.legend(frameon=False, fontsize=7)
+    panel.spines[["top", "right"]].set_visible(False)
+panels[0].set(xlabel="KL to SFT, nats a response", ylabel="score")
+for panel in panels[1:]:
+    panel.set(xlabel="iteration", yscale="log")
+plt.show()
