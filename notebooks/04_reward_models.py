@@ -240,8 +240,8 @@ plt.show()
 
 # %% [markdown]
 # Standardising brings most of it back. The right picture surprises: a ranking never says which of
-# two *prompts* has the better outputs, and the ranked model orders those best too. Here the features
-# that make one output better than its neighbour are the ones that make a prompt's outputs better
+# two *prompts* has the better outputs, and the ranked model orders those best too. Here the
+# features that make one output better than its neighbour also make a prompt's outputs better
 # than another's. Where prompts differ in ways that their outputs do not, only ratings could tell.
 
 # %%
@@ -297,8 +297,10 @@ plt.show()
 assert overconfidence[0.0] > overconfidence[0.1] > overconfidence[0.2]
 
 # %% [markdown]
-# Points below the dotted line are overconfidence. The accuracy hardly moves; what moves is the
-# scale of the scores, which is what PPO weighs against its KL penalty.
+# Points below the dotted line are overconfidence. Smoothing takes much of it away, and with it the
+# scale of the scores, which is what PPO weighs against its KL penalty. It is not free: a finite
+# target for every pair is one that a flexible model can reach pair by pair, noise included, and
+# some accuracy goes.
 #
 # What this world leaves out: annotators who disagree about what is good, outputs chosen by the
 # policy rather than at random, and text. `experiments/hh.py` has the last.
