@@ -15,7 +15,7 @@ from typing import Any
 
 import jax
 
-from rlhf_jax import corpora
+from rlhf_jax import corpora, feeds
 from rlhf_jax.data import pipeline
 from rlhf_jax.data.records import Ranking, write_atomically
 from rlhf_jax.errors import UserError, require
@@ -67,6 +67,7 @@ class Run:
             vocabulary >= words, "model.vocab_size", vocabulary, f"the tokenizer's {words} or more"
         )
         self.runner = make_runner(config.parallel)
+        self.feeds = feeds.Feeds(self.corpora, self.tokenizer, self.runner, config.seed)
         self._samplers: dict[tuple[int, SamplingConfig], Sampler] = {}
 
     def check_rows(self, stages: Sequence[str]) -> None:
@@ -79,10 +80,6 @@ class Run:
         """A random key of its own for each purpose."""
         number = zlib.crc32(purpose.encode())
         return jax.random.fold_in(jax.random.key(self.config.seed), number)
-
-    def data_seed(self, number: int) -> int:
-        """A shuffling seed of its own for each use of data."""
-        return self.config.seed * 16 + number
 
     def stage_directory(self, stage: str) -> Path:
         return self.directory / stage
@@ -206,19 +203,9 @@ class Run:
         )
         return self._train(stage, task).params
 
-    def _text_batches(self, rows: int, length: int, purpose: int, whole: bool = False):
-        return pipeline.text_batches(
-            self.corpora.read("text", "train"),
-            self.tokenizer,
-            batch_size=rows,
-            length=length,
-            seed=self.data_seed(purpose),
-            part=slice(None) if whole else self.runner.own_rows(rows),
-        )
-
     def _pretrain(self) -> Any:
         config, model = self.config.pretrain, self.config.model
-        batches = self._text_batches(config.batch_size, config.length, 0)
+        batches = self.feeds.text(config.batch_size, config.length, feeds.PRETRAIN)
         initial = lambda key: transformer.init(model, key)
         params = self.runner.create(initial, self.key("initialise"))
         loss = supervised.likelihood_loss(model)
@@ -227,22 +214,7 @@ class Run:
 
     def _sft(self) -> Any:
         config, model = self.config.sft, self.config.model
-        base, part = self.model("pretrain"), self.runner.own_rows(config.batch_size)
-        mixed = config.pretraining_fraction > 0
-        batches = pipeline.supervised_batches(
-            self.corpora.read("demonstrations", "train"),
-            self.tokenizer,
-            batch_size=config.batch_size,
-            length=config.length,
-            seed=self.data_seed(1),
-            packed=config.packed,
-            part=slice(None) if mixed else part,
-        )
-        if mixed:
-            text = self._text_batches(config.batch_size, config.length, 2, whole=True)
-            batches = pipeline.mixed_batches(
-                batches, text, config.pretraining_fraction, self.data_seed(3), part
-            )
+        base, batches = self.model("pretrain"), self.feeds.demonstrations(config)
         loss = supervised.likelihood_loss(model)
         tokens = config.batch_size * config.length
         return self._train_one_model("sft", loss, base, batches, tokens, ("loss",))
@@ -314,22 +286,10 @@ class Run:
 
         processes.first_alone(write, "feedback")
 
-    def _ranking_batches(self, config: reward_model.RewardConfig | dpo.DPOConfig, purpose: int):
-        return pipeline.ranking_batches(
-            self.rankings("train"),
-            self.tokenizer,
-            batch_size=config.batch_size,
-            length=config.length,
-            outputs=config.outputs,
-            seed=self.data_seed(purpose),
-            packed=config.packed,
-            part=self.runner.own_rows(config.batch_size),
-        )
-
     def _reward(self) -> Any:
         config, model = self.config.reward, self.config.scorer
         policy = self.model("sft")
-        batches = self._ranking_batches(config, 4)
+        batches = self.feeds.rankings(self.rankings("train"), config, feeds.REWARD)
         params = score.with_score_head(policy, self.key("reward head"))
         tokens = config.batch_size * config.outputs * config.length
         loss = reward_model.reward_loss(model)
@@ -359,7 +319,7 @@ class Run:
     def _dpo(self) -> Any:
         config, model = self.config.dpo, self.config.model
         policy = self.model("sft")
-        batches = self._ranking_batches(config, 7)
+        batches = self.feeds.rankings(self.rankings("train"), config, feeds.DPO)
         refer = dpo.make_reference(model, config.micro_batches, self.runner.compile)
         return self._train_one_model(
             "dpo",
@@ -380,7 +340,7 @@ class Run:
     def _run_ppo(self, stage: str) -> Any:
         config, model = getattr(self.config, stage), self.config.model
         policy, reward = self.model("sft"), self.model("reward")
-        batches = PPOBatches(self, config)
+        batches = feeds.PPOBatches(self.feeds, config)
         ids = ppo.TokenIds(self.tokenizer.eos_id, self.tokenizer.pad_id, self._stop_id(config))
         frozen, compile = ppo.Frozen(policy, reward), self.runner.compile
         step = ppo.make_iteration(config, model, ids, frozen, self.config.scorer, compile)
@@ -423,45 +383,3 @@ def check_rows(runner: Runner, config: Experiment, stage: str) -> None:
     if settings.ptx_coefficient > 0:
         pieces = settings.minibatches * settings.text_pieces
         check(f"{field} x ptx_ratio", rows * settings.ptx_ratio, pieces)
-
-
-class PPOBatches:
-    """Prompts, and text for ptx beside them; one position for both."""
-
-    def __init__(self, run: Run, config: PPOConfig):
-        self.prompts = pipeline.prompt_batches(
-            run.corpora.read("prompts", "ppo"),
-            run.tokenizer,
-            batch_size=config.batch_size,
-            length=config.prompt_length,
-            seed=run.data_seed(5),
-            part=run.runner.own_rows(config.batch_size),
-        )
-        if self.prompts.dropped:
-            print(f"ppo: {self.prompts.dropped} prompts are longer than {config.prompt_length}")
-        self.runner, self.text = run.runner, None
-        rows = config.batch_size * config.ptx_ratio
-        self._rows = {"prompts": config.batch_size, "text": rows}
-        if config.ptx_coefficient > 0:
-            self.text = run._text_batches(rows, config.ptx_length, 6)
-
-    def place(self, batch: dict) -> dict:
-        """On the devices."""
-        return {name: self.runner.rows(part, self._rows[name]) for name, part in batch.items()}
-
-    def whole(self, batch: dict) -> dict:
-        """Of all processes."""
-        return {name: self.runner.gather(part, self._rows[name]) for name, part in batch.items()}
-
-    def __next__(self) -> dict:
-        batch = {"prompts": next(self.prompts)}
-        return batch if self.text is None else batch | {"text": next(self.text)}
-
-    def get_state(self) -> dict:
-        text = {} if self.text is None else {"text": self.text.get_state()}
-        return {"prompts": self.prompts.get_state()} | text
-
-    def set_state(self, state: dict) -> None:
-        self.prompts.set_state(state["prompts"])
-        if self.text is not None:
-            self.text.set_state(state["text"])
