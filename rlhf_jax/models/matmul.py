@@ -72,17 +72,18 @@ def _placed(spec: str, role: str, x: jax.Array) -> jax.Array:
     return place(x, f"{spec} {role}") if spec in WEIGHTS else x
 
 
-def _product(spec, a, b):
+def product(spec: str, a: jax.Array, b: jax.Array) -> jax.Array:
+    """The product in the dtype of a, summed in float32. b may hold such numbers in float32."""
     if a.dtype == jnp.bfloat16 and _on_cpu():
         return _row_major_product(spec, a, b)
-    return jnp.einsum(spec, a, b, preferred_element_type=jnp.float32)
+    return jnp.einsum(spec, a, b.astype(a.dtype), preferred_element_type=jnp.float32)
 
 
 def _row_major_product(spec, a, b):
-    """The product with its left operand and its result copied into row-major order.
+    """The product with its operands and its result copied into row-major order.
 
-    XLA's fast bfloat16 kernel for CPUs wants both: another left operand falls back to a product
-    several times slower, and another result is not implemented at all.
+    XLA's fast bfloat16 kernel for CPUs wants that: with a transposed operand the product falls
+    back to one several times slower, and another result is not implemented at all.
     """
     operands, out = spec.split("->")
     in_a, in_b = operands.split(",")
@@ -91,15 +92,23 @@ def _row_major_product(spec, a, b):
     shared = [i for i in in_a if i in in_b and i not in out]
     columns = [i for i in in_b if i not in in_a]
     sizes = dict(zip(in_a + in_b, a.shape + b.shape, strict=True))
+    if batch and math.prod(sizes[i] for i in rows) == 1:  # vectors: there is no such kernel
+        return jnp.einsum(spec, a.astype(jnp.float32), b.astype(jnp.float32))
+    b = b.astype(a.dtype)
     shape = lambda *groups: (
         [sizes[i] for i in batch] + [math.prod(sizes[i] for i in group) for group in groups]
     )
     order = lambda *groups: "".join(batch + [i for group in groups for i in group])
     left = jnp.einsum(f"{in_a}->{order(rows, shared)}", a).reshape(shape(rows, shared))
     right = jnp.einsum(f"{in_b}->{order(shared, columns)}", b).reshape(shape(shared, columns))
-    product = jnp.matmul(_row_major(left), right, preferred_element_type=jnp.float32)
-    product = _row_major(product).reshape([sizes[i] for i in order(rows, columns)])
-    return jnp.einsum(f"{order(rows, columns)}->{out}", product)
+    result = jnp.matmul(_row_major(left), _row_major(right), preferred_element_type=jnp.float32)
+    result = _row_major(result).reshape([sizes[i] for i in order(rows, columns)])
+    return jnp.einsum(f"{order(rows, columns)}->{out}", result)
+
+
+def transposed(matrix: jax.Array) -> jax.Array:
+    """[V, D] -> [D, V], on CPUs in memory too: once for all the products that take it."""
+    return _row_major(matrix.T) if _on_cpu() else matrix.T
 
 
 def _row_major(x):
@@ -110,7 +119,7 @@ def _forward(spec, a, b, dtype):
     low_a, low_b = _placed(spec, "in", a.astype(dtype)), b.astype(dtype)
     if a.shape[1] > 1:  # one token a row is less than the weights: they stay as they lie
         low_b = _placed(spec, "weights", low_b)
-    return _placed(spec, "out", _product(spec, low_a, low_b)), (low_a, low_b)
+    return _placed(spec, "out", product(spec, low_a, low_b)), (low_a, low_b)
 
 
 def _backward(spec, dtype, saved, g):
@@ -123,17 +132,17 @@ def _gradients(spec, saved, g):
     a, b = saved
     operands, out = spec.split("->")
     in_a, in_b = operands.split(",")
-    da = _product(f"{out},{in_b}->{in_a}", g, b)
+    da = product(f"{out},{in_b}->{in_a}", g, b)
     # The left operand of this product is transposed: let that be the smaller one. On CPUs a
     # transpose that reads what an activation function just made takes longer than the product.
     if a.size <= g.size:
-        return da, _product(f"{in_a},{out}->{in_b}", a, g)
+        return da, product(f"{in_a},{out}->{in_b}", a, g)
     natural = "".join(
         [i for i in out if i in in_a and i in in_b]
         + [i for i in out if i not in in_a]
         + [i for i in in_a if i not in out]
     )
-    return da, jnp.einsum(f"{natural}->{in_b}", _product(f"{out},{in_a}->{natural}", g, a))
+    return da, jnp.einsum(f"{natural}->{in_b}", product(f"{out},{in_a}->{natural}", g, a))
 
 
 einsum.defvjp(_forward, _backward)

@@ -13,13 +13,16 @@ import jax.numpy as jnp
 from flax import linen as nn
 
 from rlhf_jax.errors import require
+from rlhf_jax.models.attention import attention, cached_attention
 from rlhf_jax.models.config import TransformerConfig
-from rlhf_jax.models.matmul import cache_dtype, einsum, resolve_dtype
+from rlhf_jax.models.matmul import cache_dtype, einsum, resolve_dtype, transposed
 from rlhf_jax.models.placement import place
 
 Params = dict[str, Any]
 Cache = list[tuple[jax.Array, jax.Array]]  # per layer: keys [B, KV, hd, S], values [B, KV, S, hd]
-HIDDEN = -1e30  # a score that softmax turns into 0 without making a NaN of a fully masked row
+
+# The gradient makes tanh again rather than keep it: one array of the feed-forward width less.
+gelu = jax.checkpoint(functools.partial(jax.nn.gelu, approximate=True))
 
 
 class Norm(nn.Module):
@@ -61,16 +64,10 @@ class Block(nn.Module):
         x = Norm(c, name="attention_norm")(x)
         qkv = self._dense("qkv", "btd,dkgh->btkgh", x, shape, 3)
         qkv = qkv.transpose(0, 2, 3, 1, 4)
+        q, k, v = jax.lax.split(qkv, (groups, 1, 1), axis=2)
         if c.positions == "rotary":
-            rotated = rotate(qkv[:, :, : groups + 1], positions, c.rotary_base)
-            qkv = jnp.concatenate([rotated, qkv[:, :, groups + 1 :]], axis=2)
-        return qkv[:, :, :groups], qkv[:, :, groups], qkv[:, :, groups + 1]
-
-    def _attend(self, q, k, v, visible, key_axes):
-        dtype = resolve_dtype(self.config.compute_dtype)
-        scores = einsum(f"bkgth,{key_axes}->bkgts", q * self.config.head_width**-0.5, k, dtype)
-        weights = masked_softmax(scores, visible[:, None, None])
-        return einsum("bkgts,bksh->btkgh", weights, v, dtype)
+            q, k = rotate(q, positions, c.rotary_base), rotate(k, positions, c.rotary_base)
+        return q, k[:, :, 0], v[:, :, 0]
 
     def _mix(self, x, attended, drop):
         c = self.config
@@ -85,7 +82,7 @@ class Block(nn.Module):
             gate = self._dense("gate", "btd,df->btf", y, (c.width, c.feed_forward_width), 1)
             up = jax.nn.silu(gate) * up
         else:
-            up = jax.nn.gelu(up, approximate=True)
+            up = gelu(up)
         down = self._dense(
             "down", "btf,fd->btd", up, (c.feed_forward_width, c.width), 1, depth_scale
         )
@@ -100,38 +97,23 @@ class Block(nn.Module):
         """
         rate = self.config.dropout if training else 0.0
         drop = nn.Dropout(rate, deterministic=rate == 0.0)
+        dtype = resolve_dtype(self.config.compute_dtype)
         q, k, v = self._project(x, positions)
         if cached is not None:
             keys, values = cached
-            k = k.swapaxes(2, 3).astype(keys.dtype)
-            k = jax.lax.dynamic_update_slice_in_dim(keys, k, column, axis=3)
-            v = jax.lax.dynamic_update_slice_in_dim(values, v.astype(values.dtype), column, axis=2)
-            return self._mix(x, self._attend(q, k, v, visible, "bkhs"), drop), (k, v)
+            k, v = _cached(self.config, k), _cached(self.config, v)
+            k = jax.lax.dynamic_update_slice_in_dim(keys, k.swapaxes(2, 3), column, axis=3)
+            v = jax.lax.dynamic_update_slice_in_dim(values, v, column, axis=2)
+            return self._mix(x, cached_attention(q, k, v, visible, dtype), drop), (k, v)
         if last is not None:
             x, q, visible = x[:, -last:], q[:, :, :, -last:], visible[:, -last:]
-        return self._mix(x, self._attend(q, k, v, visible, "bksh"), drop), (k, v)
+        return self._mix(x, attention(q, k, v, visible, dtype), drop), (k, v)
 
 
-@jax.custom_vjp
-def masked_softmax(scores: jax.Array, visible: jax.Array) -> jax.Array:
-    """softmax over the last axis where visible, 0 elsewhere; even weights where nothing is.
-
-    Its own gradient, g -> p (g - sum p g), reads p once more instead of the scores: attention's
-    backward pass is shorter for it.
-    """
-    return jax.nn.softmax(jnp.where(visible, scores, HIDDEN), axis=-1)
-
-
-def _softmax_forward(scores, visible):
-    weights = masked_softmax(scores, visible)
-    return weights, weights
-
-
-def _softmax_backward(weights, g):
-    return weights * (g - (weights * g).sum(-1, keepdims=True)), None
-
-
-masked_softmax.defvjp(_softmax_forward, _softmax_backward)
+def _cached(config, x):
+    """As a cache holds it: rounded to the compute dtype, whatever it is kept in."""
+    dtype = config.compute_dtype
+    return x.astype(resolve_dtype(dtype)).astype(cache_dtype(dtype))
 
 
 def rotate(x: jax.Array, positions: jax.Array, base: float) -> jax.Array:
@@ -245,11 +227,14 @@ def head_matrix(config: TransformerConfig, params: Params) -> jax.Array:
 def logits(config: TransformerConfig, params: Params, hidden_states: jax.Array) -> jax.Array:
     """Logits [B, T, V] (float32) of hidden states [B, T, D]."""
     dtype = resolve_dtype(config.compute_dtype)
+    if "columns" in params:
+        return einsum("btd,dv->btv", hidden_states, params["columns"], dtype)
     return einsum("btd,vd->btv", hidden_states, head_matrix(config, params), dtype)
 
 
 def for_decoding(config: TransformerConfig, params: Params) -> Params:
-    """Matrices cast once to the compute dtype, so that no decode step casts them again."""
+    """Matrices cast once to the compute dtype, and "columns", the head transposed once: no decode
+    step does either again."""
     dtype = resolve_dtype(config.compute_dtype)
     small = {"attention_norm", "mlp_norm", "final_norm", "positions", "score"}
 
@@ -258,7 +243,8 @@ def for_decoding(config: TransformerConfig, params: Params) -> Params:
         keep = names & small or path[-1].key.endswith("bias")
         return leaf if keep else leaf.astype(dtype)
 
-    return jax.tree_util.tree_map_with_path(cast, params)
+    params = jax.tree_util.tree_map_with_path(cast, params)
+    return {**params, "columns": transposed(head_matrix(config, params))}
 
 
 def prefill(
@@ -268,7 +254,6 @@ def prefill(
 
     The cache holds P + room columns, one pair of buffers a layer.
     """
-    dtype = cache_dtype(config.compute_dtype)
     total = tokens.shape[1] + room
     require(total <= config.context, "context", config.context, f">= prompt + response = {total}")
     positions, visible = positions_of(segments), visible_pairs(segments)
@@ -277,9 +262,8 @@ def prefill(
         last = 1 if i == config.layers - 1 else None
         x, (k, v) = Block(config).apply({"params": block_params}, x, visible, positions, last)
         pad = ((0, 0), (0, 0), (0, room), (0, 0))
-        k, v = (jnp.pad(x.astype(dtype), pad) for x in (k, v))
-        k = k.swapaxes(2, 3)
-        cache.append((place(k, "cache"), place(v, "cache")))
+        k, v = (jnp.pad(_cached(config, x), pad) for x in (k, v))
+        cache.append((place(k.swapaxes(2, 3), "cache"), place(v, "cache")))
     return Norm(config).apply({"params": params["final_norm"]}, x), cache
 
 

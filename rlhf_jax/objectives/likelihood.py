@@ -18,10 +18,39 @@ def at_temperature(logits: Array, temperature: float) -> Array:
     return as_float(logits) / temperature
 
 
+@jax.custom_jvp
+def _log_z(logits: Array) -> Array:
+    """logsumexp over the vocabulary; its gradient exp(logits - log Z) is made where it is used.
+
+    Otherwise exp(logits - max) is kept for it from the forward pass: one more [B,T,V].
+    """
+    return jax.nn.logsumexp(logits, axis=-1)
+
+
+@_log_z.defjvp
+def _log_z_jvp(primals, tangents):
+    log_z = _log_z(*primals)
+    probabilities = jnp.exp(primals[0] - log_z[..., None])
+    return log_z, jnp.sum(probabilities * tangents[0], axis=-1)
+
+
 def _pick(logits: Array, targets: Array) -> Array:
     chex.assert_type(targets, int)
     chex.assert_shape(targets, logits.shape[:-1])
+    return _gathered(logits, targets)
+
+
+@jax.custom_jvp
+def _gathered(logits: Array, targets: Array) -> Array:
+    """logits[target]; the gradient is a selection, which fuses, and not a scatter, which does not."""
     return jnp.take_along_axis(logits, targets[..., None], axis=-1)[..., 0]
+
+
+@_gathered.defjvp
+def _gathered_jvp(primals, tangents):
+    columns = jax.lax.broadcasted_iota(primals[1].dtype, primals[0].shape, primals[0].ndim - 1)
+    chosen = jnp.where(columns == primals[1][..., None], tangents[0], 0)
+    return _gathered(*primals), jnp.sum(chosen, axis=-1)
 
 
 def token_log_probs(logits: Array, targets: Array, temperature: float = 1.0) -> Array:
@@ -38,7 +67,7 @@ def token_log_probs(logits: Array, targets: Array, temperature: float = 1.0) -> 
     Returns: float32[...], nats.
     """
     logits = at_temperature(logits, temperature)
-    return _pick(logits, targets) - jax.nn.logsumexp(logits, axis=-1)
+    return _pick(logits, targets) - _log_z(logits)
 
 
 def cross_entropy(
@@ -55,7 +84,7 @@ def cross_entropy(
     Returns: float32[...], nats.
     """
     logits = as_float(logits)
-    log_z = jax.nn.logsumexp(logits, axis=-1)
+    log_z = _log_z(logits)
     loss = log_z - _pick(logits, targets)
     if label_smoothing:
         loss = (1 - label_smoothing) * loss + label_smoothing * (log_z - jnp.mean(logits, -1))

@@ -37,29 +37,33 @@ def accumulate_gradients(
     """
     micros = _split(batch, micro_batches)
 
-    def one(index, micro):
+    def one(index, micro, factor=lambda weight: 1.0):
         keys = () if key is None else (replicas.own_key(jax.random.fold_in(key, index)),)
 
         def total(p):
             mean, metrics = loss(p, micro, *keys)
-            return mean.total, (mean, metrics)
+            return mean.total * factor(jax.lax.stop_gradient(mean.weight)), (mean, metrics)
 
         gradients, (mean, metrics) = jax.grad(total, has_aux=True)(params)
         return gradients, mean, metrics
 
-    if micro_batches == 1:
-        sums = one(0, jax.tree.map(lambda x: x[0], micros))
+    def reciprocal(weight):
+        weight = replicas.total(weight)
+        return jnp.where(weight > 0, 1 / jnp.where(weight > 0, weight, 1), 0)
+
+    first = jax.tree.map(lambda x: x[0], micros)
+    if micro_batches == 1:  # divides before the gradient is taken: one pass over it less
+        gradients, mean, metrics = replicas.total(one(0, first, reciprocal))
     else:
-        first = jax.tree.map(lambda x: x[0], micros)
         zeros = jax.tree.map(lambda x: jnp.zeros(x.shape, x.dtype), jax.eval_shape(one, 0, first))
-        sums, _ = jax.lax.scan(
+        (sums, mean, metrics), _ = jax.lax.scan(
             lambda carry, x: (jax.tree.map(jnp.add, carry, one(*x)), None),
             zeros,
             (jnp.arange(micro_batches), micros),
         )
-    gradients, mean, metrics = replicas.total(sums)
-    scale = jnp.where(mean.weight > 0, 1 / jnp.where(mean.weight > 0, mean.weight, 1), 0)
-    gradients = jax.tree.map(lambda g: (g * scale).astype(g.dtype), gradients)
+        scale = reciprocal(mean.weight)
+        sums, mean, metrics = replicas.total((sums, mean, metrics))
+        gradients = jax.tree.map(lambda g: (g * scale).astype(g.dtype), sums)
     reduced = {name: value.mean for name, value in metrics.items()}
     return gradients, reduced | {"loss": mean.mean, "grad_norm": optax.tree.norm(gradients)}
 

@@ -1,0 +1,80 @@
+"""Attention: values and gradients in both dtypes against loops in float64; a cache like a sequence."""
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+from rlhf_jax.models.attention import attention, cached_attention
+
+SHAPES = {"q": (2, 2, 3, 5, 4), "k": (2, 2, 7, 4), "v": (2, 2, 7, 4)}
+DTYPES = {"float32": 1e-5, "bfloat16": 4e-2}
+
+
+def arrays(seed=0):
+    rng = np.random.default_rng(seed)
+    q, k, v = (rng.normal(size=shape) for shape in SHAPES.values())
+    visible = rng.random((2, 5, 7)) < 0.6
+    visible[:, :, 0] = True
+    return q, k, v, visible
+
+
+def loops(q, k, v, visible, g):
+    """The result, and the gradients of sum(g x result), one query at a time."""
+    out, dq, dk, dv = np.zeros(g.shape), np.zeros(q.shape), np.zeros(k.shape), np.zeros(v.shape)
+    for b, h, group, t in np.ndindex(q.shape[:4]):
+        seen = np.flatnonzero(visible[b, t])
+        keys, values, root = k[b, h, seen], v[b, h, seen], np.sqrt(q.shape[-1])
+        e = np.exp(keys @ q[b, h, group, t] / root)
+        p, do = e / e.sum(), g[b, t, h, group]
+        out[b, t, h, group] = p @ values
+        ds = (np.diag(p) - np.outer(p, p)) @ (values @ do)
+        dq[b, h, group, t] = ds @ keys / root
+        dk[b, h, seen] += np.outer(ds, q[b, h, group, t]) / root
+        dv[b, h, seen] += np.outer(p, do)
+    return out, dq, dk, dv
+
+
+def close(ours, exact, dtype):
+    np.testing.assert_allclose(ours, exact, atol=DTYPES[dtype] * np.abs(exact).max())
+
+
+@pytest.mark.parametrize("dtype", DTYPES)
+def test_values_and_gradients(dtype):
+    q, k, v, visible = arrays()
+    g = np.random.default_rng(1).normal(size=(2, 5, 2, 3, 4))
+
+    def run(q, k, v, g):
+        attend = lambda q, k, v: attention(q, k, v, jnp.array(visible), jnp.dtype(dtype))
+        out, pull = jax.vjp(attend, q, k, v)
+        return out, *pull(g)
+
+    ours = jax.jit(run)(*(jnp.asarray(x, jnp.float32) for x in (q, k, v, g)))
+    for array, exact in zip(ours, loops(q, k, v, visible, g), strict=True):
+        assert array.dtype == jnp.float32
+        close(array, exact, dtype)
+
+
+def test_hidden_keys_have_no_gradient_and_a_query_that_sees_nothing_stays_finite():
+    q, k, v, visible = arrays()
+    visible[:, :, 3], visible[0, 2] = False, False
+    attend = lambda *qkv: attention(*qkv, jnp.array(visible), jnp.dtype("float32"))
+    out, pull = jax.vjp(attend, *(jnp.asarray(x, jnp.float32) for x in (q, k, v)))
+    assert np.isfinite(out).all()
+    # Nobody asks for what a query of padding answers: its gradient is 0.
+    g = jnp.ones_like(out).at[0, 2].set(0.0)
+    gradients = pull(g)
+    assert all(np.isfinite(x).all() for x in gradients)
+    assert not np.any(gradients[1][:, :, 3]) and not np.any(gradients[2][:, :, 3])
+    assert not np.any(gradients[0][0, :, :, 2])
+
+
+@pytest.mark.parametrize("groups", [1, 3])
+@pytest.mark.parametrize("dtype", DTYPES)
+def test_a_cache_gives_what_the_sequence_gives(dtype, groups):
+    q, k, v, visible = arrays()
+    q, visible = q[:, :, :groups, :1], visible[:, :1]
+    rounded = lambda x: jnp.asarray(x, jnp.float32).astype(dtype).astype(jnp.float32)
+    q, k, v, visible, dtype = *map(rounded, (q, k, v)), jnp.array(visible), jnp.dtype(dtype)
+    cached = jax.jit(cached_attention, static_argnums=4)(q, k.swapaxes(2, 3), v, visible, dtype)
+    np.testing.assert_allclose(cached, attention(q, k, v, visible, dtype), atol=1e-5)
