@@ -28,7 +28,8 @@ def compiling_for(platform: str):
         _target.reset(token)
 
 
-def _on_cpu() -> bool:
+def on_cpu() -> bool:
+    """Whether the program that is traced is for a CPU."""
     return (_target.get() or jax.default_backend()) == "cpu"
 
 
@@ -39,13 +40,13 @@ def resolve_dtype(name: str) -> jnp.dtype:
     """
     if name != "auto":
         return jnp.dtype(name)
-    return jnp.dtype("float32" if _on_cpu() and not _has_amx() else "bfloat16")
+    return jnp.dtype("float32" if on_cpu() and not _has_amx() else "bfloat16")
 
 
 def cache_dtype(name: str) -> jnp.dtype:
     """Of keys and values that are kept: the operands' dtype, so that no product changes. CPUs keep
     float32: their decode loop is slower with conversions in it."""
-    return jnp.dtype("float32") if _on_cpu() else resolve_dtype(name)
+    return jnp.dtype("float32") if on_cpu() else resolve_dtype(name)
 
 
 @functools.cache
@@ -74,7 +75,7 @@ def _placed(spec: str, role: str, x: jax.Array) -> jax.Array:
 
 def product(spec: str, a: jax.Array, b: jax.Array) -> jax.Array:
     """The product in the dtype of a, summed in float32. b may hold such numbers in float32."""
-    if a.dtype == jnp.bfloat16 and _on_cpu():
+    if a.dtype == jnp.bfloat16 and on_cpu():
         return _row_major_product(spec, a, b)
     return jnp.einsum(spec, a, b.astype(a.dtype), preferred_element_type=jnp.float32)
 
@@ -107,8 +108,8 @@ def _row_major_product(spec, a, b):
 
 
 def transposed(matrix: jax.Array) -> jax.Array:
-    """[V, D] -> [D, V], on CPUs in memory too: once for all the products that take it."""
-    return _row_major(matrix.T) if _on_cpu() else matrix.T
+    """[V, D] -> [D, V], in memory too: once for all the products that take it."""
+    return _row_major(matrix.T)
 
 
 def _row_major(x):

@@ -15,7 +15,7 @@ from flax import linen as nn
 from rlhf_jax.errors import require
 from rlhf_jax.models.attention import attention, cached_attention
 from rlhf_jax.models.config import TransformerConfig
-from rlhf_jax.models.matmul import cache_dtype, einsum, resolve_dtype, transposed
+from rlhf_jax.models.matmul import cache_dtype, einsum, on_cpu, resolve_dtype, transposed
 from rlhf_jax.models.placement import place
 
 Params = dict[str, Any]
@@ -233,8 +233,8 @@ def logits(config: TransformerConfig, params: Params, hidden_states: jax.Array) 
 
 
 def for_decoding(config: TransformerConfig, params: Params) -> Params:
-    """Matrices cast once to the compute dtype, and "columns", the head transposed once: no decode
-    step does either again."""
+    """Matrices cast once to the compute dtype, and on CPUs "columns", the head transposed once: no
+    decode step does either again."""
     dtype = resolve_dtype(config.compute_dtype)
     small = {"attention_norm", "mlp_norm", "final_norm", "positions", "score"}
 
@@ -244,7 +244,7 @@ def for_decoding(config: TransformerConfig, params: Params) -> Params:
         return leaf if keep else leaf.astype(dtype)
 
     params = jax.tree_util.tree_map_with_path(cast, params)
-    return {**params, "columns": transposed(head_matrix(config, params))}
+    return {**params, "columns": transposed(head_matrix(config, params))} if on_cpu() else params
 
 
 def prefill(

@@ -42,7 +42,7 @@ def _pick(logits: Array, targets: Array) -> Array:
 
 @jax.custom_jvp
 def _gathered(logits: Array, targets: Array) -> Array:
-    """logits[target]; the gradient is a selection, which fuses, and not a scatter, which does not."""
+    """logits[target]; the gradient is a selection, which fuses, not a scatter, which does not."""
     return jnp.take_along_axis(logits, targets[..., None], axis=-1)[..., 0]
 
 

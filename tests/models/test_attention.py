@@ -1,4 +1,4 @@
-"""Attention: values and gradients in both dtypes against loops in float64; a cache like a sequence."""
+"""Attention in both dtypes against loops in float64, gradients too; a cache like a sequence."""
 
 import jax
 import jax.numpy as jnp
