@@ -1,13 +1,13 @@
 """What checkpoints add to a training step: python benchmarks/checkpointing.py
 
 tiny   4 layers, d 256, 5 M parameters; 16 rows of 128 tokens, a checkpoint every 10 steps
-small  GPT-2 (124M) on the same batch, a checkpoint every 3 steps
+small  GPT-2 (124M) on the same batch, a checkpoint every 4 steps
 
-SFT through the loop, with checkpoints and without, in turns: the median difference of two
-neighbours is what a checkpoint costs, saved so often that it stands out. By steps of the length
-measured that is a share of the default interval, `share_at_default`. The time that the loop waits
-for a save is part of it, and so is what writing and hashing in the background take from the steps.
-Writes the table to the terminal and everything to --out as JSON.
+SFT through the loop. After a save, the seconds of the first half of the steps up to the next one
+less those of the second half are what it costs: the time that the loop waits for it, and what
+writing and hashing in the background take from the steps. The median over --saves of that, as a
+share of the default interval of such steps, is `share_at_default`. Writes the table to the terminal
+and everything to --out as JSON.
 """
 
 import argparse
@@ -22,25 +22,24 @@ import time
 from pathlib import Path
 
 ROWS, LENGTH = 16, 128
-EVERY = {"tiny": 10, "small": 3}
-SAVES = {"tiny": 3, "small": 1}  # of a measured stretch
+EVERY = {"tiny": 10, "small": 4}
 COLUMNS = {
     "parameters": lambda r: f"{r['parameters'] / 1e6:.0f} M",
     "checkpoint": lambda r: f"{r['checkpoint_mib']:.0f} MiB",
     "a step": lambda r: f"{r['step_seconds']:.3f} s",
     "a checkpoint adds": lambda r: f"{r['checkpoint_seconds']:.3f} s",
     "the loop waits for it": lambda r: f"{r['blocking_seconds']:.3f} s",
+    "on disk, hashed, after": lambda r: f"{r['written_seconds']:.3f} s",
     "share at the default interval": lambda r: f"{r['share_at_default']:.2%}",
 }
 
 
-def measure(size: str, pairs: int) -> dict:
+def measure(size: str, saves: int) -> dict:
     """One size, in this process: seconds of a step, and what a checkpoint adds to them."""
     from rlhf_jax.parallel.host import keep_pages
 
     keep_pages()
     import jax
-    import jax.numpy as jnp
     import numpy as np
 
     from rlhf_jax.models import transformer
@@ -52,10 +51,10 @@ def measure(size: str, pairs: int) -> dict:
     model = dataclasses.replace(SIZES["gpt2" if size == "small" else size], scan_layers=False)
     config = supervised.SupervisedConfig(OptimizerConfig(1e-5), batch_size=ROWS, length=LENGTH)
     params = transformer.init(model, jax.random.key(0))
-    every, saves = EVERY[size], SAVES[size]
-    steps = every * (saves + 1)  # each save has an interval to end in; the last is not measured
+    every, half = EVERY[size], EVERY[size] // 2
+    steps = every * (saves + 1)  # the first interval compiles
     update, optimizer = supervised.make_update(supervised.likelihood_loss(model), config, steps)
-    started, blocking = [], []
+    started, saved, blocking, written = [], [], [], []
 
     class Batches:
         random = np.random.default_rng(0)
@@ -72,39 +71,30 @@ def measure(size: str, pairs: int) -> dict:
         started.append(time.perf_counter())
         return update(state, batch)
 
-    save = checkpoint.Checkpoints.save
+    save, sign = checkpoint.Checkpoints.save, checkpoint.manifest.write
 
-    def timed_save(self, step, *rest):
-        began = time.perf_counter()
-        save(self, step, *rest)
-        if step < steps:
-            blocking.append(time.perf_counter() - began)
+    def timed_save(*arguments):
+        saved.append(time.perf_counter())
+        save(*arguments)
+        blocking.append(time.perf_counter() - saved[-1])
 
-    checkpoint.Checkpoints.save = timed_save
+    def timed_sign(*arguments):
+        sign(*arguments)
+        written.append(time.perf_counter() - saved[-1])
 
-    def stretch(interval: int) -> float:
-        """Seconds from the second step's start to the last one's."""
-        started.clear()
-        state = supervised.initial_state(
-            jax.tree.map(jnp.copy, params), optimizer, jax.random.key(0)
-        )
-        task = loop.Task("sft", state, step, Batches(), steps, ROWS * LENGTH)
-        with tempfile.TemporaryDirectory() as directory:
-            loop.run(task, directory, loop.LoopConfig(interval), fingerprint={})
-            files = Path(directory, "checkpoints", str(steps)).rglob("*")
-            sizes.append(sum(file.stat().st_size for file in files if file.is_file()))
-        return started[-1] - started[1]
-
-    sizes: list[int] = []
-    never = steps + 1
-    stretch(never)  # compiles
-    without, added = [], []
-    for number in range(pairs):
-        order = (never, every) if number % 2 else (every, never)
-        seconds = {interval: stretch(interval) for interval in order}
-        without.append(seconds[never] / (steps - 2))
-        added.append((seconds[every] - seconds[never]) / saves)
-    step_seconds, checkpoint_seconds = statistics.median(without), statistics.median(added)
+    checkpoint.Checkpoints.save, checkpoint.manifest.write = timed_save, timed_sign
+    state = supervised.initial_state(params, optimizer, jax.random.key(0))
+    task = loop.Task("sft", state, step, Batches(), steps, ROWS * LENGTH)
+    with tempfile.TemporaryDirectory() as directory:
+        loop.run(task, directory, loop.LoopConfig(every), fingerprint={})
+        files = Path(directory, "checkpoints", str(steps)).rglob("*")
+        size_in_bytes = sum(file.stat().st_size for file in files if file.is_file())
+    added, plain = [], []
+    for last in range(every - 1, steps - every, every):  # the step that each save follows
+        begin, middle, end = (started[last + i] for i in (0, half, 2 * half))
+        added.append((middle - begin) - (end - middle))
+        plain.append((end - middle) / half)
+    step_seconds, checkpoint_seconds = statistics.median(plain), statistics.median(added)
     default = loop.LoopConfig().checkpoint_every
     return {
         "size": size,
@@ -112,12 +102,13 @@ def measure(size: str, pairs: int) -> dict:
         "cores": os.cpu_count(),
         "default_interval": default,
         "measured_interval": every,
-        "checkpoint_mib": sizes[-1] / 2**20,
+        "checkpoint_mib": size_in_bytes / 2**20,
         "step_seconds": step_seconds,
-        "step_seconds_all": without,
+        "step_seconds_all": plain,
         "checkpoint_seconds": checkpoint_seconds,
         "checkpoint_seconds_all": added,
         "blocking_seconds": statistics.median(blocking),
+        "written_seconds": statistics.median(written),
         "share_at_default": checkpoint_seconds / (default * step_seconds),
     }
 
@@ -138,18 +129,18 @@ def table(results: list[dict]) -> None:
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--sizes", nargs="+", choices=("tiny", "small"), default=["tiny", "small"])
-    parser.add_argument("--pairs", type=int, default=5, help="stretches with and without")
+    parser.add_argument("--saves", type=int, default=20)
     parser.add_argument("--out", type=Path, default=Path("runs/bench/checkpointing.json"))
     parser.add_argument("--here", action="store_true", help="one size, in this process, as JSON")
     options = parser.parse_args()
     if options.here:
-        print(json.dumps(measure(options.sizes[0], options.pairs)))
+        print(json.dumps(measure(options.sizes[0], options.saves)))
         return
     results = []
     for size in options.sizes:
         command = [sys.executable, __file__, "--here", "--sizes", size]
-        pairs = options.pairs if size == "tiny" else min(options.pairs, 2)
-        command += ["--pairs", str(pairs)]
+        saves = options.saves if size == "tiny" else min(options.saves, 5)
+        command += ["--saves", str(saves)]
         done = subprocess.run(command, stdout=subprocess.PIPE, text=True, check=True)
         results.append(json.loads(done.stdout.splitlines()[-1]))
     options.out.parent.mkdir(parents=True, exist_ok=True)
