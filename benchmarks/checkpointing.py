@@ -45,7 +45,7 @@ def measure(size: str, saves: int) -> dict:
     from rlhf_jax.models import transformer
     from rlhf_jax.models.config import SIZES
     from rlhf_jax.stages import supervised
-    from rlhf_jax.training import checkpoint, loop
+    from rlhf_jax.training import checkpoint, loop, metrics
     from rlhf_jax.training.optimizer import OptimizerConfig
 
     model = dataclasses.replace(SIZES["gpt2" if size == "small" else size], scan_layers=False)
@@ -71,18 +71,26 @@ def measure(size: str, saves: int) -> dict:
         started.append(time.perf_counter())
         return update(state, batch)
 
-    save, sign = checkpoint.Checkpoints.save, checkpoint.manifest.write
+    sync = metrics.MetricsWriter.sync
 
-    def timed_save(*arguments):
+    def noted_sync(writer):
         saved.append(time.perf_counter())
-        save(*arguments)
-        blocking.append(time.perf_counter() - saved[-1])
+        sync(writer)
 
-    def timed_sign(*arguments):
-        sign(*arguments)
-        written.append(time.perf_counter() - saved[-1])
+    def after(owner, name, times):
+        """Seconds from the begin of the save to the end of each call of owner.name."""
+        function = getattr(owner, name)
 
-    checkpoint.Checkpoints.save, checkpoint.manifest.write = timed_save, timed_sign
+        def timed(*arguments):
+            function(*arguments)
+            times.append(time.perf_counter() - saved[-1])
+
+        setattr(owner, name, timed)
+
+    # All steps before a save have ended when it begins, by putting the metrics on disk.
+    metrics.MetricsWriter.sync = noted_sync
+    after(checkpoint.Checkpoints, "save", blocking)
+    after(checkpoint.manifest, "write", written)
     state = supervised.initial_state(params, optimizer, jax.random.key(0))
     task = loop.Task("sft", state, step, Batches(), steps, ROWS * LENGTH)
     with tempfile.TemporaryDirectory() as directory:
@@ -90,8 +98,10 @@ def measure(size: str, saves: int) -> dict:
         files = Path(directory, "checkpoints", str(steps)).rglob("*")
         size_in_bytes = sum(file.stat().st_size for file in files if file.is_file())
     added, plain = [], []
-    for last in range(every - 1, steps - every, every):  # the step that each save follows
-        begin, middle, end = (started[last + i] for i in (0, half, 2 * half))
+    for number in range(saves):
+        begin, end = saved[number : number + 2]
+        # Steps run one behind: when this one starts, the first half after the save has ended.
+        middle = started[(number + 1) * every + half + 1]
         added.append((middle - begin) - (end - middle))
         plain.append((end - middle) / half)
     step_seconds, checkpoint_seconds = statistics.median(plain), statistics.median(added)
