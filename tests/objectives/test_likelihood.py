@@ -258,3 +258,11 @@ def test_malformed_input_is_refused():
         token_log_probs(logits, jnp.zeros((2, 3)))
     with pytest.raises(AssertionError):
         token_log_probs(logits, jnp.zeros((2, 3), jnp.int32), temperature=0.0)
+
+
+def test_second_derivatives_of_log_probs_are_those_of_log_softmax():
+    """Forward over reverse: d2 log p[target] / dx2 = -(diag(p) - p p')."""
+    x = LOGITS[0, 0]
+    hessian = jax.hessian(lambda x: token_log_probs(x[None], jnp.array([2]))[0])(jnp.asarray(x))
+    p = np.array(probabilities(x))
+    assert_close(hessian, np.outer(p, p) - np.diag(p))
