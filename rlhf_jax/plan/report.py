@@ -11,7 +11,8 @@ from rlhf_jax.plan.chips import Topology
 from rlhf_jax.plan.compiling import GIB, Compiled
 from rlhf_jax.plan.flops import PETAFLOPS_DAY
 
-PAPER = {"sft": 4.9, "ppo_ptx": 60.0}  # petaflop/s-days, 175B (Ouyang et al. 2022, table 9)
+PAPER = {"sft": 4.9, "ppo_ptx": 60.0}  # petaflop/s-days, 175B (Ouyang et al. 2022, section 5.1)
+WHOSE = {"sft": "the paper's 175B baseline of 16 epochs", "ppo_ptx": "the paper's 175B"}
 
 
 @dataclasses.dataclass(frozen=True)
@@ -135,7 +136,7 @@ def print_plan(plan: Plan, console: Console | None = None) -> None:
         if work is None:
             console.print(f"{stage}: how many steps depends on the data", highlight=False)
             continue
-        paper = f"; the paper's 175B: {PAPER[stage]:g}" if stage in PAPER else ""
+        paper = f"; {WHOSE[stage]}: {PAPER[stage]:g}" if stage in PAPER else ""
         took = "" if days is None else f", {days:.2g} days at best"
         console.print(f"{stage}: {work:.3g} petaflop/s-days{paper}{took}", highlight=False)
     console.print(verdict(plan), highlight=False)
