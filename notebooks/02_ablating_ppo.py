@@ -57,7 +57,7 @@ from rlhf_jax.worlds.instruction import InstructionWorld, WorldConfig
 # %%
 PROMPT, RESPONSE = 40, 20  # tokens
 MODEL = TransformerConfig(
-    vocab_size=512, layers=2, width=96, heads=4, context=64, scan_layers=False
+    vocab_size=512, layers=2, width=64, heads=4, context=64, scan_layers=False
 )
 world = InstructionWorld(WorldConfig(sft=2000, feedback=600, ppo=2000, documents=1000))
 demonstrations, text = world.demonstrations("sft", careless=0.5), world.corpus("train")
@@ -81,7 +81,7 @@ batches = mixed_batches(
     fraction=0.5, seed=2,
 )  # fmt: skip
 start = transformer.init(MODEL, jax.random.key(0))
-sft, metrics = train_stage(supervised.likelihood_loss(MODEL), start, batches, 900, 3e-3)
+sft, metrics = train_stage(supervised.likelihood_loss(MODEL), start, batches, 600, 4e-3)
 print("SFT:", metrics["loss"], "nats a token")
 
 sampler = Sampler(
@@ -197,11 +197,11 @@ def experience(params, prompts, key, c):
 
 
 # %% [markdown]
-# Four steps of Adam on each batch of 64 episodes: enough for the policy to leave the one that
+# Four steps of Adam on each batch of 48 episodes: enough for the policy to leave the one that
 # sampled, which is what the clip is about.
 
 # %%
-EPISODES, EPOCHS, ITERATIONS = 64, 4, 25
+EPISODES, EPOCHS, ITERATIONS = 48, 4, 20
 adam = lambda peak: optax.chain(
     optax.clip_by_global_norm(1.0),
     optax.adam(optax.cosine_decay_schedule(peak, EPOCHS * ITERATIONS, 0.1)),

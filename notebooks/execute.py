@@ -32,6 +32,7 @@ def execute(source: Path) -> nbformat.NotebookNode:
         notebook, timeout=600, kernel_name="python3", record_timing=False,
         resources={"metadata": {"path": str(HERE)}},
     )  # fmt: skip
+    client.create_kernel_manager().transport = "ipc"  # not over TCP
     simulated = "XLA_FLAGS"  # the tests ask for eight devices there
     client.execute(env={name: value for name, value in os.environ.items() if name != simulated})
     return notebook
