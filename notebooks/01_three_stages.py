@@ -236,8 +236,8 @@ optimizer = optax.multi_transform(
 params = {"policy": sft, "value": reward}
 update, state, ppo_history = make_update(ppo_loss, optimizer), optimizer.init(params), []
 for iteration in range(ITERATIONS):
-    prompts = {name: next_[name] for next_ in [next(batches)] for name in ("tokens", "segments")}
-    batch, metrics = experience(params, prompts, jax.random.fold_in(jax.random.key(3), iteration))
+    key = jax.random.fold_in(jax.random.key(3), iteration)
+    batch, metrics = experience(params, next(batches), key)
     for rows in np.arange(EPISODES).reshape(MINIBATCHES, -1):
         params, state, _ = update(params, state, jax.tree.map(lambda x, r=rows: x[r], batch))
     ppo_history.append(metrics)

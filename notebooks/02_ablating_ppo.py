@@ -56,9 +56,7 @@ from rlhf_jax.worlds.instruction import InstructionWorld, WorldConfig
 
 # %%
 PROMPT, RESPONSE = 40, 20  # tokens
-MODEL = TransformerConfig(
-    vocab_size=512, layers=2, width=64, heads=4, context=64, scan_layers=False
-)
+MODEL = TransformerConfig(vocab_size=512, layers=2, width=64, heads=4, context=64)
 world = InstructionWorld(WorldConfig(sft=2000, feedback=600, ppo=2000, documents=1000))
 demonstrations, text = world.demonstrations("sft", careless=0.5), world.corpus("train")
 seen = [d.prompt + d.response for d in demonstrations] + text
@@ -238,8 +236,8 @@ def train(**changes):
     )
     texts = text_batches(text, tokenizer, batch_size=EPISODES, length=48, seed=0)
     for i in range(ITERATIONS):
-        prompt = {k: v for k, v in next(prompts).items() if k != "index"}
-        batch, seen = experience(params, prompt, jax.random.fold_in(jax.random.key(0), i), c)
+        key = jax.random.fold_in(jax.random.key(0), i)
+        batch, seen = experience(params, next(prompts), key, c)
         params, state, metrics = update(params, state, batch, next(texts), c)
         history.append(seen | metrics)
     return params["policy"], {name: np.array([h[name] for h in history]) for name in history[0]}

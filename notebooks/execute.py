@@ -29,10 +29,9 @@ def execute(source: Path) -> nbformat.NotebookNode:
     for number, cell in enumerate(notebook.cells):
         cell.id, cell.metadata = f"{source.stem[:2]}-{number}", {}
     client = nbclient.NotebookClient(
-        notebook, timeout=600, kernel_name="python3", record_timing=False,
+        notebook, timeout=600, startup_timeout=300, kernel_name="python3", record_timing=False,
         resources={"metadata": {"path": str(HERE)}},
     )  # fmt: skip
-    client.create_kernel_manager().transport = "ipc"  # not over TCP
     simulated = "XLA_FLAGS"  # the tests ask for eight devices there
     client.execute(env={name: value for name, value in os.environ.items() if name != simulated})
     return notebook
