@@ -79,7 +79,7 @@ batches = mixed_batches(
     fraction=0.5, seed=2,
 )  # fmt: skip
 start = transformer.init(MODEL, jax.random.key(0))
-sft, metrics = train_stage(supervised.likelihood_loss(MODEL), start, batches, 600, 4e-3)
+sft, metrics = train_stage(supervised.likelihood_loss(MODEL), start, batches, 500, 4e-3)
 print("SFT:", metrics["loss"], "nats a token")
 
 sampler = Sampler(
@@ -195,11 +195,11 @@ def experience(params, prompts, key, c):
 
 
 # %% [markdown]
-# Four steps of Adam on each batch of 48 episodes: enough for the policy to leave the one that
+# Three steps of Adam on each batch of 48 episodes: enough for the policy to leave the one that
 # sampled, which is what the clip is about.
 
 # %%
-EPISODES, EPOCHS, ITERATIONS = 48, 4, 20
+EPISODES, EPOCHS, ITERATIONS = 48, 3, 20
 adam = lambda peak: optax.chain(
     optax.clip_by_global_norm(1.0),
     optax.adam(optax.cosine_decay_schedule(peak, EPOCHS * ITERATIONS, 0.1)),
@@ -302,7 +302,7 @@ plt.show()
 # `gradients_by_term` keeps apart.
 
 # %%
-figure, panels = plt.subplots(1, 3, figsize=(13, 3.4), layout="constrained")
+figure, panels = plt.subplots(1, 3, figsize=(12, 3.2), layout="constrained", dpi=70)
 colors = plt.get_cmap("tab10").colors
 for (name, (_, history)), color in zip(trained.items(), colors, strict=False):
     panels[0].plot(history["kl"], history["score"], "-", color=color, label=name, linewidth=1.2)
@@ -321,3 +321,31 @@ panels[0].set(xlabel="KL to SFT, nats a response", ylabel="score")
 for panel in panels[1:]:
     panel.set(xlabel="iteration", yscale="log")
 plt.show()
+
+# %% [markdown]
+# ## Reading it
+#
+# - **KL.** Without the penalty the policy goes several times as far from SFT. It still gains here:
+#   20 iterations are too few to over-optimise this reward model. Five times the penalty holds the
+#   policy close, and its score with it.
+# - **ptx.** Without it the loss on text rises more than under any other change: the alignment tax
+#   (Ouyang et al. 2022). With it the text is kept, and some gold score is paid: the two gradients
+#   are about the same size, as the last picture has it.
+# - **Clip.** Without it the first batches move the policy several times as far, and to less.
+# - **Whitening.** The gradient scales with the advantages; left as they are, they are small here,
+#   and the policy stays nearer.
+# - **Value function.** InstructGPT starts it as the reward model. From a head of zeros it did no
+#   worse here. A reward model is trained at the last token, and its score of half a response is no
+#   value of it: the value term's gradient is the largest of all at first.
+#
+# One seed, 20 iterations, a model of a tenth of a million parameters: what carries over is the way
+# to ask, not the numbers. To ask something else, add a line to `ABLATIONS`, or a term to the sum.
+
+# %%
+kls = {name: r["KL to SFT"] for name, r in results.items() if name != "SFT"}
+texts = {name: r["text"] for name, r in results.items()}
+early = {name: history["moved"][:5].mean() for name, (_, history) in trained.items()}
+assert results["PPO-ptx"]["gold score"].mean > results["SFT"]["gold score"].mean
+assert max(kls, key=kls.get) == "no KL penalty" and min(kls, key=kls.get) == "KL penalty x 5"
+assert max(texts, key=texts.get) == "no ptx" and texts["no ptx"] > texts["PPO-ptx"] + 0.1
+assert early["no clip"] > 1.5 * early["PPO-ptx"]
