@@ -6,8 +6,8 @@
 # all three: supervised fine-tuning on demonstrations, a reward model from ranked outputs, PPO
 # against that reward model. A grader that none of the three ever sees says whether it helped.
 #
-# **Shows:** every line between a batch and a gradient. **Takes:** about a minute and a half on two
-# CPU cores, most of it compilation.
+# **Shows:** every line between a batch and a gradient. **Takes:** a minute or two on two CPU
+# cores, most of it compilation.
 
 # %%
 import tempfile

@@ -10,8 +10,8 @@
 # matter of opinion here: it is measured, with an interval, against the exact number.
 #
 # **Shows:** bias, variance, cosine and cost of 26 estimators; when bias is a good trade; how to
-# measure an estimator of your own in one line; what PPO's clip buys off policy. **Takes:** about
-# three quarters of a minute on two CPU cores.
+# measure an estimator of your own in one line; what PPO's clip buys off policy. **Takes:** a
+# minute or two on two CPU cores.
 
 # %%
 

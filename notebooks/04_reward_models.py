@@ -7,7 +7,7 @@
 #
 # **Shows:** held-out accuracy of five losses as noise and miscalibration rise, over 16 simulated
 # studies each; what repairs regression; what rankings cannot tell; what label smoothing does to a
-# reward model's confidence. **Takes:** about three quarters of a minute on two CPU cores.
+# reward model's confidence. **Takes:** a minute or two on two CPU cores.
 
 # %%
 import functools
