@@ -73,7 +73,8 @@ class Run:
     def check_rows(self, stages: Sequence[str]) -> None:
         """Raises ConfigError, before any compute, where a stage's batch does not fit the mesh."""
         for stage in stages:
-            if not has_model(self.stage_directory(stage) / "model"):
+            elsewhere = stage == "reward" and self.config.reward_from is not None
+            if not elsewhere and not has_model(self.stage_directory(stage) / "model"):
                 check_rows(self.runner, self.config, stage)
 
     def key(self, purpose: str) -> jax.Array:
