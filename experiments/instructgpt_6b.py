@@ -4,7 +4,11 @@
     RLHF_JAX_DATA=FOLDER rlhf-jax run experiments/instructgpt_6b.py
 
 The first needs no TPU: it compiles every program for that slice, says what each chip would hold and
-do, and that it fits. FITS
+do, and that it fits: on these 64 chips at most 37.8 of 95.7 GiB a chip (the reward model's update;
+30.9 in PPO-ptx, its rollout). Of the peak, 38 % in pretraining's and the reward model's update, 53
+in scoring, 40 in PPO-ptx's update, 8 in SFT's, whose 32 rows are fewer than the chips, and 2 in
+rollouts, which read their cache for every token. 0.029 petaflop/s-days of SFT, 3.0 of PPO-ptx (the
+paper prints 4.9 and 60 for 175 billion).
 FOLDER holds your own records (`FolderData`): the paper's were never released.
 
 A field marked "not printed" is our choice where the paper is silent. Its models pretrain on 300
