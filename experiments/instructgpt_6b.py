@@ -85,7 +85,7 @@ config = Experiment(
         dropout=0.2,  # of the SFT baseline; not printed for pretraining and PPO's start
         compute_dtype="bfloat16",
         scan_layers=True,
-        remat=True,
+        remat="full",
     ),
     pretrain=SupervisedConfig(  # Brown et al. 2020, table 2.1 and appendix B
         dataclasses.replace(

@@ -43,7 +43,7 @@ def ppo(**changes) -> PPOConfig:
     return PPOConfig(
         policy_optimizer=OptimizerConfig(learning_rate=3e-4, warmup_steps=10),
         value_optimizer=OptimizerConfig(learning_rate=1e-3, warmup_steps=10),
-        iterations=40,
+        iterations=60,
         batch_size=128,
         minibatches=4,
         prompt_length=32,

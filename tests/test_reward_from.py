@@ -81,7 +81,7 @@ def test_another_shape_is_refused_by_field(run, tmp_path):
 
 
 def test_how_a_model_is_computed_may_differ(run, tmp_path):
-    other = changed(run, tmp_path, dataclasses.replace(REWARD, remat=True, scan_layers=True))
+    other = changed(run, tmp_path, dataclasses.replace(REWARD, remat="full", scan_layers=True))
     assert other.model("reward")["tokens"].shape == (400, 16)
 
 
@@ -111,5 +111,5 @@ def test_a_reward_model_that_cannot_serve_is_refused(changes, told):
 
 
 def test_the_policy_s_own_shape_needs_no_other_run():
-    same = TransformerConfig(**dataclasses.asdict(config.model) | {"remat": True})
+    same = TransformerConfig(**dataclasses.asdict(config.model) | {"remat": "full"})
     assert dataclasses.replace(config, reward_model=same).scorer is same

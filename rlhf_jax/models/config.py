@@ -30,7 +30,9 @@ class TransformerConfig:
     dropout: float = 0.0  # of residual branches, in supervised training only
     compute_dtype: Literal["auto", "float32", "bfloat16"] = "auto"
     scan_layers: bool = True  # False unrolls: longer to compile, about a tenth faster
-    remat: bool = False  # recompute each layer in the backward pass
+    # What a backward pass computes again: nothing, all of each layer but its products with weights,
+    # or all of each layer.
+    remat: Literal["off", "dots", "full"] = "off"
     logit_chunk: int | None = None  # tokens of a row whose logits are held at a time; None: all
 
     def __post_init__(self):

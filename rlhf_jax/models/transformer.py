@@ -21,6 +21,11 @@ from rlhf_jax.models.placement import place
 Params = dict[str, Any]
 Cache = list[tuple[jax.Array, jax.Array]]  # per layer: keys [B, KV, hd, S], values [B, KV, S, hd]
 
+# What the forward pass keeps of a layer for the backward pass, by `TransformerConfig.remat`.
+KEPT = {
+    "dots": jax.checkpoint_policies.dots_with_no_batch_dims_saveable,
+    "full": jax.checkpoint_policies.nothing_saveable,
+}
 # The gradient makes tanh again rather than keep it: one array of the feed-forward width less.
 gelu = jax.checkpoint(functools.partial(jax.nn.gelu, approximate=True))
 
@@ -205,7 +210,9 @@ def hidden(
 
     def run(x, params, key, last=None):
         once = functools.partial(block, last=last)
-        return (jax.checkpoint(once) if config.remat else once)(x, params, key)
+        if config.remat != "off":
+            once = jax.checkpoint(once, policy=KEPT[config.remat])
+        return once(x, params, key)
 
     keys = None if dropout_key is None else jax.random.split(dropout_key, config.layers)
     x = _embed(config, params, tokens, positions)

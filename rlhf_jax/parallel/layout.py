@@ -33,14 +33,16 @@ PARAMETERS = {
     "gate_bias": (2, P(None, "tensor")),
     "down": (3, P(None, "tensor", "fsdp")),
 }
-TIME = P(None, ROWS)  # of a batch with fewer rows than chips to cut them over
-BATCHES = (P(ROWS), TIME)
+# How rows and time of a batch are cut: the first that divides. With fewer rows than chips, one
+# axis of the mesh cuts the rows still, if it can, and time is cut over the other.
+CUTS = ((ROWS, ()), ("fsdp", ("data",)), ("data", ("fsdp",)), (None, ROWS))
+BATCHES = tuple(P(rows, time or None) for rows, time in CUTS)
 # What a model computes: the first that divides. A layer's first product of two gathers the tokens
 # and makes a share of the heads or of the feed-forward width; the second sums over the shares.
 # Between them the residual stream is cut along time over "tensor" too (Korthikanti et al. 2022).
 WHOLE = BATCHES
-SHARE = (P(ROWS, None, "tensor"), P(None, ROWS, "tensor"))
-STREAM = (P(ROWS, "tensor"), P(ROWS), P(None, (*ROWS, "tensor")), TIME)
+SHARE = tuple(P(rows, time or None, "tensor") for rows, time in CUTS)
+STREAM = tuple(P(rows, cut or None) for rows, time in CUTS for cut in ((*time, "tensor"), time))
 
 
 def _first_product(spec: str) -> dict:

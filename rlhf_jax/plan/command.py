@@ -80,4 +80,4 @@ def make_plan(
 
 
 def _plain(model):
-    return None if model is None else dataclasses.replace(model, remat=False, logit_chunk=None)
+    return None if model is None else dataclasses.replace(model, remat="off", logit_chunk=None)

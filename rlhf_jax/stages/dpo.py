@@ -20,9 +20,8 @@ from rlhf_jax.objectives.reductions import WeightedMean
 from rlhf_jax.objectives.reward_models import over_pairs, ranked_accuracy
 from rlhf_jax.parallel.runner import Compile, one_device
 from rlhf_jax.stages.log_probs import log_probs_of
-from rlhf_jax.stages.reward_model import ranking_by_ranking
+from rlhf_jax.stages.reward_model import RankingConfig, ranking_by_ranking
 from rlhf_jax.training.micro_batches import in_pieces
-from rlhf_jax.training.optimizer import OptimizerConfig
 
 
 class Response(NamedTuple):
@@ -125,29 +124,10 @@ Preference = DPO | IPO | SimPO | ORPO
 
 
 @dataclasses.dataclass(frozen=True)
-class DPOConfig:
-    """The reward model's batches: all pairs of a prompt in one batch element."""
+class DPOConfig(RankingConfig):
+    """The reward model's batches, and the loss of a pair."""
 
-    optimizer: OptimizerConfig
     objective: Preference = DPO()
-    epochs: float = 1.0
-    batch_size: int = 64  # prompts
-    outputs: int = 9  # of a batch element; at least the largest K
-    packed: bool = False  # several rankings in a batch element
-    length: int = 2048  # tokens of prompt and response; longer outputs are dropped and counted
-    micro_batches: int = 1
-
-    def __post_init__(self):
-        for field in ("epochs", "batch_size", "length", "micro_batches"):
-            value = getattr(self, field)
-            require(value > 0, field, value, "positive")
-        require(self.outputs >= 2, "outputs", self.outputs, "at least 2")
-        require(
-            self.batch_size % self.micro_batches == 0,
-            "micro_batches",
-            self.micro_batches,
-            f"a divisor of batch_size = {self.batch_size}",
-        )
 
 
 def response_log_probs(model: TransformerConfig, params: Any, batch: dict) -> jax.Array:

@@ -16,8 +16,9 @@ from rlhf_jax.training.optimizer import OptimizerConfig
 
 
 @dataclasses.dataclass(frozen=True)
-class RewardConfig:
-    """InstructGPT: 64 prompts a batch, K = 4..9 outputs each, one epoch."""
+class RankingConfig:
+    """Of stages that learn from rankings. InstructGPT: 64 prompts a batch, K = 4..9 outputs each,
+    one epoch."""
 
     optimizer: OptimizerConfig
     epochs: float = 1.0
@@ -26,21 +27,30 @@ class RewardConfig:
     packed: bool = False  # several rankings in a batch element
     length: int = 2048  # tokens of prompt and response; longer outputs are dropped and counted
     micro_batches: int = 1
-    normalise: Literal["none", "shift", "gain_and_bias"] = "shift"
 
     def __post_init__(self):
         for field in ("epochs", "batch_size", "length", "micro_batches"):
             value = getattr(self, field)
             require(value > 0, field, value, "positive")
         require(self.outputs >= 2, "outputs", self.outputs, "at least 2")
-        ways = ("none", "shift", "gain_and_bias")
-        require(self.normalise in ways, "normalise", self.normalise, f"one of {ways}")
         require(
             self.batch_size % self.micro_batches == 0,
             "micro_batches",
             self.micro_batches,
             f"a divisor of batch_size = {self.batch_size}",
         )
+
+
+@dataclasses.dataclass(frozen=True)
+class RewardConfig(RankingConfig):
+    """A reward model, and how its scores are moved at the end."""
+
+    normalise: Literal["none", "shift", "gain_and_bias"] = "shift"
+
+    def __post_init__(self):
+        super().__post_init__()
+        ways = ("none", "shift", "gain_and_bias")
+        require(self.normalise in ways, "normalise", self.normalise, f"one of {ways}")
 
 
 def score_sequences(model: TransformerConfig, params: Any, tokens, segments) -> jax.Array:

@@ -113,7 +113,7 @@ def test_packed_documents_do_not_see_each_other(config):
     np.testing.assert_allclose(logits[:, 5:], run(config, params, b, np.ones_like(b)), atol=1e-5)
 
 
-@pytest.mark.parametrize("change", [{"scan_layers": False}, {"remat": True}])
+@pytest.mark.parametrize("change", [{"scan_layers": False}, {"remat": "dots"}, {"remat": "full"}])
 def test_scan_unroll_and_remat_agree_with_gradients(config, change):
     tokens = jnp.array(tokens_of(9))
     segments = jnp.ones_like(tokens)

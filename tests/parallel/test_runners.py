@@ -6,6 +6,7 @@ import functools
 import jax
 import numpy as np
 import pytest
+from jax.sharding import PartitionSpec as P
 
 from rlhf_jax.errors import ConfigError
 from rlhf_jax.models import score, transformer
@@ -193,15 +194,25 @@ def test_rows_that_fit_no_layout_are_refused_by_number():
         make_runner(ParallelConfig(fsdp=3))
 
 
-def test_fewer_rows_than_devices_are_cut_along_time():
-    runner = make_runner(LAYOUTS["8x1x1"])
-    config = supervised.SupervisedConfig(RATE, batch_size=2, length=LENGTH)
-    loss, batch = supervised.likelihood_loss(MODEL), tiny.text_batch(2)
+@pytest.mark.parametrize(
+    "layout, rows, cut",
+    [
+        ("8x1x1", 2, P("fsdp", ("data",))),
+        ("2x4x1", 4, P("fsdp", ("data",))),
+        ("2x4x1", 2, P("data", ("fsdp",))),
+        ("2x2x2", 2, P("fsdp", ("data",))),
+    ],
+)
+def test_fewer_rows_than_devices_are_cut_along_time(layout, rows, cut):
+    runner = make_runner(LAYOUTS[layout])
+    config = supervised.SupervisedConfig(RATE, batch_size=rows, length=LENGTH)
+    loss, batch = supervised.likelihood_loss(MODEL), tiny.text_batch(rows)
+    assert runner.layout(batch)["tokens"].sharding.spec == cut
 
     def updated(runner):
         update, optimizer = supervised.make_update(loss, config, 10, runner.compile)
         initial = lambda params, key: supervised.initial_state(params, optimizer, key)
-        return update(runner.create(initial, policy(), KEY), runner.rows(batch, 2))[0].params
+        return update(runner.create(initial, policy(), KEY), runner.rows(batch, rows))[0].params
 
     assert_close(updated(runner), updated(ALONE), rtol=1e-5, atol=1e-5)
 

@@ -62,9 +62,11 @@ def test_a_training_step_takes_three_times_as_much_and_recomputation_one_more():
 
     once = forward_flops(GPT, ROWS, TIME, TIME)
     assert gradient(GPT) == 3 * once
-    again = gradient(dataclasses.replace(GPT, remat=True)) - 3 * once
+    again = gradient(dataclasses.replace(GPT, remat="full")) - 3 * once
     last = GPT.layers * 2 * ROWS * TIME * GPT.width * GPT.feed_forward_width
     assert again == forward_flops(GPT, ROWS, TIME, 0) - last  # no gradient needs a layer's last
+    attention = 4 * ROWS * TIME**2 * GPT.layers * GPT.width
+    assert gradient(dataclasses.replace(GPT, remat="dots")) - 3 * once == attention
 
 
 def test_loops_are_multiplied():
@@ -89,7 +91,7 @@ def by_hand(model, tokens: int, logits: int, times: int = 1, columns: int = 2048
 @pytest.mark.parametrize("size, billions", [("1b3", 1.3), ("6b", 6.7), ("175b", 175)])
 def test_the_programs_of_instructgpt_take_what_a_hand_count_says(size, billions):
     config = load_experiment(f"experiments/instructgpt_{size}.py")
-    plain = lambda model: dataclasses.replace(model, remat=False)
+    plain = lambda model: dataclasses.replace(model, remat="off")
     config = dataclasses.replace(
         config, model=plain(config.model), reward_model=plain(config.scorer)
     )

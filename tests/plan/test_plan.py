@@ -27,7 +27,7 @@ HERE = Topology("v5e:2x4", CHIPS["v5e"], 8)
 MESH = MeshShape(2, 2, 2)
 SMALL = dataclasses.replace(
     config,
-    model=dataclasses.replace(config.model, remat=True),
+    model=dataclasses.replace(config.model, remat="full"),
     sft=dataclasses.replace(config.sft, packed=False),
     ppo_ptx=dataclasses.replace(config.ppo_ptx, rollout_micro_batches=2),
     dpo=dataclasses.replace(config.dpo, batch_size=8),

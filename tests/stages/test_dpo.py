@@ -157,7 +157,7 @@ def test_micro_batches_of_uneven_pairs_give_the_whole_batch_s_gradient():
 
 @pytest.mark.parametrize("objective", [dpo.DPO(), dpo.SimPO(), dpo.ORPO()], ids=str)
 def test_updates_bring_the_policy_to_the_rankings(objective):
-    config = dpo.DPOConfig(RATE, objective, batch_size=4, outputs=4, length=10)
+    config = dpo.DPOConfig(RATE, objective=objective, batch_size=4, outputs=4, length=10)
     loss = dpo.preference_loss(config.objective, tiny.MODEL)
     update, optimizer = supervised.make_update(loss, config, 20)
     params = jax.tree.map(jnp.copy, tiny.policy_params(7))  # the update donates them
