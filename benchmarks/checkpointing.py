@@ -10,20 +10,18 @@ share of the default interval of such steps, is `share_at_default`. Writes the t
 and everything to --out as JSON.
 """
 
-import argparse
 import dataclasses
-import json
 import os
 import statistics
-import subprocess
-import sys
 import tempfile
 import time
 from pathlib import Path
 
+from by_size import main
+
 ROWS, LENGTH = 16, 128
 EVERY = {"tiny": 10, "small": 4}
-COLUMNS = {
+FIGURES = {
     "parameters": lambda r: f"{r['parameters'] / 1e6:.0f} M",
     "checkpoint": lambda r: f"{r['checkpoint_mib']:.0f} MiB",
     "a step": lambda r: f"{r['step_seconds']:.3f} s",
@@ -123,41 +121,5 @@ def measure(size: str, saves: int) -> dict:
     }
 
 
-def table(results: list[dict]) -> None:
-    from rich.console import Console
-    from rich.table import Table
-
-    columns = Table(title="A checkpoint's cost")
-    columns.add_column("")
-    for result in results:
-        columns.add_column(result["size"], justify="right")
-    for name, cell in COLUMNS.items():
-        columns.add_row(name, *map(cell, results))
-    Console().print(columns)
-
-
-def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    parser.add_argument("--sizes", nargs="+", choices=("tiny", "small"), default=["tiny", "small"])
-    parser.add_argument("--saves", type=int, default=20)
-    parser.add_argument("--out", type=Path, default=Path("runs/bench/checkpointing.json"))
-    parser.add_argument("--here", action="store_true", help="one size, in this process, as JSON")
-    options = parser.parse_args()
-    if options.here:
-        print(json.dumps(measure(options.sizes[0], options.saves)))
-        return
-    results = []
-    for size in options.sizes:
-        command = [sys.executable, __file__, "--here", "--sizes", size]
-        saves = options.saves if size == "tiny" else min(options.saves, 5)
-        command += ["--saves", str(saves)]
-        done = subprocess.run(command, stdout=subprocess.PIPE, text=True, check=True)
-        results.append(json.loads(done.stdout.splitlines()[-1]))
-    options.out.parent.mkdir(parents=True, exist_ok=True)
-    options.out.write_text(json.dumps(results, indent=2) + "\n", encoding="utf-8")
-    table(results)
-    print(options.out)
-
-
 if __name__ == "__main__":
-    main()
+    main(__file__, "A checkpoint's cost", measure, FIGURES, "saves", {"tiny": 20, "small": 5})

@@ -9,16 +9,13 @@ figures are medians over --iterations after one that compiles. Peak memory is th
 largest resident set. Writes the table to the terminal and everything to --out as JSON.
 """
 
-import argparse
 import dataclasses
-import json
 import os
 import resource
 import statistics
-import subprocess
-import sys
 import time
-from pathlib import Path
+
+from by_size import main
 
 PHASES = ("generation", "scoring", "update")
 EPISODES, PROMPT, RESPONSE, MINIBATCHES = 64, 32, 48, 4
@@ -140,57 +137,23 @@ def matmul_rate(dtype: str) -> float:
     return 2 * 2048**3 / 1e9 / min(times)
 
 
-def table(results: list[dict]) -> None:
-    from rich.console import Console
-    from rich.table import Table
-
-    columns = Table(title="One PPO iteration")
-    columns.add_column("")
-    for result in results:
-        columns.add_column(result["size"], justify="right")
-    rows = {
-        phase: [
-            f"{r['seconds'][phase]:.2f} s  {r['shares'][phase]:4.0%}  "
-            f"{r['gflop_per_second'][phase]:.0f} GFLOP/s"
-            for r in results
-        ]
-        for phase in PHASES
-    }
-    rows["update, a minibatch"] = [f"{r['seconds']['update_per_minibatch']:.3f} s" for r in results]
-    rows["iteration"] = [f"{r['iteration_seconds']:.2f} s" for r in results]
-    rows["generated"] = [f"{r['generated_tokens_per_second']:,.0f} tokens/s" for r in results]
-    rows["peak memory"] = [f"{r['peak_memory_gib']:.2f} GiB" for r in results]
-    rows["compilation"] = [f"{r['compile_seconds']:.1f} s" for r in results]
-    rows["2048^3 product"] = [
-        f"{r['matmul_gflop_per_second']:.0f} GFLOP/s, {r['compute_dtype']}" for r in results
-    ]
-    for name, cells in rows.items():
-        columns.add_row(name, *cells)
-    Console().print(columns)
+def phase(name: str):
+    return lambda r: (
+        f"{r['seconds'][name]:.2f} s  {r['shares'][name]:4.0%}  "
+        f"{r['gflop_per_second'][name]:.0f} GFLOP/s"
+    )
 
 
-def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    parser.add_argument("--sizes", nargs="+", choices=("tiny", "small"), default=["tiny", "small"])
-    parser.add_argument("--iterations", type=int, default=5)
-    parser.add_argument("--out", type=Path, default=Path("runs/bench/ppo_iteration.json"))
-    parser.add_argument("--here", action="store_true", help="one size, in this process, as JSON")
-    options = parser.parse_args()
-    if options.here:
-        print(json.dumps(measure(options.sizes[0], options.iterations)))
-        return
-    results = []
-    for size in options.sizes:
-        iterations = options.iterations if size == "tiny" else min(options.iterations, 2)
-        command = [sys.executable, __file__, "--here", "--sizes", size]
-        command += ["--iterations", str(iterations)]
-        done = subprocess.run(command, stdout=subprocess.PIPE, text=True, check=True)
-        results.append(json.loads(done.stdout.splitlines()[-1]))
-    options.out.parent.mkdir(parents=True, exist_ok=True)
-    options.out.write_text(json.dumps(results, indent=2) + "\n", encoding="utf-8")
-    table(results)
-    print(options.out)
+FIGURES = {
+    **{name: phase(name) for name in PHASES},
+    "update, a minibatch": lambda r: f"{r['seconds']['update_per_minibatch']:.3f} s",
+    "iteration": lambda r: f"{r['iteration_seconds']:.2f} s",
+    "generated": lambda r: f"{r['generated_tokens_per_second']:,.0f} tokens/s",
+    "peak memory": lambda r: f"{r['peak_memory_gib']:.2f} GiB",
+    "compilation": lambda r: f"{r['compile_seconds']:.1f} s",
+    "2048^3 product": lambda r: f"{r['matmul_gflop_per_second']:.0f} GFLOP/s, {r['compute_dtype']}",
+}
 
 
 if __name__ == "__main__":
-    main()
+    main(__file__, "One PPO iteration", measure, FIGURES, "iterations", {"tiny": 5, "small": 2})

@@ -44,7 +44,7 @@ def generate(
     Raises ConfigError where prompt and response do not fit the context.
     """
     params = transformer.for_decoding(config, params)
-    blocks = transformer.layers(params)
+    blocks = transformer.decoding_layers(params)
     batch, prompt_length = prompts.shape
     rows = jnp.arange(batch) if rows is None else rows
     noise = row_uniforms(key, rows, response_length)

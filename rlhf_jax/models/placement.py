@@ -29,8 +29,9 @@ def place(x: jax.Array, name: str) -> jax.Array:
     """x where the rule wants it; x itself where there is no rule.
 
     name: "rows" [B, ...]; "looked up", "half way" and "residual", from the table of tokens on,
-    [B, T, D]; "attended" [B, T, KV, G, hd]; "cache" [B, KV, ., .]; and of a product with weights,
-    as "btd,df->btf": "btd,df->btf in", "... weights", "... out", and "... gradient" of each.
+    [B, T, D]; "attended" [B, T, KV, G, hd]; "cache" [B, KV, ., .]; "decoding qkv" and the like, a
+    layer's matrix for products with one token a row; and of a product with weights, as
+    "btd,df->btf": "btd,df->btf in", "... weights", "... out", and "... gradient" of each.
     """
     rule = _rule.get()
     return x if rule is None else rule(x, name)

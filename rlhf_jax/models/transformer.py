@@ -21,6 +21,7 @@ from rlhf_jax.models.placement import place
 Params = dict[str, Any]
 Cache = list[tuple[jax.Array, jax.Array]]  # per layer: keys [B, KV, hd, S], values [B, KV, S, hd]
 
+MATRICES = ("qkv", "out", "up", "gate", "down")  # of a layer
 # What the forward pass keeps of a layer for the backward pass, by `TransformerConfig.remat`.
 KEPT = {
     "dots": jax.checkpoint_policies.dots_with_no_batch_dims_saveable,
@@ -172,6 +173,16 @@ def layers(params: Params) -> list[Params]:
     stacked, tree = jax.tree.flatten(params["blocks"])
     split = [jax.lax.split(leaf, [1] * len(leaf)) for leaf in stacked]
     return [tree.unflatten([x[0] for x in leaves]) for leaves in zip(*split, strict=True)]
+
+
+def decoding_layers(params: Params) -> list[Params]:
+    """`layers`, their matrices where products with one token a row want them."""
+
+    def placed(path, leaf):
+        name = path[-1].key
+        return place(leaf, f"decoding {name}") if name in MATRICES else leaf
+
+    return [jax.tree_util.tree_map_with_path(placed, block) for block in layers(params)]
 
 
 def _embed(config, params, tokens, positions):

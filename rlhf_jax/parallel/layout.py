@@ -18,7 +18,7 @@ from jax.sharding import PartitionSpec as P
 from rlhf_jax.errors import require
 
 ROWS = ("data", "fsdp")
-EVERY = ("fsdp", "tensor")
+EVERY, WIDE = ("fsdp", "tensor"), ("tensor", "fsdp")
 # Parameters by name: number of axes, blocks' leading layer axis included, and how they are cut.
 PARAMETERS = {
     "tokens": (2, P(None, EVERY)),
@@ -76,22 +76,27 @@ COMPUTED = {  # by the names of models/placement.py
     **_second_product("bte,ed->btd"),
     **_first_product("btd,df->btf"),
     **_second_product("btf,fd->btd"),
+    "decoding qkv": (P(None, "tensor", None, "fsdp"),),
+    "decoding out": (P("tensor", "fsdp"),),
+    "decoding up": (P(None, WIDE),),
+    "decoding gate": (P(None, WIDE),),
+    "decoding down": (P(WIDE),),
     **_product("btd,vd->btv", P(), P(None, EVERY), STREAM, STREAM, STREAM, STREAM),
 }
-# The same of one token a row: less than the weights, which stay cut over both axes, so that it is
-# the tokens that are gathered.
+# The same of one token a row: less than the weights, which stay cut over both axes, along heads and
+# feed-forward width; it is the tokens that are gathered.
 SLICE = (P("data", None, "fsdp"),)
 PART = (P("data", None, "tensor"),)
 ONE_TOKEN = {
     "half way": SLICE,
     "residual": SLICE,
-    "btd,dkgh->btkgh in": SLICE,
-    "btd,dkgh->btkgh out": PART,
+    "btd,dkgh->btkgh in": (P("data"),),
+    "btd,dkgh->btkgh out": (P("data", None, "tensor", None, "fsdp"),),
     "bte,ed->btd in": PART,
     "bte,ed->btd out": SLICE,
-    "btd,df->btf in": SLICE,
-    "btd,df->btf out": PART,
-    "btf,fd->btd in": PART,
+    "btd,df->btf in": (P("data"),),
+    "btd,df->btf out": (P("data", None, WIDE),),
+    "btf,fd->btd in": (P("data", None, WIDE),),
     "btf,fd->btd out": SLICE,
     "btd,vd->btv in": (P("data", None, EVERY),),
     "btd,vd->btv out": (P((*ROWS, "tensor")), P(ROWS)),

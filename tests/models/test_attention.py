@@ -6,6 +6,7 @@ import numpy as np
 import pytest
 
 from rlhf_jax.models.attention import attention, cached_attention
+from rlhf_jax.models.matmul import compiling_for
 
 SHAPES = {"q": (2, 2, 3, 5, 4), "k": (2, 2, 7, 4), "v": (2, 2, 7, 4)}
 DTYPES = {"float32": 1e-5, "bfloat16": 4e-2}
@@ -70,11 +71,15 @@ def test_hidden_keys_have_no_gradient_and_a_query_that_sees_nothing_stays_finite
 
 
 @pytest.mark.parametrize("groups", [1, 3])
-@pytest.mark.parametrize("dtype", DTYPES)
-def test_a_cache_gives_what_the_sequence_gives(dtype, groups):
+@pytest.mark.parametrize(
+    "platform, dtype", [("cpu", "float32"), ("cpu", "bfloat16"), ("tpu", "float32")]
+)
+def test_a_cache_gives_what_the_sequence_gives(platform, dtype, groups):
     q, k, v, visible = arrays()
     q, visible = q[:, :, :groups, :1], visible[:, :1]
     rounded = lambda x: jnp.asarray(x, jnp.float32).astype(dtype).astype(jnp.float32)
     q, k, v, visible, dtype = *map(rounded, (q, k, v)), jnp.array(visible), jnp.dtype(dtype)
-    cached = jax.jit(cached_attention, static_argnums=4)(q, k.swapaxes(2, 3), v, visible, dtype)
+    with compiling_for(platform):
+        attend = jax.jit(lambda *arrays: cached_attention(*arrays, dtype))
+        cached = attend(q, k.swapaxes(2, 3), v, visible)
     np.testing.assert_allclose(cached, attention(q, k, v, visible, dtype), atol=1e-5)
