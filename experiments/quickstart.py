@@ -43,7 +43,7 @@ def ppo(**changes) -> PPOConfig:
     return PPOConfig(
         policy_optimizer=OptimizerConfig(learning_rate=3e-4, warmup_steps=10),
         value_optimizer=OptimizerConfig(learning_rate=1e-3, warmup_steps=10),
-        iterations=50,
+        iterations=40,
         batch_size=128,
         minibatches=4,
         prompt_length=32,
@@ -58,7 +58,7 @@ def ppo(**changes) -> PPOConfig:
 
 config = Experiment(
     name="quickstart",
-    data=WorldData(WorldConfig(feedback=2000)),
+    data=WorldData(WorldConfig(feedback=2000, test=800)),
     model=TransformerConfig(
         vocab_size=VOCABULARY, layers=4, width=128, heads=4, context=160, scan_layers=False
     ),
