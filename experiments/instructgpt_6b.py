@@ -7,9 +7,9 @@ The first needs no TPU: it compiles every program for that slice, says what each
 do, and that it fits: on these 64 chips at most 35.2 of 95.7 GiB a chip (the reward model's update;
 23.6 in PPO-ptx, its rollout). Of the peak, 39 % in pretraining's update, 40 in the reward model's,
 31 in SFT's, whose 32 rows are fewer than the chips, 53 in scoring, 45 in PPO-ptx's update, and 3 in
-rollouts, which read their cache for every token. With --model.remat dots PPO-ptx's update takes 16 %
-fewer FLOPs, but 2 % less time and 41 GiB. 0.029 petaflop/s-days of SFT, 3.0 of PPO-ptx (the paper
-prints 4.9 and 60 for 175 billion).
+rollouts, which read their cache for every token. With --model.remat dots PPO-ptx's update takes
+16 % fewer FLOPs, but 2 % less time and 41 GiB. 0.029 petaflop/s-days of SFT, 3.0 of PPO-ptx (the
+paper prints 4.9 and 60 for 175 billion).
 FOLDER holds your own records (`FolderData`): the paper's were never released.
 
 A field marked "not printed" is our choice where the paper is silent. Its models pretrain on 300
