@@ -23,12 +23,13 @@ from rlhf_jax.training import checkpoint, loop
 from tests import small_run
 
 LOOP = loop.LoopConfig(checkpoint_every=2, log_every=1, keep=2)
+ITERATIONS = int(os.environ.get("RLHF_JAX_ITERATIONS", 60))
 # A stage: the field's changes that give it some 60 steps, and the moments at which it is killed.
 TRAINING = ("step", "save", "sign")
 STAGES = {
     "sft": ({"epochs": 15.0}, TRAINING),
     "reward": ({"epochs": 25.0, "batch_size": 8}, TRAINING),
-    "ppo_ptx": ({"iterations": 60, "batch_size": 16}, (*TRAINING, "rollout")),
+    "ppo_ptx": ({"iterations": ITERATIONS, "batch_size": 16}, (*TRAINING, "rollout")),
     "dpo": ({"epochs": 25.0, "batch_size": 8}, TRAINING),
 }
 config = dataclasses.replace(
