@@ -24,13 +24,18 @@ class PlanOptions:
     topology   chips, as "v5p:4x4x4"
     stages     those to plan; none: all that the experiment has
     suggest    try meshes and micro-batches, and print the best that fits
+    tries      plans that `suggest` makes at most; each compiles every program
     json       a file for all that was found
     """
 
     topology: str
     stages: tuple[str, ...] = ()
     suggest: bool = False
+    tries: int = 12
     json: Path | None = None
+
+    def __post_init__(self):
+        require(self.tries > 0, "tries", self.tries, "positive")
 
 
 def plan_command(config: Experiment, options: PlanOptions) -> int:
@@ -45,7 +50,7 @@ def plan_command(config: Experiment, options: PlanOptions) -> int:
     if options.suggest:
         from rlhf_jax.plan.suggest import suggest
 
-        return suggest(config, topology, devices, stages, options.json)
+        return suggest(config, topology, devices, stages, options.tries, options.json)
     plan = make_plan(config, topology, devices, stages)
     print_plan(plan)
     if options.json is not None:

@@ -13,7 +13,6 @@ from rlhf_jax.plan.command import make_plan
 from rlhf_jax.plan.report import Plan, as_json, gib, print_plan
 
 LANES = 128  # cuts of the model width in multiples of this are gathered without a detour
-TRIES = 12  # plans at most; each compiles every program
 GROWTH = (1, 4, 16)  # times the micro-batches of the experiment
 
 
@@ -96,6 +95,7 @@ def suggest(
     topology: Topology,
     devices: list,
     stages: Sequence[str],
+    most: int,
     out: Path | None = None,
     platform: str = "tpu",
 ) -> int:
@@ -107,8 +107,8 @@ def suggest(
     for mesh, pieces, changed in candidates(config, topology.chips):
         if mesh in fitting:
             continue
-        if tries == TRIES:
-            print(f"stopped after {TRIES} tries")
+        if tries == most:
+            print(f"stopped after {most} tries: --tries N makes more")
             break
         tries += 1
         plan = make_plan(changed, topology, devices, stages, platform)

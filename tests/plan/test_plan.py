@@ -154,11 +154,14 @@ def test_suggest_prints_the_best_that_fits(monkeypatch, capsys):
 
     monkeypatch.setattr(suggest, "make_plan", fake)
     monkeypatch.setattr(suggest, "LANES", 1)
-    assert suggest.suggest(SMALL, HERE, [], ("sft",)) == 0
+    assert suggest.suggest(SMALL, HERE, [], ("sft",), 12) == 0
     out = capsys.readouterr().out
     assert re.search(r"best: --parallel.fsdp \d --parallel.tensor 2 --sft.micro-batches 4", out)
     monkeypatch.setattr(suggest, "GROWTH", (1,))
-    assert suggest.suggest(SMALL, HERE, [], ("sft",)) == 1
+    assert suggest.suggest(SMALL, HERE, [], ("sft",), 12) == 1
+    capsys.readouterr()
+    suggest.suggest(SMALL, HERE, [], ("sft",), 1)
+    assert "stopped after 1 tries" in capsys.readouterr().out
 
 
 def test_without_libtpu_it_says_how_to_install_it(monkeypatch):
