@@ -9,6 +9,7 @@ from collections.abc import Callable
 from typing import Any
 
 import jax
+from jax.extend.core import jaxprs_in_params
 
 from rlhf_jax.models.config import TransformerConfig
 
@@ -34,7 +35,7 @@ def _flops(jaxpr, while_turns: int) -> float:
             total += max(_flops(branch.jaxpr, while_turns) for branch in eqn.params["branches"])
         else:
             turns = {"scan": eqn.params.get("length", 1), "while": while_turns}
-            inner = sum(_flops(j, while_turns) for j in jax.core.jaxprs_in_params(eqn.params))
+            inner = sum(_flops(j, while_turns) for j in jaxprs_in_params(eqn.params))
             total += turns.get(eqn.primitive.name, 1) * inner
     return total
 
