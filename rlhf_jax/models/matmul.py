@@ -118,9 +118,7 @@ def _row_major(x):
 
 def _forward(spec, a, b, dtype):
     low_a, low_b = _placed(spec, "in", a.astype(dtype)), b.astype(dtype)
-    if (
-        a.shape[1] > 1
-    ):  # one token a row is less than the weights: they stay where decoding has them
+    if a.shape[1] > 1:  # one token a row is less than the weights: they stay where they are
         low_b = _placed(spec, "weights", low_b)
     return _placed(spec, "out", product(spec, low_a, low_b)), (low_a, low_b)
 

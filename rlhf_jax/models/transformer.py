@@ -178,11 +178,8 @@ def layers(params: Params) -> list[Params]:
 def decoding_layers(params: Params) -> list[Params]:
     """`layers`, their matrices where products with one token a row want them."""
 
-    def placed(path, leaf):
-        name = path[-1].key
-        return place(leaf, f"decoding {name}") if name in MATRICES else leaf
-
-    return [jax.tree_util.tree_map_with_path(placed, block) for block in layers(params)]
+    placed = lambda name, leaf: place(leaf, f"decoding {name}") if name in MATRICES else leaf
+    return [{name: placed(name, leaf) for name, leaf in block.items()} for block in layers(params)]
 
 
 def _embed(config, params, tokens, positions):
