@@ -293,7 +293,7 @@ class Run:
         batches = self.feeds.rankings(self.rankings("train"), config, feeds.REWARD)
         params = score.with_score_head(policy, self.key("reward head"))
         tokens = config.batch_size * config.outputs * config.length
-        loss = reward_model.reward_loss(model)
+        loss = reward_model.reward_loss(model, config.divide_by)
         if config.normalise == "gain_and_bias":  # before training too (Ziegler et al. 2019)
             params = self._normalise_reward(params)
         params = self._train_one_model(
@@ -324,7 +324,7 @@ class Run:
         refer = dpo.make_reference(model, config.micro_batches, self.runner.compile)
         return self._train_one_model(
             "dpo",
-            dpo.preference_loss(config.objective, model),
+            dpo.preference_loss(config.objective, model, config.divide_by),
             policy,
             batches,
             config.batch_size * config.outputs * config.length,

@@ -5,6 +5,7 @@ equal ranks are ties, -1 an output that is absent; weight 1 where the prompt say
 """
 
 from collections.abc import Callable
+from typing import Literal, get_args
 
 import chex
 import jax
@@ -13,6 +14,7 @@ import jax.numpy as jnp
 from rlhf_jax.objectives.reductions import as_float, masked_mean, masked_var
 
 Array = jax.Array
+DivideBy = Literal["all_pairs", "untied_pairs"]
 
 
 def pairwise_loss(
@@ -78,38 +80,56 @@ def over_pairs(
     pair_loss: Callable[[chex.ArrayTree, chex.ArrayTree], Array],
     ranks: Array,
     outputs: chex.ArrayTree,
+    divide_by: DivideBy = "all_pairs",
 ) -> tuple[Array, Array]:
-    """Mean over a prompt's non-tied pairs of pair_loss(better, worse).
+    """A prompt's sum of pair_loss(better, worse) over its untied pairs, divided by a pair count.
 
-    All C(K,2) pairs of a prompt are one example of weight 1, ties dropped, so that a prompt with
-    many outputs counts no more than one with two.
+    A prompt is one example of weight 1, so that many outputs count no more than two. With
+    "all_pairs" the divisor is C(K,2), K the outputs present: every untied pair of K outputs weighs
+    the same, and a prompt with ties weighs less. With "untied_pairs" the value is the mean over the
+    untied pairs: every prompt weighs the same, and the pairs of a prompt with ties weigh more.
 
     Args:
       pair_loss: elementwise; is given `outputs` of both sides of every pair, [B,K,K] each.
       ranks: int[B,K].
       outputs: pytree of floats [B,K], each output's own; where absent they are read as 0.
+      divide_by: "all_pairs" as equation 1 divides, or "untied_pairs".
 
-    Returns: (values[B], weights[B]), weights = 1 where the prompt has at least one such pair.
-    Source: Ouyang et al. 2022 (arXiv 2203.02155), section 3.5.
+    Returns: (values[B], weights[B]), weights = 1 where the prompt has at least one untied pair.
+    Raises ValueError for another divide_by.
+    Source: Ouyang et al. 2022 (arXiv 2203.02155), equation 1 and section 3.5; how the paper
+    divides where outputs tie is not printed.
     """
+    if divide_by not in get_args(DivideBy):
+        raise ValueError(f"divide_by = {divide_by!r}: must be one of {get_args(DivideBy)}")
     grids = jax.tree.map(lambda values: _grid(_of_present(values, ranks)), outputs)
     sides = jax.tree.transpose(jax.tree.structure(outputs), jax.tree.structure((0, 0)), grids)
     better, informed = _better(ranks)
     total = jnp.sum(jnp.where(better, pair_loss(*sides), 0), axis=(1, 2))
-    return total / jnp.maximum(jnp.sum(as_float(better), axis=(1, 2)), 1), informed
+    if divide_by == "all_pairs":
+        present = jnp.sum(as_float(ranks >= 0), axis=1)
+        pairs = present * (present - 1) / 2
+    else:
+        pairs = jnp.sum(as_float(better), axis=(1, 2))
+    return total / jnp.maximum(pairs, 1), informed
 
 
-def ranked_loss(scores: Array, ranks: Array, label_smoothing: float = 0.0) -> tuple[Array, Array]:
-    """`over_pairs` of -log sigmoid(r_better - r_worse).
+def ranked_loss(
+    scores: Array,
+    ranks: Array,
+    label_smoothing: float = 0.0,
+    divide_by: DivideBy = "all_pairs",
+) -> tuple[Array, Array]:
+    """`over_pairs` of -log sigmoid(r_better - r_worse), divided as `over_pairs` says.
 
-    Returns: (values[B], weights[B]), weights = 1 where the prompt has at least one such pair.
+    Returns: (values[B], weights[B]), weights = 1 where the prompt has at least one untied pair.
     Source: Ouyang et al. 2022 (arXiv 2203.02155), equation 1 and section 3.5.
     """
 
     def loss(better: Array, worse: Array) -> Array:
         return pairwise_loss(better, worse, label_smoothing=label_smoothing)
 
-    return over_pairs(loss, ranks, scores)
+    return over_pairs(loss, ranks, scores, divide_by)
 
 
 def plackett_luce_loss(scores: Array, ranks: Array) -> tuple[Array, Array]:

@@ -99,7 +99,8 @@ def _trainer(config: Experiment, stage: str) -> list[Program]:
     settings = getattr(config, stage)
     rows, length = settings.batch_size, settings.length
     if stage == "reward":
-        loss, params = reward_model.reward_loss(config.scorer), score_shapes(config.scorer)
+        loss = reward_model.reward_loss(config.scorer, settings.divide_by)
+        params = score_shapes(config.scorer)
         batch = ranking_shapes(rows, settings.outputs, length)
     else:
         loss, params = supervised.likelihood_loss(config.model), policy_shapes(config.model)
@@ -120,7 +121,7 @@ def _dpo(config: Experiment, stage: str) -> list[Program]:
     settings, reference = config.dpo, policy_shapes(config.model)
     batch = ranking_shapes(settings.batch_size, settings.outputs, settings.length)
     refer = dpo.make_reference(config.model, settings.micro_batches, as_written)
-    loss = dpo.preference_loss(settings.objective, config.model)
+    loss = dpo.preference_loss(settings.objective, config.model, settings.divide_by)
     referred = jax.eval_shape(refer, reference, batch)
     update = _update(config, stage, loss, reference, referred)
     state = update.arguments[0]

@@ -17,7 +17,7 @@ from rlhf_jax.models.config import TransformerConfig
 from rlhf_jax.objectives import preferences
 from rlhf_jax.objectives.likelihood import sequence_log_prob
 from rlhf_jax.objectives.reductions import WeightedMean
-from rlhf_jax.objectives.reward_models import over_pairs, ranked_accuracy
+from rlhf_jax.objectives.reward_models import DivideBy, over_pairs, ranked_accuracy
 from rlhf_jax.parallel.runner import Compile, one_device
 from rlhf_jax.stages.log_probs import log_probs_of
 from rlhf_jax.stages.reward_model import RankingConfig, ranking_by_ranking
@@ -160,13 +160,16 @@ def make_reference(
     return refer
 
 
-def preference_loss(objective: Preference, model: TransformerConfig) -> Callable:
-    """loss(params, batch, key): mean over prompts of the objective's mean over their pairs.
+def preference_loss(
+    objective: Preference, model: TransformerConfig, divide_by: DivideBy = "all_pairs"
+) -> Callable:
+    """loss(params, batch, key): mean over prompts of the objective over their untied pairs.
 
+    A prompt's sum over its pairs is divided as `objectives.reward_models.over_pairs` says.
     batch: a ranking batch, with ref_log_probs [B, K] where the objective has a reference; one
-    forward pass an output, each prompt weighted alike, ties dropped. Metrics: `accuracy` over pairs
-    of the objective's reward (nats of a response, or of a token where there is no reference); its
-    `margin`, and the reward of the better and of the worse output, as the loss is.
+    forward pass an output. Metrics: `accuracy` over pairs of the objective's reward (nats of a
+    response, or of a token where there is no reference); its `margin`, and the reward of the better
+    and of the worse output: the mean over prompts of the mean over their untied pairs.
     """
 
     def loss(params, batch, key=None):
@@ -180,10 +183,10 @@ def preference_loss(objective: Preference, model: TransformerConfig) -> Callable
         ranked = {name: ranking_by_ranking(x, batch["ranks"]) for name, x in of_output.items()}
         response = Response(**{name: values for name, (values, _) in ranked.items()})
         _, ranks = ranked["log_probs"]
-        mean = WeightedMean.of(*over_pairs(objective.loss, ranks, response))
+        mean = WeightedMean.of(*over_pairs(objective.loss, ranks, response, divide_by))
         reward = jax.lax.stop_gradient(objective.reward(response))
         correct, pairs = ranked_accuracy(reward, ranks)
-        of_pairs = lambda f: WeightedMean.of(*over_pairs(f, ranks, reward))
+        of_pairs = lambda f: WeightedMean.of(*over_pairs(f, ranks, reward, "untied_pairs"))
         return mean, {
             "loss": mean,
             "accuracy": WeightedMean(correct.sum(), pairs.sum()),

@@ -2,7 +2,7 @@
 
 import dataclasses
 from collections.abc import Callable, Iterable
-from typing import Any, Literal
+from typing import Any, Literal, get_args
 
 import jax
 import jax.numpy as jnp
@@ -11,14 +11,19 @@ from rlhf_jax.errors import require
 from rlhf_jax.models import score, transformer
 from rlhf_jax.models.config import TransformerConfig
 from rlhf_jax.objectives.reductions import WeightedMean
-from rlhf_jax.objectives.reward_models import ranked_accuracy, ranked_loss
+from rlhf_jax.objectives.reward_models import DivideBy, ranked_accuracy, ranked_loss
 from rlhf_jax.training.optimizer import OptimizerConfig
 
 
 @dataclasses.dataclass(frozen=True)
 class RankingConfig:
     """Of stages that learn from rankings. InstructGPT: 64 prompts a batch, K = 4..9 outputs each,
-    one epoch."""
+    one epoch.
+
+    divide_by  what a prompt's sum over its untied pairs is divided by. "all_pairs": by C(K,2), as
+               equation 1 of the paper; a prompt with ties then weighs less. "untied_pairs": by the
+               number of untied pairs; every prompt weighs alike, its pairs more where others tie
+    """
 
     optimizer: OptimizerConfig
     epochs: float = 1.0
@@ -27,6 +32,7 @@ class RankingConfig:
     packed: bool = False  # several rankings in a batch element
     length: int = 2048  # tokens of prompt and response; longer outputs are dropped and counted
     micro_batches: int = 1
+    divide_by: DivideBy = "all_pairs"
 
     def __post_init__(self):
         for field in ("epochs", "batch_size", "length", "micro_batches"):
@@ -39,6 +45,8 @@ class RankingConfig:
             self.micro_batches,
             f"a divisor of batch_size = {self.batch_size}",
         )
+        counts = get_args(DivideBy)
+        require(self.divide_by in counts, "divide_by", self.divide_by, f"one of {counts}")
 
 
 @dataclasses.dataclass(frozen=True)
@@ -70,16 +78,16 @@ def ranking_by_ranking(scores, ranks) -> tuple[jax.Array, jax.Array]:
     return scores.reshape(-1, outputs), ranks.reshape(-1, outputs)
 
 
-def reward_loss(model: TransformerConfig) -> Callable:
+def reward_loss(model: TransformerConfig, divide_by: DivideBy = "all_pairs") -> Callable:
     """loss(params, batch, key): the ranked loss over batch of tokens, segments [B, K, T] and
-    ranks [B, K] or [B, G, K]; one forward pass an output, each prompt weighted alike
-    (Ouyang et al., eq. 1)."""
+    ranks [B, K] or [B, G, K]; one forward pass an output, each prompt one example, its pairs
+    divided as `objectives.reward_models.over_pairs` says (Ouyang et al., eq. 1)."""
 
     def loss(params, batch, key=None):
         del key
         scores = score_sequences(model, params, batch["tokens"], batch["segments"])
         ranked = ranking_by_ranking(scores, batch["ranks"])
-        mean = WeightedMean.of(*ranked_loss(*ranked))
+        mean = WeightedMean.of(*ranked_loss(*ranked, divide_by=divide_by))
         correct, pairs = ranked_accuracy(*ranked)
         accuracy = WeightedMean(correct.sum(), pairs.sum())
         return mean, {"loss": mean, "accuracy": accuracy}

@@ -73,25 +73,35 @@ def over_prompts(per_prompt):
     return oracle
 
 
-def ranked_oracle(smoothing):
+def divisor(ranks, divide_by):
+    """C(K, 2) of the K outputs present, counted pair by pair, or the pairs that are no ties."""
+    present = [rank for rank in ranks if rank >= 0]
+    every = len(list(itertools.combinations(present, 2)))
+    return {"all_pairs": every, "untied_pairs": len(pairs_of(ranks))}[divide_by]
+
+
+def ranked_oracle(smoothing=0.0, divide_by="all_pairs"):
     def per_prompt(scores, ranks):
         losses = [pair(scores[i], scores[j], 0.0, smoothing) for i, j in pairs_of(ranks)]
-        return sum(losses) / len(losses), 1.0
+        return sum(losses) / divisor(ranks, divide_by), 1.0
 
     return over_prompts(per_prompt)
 
 
-def squared_differences(scores, ranks):
-    losses = [(scores[i] - scores[j] - 1) ** 2 for i, j in pairs_of(ranks)]
-    return sum(losses) / len(losses), 1.0
+def squared_differences(divide_by):
+    def per_prompt(scores, ranks):
+        losses = [(scores[i] - scores[j] - 1) ** 2 for i, j in pairs_of(ranks)]
+        return sum(losses) / divisor(ranks, divide_by), 1.0
+
+    return over_prompts(per_prompt)
 
 
-def ipo_like(scores, ranks):
+def ipo_like(scores, ranks, divide_by="all_pairs"):
     """As a preference loss comes to its pairs: two arrays an output, of which one is constant."""
     response = {"ours": scores, "theirs": jnp.zeros_like(scores)}
     difference = lambda side: side["ours"] - side["theirs"]
     loss = lambda better, worse: (difference(better) - difference(worse) - 1) ** 2
-    return over_pairs(loss, ranks, response)
+    return over_pairs(loss, ranks, response, divide_by)
 
 
 def plackett_luce_prompt(scores, ranks):
@@ -126,11 +136,13 @@ def gain_oracle(scores, mask):
 
 CHOSEN, REJECTED, MARGIN = SCORES[:, 0], SCORES[:, 1], np.abs(SCORES[:, 2])
 RANKED = {
-    "ranked_loss": (ranked_loss, ranked_oracle(0.0)),
+    "ranked_loss": (ranked_loss, ranked_oracle()),
+    "ranked_loss-untied": (functools.partial(ranked_loss, divide_by="untied_pairs"),
+                           ranked_oracle(divide_by="untied_pairs")),
     "ranked_loss-smooth": (functools.partial(ranked_loss, label_smoothing=0.1), ranked_oracle(0.1)),
     "plackett_luce_loss": (plackett_luce_loss, over_prompts(plackett_luce_prompt)),
     "best_of_k_loss": (best_of_k_loss, over_prompts(best_of_k_prompt)),
-}
+}  # fmt: skip
 CASES = [
     Case("pairwise_loss", pairwise_loss, functools.partial(rows, pair), (CHOSEN, REJECTED),
          (0, 1)),
@@ -141,7 +153,9 @@ CASES = [
          (CHOSEN, REJECTED), (0, 1)),
     Case("regression_loss", regression_loss, functools.partial(rows, lambda s, t: (s - t) ** 2 / 2),
          (SCORES, RANKS), (0,)),
-    Case("over_pairs", ipo_like, over_prompts(squared_differences), (SCORES, RANKS), (0,)),
+    Case("over_pairs", ipo_like, squared_differences("all_pairs"), (SCORES, RANKS), (0,)),
+    Case("over_pairs-untied", functools.partial(ipo_like, divide_by="untied_pairs"),
+         squared_differences("untied_pairs"), (SCORES, RANKS), (0,)),
     *(Case(name, function, oracle, (SCORES, RANKS), (0,))
       for name, (function, oracle) in RANKED.items()),
     Case("ranked_accuracy", ranked_accuracy, over_prompts(accuracy_prompt), (SCORES, RANKS)),
@@ -254,7 +268,19 @@ def test_normalised_scores():
     assert (float(alike), float(bias)) == (1, -3)
 
 
+def test_ties_take_weight_from_a_prompt_or_give_it_to_its_other_pairs():
+    """Three untied pairs of six, at equal scores: 3 log 2 / 6 by equation 1, else log 2."""
+    scores, ranks = np.zeros((1, 4), np.float32), np.array([[0, 1, 1, 1], [0, 0, 0, 1]])
+    for one in ranks:
+        equation_1, _ = ranked_loss(scores, one[None])
+        mean, _ = ranked_loss(scores, one[None], divide_by="untied_pairs")
+        np.testing.assert_allclose(equation_1, 3 * np.log(2) / 6, rtol=1e-6)
+        np.testing.assert_allclose(mean, np.log(2), rtol=1e-6)
+
+
 def test_malformed_input_is_refused():
+    with pytest.raises(ValueError, match="divide_by = 'pairs'"):
+        ranked_loss(jnp.zeros((2, 3)), jnp.zeros((2, 3), jnp.int32), divide_by="pairs")
     with pytest.raises(AssertionError):
         ranked_loss(jnp.zeros((2, 3)), jnp.zeros((2, 3)))  # ranks that are not integers
     with pytest.raises(AssertionError):

@@ -15,7 +15,7 @@ from rlhf_jax.training.optimizer import OptimizerConfig
 from tests.data.conftest import Letters
 from tests.objectives.harness import assert_close, central_differences
 from tests.stages import tiny
-from tests.stages.test_reward_model import RANKINGS, better_pairs, ids_of
+from tests.stages.test_reward_model import RANKINGS, better_pairs, ids_of, mean_over_prompts
 
 OBJECTIVES = [dpo.DPO(beta=0.3), dpo.DPO(beta=0.3, label_smoothing=0.2), dpo.IPO(beta=0.3),
               dpo.SimPO(beta=2.0, margin=0.5), dpo.ORPO(coefficient=0.3)]  # fmt: skip
@@ -72,21 +72,21 @@ def pair_loss(objective, better, worse):
             return -better + coefficient * np.log1p(odds[1] / odds[0])
 
 
-def loss_loops(objective, log_probs, reference):
+def loss_loops(objective, log_probs, reference, divide_by="all_pairs"):
     of_prompt, rewards = {}, rewards_of(objective, log_probs, reference)
     for n, i, j in better_pairs():
         loss = pair_loss(objective, rewards[n][i], rewards[n][j])
         of_prompt.setdefault(n, []).append(loss)
-    return sum(np.mean(pairs) for pairs in of_prompt.values()) / len(of_prompt)
+    return mean_over_prompts(of_prompt, divide_by)
 
 
-def evaluate(objective, length=10, params=None):
-    loss = dpo.preference_loss(objective, tiny.MODEL)
+def evaluate(objective, length=10, divide_by="all_pairs"):
+    loss = dpo.preference_loss(objective, tiny.MODEL, divide_by)
     run = jax.jit(jax.value_and_grad(lambda p, b: loss(p, b)[0].mean))
     batch = ranking_batch(length)
     if not objective.reference:
         batch = {name: x for name, x in batch.items() if name != "ref_log_probs"}
-    return run(tiny.policy_params(1) if params is None else params, batch)
+    return run(tiny.policy_params(1), batch)
 
 
 def test_log_probs_are_of_whole_responses_and_of_nothing_else():
@@ -101,7 +101,7 @@ def test_log_probs_are_of_whole_responses_and_of_nothing_else():
 
 
 @pytest.mark.parametrize("objective", OBJECTIVES, ids=str)
-def test_loss_and_gradient_equal_explicit_pairs_each_prompt_weighted_alike(objective):
+def test_loss_and_gradient_equal_explicit_pairs(objective):
     params, reference = tiny.policy_params(1), loops(tiny.policy_params(7))
     value, gradient = evaluate(objective)
     np.testing.assert_allclose(value, loss_loops(objective, loops(params), reference), rtol=1e-4)
@@ -115,10 +115,19 @@ def test_loss_and_gradient_equal_explicit_pairs_each_prompt_weighted_alike(objec
     assert_close(gradient, expected, rtol=1e-3, atol=1e-4)
 
 
-def test_at_the_reference_the_loss_is_log_2_and_nothing_has_moved():
+def test_pairs_are_divided_as_asked():
+    logs = loops(tiny.policy_params(1)), loops(tiny.policy_params(7))
+    expected = loss_loops(OBJECTIVES[0], *logs, "untied_pairs")
+    value, _ = evaluate(OBJECTIVES[0], divide_by="untied_pairs")
+    np.testing.assert_allclose(value, expected, rtol=1e-4)
+    assert abs(expected - loss_loops(OBJECTIVES[0], *logs)) > 0.01
+
+
+def test_at_the_reference_a_pair_s_loss_is_log_2_and_nothing_has_moved():
+    """The first prompt has 5 untied pairs of 6, the two others all of theirs."""
     loss = dpo.preference_loss(dpo.DPO(), tiny.MODEL)
     mean, metrics = loss(tiny.policy_params(7), ranking_batch())
-    np.testing.assert_allclose(mean.mean, np.log(2), rtol=1e-5)
+    np.testing.assert_allclose(mean.mean, np.log(2) * (5 / 6 + 1 + 1) / 3, rtol=1e-5)
     for name in ("margin", "better_reward", "worse_reward"):
         np.testing.assert_allclose(metrics[name].mean, 0, atol=1e-4)
 

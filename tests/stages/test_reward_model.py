@@ -1,6 +1,7 @@
 """The reward stage: explicit pairs, the token a score is read at, normalisation, baselines."""
 
 import functools
+import math
 
 import jax
 import jax.numpy as jnp
@@ -56,18 +57,28 @@ def better_pairs():
                     yield n, i, j
 
 
-def loss_loops(scores):
-    """Mean over prompts of the mean over their pairs of -log sigmoid(better - worse)."""
+def mean_over_prompts(of_prompt, divide_by="all_pairs"):
+    """Mean over prompts of the sum of their pairs' values, {prompt: values}, by C(K, 2) or by
+    the number of values."""
+    total = 0.0
+    for n, values in of_prompt.items():
+        every = math.comb(len(RANKINGS[n].responses), 2)
+        total += sum(values) / {"all_pairs": every, "untied_pairs": len(values)}[divide_by]
+    return total / len(of_prompt)
+
+
+def loss_loops(scores, divide_by="all_pairs"):
+    """Over prompts and their pairs, -log sigmoid(better - worse)."""
     of_prompt = {}
     for n, i, j in better_pairs():
         pair = np.log1p(np.exp(scores[n][j] - scores[n][i]))
         of_prompt.setdefault(n, []).append(pair)
-    return sum(np.mean(pairs) for pairs in of_prompt.values()) / len(of_prompt)
+    return mean_over_prompts(of_prompt, divide_by)
 
 
 @functools.cache
-def evaluate(length=10):
-    loss = reward_model.reward_loss(tiny.MODEL)
+def evaluate(length=10, divide_by="all_pairs"):
+    loss = reward_model.reward_loss(tiny.MODEL, divide_by)
     run = jax.jit(jax.value_and_grad(lambda p, b: loss(p, b)[0].mean))
     return run(tiny.score_params(1), ranking_batch(length))
 
@@ -80,8 +91,13 @@ def test_a_score_is_read_at_the_last_token_of_each_output():
         np.testing.assert_array_equal(scores[n, len(row) :], 0)
 
 
-def test_the_loss_equals_explicit_pairs_each_prompt_weighted_alike():
-    np.testing.assert_allclose(evaluate()[0], loss_loops(reference_scores()), rtol=1e-5)
+@pytest.mark.parametrize("divide_by", ["all_pairs", "untied_pairs"])
+def test_the_loss_equals_explicit_pairs_divided_as_asked(divide_by):
+    """The two differ by far more than the tolerance: the first prompt has a tie."""
+    expected = loss_loops(reference_scores(), divide_by)
+    np.testing.assert_allclose(evaluate(divide_by=divide_by)[0], expected, rtol=1e-5)
+    both = [loss_loops(reference_scores(), by) for by in ("all_pairs", "untied_pairs")]
+    assert abs(both[0] - both[1]) > 0.01
 
 
 def test_the_gradient_equals_the_loop_s_by_way_of_the_scores():
@@ -154,7 +170,7 @@ def test_normalisation_of_the_demonstrations_scores(how):
 @pytest.mark.parametrize(
     "field, value",
     [("epochs", 0), ("batch_size", 0), ("length", -1), ("outputs", 1), ("micro_batches", 3),
-     ("normalise", "mean")],
+     ("normalise", "mean"), ("divide_by", "pairs")],
 )  # fmt: skip
 def test_an_impossible_value_is_refused_by_name(field, value):
     with pytest.raises(ConfigError) as caught:
