@@ -25,7 +25,7 @@ from rlhf_jax.stages.ppo_config import PPOConfig
 from rlhf_jax.stages.supervised import likelihood_loss
 from rlhf_jax.training.gradients import accumulate_gradients, all_finite, keep_if
 from rlhf_jax.training.micro_batches import in_pieces, split_rows
-from rlhf_jax.training.optimizer import learning_rate_at, make_optimizer
+from rlhf_jax.training.optimizer import applied_updates, learning_rate_at, make_optimizer
 
 
 class PPOState(NamedTuple):
@@ -296,6 +296,8 @@ def make_update(
         orders = jax.vmap(shuffle)(jax.random.split(key, config.epochs))
         rows = orders.reshape(config.epochs * config.minibatches, -1)
         text = split_rows(text, config.minibatches) if config.ptx_coefficient > 0 else None
+        applied = applied_updates(state.policy_opt)
+        rate = learning_rate_at(config.policy_optimizer, applied, config.optimizer_steps)
         kl_coefficient = config.kl.update(state.kl_coefficient, kl, config.batch_size)
         kl_coefficient = keep_if(jnp.isfinite(kl), kl_coefficient, state.kl_coefficient)
 
@@ -309,9 +311,7 @@ def make_update(
         skipped = metrics.pop("skipped_steps").sum()  # of the minibatches
         metrics = {name: values.mean() for name, values in metrics.items()}
         metrics["skipped_steps"] = skipped
-        first_step = state.step * len(rows)
-        rate = learning_rate_at(config.policy_optimizer, first_step, config.optimizer_steps)
-        metrics["learning_rate"] = rate
+        metrics["learning_rate"] = rate  # of the first minibatch
         ema = state.ema
         if ema is not None:
             decay = config.ema_decay

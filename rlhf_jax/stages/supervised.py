@@ -15,7 +15,12 @@ from rlhf_jax.objectives.reductions import WeightedMean
 from rlhf_jax.parallel.runner import Compile, one_device
 from rlhf_jax.stages.log_probs import log_probs_of
 from rlhf_jax.training.gradients import accumulate_gradients, all_finite, keep_if
-from rlhf_jax.training.optimizer import OptimizerConfig, learning_rate_at, make_optimizer
+from rlhf_jax.training.optimizer import (
+    OptimizerConfig,
+    applied_updates,
+    learning_rate_at,
+    make_optimizer,
+)
 
 Batch = dict[str, jax.Array]
 
@@ -101,7 +106,8 @@ def make_update(
         old = state.params, state.opt_state
         params, opt_state = keep_if(ok, (params, opt_state), old)
         metrics["skipped_steps"] = (~ok).astype(jnp.int32)
-        metrics["learning_rate"] = learning_rate_at(config.optimizer, state.step, total_steps)
+        applied = applied_updates(state.opt_state)
+        metrics["learning_rate"] = learning_rate_at(config.optimizer, applied, total_steps)
         return TrainState(state.step + 1, params, opt_state, state.key), metrics
 
     return compile(update, rows=(1,), donate=True), optimizer

@@ -29,7 +29,9 @@ class OptimizerConfig:
     learning_rate      peak rate
     schedule           "constant", or "linear" / "cosine" from the peak to final_fraction x peak
     final_fraction     the schedule ends, after the last step, at this fraction of the peak
-                       (InstructGPT's SFT and reward model: 0.1)
+                       (InstructGPT's SFT and reward model: 0.1). A skipped step (a loss or a
+                       gradient that is not finite) does not move the schedule: after n of them
+                       the run stops n steps before the schedule's end
     warmup_steps       optimizer steps of linear warm-up, from warmup_from x peak; the decay fills
                        the steps that remain (a PPO iteration is several optimizer steps)
     b1, b2             decay rates of the moments, of Adam and Lion
@@ -88,6 +90,7 @@ def make_optimizer(config: OptimizerConfig, total_steps: int) -> optax.GradientT
     Args:
         total_steps: optimizer steps of the whole run; the schedule ends there.
     """
+    # The rate comes last: `applied_updates` reads its count.
     parts = [_method(config), optax.scale_by_learning_rate(_schedule(config, total_steps))]
     if config.weight_decay:
         parts.insert(1, optax.add_decayed_weights(config.weight_decay, mask=_is_matrix))
@@ -107,9 +110,14 @@ def _method(config: OptimizerConfig) -> optax.GradientTransformation:
     return optax.scale_by_adam(b1, b2, config.epsilon, mu_dtype=dtype)
 
 
-def learning_rate_at(config: OptimizerConfig, step, total_steps: int) -> jax.Array:
-    """The rate of update number `step`, counted from 0; `step` may be traced."""
-    return jnp.asarray(_schedule(config, total_steps)(step), jnp.float32)
+def applied_updates(opt_state) -> jax.Array:
+    """How many updates a state of `make_optimizer`'s has applied: skipped steps do not count."""
+    return opt_state[-1].count
+
+
+def learning_rate_at(config: OptimizerConfig, applied, total_steps: int) -> jax.Array:
+    """The rate of the update that follows `applied` updates; `applied` may be traced."""
+    return jnp.asarray(_schedule(config, total_steps)(applied), jnp.float32)
 
 
 def clip_by_global_norm(max_norm: float) -> optax.GradientTransformation:

@@ -8,6 +8,7 @@ import numpy as np
 import pytest
 
 from rlhf_jax.objectives.kl import AdaptiveController
+from rlhf_jax.objectives.reductions import WeightedMean
 from rlhf_jax.stages import ppo, supervised
 from rlhf_jax.training.optimizer import OptimizerConfig
 from tests.stages import tiny
@@ -107,6 +108,64 @@ def test_a_minibatch_of_ppo_is_left_out_alone():
     start = ppo_inputs()[0]
     for name in ("policy", "value", "ema", "policy_opt"):
         assert bits(state._asdict()[name]) != bits(start._asdict()[name]), name
+
+
+# Falls with every update, so that a count that is off by one shows.
+FALLING = OptimizerConfig(
+    learning_rate=1e-2, schedule="linear", final_fraction=0.0, max_grad_norm=None
+)
+ONE_WEIGHT = lambda: {"w": jnp.ones(())}
+
+
+def slope(values_of):
+    """A loss whose gradient is the mean of a batch's values: 1 for ones, so that every Adam update
+    is the learning rate itself."""
+
+    def loss(params, batch, key=None):
+        values = values_of(batch)
+        mean = WeightedMean(params["w"] * values.sum(), jnp.asarray(len(values), jnp.float32))
+        return mean, {"loss": mean}
+
+    return loss
+
+
+def test_after_a_sick_supervised_step_the_logged_rate_is_the_applied_rate():
+    config = supervised.SupervisedConfig(FALLING, batch_size=2)
+    update, optimizer = supervised.make_update(slope(lambda batch: batch), config, 8)
+    state = supervised.initial_state(ONE_WEIGHT(), optimizer, jax.random.key(0))
+    applied = 0
+    for sick in (False, False, True, True, False, True, False):
+        before = float(state.params["w"])
+        state, metrics = update(state, jnp.full(2, np.nan if sick else 1.0))
+        rate = 1e-2 * (1 - applied / 8)
+        np.testing.assert_allclose(metrics["learning_rate"], rate, rtol=1e-5)
+        moved = 0 if sick else rate
+        np.testing.assert_allclose(before - state.params["w"], moved, atol=1e-6)
+        applied += not sick
+
+
+def test_after_a_sick_minibatch_of_ppo_the_logged_rate_is_the_applied_rate(monkeypatch):
+    """Two minibatches an iteration; what is logged is the rate of the first."""
+    for name in ("policy_loss", "value_loss"):
+        monkeypatch.setattr(ppo, name, lambda *_: slope(lambda batch: batch.advantages))
+    config = tiny.ppo_config(policy_optimizer=FALLING, value_optimizer=FALLING, epochs=1)
+    update = jax.jit(ppo.make_update(config, tiny.MODEL))
+    state = ppo.initial_state(config, ONE_WEIGHT(), ONE_WEIGHT(), jax.random.key(0))
+    rate = lambda applied: 1e-2 * (1 - applied / 8)
+    applied = 0
+    for sick in (False, True, False):
+        experience = ppo.Experience(*[jnp.ones(8)] * 7)
+        if sick:
+            experience = experience._replace(advantages=jnp.ones(8).at[5].set(np.nan))
+        before = state.policy["w"], state.value["w"]
+        state, metrics = update(state, experience, jnp.float32(0.5), None)
+        steps = 2 - sick
+        assert metrics["skipped_steps"] == sick
+        np.testing.assert_allclose(metrics["learning_rate"], rate(applied), rtol=1e-5)
+        moved = sum(rate(applied + n) for n in range(steps))
+        for old, new in zip(before, (state.policy["w"], state.value["w"]), strict=True):
+            np.testing.assert_allclose(old - new, moved, atol=1e-6)
+        applied += steps
 
 
 def test_where_all_are_sick_nothing_moves_but_the_step():
