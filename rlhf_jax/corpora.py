@@ -61,7 +61,7 @@ def prepare(
         return corpora
     with lock(directory):
         if isinstance(data, WorldData):
-            splits, counts = world_splits(data)
+            splits, counts = world_splits(data, seed)
         elif isinstance(data, HumanData):
             splits, counts = human_splits(data, seed)
         else:
@@ -82,9 +82,9 @@ def prepare(
     return corpora
 
 
-def world_splits(data: WorldData) -> tuple[Splits, dict]:
+def world_splits(data: WorldData, seed: int) -> tuple[Splits, dict]:
     """The instruction world's records; its rankings come from the feedback stage."""
-    world = InstructionWorld(data.world)
+    world = InstructionWorld(data.world, seed)
     text = {split: [Text(t) for t in world.corpus(split)] for split in ("train", "valid")}
     prompts = {s: [Prompt(p) for p in world.prompts(s)] for s in ("feedback", "ppo", "test")}
     demonstrations = {

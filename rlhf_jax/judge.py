@@ -50,7 +50,7 @@ def check_room(run: Run) -> None:
     """Raises ConfigError, before any training, where a test prompt behind its worked examples
     would leave no room for a response."""
     data, config = run.config.data, run.config
-    world = InstructionWorld(data.world)
+    world = InstructionWorld(data.world, config.seed)
     examples = world.few_shot(data.few_shot)
     longest = max(1 + len(run.tokenizer.encode(examples + p)) for p in world.prompts("test"))
     needed = longest + config.ppo.response_length
@@ -65,8 +65,8 @@ def check_room(run: Run) -> None:
 def judge_world(run: Run) -> dict:
     """Gold scores of all policies on the world's test prompts: report.json, .png and .html."""
     started = time.monotonic()
-    world = InstructionWorld(run.config.data.world)
-    prompts = world.prompts("test")
+    world = InstructionWorld(run.config.data.world, run.config.seed)
+    prompts = [record.prompt for record in run.corpora.read("prompts", "test")]
     few_shot = world.few_shot(run.config.data.few_shot)
     sampling = run.config.evaluation.sampling
     reference, results = run.model("sft"), []

@@ -254,8 +254,8 @@ class Run:
         if marker.is_file():
             return
         data, started = self.config.data, time.monotonic()
-        world, policy = InstructionWorld(data.world), self.model("sft")
-        prompts = world.prompts("feedback")
+        world, policy = InstructionWorld(data.world, self.config.seed), self.model("sft")
+        prompts = [record.prompt for record in self.corpora.read("prompts", "feedback")]
         counts = output_counts(len(prompts), *data.outputs, self.config.seed)
         sampling = SamplingConfig(self.config.ppo.temperature)
         print(f"feedback: {sum(counts)} outputs of {len(prompts)} prompts", flush=True)

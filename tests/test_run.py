@@ -62,7 +62,7 @@ def test_the_report_has_its_schema(runs):
         assert 0 < policy["pretraining_loss"] < 7
     assert report["policies"]["sft"]["kl"] == 0 < report["policies"]["ppo"]["kl"]
     assert set(PIPELINE) <= report["seconds"].keys()
-    assert report["seed"] == 0 and all(isinstance(line, str) for line in report["findings"])
+    assert report["seed"] == 1 and all(isinstance(line, str) for line in report["findings"])
     for name in ("report.png", "report.html"):
         assert (runs[0] / "whole" / name).stat().st_size > 1000
 
@@ -99,7 +99,7 @@ def main(monkeypatch, capsys, *arguments):
     [
         (["--sft.epochs", "2", "--sft.no-packed"],
          ["  sft.epochs: 1.0 there, 2.0 now", "  sft.packed: true there, false now"]),
-        (["--seed", "7"], ["  seed: 0 there, 7 now"]),
+        (["--seed", "7"], ["  seed: 1 there, 7 now"]),
         (["--ppo.response-length", "7"], ["  feedback.response_length: 8 there, 7 now"]),
     ],
 )  # fmt: skip

@@ -22,7 +22,7 @@ _PATIENCE = 50  # instances seen before in a row after which a family has no mor
 class WorldConfig:
     """What the world holds: prompts of each split, documents of the corpus."""
 
-    seed: int = 0
+    seed: int | None = None  # None: the run's, so that runs of two seeds have a world each
     sft: int = 3000
     feedback: int = 1200
     ppo: int = 4000
@@ -32,7 +32,7 @@ class WorldConfig:
     valid_documents: int = 300
 
     def __post_init__(self):
-        require(self.seed >= 0, "seed", self.seed, "at least 0")
+        require(self.seed is None or self.seed >= 0, "seed", self.seed, "at least 0, or None")
         for field in fields(self)[1:-2]:
             size = getattr(self, field.name)
             require(size >= 1, field.name, size, "at least 1")
@@ -55,14 +55,16 @@ class InstructionWorld:
     Prompts are "User: <request>\\nAssistant:", responses begin with a space and are one line.
     The splits share families and templates in the same proportions but no instance: no prompt
     (template and arguments) is in two splits or in the corpus. The corpus tells every fact that
-    any split asks for, never by that question. The same config gives the same world anywhere.
+    any split asks for, never by that question. The same config and seed give the same world
+    anywhere; `seed`, the run's, counts where the config has none of its own.
 
     Raises ConfigError where a split is larger than the instances that a family has.
     """
 
-    def __init__(self, config: WorldConfig):
+    def __init__(self, config: WorldConfig, seed: int = 0):
         self.config = config
-        self.facts = Facts(config.seed)
+        self.seed = seed if config.seed is None else config.seed
+        self.facts = Facts(self.seed)
         scene = Scene.of(self.facts)
         # The small splits first, so that training splits may grow and leave them as they are.
         sizes = {"test": config.test, "valid": config.valid, "forum": FORUM}
@@ -71,11 +73,11 @@ class InstructionWorld:
         self._tasks: dict[str, list[Task]] = {split: [] for split in sizes}
         for name, _, family in FAMILIES:
             needed = sum(quota[name] for quota in quotas.values())
-            pool = iter(_pool(name, family, scene, config.seed, needed))
+            pool = iter(_pool(name, family, scene, self.seed, needed))
             for split, quota in quotas.items():
                 self._tasks[split] += [next(pool) for _ in range(quota[name])]
         for split, tasks in self._tasks.items():
-            random.Random(f"{config.seed}/{split}").shuffle(tasks)
+            random.Random(f"{self.seed}/{split}").shuffle(tasks)
         self._by_prompt = {task.prompt: task for split in SPLITS for task in self._tasks[split]}
 
     @cached_property
@@ -83,7 +85,7 @@ class InstructionWorld:
         sizes = {"train": self.config.documents, "valid": self.config.valid_documents}
         return {
             split: documents(
-                random.Random(f"{self.config.seed}/corpus/{split}"),
+                random.Random(f"{self.seed}/corpus/{split}"),
                 self.facts,
                 self._tasks["forum"],
                 size,
@@ -111,7 +113,7 @@ class InstructionWorld:
         rude one, one to another question, or one that rambles on, in equal parts.
         """
         tasks = self._split(split)
-        rng = random.Random(f"{self.config.seed}/{split}/careless")
+        rng = random.Random(f"{self.seed}/{split}/careless")
         hurried = [rng.random() < careless for _ in tasks]
         return [
             Demonstration(task.prompt, bad_answer(rng, task, tasks, 1) if bad else task.response)

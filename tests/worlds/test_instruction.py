@@ -11,7 +11,9 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from rlhf_jax.corpora import world_splits
 from rlhf_jax.errors import ConfigError, UserError
+from rlhf_jax.experiment import WorldData
 from rlhf_jax.feedback.labelers import SimulatedLabeler
 from rlhf_jax.worlds.facts import Fact
 from rlhf_jax.worlds.instruction import SPLITS, InstructionWorld, WorldConfig
@@ -48,6 +50,16 @@ def test_another_seed_gives_another_world():
     assert one.facts.all != two.facts.all
     assert set(one.prompts("test")) != set(two.prompts("test"))
     assert one.corpus("train") != two.corpus("train")
+
+
+def test_runs_of_two_seeds_have_a_world_each_unless_the_worlds_seed_is_fixed():
+    def prompts(run_seed: int, **fixed) -> list[str]:
+        splits, _ = world_splits(WorldData(WorldConfig(**fixed, **SMALL)), run_seed)
+        return [record.prompt for record in splits["prompts"]["test"]]
+
+    assert set(prompts(1)) != set(prompts(2))
+    assert prompts(1, seed=2) == prompts(2, seed=2) == prompts(2)
+    assert prompts(1) == InstructionWorld(WorldConfig(seed=1, **SMALL)).prompts("test")
 
 
 def test_splits_have_their_sizes_and_share_no_prompt():
@@ -219,6 +231,8 @@ def test_rank_follows_the_gold_scores_of_a_noiseless_labeler():
 def test_bad_configs_and_splits_are_refused():
     with pytest.raises(ConfigError, match="ppo"):
         WorldConfig(ppo=0)
+    with pytest.raises(ConfigError, match="seed"):
+        WorldConfig(seed=-1)
     with pytest.raises(ConfigError, match="documents"):
         WorldConfig(documents=10)
     with pytest.raises(ConfigError, match="split"):
