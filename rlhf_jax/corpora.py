@@ -149,12 +149,11 @@ def recent_turns(ranking: Ranking, characters: int) -> Ranking:
 
 
 def untied_best(ranking: Ranking) -> bool:
-    """Whether one reply stands alone at the top and says something."""
-    top = [r for r, rank in zip(ranking.responses, ranking.ranks, strict=True) if rank == 0]
-    return len(top) == 1 and bool(top[0].strip())
+    """Whether one reply stands alone at the top (the same text twice is one) and says something."""
+    top = {r for r, rank in zip(ranking.responses, ranking.ranks, strict=True) if rank == 0}
+    return len(top) == 1 and bool(top.pop().strip())
 
 
 def best_reply(ranking: Ranking) -> Demonstration:
     """The reply of the best rank."""
-    place = ranking.ranks.index(min(ranking.ranks))
-    return Demonstration(ranking.prompt, ranking.responses[place])
+    return Demonstration(ranking.prompt, ranking.responses[ranking.ranks.index(0)])

@@ -86,7 +86,7 @@ class PPOBatches:
     def __init__(self, feeds: Feeds, config: PPOConfig):
         self.prompts, self.text, self._runner = feeds.prompts(config), None, feeds.runner
         if self.prompts.dropped:
-            print(f"ppo: {self.prompts.dropped} prompts are longer than {config.prompt_length}")
+            print(f"ppo: prompts: {self.prompts.left_out} (length = {config.prompt_length})")
         rows = config.batch_size * config.ptx_ratio
         self._rows = {"prompts": config.batch_size, "text": rows}
         if config.ptx_coefficient > 0:

@@ -17,6 +17,7 @@ import jax
 
 from rlhf_jax import corpora, feeds
 from rlhf_jax.data import pipeline
+from rlhf_jax.data.arrays import told
 from rlhf_jax.data.records import Ranking, write_atomically
 from rlhf_jax.errors import UserError, require
 from rlhf_jax.evaluation.policies import Sampler
@@ -186,8 +187,7 @@ class Run:
         """
         config = getattr(self.config, stage)
         if batches.dropped:
-            total = batches.dropped + batches.examples
-            print(f"{stage}: {batches.dropped} of {total} examples are longer than {config.length}")
+            print(f"{stage}: {batches.left_out} (length = {config.length})")
         steps = max(1, round(config.epochs * batches.steps_per_epoch))
         update, optimizer = supervised.make_update(loss, config, steps, self.runner.compile)
         initial = lambda params, key: supervised.initial_state(params, optimizer, key)
@@ -310,9 +310,8 @@ class Run:
             length=config.length,
         )
         if config.normalise != "none" and demonstrations.dropped:
-            print(
-                f"reward: {demonstrations.dropped} demonstrations are longer than {config.length}"
-            )
+            counted = told(demonstrations.dropped)
+            print(f"reward: demonstrations: {counted} (length = {config.length})")
         return reward_model.normalise(
             self.config.scorer, params, demonstrations, config.normalise, self.runner.evaluate
         )

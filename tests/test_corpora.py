@@ -144,6 +144,8 @@ def test_older_turns_are_cut_as_wholes(texts, room, left):
 def test_demonstrations_are_replies_alone_at_the_top():
     assert best_reply(Ranking("p", ("a", "b"), (1, 0))).response == "b"
     assert untied_best(Ranking("p", ("a", "b", "c"), (1, 0, 1)))
+    assert untied_best(Ranking("p", ("a", "b", "c"), (1, 2, 2)))
+    assert untied_best(Ranking("p", ("a", "a", "b"), (0, 0, 1)))  # twice the same reply
     assert not untied_best(Ranking("p", ("a", "b", "c"), (0, 0, 1)))
     assert not untied_best(Ranking("p", (" ", "b"), (0, 1)))
 

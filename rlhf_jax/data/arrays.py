@@ -5,13 +5,14 @@ A supervised row is a list of pieces; a prompt row is (ids, index); a ranking ro
 (a piece of each response, ranks). Every kind has an empty row that fills a last batch.
 """
 
-from collections.abc import Callable, Sequence
+from collections import Counter
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
 
-from rlhf_jax.data.records import Demonstration, Prompt, Ranking, Text
+from rlhf_jax.data.records import Demonstration, Prompt, Ranking, Text, tie_equal
 from rlhf_jax.data.tokenizer import Tokenizer
 from rlhf_jax.errors import UserError, require
 
@@ -22,13 +23,14 @@ Ranked = tuple[Sequence[Piece], Sequence[int]]
 
 @dataclass(frozen=True)
 class Rows:
-    """Tokenised records: rows, the row that fills, rows -> batch, and how many were kept."""
+    """Tokenised records: rows, the row that fills, rows -> batch, how many records were kept, and
+    how many were left out by reason ("too long", "tied", "equal"; reasons that occur)."""
 
     rows: Sequence[Any]
     empty: Any
     to_batch: Callable[[Sequence[Any]], Batch]
     examples: int
-    dropped: int
+    dropped: Mapping[str, int]
 
 
 def supervised_batch(rows: Sequence[Sequence[Piece]], length: int, pad_id: int) -> Batch:
@@ -123,16 +125,26 @@ def text_ids(text: str | Text, tokenizer: Tokenizer) -> np.ndarray:
     return np.array([tokenizer.bos_id, *tokenizer.encode(text), tokenizer.eos_id], np.int32)
 
 
-def _some(rows: Sequence[Any], dropped: int, what: str, length: int) -> None:
+def told(counts: Mapping[str, int]) -> str:
+    """Counts in words: "3 too long, 2 tied"."""
+    return ", ".join(f"{count} {reason}" for reason, count in counts.items())
+
+
+def _some(rows: Sequence[Any], dropped: Mapping[str, int], what: str, length: int) -> None:
     require(bool(rows) or bool(dropped), what, [], "at least one record")
     if not rows:
-        raise UserError(f"length = {length}: all {dropped} {what} are longer")
+        count = sum(dropped.values())
+        raise UserError(f"length = {length}: all {count} {what} are left out: {told(dropped)}")
+
+
+def _too_long(records: Sequence[Any], kept: Sequence[Any]) -> dict[str, int]:
+    return {"too long": len(records) - len(kept)} if len(kept) < len(records) else {}
 
 
 def text_rows(texts: Sequence[str | Text], tokenizer: Tokenizer, length: int) -> Rows:
     """All documents in order, concatenated and split into rows of `length`."""
     require(length >= 2, "length", length, "at least 2")
-    _some(texts, 0, "texts", length)
+    _some(texts, {}, "texts", length)
     documents = [text_ids(text, tokenizer) for text in texts]
     rows = []
     document, offset = 0, 0
@@ -145,7 +157,7 @@ def text_rows(texts: Sequence[str | Text], tokenizer: Tokenizer, length: int) ->
     def to_batch(rows):
         return supervised_batch(rows, length, tokenizer.pad_id)
 
-    return Rows(rows, [], to_batch, len(texts), 0)
+    return Rows(rows, [], to_batch, len(texts), {})
 
 
 def demonstration_rows(
@@ -158,7 +170,7 @@ def demonstration_rows(
         ids = [tokenizer.bos_id, *prompt, *response, tokenizer.eos_id]
         if len(ids) <= length:
             pieces.append((np.array(ids, np.int32), 1 + len(prompt)))
-    dropped = len(demonstrations) - len(pieces)
+    dropped = _too_long(demonstrations, pieces)
     _some(pieces, dropped, "demonstrations", length)
     rows = [[piece] for piece in pieces]
     if packed:
@@ -179,7 +191,7 @@ def prompt_rows(prompts: Sequence[str | Prompt], tokenizer: Tokenizer, length: i
         ids = [tokenizer.bos_id, *tokenizer.encode(text)]
         if len(ids) <= length:
             rows.append((np.array(ids, np.int32), index))
-    dropped = len(prompts) - len(rows)
+    dropped = _too_long(prompts, rows)
     _some(rows, dropped, "prompts", length)
 
     def to_batch(rows):
@@ -188,25 +200,50 @@ def prompt_rows(prompts: Sequence[str | Prompt], tokenizer: Tokenizer, length: i
     return Rows(rows, (np.zeros(0, np.int32), -1), to_batch, len(rows), dropped)
 
 
+def tokenised_ranking(ranking: Ranking, tokenizer: Tokenizer) -> Ranked:
+    """[bos] prompt response [eos] for each response, and the ranks; equal responses tie."""
+    prompt = [tokenizer.bos_id, *tokenizer.encode(ranking.prompt)]
+    pieces = [
+        (np.array([*prompt, *tokenizer.encode(text), tokenizer.eos_id], np.int32), len(prompt))
+        for text in ranking.responses
+    ]
+    return pieces, tie_equal([ids.tobytes() for ids, _ in pieces], ranking.ranks)
+
+
+def left_out(ranking: Ranking, ranked: Ranked, length: int) -> str | None:
+    """Why a ranking cannot be trained on: "too long" (one response is), "tied" (all of them), or
+    "equal" (all tie because equal responses do); None where it can."""
+    pieces, ranks = ranked
+    if max(len(ids) for ids, _ in pieces) > length:
+        return "too long"
+    if max(ranks) > 0:
+        return None
+    return "tied" if ranking.tied else "equal"
+
+
 def ranking_rows(
-    rankings: Sequence[Ranking], tokenizer: Tokenizer, length: int, outputs: int, packed: bool
+    rankings: Sequence[Ranking],
+    tokenizer: Tokenizer,
+    length: int,
+    outputs: int,
+    packed: bool,
+    keep_tied: bool = True,
 ) -> Rows:
-    """[bos] prompt response [eos] for each response; one over-long response drops the ranking.
+    """The responses of `tokenised_ranking`; one over-long response drops the ranking.
 
     One ranking a row, or as many whole ones as first-fit packs into `outputs` responses.
+    keep_tied: whether rankings without an untied pair, which say nothing, stay.
     """
     most = max((len(ranking.responses) for ranking in rankings), default=2)
     require(outputs >= most, "outputs", outputs, f"at least {most}, the longest ranking")
-    ranked = []
+    ranked, dropped = [], Counter()
     for ranking in rankings:
-        prompt = [tokenizer.bos_id, *tokenizer.encode(ranking.prompt)]
-        pieces = [
-            (np.array([*prompt, *tokenizer.encode(text), tokenizer.eos_id], np.int32), len(prompt))
-            for text in ranking.responses
-        ]
-        if max(len(ids) for ids, _ in pieces) <= length:
-            ranked.append((pieces, ranking.ranks))
-    dropped = len(rankings) - len(ranked)
+        found = tokenised_ranking(ranking, tokenizer)
+        reason = left_out(ranking, found, length)
+        if reason is None or (keep_tied and reason != "too long"):
+            ranked.append(found)
+        else:
+            dropped[reason] += 1
     _some(ranked, dropped, "rankings", length)
     rows = [[each] for each in ranked]
     if packed:
@@ -218,4 +255,4 @@ def ranking_rows(
         batch = ranking_batch(rows, length, outputs, most, tokenizer.pad_id)
         return batch if packed else batch | {"ranks": batch["ranks"][:, 0]}
 
-    return Rows(rows, [], to_batch, len(ranked), dropped)
+    return Rows(rows, [], to_batch, len(ranked), dict(dropped))

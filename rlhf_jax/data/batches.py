@@ -1,9 +1,10 @@
 """The two ways batches come: endless with a position, and one finite pass."""
 
 import math
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any, Protocol
 
+from rlhf_jax.data import arrays
 from rlhf_jax.data.arrays import Batch, Rows
 from rlhf_jax.errors import UserError, require
 
@@ -21,7 +22,7 @@ class Source(Protocol):
 class Batches:
     """Endless batches, reshuffled every epoch, that go on from a state bit for bit.
 
-    Attributes: batch_size; examples (records kept); dropped (over-long records left out).
+    Attributes: batch_size; examples (records kept); dropped (records left out, by reason).
     """
 
     def __init__(
@@ -31,7 +32,7 @@ class Batches:
         *,
         batch_size: int,
         examples: int,
-        dropped: int,
+        dropped: Mapping[str, int],
         rows: Callable[[], float],
     ) -> None:
         self._source = source
@@ -40,6 +41,12 @@ class Batches:
         self.batch_size = batch_size
         self.examples = examples
         self.dropped = dropped
+
+    @property
+    def left_out(self) -> str:
+        """What was left out, in words; empty where nothing was."""
+        total = self.examples + sum(self.dropped.values())
+        return f"{arrays.told(self.dropped)} of {total} are left out" if self.dropped else ""
 
     @property
     def steps_per_epoch(self) -> int:
@@ -73,7 +80,7 @@ class Batches:
 class Pass(Sequence):
     """Batches of all rows once, in order; empty rows fill the last.
 
-    Attributes: examples (records kept); dropped (over-long records left out).
+    Attributes: examples (records kept); dropped (records left out, by reason).
     """
 
     def __init__(self, rows: Rows, batch_size: int) -> None:

@@ -6,10 +6,12 @@
     ranks     int32    0 best, equal is a tie, -1 no output
     index     int32    place in the prompt set, -1 no prompt
 
-Over-long examples are dropped and counted (`.dropped`), never cut. Of several processes that build
+Over-long examples, and rankings without an untied pair, are left out and counted by reason
+(`.dropped`); none is cut. Of several processes that build
 the same pipeline each makes `part` of the rows of each batch; its position is that of the whole.
 """
 
+from collections import Counter
 from collections.abc import Sequence
 
 from rlhf_jax.data import arrays
@@ -104,14 +106,16 @@ def ranking_batches(
     """{tokens, segments, weights} [B, K, T] and {ranks} [B, K], K = `outputs`.
 
     Weights are 1 at the tokens of a response and its eos, the targets of a preference loss.
-    A ranking with one over-long response is dropped whole. `packed` lets G whole rankings share
+    Equal responses tie (at the mean of their ranks). A ranking with one over-long response, or
+    without an untied pair, is left out whole. `packed` lets G whole rankings share
     the outputs of a batch element (first fit, once for all epochs): ranks are then [B, G, K],
     -1 at the outputs of other rankings.
 
     Raises:
-      UserError: no ranking, none that fits `length`, or one with more than `outputs` responses.
+      UserError: no ranking, none that can be trained on, or one with more than `outputs`
+        responses.
     """
-    rows = arrays.ranking_rows(rankings, tokenizer, length, outputs, packed)
+    rows = arrays.ranking_rows(rankings, tokenizer, length, outputs, packed, keep_tied=False)
     kind = "packed rankings" if packed else "rankings"
     identity = _identity(kind, tokenizer, rows.examples, batch_size, length, seed)
     return _shuffled(rows, batch_size, seed, identity | {"outputs": outputs}, part)
@@ -148,7 +152,7 @@ def text_batches(
         _identity("text", tokenizer, len(texts), batch_size, length, seed),
         batch_size=batch_size,
         examples=len(texts),
-        dropped=0,
+        dropped={},
         rows=rows,
     )
 
@@ -188,7 +192,7 @@ def ranking_pass(
     outputs: int,
     packed: bool = False,
 ) -> Pass:
-    """Every ranking once, in order where not packed; as `ranking_batches`."""
+    """Every ranking once, tied ones too, in order where not packed; as `ranking_batches`."""
     return Pass(arrays.ranking_rows(rankings, tokenizer, length, outputs, packed), batch_size)
 
 
@@ -208,6 +212,6 @@ def mixed_batches(a: Batches, b: Batches, fraction: float, seed: int, part: slic
         {"kind": "mixed", "fraction": fraction, "seed": seed},
         batch_size=a.batch_size,
         examples=a.examples,
-        dropped=a.dropped + b.dropped,
+        dropped=dict(Counter(a.dropped) + Counter(b.dropped)),
         rows=lambda: a.rows() / (1 - fraction),
     )

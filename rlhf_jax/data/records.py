@@ -17,12 +17,14 @@ import numbers
 import os
 import tempfile
 import zlib
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Hashable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, TypeVar
 
 from rlhf_jax.errors import RecordError, require
+
+MOST_RANK = 2**31
 
 
 def _expect(ok: bool, field: str, expected: str, got: Any) -> None:
@@ -74,9 +76,28 @@ class Demonstration:
         _check_text("response", self.response, empty_allowed=True)
 
 
+def dense_ranks(values: Sequence[float]) -> tuple[int, ...]:
+    """Whole ranks in the order of the values, from 0 and without gaps: (3, 7, 7) is (0, 1, 1)."""
+    places = {value: place for place, value in enumerate(sorted(set(values)))}
+    return tuple(places[value] for value in values)
+
+
+def tie_equal(outputs: Sequence[Hashable], ranks: Sequence[int]) -> tuple[int, ...]:
+    """The ranks in which equal outputs tie, at the mean of their ranks: what is ranked apart from
+    itself says nothing. Dense, from 0.
+    """
+    found: dict[Hashable, list[int]] = {}
+    for output, rank in zip(outputs, ranks, strict=True):
+        found.setdefault(output, []).append(rank)
+    return dense_ranks([sum(found[output]) / len(found[output]) for output in outputs])
+
+
 @dataclass(frozen=True)
 class Ranking:
-    """K >= 2 responses to one prompt; rank 0 is best and equal ranks are ties."""
+    """K >= 2 responses to one prompt; the lowest rank is best and equal ranks are ties.
+
+    Ranks are kept dense, from 0: (1, 2, 2) becomes (0, 1, 1).
+    """
 
     prompt: str
     responses: tuple[str, ...]
@@ -98,9 +119,15 @@ class Ranking:
         )
         for i, rank in enumerate(self.ranks):
             whole = isinstance(rank, numbers.Integral) and not isinstance(rank, bool)
-            _expect(whole and rank >= 0, f"ranks[{i}]", "a whole number >= 0", rank)
+            allowed = f"a whole number in [0, {MOST_RANK})"
+            _expect(whole and 0 <= rank < MOST_RANK, f"ranks[{i}]", allowed, rank)
         object.__setattr__(self, "responses", tuple(self.responses))
-        object.__setattr__(self, "ranks", tuple(int(rank) for rank in self.ranks))
+        object.__setattr__(self, "ranks", dense_ranks([int(rank) for rank in self.ranks]))
+
+    @property
+    def tied(self) -> bool:
+        """Whether all responses tie, so that there is no pair to learn from."""
+        return max(self.ranks) == 0
 
 
 Record = Text | Prompt | Demonstration | Ranking

@@ -9,11 +9,19 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from rlhf_jax.data.arrays import first_fit
-from rlhf_jax.data.pipeline import prompt_pass, ranking_pass, supervised_pass, text_pass
+from rlhf_jax.data.pipeline import (
+    prompt_pass,
+    ranking_batches,
+    ranking_pass,
+    supervised_pass,
+    text_pass,
+)
 from rlhf_jax.data.records import Demonstration, Prompt, Ranking, Text
 from rlhf_jax.errors import ConfigError, UserError
 
 WORDS = st.lists(st.text("abcdefgh", min_size=1, max_size=12), min_size=1, max_size=8)
+
+LONG = {"too long": 1}
 
 
 def assert_batch(batch, **expected):
@@ -34,7 +42,7 @@ DEMONSTRATIONS = [
 
 def test_supervised(letters):
     batches = supervised_pass(DEMONSTRATIONS, letters, batch_size=2, length=8)
-    assert (len(batches), batches.examples, batches.dropped) == (2, 3, 1)
+    assert (len(batches), batches.examples, batches.dropped) == (2, 3, LONG)
     assert_batch(
         batches[0],
         tokens=[[1, 4, 5, 6, 2, 0, 0, 0], [1, 4, 2, 0, 0, 0, 0, 0]],
@@ -51,7 +59,7 @@ def test_supervised(letters):
 
 def test_packed(letters):
     batches = supervised_pass(DEMONSTRATIONS, letters, batch_size=2, length=8, packed=True)
-    assert (len(batches), batches.examples, batches.dropped) == (1, 3, 1)
+    assert (len(batches), batches.examples, batches.dropped) == (1, 3, LONG)
     assert_batch(
         batches[0],
         tokens=[[1, 4, 5, 6, 2, 1, 4, 2], [1, 4, 5, 6, 7, 8, 9, 2]],
@@ -63,7 +71,7 @@ def test_packed(letters):
 def test_prompts_are_left_padded(letters):
     prompts = ["abc", "abcdef", Prompt("a")]
     batches = prompt_pass(prompts, letters, batch_size=3, length=5)
-    assert (len(batches), batches.examples, batches.dropped) == (1, 2, 1)
+    assert (len(batches), batches.examples, batches.dropped) == (1, 2, LONG)
     assert_batch(
         batches[0],
         tokens=[[0, 1, 4, 5, 6], [0, 0, 0, 1, 4], [0, 0, 0, 0, 0]],
@@ -79,7 +87,7 @@ def test_rankings(letters):
         Ranking("ab", ("c", "d"), (0, 1)),
     ]
     batches = ranking_pass(rankings, letters, batch_size=3, length=5, outputs=3)
-    assert (len(batches), batches.examples, batches.dropped) == (1, 2, 1)
+    assert (len(batches), batches.examples, batches.dropped) == (1, 2, LONG)
     empty = [0] * 5
     assert_batch(
         batches[0],
@@ -110,7 +118,7 @@ def test_packed_rankings_share_an_element_and_none_is_split(letters):
         Ranking("d", ("", "a"), (0, 0)),
     ]
     batches = ranking_pass(rankings, letters, batch_size=2, length=5, outputs=4, packed=True)
-    assert (len(batches), batches.examples, batches.dropped) == (1, 3, 1)
+    assert (len(batches), batches.examples, batches.dropped) == (1, 3, LONG)
     pair = lambda prompt, *letters: [[1, prompt, letter, 2, 0] for letter in letters]
     empty = [0] * 5
     assert_batch(
@@ -131,9 +139,35 @@ def test_packed_rankings_share_an_element_and_none_is_split(letters):
     )
 
 
+def test_equal_responses_tie_at_the_mean_of_their_ranks(letters):
+    """Ranks of b, b, c: the two b's are one response, at 0.5 or at 1."""
+    ranks = {(0, 1, 2): [0, 0, 1], (0, 2, 1): [0, 0, 0], (1, 2, 0): [1, 1, 0], (7, 7, 9): [0, 0, 1]}
+    rankings = [Ranking("a", ("b", "b", "c"), given) for given in ranks]
+    (batch,) = ranking_pass(rankings, letters, batch_size=4, length=5, outputs=3)
+    np.testing.assert_array_equal(batch["ranks"], list(ranks.values()))
+
+
+def test_rankings_that_say_nothing_are_left_out_of_training_and_counted(letters):
+    useful = Ranking("a", ("b", "c"), (0, 1))
+    nothing = [
+        Ranking("b", ("b", "c"), (1, 1)),
+        Ranking("c", ("b", "b"), (0, 1)),  # ranked apart from itself
+        Ranking("d", ("b", "b", "c"), (0, 2, 1)),
+        Ranking("e", ("b", "cdef"), (0, 0)),  # too long before all
+    ]
+    sizes = {"length": 5, "batch_size": 2, "outputs": 3, "seed": 0}
+    batches = ranking_batches([*nothing, useful], letters, **sizes)
+    assert batches.examples == 1
+    assert batches.dropped == {"tied": 1, "equal": 2, "too long": 1}
+    assert batches.left_out == "1 tied, 2 equal, 1 too long of 5 are left out"
+    np.testing.assert_array_equal(next(batches)["tokens"][:, 0], [[1, 4, 5, 2, 0]] * 2)
+    with pytest.raises(UserError, match=r"length = 5: all 4 rankings are left out: 1 tied, 2 equ"):
+        ranking_batches(nothing, letters, **sizes)
+
+
 def test_text_rows(letters):
     batches = text_pass(["abcde", Text("f"), "gh"], letters, batch_size=2, length=4)
-    assert (len(batches), batches.examples, batches.dropped) == (2, 3, 0)
+    assert (len(batches), batches.examples, batches.dropped) == (2, 3, {})
     assert_batch(
         batches[0],  # the second row starts with c, where the first ended
         tokens=[[1, 4, 5, 6], [6, 7, 8, 2]],
@@ -191,7 +225,9 @@ def test_packing_keeps_each_demonstration_whole_and_alone(pairs):
         for d in fitting
     ]
     assert sorted(found) == sorted(expected)
-    assert (batches.examples, batches.dropped) == (len(fitting), len(demonstrations) - len(fitting))
+    long = len(demonstrations) - len(fitting)
+    assert batches.examples == len(fitting)
+    assert batches.dropped == ({"too long": long} if long else {})
 
 
 def test_first_fit():
@@ -200,7 +236,9 @@ def test_first_fit():
 
 
 def test_what_cannot_make_batches(letters):
-    with pytest.raises(UserError, match="length = 3: all 1 demonstrations are longer"):
+    with pytest.raises(
+        UserError, match="length = 3: all 1 demonstrations are left out: 1 too long"
+    ):
         supervised_pass([Demonstration("abc", "d")], letters, batch_size=1, length=3)
     with pytest.raises(ConfigError, match=r"prompts = .*at least one record"):
         prompt_pass([], letters, batch_size=1, length=3)

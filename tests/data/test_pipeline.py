@@ -126,17 +126,17 @@ def test_an_epoch_of_text_holds_every_target_once(letters):
 def test_sizes_and_counts(letters):
     items = [*demonstrations(9), Demonstration("abcdefgh", "abcdefgh")]
     batches = supervised_batches(items, letters, **SIZES, seed=0)
-    assert (batches.examples, batches.dropped, batches.steps_per_epoch) == (9, 1, 3)
+    assert (batches.examples, batches.dropped, batches.steps_per_epoch) == (9, {"too long": 1}, 3)
     prompts = prompt_batches(["a" * n for n in range(1, 15)], letters, **SIZES, seed=0)
-    assert (prompts.examples, prompts.dropped) == (11, 3)
+    assert (prompts.examples, prompts.dropped) == (11, {"too long": 3})
     seen = np.concatenate([next(prompts)["index"] for _ in range(9)])
     assert set(seen.tolist()) == set(range(11))
     ranked = ranking_batches(
         [*rankings(4), Ranking("a", ("b", "c" * 10), (0, 1))], letters, **SIZES, outputs=4, seed=0
     )
-    assert (ranked.examples, ranked.dropped, ranked.steps_per_epoch) == (4, 1, 1)
+    assert (ranked.examples, ranked.dropped, ranked.steps_per_epoch) == (4, {"too long": 1}, 1)
     text = text_batches(["abcdefgh"] * 8, letters, batch_size=2, length=6, seed=0)
-    assert (text.examples, text.dropped, text.steps_per_epoch) == (8, 0, 8)
+    assert (text.examples, text.dropped, text.steps_per_epoch) == (8, {}, 8)
 
 
 def test_an_epoch_of_packed_rankings_holds_each_once(letters):
@@ -263,7 +263,7 @@ def test_two_hundred_batches_a_second(kind, trained):
         "mixed": lambda: mixed_batches(build["supervised"](), build["text"](), 0.1, 0),
     }
     batches = build[kind]()
-    assert batches.dropped == 0
+    assert batches.dropped == {}
     seconds = []
     for _ in range(3):
         start = time.process_time()

@@ -87,6 +87,7 @@ BAD = [
     (Ranking, b'{"prompt": "a", "responses": ["b", "c"], "ranks": [0, -1]}', "'ranks[1]': expec"),
     (Ranking, b'{"prompt": "a", "responses": ["b", "c"], "ranks": [0, 1.0]}', "'ranks[1]': exp"),
     (Ranking, b'{"prompt": "a", "responses": ["b", "c"], "ranks": [0, true]}', "'ranks[1]': ex"),
+    (Ranking, b'{"prompt": "a", "responses": ["b", "c"], "ranks": [0, 2147483648]}', "'ranks[1]':"),
     (Ranking, b'{"prompt": "a", "chosen": "b"}', "field 'rejected': expected prompt and chosen"),
     (Ranking, b'{"prompt": "a", "chosen": 1, "rejected": "b"}', "field 'chosen': expected a str"),
     (Ranking, b'{"prompt": "a", "chosen": "b", "rejected": "c", "tie": 1}', "'tie': expected tr"),
@@ -125,6 +126,20 @@ def test_records_hold_plain_tuples_of_ints():
     assert json.dumps(records.to_json(ranking)) == (
         '{"prompt": "p", "responses": ["a", "b"], "ranks": [1, 0]}'
     )
+
+
+def test_ranks_are_kept_dense_and_the_best_is_0():
+    """So that a file that counts from 1, or with gaps, says what it means."""
+    same = {
+        (1, 2, 2): (0, 1, 1),
+        (5, 3, 9): (1, 0, 2),
+        (4, 4, 4): (0, 0, 0),
+        (0, 2**31 - 1): (0, 1),
+    }
+    for ranks, kept in same.items():
+        ranking = Ranking("p", ("a", "b", "c")[: len(ranks)], ranks)
+        assert ranking.ranks == kept
+        assert ranking.tied == (set(kept) == {0})
 
 
 def test_a_failed_write_leaves_the_old_file(tmp_path):
