@@ -15,13 +15,19 @@ from rlhf_jax.data.records import (
     deduplicate_by_prefix,
     write_atomically,
 )
-from rlhf_jax.data.tokenizer import Tokenizer, load_tokenizer, train_sentencepiece
+from rlhf_jax.data.tokenizer import (
+    Tokenizer,
+    find_tokenizer,
+    load_tokenizer,
+    train_sentencepiece,
+)
 from rlhf_jax.experiment import FolderData, HumanData, WorldData
 from rlhf_jax.training.fingerprint import check_fingerprint
 from rlhf_jax.training.lock import lock
 from rlhf_jax.worlds.instruction import InstructionWorld
 
 Splits = dict[str, dict[str, Sequence]]
+SPECIALS = ("pad", "bos", "eos")
 
 
 @dataclasses.dataclass(frozen=True)
@@ -38,8 +44,7 @@ class Corpora:
 
     @property
     def tokenizer(self) -> Tokenizer:
-        names = [self.directory / f"tokenizer{suffix}" for suffix in (".json", ".model")]
-        return load_tokenizer(next((name for name in names if name.is_file()), names[-1]))
+        return load_tokenizer(find_tokenizer(self.directory))
 
     @property
     def counts(self) -> dict:
@@ -66,7 +71,8 @@ def prepare(
             splits, counts = human_splits(data, seed)
         else:
             splits, counts = folder.read_folder(data.path, data.demonstrations, data.rankings)
-            folder.copy_tokenizer(data.path, directory, vocab_size)
+            named = {f"{word}_token": getattr(data, f"{word}_token") for word in SPECIALS}
+            folder.copy_tokenizer(data.path, directory, vocab_size, **named)
         for name, parts in splits.items():
             corpora.write(name, parts)
             counts[name] = {split: len(records) for split, records in parts.items()}

@@ -4,7 +4,7 @@ import dataclasses
 import json
 from pathlib import Path
 
-from rlhf_jax.data.tokenizer import load_tokenizer
+from rlhf_jax.data.tokenizer import find_tokenizer, load_tokenizer
 from rlhf_jax.errors import UserError
 from rlhf_jax.training import checkpoint, manifest
 from rlhf_jax.training.lock import holder
@@ -35,7 +35,7 @@ def examine(run: Path) -> tuple[list[Finding], list[str]]:
     if not stages and not (run / "data").is_dir():
         raise UserError(f"{run}: no stage of a run in it")
     wrong, tokenizer = [], None
-    if (file := run / "data" / "tokenizer.model").is_file():
+    if (file := find_tokenizer(run / "data")).is_file():
         try:
             tokenizer = load_tokenizer(file).fingerprint
         except UserError as error:
@@ -91,7 +91,7 @@ def _model(directory: Path, tokenizer: str | None) -> tuple[str, list[str]]:
     if not wrong:
         about = read_about(directory)
         if tokenizer is not None and about["tokenizer"] != tokenizer:
-            wrong = [f"{directory}: made with another tokenizer than data/tokenizer.model"]
+            wrong = [f"{directory}: made with another tokenizer than the run's in data"]
     return ("DAMAGED" if wrong else "ok"), wrong
 
 

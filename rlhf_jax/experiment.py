@@ -60,11 +60,16 @@ class FolderData:
 
     How many demonstrations and rankings there are to train on may be said: reading then insists on
     it, and `rlhf-jax plan` counts the whole run without the files.
+
+    The special tokens of a tokenizer.json are found by their usual names, or named here.
     """
 
     path: str | None = None  # None: the folder that RLHF_JAX_DATA names
     demonstrations: int | None = None
     rankings: int | None = None
+    pad_token: str | None = None  # fills rows; no token of the texts, and not eos_token
+    bos_token: str | None = None  # begins prompts and documents; eos_token where there is none
+    eos_token: str | None = None  # ends responses and documents
 
     def __post_init__(self):
         for field in ("demonstrations", "rankings"):

@@ -17,9 +17,8 @@ from rlhf_jax.data.records import (
     Ranking,
     Text,
     read_jsonl,
-    write_atomically,
 )
-from rlhf_jax.data.tokenizer import load_tokenizer
+from rlhf_jax.data.tokenizer import NAMES, find_tokenizer, load_tokenizer
 from rlhf_jax.errors import UserError, require
 
 FILES = {
@@ -28,7 +27,6 @@ FILES = {
     "rankings": (Ranking, ("train", "valid")),
     "prompts": (Prompt, ("ppo", "test")),
 }
-TOKENIZERS = ("tokenizer.json", "tokenizer.model")
 
 
 def find_folder(path: str | None) -> Path:
@@ -44,8 +42,8 @@ def find_folder(path: str | None) -> Path:
         raise UserError(f"data: {folder} is no folder")
     needed = [f"{name}.{split}.jsonl" for name, (_, splits) in FILES.items() for split in splits]
     missing = [name for name in needed if not (folder / name).is_file()]
-    if not any((folder / name).is_file() for name in TOKENIZERS):
-        missing.append(" or ".join(TOKENIZERS))
+    if not find_tokenizer(folder).is_file():
+        missing.append(" or ".join(NAMES))
     if missing:
         raise UserError(f"data: {folder} lacks {', '.join(missing)}")
     return folder
@@ -77,13 +75,15 @@ def read_folder(
     return splits, {"heldout": {"folder": len(splits["rankings"]["valid"])}}
 
 
-def copy_tokenizer(path: str | None, directory: Path, vocab_size: int) -> None:
-    """Puts the folder's tokenizer into `directory`.
+def copy_tokenizer(
+    path: str | None, directory: Path, vocab_size: int, **special_tokens: str | None
+) -> None:
+    """Puts the folder's tokenizer into `directory`, with the names of its special tokens.
 
     Raises ConfigError where it has another number of tokens than the model.
     """
-    folder = find_folder(path)
-    file = next(folder / name for name in TOKENIZERS if (folder / name).is_file())
-    tokens = load_tokenizer(file).vocab_size
+    file = find_tokenizer(find_folder(path))
+    tokenizer = load_tokenizer(file, **special_tokens)
+    tokens = tokenizer.vocab_size
     require(tokens == vocab_size, "model.vocab_size", vocab_size, f"that of {file}, {tokens}")
-    write_atomically(directory / file.name, file.read_bytes())
+    tokenizer.save(directory / file.name)

@@ -5,6 +5,7 @@ Files are read as data (protobuf, JSON), never unpickled.
 
 import hashlib
 import io
+import json
 import os
 from collections.abc import Iterable, Sequence
 from pathlib import Path
@@ -14,16 +15,16 @@ import sentencepiece
 import tokenizers
 
 from rlhf_jax.data.records import write_atomically
+from rlhf_jax.data.tokenizer_contract import SPACE_MARK, try_contract
 from rlhf_jax.errors import ConfigError, UserError, require
 
-# SentencePiece writes a space as this character, and so would read the character as a space.
-SPACE_MARK = "\u2581"
+NAMES = ("tokenizer.json", "tokenizer.model")
+CHOICE = "rlhf_jax_special_tokens"  # key in a .json that keeps the names of its special tokens
 USUAL_NAMES = {
     "pad": ("<pad>", "[PAD]", "<|pad|>", "<|padding|>", "<|finetune_right_pad_id|>"),
     "bos": ("<s>", "<bos>", "[BOS]", "<|bos|>", "<|begin_of_text|>", "<|startoftext|>"),
     "eos": ("</s>", "<eos>", "[EOS]", "<|eos|>", "<|end_of_text|>", "<|endoftext|>"),
 }
-PROBE = f"A\n\n b\t\u00e9\u6f22\U0001f600 {SPACE_MARK} <s> "
 TRAINING_CHARACTERS = 50_000_000
 
 
@@ -44,6 +45,10 @@ class _SentencePiece:
     def decode(self, ids: list[int]) -> str:
         return self.processor.decode(ids)
 
+    def normalise(self, text: str) -> str:
+        parts = [self.processor.normalize(part) for part in text.split(SPACE_MARK)]
+        return SPACE_MARK.join(part.replace(SPACE_MARK, " ") for part in parts)
+
 
 class _HuggingFace:
     def __init__(self, tokenizer: tokenizers.Tokenizer) -> None:
@@ -55,12 +60,18 @@ class _HuggingFace:
     def decode(self, ids: list[int]) -> str:
         return self.tokenizer.decode(ids, skip_special_tokens=True)
 
+    def normalise(self, text: str) -> str:
+        normaliser = self.tokenizer.normalizer
+        return text if normaliser is None else normaliser.normalize_str(text)
+
 
 class Tokenizer:
-    """Lossless coding: decode(encode(text)) == text for any text without NUL.
+    """decode(encode(text)) == text for any text without NUL, or what its normaliser makes of it.
 
-    Attributes: vocab_size; pad_id, bos_id, eos_id, all different; fingerprint, the sha256 (hex)
-    of the file's bytes. Made by `train_sentencepiece` and `load_tokenizer`.
+    Attributes: vocab_size, the largest id + 1; pad_id, bos_id, eos_id (pad is neither of the
+    others; bos may be eos); fingerprint, the sha256 (hex) of the file's bytes; loss, (a text, what
+    comes back) where the normaliser changes text, else None. Made by `train_sentencepiece` and
+    `load_tokenizer`.
     """
 
     def __init__(
@@ -80,6 +91,7 @@ class Tokenizer:
         self.bos_id = specials["bos"]
         self.eos_id = specials["eos"]
         self.fingerprint = hashlib.sha256(content).hexdigest()
+        self.loss: tuple[str, str] | None = None
 
     def encode(self, text: str) -> list[int]:
         """The ids of a text: no special is added, and text that spells one stays text."""
@@ -103,13 +115,16 @@ class Tokenizer:
         write_atomically(path, self._content)
 
 
-def _checked(tokenizer: Tokenizer, specials: dict[str, int], name: str) -> Tokenizer:
-    if len(set(specials.values())) < len(specials):
-        raise UserError(f"{name}: expected different ids for pad, bos, eos and unk, got {specials}")
-    for probe in (PROBE, " " + PROBE):
-        found = tokenizer.decode(tokenizer.encode(probe))
-        if found != probe:
-            raise UserError(f"{name}: expected a lossless tokenizer, got {found!r} for {probe!r}")
+def _checked(
+    tokenizer: Tokenizer, specials: dict[str, int], name: str, added: Sequence[str] = ()
+) -> Tokenizer:
+    apart = {word: i for word, i in specials.items() if word != "bos" or i != specials["eos"]}
+    if len(set(apart.values())) < len(apart):
+        raise UserError(
+            f"{name}: expected different ids for pad, eos and unk, and a bos that is none of them "
+            f"but eos, got {specials}"
+        )
+    tokenizer.loss = try_contract(tokenizer, tokenizer._model.normalise, added, name)
     return tokenizer
 
 
@@ -133,44 +148,76 @@ def _from_sentencepiece(content: bytes, name: str) -> Tokenizer:
     return _checked(tokenizer, specials, name)
 
 
+def _with_choice(content: bytes, given: dict[str, str | None]) -> tuple[bytes, str, dict]:
+    """The file that keeps the names given, the text without them for the library, and the names
+    given now or kept in it."""
+    if CHOICE.encode() not in content and not any(given.values()):
+        return content, content.decode("utf-8"), given
+    fields = json.loads(content.decode("utf-8"))
+    kept = fields.pop(CHOICE, {})
+    chosen = {word: name or kept.get(word) for word, name in given.items()}
+    text = json.dumps(fields, ensure_ascii=False)
+    if any(given.values()):
+        content = json.dumps(fields | {CHOICE: chosen}, ensure_ascii=False).encode("utf-8")
+    return content, text, chosen
+
+
+def _special_ids(model: tokenizers.Tokenizer, name: str, given: dict[str, str | None]) -> dict:
+    specials = {}
+    for word, chosen in given.items():
+        names = USUAL_NAMES[word] if chosen is None else (chosen,)
+        found = [i for i in map(model.token_to_id, names) if i is not None]
+        if not found:
+            added = [token.content for token in model.get_added_tokens_decoder().values()]
+            shown = ", ".join(added[:12]) or "none"
+            raise UserError(
+                f"{name}: expected a {word} token, got none of {', '.join(names)}: name one with "
+                f"{word}_token (its added tokens: {shown})"
+            )
+        specials[word] = found[0]
+    return specials
+
+
 def _from_hugging_face(content: bytes, name: str, given: dict[str, str | None]) -> Tokenizer:
     try:
-        model = tokenizers.Tokenizer.from_str(content.decode("utf-8"))
+        content, text, given = _with_choice(content, given)
+        model = tokenizers.Tokenizer.from_str(text)
     except Exception as error:  # the library raises bare Exception
-        first_line = str(error).splitlines()[0]
+        first_line = next(iter(str(error).splitlines()), type(error).__name__)
         raise UserError(f"{name}: expected a tokenizers JSON file, got: {first_line}") from None
     model.no_padding()
     model.no_truncation()
     model.encode_special_tokens = True  # text that spells a special token is text
-    specials = {}
-    for word, chosen in given.items():
-        names = USUAL_NAMES[word] if chosen is None else (chosen,)
-        ids = [model.token_to_id(each) for each in names]
-        found = [i for i in ids if i is not None]
-        if not found:
-            listed = ", ".join(names)
-            raise UserError(f"{name}: expected a {word} token, got none of {listed}: name it")
-        specials[word] = found[0]
-    size = model.get_vocab_size(with_added_tokens=True)
-    return _checked(
-        Tokenizer(content, ".json", _HuggingFace(model), size, specials), specials, name
-    )
+    specials = _special_ids(model, name, given)
+    size = 1 + max(model.get_vocab(with_added_tokens=True).values())  # ids may have gaps
+    tokenizer = Tokenizer(content, ".json", _HuggingFace(model), size, specials)
+    tried = [token.content for token in model.get_added_tokens_decoder().values()]
+    tried += [model.decode([i], skip_special_tokens=False) for i in specials.values()]
+    return _checked(tokenizer, specials, name, tried)
+
+
+def find_tokenizer(directory: str | os.PathLike) -> Path:
+    """tokenizer.json or tokenizer.model in a directory; the last where neither is there."""
+    files = [Path(directory) / name for name in NAMES]
+    return next((file for file in files if file.is_file()), files[-1])
 
 
 def load_tokenizer(
     path: str | os.PathLike,
     *,
-    pad: str | None = None,
-    bos: str | None = None,
-    eos: str | None = None,
+    pad_token: str | None = None,
+    bos_token: str | None = None,
+    eos_token: str | None = None,
 ) -> Tokenizer:
     """Reads a SentencePiece .model or a Hugging Face `tokenizers` .json file.
 
-    `pad`, `bos` and `eos` name the tokens of a .json file that have none of the usual names.
+    `pad_token`, `bos_token` and `eos_token` name the tokens of a .json file that have none of the
+    usual names; bos_token may name the eos token, where there is no other. `Tokenizer.save` keeps
+    the names in the file that it writes.
 
     Raises:
       UserError: another suffix, an unreadable file, special tokens missing or equal, or a
-        tokenizer that loses text.
+        tokenizer that loses text in another way than by normalising it.
     """
     suffix = Path(path).suffix
     if suffix not in (".model", ".json"):
@@ -179,7 +226,7 @@ def load_tokenizer(
         content = Path(path).read_bytes()
     except OSError as error:
         raise UserError(f"{path}: cannot be read: {error.strerror}") from None
-    given = {"pad": pad, "bos": bos, "eos": eos}
+    given = {"pad": pad_token, "bos": bos_token, "eos": eos_token}
     if suffix == ".json":
         return _from_hugging_face(content, str(path), given)
     if any(given.values()):

@@ -1,4 +1,5 @@
 import hashlib
+import json
 import pickle
 
 import pytest
@@ -17,8 +18,10 @@ TRICKY = st.text(st.sampled_from(" \n\t\r\u2581\u2585\u2047\ufeff\u00e9\u6f22\U0
 SPELLED = "<s></s><pad><unk><0x41>"
 
 
-def byte_level(specials: list[str], prefix_space: bool = False) -> tokenizers.Tokenizer:
+def byte_level(specials: list[str], prefix_space: bool = False, normaliser=None):
     model = tokenizers.Tokenizer(models.BPE())
+    if normaliser is not None:
+        model.normalizer = normaliser
     model.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=prefix_space)
     model.decoder = decoders.ByteLevel()
     alphabet = pre_tokenizers.ByteLevel.alphabet()
@@ -142,15 +145,82 @@ def test_training_that_cannot_work(texts, size, message, tmp_path):
 def test_names_of_special_tokens(tmp_path):
     path = tmp_path / "t.json"
     byte_level(["<filler>", "<|begin_of_text|>", "<|end_of_text|>", "stop"]).save(str(path))
-    with pytest.raises(UserError, match="expected a pad token, got none of <pad>"):
+    with pytest.raises(UserError, match=r"expected a pad token, got none of <pad>, .*: name one "
+                       r"with pad_token \(its added tokens: <filler>, <\|begin"):  # fmt: skip
         load_tokenizer(path)
-    with pytest.raises(UserError, match="expected a pad token, got none of <no>: name it"):
-        load_tokenizer(path, pad="<no>")
-    usual = load_tokenizer(path, pad="<filler>")
+    with pytest.raises(UserError, match="expected a pad token, got none of <no>: name one with"):
+        load_tokenizer(path, pad_token="<no>")
+    usual = load_tokenizer(path, pad_token="<filler>")
     assert (usual.pad_id, usual.bos_id, usual.eos_id) == (0, 1, 2)
-    assert load_tokenizer(path, pad="<filler>", eos="stop").eos_id == 3
+    assert load_tokenizer(path, pad_token="<filler>", eos_token="stop").eos_id == 3
     with pytest.raises(UserError, match="expected different ids"):
-        load_tokenizer(path, pad="<|end_of_text|>")
+        load_tokenizer(path, pad_token="<|end_of_text|>")
+    with pytest.raises(UserError, match=r"expected a lossless tokenizer, got 'caf\u0301'"):
+        load_tokenizer(path, pad_token="<filler>", eos_token="e")  # a letter of the texts
+
+
+def test_the_names_are_kept_with_the_file_and_are_part_of_its_fingerprint(tmp_path):
+    path, kept = tmp_path / "t.json", tmp_path / "kept.json"
+    byte_level(["<filler>", "<|endoftext|>", "<|im_start|>", "<|im_end|>"]).save(str(path))
+    names = {"pad_token": "<filler>", "bos_token": "<|im_start|>", "eos_token": "<|im_end|>"}
+    named = load_tokenizer(path, **names)
+    named.save(kept)
+    again = load_tokenizer(kept)
+    assert (again.pad_id, again.bos_id, again.eos_id) == (0, 2, 3)
+    assert again.encode(CORPUS[0]) == named.encode(CORPUS[0])
+    other = load_tokenizer(path, **names | {"eos_token": "<|endoftext|>"})
+    assert again.fingerprint == named.fingerprint != other.fingerprint
+    assert load_tokenizer(kept, eos_token="<|endoftext|>").eos_id == 1
+
+
+# Layouts of published tokenizers: what normalises, what is added, what names the special tokens.
+QWEN = (
+    ["<|endoftext|>", "<|im_start|>", "<|im_end|>"],
+    [],
+    {"pad_token": "<|endoftext|>", "bos_token": "<|im_start|>", "eos_token": "<|im_end|>"},
+)
+PYTHIA = (["<|endoftext|>", "<|padding|>"], [" " * n for n in range(24, 1, -1)],
+          {"bos_token": "<|endoftext|>"})  # fmt: skip
+
+
+@pytest.mark.parametrize("layout", [QWEN, PYTHIA])
+def test_a_tokenizer_that_normalises_loads_and_says_what_it_changes(layout, tmp_path):
+    specials, added, names = layout
+    path = tmp_path / "t.json"
+    model = byte_level(specials, normaliser=tokenizers.normalizers.NFC())
+    model.add_tokens([tokenizers.AddedToken(token, normalized=True) for token in added])
+    model.save(str(path))
+    tokenizer = load_tokenizer(path, **names)
+    assert tokenizer.loss == ("cafe\u0301", "caf\u00e9")
+    assert tokenizer.decode(tokenizer.encode("a   b\n\n  it\u2019s")) == "a   b\n\n  it\u2019s"
+    assert tokenizer.pad_id not in (tokenizer.bos_id, tokenizer.eos_id)
+
+
+@pytest.mark.parametrize(
+    ("normaliser", "loss"),
+    [
+        (tokenizers.normalizers.NFKC(), ("cafe\u0301", "caf\u00e9")),
+        (tokenizers.normalizers.Replace("\u2019", "'"), ("it\u2019s", "it's")),
+        (tokenizers.normalizers.Replace("\ufb01", "fi"), ("\ufb01n", "fin")),
+    ],
+)
+def test_what_a_normaliser_changes_is_said(normaliser, loss, tmp_path):
+    byte_level(["<pad>", "<s>", "</s>"], normaliser=normaliser).save(str(tmp_path / "t.json"))
+    assert load_tokenizer(tmp_path / "t.json").loss == loss
+
+
+def test_vocab_size_is_the_largest_id_and_one(tmp_path):
+    """Ids may have gaps: 259 tokens of which the last is 300."""
+    fields = json.loads(byte_level(["<pad>", "<s>", "</s>"]).to_str())
+    letters = [token for token in fields["model"]["vocab"] if len(token) == 1]
+    vocabulary = {"<pad>": 0, "<s>": 1, "</s>": 300} | {t: i for i, t in enumerate(letters, 2)}
+    fields["model"] |= {"vocab": vocabulary, "merges": []}
+    fields["added_tokens"][2]["id"] = 300
+    (tmp_path / "t.json").write_text(json.dumps(fields))
+    tokenizer = load_tokenizer(tmp_path / "t.json")
+    assert len(vocabulary) == 259
+    assert (tokenizer.eos_id, tokenizer.vocab_size) == (300, 301)
+    assert tokenizer.decode([300, *tokenizer.encode("ab")]) == "ab"
 
 
 def test_a_tokenizer_that_loses_text_is_refused(tmp_path):
@@ -158,11 +228,40 @@ def test_a_tokenizer_that_loses_text_is_refused(tmp_path):
     byte_level(["<pad>", "<s>", "</s>"], prefix_space=True).save(str(path))
     with pytest.raises(UserError, match="expected a lossless tokenizer"):
         load_tokenizer(path)
-    model = byte_level(["<pad>", "<s>", "</s>"])
-    model.normalizer = tokenizers.normalizers.Lowercase()
+    model = byte_level(["<pad>", "<s>", "</s>"], prefix_space=True)
+    model.normalizer = tokenizers.normalizers.NFC()  # which is not what changes the text
     model.save(str(path))
     with pytest.raises(UserError, match="expected a lossless tokenizer"):
         load_tokenizer(path)
+    model = byte_level(["<pad>", "<s>", "</s>"])
+    model.add_tokens([tokenizers.AddedToken("<mask>", lstrip=True, rstrip=True)])
+    model.save(str(path))
+    with pytest.raises(UserError, match="expected a lossless tokenizer, got 'a<mask>b' for"):
+        load_tokenizer(path)
+    model = byte_level(["<pad>", "<s>", "</s>"])
+    model.model.dropout = 0.5
+    model.save(str(path))
+    with pytest.raises(UserError, match="expected a text to have the same ids each time"):
+        load_tokenizer(path)
+    model = byte_level(["<pad>", "<s>", "</s>"])
+    model.normalizer = tokenizers.normalizers.Prepend("_")
+    model.decoder = tokenizers.decoders.Sequence(
+        [decoders.ByteLevel(), decoders.Fuse(), decoders.Strip("_", 1, 0)]
+    )
+    model.save(str(path))  # as where a space is put before each text: prompt and response part
+    with pytest.raises(UserError, match="coded one after the other"):
+        load_tokenizer(path)
+
+
+def test_a_tokenizer_without_some_bytes_is_refused(tmp_path):
+    model = byte_level(["<pad>", "<s>", "</s>"])
+    fields = json.loads(model.to_str())
+    (tmp_path / "t.json").write_text(json.dumps(fields))
+    load_tokenizer(tmp_path / "t.json")
+    del fields["model"]["vocab"]["\u00e1"]  # the mark of byte 0xE1
+    (tmp_path / "t.json").write_text(json.dumps(fields))
+    with pytest.raises(UserError, match=r"expected a lossless tokenizer, got '.*' for '\u1000'"):
+        load_tokenizer(tmp_path / "t.json")
 
 
 def test_a_model_without_specials_is_refused(tmp_path):
@@ -195,4 +294,4 @@ def test_files_that_are_no_tokenizers(tmp_path):
     with pytest.raises(UserError, match=r"expected a \.model or a \.json file, got '\.pkl'"):
         load_tokenizer(tmp_path / "t.pkl")
     with pytest.raises(UserError, match=r"a \.model names its own"):
-        load_tokenizer(tmp_path / "t.model", pad="<pad>")
+        load_tokenizer(tmp_path / "t.model", pad_token="<pad>")
