@@ -2,7 +2,7 @@ PYTHON ?= python3
 VENV ?= .venv
 BIN := $(VENV)/bin
 
-.PHONY: test test-all test-faults test-notebooks notebooks quickstart bench lint clean
+.PHONY: test test-all test-faults test-notebooks test-mutants notebooks quickstart bench lint clean
 
 # One virtual environment serves every target; it is made anew when the requirements change.
 $(VENV)/ready: setup.py pyproject.toml
@@ -27,6 +27,11 @@ test-faults: export RLHF_JAX_FUZZ ?= 30
 test-faults: export RLHF_JAX_BITS ?= 500
 test-faults: $(VENV)/ready
 	$(BIN)/python -m pytest -n auto --dist loadfile -rP -m '' tests/faults
+
+# Every wrong edit of tests/mutants/ on a copy, and the test that must notice it; goes on after a
+# stop with what is left.
+test-mutants: $(VENV)/ready
+	$(BIN)/python -m tests.mutants --jobs 2
 
 $(VENV)/notebooks: $(VENV)/ready
 	$(BIN)/python -m pip install --quiet --editable '.[test,notebooks]'

@@ -52,6 +52,8 @@ def test_the_largest_uniform_draws_a_token_of_weight():
     weights = jnp.zeros((1, 1000)).at[0, 3].set(0.1).at[0, 700].set(0.3)
     assert inverse_cdf(weights, jnp.array([1 - 2**-24]))[0] == 700
     assert inverse_cdf(weights, jnp.array([0.0]))[0] == 3
+    weights = weights.at[0, 690].set(0.1)
+    assert inverse_cdf(weights, jnp.array([0.35]))[0] == 690  # 0.175 of 0.1, 0.1, 0.3
 
 
 def test_frequencies_follow_the_probabilities():

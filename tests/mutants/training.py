@@ -1,0 +1,42 @@
+"""Gradients, optimizer, metrics and the loop."""
+
+from tests.mutants import mutants
+
+GRADIENTS = mutants(
+    "training/gradients.py",
+    "training/test_gradients.py",
+    [
+        ("accumulate_gradients.total", "mean.total * factor", "mean.mean * factor",
+         "test_any_split_gives_the_gradient_of_the_whole[1]"),
+        ("accumulate_gradients", "scale = reciprocal(mean.weight)", "scale = 1 / micro_batches",
+         "test_any_split_gives_the_gradient_of_the_whole[2]"),
+        ("accumulate_gradients", "jax.random.fold_in(key, index)", "key",
+         "test_every_micro_batch_has_its_own_key"),
+        ("accumulate_gradients", "optax.tree.norm(gradients)", "optax.tree.norm(params)",
+         "test_any_split_gives_the_gradient_of_the_whole[1]"),
+        ("accumulate_gradients.reciprocal", 
+         "jnp.where(weight > 0, 1 / jnp.where(weight > 0, weight, 1), 0)", "1 / weight",
+         "test_a_batch_without_weight_has_gradient_zero"),
+    ],
+)  # fmt: skip
+
+OPTIMIZER = mutants(
+    "training/optimizer.py",
+    "training/test_optimizer.py",
+    [
+        ("clip_by_global_norm", "jnp.minimum(1.0, max_norm /", "(max_norm /",
+         "test_the_whole_gradient_is_clipped_before_adam"),
+        ("make_optimizer", "mask=_is_matrix", "mask=None",
+         "test_decay_is_decoupled_and_spares_vectors"),
+        ("make_optimizer", "parts.insert(1, optax.add", "parts.insert(0, optax.add",
+         "test_decay_is_decoupled_and_spares_vectors"),
+        ("_is_matrix", 'not name.endswith(("bias", "scale"))', "True",
+         "test_decay_spares_the_stacked_biases_and_scales_of_layers"),
+        ("_schedule", "total_steps - warmup", "total_steps", "test_schedules"),
+        ("_schedule", "config.warmup_from * peak", "0.0", "test_schedules"),
+        ("_schedule", "alpha=config.final_fraction", "alpha=0.0", "test_schedules"),
+        ("_schedule", "config.final_fraction * peak", "0.0", "test_schedules"),
+    ],
+)  # fmt: skip
+
+MUTANTS = GRADIENTS + OPTIMIZER
