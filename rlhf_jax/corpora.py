@@ -22,6 +22,7 @@ from rlhf_jax.data.tokenizer import (
     train_sentencepiece,
 )
 from rlhf_jax.experiment import FolderData, HumanData, WorldData
+from rlhf_jax.strict_json import read_json
 from rlhf_jax.training.fingerprint import check_fingerprint
 from rlhf_jax.training.lock import lock
 from rlhf_jax.worlds.instruction import InstructionWorld
@@ -48,7 +49,7 @@ class Corpora:
 
     @property
     def counts(self) -> dict:
-        return json.loads((self.directory / "counts.json").read_text(encoding="utf-8"))
+        return read_json(self.directory / "counts.json")
 
 
 def prepare(

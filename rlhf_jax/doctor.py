@@ -1,11 +1,11 @@
 """rlhf-jax doctor RUN: what is in a run's directory, what is damaged, what a resume would do."""
 
 import dataclasses
-import json
 from pathlib import Path
 
 from rlhf_jax.data.tokenizer import find_tokenizer, load_tokenizer
 from rlhf_jax.errors import UserError
+from rlhf_jax.strict_json import read_json
 from rlhf_jax.training import checkpoint, manifest
 from rlhf_jax.training.lock import holder
 from rlhf_jax.training.metrics import METRICS, SPEED, read_lines
@@ -96,15 +96,15 @@ def _model(directory: Path, tokenizer: str | None) -> tuple[str, list[str]]:
 
 
 def _total(folder: Path) -> int | str:
-    progress = json.loads((folder / "progress" / "metadata").read_text(encoding="utf-8"))
+    progress = read_json(folder / "progress" / "metadata")
     return progress.get("total_steps", "?")
 
 
 def _bad_json(file: Path) -> list[str]:
     try:
-        json.loads(file.read_bytes().decode("utf-8"))
-    except (OSError, ValueError, RecursionError) as error:
-        return [f"{file}: cannot be read: {error}"]
+        read_json(file)
+    except UserError as error:
+        return [str(error)]
     return []
 
 

@@ -19,6 +19,7 @@ from rlhf_jax.parallel import processes
 from rlhf_jax.run import PIPELINE, STAGES, Run
 from rlhf_jax.stages import reward_model
 from rlhf_jax.stages.supervised import mean_loss
+from rlhf_jax.strict_json import read_json
 from rlhf_jax.training.metrics import SPEED, read_metrics
 from rlhf_jax.training.model_files import has_model
 from rlhf_jax.worlds.instruction import InstructionWorld
@@ -230,7 +231,7 @@ def seconds(run: Run) -> dict[str, float]:
     }
     labelers = run.stage_directory("feedback") / "labelers.json"
     if labelers.is_file():
-        about = json.loads(labelers.read_text(encoding="utf-8"))
+        about = read_json(labelers)
         spent["feedback"] = round(about["seconds"], 1)
     return spent
 

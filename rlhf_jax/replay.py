@@ -1,7 +1,6 @@
 """rlhf-jax replay BATCH: one step again, on the batch that stopped a stage, number by number."""
 
 import dataclasses
-import json
 from pathlib import Path
 from typing import Any
 
@@ -12,6 +11,7 @@ from rlhf_jax.config_json import from_json
 from rlhf_jax.errors import UserError
 from rlhf_jax.experiment import Experiment
 from rlhf_jax.run import EXPERIMENT, STAGES, Run
+from rlhf_jax.strict_json import read_json
 from rlhf_jax.training import checkpoint, loop
 from rlhf_jax.training.batch_file import read_batch
 
@@ -51,10 +51,7 @@ def replay(path: Path) -> tuple[dict[str, Any], list[str]]:
 def _task(directory: Path, stage: str) -> loop.Task:
     """The task of a stage as it was trained in its directory."""
     file = directory / EXPERIMENT
-    try:
-        fields = json.loads(file.read_bytes().decode("utf-8"))
-    except (OSError, ValueError) as error:
-        raise UserError(f"{file}: cannot be read: {error}") from None
+    fields = read_json(file)
     config = dataclasses.replace(from_json(Experiment, fields), out=str(directory.parent))
     try:
         run = _Builder(config)

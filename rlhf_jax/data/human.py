@@ -4,7 +4,6 @@ Every reader counts what it leaves out and gives the counts back.
 """
 
 import itertools
-import json
 import os
 import re
 from collections import Counter
@@ -22,6 +21,7 @@ from rlhf_jax.data.records import (
     read_lines,
 )
 from rlhf_jax.errors import ConfigError, RecordError, UserError, require
+from rlhf_jax.strict_json import parse_json
 
 HUMAN = "\n\nHuman:"
 ASSISTANT = "\n\nAssistant:"
@@ -153,9 +153,11 @@ def read_pandalm(path: str | os.PathLike) -> tuple[list[Ranking], Counts]:
     Source: Wang et al. 2023, arXiv 2306.05087.
     """
     try:
-        pairs = json.loads(b"".join(read_lines(path)))
-    except (ValueError, RecursionError) as error:
-        raise RecordError(f"{path}: expected JSON, got: {error}") from None
+        pairs = parse_json(b"".join(read_lines(path)))
+    except RecordError:  # names the file
+        raise
+    except UserError as error:
+        raise RecordError(f"{path}: {error}") from None
     if not isinstance(pairs, list):
         raise RecordError(f"{path}: expected a list, got {type(pairs).__name__}")
     rankings = []

@@ -22,7 +22,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, TypeVar
 
-from rlhf_jax.errors import RecordError, require
+from rlhf_jax.errors import RecordError, UserError, require
+from rlhf_jax.strict_json import parse_json
 
 MOST_RANK = 2**31
 
@@ -186,18 +187,12 @@ def _unique_fields(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
 
 
 def _parse_line(line: bytes) -> Any:
-    try:
-        text = line.decode("utf-8")
-    except UnicodeDecodeError as error:
-        raise RecordError(f"expected UTF-8, got byte {line[error.start]:#04x}") from None
-    if not text.strip():
+    if not line.strip():
         raise RecordError("expected a JSON object, got an empty line")
     try:
-        return json.loads(text, object_pairs_hook=_unique_fields)
-    except json.JSONDecodeError as error:
-        raise RecordError(f"expected JSON, got {error.msg} (column {error.colno})") from None
-    except RecursionError:
-        raise RecordError("expected a JSON object, got lists nested too deep") from None
+        return parse_json(line, _unique_fields)
+    except UserError as error:
+        raise RecordError(str(error)) from None
 
 
 def read_lines(path: str | os.PathLike) -> Iterator[bytes]:

@@ -17,6 +17,7 @@ import tokenizers
 from rlhf_jax.data.records import write_atomically
 from rlhf_jax.data.tokenizer_contract import SPACE_MARK, try_contract
 from rlhf_jax.errors import ConfigError, UserError, require
+from rlhf_jax.strict_json import parse_json
 
 NAMES = ("tokenizer.json", "tokenizer.model")
 CHOICE = "rlhf_jax_special_tokens"  # key in a .json that keeps the names of its special tokens
@@ -153,7 +154,7 @@ def _with_choice(content: bytes, given: dict[str, str | None]) -> tuple[bytes, s
     given now or kept in it."""
     if CHOICE.encode() not in content and not any(given.values()):
         return content, content.decode("utf-8"), given
-    fields = json.loads(content.decode("utf-8"))
+    fields = parse_json(content)
     kept = fields.pop(CHOICE, {})
     chosen = {word: name or kept.get(word) for word, name in given.items()}
     text = json.dumps(fields, ensure_ascii=False)

@@ -10,6 +10,7 @@ import jax
 import numpy as np
 
 from rlhf_jax.errors import UserError
+from rlhf_jax.strict_json import parse_json
 
 ABOUT = "about.json"
 
@@ -36,11 +37,11 @@ def read_batch(path: Path) -> tuple[Any, dict]:
     try:
         with np.load(path, allow_pickle=False) as file:
             arrays = {name: file[name] for name in file.files}
-        about = json.loads(arrays.pop(ABOUT).tobytes().decode("utf-8"))
+        about = parse_json(arrays.pop(ABOUT).tobytes())
     except OSError as error:
         raise UserError(f"{path}: cannot be read: {error.strerror or error}") from None
     except (ValueError, KeyError, EOFError, AttributeError, TypeError, NotImplementedError,
-            zipfile.BadZipFile, zlib.error, RecursionError, RuntimeError) as error:  # fmt: skip
+            zipfile.BadZipFile, zlib.error, RuntimeError, UserError) as error:  # fmt: skip
         raise UserError(f"{path}: expected a batch saved for replay, got: {error}") from None
     if not isinstance(about, dict):
         raise UserError(f"{path}: expected a batch saved for replay, got other JSON")

@@ -23,6 +23,7 @@ import numpy as np
 import orbax.checkpoint as ocp
 
 from rlhf_jax.errors import UserError
+from rlhf_jax.strict_json import read_json
 from rlhf_jax.training import manifest
 
 UNFINISHED = ".orbax-checkpoint-tmp"  # in the name of a folder that is being written
@@ -344,7 +345,7 @@ def reason(error: Exception) -> str:
 
 
 def _read_json(folder: Path, item: str) -> dict:
-    return json.loads((folder / item / "metadata").read_text(encoding="utf-8"))
+    return read_json(folder / item / "metadata")
 
 
 def _copy(value: dict) -> dict:

@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import Any
 
 from rlhf_jax.errors import UserError
+from rlhf_jax.strict_json import read_json
 
 # Metadata of a dataclass field that may change between two calls of one run:
 # `field(default=None, metadata=NOT_FINGERPRINTED)`.
@@ -51,9 +52,9 @@ def check_fingerprint(directory: str | Path, fingerprint: dict, insist: bool | N
         write_atomically(path, text)
         return
     try:
-        there = json.loads(path.read_bytes().decode("utf-8"))
-    except (OSError, ValueError, RecursionError) as error:
-        raise UserError(f"{path}: cannot be read ({error}); remove it to write it anew") from None
+        there = read_json(path)
+    except UserError as error:
+        raise UserError(f"{error}; remove it to write it anew") from None
     old, new = _flatten(there), _flatten(now)
     lines = [
         f"  {name}: {old.get(name, '(absent)')} there, {new.get(name, '(absent)')} now"

@@ -13,6 +13,8 @@ import os
 import platform
 from pathlib import Path
 
+from rlhf_jax.errors import UserError
+from rlhf_jax.strict_json import parse_json
 from rlhf_jax.training.fingerprint import write_atomically
 
 NAME = "manifest.json"
@@ -37,10 +39,10 @@ def write(folder: Path, about: dict) -> None:
 def read(folder: Path) -> tuple[dict, list[str]]:
     """The manifest of a folder, and what is wrong with it in words: nothing, or one line."""
     try:
-        content = json.loads((folder / NAME).read_bytes().decode("utf-8"))
+        content = parse_json((folder / NAME).read_bytes())
     except OSError as error:
         return {}, [f"{NAME} cannot be read: {error.strerror}"]
-    except (ValueError, RecursionError):
+    except UserError:
         return {}, [f"{NAME} is not JSON"]
     if not isinstance(content, dict) or content.pop("sha256", None) != _digest(content):
         return {}, [f"{NAME} has changed since it was written"]

@@ -20,6 +20,7 @@ from tensorboardX.proto.event_pb2 import Event, SessionLog
 from tensorboardX.summary import scalar
 
 from rlhf_jax.errors import UserError
+from rlhf_jax.strict_json import parse_json
 from rlhf_jax.training.fingerprint import write_atomically
 
 METRICS, SPEED = "metrics.jsonl", "speed.jsonl"
@@ -134,10 +135,10 @@ def read_lines(path: Path) -> list[tuple[bytes, dict]]:
         if not line.endswith(b"\n"):
             break  # cut short by a kill
         try:
-            values = json.loads(line.decode("utf-8"))
+            values = parse_json(line)
             if not isinstance(values, dict) or not isinstance(values.get("step"), int):
-                raise ValueError("no step in it")
-        except (ValueError, RecursionError) as error:
+                raise UserError("no step in it")
+        except UserError as error:
             raise UserError(
                 f"{path}:{number}: is damaged ({error}); remove the line to go on without it"
             ) from None
@@ -147,8 +148,7 @@ def read_lines(path: Path) -> list[tuple[bytes, dict]]:
 
 def read_metrics(directory: str | Path, name: str = METRICS) -> list[dict]:
     """The lines of metrics.jsonl (or SPEED) of a stage directory."""
-    with (Path(directory) / name).open(encoding="utf-8") as file:
-        return [json.loads(line) for line in file]
+    return [values for _, values in read_lines(Path(directory) / name)]
 
 
 def to_numbers(metrics: dict) -> dict[str, float | int]:

@@ -15,6 +15,7 @@ from rlhf_jax.errors import UserError
 from rlhf_jax.models import score, transformer
 from rlhf_jax.models.config import TransformerConfig
 from rlhf_jax.parallel.processes import first_alone
+from rlhf_jax.strict_json import read_json
 from rlhf_jax.training import manifest
 from rlhf_jax.training.checkpoint import reason
 
@@ -66,13 +67,9 @@ def read_about(directory: Path) -> dict[str, Any]:
     """
     path = directory / "model.json"
     try:
-        about = json.loads(path.read_bytes().decode("utf-8"))
+        about = read_json(path)
         kind, tokenizer, model = (about[name] for name in ("kind", "tokenizer", "model"))
         return {"kind": kind, "tokenizer": tokenizer, "model": TransformerConfig(**model)}
-    except OSError as error:
-        raise UserError(f"{path}: cannot be read: {error.strerror}") from None
-    except (ValueError, RecursionError) as error:
-        raise UserError(f"{path}: expected JSON, got: {error}") from None
     except (TypeError, KeyError) as error:
         raise UserError(f"{path}: expected kind, tokenizer and model, got: {error}") from None
 

@@ -88,6 +88,16 @@ BAD = [
     (Ranking, b'{"prompt": "a", "responses": ["b", "c"], "ranks": [0, 1.0]}', "'ranks[1]': exp"),
     (Ranking, b'{"prompt": "a", "responses": ["b", "c"], "ranks": [0, true]}', "'ranks[1]': ex"),
     (Ranking, b'{"prompt": "a", "responses": ["b", "c"], "ranks": [0, 2147483648]}', "'ranks[1]':"),
+    (
+        Prompt,
+        b'{"prompt": ' + b"7" * 5000 + b"}",
+        "'prompt': expected a string, got a number of 5000",
+    ),
+    (
+        Ranking,
+        b'{"prompt": "a", "responses": ["b", "c"], "ranks": [0, ' + b"7" * 5000 + b"]}",
+        "'ranks[1]': expected a whole number in [0, 2147483648), got a number of 5000 digits",
+    ),
     (Ranking, b'{"prompt": "a", "chosen": "b"}', "field 'rejected': expected prompt and chosen"),
     (Ranking, b'{"prompt": "a", "chosen": 1, "rejected": "b"}', "field 'chosen': expected a str"),
     (Ranking, b'{"prompt": "a", "chosen": "b", "rejected": "c", "tie": 1}', "'tie': expected tr"),

@@ -157,7 +157,7 @@ def test_a_manifest_that_leads_out_of_its_folder_is_none(copy, name):
 
 def test_a_damaged_config_is_told_in_a_line(copy):
     (copy / "config.json").write_text('{"seed": ')
-    with pytest.raises(UserError, match=r"config.json: cannot be read .* remove it") as error:
+    with pytest.raises(UserError, match=r"config.json: cannot be read: .*; remove it") as error:
         check_fingerprint(copy, {"seed": 0})
     assert "\n" not in str(error.value)
 
