@@ -157,7 +157,8 @@ def generate(run, stage: str) -> None:
     prompts = [line.rstrip("\n").replace("\\n", "\n") for line in sys.stdin]
     if not prompts:
         raise UserError("generate reads prompts from standard input, one a line: there was none")
-    responses = run.sample(run.model(stage), prompts, run.config.evaluation.sampling)
+    sampling = run.config.evaluation.sampling
+    responses = run.sample(run.model(stage), prompts, sampling, "generate/responses")
     for number, response in enumerate(responses, 1):
         if response is None:
             raise UserError(f"line {number}: the prompt leaves no room for a response")

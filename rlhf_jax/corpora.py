@@ -22,6 +22,7 @@ from rlhf_jax.data.tokenizer import (
     train_sentencepiece,
 )
 from rlhf_jax.experiment import FolderData, HumanData, WorldData
+from rlhf_jax.randomness import shuffle_seed
 from rlhf_jax.strict_json import read_json
 from rlhf_jax.training.fingerprint import check_fingerprint
 from rlhf_jax.training.lock import lock
@@ -69,7 +70,7 @@ def prepare(
         if isinstance(data, WorldData):
             splits, counts = world_splits(data, seed)
         elif isinstance(data, HumanData):
-            splits, counts = human_splits(data, seed)
+            splits, counts = human_splits(data, shuffle_seed(seed, "data/heldout"))
         else:
             splits, counts = folder.read_folder(data.path, data.demonstrations, data.rankings)
             named = {f"{word}_token": getattr(data, f"{word}_token") for word in SPECIALS}
@@ -80,7 +81,8 @@ def prepare(
         if not isinstance(data, FolderData):
             texts = [record.text for record in splits["text"]["train"]]
             texts += [d.prompt + d.response for d in splits["demonstrations"]["train"]]
-            train_sentencepiece(texts, vocab_size, directory / "tokenizer.model", seed)
+            order = shuffle_seed(seed, "data/tokenizer")
+            train_sentencepiece(texts, vocab_size, directory / "tokenizer.model", order)
         content = json.dumps(counts, indent=1).encode()
         write_atomically(directory / "counts.json", content)
     for name, numbers in counts.items():

@@ -117,7 +117,7 @@ class Experiment:
     out: str | None = None  # None: runs/<name>
 
     def __post_init__(self):
-        require(0 <= self.seed < 2**28, "seed", self.seed, "in [0, 2**28)")
+        require(0 <= self.seed < 2**63, "seed", self.seed, "in [0, 2**63)")
         context = self.model.context
         for stage in ("pretrain", "sft", "dpo"):
             if (config := getattr(self, stage)) is not None:

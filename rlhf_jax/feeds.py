@@ -8,32 +8,30 @@ from rlhf_jax.data.batches import Batches
 from rlhf_jax.data.records import Ranking
 from rlhf_jax.data.tokenizer import Tokenizer
 from rlhf_jax.parallel.runner import Runner
+from rlhf_jax.randomness import shuffle_seed
 from rlhf_jax.stages.dpo import DPOConfig
 from rlhf_jax.stages.ppo_config import PPOConfig
 from rlhf_jax.stages.reward_model import RewardConfig
 from rlhf_jax.stages.supervised import SupervisedConfig
 
-# Each use of data is shuffled by a seed of its own.
-PRETRAIN, SFT, SFT_TEXT, MIX, REWARD, PROMPTS, PTX, DPO = range(8)
-
 
 class Feeds:
-    """The data sets of a run as endless batches."""
+    """The data sets of a run as endless batches, each shuffled for a purpose (randomness.py)."""
 
     def __init__(self, corpora: Corpora, tokenizer: Tokenizer, runner: Runner, seed: int):
         self._corpora, self._tokenizer, self.runner, self._seed = corpora, tokenizer, runner, seed
 
-    def _shuffled(self, use: int) -> int:
-        return self._seed * 16 + use
+    def _shuffled(self, purpose: str) -> int:
+        return shuffle_seed(self._seed, purpose)
 
-    def text(self, rows: int, length: int, use: int, whole: bool = False) -> Batches:
+    def text(self, rows: int, length: int, purpose: str, whole: bool = False) -> Batches:
         """Plain text; whole: all rows in every process."""
         return pipeline.text_batches(
             self._corpora.read("text", "train"),
             self._tokenizer,
             batch_size=rows,
             length=length,
-            seed=self._shuffled(use),
+            seed=self._shuffled(purpose),
             part=pipeline.ALL if whole else self.runner.own_rows(rows),
         )
 
@@ -45,18 +43,18 @@ class Feeds:
             self._tokenizer,
             batch_size=config.batch_size,
             length=config.length,
-            seed=self._shuffled(SFT),
+            seed=self._shuffled("sft/demonstrations"),
             packed=config.packed,
             part=pipeline.ALL if mixed else part,
         )
         if not mixed:
             return batches
-        text = self.text(config.batch_size, config.length, SFT_TEXT, whole=True)
+        text = self.text(config.batch_size, config.length, "sft/text", whole=True)
         fraction = config.pretraining_fraction
-        return pipeline.mixed_batches(batches, text, fraction, self._shuffled(MIX), part)
+        return pipeline.mixed_batches(batches, text, fraction, self._shuffled("sft/mix"), part)
 
     def rankings(
-        self, rankings: Sequence[Ranking], config: RewardConfig | DPOConfig, use: int
+        self, rankings: Sequence[Ranking], config: RewardConfig | DPOConfig, purpose: str
     ) -> Batches:
         return pipeline.ranking_batches(
             rankings,
@@ -64,18 +62,18 @@ class Feeds:
             batch_size=config.batch_size,
             length=config.length,
             outputs=config.outputs,
-            seed=self._shuffled(use),
+            seed=self._shuffled(purpose),
             packed=config.packed,
             part=self.runner.own_rows(config.batch_size),
         )
 
-    def prompts(self, config: PPOConfig) -> Batches:
+    def prompts(self, config: PPOConfig, purpose: str) -> Batches:
         return pipeline.prompt_batches(
             self._corpora.read("prompts", "ppo"),
             self._tokenizer,
             batch_size=config.batch_size,
             length=config.prompt_length,
-            seed=self._shuffled(PROMPTS),
+            seed=self._shuffled(purpose),
             part=self.runner.own_rows(config.batch_size),
         )
 
@@ -83,14 +81,15 @@ class Feeds:
 class PPOBatches:
     """Prompts, and text for ptx beside them; one position for both."""
 
-    def __init__(self, feeds: Feeds, config: PPOConfig):
-        self.prompts, self.text, self._runner = feeds.prompts(config), None, feeds.runner
+    def __init__(self, feeds: Feeds, config: PPOConfig, stage: str):
+        self.prompts = feeds.prompts(config, f"{stage}/prompts")
+        self.text, self._runner = None, feeds.runner
         if self.prompts.dropped:
-            print(f"ppo: prompts: {self.prompts.left_out} (length = {config.prompt_length})")
+            print(f"{stage}: prompts: {self.prompts.left_out} (length = {config.prompt_length})")
         rows = config.batch_size * config.ptx_ratio
         self._rows = {"prompts": config.batch_size, "text": rows}
         if config.ptx_coefficient > 0:
-            self.text = feeds.text(rows, config.ptx_length, PTX)
+            self.text = feeds.text(rows, config.ptx_length, f"{stage}/text")
 
     def place(self, batch: dict) -> dict:
         """On the devices."""

@@ -27,6 +27,7 @@ from rlhf_jax.worlds.instruction import InstructionWorld
 STAGE_OF = {"base": "pretrain", "prompted": "pretrain", "sft": "sft", "ppo": "ppo",
             "ppo_ptx": "ppo_ptx"}  # fmt: skip
 FLAGS = ("followed", "hallucinated", "harmful")
+RESPONSES = "report/responses"  # one purpose, so the same noise for every policy
 
 
 def policies_of(run: Run) -> dict[str, str]:
@@ -74,7 +75,7 @@ def judge_world(run: Run) -> dict:
     for name, stage in policies_of(run).items():
         params = reference if stage == "sft" else run.model(stage)
         prefix = few_shot if name == "prompted" else ""
-        responses = run.sample(params, [prefix + prompt for prompt in prompts], sampling)
+        responses = run.sample(params, [prefix + prompt for prompt in prompts], sampling, RESPONSES)
         if prefix:  # the examples say that an answer ends with its line
             responses = [response.split("\n")[0] for response in responses]
         grades = [world.grade(p, r) for p, r in zip(prompts, responses, strict=True)]
@@ -116,7 +117,7 @@ def judge_human(run: Run) -> dict:
         if name == "prompted":
             continue
         params = reference if stage == "sft" else run.model(stage)
-        responses = run.sample(params, prompts, run.config.evaluation.sampling)
+        responses = run.sample(params, prompts, run.config.evaluation.sampling, RESPONSES)
         scores[name], cut = reward_scores(run, reward, prompts, responses)
         policies[name] = {
             "reward_score": bootstrap_mean(scores[name])._asdict(),
@@ -191,7 +192,7 @@ def kl_to(run: Run, params: Any, reference: Any, prompts: Sequence[str]) -> floa
     if params is reference:
         return 0.0
     sampler = run.sampler(prompts, SamplingConfig(run.config.ppo.temperature))
-    return sampler.kl(params, reference, prompts, run.key("kl"))
+    return sampler.kl(params, reference, prompts, run.key("report/kl"))
 
 
 def pretraining_loss(run: Run, params: Any) -> float:

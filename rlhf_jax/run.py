@@ -8,7 +8,6 @@
 import contextlib
 import json
 import time
-import zlib
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -29,6 +28,7 @@ from rlhf_jax.models import score, transformer
 from rlhf_jax.models.config import TransformerConfig, different_fields
 from rlhf_jax.parallel import processes
 from rlhf_jax.parallel.runner import Runner, make_runner
+from rlhf_jax.randomness import random_key, shuffle_seed
 from rlhf_jax.stages import dpo, ppo, reward_model, supervised
 from rlhf_jax.stages.ppo_config import PPOConfig
 from rlhf_jax.training import loop
@@ -79,9 +79,8 @@ class Run:
                 check_rows(self.runner, self.config, stage)
 
     def key(self, purpose: str) -> jax.Array:
-        """A random key of its own for each purpose."""
-        number = zlib.crc32(purpose.encode())
-        return jax.random.fold_in(jax.random.key(self.config.seed), number)
+        """The random key of a purpose (randomness.py)."""
+        return random_key(self.config.seed, purpose)
 
     def stage_directory(self, stage: str) -> Path:
         return self.directory / stage
@@ -194,7 +193,7 @@ class Run:
         place = lambda batch: self.runner.rows(batch, config.batch_size)
         task = loop.Task(
             name=stage,
-            state=self.runner.create(initial, params, self.key(stage)),
+            state=self.runner.create(initial, params, self.key(f"{stage}/training")),
             step=lambda state, batch: update(state, prepare(place(batch))),
             batches=batches,
             total_steps=steps,
@@ -206,9 +205,9 @@ class Run:
 
     def _pretrain(self) -> Any:
         config, model = self.config.pretrain, self.config.model
-        batches = self.feeds.text(config.batch_size, config.length, feeds.PRETRAIN)
+        batches = self.feeds.text(config.batch_size, config.length, "pretrain/text")
         initial = lambda key: transformer.init(model, key)
-        params = self.runner.create(initial, self.key("initialise"))
+        params = self.runner.create(initial, self.key("pretrain/initialise"))
         loss = supervised.likelihood_loss(model)
         tokens = config.batch_size * config.length
         return self._train_one_model("pretrain", loss, params, batches, tokens, ("loss",))
@@ -238,10 +237,10 @@ class Run:
         return self._samplers[length, sampling]
 
     def sample(
-        self, params: Any, prompts: Sequence[str], sampling: SamplingConfig
+        self, params: Any, prompts: Sequence[str], sampling: SamplingConfig, purpose: str
     ) -> list[str | None]:
         """One response to each prompt; None where the model's context has no room for it."""
-        return self.sampler(prompts, sampling).responses(params, prompts, self.key("sample"))
+        return self.sampler(prompts, sampling).responses(params, prompts, self.key(purpose))
 
     def rankings(self, split: str):
         """Ranked outputs: the human ones, or the SFT model's ranked by simulated labelers."""
@@ -253,16 +252,16 @@ class Run:
         marker = self.stage_directory("feedback") / "labelers.json"
         if marker.is_file():
             return
-        data, started = self.config.data, time.monotonic()
-        world, policy = InstructionWorld(data.world, self.config.seed), self.model("sft")
+        data, seed, started = self.config.data, self.config.seed, time.monotonic()
+        world, policy = InstructionWorld(data.world, seed), self.model("sft")
         prompts = [record.prompt for record in self.corpora.read("prompts", "feedback")]
-        counts = output_counts(len(prompts), *data.outputs, self.config.seed)
+        counts = output_counts(len(prompts), *data.outputs, shuffle_seed(seed, "feedback/counts"))
         sampling = SamplingConfig(self.config.ppo.temperature)
         print(f"feedback: {sum(counts)} outputs of {len(prompts)} prompts", flush=True)
         unranked = collect_rankings(
             prompts,
             counts,
-            lambda repeated: self.sample(policy, repeated, sampling),
+            lambda repeated: self.sample(policy, repeated, sampling, "feedback/outputs"),
             lambda prompt, outputs: [0] * len(outputs),
         )
         # Equal outputs tie for every labeler: agreement is a matter of different ones.
@@ -272,7 +271,8 @@ class Run:
             for r, texts in zip(unranked, different, strict=True)
             if len(texts) > 1
         ]
-        labeler = SimulatedLabeler(calibrate_noise(scores, data.agreement), seed=self.config.seed)
+        noise = calibrate_noise(scores, data.agreement)
+        labeler = SimulatedLabeler(noise, seed=shuffle_seed(seed, "feedback/labelers"))
         ranked = [
             Ranking(r.prompt, r.responses, world.rank(r.prompt, r.responses, labeler))
             for r in unranked
@@ -290,8 +290,8 @@ class Run:
     def _reward(self) -> Any:
         config, model = self.config.reward, self.config.scorer
         policy = self.model("sft")
-        batches = self.feeds.rankings(self.rankings("train"), config, feeds.REWARD)
-        params = score.with_score_head(policy, self.key("reward head"))
+        batches = self.feeds.rankings(self.rankings("train"), config, "reward/rankings")
+        params = score.with_score_head(policy, self.key("reward/head"))
         tokens = config.batch_size * config.outputs * config.length
         loss = reward_model.reward_loss(model, config.divide_by)
         if config.normalise == "gain_and_bias":  # before training too (Ziegler et al. 2019)
@@ -319,7 +319,7 @@ class Run:
     def _dpo(self) -> Any:
         config, model = self.config.dpo, self.config.model
         policy = self.model("sft")
-        batches = self.feeds.rankings(self.rankings("train"), config, feeds.DPO)
+        batches = self.feeds.rankings(self.rankings("train"), config, "dpo/rankings")
         refer = dpo.make_reference(model, config.micro_batches, self.runner.compile)
         return self._train_one_model(
             "dpo",
@@ -340,14 +340,14 @@ class Run:
     def _run_ppo(self, stage: str) -> Any:
         config, model = getattr(self.config, stage), self.config.model
         policy, reward = self.model("sft"), self.model("reward")
-        batches = feeds.PPOBatches(self.feeds, config)
+        batches = feeds.PPOBatches(self.feeds, config, stage)
         ids = ppo.TokenIds(self.tokenizer.eos_id, self.tokenizer.pad_id, self._stop_id(config))
         frozen, compile = ppo.Frozen(policy, reward), self.runner.compile
         step = ppo.make_iteration(config, model, ids, frozen, self.config.scorer, compile)
         initial = lambda policy, reward, key: ppo.initial_state(config, policy, reward, key)
         task = loop.Task(
             name=stage,
-            state=self.runner.create(initial, policy, reward, self.key("ppo")),
+            state=self.runner.create(initial, policy, reward, self.key(f"{stage}/training")),
             step=lambda state, batch: step(state, batches.place(batch)),
             batches=batches,
             total_steps=config.iterations,

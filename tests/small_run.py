@@ -11,7 +11,7 @@ import os
 import signal
 import sys
 
-from rlhf_jax import cli
+from rlhf_jax import cli, corpora, feeds, randomness, run
 from rlhf_jax.corpora import Corpora
 from rlhf_jax.evaluation import report
 from rlhf_jax.experiment import EvaluationConfig, Experiment, WorldData
@@ -76,6 +76,21 @@ def before(module, name: str, condition) -> None:
     setattr(module, name, killing)
 
 
+def tell_purposes() -> None:
+    """Prints a line for each purpose that a random number is asked for."""
+
+    def telling(function):
+        def told(seed, purpose):
+            print(f"random: {purpose}")
+            return function(seed, purpose)
+
+        return told
+
+    run.random_key = telling(randomness.random_key)
+    for module in (corpora, feeds, run):
+        module.shuffle_seed = telling(randomness.shuffle_seed)
+
+
 def kill_at(place: str) -> None:
     """Arranges the SIGKILL: "prepare", "STAGE:STEP", "feedback" or "report"."""
     if place == "prepare":
@@ -104,6 +119,7 @@ def main(directory: str, actions: list[str]) -> None:
                 command, options = "pretrain", ["--stop-after-steps", action.split(":")[1]]
             elif action:
                 kill_at(action)
+            tell_purposes()
             cli.command([command, __file__, "--out", directory, *options])
             sys.stdout.flush()
             os._exit(0)

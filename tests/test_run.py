@@ -3,6 +3,7 @@
 import io
 import json
 import os
+import re
 import subprocess
 import sys
 from pathlib import Path
@@ -11,6 +12,7 @@ import pytest
 
 from rlhf_jax import cli
 from rlhf_jax.run import PIPELINE, Run
+from tests.test_randomness import PURPOSES
 
 ROOT = Path(__file__).resolve().parents[1]
 EXPERIMENT = str(ROOT / "tests" / "small_run.py")
@@ -39,8 +41,8 @@ def drive(directory, cache, *actions) -> str:
 @pytest.fixture(scope="module")
 def runs(tmp_path_factory):
     folder = tmp_path_factory.mktemp("runs")
-    drive(folder / "whole", folder / "cache")
-    return folder, drive(folder / "killed", folder / "cache", *ACTIONS)
+    whole = drive(folder / "whole", folder / "cache")
+    return folder, drive(folder / "killed", folder / "cache", *ACTIONS), whole
 
 
 def report_of(directory) -> dict:
@@ -80,10 +82,23 @@ def test_stops_and_kills_change_no_figure(runs):
 
 
 def test_a_stop_says_where_it_is_and_the_next_call_goes_on(runs):
-    folder, printed = runs
+    folder, printed, _ = runs
     steps = len((folder / "killed/pretrain/metrics.jsonl").read_text().splitlines())
     assert f"pretrain: stopped at step 3 of {steps}; the same command" in printed
     assert printed.count("pretrain: done") == 1
+
+
+def test_each_use_of_randomness_has_its_purpose(runs):
+    """The purposes of a whole run are those of the table, each of one use."""
+    asked = re.findall("^random: (.*)$", runs[2], re.MULTILINE)
+    elsewhere = {
+        "data/heldout", "dpo/rankings", "generate/responses", "ppo/text", "sft/mix", "sft/text",
+    }  # fmt: skip
+    stages = {f"{stage}/training" for stage in PIPELINE}
+    assert set(asked) == (PURPOSES - elsewhere) | stages
+    often = {purpose for purpose in asked if asked.count(purpose) > 1}
+    assert often == {"report/responses", "report/kl"}  # the same noise for every policy
+    assert [asked.count(purpose) for purpose in sorted(often)] == [3, 5]
 
 
 def main(monkeypatch, capsys, *arguments):
@@ -124,8 +139,8 @@ def test_examples_that_leave_no_room_are_refused_before_any_training(monkeypatch
 def test_generate_reads_and_prints_a_line_each(runs, monkeypatch, capsys):
     asked = []
 
-    def sample(self, params, prompts, sampling):
-        asked.append((prompts, params["tokens"].shape))
+    def sample(self, params, prompts, sampling, purpose):
+        asked.append((prompts, params["tokens"].shape, purpose))
         return ["one\ntwo", " caf\u00e9"]
 
     monkeypatch.setattr(Run, "sample", sample)
@@ -133,7 +148,9 @@ def test_generate_reads_and_prints_a_line_each(runs, monkeypatch, capsys):
     arguments = ["generate", EXPERIMENT, "--out", str(runs[0] / "whole"), "--stage", "sft"]
     code, out, _ = main(monkeypatch, capsys, *arguments)
     assert code == 0
-    assert asked == [(["User: Hi.\nAssistant:", "caf\u00e9 \u6f22\\"], (400, 32))]
+    assert asked == [
+        (["User: Hi.\nAssistant:", "caf\u00e9 \u6f22\\"], (400, 32), "generate/responses")
+    ]
     assert out == "one\\ntwo\n caf\u00e9\n"
 
 

@@ -1,0 +1,47 @@
+"""All randomness of a run: a number for each (seed of the run, purpose), by sha256.
+
+A purpose is "STAGE/USE", so that no two uses share numbers and a use that is added, renamed or
+taken away changes no other.
+
+purpose                      what it draws
+data/heldout                 which human prompts are held out
+data/tokenizer               which lines the tokenizer is trained on
+pretrain/initialise          the first weights
+pretrain/text                order of the text
+sft/demonstrations           order of the demonstrations
+sft/text                     order of the text that is mixed in
+sft/mix                      which rows of a batch are text
+feedback/counts              how many outputs each prompt gets
+feedback/outputs             the outputs that labelers rank
+feedback/labelers            the labelers' noise
+reward/head                  the first weights of the score head
+reward/rankings              order of the rankings; of DPO: dpo/rankings
+ppo/prompts, ppo/text        order of prompts and text; of PPO-ptx: ppo_ptx/prompts, ppo_ptx/text
+STAGE/training               what a stage draws in its steps: dropout; of PPO and PPO-ptx responses
+                             and the order of the minibatches
+report/responses             the report's responses: the same noise for each policy, so that
+                             differences between policies hold less of it
+report/kl                    the responses on which KL is measured, the same noise for each policy
+generate/responses           what `rlhf-jax generate` says
+"""
+
+import hashlib
+
+import jax
+import numpy as np
+
+
+def random_key(seed: int, purpose: str) -> jax.Array:
+    """The JAX key of a purpose: 64 bits of sha256("seed/purpose")."""
+    high, low = _words(seed, purpose)
+    return jax.random.fold_in(jax.random.key(high), low)
+
+
+def shuffle_seed(seed: int, purpose: str) -> int:
+    """The seed in [0, 2^32) of a purpose, for NumPy and for simulated labelers."""
+    return int(_words(seed, purpose)[0])
+
+
+def _words(seed: int, purpose: str) -> np.ndarray:
+    digest = hashlib.sha256(f"{seed}/{purpose}".encode()).digest()
+    return np.frombuffer(digest[:8], ">u4").astype(np.uint32)
