@@ -29,6 +29,7 @@ setup(
         "rich>=13",
         "matplotlib>=3.8",
         "numpy>=1.26",
+        "scipy>=1.11",
     ],
     extras_require={
         "test": [

@@ -28,7 +28,7 @@ from rlhf_jax.data.pipeline import (
 from rlhf_jax.data.records import Ranking
 from rlhf_jax.data.tokenizer import train_sentencepiece
 from rlhf_jax.evaluation.policies import Sampler
-from rlhf_jax.evaluation.statistics import bootstrap_mean
+from rlhf_jax.evaluation.statistics import bounded_mean
 from rlhf_jax.feedback.labelers import SimulatedLabeler
 from rlhf_jax.generation.decode import generate
 from rlhf_jax.generation.sampling import SamplingConfig
@@ -125,9 +125,9 @@ print(f"{len(sft_losses)} steps, loss {sft_losses[0]:.2f} -> {sft_losses[-20:].m
 #
 # The SFT model answers each prompt four times. A simulated labeler, who sees the gold score through
 # noise and rates it on seven levels, ranks the four. All pairs of a prompt are one example (Ouyang
-# et al. 2022, equation 1); ties say nothing:
+# et al. 2022, equation 1); ties say nothing, and a prompt with many weighs less:
 #
-# $$-\frac{1}{\#\{i \succ j\}}\sum_{i \succ j}\log\sigma(s_i - s_j)$$
+# $$-\frac{1}{\binom{4}{2}}\sum_{i \succ j}\log\sigma(s_i - s_j)$$
 #
 # The model is the SFT model under a scalar head, read at the last token. Rankings leave its zero
 # free, so afterwards its bias is moved until demonstrations score 0 on average.
@@ -152,9 +152,9 @@ def scores_of(params, batch):
 
 def reward_loss(params, batch):
     scores = scores_of(params, batch)
-    correct, pairs = ranked_accuracy(scores, batch["ranks"])
+    correct, pairs = jax.tree.map(jnp.sum, ranked_accuracy(scores, batch["ranks"]))
     loss = WeightedMean.of(*ranked_loss(scores, batch["ranks"])).mean
-    return loss, jnp.stack([loss, correct.sum() / jnp.maximum(pairs.sum(), 1)])
+    return loss, jnp.stack([loss, correct, pairs])
 
 
 shape = {"batch_size": 16, "length": PROMPT + RESPONSE + 2, "outputs": 4}
@@ -163,10 +163,11 @@ reward = score.with_score_head(sft, jax.random.key(2))
 reward, reward_history = train(reward_loss, reward, batches, 2 * batches.steps_per_epoch, 5e-4)
 
 heldout = ranking_pass(rankings[:50], tokenizer, **shape)
-accuracy = np.mean([reward_loss(reward, batch)[1][1] for batch in heldout])
+_, correct, pairs = sum(reward_loss(reward, batch)[1] for batch in heldout)
 shown = supervised_pass(demonstrations[:200], tokenizer, batch_size=200, length=64)[0]
 reward = score.rescale(reward, 1.0, shift_to_zero(scores_of(reward, shown), np.ones(200)))
-print(f"{len(reward_history)} steps; orders {accuracy:.0%} of held-out pairs as the labeler did")
+print(f"{len(reward_history)} steps; orders {correct / pairs:.0%} of {pairs:.0f} held-out pairs "
+      "as the labeler did")  # fmt: skip
 
 # %% [markdown]
 # ## Stage 3: PPO against the reward model
@@ -262,7 +263,7 @@ def gold(params, seed=4):
 answers, scores = {}, {}
 for name, model in {"SFT": sft, "PPO": policy}.items():
     answers[name], scores[name] = gold(model)
-    mean, low, high = bootstrap_mean(scores[name])
+    mean, low, high = bounded_mean(scores[name])
     print(f"{name}: gold score {mean:.3f}, 95 % interval [{low:.3f}, {high:.3f}]")
 
 figure, panels = plt.subplots(1, 4, figsize=(13, 2.8), layout="constrained")
@@ -271,9 +272,8 @@ for panel, (title, y) in zip(
     panels,
     {
         "SFT: loss (nats a token)": sft_losses,
-        "Reward model: accuracy on pairs": np.convolve(
-            reward_history[:, 1], np.ones(8) / 8, "valid"
-        ),
+        "Reward model: accuracy on pairs": np.convolve(reward_history[:, 1], np.ones(8), "valid")
+        / np.convolve(reward_history[:, 2], np.ones(8), "valid"),
         "PPO: score of the reward model": rewards,
         "PPO: KL to SFT (nats a response)": kls,
     }.items(),
@@ -285,7 +285,7 @@ for panel, (title, y) in zip(
     panel.set_xlabel("iteration" if "PPO" in title else "step")
 plt.show()
 
-assert bootstrap_mean(scores["PPO"]).low > bootstrap_mean(scores["SFT"]).high
+assert bounded_mean(scores["PPO"]).low > bounded_mean(scores["SFT"]).high
 
 # %% [markdown]
 # The intervals lie apart. Where the gain comes from can be read: the same prompts, before and

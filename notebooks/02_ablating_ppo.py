@@ -30,7 +30,7 @@ from rlhf_jax.data.pipeline import (
 from rlhf_jax.data.records import Ranking
 from rlhf_jax.data.tokenizer import train_sentencepiece
 from rlhf_jax.evaluation.policies import Sampler
-from rlhf_jax.evaluation.statistics import bootstrap_mean
+from rlhf_jax.evaluation.statistics import bounded_mean
 from rlhf_jax.feedback.labelers import SimulatedLabeler
 from rlhf_jax.generation.decode import generate
 from rlhf_jax.generation.sampling import SamplingConfig
@@ -262,7 +262,7 @@ def judged(policy):
     answers = sampler.responses(policy, prompts, key)
     grades = [world.grade(p, a).score for p, a in zip(prompts, answers, strict=True)]
     return {
-        "gold score": bootstrap_mean(grades),
+        "gold score": bounded_mean(grades),
         "KL to SFT": sampler.kl(policy, sft, prompts, key),
         "text": float(text_loss(policy)),
     }

@@ -12,13 +12,14 @@ from rlhf_jax.data.records import Ranking, write_atomically
 from rlhf_jax.errors import require
 from rlhf_jax.evaluation import human_report, report
 from rlhf_jax.evaluation.policies import score_responses
-from rlhf_jax.evaluation.statistics import bootstrap_mean, win_rate
+from rlhf_jax.evaluation.report_summary import HALF, loss_difference
+from rlhf_jax.evaluation.statistics import mean_interval, win_rate
 from rlhf_jax.experiment import WorldData
 from rlhf_jax.generation.sampling import SamplingConfig
 from rlhf_jax.parallel import processes
 from rlhf_jax.run import PIPELINE, STAGES, Run
 from rlhf_jax.stages import reward_model
-from rlhf_jax.stages.supervised import mean_loss
+from rlhf_jax.stages.supervised import document_losses
 from rlhf_jax.strict_json import read_json
 from rlhf_jax.training.metrics import SPEED, read_metrics
 from rlhf_jax.training.model_files import has_model
@@ -79,6 +80,7 @@ def judge_world(run: Run) -> dict:
         if prefix:  # the examples say that an answer ends with its line
             responses = [response.split("\n")[0] for response in responses]
         grades = [world.grade(p, r) for p, r in zip(prompts, responses, strict=True)]
+        losses, tokens = text_losses(run, params)
         results.append(
             report.PolicyResult(
                 name=name,
@@ -87,7 +89,8 @@ def judge_world(run: Run) -> dict:
                 scores=tuple(grade.score for grade in grades),
                 **{flag: tuple(getattr(grade, flag) for grade in grades) for flag in FLAGS},
                 kl=None if prefix else kl_to(run, params, reference, prompts),
-                pretraining_loss=pretraining_loss(run, params),
+                text_losses=tuple(losses.tolist()),
+                text_tokens=tuple(tokens.tolist()),
             )
         )
     spent = {**seconds(run), "report": round(time.monotonic() - started, 1)}
@@ -112,7 +115,7 @@ def judge_human(run: Run) -> dict:
     prompts = [p for p in held_out if 1 + len(run.tokenizer.encode(p)) <= room]
     reference, reward = run.model("sft"), run.model("reward")
     policies: dict[str, Any] = {}
-    scores: dict[str, np.ndarray] = {}
+    scores, texts = {}, {}
     for name, stage in policies_of(run).items():
         if name == "prompted":
             continue
@@ -120,13 +123,12 @@ def judge_human(run: Run) -> dict:
         responses = run.sample(params, prompts, run.config.evaluation.sampling, RESPONSES)
         scores[name], cut = reward_scores(run, reward, prompts, responses)
         policies[name] = {
-            "reward_score": bootstrap_mean(scores[name])._asdict(),
+            "reward_score": mean_interval(scores[name]).as_json(),
             "beginnings_cut": cut,
             "kl": kl_to(run, params, reference, prompts),
-            "pretraining_loss": pretraining_loss(run, params),
         }
-    for name, policy in policies.items():
-        policy["reward_wins_vs_sft"] = win_rate(scores[name], scores["sft"])._asdict()
+        texts[name] = text_losses(run, params)
+    compare_with_sft(policies, scores, texts)
     summary = {
         "reward_model": accuracy,
         "policies": policies,
@@ -142,6 +144,19 @@ def judge_human(run: Run) -> dict:
     human_report.print_human_report(summary)
     print(f"{run.directory / 'report.json'}")
     return summary
+
+
+def compare_with_sft(policies: dict, scores: dict, texts: dict) -> None:
+    """Adds to each policy its wins over sft by `scores` [prompts], its loss on `texts`, (summed
+    losses, tokens) of documents, and how far that is from sft's."""
+    for name, policy in policies.items():
+        losses, tokens = texts[name]
+        loss, same = float(losses.sum() / tokens.sum()), name == "sft"
+        wins = HALF if same else win_rate(scores[name], scores["sft"])
+        difference = None if same else loss_difference(losses, texts["sft"][0], tokens)
+        policy["reward_wins_vs_sft"] = wins.as_json()
+        policy["pretraining_loss"] = loss if np.isfinite(loss) else None
+        policy["pretraining_loss_vs_sft"] = difference and difference.as_json()
 
 
 def reward_accuracy(run: Run) -> dict:
@@ -195,8 +210,8 @@ def kl_to(run: Run, params: Any, reference: Any, prompts: Sequence[str]) -> floa
     return sampler.kl(params, reference, prompts, run.key("report/kl"))
 
 
-def pretraining_loss(run: Run, params: Any) -> float:
-    """Nats a token on the held-out text."""
+def text_losses(run: Run, params: Any) -> tuple[np.ndarray, np.ndarray]:
+    """Summed loss, in nats, and number of tokens of each held-out document."""
     config = run.config.pretrain
     text = pipeline.text_pass(
         run.corpora.read("text", "valid"),
@@ -204,7 +219,7 @@ def pretraining_loss(run: Run, params: Any) -> float:
         batch_size=config.batch_size,
         length=config.length,
     )
-    return mean_loss(run.config.model, params, text, run.runner.evaluate)
+    return document_losses(run.config.model, params, text, run.runner.evaluate)
 
 
 def reward_scores(run: Run, params: Any, prompts, responses) -> tuple[np.ndarray, int]:

@@ -56,7 +56,7 @@ def test_the_report_has_its_schema(runs):
     for policy in report["policies"].values():
         assert policy.keys() == {
             "gold_score", "win_rate_vs_sft", "followed", "hallucinated", "harmful", "kl",
-            "pretraining_loss",
+            "pretraining_loss", "pretraining_loss_vs_sft",
         }  # fmt: skip
         score = policy["gold_score"]
         assert score.keys() == {"mean", "low", "high"}

@@ -142,22 +142,27 @@ def _too_long(records: Sequence[Any], kept: Sequence[Any]) -> dict[str, int]:
 
 
 def text_rows(texts: Sequence[str | Text], tokenizer: Tokenizer, length: int) -> Rows:
-    """All documents in order, concatenated and split into rows of `length`."""
+    """All documents in order, concatenated and split into rows of `length`.
+
+    Batches hold document [B] too: segment s of row b is of the document document[b] + s - 1.
+    """
     require(length >= 2, "length", length, "at least 2")
     _some(texts, {}, "texts", length)
     documents = [text_ids(text, tokenizer) for text in texts]
     rows = []
     document, offset = 0, 0
     while document < len(documents):
+        first = document
         row, document, offset = next_text_row(
             documents.__getitem__, len(documents), document, offset, length
         )
-        rows.append(row)
+        rows.append((row, first))
 
     def to_batch(rows):
-        return supervised_batch(rows, length, tokenizer.pad_id)
+        batch = supervised_batch([row for row, _ in rows], length, tokenizer.pad_id)
+        return batch | {"document": np.array([first for _, first in rows], np.int32)}
 
-    return Rows(rows, [], to_batch, len(texts), {})
+    return Rows(rows, ([], 0), to_batch, len(texts), {})
 
 
 def demonstration_rows(

@@ -172,7 +172,8 @@ def supervised_pass(
 def text_pass(
     texts: Sequence[str | Text], tokenizer: Tokenizer, *, batch_size: int, length: int
 ) -> Pass:
-    """Every document once, in order; as `text_batches`."""
+    """Every document once, in order; as `text_batches`, and document [B], the place in `texts` of
+    each row's first segment; its next segments are of the next documents."""
     return Pass(arrays.text_rows(texts, tokenizer, length), batch_size)
 
 

@@ -18,16 +18,19 @@ def pair_accuracy(correct: np.ndarray, longer: np.ndarray, pairs: np.ndarray, se
         "the longer output is better" has right, and all.
 
     Returns: {"accuracy", "longer_is_better", "difference": {"mean", "low", "high"}, "pairs",
-      "prompts"}; the difference is paired, its interval is over prompts as all are.
+      "prompts"}; the difference is paired, its interval is over prompts as all are. All three are
+      None where there is no pair.
     """
+    counts = {"pairs": int(pairs.sum()), "prompts": int((pairs > 0).sum())}
+    if not counts["pairs"]:
+        return dict.fromkeys(("accuracy", "longer_is_better", "difference")) | counts
     halved = ratio_interval((correct - longer + pairs) / 2, pairs, seed)  # within 0..pairs
     difference = Interval(*(2 * bound - 1 for bound in halved))
     return {
-        "accuracy": ratio_interval(correct, pairs, seed)._asdict(),
-        "longer_is_better": ratio_interval(longer, pairs, seed)._asdict(),
-        "difference": difference._asdict(),
-        "pairs": int(pairs.sum()),
-        "prompts": int((pairs > 0).sum()),
+        "accuracy": ratio_interval(correct, pairs, seed).as_json(),
+        "longer_is_better": ratio_interval(longer, pairs, seed).as_json(),
+        "difference": difference.as_json(),
+        **counts,
     }
 
 
@@ -36,11 +39,13 @@ def findings(reward_model: dict, policies: dict) -> list[str]:
 
     Args:
       reward_model: {"all" or a source: `pair_accuracy` and "over_long", rankings left out}.
-      policies: {name: {"reward_score", "reward_wins_vs_sft", "kl", "pretraining_loss"}}.
+      policies: {name: {"reward_score", "reward_wins_vs_sft", "kl", "pretraining_loss",
+        "pretraining_loss_vs_sft"}}.
     """
     whole = reward_model["all"]
     sentences = [_against_chance(source, part) for source, part in reward_model.items()]
-    sentences.append(_against_length(whole))
+    if whole["pairs"]:
+        sentences.append(_against_length(whole))
     if whole["over_long"]:
         sentences.append(
             f"{whole['over_long']} held-out rankings are longer than the model's rows and are "
@@ -50,7 +55,7 @@ def findings(reward_model: dict, policies: dict) -> list[str]:
         "The policies' scores are the reward model's own, which PPO was trained to raise: they "
         "say how far PPO went, not whether people would prefer its responses."
     )
-    if whole["accuracy"]["low"] <= 0.5:
+    if not whole["pairs"] or whole["accuracy"]["low"] <= 0.5:
         sentences.append(
             "As this reward model is not surely better than chance, a higher score is no sign of "
             "a better response."
@@ -62,12 +67,7 @@ def findings(reward_model: dict, policies: dict) -> list[str]:
             f"{name} {verdict} the reward model's score: its responses beat sft's on "
             f"{_bounds(wins)} of the prompts."
         )
-    loss = {name: policies[name]["pretraining_loss"] for name in ("sft", "ppo", "ppo_ptx")}
-    figures = ", ".join(f"{name} {value:.3f}" for name, value in loss.items())
-    sentences.append(
-        f"Loss on held-out text, nats per token: {figures}; PPO changed it by "
-        f"{loss['ppo'] - loss['sft']:+.3f}, with ptx by {loss['ppo_ptx'] - loss['sft']:+.3f}."
-    )
+    sentences += [_against_sft(name, policies) for name in ("ppo", "ppo_ptx")]
     return sentences
 
 
@@ -96,6 +96,8 @@ def print_human_report(report: dict) -> None:
 
 
 def _against_chance(source: str, part: dict) -> str:
+    if not part["pairs"]:
+        return f"Reward model, {source}: not known, no held-out pair was left."
     verdict = _verdict(
         part["accuracy"],
         0.5,
@@ -123,10 +125,21 @@ def _against_length(part: dict) -> str:
     )
 
 
+def _against_sft(name: str, policies: dict) -> str:
+    """What a policy's loss on held-out text is beside sft's, over the same documents."""
+    difference = policies[name]["pretraining_loss_vs_sft"]
+    losses = ", ".join(
+        f"{each} {number(policies[each]['pretraining_loss'], 3)}" for each in ("sft", name)
+    )
+    if difference is None:
+        return f"Loss on held-out text, nats per token: {losses}: not known, one is not finite."
+    verdict = _verdict(difference, 0, "raised it", "lowered it", "did not surely move it")
+    bounds = Interval.of_json(difference).text("+")
+    return f"Loss on held-out text, nats per token: {losses}; {name} {verdict} ({bounds})."
+
+
 def _verdict(interval: dict, middle: float, above: str, below: str, unsure: str) -> str:
-    if interval["low"] > middle:
-        return above
-    return below if interval["high"] < middle else unsure
+    return (unsure, above, below)[Interval.of_json(interval).side(middle)]
 
 
 def _table(first: str, *titles: str) -> Table:
@@ -138,8 +151,11 @@ def _table(first: str, *titles: str) -> Table:
 
 
 def _bounds(interval: dict) -> str:
-    return "{mean:.3f} [{low:.3f}, {high:.3f}]".format(**interval)
+    return Interval.of_json(interval).text()
 
 
-def _stacked(interval: dict) -> str:
-    return "{mean:.3f}\n{low:.2f}..{high:.2f}".format(**interval)
+def _stacked(interval: dict | None) -> str:
+    if interval is None:
+        return "-"
+    mean, (low, high) = interval["mean"], (number(interval[end], 2) for end in ("low", "high"))
+    return f"{mean:.3f}\n{low}..{high}"

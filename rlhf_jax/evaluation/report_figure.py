@@ -8,8 +8,8 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.lines import Line2D
 
-from rlhf_jax.evaluation.report_summary import FLAGS, POLICIES, PolicyResult, counted
-from rlhf_jax.evaluation.statistics import wilson
+from rlhf_jax.evaluation.report_summary import FLAGS, POLICIES, PolicyResult
+from rlhf_jax.evaluation.statistics import bounded_mean
 
 Curves = dict[str, list[dict]]
 
@@ -94,10 +94,10 @@ def _behaviour(panel: Axes, results: Sequence[PolicyResult], looks: dict) -> Non
     _frame(panel, "Behaviour", "", "share of prompts that ask (%, 95 % interval)")
     for group, flag in enumerate(FLAGS):
         for place, result in enumerate(results):
-            true, asked = counted(getattr(result, flag))
+            asked = [value for value in getattr(result, flag) if value is not None]
             if asked:
                 at = group + 0.7 * ((place + 0.5) / len(results) - 0.5)
-                share, low, high = (100 * value for value in wilson(true, asked))
+                share, low, high = (100 * value for value in bounded_mean(asked))
                 _point(panel, at, share, "y", low, high, looks[result.name])
     better = ("higher is better", "lower is better", "lower is better")
     panel.set_xticks(range(len(FLAGS)), [f"{f}\n({b})" for f, b in zip(FLAGS, better, strict=True)])

@@ -5,6 +5,7 @@ from collections.abc import Sequence
 from html import escape
 
 from rlhf_jax.evaluation.report_summary import FLAGS, PolicyResult
+from rlhf_jax.evaluation.statistics import Interval
 
 SAMPLES = 8
 _MARKS = {
@@ -109,9 +110,10 @@ def page(report: dict, results: Sequence[PolicyResult], image: bytes) -> str:
 <ul>{findings}</ul>
 <h2>Policies</h2>
 <div class="wide">{_table(report["policies"])}</div>
-<p class="soft">Small figures: 95 % bootstrap interval over prompts. A win is a higher gold score
-than the SFT policy's on the same prompt, a tie counts one half. Followed, hallucinated, harmful:
-share of the prompts that ask for it.</p>
+<p class="soft">Small figures: 95 % interval over prompts; of the loss, its paired difference from
+the SFT policy's, over documents. A win is a higher gold score than the SFT policy's on the same
+prompt, a tie counts one half. Followed, hallucinated, harmful: share of the prompts that ask for
+it.</p>
 <h2>Figures</h2>
 <img alt="Gold scores, win rates, behaviour, alignment tax and training curves"
 src="data:image/png;base64,{picture}">
@@ -146,7 +148,7 @@ def _table(policies: dict[str, dict]) -> str:
     for name, policy in policies.items():
         cells = [_bounds(policy["gold_score"], 3), _bounds(policy["win_rate_vs_sft"], 2)]
         cells += [percent(policy[flag]) for flag in FLAGS]
-        cells += [number(policy["kl"], 2), number(policy["pretraining_loss"], 3)]
+        cells += [number(policy["kl"], 2), _loss(policy)]
         rows += f"<tr><th>{escape(name)}</th>{''.join(f'<td>{cell}</td>' for cell in cells)}</tr>"
     return f"<table><thead><tr>{head}</tr></thead><tbody>{rows}</tbody></table>"
 
@@ -156,6 +158,11 @@ def _bounds(interval: dict[str, float] | None, digits: int) -> str:
         return "-"
     mean, low, high = (number(interval[key], digits) for key in ("mean", "low", "high"))
     return f"{mean}<small>{low} to {high}</small>"
+
+
+def _loss(policy: dict) -> str:
+    loss, difference = number(policy["pretraining_loss"], 3), policy["pretraining_loss_vs_sft"]
+    return loss + (f"<small>{Interval.of_json(difference).text('+')}</small>" if difference else "")
 
 
 def _sample(results: Sequence[PolicyResult], i: int) -> str:

@@ -7,7 +7,13 @@ from dataclasses import dataclass, fields
 import numpy as np
 
 from rlhf_jax.errors import UserError
-from rlhf_jax.evaluation.statistics import Interval, bootstrap_mean, win_rate
+from rlhf_jax.evaluation.statistics import (
+    Interval,
+    bounded_difference,
+    bounded_mean,
+    mean_interval,
+    win_rate,
+)
 
 POLICIES = ("base", "prompted", "sft", "ppo", "ppo_ptx")
 ORDERS = (("ppo", "sft"), ("ppo_ptx", "sft"), ("sft", "prompted"), ("prompted", "base"))
@@ -21,31 +27,44 @@ Flags = tuple[bool | None, ...]
 class PolicyResult:
     """One policy's responses to the test prompts, as graded.
 
-    Raises UserError where a field does not have one value per prompt or a score is not finite.
+    Raises UserError where a field does not have one value per prompt, a score is not in [0, 1], or
+    losses and tokens are of different documents.
     """
 
     name: str  # one of POLICIES, or any other
     prompts: tuple[str, ...]
     responses: tuple[str, ...]  # one per prompt
-    scores: tuple[float, ...]  # gold score of each response
+    scores: tuple[float, ...]  # gold score of each response, in [0, 1]
     followed: Flags  # None where the prompt does not ask for it, as in the next two
     hallucinated: Flags
     harmful: Flags
     kl: float | None  # from SFT, in nats per response; None where meaningless
-    pretraining_loss: float  # on held-out text, in nats per token
+    text_losses: tuple[float, ...]  # of each held-out document: nats, the sum over its tokens
+    text_tokens: tuple[float, ...]  # how many they are
 
     def __post_init__(self):
         if not self.prompts:
             raise UserError(f"policy {self.name!r}: no prompts")
-        for field in fields(self)[2:-2]:
+        for field in fields(self)[2:-3]:
             count = len(getattr(self, field.name))
             if count != len(self.prompts):
                 raise UserError(
                     f"policy {self.name!r}: {field.name} has {count} values "
                     f"for {len(self.prompts)} prompts"
                 )
-        if not all(map(math.isfinite, self.scores)):
-            raise UserError(f"policy {self.name!r}: scores must be finite")
+        if not all(0 <= score <= 1 for score in self.scores):
+            raise UserError(f"policy {self.name!r}: scores must be in [0, 1]")
+        losses, tokens = len(self.text_losses), len(self.text_tokens)
+        if losses != tokens or not losses:
+            raise UserError(
+                f"policy {self.name!r}: text_losses has {losses} documents, text_tokens {tokens}: "
+                "must be as many, and not none"
+            )
+
+    @property
+    def pretraining_loss(self) -> float:
+        """Nats a token of the held-out text."""
+        return sum(self.text_losses) / sum(self.text_tokens)
 
 
 def arrange(results: Sequence[PolicyResult]) -> list[PolicyResult]:
@@ -59,16 +78,11 @@ def arrange(results: Sequence[PolicyResult]) -> list[PolicyResult]:
     if len(set(names)) < len(names):
         raise UserError(f"report: policies {names} must have different names")
     for result in results:
-        if result.prompts != results[0].prompts:
-            raise UserError(f"report: {result.name!r} and {names[0]!r} have different prompts")
+        for what in ("prompts", "text_tokens"):
+            if getattr(result, what) != getattr(results[0], what):
+                raise UserError(f"report: {result.name!r} and {names[0]!r} have different {what}")
     ranks = {name: rank for rank, name in enumerate(POLICIES)}
     return sorted(results, key=lambda result: ranks.get(result.name, len(ranks)))
-
-
-def counted(flags: Flags) -> tuple[int, int]:
-    """(how many are true, how many are asked for)."""
-    asked = [flag for flag in flags if flag is not None]
-    return sum(map(bool, asked)), len(asked)
 
 
 def summarise(results: Sequence[PolicyResult], seconds: dict[str, float], seed: int) -> dict:
@@ -77,12 +91,14 @@ def summarise(results: Sequence[PolicyResult], seconds: dict[str, float], seed: 
     {"policies": {name: {"gold_score": {"mean", "low", "high"},
                          "win_rate_vs_sft": {"mean", "low", "high"},
                          "followed", "hallucinated", "harmful": share of the prompts that ask,
-                         "kl": nats per response, "pretraining_loss": nats per token}},
+                         "kl": nats per response, "pretraining_loss": nats per token,
+                         "pretraining_loss_vs_sft": {"mean", "low", "high"}}},
      "seconds": {stage: seconds}, "seed": seed, "findings": [sentence, ...]}
 
-    Bounds are those of 95 % bootstrap intervals over prompts. None stands where a number is not
-    known: win rates without an sft policy, a share that no prompt asks for, a loss or KL that
-    diverged.
+    Bounds are those of 95 % intervals over prompts; of the loss's difference from sft's, paired,
+    over documents. None stands where a number is not known: what compares with sft without such a
+    policy, a share that no prompt asks for, a loss or KL that diverged, a bound where there are
+    too few documents.
 
     Raises UserError as `arrange` does.
     """
@@ -94,11 +110,12 @@ def summarise(results: Sequence[PolicyResult], seconds: dict[str, float], seed: 
         if sft is not None:
             wins = HALF if result is sft else win_rate(result.scores, sft.scores, seed)
         policies[result.name] = {
-            "gold_score": bootstrap_mean(result.scores, seed)._asdict(),
-            "win_rate_vs_sft": wins and wins._asdict(),
+            "gold_score": bounded_mean(result.scores, seed).as_json(),
+            "win_rate_vs_sft": wins and wins.as_json(),
             **{name: _share(getattr(result, name)) for name in FLAGS},
             "kl": _finite(result.kl),
             "pretraining_loss": _finite(result.pretraining_loss),
+            "pretraining_loss_vs_sft": _loss_vs_sft(result, sft),
         }
     return {
         "policies": policies,
@@ -109,12 +126,29 @@ def summarise(results: Sequence[PolicyResult], seconds: dict[str, float], seed: 
 
 
 def _share(flags: Flags) -> float | None:
-    true, asked = counted(flags)
-    return true / asked if asked else None
+    asked = [bool(flag) for flag in flags if flag is not None]
+    return sum(asked) / len(asked) if asked else None
 
 
 def _finite(value: float | None) -> float | None:
     return float(value) if value is not None and math.isfinite(value) else None
+
+
+def loss_difference(losses: Sequence[float], others: Sequence[float], tokens) -> Interval | None:
+    """How much more a policy loses than another on the same documents, nats a token; None where
+    one of them diverged.
+
+    Args: losses, others: [N] nats, summed over each document's tokens; tokens: [N], how many.
+    """
+    difference = np.subtract(losses, others)
+    return mean_interval(difference, tokens) if np.isfinite(difference).all() else None
+
+
+def _loss_vs_sft(result: PolicyResult, sft: PolicyResult | None) -> dict | None:
+    if sft is None or result is sft:
+        return None
+    difference = loss_difference(result.text_losses, sft.text_losses, sft.text_tokens)
+    return difference and difference.as_json()
 
 
 def _findings(results: dict[str, PolicyResult], policies: dict, seed: int) -> list[str]:
@@ -123,12 +157,10 @@ def _findings(results: dict[str, PolicyResult], policies: dict, seed: int) -> li
     for better, worse in ORDERS:
         if better in results and worse in results:
             scores = results[better].scores, results[worse].scores
-            difference = bootstrap_mean(np.subtract(*scores), seed)
             golds = [Interval(**policies[name]["gold_score"]) for name in (better, worse)]
-            sentences.append(_order(better, worse, *golds, difference))
-    losses = {name: policy["pretraining_loss"] for name, policy in policies.items()}
-    if "sft" in losses and "ppo" in losses:
-        sentences += _tax(losses)
+            sentences.append(_order(better, worse, *golds, bounded_difference(*scores, seed)))
+    if "sft" in results and "ppo" in results:
+        sentences += _tax(results, {name: p["pretraining_loss"] for name, p in policies.items()})
     missing = [name for name in POLICIES if name not in results]
     if missing:
         sentences.append(f"Not measured, so not judged: {', '.join(missing)}.")
@@ -138,45 +170,57 @@ def _findings(results: dict[str, PolicyResult], policies: dict, seed: int) -> li
 def _order(better: str, worse: str, a: Interval, b: Interval, difference: Interval) -> str:
     apart = a.low > b.high or b.low > a.high
     figures = (
-        f"{_bounds(a)} against {_bounds(b)}; the 95 % intervals {'do not ' * apart}overlap, "
-        f"the paired difference is {_bounds(difference, '+')}."
+        f"{a.text()} against {b.text()}; the 95 % intervals {'do not ' * apart}overlap, "
+        f"the paired difference is {difference.text('+')}."
     )
-    if a.mean > b.mean:
-        verdict = "Holds" if difference.low > 0 else "Holds, but not surely"
-        return f"{verdict}: {better} scores above {worse}, {figures}"
-    return f"Does not hold: {better} should score above {worse}, but has {figures}"
+    verdict = {
+        1: f"Holds: {better} scores above {worse},",
+        0: f"Not sure: {better} should score above {worse}, and has",
+        -1: f"Does not hold: {better} should score above {worse}, but has",
+    }
+    return f"{verdict[difference.side()]} {figures}"
 
 
-def _tax(losses: dict[str, float | None]) -> list[str]:
+def _tax(results: dict[str, PolicyResult], losses: dict[str, float | None]) -> list[str]:
     """Whether PPO worsens the pretraining loss, and whether ptx takes that back."""
     diverged = [name for name in ("sft", "ppo", "ppo_ptx") if losses.get(name, 0.0) is None]
     if diverged:
         told = ", ".join(diverged)
         return [f"Not known: the alignment tax, as the pretraining loss of {told} is not finite."]
-    sft, ppo = losses["sft"], losses["ppo"]
-    tax = ppo - sft
-    figures = f"{ppo:.4f} nats per token for ppo, {sft:.4f} for sft ({tax:+.4f})."
-    if tax > 0:
-        sentences = [f"Holds: there is an alignment tax, a pretraining loss of {figures}"]
-    else:
-        sentences = [f"Does not hold: there is no alignment tax, the pretraining loss is {figures}"]
-    if "ppo_ptx" not in losses:
-        return sentences
-    ptx = losses["ppo_ptx"]
-    figures = f"ppo_ptx has {ptx:.4f} nats per token, ppo {ppo:.4f}, sft {sft:.4f}."
-    if tax <= 0:
-        sentence = f"Not known: whether ptx repairs the tax, as there is none; {figures}"
-    elif ptx >= ppo:
-        sentence = f"Does not hold: ptx does not repair the alignment tax; {figures}"
-    elif ptx > sft:
-        sentence = (
-            f"Holds in part: ptx repairs {100 * (ppo - ptx) / tax:.0f} % of the tax; {figures}"
-        )
-    else:
-        sentence = f"Holds: ptx repairs all of the alignment tax; {figures}"
-    return [*sentences, sentence]
+    tax = _difference(results, "ppo", "sft")
+    verdict = {
+        1: "Holds: there is an alignment tax, a pretraining loss of",
+        0: "Not sure: whether there is an alignment tax, the pretraining loss is",
+        -1: "Does not hold: there is no alignment tax, the pretraining loss is",
+    }
+    sentence = (
+        f"{verdict[tax.side()]} {losses['ppo']:.4f} nats per token for ppo, {losses['sft']:.4f} "
+        f"for sft, a difference of {tax.text('+')}."
+    )
+    return [sentence, _repair(results, losses, tax)] if "ppo_ptx" in results else [sentence]
 
 
-def _bounds(interval: Interval, sign: str = "") -> str:
-    mean, low, high = (f"{value:{sign}.3f}" for value in interval)
-    return f"{mean} [{low}, {high}]"
+def _repair(results: dict[str, PolicyResult], losses: dict[str, float], tax: Interval) -> str:
+    """Whether the loss of ppo_ptx is below ppo's, and what it leaves of the tax."""
+    against_ppo, left = (_difference(results, "ppo_ptx", name) for name in ("ppo", "sft"))
+    figures = (
+        f"ppo_ptx has {losses['ppo_ptx']:.4f} nats per token, against ppo {against_ppo.text('+')}, "
+        f"against sft {left.text('+')}."
+    )
+    share = -100 * against_ppo.mean / tax.mean
+    if tax.side() <= 0:
+        return f"Not known: whether ptx repairs the tax, as none is sure; {figures}"
+    if against_ppo.side() > 0:
+        return f"Does not hold: ptx does not repair the alignment tax; {figures}"
+    if against_ppo.side() == 0:
+        return f"Not sure: whether ptx repairs the alignment tax; {figures}"
+    if left.side() > 0:
+        return f"Holds in part: ptx repairs {share:.0f} % of the tax; {figures}"
+    if left.side() == 0:
+        return f"Holds: ptx repairs the alignment tax, what is left of it is not sure; {figures}"
+    return f"Holds: ptx repairs all of the alignment tax; {figures}"
+
+
+def _difference(results: dict[str, PolicyResult], name: str, other: str) -> Interval:
+    a, b = results[name], results[other]
+    return loss_difference(a.text_losses, b.text_losses, b.text_tokens)

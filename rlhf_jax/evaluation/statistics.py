@@ -1,14 +1,16 @@
 """Means, win rates and proportions with intervals, in float64.
 
-The unit that is resampled is the prompt: the responses to one prompt are not independent.
-Every interval is deterministic in its inputs and its seed.
+The unit is the prompt (or the document): the responses to one prompt are not independent. Every
+interval is deterministic in its inputs and its seed, and none is a single point: `python
+benchmarks/interval_coverage.py` shows how often each holds the truth.
 """
 
+import math
 from collections.abc import Sequence
-from statistics import NormalDist
 from typing import NamedTuple
 
 import numpy as np
+from scipy.special import stdtrit
 
 from rlhf_jax.errors import UserError, require
 
@@ -16,26 +18,65 @@ Values = Sequence[float] | np.ndarray
 
 
 class Interval(NamedTuple):
-    """An estimate and the bounds of its interval."""
+    """An estimate and the bounds of its interval, infinite where too little is known."""
 
     mean: float
     low: float
     high: float
 
+    def as_json(self) -> dict[str, float | None]:
+        """{"mean", "low", "high"}; None for a bound that is not finite."""
+        return {k: v if math.isfinite(v) else None for k, v in self._asdict().items()}
 
-def bootstrap_mean(
-    values_per_prompt: Values, seed: int = 0, level: float = 0.95, resamples: int = 2000
+    @classmethod
+    def of_json(cls, bounds: dict[str, float | None]) -> "Interval":
+        """What `as_json` wrote."""
+        low, high = bounds["low"], bounds["high"]
+        return cls(bounds["mean"], -math.inf if low is None else low,
+                   math.inf if high is None else high)  # fmt: skip
+
+    def text(self, sign: str = "") -> str:
+        """As "0.500 [0.400, 0.600]"; sign "+" writes a plus before what is above 0."""
+        if not math.isfinite(self.high - self.low):
+            return f"{self.mean:{sign}.3f} (no interval)"
+        return f"{self.mean:{sign}.3f} [{self.low:{sign}.3f}, {self.high:{sign}.3f}]"
+
+    def side(self, middle: float = 0.0) -> int:
+        """1 where the whole interval is above `middle`, -1 where it is below, else 0: not sure."""
+        return int(self.low > middle) - int(self.high < middle)
+
+
+def bounded_mean(
+    values_per_prompt: Values, seed: int = 0, level: float = 0.95, resamples: int = 10_000
 ) -> Interval:
-    """The mean over N prompts, with its percentile bootstrap interval.
+    """The mean over N prompts of values in [0, 1], with an interval that holds for any N.
 
-    low, high = the (1 -+ level) / 2 quantiles of the means of `resamples` samples of N prompts,
-    drawn with replacement.
+    low, high = the (1 -+ level) / 2 quantiles of sum_i w_i x_i over weights w_0..w_N drawn from
+    Dirichlet(1, ..., 1), where x_0, a prompt that was not seen, is 0 for `low` and 1 for `high`.
+    Of values 0 and 1 alone that is the exact interval of Clopper and Pearson; of many prompts it
+    is the bootstrap's.
 
-    Raises UserError where there is no value, or one is not finite.
-    Source: Efron and Tibshirani, An Introduction to the Bootstrap (1993), chapter 13.
+    Raises UserError where there is no value, or one is not in [0, 1].
+    Source: Gaffke (2005), Mathematical Methods of Statistics 14; Learned-Miller and Thomas
+    (2020), arXiv 1905.06208.
     """
     values = _column("values_per_prompt", values_per_prompt)
-    return _bootstrap(values, np.ones_like(values), seed, level, resamples)
+    bad = np.flatnonzero((values < 0) | (values > 1))
+    if bad.size:
+        raise UserError(f"prompt {bad[0]} has {values[bad[0]]:g}: must be in [0, 1]")
+    return _bounded(values, np.ones_like(values), seed, level, resamples)
+
+
+def bounded_difference(
+    a: Values, b: Values, seed: int = 0, level: float = 0.95, resamples: int = 10_000
+) -> Interval:
+    """The mean over prompts of a - b, both in [0, 1]: `bounded_mean` of (a - b + 1) / 2, scaled.
+
+    Raises UserError as `bounded_mean`, or where the lengths differ.
+    """
+    a, b = _paired(a=a, b=b)
+    halved = bounded_mean((a - b + 1) / 2, seed, level, resamples)
+    return Interval(*(2 * bound - 1 for bound in halved))
 
 
 def win_rate(
@@ -43,14 +84,14 @@ def win_rate(
     scores_b: Values,
     seed: int = 0,
     level: float = 0.95,
-    resamples: int = 2000,
+    resamples: int = 10_000,
 ) -> Interval:
-    """How often a beats b on the same prompt: mean of 1[a > b] + 0.5 * 1[a = b].
+    """How often a beats b on the same prompt: `bounded_mean` of 1[a > b] + 0.5 * 1[a = b].
 
     Raises UserError where the inputs are empty, not finite, or of different lengths.
     """
     a, b = _paired(scores_a=scores_a, scores_b=scores_b)
-    return bootstrap_mean((a > b) + 0.5 * (a == b), seed, level, resamples)
+    return bounded_mean((a > b) + 0.5 * (a == b), seed, level, resamples)
 
 
 def ratio_interval(
@@ -58,11 +99,12 @@ def ratio_interval(
     total_per_prompt: Values,
     seed: int = 0,
     level: float = 0.95,
-    resamples: int = 2000,
+    resamples: int = 10_000,
 ) -> Interval:
-    """sum(correct) / sum(total), for prompts that bring several pairs each (cluster bootstrap).
+    """sum(correct) / sum(total), for prompts that bring several pairs each.
 
-    Whole prompts are drawn with replacement. One without pairs says nothing and is not drawn.
+    As `bounded_mean`, each prompt weighing its pairs; the prompt that was not seen has as many as
+    the mean prompt. One without pairs says nothing and is left out.
 
     Raises UserError where the inputs are empty, not finite, of different lengths, without a
     single pair, or not 0 <= correct <= total.
@@ -76,43 +118,56 @@ def ratio_interval(
         raise UserError(f"prompt {i}: {correct[i]:g} correct of {total[i]:g}: must be in 0..total")
     if not total.any():
         raise UserError("total_per_prompt: no prompt has a pair")
-    return _bootstrap(correct[total > 0], total[total > 0], seed, level, resamples)
+    return _bounded(correct[total > 0], total[total > 0], seed, level, resamples)
 
 
-def wilson(successes: int, trials: int, level: float = 0.95) -> Interval:
-    """A proportion p = successes / trials of independent trials, with Wilson's score interval.
+def mean_interval(totals: Values, weights: Values | None = None, level: float = 0.95) -> Interval:
+    """R = sum(totals) / sum(weights) over N prompts or documents, with Student's interval.
 
-    (p + z^2 / 2n -+ z sqrt(p (1 - p) / n + z^2 / 4n^2)) / (1 + z^2 / n), z the normal quantile.
-    Unlike the bootstrap's it has a width where p is 0 or 1.
+    R -+ t_{M-1} sqrt(sum_i (totals_i - R weights_i)^2 / (1 - weights_i / W)) / W with
+    W = sum(weights) and M = W^2 / sum(weights^2), the number of documents of one length that
+    would tell as much; without weights it is the mean -+ t_{N-1} s / sqrt(N). For values without
+    bounds, such as a reward model's scores. One prompt has no interval, nor have prompts that are
+    all equal: nothing is known of their spread, the bounds are infinite.
 
-    Raises UserError where there is no trial or successes are not in 0..trials.
-    Source: Wilson (1927), JASA 22.
+    Raises UserError where the inputs are empty, not finite, or of different lengths, or a weight
+    is not positive.
+    Source: Bell and McCaffrey (2002), Survey Methodology 28.
     """
     require(0 < level < 1, "level", level, "between 0 and 1")
-    if not 0 <= successes <= trials or trials == 0:
-        raise UserError(
-            f"{successes} successes of {trials} trials: must be in 0..trials, trials > 0"
-        )
-    z = NormalDist().inv_cdf((1 + level) / 2)
-    p, spread = successes / trials, z * z / trials
-    centre = (p + spread / 2) / (1 + spread)
-    half = (p * (1 - p) * spread + spread**2 / 4) ** 0.5 / (1 + spread)
-    return Interval(p, max(0.0, centre - half), min(1.0, centre + half))
+    weights = np.ones(len(totals)) if weights is None else weights
+    totals, weights = _paired(totals=totals, weights=weights)
+    require(bool((weights > 0).all()), "weights", float(weights.min()), "positive")
+    whole = weights.sum()
+    ratio = totals.sum() / whole
+    residuals = totals - ratio * weights
+    if np.abs(residuals).max() <= 1e-12 * np.abs(totals).max():
+        return Interval(float(ratio), -math.inf, math.inf)
+    error = math.sqrt((residuals**2 / (1 - weights / whole)).sum()) / whole
+    half = stdtrit(whole**2 / (weights**2).sum() - 1, (1 + level) / 2) * error
+    return Interval(float(ratio), float(ratio - half), float(ratio + half))
 
 
-def _bootstrap(
+def _bounded(
     above: np.ndarray, below: np.ndarray, seed: int, level: float, resamples: int
 ) -> Interval:
-    """sum(above) / sum(below) over resampled prompts; every `below` is positive."""
+    """sum(above) / sum(below) under random weights; every `below` is positive."""
     require(0 < level < 1, "level", level, "between 0 and 1")
     require(resamples >= 1, "resamples", resamples, "at least 1")
+    # Equal prompts share a weight, the sum of theirs: the order of prompts is of no matter.
+    kinds, counts = np.unique(np.stack([above, below], axis=1), axis=0, return_counts=True)
     rng = np.random.default_rng(seed)
-    ratios = np.empty(resamples)
-    for i in range(resamples):  # one by one, so that memory does not grow with `resamples`
-        drawn = rng.integers(len(above), size=len(above))
-        ratios[i] = above[drawn].sum() / below[drawn].sum()
-    low, high = np.quantile(ratios, [(1 - level) / 2, (1 + level) / 2])
-    return Interval(float(above.sum() / below.sum()), float(low), float(high))
+    lows, highs, chunk = [], [], max(1, 2**20 // len(kinds))
+    for start in range(0, resamples, chunk):
+        size = min(chunk, resamples - start)
+        top, bottom = (rng.standard_gamma(counts, (size, len(kinds))) @ kinds).T
+        unseen = below.mean() * rng.standard_exponential(size)
+        lows.append(top / (bottom + unseen))
+        highs.append((top + unseen) / (bottom + unseen))
+    mean = float(above.sum() / below.sum())
+    low = float(np.quantile(np.concatenate(lows), (1 - level) / 2))
+    high = float(np.quantile(np.concatenate(highs), (1 + level) / 2))
+    return Interval(mean, min(low, mean), max(high, mean))
 
 
 def _column(name: str, values: Values) -> np.ndarray:

@@ -6,8 +6,10 @@ from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 import optax
 
+from rlhf_jax.data.batches import Pass
 from rlhf_jax.errors import require
 from rlhf_jax.models import transformer
 from rlhf_jax.models.config import TransformerConfig
@@ -76,15 +78,19 @@ def likelihood_loss(model: TransformerConfig) -> Callable:
     """
 
     def loss(params, batch: Batch, key=None):
-        dropout_key = key if model.dropout > 0 else None
-        states = transformer.hidden(
-            model, params, batch["tokens"], batch["segments"], dropout_key=dropout_key
-        )
-        log_probs = log_probs_of(model, params, states[:, :-1], batch["tokens"][:, 1:])
-        mean = WeightedMean.of(-log_probs, batch["weights"][:, 1:])
+        mean = WeightedMean.of(_token_losses(model, params, batch, key), batch["weights"][:, 1:])
         return mean, {"loss": mean}
 
     return loss
+
+
+def _token_losses(model: TransformerConfig, params: Any, batch: Batch, key=None) -> jax.Array:
+    """[B, T - 1]: -log p of every token but the first."""
+    dropout_key = key if model.dropout > 0 else None
+    states = transformer.hidden(
+        model, params, batch["tokens"], batch["segments"], dropout_key=dropout_key
+    )
+    return -log_probs_of(model, params, states[:, :-1], batch["tokens"][:, 1:])
 
 
 def make_update(
@@ -113,12 +119,21 @@ def make_update(
     return compile(update, rows=(1,), donate=True), optimizer
 
 
-def mean_loss(
-    model: TransformerConfig, params: Any, batches: list[Batch], compile: Callable = jax.jit
-) -> float:
-    """Mean negative log-likelihood, nats a token, over a finite pass of batches."""
-    evaluate = compile(lambda params, batch: likelihood_loss(model)(params, batch)[0])
-    total = WeightedMean(jnp.zeros(()), jnp.zeros(()))
+def document_losses(
+    model: TransformerConfig, params: Any, batches: Pass, compile: Callable = jax.jit
+) -> tuple[np.ndarray, np.ndarray]:
+    """Of each document of a `text_pass`: the sum of -log p over its targets, and their number.
+
+    Returns: losses in nats and tokens, both [documents] in float64.
+    """
+    evaluate = compile(lambda params, batch: _token_losses(model, params, batch))
+    losses, tokens = np.zeros(batches.examples), np.zeros(batches.examples)
     for batch in batches:
-        total = total + evaluate(params, batch)
-    return float(total.mean)
+        rows = dict(batch)
+        first = rows.pop("document")
+        found = np.asarray(evaluate(params, rows), np.float64)
+        here = batch["weights"][:, 1:] > 0
+        document = (first[:, None] + batch["segments"][:, 1:] - 1)[here]
+        losses += np.bincount(document, found[here], batches.examples)
+        tokens += np.bincount(document, minlength=batches.examples)
+    return losses, tokens

@@ -173,12 +173,14 @@ def test_text_rows(letters):
         tokens=[[1, 4, 5, 6], [6, 7, 8, 2]],
         segments=[[1] * 4, [1] * 4],
         weights=[[0, 1, 1, 1], [0, 1, 1, 1]],
+        document=[0, 0],
     )
     assert_batch(
         batches[1],  # a bos alone at a row's end comes again
         tokens=[[1, 9, 2, 1], [1, 10, 11, 2]],
         segments=[[1, 1, 1, 2], [1] * 4],
         weights=[[0, 1, 1, 0], [0, 1, 1, 1]],
+        document=[1, 2],
     )
 
 
@@ -188,15 +190,17 @@ def test_every_token_of_text_is_a_target_once(documents, length, batch_size):
 
     letters = Letters()
     batches = list(text_pass(documents, letters, batch_size=batch_size, length=length))
-    targets, ends = [], 0
+    targets, of_document, ends = [], [], 0
     for batch in batches:
-        for tokens, segments, weights in zip(*batch.values(), strict=True):
+        for tokens, segments, weights, document in zip(*batch.values(), strict=True):
             targets += tokens[weights == 1].tolist()
+            of_document += (document + segments - 1)[weights == 1].tolist()
             ends += np.count_nonzero(segments)
             starts = np.flatnonzero(np.diff(segments, prepend=0))
             assert not weights[starts].any()
             assert not weights[segments == 0].any()
     assert targets == [i for text in documents for i in [*letters.encode(text), letters.eos_id]]
+    assert of_document == [n for n, text in enumerate(documents) for _ in range(len(text) + 1)]
 
 
 @given(st.lists(st.tuples(st.text("abc", min_size=1, max_size=9), st.text("def", max_size=9))))

@@ -16,12 +16,15 @@ def part(right: float, longer: float, over_long: int = 0, prompts: int = PROMPTS
 def policies(wins: float = 0.6) -> dict:
     interval = lambda mean: {"mean": mean, "low": mean - 0.05, "high": mean + 0.05}
     losses = {"base": 4.0, "sft": 4.2, "ppo": 4.5, "ppo_ptx": 4.1}
+    differences = {"base": -0.2, "ppo": 0.3, "ppo_ptx": -0.01}
+    added = {name: interval(difference) for name, difference in differences.items()}
     return {
         name: {
             "reward_score": interval(1.0),
             "reward_wins_vs_sft": interval(wins),
             "kl": 2.0,
             "pretraining_loss": loss,
+            "pretraining_loss_vs_sft": added.get(name),
         }
         for name, loss in losses.items()
     }
@@ -39,15 +42,36 @@ def test_accuracy_and_its_difference_are_of_pairs_and_over_prompts():
     assert found["longer_is_better"]["mean"] == pytest.approx(1.5 / 4)
     assert found["difference"]["mean"] == pytest.approx(2.5 / 4)
     assert (found["pairs"], found["prompts"]) == (4, 2)  # the third prompt has ties only
-    # A prompt alone has 2 more of 3 right, the other 0.5 of 1; resampling mixes no more than that.
-    assert found["difference"]["low"] == pytest.approx(0.5)
-    assert found["difference"]["high"] == pytest.approx(2 / 3)
+    # Of two prompts with 2 more of 3 and .5 more of 1 right; the third, not seen, has two pairs
+    # that may both be of either sign. By simulation.
+    g = np.random.default_rng(1).exponential(size=(3, 400_000))
+    for side, end, quantile in ((-1, "low", 0.025), (1, "high", 0.975)):
+        drawn = (2 * g[0] + 0.5 * g[1] + side * 2 * g[2]) / (3 * g[0] + g[1] + 2 * g[2])
+        assert found["difference"][end] == pytest.approx(np.quantile(drawn, quantile), abs=0.02)
 
 
 def test_the_difference_is_paired():
     right = (np.arange(PROMPTS) % 2).astype(float)
-    same = pair_accuracy(right, right, np.ones(PROMPTS), seed=0)
-    assert same["difference"] == {"mean": 0, "low": 0, "high": 0}
+    same = pair_accuracy(right, right, np.ones(PROMPTS), seed=0)["difference"]
+    # Only the prompt that was not seen may differ; its weight is Beta(1, 200).
+    edge = 1 - 0.025 ** (1 / PROMPTS)
+    assert same["mean"] == 0
+    assert [same["low"], same["high"]] == pytest.approx([-edge, edge], abs=2e-3)
+
+
+@pytest.mark.parametrize(("prompts", "low"), [(1, 0.025), (2, 0.025**0.5), (3, 0.025 ** (1 / 3))])
+def test_a_few_pairs_ranked_right_are_not_surely_better_than_chance(prompts, low):
+    whole = part(1, 1, prompts=prompts)
+    assert whole["accuracy"] == {"mean": 1, "low": pytest.approx(low, abs=0.01), "high": 1}
+    assert "not surely better or worse than chance" in sentence("Reward model, all", whole)
+    assert sentence("no sign of", whole)
+
+
+def test_a_source_without_a_pair_says_so():
+    none = pair_accuracy(np.zeros(2), np.zeros(2), np.zeros(2), seed=0) | {"over_long": 0}
+    assert (none["accuracy"], none["pairs"], none["prompts"]) == (None, 0, 0)
+    assert "no held-out pair" in sentence("Reward model, all", none)
+    assert sentence("no sign of", none)
 
 
 @pytest.mark.parametrize(
@@ -80,7 +104,9 @@ def test_longer_is_better(right, longer, verdict):
     ("wins", "verb"), [(0.6, "raised"), (0.4, "lowered"), (0.52, "did not surely move")]
 )
 def test_what_ppo_did_to_the_score(wins, verb):
-    assert f"ppo {verb} the reward model's score" in sentence("ppo " + verb, part(0.7, 0.5), wins)
+    assert f"ppo {verb} the reward model's score" in sentence(
+        f"ppo {verb} the", part(0.7, 0.5), wins
+    )
 
 
 def test_every_source_has_its_sentence_and_what_is_left_out_its_number():
@@ -89,7 +115,10 @@ def test_every_source_has_its_sentence_and_what_is_left_out_its_number():
     assert [text.split(":")[0] for text in found[:3]] == [f"Reward model, {s}" for s in sources]
     assert any(text.startswith("9 held-out rankings are longer") for text in found)
     assert not any("are longer than" in t for t in findings({"all": part(0.7, 0.5)}, policies()))
-    assert any("PPO changed it by +0.300, with ptx by -0.100" in text for text in found)
+    told = "Loss on held-out text, nats per token: sft 4.200, "
+    assert f"{told}ppo 4.500; ppo raised it (+0.300 [+0.250, +0.350])." in found
+    moved = "ppo_ptx did not surely move it (-0.010 [-0.060, +0.040])."
+    assert f"{told}ppo_ptx 4.100; {moved}" in found
     assert any("reward model's own" in text for text in found)
 
 

@@ -12,11 +12,12 @@ import pytest
 from rlhf_jax.errors import UserError
 from rlhf_jax.evaluation.report import PolicyResult, print_report, summarise, write_report
 from rlhf_jax.evaluation.report_page import choose_samples, duration
-from rlhf_jax.evaluation.statistics import bootstrap_mean, win_rate
+from rlhf_jax.evaluation.statistics import bounded_mean, mean_interval, win_rate
 
 MEANS = {"base": 0.1, "prompted": 0.3, "sft": 0.5, "ppo": 0.7, "ppo_ptx": 0.69}
 LOSSES = {"base": 2.0, "prompted": 2.0, "sft": 2.1, "ppo": 2.5, "ppo_ptx": 2.2}
 COUNT = 60
+TOKENS = tuple(float(10 + i % 7) for i in range(24))  # of the held-out documents
 CURVES = {
     "ppo": [{"step": i, "score": 0.1 * i, "kl": 0.2 * i} for i in range(5)],
     "ppo_ptx": [{"step": i, "score": None, "kl": float("nan")} for i in range(3)],
@@ -24,8 +25,15 @@ CURVES = {
 
 
 def result(name: str, mean: float, loss: float, spread: float = 0.05) -> PolicyResult:
-    """A policy of mean score `mean` on prompts of four kinds; names as long share their noise."""
-    noise = np.random.default_rng(len(name)).normal(0, spread, COUNT)
+    """A policy of mean score `mean` on prompts of four kinds; names as long share their noise.
+
+    Its loss on a document is `loss` a token and what is the document's own; what the policy adds
+    to that differs by about 0.01, so that a difference of losses has an error of about 0.002.
+    """
+    noise = np.random.default_rng(len(name)).uniform(-spread, spread, COUNT)
+    tokens, place = np.array(TOKENS), np.arange(len(TOKENS))
+    own = 0.5 * np.sin(place) + 0.01 * np.sin(place * ord(name[-1]))
+    losses = tokens * own - tokens * (tokens @ own) / tokens.sum() + tokens * loss
     return PolicyResult(
         name=name,
         prompts=tuple(f"prompt {i}" for i in range(COUNT)),
@@ -35,7 +43,8 @@ def result(name: str, mean: float, loss: float, spread: float = 0.05) -> PolicyR
         hallucinated=tuple(i % 6 == 1 if i % 3 == 1 else None for i in range(COUNT)),
         harmful=(None,) * COUNT,
         kl=None if name in ("base", "prompted") else 1.5,
-        pretraining_loss=loss,
+        text_losses=tuple(losses),
+        text_tokens=TOKENS,
     )
 
 
@@ -64,16 +73,22 @@ def test_schema_and_figures(tmp_path):
     for policy in report["policies"].values():
         assert list(policy) == [
             *("gold_score", "win_rate_vs_sft", "followed", "hallucinated", "harmful"),
-            *("kl", "pretraining_loss"),
+            *("kl", "pretraining_loss", "pretraining_loss_vs_sft"),
         ]
     ppo = measured[3]
     told = report["policies"]["ppo"]
-    assert told["gold_score"] == bootstrap_mean(ppo.scores, 7)._asdict()
+    assert told["gold_score"] == bounded_mean(ppo.scores, 7)._asdict()
     assert told["win_rate_vs_sft"] == win_rate(ppo.scores, measured[2].scores, 7)._asdict()
     assert told["followed"] == 0.5  # 15 of the 30 that ask
     assert told["hallucinated"] == 0.5  # 10 of the 20 that ask
     assert told["harmful"] is None
-    assert (told["kl"], told["pretraining_loss"]) == (1.5, 2.5)
+    assert told["kl"] == 1.5
+    assert told["pretraining_loss"] == pytest.approx(2.5)
+    added = np.subtract(ppo.text_losses, measured[2].text_losses)
+    assert told["pretraining_loss_vs_sft"] == mean_interval(added, TOKENS)._asdict()
+    assert told["pretraining_loss_vs_sft"]["mean"] == pytest.approx(0.4)
+    assert 0.39 < told["pretraining_loss_vs_sft"]["low"] < 0.4
+    assert report["policies"]["sft"]["pretraining_loss_vs_sft"] is None
     half = {"mean": 0.5, "low": 0.5, "high": 0.5}
     assert report["policies"]["sft"]["win_rate_vs_sft"] == half
     assert report["policies"]["base"]["kl"] is None
@@ -97,40 +112,76 @@ def test_findings_where_every_order_holds():
         assert text.startswith("Holds: ") and "do not overlap" in text
         assert f"{MEANS[better]:.3f} [" in text and f"against {MEANS[worse]:.3f} [" in text
     assert sentence(found, "prompted scores above base").startswith("Holds: ")
-    assert sentence(found, "2.5000 nats per token for ppo, 2.1000 for sft (+0.4000)").startswith(
-        "Holds: there is an alignment tax"
+    text = sentence(
+        found, "2.5000 nats per token for ppo, 2.1000 for sft, a difference of +0.400 ["
     )
+    assert text.startswith("Holds: there is an alignment tax")
     assert sentence(found, "ptx repairs").startswith("Holds in part: ptx repairs 75 % of the tax")
 
 
 def test_findings_where_orders_fail():
-    found = findings({**MEANS, "ppo": 0.4, "prompted": 0.05}, {**LOSSES, "ppo": 2.0})
+    found = findings({**MEANS, "ppo": 0.35, "base": 0.45}, {**LOSSES, "ppo": 2.0})
     text = sentence(found, "ppo should score above sft")
-    assert text.startswith("Does not hold: ") and "but has 0.400 [" in text
-    assert "against 0.500 [" in text and "do not overlap" in text and "-0.100 [" in text
-    assert sentence(found, "prompted should score above base").startswith("Does not hold: ")
+    assert text.startswith("Does not hold: ") and "but has 0.350 [" in text
+    assert "against 0.500 [" in text and "do not overlap" in text and "-0.150 [" in text
     assert sentence(found, "no alignment tax").startswith("Does not hold: ")
-    assert "(-0.1000)" in sentence(found, "no alignment tax")
+    assert "-0.100 [-0.1" in sentence(found, "no alignment tax")
     assert sentence(found, "whether ptx repairs").startswith("Not known: ")
     assert not any("ppo scores above" in text for text in found)
 
 
+@pytest.mark.parametrize("loss", [2.1 + 1e-9, 2.1 - 1e-9, 2.1, 2.101, 2.099])
+def test_a_loss_that_moved_by_less_than_its_error_is_no_verdict(loss):
+    found = findings(losses={**LOSSES, "ppo": loss})
+    text = sentence(found, "whether there is an alignment tax")
+    start = "Not sure: whether there is an alignment tax, the pretraining loss is"
+    assert text.startswith(f"{start} {loss:.4f} nats per token for ppo")
+    assert sentence(found, "whether ptx repairs").startswith("Not known: ")
+
+
+def test_one_document_is_no_verdict():
+    measured = [
+        replace(each, text_losses=(LOSSES[each.name] * 9,), text_tokens=(9.0,))
+        for each in results()
+    ]
+    report = summarise(measured, {}, 0)
+    difference = report["policies"]["ppo"]["pretraining_loss_vs_sft"]
+    assert difference == {"mean": pytest.approx(0.4), "low": None, "high": None}
+    text = sentence(report["findings"], "whether there is an alignment tax")
+    assert text.startswith("Not sure: ") and "+0.400 (no interval)" in text
+
+
+def test_one_prompt_is_no_verdict_whoever_wins():
+    columns = ("prompts", "responses", "scores", "followed", "hallucinated", "harmful")
+    measured = [
+        replace(each, **{name: getattr(each, name)[:1] for name in columns}) for each in results()
+    ]
+    report = summarise(measured, {}, 0)
+    orders = [text for text in report["findings"] if "should score above" in text]
+    assert len(orders) == 4 and all(text.startswith("Not sure: ") for text in orders)
+    wins = report["policies"]["ppo"]["win_rate_vs_sft"]
+    assert wins == {"mean": 1, "low": pytest.approx(0.025, abs=0.01), "high": 1}
+
+
 def test_findings_tell_overlap_and_doubt():
-    wide = findings({**MEANS, "ppo": 0.53}, spread=0.2)
-    text = sentence(wide, "ppo scores above sft")
+    close = findings(dict.fromkeys(MEANS, 0.5) | {"ppo": 0.6}, spread=0.3)
+    text = sentence(close, "ppo scores above sft")
     assert "intervals overlap" in text and "not overlap" not in text
     assert text.startswith("Holds: ")  # ppo and sft have the same noise, so the pairing tells
     unpaired = [result("prompted", 0.51, 2.0, 0.3), result("base", 0.5, 2.0, 0.3)]
-    text = sentence(summarise(unpaired, {}, 0)["findings"], "prompted scores above base")
-    assert text.startswith("Holds, but not surely: ")
+    turned = [replace(unpaired[0], name="base"), replace(unpaired[1], name="prompted")]
+    for pair in (unpaired, turned):
+        text = sentence(summarise(pair, {}, 0)["findings"], "prompted should score above base")
+        assert text.startswith("Not sure: prompted should score above base, and has ")
 
 
 @pytest.mark.parametrize(
     ("loss", "start"),
     [
         (2.05, "Holds: ptx repairs all"),
+        (2.1, "Holds: ptx repairs the alignment tax, what is left of it is not sure"),
         (2.3, "Holds in part: ptx repairs 50 %"),
-        (2.5, "Does not hold: ptx does not repair"),
+        (2.5, "Not sure: whether ptx repairs"),
         (2.6, "Does not hold: ptx does not repair"),
     ],
 )
@@ -146,6 +197,7 @@ def test_a_diverged_policy_is_told_and_still_reported(tmp_path):
     write_report(report, measured, CURVES, tmp_path)
     assert report["policies"]["ppo"]["pretraining_loss"] is None
     assert report["policies"]["ppo"]["kl"] is None
+    assert report["policies"]["ppo"]["pretraining_loss_vs_sft"] is None
     assert "loss of ppo is not finite" in sentence(report["findings"], "alignment tax")
     assert "NaN" not in (tmp_path / "report.json").read_text()
 
@@ -227,7 +279,13 @@ def test_samples_are_spread_over_kinds_and_blind_to_scores():
         ),
         (lambda r: replace(r, responses=r.responses[1:]), "responses has 59 values for 60"),
         (lambda r: replace(r, harmful=()), "harmful has 0 values"),
-        (lambda r: replace(r, scores=(float("nan"),) * COUNT), "scores must be finite"),
+        (lambda r: replace(r, scores=(float("nan"),) * COUNT), r"scores must be in \[0, 1\]"),
+        (lambda r: replace(r, scores=(1.1,) * COUNT), r"scores must be in \[0, 1\]"),
+        (lambda r: replace(r, text_losses=()), "text_losses has 0 documents, text_tokens 24"),
+        (
+            lambda r: summarise([r, replace(r, name="b", text_tokens=TOKENS[::-1])], {}, 0),
+            "'b' and 'sft' have different text_tokens",
+        ),
         (lambda r: replace(r, prompts=()), "no prompts"),
     ],
 )

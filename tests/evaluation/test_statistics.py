@@ -1,46 +1,113 @@
-"""Intervals against closed forms, brute force and their own coverage."""
-
-import itertools
+"""Intervals against closed forms and their own coverage."""
 
 import numpy as np
 import pytest
+from scipy.stats import beta, binom
+from scipy.stats import t as student
 
 from rlhf_jax.errors import ConfigError, UserError
-from rlhf_jax.evaluation.statistics import bootstrap_mean, ratio_interval, wilson, win_rate
+from rlhf_jax.evaluation.statistics import (
+    bounded_difference,
+    bounded_mean,
+    mean_interval,
+    ratio_interval,
+    win_rate,
+)
 
 
-def test_bootstrap_covers_the_mean_of_normal_data_as_often_as_it_says():
-    rng = np.random.default_rng(0)
-    for level in (0.8, 0.95):
-        hits = 0
-        for trial in range(400):
-            interval = bootstrap_mean(rng.normal(3, 2, size=80), trial, level, resamples=200)
-            hits += interval.low <= 3 <= interval.high
-        # The percentile interval of 80 values is short by a factor of sqrt(79 / 80), and the
-        # share of 400 trials has a standard error of at most 0.02.
-        assert abs(hits / 400 - level) < 0.045
+def clopper_pearson(right, trials):
+    low = beta.ppf(0.025, right, trials - right + 1) if right else 0.0
+    high = beta.ppf(0.975, right + 1, trials - right) if right < trials else 1.0
+    return low, high
 
 
-def test_bootstrap_half_width_is_the_normal_one():
-    values = np.random.default_rng(1).normal(size=2000)
-    interval = bootstrap_mean(values, resamples=4000)
+@pytest.mark.parametrize(
+    ("right", "trials"), [(1, 1), (2, 2), (3, 3), (0, 3), (4, 10), (300, 300), (720, 800)]
+)
+def test_of_values_0_and_1_the_interval_is_the_exact_one(right, trials):
+    values = np.arange(trials) < right
+    found = bounded_mean(values, resamples=200_000)
+    assert found.mean == right / trials
+    np.testing.assert_allclose(found[1:], clopper_pearson(right, trials), atol=2e-3)
+    assert found.side(0.5) == (right >= 300)  # one, two or three of as many may be chance
+    np.testing.assert_allclose(bounded_mean(values)[1:], found[1:], atol=0.01)
+
+
+def test_one_prompt_can_be_anything_within_the_bounds():
+    # The mean is .3 w with w uniform at the low end, 1 - .7 w at the high end.
+    found = bounded_mean([0.3], resamples=200_000)
+    np.testing.assert_allclose(found, (0.3, 0.3 * 0.025, 1 - 0.7 * 0.025), atol=2e-3)
+    found = bounded_mean([0.3] * 4, resamples=200_000)  # w is the largest of four uniform ones
+    edge = 0.025 ** (1 / 4)
+    np.testing.assert_allclose(found, (0.3, 0.3 * edge, 1 - 0.7 * edge), atol=2e-3)
+
+
+def test_of_many_prompts_the_half_width_is_the_normal_one():
+    values = np.random.default_rng(1).beta(2, 1, size=2000)
+    found = bounded_mean(values)
     half = 1.959964 * values.std() / np.sqrt(2000)
-    np.testing.assert_allclose(interval.mean, values.mean(), rtol=1e-12)
-    np.testing.assert_allclose(interval.mean - interval.low, half, rtol=0.08)
-    np.testing.assert_allclose(interval.high - interval.mean, half, rtol=0.08)
+    np.testing.assert_allclose(found.mean, values.mean(), rtol=1e-12)
+    # The prompt that was not seen weighs 1 of 2001, and moves each end so much further.
+    np.testing.assert_allclose(found.mean - found.low, half + values.mean() / 2001, rtol=0.05)
+    np.testing.assert_allclose(found.high - found.mean, half + 1 / 2001 / 3, rtol=0.05)
 
 
-def test_bootstrap_against_every_resample_of_five_prompts():
-    values = np.array([0.0, 1.0, 1.0, 5.0, 9.0])
-    every = [np.mean(draw) for draw in itertools.product(values, repeat=5)]
-    interval = bootstrap_mean(values, level=0.9, resamples=20000)
-    np.testing.assert_allclose(interval[1:], np.quantile(every, [0.05, 0.95]), rtol=1e-12)
+@pytest.mark.parametrize(("chance", "prompts"), [(0.5, 10), (0.9, 3), (0.9, 30), (0.99, 300)])
+def test_the_interval_holds_the_truth_at_least_as_often_as_it_says(chance, prompts):
+    chances = binom.pmf(np.arange(prompts + 1), prompts, chance)
+    held = [
+        low <= chance <= high
+        for right in range(prompts + 1)
+        for _, low, high in [bounded_mean(np.arange(prompts) < right, resamples=2000)]
+    ]
+    assert chances @ held > 0.945  # exact but for the 2,000 draws
 
 
-def test_intervals_are_deterministic_in_the_seed():
-    values = np.random.default_rng(2).normal(size=50)
-    assert bootstrap_mean(values, seed=3) == bootstrap_mean(list(values), seed=3)
-    assert bootstrap_mean(values, seed=3) != bootstrap_mean(values, seed=4)
+def test_intervals_are_deterministic_in_the_seed_and_blind_to_the_order():
+    values = np.random.default_rng(2).uniform(size=50)
+    assert bounded_mean(values, seed=3) == bounded_mean(list(values[::-1]), seed=3)
+    assert bounded_mean(values, seed=3) != bounded_mean(values, seed=4)
+
+
+def test_a_difference_of_shares_is_within_minus_1_and_1():
+    a, b = np.random.default_rng(4).uniform(size=(2, 40))
+    found, halved = bounded_difference(a, b), bounded_mean((a - b + 1) / 2)
+    np.testing.assert_allclose(found, 2 * np.array(halved) - 1, rtol=1e-12)
+    np.testing.assert_allclose(found.mean, (a - b).mean(), rtol=1e-12)
+    one = bounded_difference([1.0], [0.0])
+    assert one.mean == one.high == 1 and one.low == pytest.approx(-0.95, abs=0.02)
+    assert one.side() == 0
+
+
+def test_student_s_interval_of_scores_without_bounds():
+    # s = 2, t of 3 degrees of freedom 3.182446: 5 -+ 3.182446 * 2 / 2.
+    found = mean_interval([5 - 6**0.5, 5.0, 5.0, 5 + 6**0.5])
+    np.testing.assert_allclose(found, (5, 5 - 3.182446, 5 + 3.182446), rtol=1e-6)
+    two = mean_interval([0.0, 2.0])  # s / sqrt(2) = 1, t of 1 degree 12.7062
+    np.testing.assert_allclose(two, (1, 1 - 12.7062, 1 + 12.7062), rtol=1e-5)
+    assert (two.side(), found.side(), found.side(9)) == (0, 1, -1)
+
+
+def test_one_prompt_or_prompts_all_equal_have_no_interval():
+    for values in ([3.5], [3.5, 3.5], [-1e9 + 0.1] * 3):
+        found = mean_interval(values)
+        assert (found.mean, found.low, found.high) == (values[0], -np.inf, np.inf)
+        assert found.side() == found.side(9) == 0
+        assert found.as_json() == {"mean": values[0], "low": None, "high": None}
+    assert mean_interval([0.0, 0.0]).as_json() == {"mean": 0, "low": None, "high": None}
+    assert mean_interval([0.0, 2.0]).as_json().keys() == {"mean", "low", "high"}
+
+
+def test_documents_weigh_their_tokens():
+    totals, tokens = np.array([1.0, 4.0, 9.0]), np.array([1.0, 2.0, 6.0])
+    found = mean_interval(totals, tokens)
+    ratio, whole, square = 14 / 9, 9, 0.0
+    for total, token in zip(totals, tokens, strict=True):
+        square += (total - ratio * token) ** 2 / (1 - token / whole)
+    # As many documents of one length as 9^2 / (1 + 4 + 36).
+    half = student.ppf(0.975, 81 / 41 - 1) * square**0.5 / whole
+    np.testing.assert_allclose(found, (ratio, ratio - half, ratio + half), rtol=1e-9)
+    assert mean_interval(totals, [2, 2, 2]) == pytest.approx(np.array(mean_interval(totals)) / 2)
 
 
 def test_win_rate_counts_a_tie_as_one_half_and_is_symmetric():
@@ -50,50 +117,55 @@ def test_win_rate_counts_a_tie_as_one_half_and_is_symmetric():
     a, b = rng.integers(0, 4, (2, 100))
     there, back = win_rate(a, b), win_rate(b, a)
     np.testing.assert_allclose(there.mean, 1 - back.mean, atol=1e-12)
-    np.testing.assert_allclose([there.low, there.high], [1 - back.high, 1 - back.low], atol=1e-12)
-    assert win_rate(a, a) == (0.5, 0.5, 0.5)
+    np.testing.assert_allclose([there.low, there.high], [1 - back.high, 1 - back.low], atol=1e-3)
+    same = win_rate(a, a)  # ties only, yet a prompt that was not seen may be won or lost
+    assert same.mean == 0.5 and same.side(0.5) == 0 and same.low < 0.5 < same.high
 
 
 def test_win_rate_is_paired_by_prompt():
     difficulty = np.random.default_rng(6).normal(0, 100, size=200)
-    assert win_rate(difficulty + 1, difficulty) == (1.0, 1.0, 1.0)
+    found = win_rate(difficulty + 1, difficulty)
+    assert found.mean == found.high == 1 and found.low == pytest.approx(
+        0.025 ** (1 / 200), abs=0.003
+    )
 
 
 def test_ratio_weighs_pairs_and_resamples_prompts():
     assert ratio_interval([1, 9], [1, 18]).mean == 10 / 19
-    # One pair a prompt is the plain bootstrap of the mean.
+    # One pair a prompt is the plain mean.
     correct = np.random.default_rng(7).integers(0, 2, 60)
-    assert ratio_interval(correct, np.ones(60), seed=1) == bootstrap_mean(correct, seed=1)
+    assert ratio_interval(correct, np.ones(60), seed=1) == bounded_mean(correct, seed=1)
     # Nine pairs that always agree are worth one, not nine.
     nine = ratio_interval(9 * correct, np.full(60, 9), seed=1)
-    np.testing.assert_allclose(nine, bootstrap_mean(correct, seed=1), rtol=1e-12)
+    np.testing.assert_allclose(nine, bounded_mean(correct, seed=1), rtol=1e-12)
+
+
+def test_ratio_of_two_prompts_of_unequal_pairs():
+    # (g1 + 0) / (g1 + 3 g2 + 2 g0), g exponential, g0 of a prompt of two pairs that was not seen.
+    g = np.random.default_rng(8).exponential(size=(3, 400_000))
+    drawn = np.quantile(g[0] / (g[0] + 3 * g[1] + 2 * g[2]), 0.025)
+    found = ratio_interval([1, 0], [1, 3], resamples=200_000)
+    np.testing.assert_allclose(found[:2], (0.25, drawn), atol=1e-3)
 
 
 def test_ratio_leaves_prompts_without_pairs_out():
     assert ratio_interval([1, 0, 0, 2], [1, 0, 0, 3]) == ratio_interval([1, 2], [1, 3])
 
 
-def test_wilson_closed_form():
-    # Newcombe (1998), Statistics in Medicine 17, table I.
-    np.testing.assert_allclose(wilson(81, 263), (81 / 263, 0.2553, 0.3662), atol=5e-5)
-    np.testing.assert_allclose(wilson(15, 148), (15 / 148, 0.0624, 0.1605), atol=5e-5)
-    np.testing.assert_allclose(wilson(0, 20), (0, 0, 0.1611), atol=5e-5)
-    np.testing.assert_allclose(wilson(29, 29), (1, 0.8830, 1), atol=5e-5)
-
-
 @pytest.mark.parametrize(
     ("call", "words"),
     [
-        (lambda: bootstrap_mean([]), "one number per prompt"),
-        (lambda: bootstrap_mean([[1.0, 2.0]]), "one number per prompt"),
-        (lambda: bootstrap_mean([1.0, float("nan")]), "prompt 1 has nan"),
+        (lambda: bounded_mean([]), "one number per prompt"),
+        (lambda: bounded_mean([[1.0, 2.0]]), "one number per prompt"),
+        (lambda: bounded_mean([1.0, float("nan")]), "prompt 1 has nan"),
+        (lambda: bounded_mean([1.0, 1.5]), "prompt 1 has 1.5: must be in"),
+        (lambda: mean_interval([]), "one number per prompt"),
+        (lambda: mean_interval([1.0, 2.0], [1.0, 0.0]), "weights = 0.0: must be positive"),
         (lambda: win_rate([], []), "scores_a"),
         (lambda: win_rate([1.0], [1.0, 2.0]), "scores_a has 1, scores_b has 2"),
         (lambda: ratio_interval([1], [1, 1]), "correct_per_prompt has 1, total_per_prompt has 2"),
         (lambda: ratio_interval([0, 3], [1, 2]), "prompt 1: 3 correct of 2"),
         (lambda: ratio_interval([0, 0], [0, 0]), "no prompt has a pair"),
-        (lambda: wilson(0, 0), "0 successes of 0 trials"),
-        (lambda: wilson(3, 2), "3 successes of 2 trials"),
     ],
 )
 def test_bad_input_is_told_in_one_line(call, words):
@@ -104,8 +176,8 @@ def test_bad_input_is_told_in_one_line(call, words):
 
 def test_bad_settings():
     with pytest.raises(ConfigError, match="level = 95"):
-        bootstrap_mean([1.0], level=95)
+        bounded_mean([1.0], level=95)
     with pytest.raises(ConfigError, match="resamples = 0"):
-        bootstrap_mean([1.0], resamples=0)
-    with pytest.raises(ConfigError, match="level"):
-        wilson(1, 2, level=0)
+        bounded_mean([1.0], resamples=0)
+    with pytest.raises(ConfigError, match="level = 0"):
+        mean_interval([1.0, 2.0], level=0)

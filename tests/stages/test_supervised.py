@@ -8,6 +8,7 @@ import numpy as np
 import pytest
 
 from rlhf_jax.data.arrays import demonstration_rows
+from rlhf_jax.data.pipeline import text_pass
 from rlhf_jax.data.records import Demonstration
 from rlhf_jax.errors import ConfigError
 from rlhf_jax.models import transformer
@@ -126,13 +127,23 @@ def test_micro_batches_of_uneven_token_counts_give_the_whole_batch_s_gradient():
         assert_close(micro, whole, rtol=1e-4, atol=1e-6)
 
 
-def test_mean_loss_weighs_tokens_not_batches():
-    batch = batch_of()
-    halves = [{name: x[part] for name, x in batch.items()} for part in (slice(4), slice(4, 8))]
-    assert halves[0]["weights"].sum() != halves[1]["weights"].sum()
-    empty = {name: np.zeros_like(x) for name, x in halves[0].items()}
-    found = supervised.mean_loss(tiny.MODEL, tiny.policy_params(1), [*halves, empty])
-    np.testing.assert_allclose(found, loop_over_targets(tiny.policy_params(1)), rtol=1e-5)
+def test_losses_of_documents_equal_a_loop_also_where_a_row_cuts_one():
+    bos, eos, code = Letters.bos_id, Letters.eos_id, Letters().encode
+    pieces = [  # rows of 6; a piece begins with the last token of the one before
+        [[bos, *code("abc"), eos]],
+        [[bos, *code("defgh")], [*code("hij"), eos]],
+        [[bos, *code("k")], [*code("k"), eos]],
+        [[bos, eos]],
+    ]
+    params, texts = tiny.policy_params(1), ["abc", "defghij", "k", ""]
+    rows = text_pass(texts, Letters(), batch_size=3, length=6)
+    losses, tokens = supervised.document_losses(tiny.MODEL, params, rows)
+    expected = [-sum(x.sum() for x in tiny.sequence_log_probs(params, ids)) for ids in pieces]
+    np.testing.assert_array_equal(tokens, [4, 8, 2, 1])
+    np.testing.assert_allclose(losses, expected, rtol=1e-5)
+    dropping = dataclasses.replace(tiny.MODEL, dropout=0.5)  # is off where nothing is learnt
+    again, _ = supervised.document_losses(dropping, params, rows)
+    np.testing.assert_allclose(again, losses, rtol=1e-6)
 
 
 def config(**changes):
@@ -150,9 +161,6 @@ def test_dropout_is_on_in_supervised_training_with_new_noise_each_step():
         losses.append(float(metrics["loss"]))
     plain = float(evaluate(batch_of())[0])
     assert abs(losses[0] - losses[1]) > 1e-3 and abs(losses[0] - plain) > 1e-3
-    np.testing.assert_allclose(
-        supervised.mean_loss(dropping, tiny.policy_params(1), [batch_of()]), plain, rtol=1e-6
-    )
 
 
 @pytest.mark.parametrize(
