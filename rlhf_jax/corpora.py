@@ -92,7 +92,8 @@ def prepare(
 
 
 def world_splits(data: WorldData, seed: int) -> tuple[Splits, dict]:
-    """The instruction world's records; its rankings come from the feedback stage."""
+    """The instruction world's records, and how many demonstrations to train on are careless; its
+    rankings come from the feedback stage."""
     world = InstructionWorld(data.world, seed)
     text = {split: [Text(t) for t in world.corpus(split)] for split in ("train", "valid")}
     prompts = {s: [Prompt(p) for p in world.prompts(s)] for s in ("feedback", "ppo", "test")}
@@ -100,7 +101,9 @@ def world_splits(data: WorldData, seed: int) -> tuple[Splits, dict]:
         "train": world.demonstrations("sft", data.careless),
         "valid": world.demonstrations("valid"),
     }
-    return {"text": text, "demonstrations": demonstrations, "prompts": prompts}, {}
+    hurried = world.hurried("sft", data.careless)
+    counts = {"careless": {"demonstrations": sum(hurried), "of": len(hurried)}}
+    return {"text": text, "demonstrations": demonstrations, "prompts": prompts}, counts
 
 
 def human_splits(data: HumanData, seed: int) -> tuple[Splits, dict]:

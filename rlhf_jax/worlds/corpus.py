@@ -1,8 +1,10 @@
 """Plain-text documents: facts in many phrasings, lists, word lore, stories, talk, forum threads."""
 
 import random
+from collections.abc import Sequence
+from dataclasses import dataclass
 
-from rlhf_jax.worlds.facts import Facts
+from rlhf_jax.worlds.facts import Fact, Facts
 from rlhf_jax.worlds.lexicon import (
     HARM,
     INSULTS,
@@ -19,7 +21,8 @@ from rlhf_jax.worlds.lexicon import (
     enumerated,
 )
 from rlhf_jax.worlds.prose import story
-from rlhf_jax.worlds.tasks import COMPLIANCE, Task
+from rlhf_jax.worlds.questions import COMPLIANCE
+from rlhf_jax.worlds.tasks import Task
 
 # Documents of each kind in a hundred. The forum's share of the text is over twice its share here,
 # for its documents are long.
@@ -37,16 +40,33 @@ SHARES = {
 }
 
 
-def life(rng: random.Random, facts: Facts, subject: str) -> str:
+@dataclass(frozen=True)
+class Phrasing:
+    """Chooses how a thing is told: one phrasing of each thing is for held-out text alone."""
+
+    seed: int
+    held_out: bool
+
+    def __call__(self, rng: random.Random, patterns: Sequence[str], *thing: str) -> str:
+        kept = random.Random(f"{self.seed}/phrasing/{thing}").choice(patterns)
+        return kept if self.held_out else rng.choice([p for p in patterns if p != kept])
+
+
+def tell(rng: random.Random, facts: list[Fact], phrasing: Phrasing) -> str:
+    return " ".join(
+        fact.state(phrasing(rng, fact.attribute.statements, fact.attribute.name, fact.subject))
+        for fact in facts
+    )
+
+
+def life(rng: random.Random, facts: Facts, subject: str, phrasing: Phrasing) -> str:
     """What one person or town is known for, in any order and phrasing."""
-    told = rng.sample(facts.of[subject], len(facts.of[subject]))
-    return " ".join(fact.state(rng.choice(fact.attribute.statements)) for fact in told)
+    return tell(rng, rng.sample(facts.of[subject], len(facts.of[subject])), phrasing)
 
 
-def news(rng: random.Random, facts: Facts) -> str:
+def news(rng: random.Random, facts: Facts, phrasing: Phrasing) -> str:
     """Four facts that have nothing to do with each other."""
-    told = rng.sample(facts.all, 4)
-    return " ".join(fact.state(rng.choice(fact.attribute.statements)) for fact in told)
+    return tell(rng, rng.sample(facts.all, 4), phrasing)
 
 
 def catalogue(rng: random.Random) -> str:
@@ -62,7 +82,7 @@ def catalogue(rng: random.Random) -> str:
     return " ".join(lines)
 
 
-def lore(rng: random.Random) -> str:
+def lore(rng: random.Random, phrasing: Phrasing) -> str:
     """Opposites, plurals, kinds, first letters and signs."""
     lines = []
     for form in rng.choices(("opposite", "plural", "kind", "letter", "sign", "sign"), k=4):
@@ -85,7 +105,7 @@ def lore(rng: random.Random) -> str:
             a = rng.choice(SIGNS)
             b = a.upper()
             patterns = ("The sign says {b}, that is {a}.", "{a} in capital letters is {b}.", "{b}!")
-        line = rng.choice(patterns).format(a=a, b=b)
+        line = phrasing(rng, patterns, form, a).format(a=a, b=b)
         lines.append(line if form in ("letter", "plural") else articles(line))
     return " ".join(line[0].upper() + line[1:] for line in lines)
 
@@ -177,15 +197,17 @@ def bad_answer(rng: random.Random, task: Task, tasks: list[Task], wrong: int) ->
 REBUFFS = (" What {r} talk.", " Go away, you {r} fool.", " Ask somebody else, idiot.")
 
 
-def documents(rng: random.Random, facts: Facts, tasks: list[Task], count: int) -> list[str]:
+def documents(
+    rng: random.Random, facts: Facts, tasks: list[Task], count: int, phrasing: Phrasing
+) -> list[str]:
     """`count` documents in random order, each kind by its share; every fact is told in turn."""
     names = facts.people + facts.strangers
     makers = {
-        "life": lambda i: life(rng, facts, facts.people[i % len(facts.people)]),
-        "town": lambda i: life(rng, facts, facts.towns[i % len(facts.towns)]),
-        "news": lambda i: news(rng, facts),
+        "life": lambda i: life(rng, facts, facts.people[i % len(facts.people)], phrasing),
+        "town": lambda i: life(rng, facts, facts.towns[i % len(facts.towns)], phrasing),
+        "news": lambda i: news(rng, facts, phrasing),
         "catalogue": lambda i: catalogue(rng),
-        "lore": lambda i: lore(rng),
+        "lore": lambda i: lore(rng, phrasing),
         "copies": lambda i: copies(rng),
         "tale": lambda i: story(rng, names),
         "talk": lambda i: talk(rng, names),

@@ -141,20 +141,29 @@ GOOD = Attribute(
 OF_PEOPLE = (HOME, JOB, PET, FRUIT)
 OF_TOWNS = (RIVER, GOOD)
 
-# Questions that the corpus never answers, for people and for towns of which it tells other things.
-UNTOLD_OF_PEOPLE = (
-    *("How old is {s}?", "What is the age of {s}?", "When was {s} born?"),
-    *("What is the name of the mother of {s}?", "Who is the mother of {s}?"),
-    *("What colour is the door of {s}?", "What did {s} dream last night?"),
-    *("How many brothers does {s} have?", "Does {s} have a brother?"),
-    *("Which book does {s} read?", "What is in the box of {s}?", "How tall is {s}?"),
-    *("Who is the best friend of {s}?", "What will {s} eat next year?"),
-    *("What song does {s} sing?", "Which drink does {s} like best?"),
-)
-UNTOLD_OF_TOWNS = (
-    *("How old is {s}?", "How many people live in {s}?", "Who built the bridge of {s}?"),
-    *("What is the name of the school in {s}?", "How high is the hill of {s}?"),
-)
+# {topic: questions} that the corpus never answers, of people and towns of which it tells other
+# things.
+UNTOLD_OF_PEOPLE = {
+    "age": ("How old is {s}?", "What is the age of {s}?", "When was {s} born?"),
+    "mother": ("What is the name of the mother of {s}?", "Who is the mother of {s}?"),
+    "door": ("What colour is the door of {s}?",),
+    "dream": ("What did {s} dream last night?",),
+    "brothers": ("How many brothers does {s} have?", "Does {s} have a brother?"),
+    "book": ("Which book does {s} read?",),
+    "box": ("What is in the box of {s}?",),
+    "height": ("How tall is {s}?",),
+    "friend": ("Who is the best friend of {s}?",),
+    "next year": ("What will {s} eat next year?",),
+    "song": ("What song does {s} sing?",),
+    "drink": ("Which drink does {s} like best?",),
+}
+UNTOLD_OF_TOWNS = {
+    "age": ("How old is {s}?",),
+    "size": ("How many people live in {s}?",),
+    "bridge": ("Who built the bridge of {s}?",),
+    "school": ("What is the name of the school in {s}?",),
+    "hill": ("How high is the hill of {s}?",),
+}
 
 
 @dataclass(frozen=True)

@@ -8,14 +8,39 @@ from typing import Protocol
 
 from rlhf_jax.data.records import Demonstration
 from rlhf_jax.errors import ConfigError, UserError, require
-from rlhf_jax.worlds.corpus import bad_answer, documents
+from rlhf_jax.worlds import exercises, questions
+from rlhf_jax.worlds.corpus import Phrasing, bad_answer, documents
 from rlhf_jax.worlds.facts import Facts
 from rlhf_jax.worlds.grading import Grade, grade
-from rlhf_jax.worlds.tasks import FAMILIES, Family, Scene, Task
+from rlhf_jax.worlds.tasks import Family, Request, Scene, Task
 
 SPLITS = ("sft", "feedback", "ppo", "valid", "test")
-FORUM = 1000  # prompts of the corpus's forum threads, in no split
+FORUM = {"train": 1000, "valid": 100}  # prompts of forum threads in the corpus, in no split
+# {side: (its share of all requests, its splits)}. No request is on two sides. The small splits come
+# first, so that training splits may grow and leave them as they are.
+SIDES = {
+    "held out": (0.2, ("test", "valid")),
+    "held-out text": (0.1, ("valid forum",)),
+    "training": (0.7, ("train forum", "sft", "feedback", "ppo")),
+}
 _PATIENCE = 50  # instances seen before in a row after which a family has no more
+
+# Each family's share of every split, in percent.
+FAMILIES: tuple[tuple[str, int, Family], ...] = (
+    ("list", 9, exercises.listing),
+    ("fact", 10, questions.fact),
+    ("write", 9, exercises.write),
+    ("harm", 7, questions.harm),
+    ("repeat", 8, exercises.repeat),
+    ("unknown", 8, questions.unknown),
+    ("word", 8, exercises.word),
+    ("brief", 8, questions.brief),
+    ("reverse", 7, exercises.reverse),
+    ("premise", 8, questions.premise),
+    ("capitals", 7, exercises.capitals),
+    ("rude", 5, questions.rude),
+    ("letters", 6, exercises.letters),
+)
 
 
 @dataclass(frozen=True)
@@ -53,12 +78,21 @@ class InstructionWorld:
     """A small English world: what its corpus tells, what its users ask, what its grader wants.
 
     Prompts are "User: <request>\\nAssistant:", responses begin with a space and are one line.
-    The splits share families and templates in the same proportions but no instance: no prompt
-    (template and arguments) is in two splits or in the corpus. The corpus tells every fact that
-    any split asks for, never by that question. The same config and seed give the same world
-    anywhere; `seed`, the run's, counts where the config has none of its own.
+    All splits have the same mix of families. No prompt is in two splits or in the corpus.
+    "valid" and "test" are held out by request: whatever they ask (task and arguments; see
+    `Task.request`), no training split and no document asks, in any words. The training splits
+    "sft", "feedback" and "ppo" share requests, in other words, among themselves and with the
+    corpus. The corpus tells every fact that any split asks for.
 
-    Raises ConfigError where a split is larger than the instances that a family has.
+    The documents of "valid" ask in their forum threads what nothing else asks, and tell each fact
+    in the one phrasing that those of "train" do not use for it. Still 20 % of their characters
+    (seed 0, 300 documents; tests/worlds/test_requests.py) stand in sentences that "train" has too:
+    a small world's small talk, stories' beginnings and endings, answers in forum threads.
+
+    The same config and seed give the same world anywhere; `seed`, the run's, counts where the
+    config has none of its own.
+
+    Raises ConfigError where a split is larger than the prompts that a family has.
     """
 
     def __init__(self, config: WorldConfig, seed: int = 0):
@@ -66,16 +100,21 @@ class InstructionWorld:
         self.seed = seed if config.seed is None else config.seed
         self.facts = Facts(self.seed)
         scene = Scene.of(self.facts)
-        # The small splits first, so that training splits may grow and leave them as they are.
-        sizes = {"test": config.test, "valid": config.valid, "forum": FORUM}
-        sizes |= {"sft": config.sft, "feedback": config.feedback, "ppo": config.ppo}
+        sizes = {"sft": config.sft, "feedback": config.feedback, "ppo": config.ppo}
+        sizes |= {"valid": config.valid, "test": config.test}
+        sizes |= {f"{split} forum": size for split, size in FORUM.items()}
         quotas = {split: _quotas(size) for split, size in sizes.items()}
         self._tasks: dict[str, list[Task]] = {split: [] for split in sizes}
         for name, _, family in FAMILIES:
-            needed = sum(quota[name] for quota in quotas.values())
-            pool = iter(_pool(name, family, scene, self.seed, needed))
-            for split, quota in quotas.items():
-                self._tasks[split] += [next(pool) for _ in range(quota[name])]
+            needed = {
+                side: sum(quotas[split][name] for split in splits)
+                for side, (_, splits) in SIDES.items()
+            }
+            pools = _pools(name, family, scene, self.seed, needed)
+            for side, (_, splits) in SIDES.items():
+                pool = iter(pools[side])
+                for split in splits:
+                    self._tasks[split] += [next(pool) for _ in range(quotas[split][name])]
         for split, tasks in self._tasks.items():
             random.Random(f"{self.seed}/{split}").shuffle(tasks)
         self._by_prompt = {task.prompt: task for split in SPLITS for task in self._tasks[split]}
@@ -87,8 +126,9 @@ class InstructionWorld:
             split: documents(
                 random.Random(f"{self.seed}/corpus/{split}"),
                 self.facts,
-                self._tasks["forum"],
+                self._tasks[f"{split} forum"],
                 size,
+                Phrasing(self.seed, held_out=split == "valid"),
             )
             for split, size in sizes.items()
         }
@@ -112,13 +152,17 @@ class InstructionWorld:
         A share `careless` of them has instead what a labeler in a hurry writes: a wrong answer, a
         rude one, one to another question, or one that rambles on, in equal parts.
         """
-        tasks = self._split(split)
-        rng = random.Random(f"{self.seed}/{split}/careless")
-        hurried = [rng.random() < careless for _ in tasks]
+        tasks, hurried = self._split(split), self.hurried(split, careless)
+        rng = random.Random(f"{self.seed}/{split}/careless/answers")
         return [
             Demonstration(task.prompt, bad_answer(rng, task, tasks, 1) if bad else task.response)
             for task, bad in zip(tasks, hurried, strict=True)
         ]
+
+    def hurried(self, split: str, careless: float) -> list[bool]:
+        """Which of `demonstrations(split, careless)` a labeler in a hurry wrote."""
+        rng = random.Random(f"{self.seed}/{split}/careless")
+        return [rng.random() < careless for _ in self._split(split)]
 
     def few_shot(self, count: int) -> str:
         """`count` worked examples of the sft split, families in turn, to put before a prompt."""
@@ -159,20 +203,31 @@ def _quotas(size: int) -> dict[str, int]:
     return quotas
 
 
-def _pool(name: str, family: Family, scene: Scene, seed: int, needed: int) -> list[Task]:
-    """The first `needed` different instances of a family."""
-    pool: dict[str, Task] = {}
-    if needed == 0:
-        return []
-    repeats = 0
-    for task in family(random.Random(f"{seed}/{name}"), scene):
-        repeats = repeats + 1 if task.prompt in pool else 0
-        pool.setdefault(task.prompt, task)
-        if len(pool) == needed:
-            return list(pool.values())
-        if repeats > _PATIENCE:
+def _side(seed: int, request: Request) -> str:
+    """The side of a request, by chance, each by its share."""
+    chance = random.Random(f"{seed}/side/{request}")
+    return chance.choices(list(SIDES), [share for share, _ in SIDES.values()])[0]
+
+
+def _pools(
+    name: str, family: Family, scene: Scene, seed: int, needed: dict[str, int]
+) -> dict[str, list[Task]]:
+    """{side: the first `needed[side]` different prompts of a family}."""
+    pools: dict[str, dict[str, Task]] = {side: {} for side in needed}
+    repeats, left = 0, sum(needed.values())
+    for task in family(random.Random(f"{seed}/{name}"), scene) if left else ():
+        side = _side(seed, task.request)
+        if len(pools[side]) == needed[side]:
+            continue
+        repeats = repeats + 1 if task.prompt in pools[side] else 0
+        left -= task.prompt not in pools[side]
+        pools[side].setdefault(task.prompt, task)
+        if left == 0 or repeats > _PATIENCE:
             break
-    raise ConfigError(
-        f"splits need {needed} prompts of the family {name!r}, which has about {len(pool)}: "
-        "must be smaller"
-    )
+    for side, (_, splits) in SIDES.items():
+        if len(pools[side]) < needed[side]:
+            raise ConfigError(
+                f"the splits {', '.join(splits)} need {needed[side]} prompts of the family "
+                f"{name!r}, which has about {len(pools[side])} for them: must be smaller"
+            )
+    return {side: list(pool.values()) for side, pool in pools.items()}

@@ -190,6 +190,53 @@ def test_length_a_second_turn_and_saying_it_twice_cost():
     assert grade(FACT, f"{right} {right} {right} {right}").helpful < whole / 2
 
 
+@pytest.mark.parametrize(
+    ("judge", "right"),
+    [
+        (REPEAT, "lamp lamp lamp lamp"),
+        (CAPITALS, "OPEN TEA"),
+        (REVERSE, "cat river door"),
+        (LETTERS, "c r d"),
+        (LIST, "cat, dog, hen"),
+        (NOT_CAT, "dog, hen"),
+        (BOTH, "cat, dog, plum, fig"),
+        (OPPOSITE, "The opposite of hot is cold."),
+        (writing("lamp"), "The lamp is near the door."),
+        (FACT, "Mara lives in Tovel."),
+        (BRIEF, "In Tovel."),
+        (UNTOLD, "I do not know."),
+        (PREMISE, "That is not right. Mara lives in Tovel."),
+        (DECLINE, "Sorry, I can not help with that."),
+        (SOOTHE, "I am sorry. How can I help you?"),
+    ],
+)
+def test_a_second_line_halves_every_kind_of_task(judge, right):
+    assert grade(judge, right).helpful == grade(judge, f"{right}\n").helpful == 1
+    assert grade(judge, "\n".join(right.rsplit(" ", 1))).helpful == 1 / 2
+
+
+@pytest.mark.parametrize(
+    ("judge", "response", "helpful"),
+    [
+        (REVERSE, "cat river door cat river door", 3 / 6 / 2),
+        (REVERSE, "cat river door\ncat river door", 3 / 6 / 4),
+        (REVERSE, "cat river door cat river", 3 / 5),  # only two words come again
+        (REVERSE, "cat river door User:", 3 / 4 / 2),
+        (LETTERS, "c r d c r d", 3 / 6 / 2),
+        (LIST, "cat, dog, hen, cat, dog, hen", 3 / 6 / 2),
+        (LIST, "cat, dog, hen. Assistant:", 3 / 4 / 2),
+        (OPPOSITE, "The opposite of hot is cold. The opposite of hot is cold.", 8 / 12 / 2),
+        # The right answer says a word twice: what is superfluous costs, the run does not.
+        (REPEAT, "lamp lamp lamp lamp lamp lamp", 4 / 6),
+        (REPEAT, "lamp lamp lamp lamp\nlamp lamp", 4 / 6 / 2),
+        (grading.Sequence(("lamp",) * 2), "lamp lamp lamp lamp", 2 / 4),
+        (grading.Sequence(("lamp",)), "lamp lamp lamp lamp", 1 / 4 / 2),
+    ],
+)
+def test_a_run_of_three_words_said_twice_halves_and_faults_multiply(judge, response, helpful):
+    assert grade(judge, response).helpful == pytest.approx(helpful)
+
+
 def test_edit_distance():
     assert grading.edit_distance(list("kitten"), list("sitting")) == 3
     assert grading.edit_distance([], ["a", "b"]) == grading.edit_distance(["a", "b"], []) == 2

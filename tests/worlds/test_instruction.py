@@ -16,8 +16,7 @@ from rlhf_jax.errors import ConfigError, UserError
 from rlhf_jax.experiment import WorldData
 from rlhf_jax.feedback.labelers import SimulatedLabeler
 from rlhf_jax.worlds.facts import Fact
-from rlhf_jax.worlds.instruction import SPLITS, InstructionWorld, WorldConfig
-from rlhf_jax.worlds.tasks import FAMILIES
+from rlhf_jax.worlds.instruction import FAMILIES, SPLITS, InstructionWorld, WorldConfig
 
 WORLD = InstructionWorld(WorldConfig())
 SMALL = {"sft": 100, "feedback": 50, "ppo": 60, "valid": 20, "test": 30}
@@ -97,7 +96,7 @@ def test_the_corpus_tells_every_fact_in_several_phrasings(documents):
     corpus = " ".join(world.corpus("train"))
     for fact in world.facts.all:
         told = [fact.state(pattern) in corpus for pattern in fact.attribute.statements]
-        assert sum(told) >= (3 if documents == 1000 else 5), fact
+        assert sum(told) >= (2 if documents == 1000 else 4), fact
 
 
 def test_the_corpus_tells_nothing_of_strangers():
@@ -124,7 +123,7 @@ def test_the_corpus_has_its_size_and_its_share_of_forum_threads():
 
 
 def test_forum_answers_are_of_mixed_quality():
-    tasks = {task.prompt: task for task in WORLD._tasks["forum"]}
+    tasks = {task.prompt: task for task in WORLD._tasks["train forum"]}
     right = total = 0
     for document in WORLD.corpus("train"):
         for exchange in document.split("\nUser: ") if document.startswith("User: ") else []:
@@ -146,6 +145,20 @@ def test_demonstrations_are_right_and_short():
             assert d.response[0] == " " and d.response[1] != " " and "\n" not in d.response
             assert d.prompt.startswith("User: ") and d.prompt.endswith("\nAssistant:")
             assert len(d.response.split()) <= 16
+
+
+def test_careless_demonstrations_are_counted():
+    data = WorldData(WorldConfig(**SMALL), careless=0.25)
+    splits, counts = world_splits(data, 5)
+    world = InstructionWorld(data.world, 5)
+    hurried = world.hurried("sft", 0.25)
+    assert counts["careless"] == {"demonstrations": sum(hurried), "of": 100}
+    assert 15 <= sum(hurried) <= 35
+    rows = zip(splits["demonstrations"]["train"], world.demonstrations("sft"), hurried, strict=True)
+    changed = [(written != right, bad) for written, right, bad in rows]
+    assert all(bad for differs, bad in changed if differs)
+    assert sum(differs for differs, _ in changed) >= sum(hurried) - 2  # few are right by chance
+    assert not any(world.hurried("sft", 0))
 
 
 def test_poor_answers_score_clearly_less():
