@@ -2,11 +2,14 @@
 
 import dataclasses
 import json
+import os
+from collections import Counter
 from collections.abc import Sequence
 from pathlib import Path
 
-from rlhf_jax.data import folder, human
+from rlhf_jax.data import counting, download, folder, human, source_files
 from rlhf_jax.data.builder import RecordSource, read_dataset, write_dataset
+from rlhf_jax.data.counting import Splits
 from rlhf_jax.data.records import (
     Demonstration,
     Prompt,
@@ -28,7 +31,6 @@ from rlhf_jax.training.fingerprint import check_fingerprint
 from rlhf_jax.training.lock import lock
 from rlhf_jax.worlds.instruction import InstructionWorld
 
-Splits = dict[str, dict[str, Sequence]]
 SPECIALS = ("pad", "bos", "eos")
 
 
@@ -52,19 +54,27 @@ class Corpora:
     def counts(self) -> dict:
         return read_json(self.directory / "counts.json")
 
+    def sources(self, name: str, split: str) -> dict[str, int]:
+        """Records of a split by source, in the order in which they stand."""
+        known = self.counts.get("sources", {}).get(f"{name}.{split}")
+        return known or {"all": len(self.read(name, split))}
+
 
 def prepare(
     data: WorldData | HumanData | FolderData, directory: Path, vocab_size: int, seed: int
 ) -> Corpora:
     """Writes the data sets and trains or copies the tokenizer; what is there already stays.
 
-    counts.json, written last, says how many records each split holds and what was left out or cut;
-    the same goes to the screen.
-    Raises UserError where the directory was made with another config.
+    counts.json, written last, says how many records each split holds and what was left out, cut or
+    stands twice; the same goes to the screen.
+    Raises UserError where the directory was made with another config, or from other files.
     """
     corpora = Corpora(directory)
-    check_fingerprint(directory, {"data": data, "vocab_size": vocab_size, "seed": seed})
-    if (directory / "counts.json").is_file():
+    done = (directory / "counts.json").is_file()
+    identity = {"data": data, "vocab_size": vocab_size, "seed": seed}
+    check_fingerprint(directory, identity, insist=None if done else True)
+    files = _source_files(data, directory if done else None)
+    if done:
         return corpora
     with lock(directory):
         if isinstance(data, WorldData):
@@ -75,6 +85,7 @@ def prepare(
             splits, counts = folder.read_folder(data.path, data.demonstrations, data.rankings)
             named = {f"{word}_token": getattr(data, f"{word}_token") for word in SPECIALS}
             folder.copy_tokenizer(data.path, directory, vocab_size, **named)
+        counts["repeated"] = counting.repeats(splits)
         for name, parts in splits.items():
             corpora.write(name, parts)
             counts[name] = {split: len(records) for split, records in parts.items()}
@@ -83,12 +94,50 @@ def prepare(
             texts += [d.prompt + d.response for d in splits["demonstrations"]["train"]]
             order = shuffle_seed(seed, "data/tokenizer")
             train_sentencepiece(texts, vocab_size, directory / "tokenizer.model", order)
+        tokenizer = corpora.tokenizer
+        if tokenizer.loss:
+            counts["changed_by_tokenizer"] = counting.changed_by(tokenizer, splits)
+        if files:
+            source_files.write_sources(directory, *files)
         content = json.dumps(counts, indent=1).encode()
         write_atomically(directory / "counts.json", content)
+    _tell(counts, tokenizer)
+    return corpora
+
+
+def _tell(counts: dict, tokenizer: Tokenizer) -> None:
     for name, numbers in counts.items():
         parts = numbers if isinstance(numbers, dict) else {"": numbers}
-        print(f"data: {name}:", ", ".join(f"{part} {n}".strip() for part, n in parts.items()))
-    return corpora
+        told = [f"{part} {n}".strip() for part, n in parts.items() if not isinstance(n, dict)]
+        if told:
+            print(f"data: {name}:", ", ".join(told))
+    if tokenizer.loss:
+        text, back = map(ascii, tokenizer.loss)
+        print(f"data: the tokenizer changes text: {text} comes back as {back}", flush=True)
+
+
+def _source_files(
+    data: WorldData | HumanData | FolderData, directory: Path | None
+) -> tuple[Path, dict[str, str]] | None:
+    """The folder that the records come from and its files' digests; None where there is none.
+
+    directory: made from these files, so that they must be the same; None: not made yet. Where the
+    folder is no longer named, the run goes on with the records that it holds.
+    """
+    if isinstance(data, WorldData):
+        return None
+    if directory and not (data.path or os.environ.get("RLHF_JAX_DATA")):
+        print(f"data: no folder is named; {directory} holds the records", flush=True)
+        return None
+    if isinstance(data, HumanData):
+        path, names = human.find_human_data(data.path), list(download.FILES)
+    else:
+        path = folder.find_folder(data.path)
+        names = folder.file_names(path)
+    files = source_files.digests(path, names)
+    if directory:
+        source_files.check_sources(directory, path, files)
+    return path, files
 
 
 def world_splits(data: WorldData, seed: int) -> tuple[Splits, dict]:
@@ -109,7 +158,8 @@ def world_splits(data: WorldData, seed: int) -> tuple[Splits, dict]:
 def human_splits(data: HumanData, seed: int) -> tuple[Splits, dict]:
     """Records of the human feedback files, held-out prompts apart in every data set.
 
-    Held-out rankings come source by source; counts["heldout"] says how many each source has.
+    Records come source by source; counts["sources"] says how many each source has in a split,
+    counts["heldout"] the same of the held-out rankings.
     Demonstrations are the replies that stand alone at the top of a ranking.
     """
     files = human.find_human_data(data.path)
@@ -118,21 +168,34 @@ def human_splits(data: HumanData, seed: int) -> tuple[Splits, dict]:
     pandalm, pandalm_counts = human.read_pandalm(files / "pandalm/testset-v1.json")
     counts = {"hh": hh_counts, "openassistant": tree_counts, "pandalm": pandalm_counts}
     train, valid, counts["heldout"] = [], [], {}
-    for source, rankings in (("hh", hh), ("openassistant", trees), ("pandalm", pandalm)):
-        kept, held = human.split_by_prompt(rankings, data.heldout, seed, data.dedupe_characters)
+    for source, found in (("hh", hh), ("openassistant", trees), ("pandalm", pandalm)):
+        found, unsure = counting.settle(found)
+        counts[source] |= unsure
+        kept, held = human.split_by_prompt(found, data.heldout, seed, data.dedupe_characters)
         short = [recent_turns(ranking, data.prompt_characters) for ranking in kept + held]
         cut = zip(kept + held, short, strict=True)
         counts[source]["older_turns_cut"] = sum(a.prompt != b.prompt for a, b in cut)
         counts["heldout"][source] = len(held)
-        train += short[: len(kept)]
-        valid += short[len(kept) :]
-    test = list(dict.fromkeys(ranking.prompt for ranking in valid))
+        train += [(source, ranking) for ranking in short[: len(kept)]]
+        valid += [(source, ranking) for ranking in short[len(kept) :]]
+    test = list(dict.fromkeys(ranking.prompt for _, ranking in valid))
     both = set(test)  # two dialogues may end, or two files begin, alike
-    counts["train_prompts_held_out"] = sum(ranking.prompt in both for ranking in train)
-    train = [ranking for ranking in train if ranking.prompt not in both]
+    counts["train_prompts_held_out"] = sum(ranking.prompt in both for _, ranking in train)
+    train = [(source, ranking) for source, ranking in train if ranking.prompt not in both]
     prompts, counts["prompts_with_a_repeated_beginning"] = deduplicate_by_prefix(
-        [ranking.prompt for ranking in train], data.dedupe_characters
+        [ranking.prompt for _, ranking in train], data.dedupe_characters
     )
+    rankings, demonstrations, counts["sources"] = {}, {}, {}
+    for split, side in (("train", train), ("valid", valid)):
+        best = [(source, best_reply(ranking)) for source, ranking in side if not no_best(ranking)]
+        for source, ranking in side:
+            if reason := no_best(ranking):
+                key = f"no_demonstration_{reason}_best"
+                counts[source][key] = counts[source].get(key, 0) + 1
+        rankings[split] = [ranking for _, ranking in side]
+        demonstrations[split] = [demonstration for _, demonstration in best]
+        for name, pairs in (("rankings", side), ("demonstrations", best)):
+            counts["sources"][f"{name}.{split}"] = dict(Counter(source for source, _ in pairs))
     wikitext = human.read_text(files / "wikitext-2/valid.txt")
     shakespeare = human.read_text(files / "tinyshakespeare/input.txt")
     articles = human.read_text(files / "wikitext-2/test.txt")[: data.heldout_articles]
@@ -141,11 +204,8 @@ def human_splits(data: HumanData, seed: int) -> tuple[Splits, dict]:
             "train": [Text(t) for t in wikitext + shakespeare],
             "valid": [Text(t) for t in articles],
         },
-        "demonstrations": {
-            "train": [best_reply(ranking) for ranking in train if untied_best(ranking)],
-            "valid": [best_reply(ranking) for ranking in valid if untied_best(ranking)],
-        },
-        "rankings": {"train": train, "valid": valid},
+        "demonstrations": demonstrations,
+        "rankings": rankings,
         "prompts": {"ppo": [Prompt(p) for p in prompts], "test": [Prompt(p) for p in test]},
     }
     return splits, counts
@@ -160,10 +220,13 @@ def recent_turns(ranking: Ranking, characters: int) -> Ranking:
     return dataclasses.replace(ranking, prompt=prompt)
 
 
-def untied_best(ranking: Ranking) -> bool:
-    """Whether one reply stands alone at the top (the same text twice is one) and says something."""
+def no_best(ranking: Ranking) -> str | None:
+    """Why no reply is a demonstration: "tied" (several stand at the top; the same text twice is
+    one) or "empty" (the best says nothing); None where one is."""
     top = {r for r, rank in zip(ranking.responses, ranking.ranks, strict=True) if rank == 0}
-    return len(top) == 1 and bool(top.pop().strip())
+    if len(top) > 1:
+        return "tied"
+    return None if top.pop().strip() else "empty"
 
 
 def best_reply(ranking: Ranking) -> Demonstration:

@@ -42,7 +42,8 @@ class HumanData:
     Anthropic HH, OpenAssistant and PandaLM; text of WikiText-2 and tiny Shakespeare.
     """
 
-    path: str | None = None  # None: the folder that RLHF_JAX_DATA names
+    # None: the folder that RLHF_JAX_DATA names. Its files' digests are the records' identity.
+    path: str | None = dataclasses.field(default=None, metadata=NOT_FINGERPRINTED)
     heldout: float = 0.1  # of the prompts of each source
     dedupe_characters: int = 100  # prompts that share so long a beginning count once
     prompt_characters: int = 400  # older turns of a longer prompt are cut, as wholes
@@ -64,7 +65,8 @@ class FolderData:
     The special tokens of a tokenizer.json are found by their usual names, or named here.
     """
 
-    path: str | None = None  # None: the folder that RLHF_JAX_DATA names
+    # None: the folder that RLHF_JAX_DATA names. Its files' digests are the records' identity.
+    path: str | None = dataclasses.field(default=None, metadata=NOT_FINGERPRINTED)
     demonstrations: int | None = None
     rankings: int | None = None
     pad_token: str | None = None  # fills rows; no token of the texts, and not eos_token

@@ -7,7 +7,7 @@ import pytest
 
 from rlhf_jax import corpora
 from rlhf_jax.cli import main
-from rlhf_jax.corpora import best_reply, recent_turns, untied_best
+from rlhf_jax.corpora import best_reply, no_best, recent_turns
 from rlhf_jax.data.human import ASSISTANT, HUMAN
 from rlhf_jax.data.records import Ranking
 from rlhf_jax.errors import RecordError, UserError
@@ -36,9 +36,16 @@ def test_counts_are_those_of_the_files(human):
     assert counts["openassistant"]["pairs"] == 751
     assert counts["pandalm"] == {
         "pairs": 999, "decided": 894, "ties": 105, "no_majority": 0, "not_text": 6,
-        "older_turns_cut": 0,
+        "older_turns_cut": 0, "equal": 0, "tied": 105, "no_demonstration_tied_best": 105,
+        "no_demonstration_empty_best": 1,
     }  # fmt: skip
     assert counts["hh"]["older_turns_cut"] > 500
+    for source in ("hh", "openassistant", "pandalm"):
+        split = [human.sources("rankings", side)[source] for side in ("train", "valid")]
+        replies = [human.sources("demonstrations", side)[source] for side in ("train", "valid")]
+        reasons = [counts[source].get(f"no_demonstration_{r}_best", 0) for r in ("tied", "empty")]
+        assert sum(split) - sum(replies) == sum(reasons)
+        assert counts["heldout"][source] == split[1]
     records = counts["hh"]["kept"] + 211 + 999 - counts["train_prompts_held_out"]
     assert sum(counts["rankings"].values()) == records
     for name in ("text", "demonstrations", "rankings", "prompts"):
@@ -143,11 +150,11 @@ def test_older_turns_are_cut_as_wholes(texts, room, left):
 
 def test_demonstrations_are_replies_alone_at_the_top():
     assert best_reply(Ranking("p", ("a", "b"), (1, 0))).response == "b"
-    assert untied_best(Ranking("p", ("a", "b", "c"), (1, 0, 1)))
-    assert untied_best(Ranking("p", ("a", "b", "c"), (1, 2, 2)))
-    assert untied_best(Ranking("p", ("a", "a", "b"), (0, 0, 1)))  # twice the same reply
-    assert not untied_best(Ranking("p", ("a", "b", "c"), (0, 0, 1)))
-    assert not untied_best(Ranking("p", (" ", "b"), (0, 1)))
+    for ranks in ((1, 0, 1), (1, 2, 2), (0, 1, 2)):
+        assert no_best(Ranking("p", ("a", "b", "c"), ranks)) is None
+    assert no_best(Ranking("p", ("a", "a", "b"), (0, 0, 1))) is None  # twice the same reply
+    assert no_best(Ranking("p", ("a", "b", "c"), (0, 0, 1))) == "tied"
+    assert no_best(Ranking("p", (" ", "b"), (0, 1))) == "empty"
 
 
 def test_the_instruction_world_needs_no_files(tmp_path):

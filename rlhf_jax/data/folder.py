@@ -11,6 +11,7 @@ import os
 from collections.abc import Sequence
 from pathlib import Path
 
+from rlhf_jax.data import counting
 from rlhf_jax.data.records import (
     Demonstration,
     Prompt,
@@ -49,10 +50,17 @@ def find_folder(path: str | None) -> Path:
     return folder
 
 
+def file_names(folder: Path) -> list[str]:
+    """The names of the folder's files that a run reads."""
+    names = [f"{name}.{split}.jsonl" for name, (_, splits) in FILES.items() for split in splits]
+    return [*names, find_tokenizer(folder).name]
+
+
 def read_folder(
     path: str | None, demonstrations: int | None = None, rankings: int | None = None
 ) -> tuple[dict[str, dict[str, Sequence]], dict]:
-    """Records by data set and split, and {"heldout": {"folder": held-out rankings}}.
+    """Records by data set and split, and counts: {"heldout": {"folder": held-out rankings}}, what
+    stands on both sides (it is left out of training), empty, equal and tied responses.
 
     Raises UserError where a file is missing, empty or malformed (file, line and field named), or
     has another number of records to train on than was said.
@@ -66,13 +74,25 @@ def read_folder(
         for split, records in parts.items():
             if not records:
                 raise UserError(f"{folder / f'{name}.{split}.jsonl'}: expected records, got none")
+    counts = {"heldout": {"folder": len(splits["rankings"]["valid"])}}
+    for split, records in splits["rankings"].items():
+        splits["rankings"][split], counts[f"rankings.{split}.jsonl"] = counting.settle(records)
+    for split, records in splits["demonstrations"].items():
+        empty = sum(not record.response.strip() for record in records)
+        counts[f"demonstrations.{split}.jsonl"] = {"empty": empty}
+    splits, both = counting.without_held_out(splits)
     said = {"demonstrations": demonstrations, "rankings": rankings}
-    for name, count in said.items():
-        found = len(splits[name]["train"])
-        if count is not None and count != found:
-            file = folder / f"{name}.train.jsonl"
-            raise UserError(f"{file}: expected {count} records (data.{name}), got {found}")
-    return splits, {"heldout": {"folder": len(splits["rankings"]["valid"])}}
+    for name, parts in splits.items():
+        split = next(iter(parts))
+        file, found = folder / f"{name}.{split}.jsonl", len(parts[split])
+        twice = f" that are not held out too ({both['held_out_too'].get(name, 0)} are)"
+        if not found:
+            raise UserError(f"{file}: expected records{twice}, got none")
+        if said.get(name) not in (None, found):
+            raise UserError(
+                f"{file}: expected {said[name]} records (data.{name}){twice}, got {found}"
+            )
+    return splits, counts | both
 
 
 def copy_tokenizer(

@@ -1,0 +1,82 @@
+"""What is said of records when they are read: equal and tied responses, repeats, what is held out
+too, and what a tokenizer changes. Counts hold what occurs."""
+
+import dataclasses
+from collections import Counter
+from collections.abc import Hashable, Sequence
+
+from rlhf_jax.data.records import Ranking, Record, Text, tie_equal
+from rlhf_jax.data.tokenizer import Tokenizer
+
+Splits = dict[str, dict[str, Sequence]]
+Counts = dict[str, int]
+HELD_OUT = ("valid", "test")
+
+
+def texts_of(record: Record) -> tuple[str, ...]:
+    """Every text of a record."""
+    if isinstance(record, Ranking):
+        return (record.prompt, *record.responses)
+    return tuple(dataclasses.asdict(record).values())
+
+
+def settle(rankings: Sequence[Ranking]) -> tuple[list[Ranking], Counts]:
+    """The rankings in which equal responses tie, and how many had such responses ranked apart
+    ("equal") and how many are now wholly tied ("tied"), so that no stage trains on them."""
+    settled = [
+        dataclasses.replace(ranking, ranks=tie_equal(ranking.responses, ranking.ranks))
+        for ranking in rankings
+    ]
+    equal = sum(a.ranks != b.ranks for a, b in zip(rankings, settled, strict=True))
+    return settled, {"equal": equal, "tied": sum(ranking.tied for ranking in settled)}
+
+
+def _identity(record: Record) -> Hashable:
+    """The same for records that say the same: the order in which responses stand says nothing."""
+    if isinstance(record, Ranking):
+        return record.prompt, tuple(sorted(zip(record.responses, record.ranks, strict=True)))
+    return record
+
+
+def without_held_out(splits: Splits) -> tuple[Splits, dict[str, Counts]]:
+    """The splits without the training records that are held out as well.
+
+    Counts by data set: "held_out_too", records left out; "prompt_held_out_too", records kept
+    although a held-out record of some data set has their prompt.
+    """
+    prompts = {
+        record.prompt
+        for parts in splits.values()
+        for split in HELD_OUT
+        for record in parts.get(split, ())
+        if not isinstance(record, Text)
+    }
+    kept, same, alike = {}, Counter(), Counter()
+    for name, parts in splits.items():
+        held = {_identity(record) for split in HELD_OUT for record in parts.get(split, ())}
+        kept[name] = dict(parts)
+        for split in parts.keys() - set(HELD_OUT):
+            kept[name][split] = [r for r in parts[split] if _identity(r) not in held]
+            same[name] += len(parts[split]) - len(kept[name][split])
+            alike[name] += sum(getattr(r, "prompt", None) in prompts for r in kept[name][split])
+    return kept, {"held_out_too": dict(+same), "prompt_held_out_too": dict(+alike)}
+
+
+def repeats(splits: Splits) -> Counts:
+    """How many records of each split repeat one before them: {"rankings.train": 3}."""
+    return {
+        f"{name}.{split}": count
+        for name, parts in splits.items()
+        for split, records in parts.items()
+        if (count := len(records) - len(set(map(_identity, records))))
+    }
+
+
+def changed_by(tokenizer: Tokenizer, splits: Splits) -> Counts:
+    """How many records of each split come back from the tokenizer as other text."""
+    changes = lambda text: tokenizer.decode(tokenizer.encode(text)) != text
+    return {
+        f"{name}.{split}": sum(any(map(changes, texts_of(record))) for record in records)
+        for name, parts in splits.items()
+        for split, records in parts.items()
+    }

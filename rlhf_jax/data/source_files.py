@@ -1,0 +1,66 @@
+"""The identity of the files that records came from: their digests, whatever folder holds them."""
+
+import functools
+import hashlib
+import json
+from collections.abc import Iterable
+from pathlib import Path
+
+from rlhf_jax.data.records import write_atomically
+from rlhf_jax.errors import UserError
+from rlhf_jax.strict_json import read_json
+
+NAME = "sources.json"
+
+
+@functools.lru_cache(maxsize=64)
+def _sha256(path: Path, size: int, changed: int) -> str:
+    """Once a process for each state of a file."""
+    with path.open("rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()
+
+
+def digests(folder: Path, names: Iterable[str]) -> dict[str, str]:
+    """{name: sha256 (hex)} of files of a folder.
+
+    Raises:
+      UserError: one cannot be read.
+    """
+    found = {}
+    for name in names:
+        path = folder / name
+        try:
+            about = path.stat()
+            found[name] = _sha256(path.resolve(), about.st_size, about.st_mtime_ns)
+        except OSError as error:
+            raise UserError(f"{path}: cannot be read: {error.strerror}") from None
+    return found
+
+
+def write_sources(directory: Path, folder: Path, files: dict[str, str]) -> None:
+    """Writes which files a data directory was made from."""
+    content = {"folder": str(folder.resolve()), "files": files}
+    write_atomically(directory / NAME, json.dumps(content, indent=1).encode())
+
+
+def check_sources(directory: Path, folder: Path, files: dict[str, str]) -> None:
+    """Compares with `write_sources`. Equal files in another folder are as good, which is said.
+
+    Raises:
+      UserError: a file is another one; all of them are named.
+    """
+    there = read_json(directory / NAME)
+    before, names = there["files"], sorted(there["files"].keys() | files.keys())
+    if changed := [name for name in names if before.get(name) != files.get(name)]:
+        each = "; ".join(
+            f"{name} changed: sha256 {(before.get(name) or 'of no file')[:12]} there, "
+            f"{(files.get(name) or 'of no file')[:12]} now"
+            for name in changed
+        )
+        raise UserError(
+            f"data: {each}. {directory} was made from {there['folder']}, now it is {folder}: give "
+            "another --out, or the records it was made from"
+        )
+    if there["folder"] != str(folder.resolve()):
+        print(f"data: the same records, from {folder} (before: {there['folder']})", flush=True)
+        write_sources(directory, folder, files)
