@@ -30,6 +30,7 @@ def measure(size: str, iterations: int) -> dict:
     import jax
     import jax.numpy as jnp
 
+    from rlhf_jax.generation.ending import Ending
     from rlhf_jax.models import score, transformer
     from rlhf_jax.models.config import SIZES
     from rlhf_jax.models.matmul import resolve_dtype
@@ -54,7 +55,7 @@ def measure(size: str, iterations: int) -> dict:
     frozen = ppo.Frozen(policy, reward)
     state = ppo.initial_state(config, policy, reward, key)
     # An id that the vocabulary does not have never ends a response.
-    programs = ppo.compile_programs(config, model, ppo.TokenIds(eos=model.vocab_size, pad=0))
+    programs = ppo.compile_programs(config, model, Ending(eos=model.vocab_size, pad=0))
     prompts = {
         "tokens": jax.random.randint(key, (EPISODES, PROMPT), 4, model.vocab_size, jnp.int32),
         "segments": jnp.ones((EPISODES, PROMPT), jnp.int32),

@@ -25,12 +25,13 @@ from rlhf_jax.data.pipeline import (
     supervised_batches,
     supervised_pass,
 )
-from rlhf_jax.data.records import Ranking
 from rlhf_jax.data.tokenizer import train_sentencepiece
 from rlhf_jax.evaluation.policies import Sampler
 from rlhf_jax.evaluation.statistics import bounded_mean
+from rlhf_jax.feedback.collect import collect_rankings
 from rlhf_jax.feedback.labelers import SimulatedLabeler
 from rlhf_jax.generation.decode import generate
+from rlhf_jax.generation.ending import Ending, final_scores
 from rlhf_jax.generation.sampling import SamplingConfig
 from rlhf_jax.models import score, transformer
 from rlhf_jax.models.config import TransformerConfig
@@ -133,16 +134,18 @@ print(f"{len(sft_losses)} steps, loss {sft_losses[0]:.2f} -> {sft_losses[-20:].m
 # free, so afterwards its bias is moved until demonstrations score 0 on average.
 
 # %%
+ENDING = Ending(tokenizer.eos_id, tokenizer.pad_id)
 sampler = Sampler(
-    MODEL, tokenizer, SamplingConfig(temperature=1.0),
+    MODEL, tokenizer, SamplingConfig(temperature=1.0), ENDING,
     prompt_length=PROMPT, response_length=RESPONSE, batch_size=200,
 )  # fmt: skip
-labeler, rankings = SimulatedLabeler(noise=0.2), []
-prompts = world.prompts("feedback")
-outputs = sampler.responses(sft, [p for p in prompts for _ in range(4)], jax.random.key(1))
-for i, prompt in enumerate(prompts):
-    four = tuple(outputs[4 * i : 4 * i + 4])
-    rankings.append(Ranking(prompt, four, world.rank(prompt, four, labeler)))
+labeler, prompts = SimulatedLabeler(noise=0.2), world.prompts("feedback")
+rankings = collect_rankings(
+    prompts,
+    [4] * len(prompts),
+    lambda repeated: sampler.responses(sft, repeated, jax.random.key(1)),
+    lambda prompt, four: world.rank(prompt, four, labeler),
+)
 
 
 def scores_of(params, batch):
@@ -196,8 +199,7 @@ def response_log_probs(params, batch):
 def experience(params, prompts, key, beta=0.1):
     sampled = generate(
         MODEL, params["policy"], prompts["tokens"], prompts["segments"], key,
-        sampling=SamplingConfig(1.0), response_length=RESPONSE,
-        eos_id=tokenizer.eos_id, pad_id=tokenizer.pad_id,
+        sampling=SamplingConfig(1.0), response_length=RESPONSE, ending=ENDING,
     )  # fmt: skip
     mask = sampled.mask
     batch = {
@@ -205,8 +207,8 @@ def experience(params, prompts, key, beta=0.1):
         "segments": jnp.concatenate([prompts["segments"], mask.astype(jnp.int32)], axis=1),
         "mask": mask,
     }
-    ended = score.at_last_token(batch["tokens"], batch["segments"]) == tokenizer.eos_id
-    scores = jnp.where(ended, scores_of(reward, batch), -1.0)
+    ended = ENDING.ended(sampled.tokens, mask)
+    scores = final_scores(scores_of(reward, batch), ended, missing=-1.0)
     old, reference = (response_log_probs(p, batch) for p in (params["policy"], sft))
     values = score.scores(params["value"], response_states(params["value"], batch))
     rewards = kl_shaped_rewards(scores, old, reference, mask, beta)
@@ -255,7 +257,8 @@ test_prompts = world.prompts("test")
 
 
 def gold(params, seed=4):
-    answers = sampler.responses(params, test_prompts, jax.random.key(seed))
+    sampled = sampler.responses(params, test_prompts, jax.random.key(seed))
+    answers = [response.text for response in sampled]
     pairs = zip(test_prompts, answers, strict=True)
     return answers, np.array([world.grade(prompt, answer).score for prompt, answer in pairs])
 

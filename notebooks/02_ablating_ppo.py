@@ -27,12 +27,13 @@ from rlhf_jax.data.pipeline import (
     text_batches,
     text_pass,
 )
-from rlhf_jax.data.records import Ranking
 from rlhf_jax.data.tokenizer import train_sentencepiece
 from rlhf_jax.evaluation.policies import Sampler
 from rlhf_jax.evaluation.statistics import bounded_mean
+from rlhf_jax.feedback.collect import collect_rankings
 from rlhf_jax.feedback.labelers import SimulatedLabeler
 from rlhf_jax.generation.decode import generate
+from rlhf_jax.generation.ending import Ending, final_scores
 from rlhf_jax.generation.sampling import SamplingConfig
 from rlhf_jax.models import score, transformer
 from rlhf_jax.models.config import TransformerConfig
@@ -82,16 +83,18 @@ start = transformer.init(MODEL, jax.random.key(0))
 sft, metrics = train_stage(supervised.likelihood_loss(MODEL), start, batches, 600, 4e-3)
 print("SFT:", metrics["loss"], "nats a token")
 
+ENDING = Ending(tokenizer.eos_id, tokenizer.pad_id)
 sampler = Sampler(
-    MODEL, tokenizer, SamplingConfig(1.0), prompt_length=PROMPT, response_length=RESPONSE,
-    batch_size=200,
+    MODEL, tokenizer, SamplingConfig(1.0), ENDING, prompt_length=PROMPT,
+    response_length=RESPONSE, batch_size=200,
 )  # fmt: skip
 labeler, prompts = SimulatedLabeler(noise=0.2), world.prompts("feedback")
-answers = iter(sampler.responses(sft, [p for p in prompts for _ in range(4)], jax.random.key(1)))
-rankings = []
-for prompt in prompts:
-    four = tuple(next(answers) for _ in range(4))
-    rankings.append(Ranking(prompt, four, world.rank(prompt, four, labeler)))
+rankings = collect_rankings(
+    prompts,
+    [4] * len(prompts),
+    lambda repeated: sampler.responses(sft, repeated, jax.random.key(1)),
+    lambda prompt, four: world.rank(prompt, four, labeler),
+)
 batches = ranking_batches(rankings, tokenizer, outputs=4, seed=3, **shape)
 head = score.with_score_head(jax.tree.map(jnp.copy, sft), jax.random.key(2))
 reward, metrics = train_stage(reward_loss(MODEL), head, batches, 76, 5e-4)
@@ -170,8 +173,7 @@ ABLATIONS = {
 def experience(params, prompts, key, c):
     sampled = generate(
         MODEL, params["policy"], prompts["tokens"], prompts["segments"], key,
-        sampling=SamplingConfig(1.0), response_length=RESPONSE,
-        eos_id=tokenizer.eos_id, pad_id=tokenizer.pad_id,
+        sampling=SamplingConfig(1.0), response_length=RESPONSE, ending=ENDING,
     )  # fmt: skip
     mask = sampled.mask
     tokens = jnp.concatenate([prompts["tokens"], sampled.tokens], axis=1)
@@ -179,8 +181,7 @@ def experience(params, prompts, key, c):
     log_probs = lambda p: ppo.response_log_probs(MODEL, p, tokens, segments, RESPONSE, 1.0)
     last = transformer.hidden(MODEL, reward, tokens, segments, last=RESPONSE)
     scores = score.at_last_token(score.scores(reward, last), mask)
-    ended = score.at_last_token(sampled.tokens, mask) == tokenizer.eos_id
-    scores = jnp.where(ended, scores, -1.0)
+    scores = final_scores(scores, ENDING.ended(sampled.tokens, mask), missing=-1.0)
     states = ppo.response_states(MODEL, params["value"], tokens, segments, RESPONSE)
     values = score.scores(params["value"], states)
     old, reference = log_probs(params["policy"]), log_probs(sft)
@@ -260,7 +261,7 @@ text_loss = jax.jit(lambda policy: supervised.likelihood_loss(MODEL)(policy, hel
 
 def judged(policy):
     answers = sampler.responses(policy, prompts, key)
-    grades = [world.grade(p, a).score for p, a in zip(prompts, answers, strict=True)]
+    grades = [world.grade(p, a.text).score for p, a in zip(prompts, answers, strict=True)]
     return {
         "gold score": bounded_mean(grades),
         "KL to SFT": sampler.kl(policy, sft, prompts, key),

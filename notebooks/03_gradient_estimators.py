@@ -40,6 +40,7 @@ from rlhf_jax.estimators.task import (
     objective,
 )
 from rlhf_jax.generation.decode import generate
+from rlhf_jax.generation.ending import Ending
 from rlhf_jax.generation.sampling import SamplingConfig
 from rlhf_jax.models import transformer
 from rlhf_jax.models.config import TransformerConfig
@@ -278,7 +279,7 @@ def sampled_groups(key, count):
     start = jnp.full((count * GROUP, 1), BOS)
     sampled = generate(
         NETWORK, policy, start, jnp.ones_like(start), key, sampling=SamplingConfig(1.0),
-        response_length=LENGTH, eos_id=EOS, pad_id=EOS,
+        response_length=LENGTH, ending=Ending(EOS, EOS),
     )  # fmt: skip
     mask = sampled.mask
     rising = jnp.diff(sampled.tokens, axis=1) > 0

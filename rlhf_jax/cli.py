@@ -157,12 +157,12 @@ def generate(run, stage: str) -> None:
     prompts = [line.rstrip("\n").replace("\\n", "\n") for line in sys.stdin]
     if not prompts:
         raise UserError("generate reads prompts from standard input, one a line: there was none")
-    sampling = run.config.evaluation.sampling
-    responses = run.sample(run.model(stage), prompts, sampling, "generate/responses")
+    params, sampling = run.model(stage), run.config.evaluation.sampling
+    responses = run.sample(stage, params, prompts, sampling, "generate/responses")
     for number, response in enumerate(responses, 1):
         if response is None:
             raise UserError(f"line {number}: the prompt leaves no room for a response")
-        print(response.replace("\n", "\\n"))
+        print(response.text.replace("\n", "\\n"))
 
 
 def estimators(arguments: list[str]) -> int:

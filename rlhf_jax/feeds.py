@@ -4,6 +4,7 @@ from collections.abc import Sequence
 
 from rlhf_jax.corpora import Corpora
 from rlhf_jax.data import pipeline
+from rlhf_jax.data.arrays import Close
 from rlhf_jax.data.batches import Batches
 from rlhf_jax.data.records import Ranking
 from rlhf_jax.data.tokenizer import Tokenizer
@@ -54,8 +55,13 @@ class Feeds:
         return pipeline.mixed_batches(batches, text, fraction, self._shuffled("sft/mix"), part)
 
     def rankings(
-        self, rankings: Sequence[Ranking], config: RewardConfig | DPOConfig, purpose: str
+        self,
+        rankings: Sequence[Ranking],
+        config: RewardConfig | DPOConfig,
+        purpose: str,
+        close: Close,
     ) -> Batches:
+        """close: what ends a response (`Ending.close`)."""
         return pipeline.ranking_batches(
             rankings,
             self._tokenizer,
@@ -65,6 +71,7 @@ class Feeds:
             seed=self._shuffled(purpose),
             packed=config.packed,
             part=self.runner.own_rows(config.batch_size),
+            close=close,
         )
 
     def prompts(self, config: PPOConfig, purpose: str) -> Batches:

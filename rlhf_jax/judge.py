@@ -7,7 +7,7 @@ from typing import Any
 
 import numpy as np
 
-from rlhf_jax.data import pipeline
+from rlhf_jax.data import arrays, pipeline
 from rlhf_jax.data.records import Ranking, write_atomically
 from rlhf_jax.errors import require
 from rlhf_jax.evaluation import human_report, report
@@ -17,7 +17,7 @@ from rlhf_jax.evaluation.statistics import mean_interval, win_rate
 from rlhf_jax.experiment import WorldData
 from rlhf_jax.generation.sampling import SamplingConfig
 from rlhf_jax.parallel import processes
-from rlhf_jax.run import PIPELINE, STAGES, Run
+from rlhf_jax.run import PIPELINE, PPO_STAGES, STAGES, Run
 from rlhf_jax.stages import reward_model
 from rlhf_jax.stages.supervised import document_losses
 from rlhf_jax.strict_json import read_json
@@ -56,7 +56,7 @@ def check_room(run: Run) -> None:
     world = InstructionWorld(data.world, config.seed)
     examples = world.few_shot(data.few_shot)
     longest = max(1 + len(run.tokenizer.encode(examples + p)) for p in world.prompts("test"))
-    needed = longest + config.ppo.response_length
+    needed = longest + max(run.ppo_of(stage).response_length for stage in PPO_STAGES)
     require(
         needed <= config.model.context,
         "data.few_shot",
@@ -76,7 +76,9 @@ def judge_world(run: Run) -> dict:
     for name, stage in policies_of(run).items():
         params = reference if stage == "sft" else run.model(stage)
         prefix = few_shot if name == "prompted" else ""
-        responses = run.sample(params, [prefix + prompt for prompt in prompts], sampling, RESPONSES)
+        asked = [prefix + prompt for prompt in prompts]
+        sampled = run.sample(stage, params, asked, sampling, RESPONSES)
+        responses = [response.text for response in sampled]
         if prefix:  # the examples say that an answer ends with its line
             responses = [response.split("\n")[0] for response in responses]
         grades = [world.grade(p, r) for p, r in zip(prompts, responses, strict=True)]
@@ -88,7 +90,7 @@ def judge_world(run: Run) -> dict:
                 responses=tuple(responses),
                 scores=tuple(grade.score for grade in grades),
                 **{flag: tuple(getattr(grade, flag) for grade in grades) for flag in FLAGS},
-                kl=None if prefix else kl_to(run, params, reference, prompts),
+                kl=None if prefix else kl_to(run, stage, params, reference, prompts),
                 text_losses=tuple(losses.tolist()),
                 text_tokens=tuple(tokens.tolist()),
             )
@@ -111,7 +113,7 @@ def judge_human(run: Run) -> dict:
     started = time.monotonic()
     accuracy = reward_accuracy(run)
     held_out = [record.prompt for record in run.corpora.read("prompts", "test")]
-    room = run.config.ppo.prompt_length
+    room = min(run.ppo_of(stage).prompt_length for stage in PPO_STAGES)
     prompts = [p for p in held_out if 1 + len(run.tokenizer.encode(p)) <= room]
     reference, reward = run.model("sft"), run.model("reward")
     policies: dict[str, Any] = {}
@@ -120,12 +122,13 @@ def judge_human(run: Run) -> dict:
         if name == "prompted":
             continue
         params = reference if stage == "sft" else run.model(stage)
-        responses = run.sample(params, prompts, run.config.evaluation.sampling, RESPONSES)
-        scores[name], cut = reward_scores(run, reward, prompts, responses)
+        sampling = run.config.evaluation.sampling
+        responses = run.sample(stage, params, prompts, sampling, RESPONSES)
+        scores[name] = reward_scores(run, stage, reward, prompts, responses)
         policies[name] = {
             "reward_score": mean_interval(scores[name]).as_json(),
-            "beginnings_cut": cut,
-            "kl": kl_to(run, params, reference, prompts),
+            "ended": sum(response.ended for response in responses) / len(responses),
+            "kl": kl_to(run, stage, params, reference, prompts),
         }
         texts[name] = text_losses(run, params)
     compare_with_sft(policies, scores, texts)
@@ -179,10 +182,10 @@ def reward_accuracy(run: Run) -> dict:
 def pairs_by_prompt(run: Run, rankings: Sequence[Ranking]) -> tuple:
     """Pairs that the reward model has right, that longer-is-better has right, and all: [N] each,
     a prompt each; and the number of rankings that are over-long and left out."""
-    config, tokenizer = run.config.reward, run.tokenizer
+    config, tokenizer, close = run.config.reward, run.tokenizer, run.ending("sft").close
     fits = lambda ranking: all(
-        2 + len(tokenizer.encode(ranking.prompt)) + len(tokenizer.encode(response)) <= config.length
-        for response in ranking.responses
+        len(ids) <= config.length
+        for ids, _ in arrays.tokenised_ranking(ranking, tokenizer, close)[0]
     )
     kept = [ranking for ranking in rankings if fits(ranking)]
     most = max(len(ranking.responses) for ranking in kept)
@@ -192,6 +195,7 @@ def pairs_by_prompt(run: Run, rankings: Sequence[Ranking]) -> tuple:
         batch_size=max(1, config.batch_size * config.outputs // most),
         length=config.length,
         outputs=most,
+        close=close,
     )
     correct, pairs = reward_model.pair_counts(
         run.config.scorer, run.model("reward"), batches, run.runner.evaluate
@@ -202,11 +206,11 @@ def pairs_by_prompt(run: Run, rankings: Sequence[Ranking]) -> tuple:
     return total(correct), total(longer), total(pairs), len(rankings) - len(kept)
 
 
-def kl_to(run: Run, params: Any, reference: Any, prompts: Sequence[str]) -> float:
-    """KL to the reference, nats a response, at the temperature of PPO's sampling."""
+def kl_to(run: Run, stage: str, params: Any, reference: Any, prompts: Sequence[str]) -> float:
+    """KL to the reference, nats a response, at the temperature of the stage's PPO sampling."""
     if params is reference:
         return 0.0
-    sampler = run.sampler(prompts, SamplingConfig(run.config.ppo.temperature))
+    sampler = run.sampler(stage, prompts, SamplingConfig(run.ppo_of(stage).temperature))
     return sampler.kl(params, reference, prompts, run.key("report/kl"))
 
 
@@ -222,8 +226,9 @@ def text_losses(run: Run, params: Any) -> tuple[np.ndarray, np.ndarray]:
     return document_losses(run.config.model, params, text, run.runner.evaluate)
 
 
-def reward_scores(run: Run, params: Any, prompts, responses) -> tuple[np.ndarray, int]:
-    model = run.config.scorer
+def reward_scores(run: Run, stage: str, params: Any, prompts, responses) -> np.ndarray:
+    """What a stage's PPO would score its responses, a missing end included."""
+    model, config = run.config.scorer, run.ppo_of(stage)
     return score_responses(
         lambda params, tokens, segments: reward_model.score_sequences(
             model, params, tokens, segments
@@ -232,8 +237,9 @@ def reward_scores(run: Run, params: Any, prompts, responses) -> tuple[np.ndarray
         prompts,
         responses,
         run.tokenizer,
+        missing=config.missing_eos_score,
         batch_size=run.config.evaluation.batch_size,
-        length=model.context,
+        length=config.prompt_length + config.response_length,
         compile=run.runner.evaluate,
     )
 

@@ -6,6 +6,7 @@
 """
 
 import contextlib
+import dataclasses
 import json
 import time
 from collections.abc import Sequence
@@ -17,12 +18,13 @@ import jax
 from rlhf_jax import corpora, feeds
 from rlhf_jax.data import pipeline
 from rlhf_jax.data.arrays import told
-from rlhf_jax.data.records import Ranking, write_atomically
+from rlhf_jax.data.records import write_atomically
 from rlhf_jax.errors import UserError, require
 from rlhf_jax.evaluation.policies import Sampler
 from rlhf_jax.experiment import Experiment, WorldData
 from rlhf_jax.feedback.collect import collect_rankings, output_counts
 from rlhf_jax.feedback.labelers import SimulatedLabeler, calibrate_noise
+from rlhf_jax.generation.ending import Ending, Response
 from rlhf_jax.generation.sampling import SamplingConfig
 from rlhf_jax.models import score, transformer
 from rlhf_jax.models.config import TransformerConfig, different_fields
@@ -42,6 +44,7 @@ PIPELINE = ("pretrain", "sft", "reward", "ppo", "ppo_ptx")  # InstructGPT's
 STAGES = (*PIPELINE, "dpo")
 BUILDS_ON = {"pretrain": (), "sft": PIPELINE[:1], "reward": PIPELINE[:2], "ppo": PIPELINE[:3],
              "ppo_ptx": PIPELINE[:3], "dpo": PIPELINE[:2]}  # fmt: skip
+PPO_STAGES = ("ppo", "ppo_ptx")
 EXPERIMENT = "experiment.json"  # in a stage's directory: the whole config that it was trained with
 SHARED = ("seed", "data", "model")  # config fields that every stage depends on
 
@@ -69,7 +72,9 @@ class Run:
         )
         self.runner = make_runner(config.parallel)
         self.feeds = feeds.Feeds(self.corpora, self.tokenizer, self.runner, config.seed)
-        self._samplers: dict[tuple[int, SamplingConfig], Sampler] = {}
+        self._samplers: dict[tuple, Sampler] = {}
+        for stage in PPO_STAGES:
+            self.ending(stage)
 
     def check_rows(self, stages: Sequence[str]) -> None:
         """Raises ConfigError, before any compute, where a stage's batch does not fit the mesh."""
@@ -140,7 +145,7 @@ class Run:
     def _fingerprint(self, stage: str) -> dict:
         fields = SHARED + BUILDS_ON[stage]
         found = {name: fingerprint_of(getattr(self.config, name)) for name in (*fields, stage)}
-        if stage in ("ppo", "ppo_ptx"):
+        if stage in PPO_STAGES:
             for name in ("reward_model", "reward_from"):  # a run without them has no such lines
                 if (value := getattr(self.config, name)) is not None:
                     found[name] = fingerprint_of(value)
@@ -151,6 +156,8 @@ class Run:
                 "response_length": ppo.response_length,
                 "batch_size": evaluation.batch_size,
             }
+        if "sft" in fields and self.config.ppo.stop_token is not None:  # rankings end there
+            found["ending"] = [self.config.ppo.stop_token, self.config.ppo.stop_after]
         return found
 
     def _same_config(self, stage: str) -> None:
@@ -219,28 +226,48 @@ class Run:
         tokens = config.batch_size * config.length
         return self._train_one_model("sft", loss, base, batches, tokens, ("loss",))
 
-    def sampler(self, prompts: Sequence[str], sampling: SamplingConfig) -> Sampler:
-        """A sampler wide enough for the longest prompt that leaves room for a response."""
-        response = self.config.ppo.response_length
+    def ppo_of(self, stage: str) -> PPOConfig:
+        """The PPO config by which a stage's policy is sampled and scored: where responses end, how
+        long they get, what a missing end scores. ppo_ptx has its own; all others, which learn from
+        the reward model's rankings or start PPO, go by `ppo`. So do the rankings themselves."""
+        return self.config.ppo_ptx if stage == "ppo_ptx" else self.config.ppo
+
+    def ending(self, stage: str) -> Ending:
+        """Where responses of a stage's policy end. Raises UserError where that is not one token."""
+        config, name = self.ppo_of(stage), "ppo_ptx" if stage == "ppo_ptx" else "ppo"
+        return Ending.of(self.tokenizer, config.stop_token, config.stop_after, f"{name}.stop_token")
+
+    def sampler(self, stage: str, prompts: Sequence[str], sampling: SamplingConfig) -> Sampler:
+        """A sampler for a stage's policy, wide enough for the longest prompt that leaves room for a
+        response."""
+        response, ending = self.ppo_of(stage).response_length, self.ending(stage)
         longest = max(1 + len(self.tokenizer.encode(prompt)) for prompt in prompts)
         length = min(longest, self.config.model.context - response)
-        if (length, sampling) not in self._samplers:  # each compiles its own programs
-            self._samplers[length, sampling] = Sampler(
+        shape = length, response, ending, sampling
+        if shape not in self._samplers:  # each compiles its own programs
+            self._samplers[shape] = Sampler(
                 self.config.model,
                 self.tokenizer,
                 sampling,
+                ending,
                 prompt_length=length,
                 response_length=response,
                 batch_size=self.config.evaluation.batch_size,
                 compile=self.runner.evaluate,
             )
-        return self._samplers[length, sampling]
+        return self._samplers[shape]
 
     def sample(
-        self, params: Any, prompts: Sequence[str], sampling: SamplingConfig, purpose: str
-    ) -> list[str | None]:
+        self,
+        stage: str,
+        params: Any,
+        prompts: Sequence[str],
+        sampling: SamplingConfig,
+        purpose: str,
+    ) -> list[Response | None]:
         """One response to each prompt; None where the model's context has no room for it."""
-        return self.sampler(prompts, sampling).responses(params, prompts, self.key(purpose))
+        sampler = self.sampler(stage, prompts, sampling)
+        return sampler.responses(params, prompts, self.key(purpose))
 
     def rankings(self, split: str):
         """Ranked outputs: the human ones, or the SFT model's ranked by simulated labelers."""
@@ -261,7 +288,7 @@ class Run:
         unranked = collect_rankings(
             prompts,
             counts,
-            lambda repeated: self.sample(policy, repeated, sampling, "feedback/outputs"),
+            lambda repeated: self.sample("sft", policy, repeated, sampling, "feedback/outputs"),
             lambda prompt, outputs: [0] * len(outputs),
         )
         # Equal outputs tie for every labeler: agreement is a matter of different ones.
@@ -274,7 +301,7 @@ class Run:
         noise = calibrate_noise(scores, data.agreement)
         labeler = SimulatedLabeler(noise, seed=shuffle_seed(seed, "feedback/labelers"))
         ranked = [
-            Ranking(r.prompt, r.responses, world.rank(r.prompt, r.responses, labeler))
+            dataclasses.replace(r, ranks=world.rank(r.prompt, r.responses, labeler))
             for r in unranked
         ]
         held = max(1, len(ranked) // 10)
@@ -290,7 +317,9 @@ class Run:
     def _reward(self) -> Any:
         config, model = self.config.reward, self.config.scorer
         policy = self.model("sft")
-        batches = self.feeds.rankings(self.rankings("train"), config, "reward/rankings")
+        batches = self.feeds.rankings(
+            self.rankings("train"), config, "reward/rankings", self.ending("sft").close
+        )
         params = score.with_score_head(policy, self.key("reward/head"))
         tokens = config.batch_size * config.outputs * config.length
         loss = reward_model.reward_loss(model, config.divide_by)
@@ -308,6 +337,7 @@ class Run:
             self.tokenizer,
             batch_size=config.batch_size,
             length=config.length,
+            close=self.ending("sft").close,
         )
         if config.normalise != "none" and demonstrations.dropped:
             counted = told(demonstrations.dropped)
@@ -319,7 +349,9 @@ class Run:
     def _dpo(self) -> Any:
         config, model = self.config.dpo, self.config.model
         policy = self.model("sft")
-        batches = self.feeds.rankings(self.rankings("train"), config, "dpo/rankings")
+        batches = self.feeds.rankings(
+            self.rankings("train"), config, "dpo/rankings", self.ending("sft").close
+        )
         refer = dpo.make_reference(model, config.micro_batches, self.runner.compile)
         return self._train_one_model(
             "dpo",
@@ -341,9 +373,9 @@ class Run:
         config, model = getattr(self.config, stage), self.config.model
         policy, reward = self.model("sft"), self.model("reward")
         batches = feeds.PPOBatches(self.feeds, config, stage)
-        ids = ppo.TokenIds(self.tokenizer.eos_id, self.tokenizer.pad_id, self._stop_id(config))
+        ending = self.ending(stage)
         frozen, compile = ppo.Frozen(policy, reward), self.runner.compile
-        step = ppo.make_iteration(config, model, ids, frozen, self.config.scorer, compile)
+        step = ppo.make_iteration(config, model, ending, frozen, self.config.scorer, compile)
         initial = lambda policy, reward, key: ppo.initial_state(config, policy, reward, key)
         task = loop.Task(
             name=stage,
@@ -358,17 +390,6 @@ class Run:
         )
         state = self._train(stage, task)
         return state.policy if state.ema is None else state.ema
-
-    def _stop_id(self, config: PPOConfig) -> int | None:
-        if config.stop_token is None:
-            return None
-        ids = self.tokenizer.encode(config.stop_token)
-        if len(ids) != 1:
-            raise UserError(
-                f"stop_token = {config.stop_token!r}: must be one token, the tokenizer makes "
-                f"{len(ids)} of it"
-            )
-        return ids[0]
 
 
 def check_rows(runner: Runner, config: Experiment, stage: str) -> None:

@@ -11,6 +11,7 @@ from pathlib import Path
 import pytest
 
 from rlhf_jax import cli
+from rlhf_jax.generation.ending import Response
 from rlhf_jax.run import PIPELINE, Run
 from tests.test_randomness import PURPOSES
 
@@ -139,18 +140,17 @@ def test_examples_that_leave_no_room_are_refused_before_any_training(monkeypatch
 def test_generate_reads_and_prints_a_line_each(runs, monkeypatch, capsys):
     asked = []
 
-    def sample(self, params, prompts, sampling, purpose):
-        asked.append((prompts, params["tokens"].shape, purpose))
-        return ["one\ntwo", " caf\u00e9"]
+    def sample(self, stage, params, prompts, sampling, purpose):
+        asked.append((stage, prompts, params["tokens"].shape, purpose))
+        return [Response(text, (), True) for text in ("one\ntwo", " caf\u00e9")]
 
     monkeypatch.setattr(Run, "sample", sample)
     monkeypatch.setattr("sys.stdin", io.StringIO("User: Hi.\\nAssistant:\ncaf\u00e9 \u6f22\\\n"))
     arguments = ["generate", EXPERIMENT, "--out", str(runs[0] / "whole"), "--stage", "sft"]
     code, out, _ = main(monkeypatch, capsys, *arguments)
     assert code == 0
-    assert asked == [
-        (["User: Hi.\nAssistant:", "caf\u00e9 \u6f22\\"], (400, 32), "generate/responses")
-    ]
+    prompts = ["User: Hi.\nAssistant:", "caf\u00e9 \u6f22\\"]
+    assert asked == [("sft", prompts, (400, 32), "generate/responses")]
     assert out == "one\\ntwo\n caf\u00e9\n"
 
 

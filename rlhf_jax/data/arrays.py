@@ -19,6 +19,7 @@ from rlhf_jax.errors import UserError, require
 Batch = dict[str, np.ndarray]
 Piece = tuple[np.ndarray, int]
 Ranked = tuple[Sequence[Piece], Sequence[int]]
+Close = Callable[[Sequence[int], bool], list[int]]  # (ids, ended) -> ids, end token included
 
 
 @dataclass(frozen=True)
@@ -165,14 +166,26 @@ def text_rows(texts: Sequence[str | Text], tokenizer: Tokenizer, length: int) ->
     return Rows(rows, ([], 0), to_batch, len(texts), {})
 
 
+def close_with_eos(tokenizer: Tokenizer) -> Close:
+    """Appends eos to a response that ended; one that was cut stays as it is."""
+    return lambda ids, ended: [*ids, tokenizer.eos_id] if ended else list(ids)
+
+
 def demonstration_rows(
-    demonstrations: Sequence[Demonstration], tokenizer: Tokenizer, length: int, packed: bool
+    demonstrations: Sequence[Demonstration],
+    tokenizer: Tokenizer,
+    length: int,
+    packed: bool,
+    close: Close | None = None,
 ) -> Rows:
-    """One demonstration a row, or as many as first-fit packs; the response and eos are targets."""
-    pieces = []
+    """One demonstration a row, or as many as first-fit packs; the response and its end are targets.
+
+    close: what ends a response; None: eos.
+    """
+    pieces, close = [], close or close_with_eos(tokenizer)
     for each in demonstrations:
         prompt, response = tokenizer.encode(each.prompt), tokenizer.encode(each.response)
-        ids = [tokenizer.bos_id, *prompt, *response, tokenizer.eos_id]
+        ids = [tokenizer.bos_id, *prompt, *close(response, True)]
         if len(ids) <= length:
             pieces.append((np.array(ids, np.int32), 1 + len(prompt)))
     dropped = _too_long(demonstrations, pieces)
@@ -205,12 +218,16 @@ def prompt_rows(prompts: Sequence[str | Prompt], tokenizer: Tokenizer, length: i
     return Rows(rows, (np.zeros(0, np.int32), -1), to_batch, len(rows), dropped)
 
 
-def tokenised_ranking(ranking: Ranking, tokenizer: Tokenizer) -> Ranked:
-    """[bos] prompt response [eos] for each response, and the ranks; equal responses tie."""
+def tokenised_ranking(ranking: Ranking, tokenizer: Tokenizer, close: Close | None = None) -> Ranked:
+    """[bos] prompt response [eos] for each response, and the ranks; equal responses tie.
+
+    A response that was cut has no eos. close: what ends a response; None: eos.
+    """
+    close = close or close_with_eos(tokenizer)
     prompt = [tokenizer.bos_id, *tokenizer.encode(ranking.prompt)]
     pieces = [
-        (np.array([*prompt, *tokenizer.encode(text), tokenizer.eos_id], np.int32), len(prompt))
-        for text in ranking.responses
+        (np.array([*prompt, *close(tokenizer.encode(text), ended)], np.int32), len(prompt))
+        for text, ended in zip(ranking.responses, ranking.ended, strict=True)
     ]
     return pieces, tie_equal([ids.tobytes() for ids, _ in pieces], ranking.ranks)
 
@@ -233,6 +250,7 @@ def ranking_rows(
     outputs: int,
     packed: bool,
     keep_tied: bool = True,
+    close: Close | None = None,
 ) -> Rows:
     """The responses of `tokenised_ranking`; one over-long response drops the ranking.
 
@@ -243,7 +261,7 @@ def ranking_rows(
     require(outputs >= most, "outputs", outputs, f"at least {most}, the longest ranking")
     ranked, dropped = [], Counter()
     for ranking in rankings:
-        found = tokenised_ranking(ranking, tokenizer)
+        found = tokenised_ranking(ranking, tokenizer, close)
         reason = left_out(ranking, found, length)
         if reason is None or (keep_tied and reason != "too long"):
             ranked.append(found)

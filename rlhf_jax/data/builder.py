@@ -38,6 +38,7 @@ def _features(kind: type[Record]) -> tfds.features.FeaturesDict:
             "prompt": text,
             "responses": tfds.features.Tensor(shape=(None,), dtype=np.str_),
             "ranks": tfds.features.Tensor(shape=(None,), dtype=np.int32),
+            "ended": tfds.features.Tensor(shape=(None,), dtype=np.bool_),
         }
     )
 
@@ -79,7 +80,8 @@ class RecordsBuilder(tfds.core.GeneratorBasedBuilder, skip_registration=True):
 
     def _generate_examples(self, split: str) -> Iterator[tuple[int, dict[str, Any]]]:
         for number, record in enumerate(self._splits[split]):
-            yield number, to_json(record)
+            ended = {"ended": record.ended} if isinstance(record, Ranking) else {}
+            yield number, to_json(record) | ended
 
 
 def _kind_of(splits: Mapping[str, Sequence[Record]]) -> type[Record]:
@@ -189,7 +191,10 @@ class RecordSource(Sequence):
             raise self._damaged(f"record {i} is missing")
         if self._kind is Ranking:
             responses = tuple(response.decode("utf-8") for response in fields["responses"])
-            return Ranking(fields["prompt"].decode("utf-8"), responses, tuple(fields["ranks"]))
+            # Data sets of before there were cut responses lack the field.
+            ended = fields.get("ended", np.ones(len(responses), np.bool_)).tolist()
+            prompt, ranks = fields["prompt"].decode("utf-8"), tuple(fields["ranks"])
+            return Ranking(prompt, responses, ranks, ended)
         return self._kind(**{name: value.decode("utf-8") for name, value in fields.items()})
 
 

@@ -1,6 +1,6 @@
 """Grain-backed batches: endless shuffled ones to train on, finite ordered ones to evaluate on.
 
-    tokens    int32    [bos] prompt response [eos]; pad where nothing is
+    tokens    int32    [bos] prompt response [eos]; no eos after a cut response
     segments  int32    0 padding, 1.. the document inside the row
     weights   float32  1 where the token is a target, predicted from the one before it
     ranks     int32    0 best, equal is a tie, -1 no output
@@ -15,7 +15,7 @@ from collections import Counter
 from collections.abc import Sequence
 
 from rlhf_jax.data import arrays
-from rlhf_jax.data.arrays import Rows
+from rlhf_jax.data.arrays import Close, Rows
 from rlhf_jax.data.batches import Batches, Pass, State
 from rlhf_jax.data.records import Demonstration, Prompt, Ranking, Text
 from rlhf_jax.data.sources import MixSource, TextSource, shuffled_rows
@@ -102,10 +102,12 @@ def ranking_batches(
     seed: int,
     packed: bool = False,
     part: slice = ALL,
+    close: Close | None = None,
 ) -> Batches:
     """{tokens, segments, weights} [B, K, T] and {ranks} [B, K], K = `outputs`.
 
     Weights are 1 at the tokens of a response and its eos, the targets of a preference loss.
+    A response that was cut has no eos. `close` puts another end in its place (`Ending.close`).
     Equal responses tie (at the mean of their ranks). A ranking with one over-long response, or
     without an untied pair, is left out whole. `packed` lets G whole rankings share
     the outputs of a batch element (first fit, once for all epochs): ranks are then [B, G, K],
@@ -115,7 +117,9 @@ def ranking_batches(
       UserError: no ranking, none that can be trained on, or one with more than `outputs`
         responses.
     """
-    rows = arrays.ranking_rows(rankings, tokenizer, length, outputs, packed, keep_tied=False)
+    rows = arrays.ranking_rows(
+        rankings, tokenizer, length, outputs, packed, keep_tied=False, close=close
+    )
     kind = "packed rankings" if packed else "rankings"
     identity = _identity(kind, tokenizer, rows.examples, batch_size, length, seed)
     return _shuffled(rows, batch_size, seed, identity | {"outputs": outputs}, part)
@@ -164,9 +168,11 @@ def supervised_pass(
     batch_size: int,
     length: int,
     packed: bool = False,
+    close: Close | None = None,
 ) -> Pass:
-    """Every demonstration once, in order; as `supervised_batches`."""
-    return Pass(arrays.demonstration_rows(demonstrations, tokenizer, length, packed), batch_size)
+    """Every demonstration once, in order; as `supervised_batches`. close: what ends a response."""
+    rows = arrays.demonstration_rows(demonstrations, tokenizer, length, packed, close)
+    return Pass(rows, batch_size)
 
 
 def text_pass(
@@ -192,9 +198,11 @@ def ranking_pass(
     length: int,
     outputs: int,
     packed: bool = False,
+    close: Close | None = None,
 ) -> Pass:
     """Every ranking once, tied ones too, in order where not packed; as `ranking_batches`."""
-    return Pass(arrays.ranking_rows(rankings, tokenizer, length, outputs, packed), batch_size)
+    rows = arrays.ranking_rows(rankings, tokenizer, length, outputs, packed, close=close)
+    return Pass(rows, batch_size)
 
 
 def mixed_batches(a: Batches, b: Batches, fraction: float, seed: int, part: slice = ALL) -> Batches:

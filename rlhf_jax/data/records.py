@@ -5,8 +5,8 @@ One line of JSONL is one record, by kind:
     Text           {"text"}
     Prompt         {"prompt"}
     Demonstration  {"prompt", "response"}
-    Ranking        {"prompt", "responses", "ranks"}, or a comparison
-                   {"prompt", "chosen", "rejected"} with an optional {"tie": true}
+    Ranking        {"prompt", "responses", "ranks"} with an optional {"ended": [true, ...]}, or a
+                   comparison {"prompt", "chosen", "rejected"} with an optional {"tie": true}
 
 Prompts carry their whole template; responses may be empty (a model that stops at once).
 """
@@ -97,12 +97,14 @@ def tie_equal(outputs: Sequence[Hashable], ranks: Sequence[int]) -> tuple[int, .
 class Ranking:
     """K >= 2 responses to one prompt; the lowest rank is best and equal ranks are ties.
 
-    Ranks are kept dense, from 0: (1, 2, 2) becomes (0, 1, 1).
+    Ranks are kept dense, from 0: (1, 2, 2) becomes (0, 1, 1). A response that has not ended was cut
+    where it stands: no end token follows it in training.
     """
 
     prompt: str
     responses: tuple[str, ...]
     ranks: tuple[int, ...]
+    ended: tuple[bool, ...] | None = None  # one a response; None: all, and then all true
 
     def __post_init__(self) -> None:
         _check_text("prompt", self.prompt)
@@ -122,13 +124,24 @@ class Ranking:
             whole = isinstance(rank, numbers.Integral) and not isinstance(rank, bool)
             allowed = f"a whole number in [0, {MOST_RANK})"
             _expect(whole and 0 <= rank < MOST_RANK, f"ranks[{i}]", allowed, rank)
+        _check_ended(self.ended, len(self.responses))
         object.__setattr__(self, "responses", tuple(self.responses))
+        object.__setattr__(self, "ended", tuple(self.ended or (True,) * len(self.responses)))
         object.__setattr__(self, "ranks", dense_ranks([int(rank) for rank in self.ranks]))
 
     @property
     def tied(self) -> bool:
         """Whether all responses tie, so that there is no pair to learn from."""
         return max(self.ranks) == 0
+
+
+def _check_ended(ended: Any, responses: int) -> None:
+    if ended is None:
+        return
+    _expect(isinstance(ended, list | tuple), "ended", "a list", ended)
+    _expect(len(ended) == responses, "ended", f"{responses} values, one a response", ended)
+    for i, value in enumerate(ended):
+        _expect(isinstance(value, bool), f"ended[{i}]", "true or false", value)
 
 
 Record = Text | Prompt | Demonstration | Ranking
@@ -144,8 +157,10 @@ COMPARISON = ("prompt", "chosen", "rejected")
 
 
 def to_json(record: Record) -> dict[str, Any]:
-    """The fields of a record as JSON values."""
-    return {field: getattr(record, field) for field in FIELDS[type(record)]}
+    """The fields of a record as JSON values; a ranking of whole responses has no `ended`."""
+    fields = {field: getattr(record, field) for field in FIELDS[type(record)]}
+    cut = isinstance(record, Ranking) and not all(record.ended)
+    return fields | {"ended": record.ended} if cut else fields
 
 
 def from_json(fields: Any, kind: type[R]) -> R:
@@ -156,7 +171,7 @@ def from_json(fields: Any, kind: type[R]) -> R:
     """
     if not isinstance(fields, dict):
         _expect(False, "(line)", "a JSON object", fields)
-    wanted, optional = FIELDS[kind], ()
+    wanted, optional = FIELDS[kind], ("ended",) if kind is Ranking else ()
     comparison = kind is Ranking and ("chosen" in fields or "rejected" in fields)
     if comparison:
         wanted, optional = COMPARISON, ("tie",)
@@ -168,6 +183,8 @@ def from_json(fields: Any, kind: type[R]) -> R:
         if field not in wanted + optional:
             raise RecordError(f"field {field!r}: expected {listed} only, got this field too")
     if not comparison:
+        if "ended" in fields:
+            _expect(fields["ended"] is not None, "ended", "a list", None)
         return kind(**fields)
     tie = fields.get("tie", False)
     _expect(isinstance(tie, bool), "tie", "true or false", tie)

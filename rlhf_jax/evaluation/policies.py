@@ -1,4 +1,4 @@
-"""What policies say to prompts, how far they are from a reference, and how well they read text."""
+"""What policies say to prompts, how far they are from a reference, and what it scores."""
 
 import functools
 from collections.abc import Callable, Iterable, Sequence
@@ -10,7 +10,9 @@ import numpy as np
 
 from rlhf_jax.data.pipeline import prompt_pass
 from rlhf_jax.data.tokenizer import Tokenizer
+from rlhf_jax.errors import UserError
 from rlhf_jax.generation.decode import generate
+from rlhf_jax.generation.ending import Ending, Response, final_scores
 from rlhf_jax.generation.sampling import SamplingConfig
 from rlhf_jax.models import transformer
 from rlhf_jax.models.config import TransformerConfig
@@ -25,6 +27,7 @@ class Sampler:
         model: TransformerConfig,
         tokenizer: Tokenizer,
         sampling: SamplingConfig,
+        ending: Ending,
         *,
         prompt_length: int,
         response_length: int,
@@ -32,7 +35,7 @@ class Sampler:
         compile: Callable = jax.jit,
     ):
         self.model, self.tokenizer, self.batch_size = model, tokenizer, batch_size
-        self.temperature = sampling.temperature
+        self.temperature, self.ending = sampling.temperature, ending
         self.prompt_length, self.response_length = prompt_length, response_length
         self._generate = compile(
             functools.partial(
@@ -40,8 +43,7 @@ class Sampler:
                 model,
                 sampling=sampling,
                 response_length=response_length,
-                eos_id=tokenizer.eos_id,
-                pad_id=tokenizer.pad_id,
+                ending=ending,
             )
         )
         self._kl = compile(self._response_kl)
@@ -49,7 +51,8 @@ class Sampler:
     def batches(self, params: Any, prompts: Sequence[str], key: jax.Array) -> Iterable:
         """(prompt batch, rollout) for all prompts in order, as arrays on the host.
 
-        Raises UserError where a prompt is longer than prompt_length.
+        Raises UserError where every prompt is longer than prompt_length, or where the policy's
+        logits are not finite.
         """
         passes = prompt_pass(
             prompts, self.tokenizer, batch_size=self.batch_size, length=self.prompt_length
@@ -57,19 +60,26 @@ class Sampler:
         for number, batch in enumerate(passes):
             row_key = jax.random.fold_in(key, number)
             rollout = self._generate(params, batch["tokens"], batch["segments"], row_key)
-            yield batch, jax.device_get(rollout)
+            rollout = jax.device_get(rollout)
+            real = batch["index"] >= 0
+            if sick := int(np.asarray(rollout.sick)[real].sum()):
+                raise UserError(f"{sick} of {real.sum()} responses were drawn from logits that are "
+                                "not finite: the policy is damaged")  # fmt: skip
+            yield batch, rollout
 
-    def responses(self, params: Any, prompts: Sequence[str], key: jax.Array) -> list[str | None]:
+    def responses(
+        self, params: Any, prompts: Sequence[str], key: jax.Array
+    ) -> list[Response | None]:
         """One response to each prompt; None where the prompt is longer than prompt_length."""
-        texts: list[str | None] = [None] * len(prompts)
+        found: list[Response | None] = [None] * len(prompts)
         for batch, rollout in self.batches(params, prompts, key):
             for index, tokens, mask in zip(
                 batch["index"], rollout.tokens, rollout.mask, strict=True
             ):
                 if index >= 0:
-                    text = self.tokenizer.decode(tokens[mask > 0].tolist())
-                    texts[index] = text.replace("\0", "\ufffd")  # no record holds NUL
-        return texts
+                    ids = tokens[mask > 0].tolist()
+                    found[index] = self.ending.response(ids, self.tokenizer)
+        return found
 
     def _response_kl(self, params, reference, tokens, segments, mask):
         logits = [
@@ -99,28 +109,30 @@ def score_responses(
     score: Callable,
     params: Any,
     prompts: Sequence[str],
-    responses: Sequence[str],
+    responses: Sequence[Response],
     tokenizer: Tokenizer,
     *,
+    missing: float | None,
     batch_size: int,
     length: int,
     compile: Callable = jax.jit,
-) -> tuple[np.ndarray, int]:
-    """Reward-model score of each response, [N] float32, and how many sequences had to lose their
-    beginning to fit `length`.
+) -> np.ndarray:
+    """What PPO would score each sampled response, [N] float32 (`final_scores`).
 
-    score: score_sequences(params, tokens, segments). A sequence is bos, prompt, response, eos.
+    score: score_sequences(params, tokens, segments); missing: PPO's `missing_eos_score`.
+    Raises UserError where prompt and response are longer than `length` tokens.
     """
-    run, values, cut = compile(score), [], 0
+    run, values = compile(score), []
     for start in range(0, len(prompts), batch_size):
         tokens = np.full((batch_size, length), tokenizer.pad_id, np.int32)
         segments = np.zeros((batch_size, length), np.int32)
         pairs = zip(prompts[start : start + batch_size], responses[start:], strict=False)
         for row, (prompt, response) in enumerate(pairs):
-            ids = [tokenizer.bos_id, *tokenizer.encode(prompt), *tokenizer.encode(response)]
-            ids = [*ids, tokenizer.eos_id]
-            cut += len(ids) > length
-            ids = ids[-length:]
+            ids = [tokenizer.bos_id, *tokenizer.encode(prompt), *response.ids]
+            if len(ids) > length:
+                raise UserError(f"prompt {start + row + 1}: {len(ids)} tokens with its response, "
+                                f"must be {length} at most")  # fmt: skip
             tokens[row, : len(ids)], segments[row, : len(ids)] = ids, 1
-        values.append(run(params, jnp.array(tokens), jnp.array(segments)))
-    return np.concatenate([np.asarray(v) for v in values])[: len(prompts)], cut
+        values.append(np.asarray(run(params, jnp.array(tokens), jnp.array(segments))))
+    ended = np.array([response.ended for response in responses])
+    return np.asarray(final_scores(np.concatenate(values)[: len(prompts)], ended, missing))

@@ -5,17 +5,23 @@ from typing import NamedTuple
 import jax
 import jax.numpy as jnp
 
+from rlhf_jax.generation.ending import Ending
 from rlhf_jax.generation.sampling import SamplingConfig, sample
 from rlhf_jax.models import transformer
 from rlhf_jax.models.config import TransformerConfig
 
 
 class Rollout(NamedTuple):
-    """Sampled responses, [B, R] each; padding after EOS."""
+    """Sampled responses, [B, R] each; padding after the last token."""
 
     tokens: jax.Array  # int32
-    mask: jax.Array  # float32, 1 up to and including EOS
-    log_probs: jax.Array  # float32, of each sampled token; 0 after EOS
+    mask: jax.Array  # float32, 1 up to and including the last token
+    log_probs: jax.Array  # float32, of each sampled token; NaN where the logits were; 0 after
+
+    @property
+    def sick(self) -> jax.Array:
+        """Whether a response [B] has a token that was drawn from logits that are not finite."""
+        return ~jnp.isfinite(self.log_probs).all(axis=1)
 
 
 def row_uniforms(key: jax.Array, rows: jax.Array, length: int) -> jax.Array:
@@ -33,11 +39,11 @@ def generate(
     *,
     sampling: SamplingConfig,
     response_length: int,
-    eos_id: int,
-    pad_id: int,
+    ending: Ending,
     rows: jax.Array | None = None,
 ) -> Rollout:
-    """Samples a response to each left-padded prompt [B, P], until EOS or `response_length`.
+    """Samples a response to each left-padded prompt [B, P], until it ends or has `response_length`
+    tokens.
 
     Row b draws its noise from the key and its number rows[b] alone (None: b), however rows are cut
     into pieces or over devices. The loop ends when every row has ended.
@@ -61,7 +67,7 @@ def generate(
             array, value[:, None].astype(array.dtype), t, axis=1
         )
         return Rollout(
-            column(rollout.tokens, jnp.where(live, token, pad_id)),
+            column(rollout.tokens, jnp.where(live, token, ending.pad)),
             column(rollout.mask, live),
             column(rollout.log_probs, jnp.where(live, log_prob, 0.0)),
         )
@@ -75,14 +81,14 @@ def generate(
         )
         token, log_prob = draw(states, t)
         rollout = write(rollout, t, token, log_prob, live)
-        return t + 1, token, live & (token != eos_id), rollout, cache
+        return t + 1, token, live & ~ending.stops(token, t), rollout, cache
 
     shape = (batch, response_length)
-    empty = Rollout(jnp.full(shape, pad_id, jnp.int32), jnp.zeros(shape), jnp.zeros(shape))
+    empty = Rollout(jnp.full(shape, ending.pad, jnp.int32), jnp.zeros(shape), jnp.zeros(shape))
     states, cache = transformer.prefill(config, params, prompts, segments, response_length)
     token, log_prob = draw(states, 0)
     everyone = jnp.ones(batch, bool)
     rollout = write(empty, 0, token, log_prob, everyone)
-    carry = (jnp.int32(1), token, token != eos_id, rollout, cache)
+    carry = (jnp.int32(1), token, ~ending.stops(token, 0), rollout, cache)
     more = lambda carry: (carry[0] < response_length) & carry[2].any()
     return jax.lax.while_loop(more, step, carry)[3]

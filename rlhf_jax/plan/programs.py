@@ -9,11 +9,12 @@ import jax
 import jax.numpy as jnp
 
 from rlhf_jax.experiment import Experiment
+from rlhf_jax.generation.ending import Ending
 from rlhf_jax.models import score, transformer
 from rlhf_jax.models.config import TransformerConfig
 from rlhf_jax.stages import dpo, ppo, reward_model, supervised
 
-IDS = ppo.TokenIds(eos=2, pad=0)  # which ids these are changes no shape
+ENDING = Ending(eos=2, pad=0)  # which ids these are changes no shape
 KEY = jax.ShapeDtypeStruct((), jax.random.key(0).dtype)
 STAGES = ("pretrain", "sft", "reward", "ppo", "ppo_ptx", "dpo")
 
@@ -139,8 +140,8 @@ def _ppo(config: Experiment, stage: str) -> list[Program]:
     frozen = ppo.Frozen(policy, reward)
     prompts = {name: ints(settings.batch_size, settings.prompt_length)
                for name in ("tokens", "segments")}  # fmt: skip
-    rollout = ppo.make_rollout(settings, model, IDS)
-    experience = ppo.make_experience(settings, model, IDS, scorer)
+    rollout = ppo.make_rollout(settings, model, ENDING)
+    experience = ppo.make_experience(settings, model, ENDING, scorer)
     sampled = jax.eval_shape(rollout, policy, KEY, prompts)
     episodes, metrics = jax.eval_shape(experience, state, frozen, prompts, sampled)
     text = None

@@ -10,6 +10,7 @@ import optax
 
 from rlhf_jax.errors import UserError
 from rlhf_jax.generation.decode import Rollout, generate
+from rlhf_jax.generation.ending import Ending, final_scores
 from rlhf_jax.generation.sampling import SamplingConfig
 from rlhf_jax.models import score, transformer
 from rlhf_jax.models.config import TransformerConfig
@@ -60,14 +61,6 @@ class Experience(NamedTuple):
     returns: jax.Array
 
 
-class TokenIds(NamedTuple):
-    """The ids that end and fill a response; stop: the id of the config's stop_token, or None."""
-
-    eos: int
-    pad: int
-    stop: int | None = None
-
-
 class Programs(NamedTuple):
     """The compiled pieces of one iteration, in the order in which they run."""
 
@@ -114,8 +107,8 @@ def response_log_probs(
     return log_probs_of(model, params, states, tokens[:, -length:], temperature)
 
 
-def make_rollout(config: PPOConfig, model: TransformerConfig, ids: TokenIds) -> Callable:
-    """rollout(policy, key, batch): a response to each prompt, cut where it ends."""
+def make_rollout(config: PPOConfig, model: TransformerConfig, ending: Ending) -> Callable:
+    """rollout(policy, key, batch): a response to each prompt."""
 
     def sample(policy, key, tokens, segments, rows):
         return generate(
@@ -126,37 +119,26 @@ def make_rollout(config: PPOConfig, model: TransformerConfig, ids: TokenIds) -> 
             key,
             sampling=SamplingConfig(config.temperature),
             response_length=config.response_length,
-            eos_id=ids.eos,
-            pad_id=ids.pad,
+            ending=ending,
             rows=rows,
         )
 
     def rollout(policy, key, batch):
         size = len(batch["tokens"])
         rows = jnp.arange(size) + replicas.index() * size
-        sampled = in_pieces(
+        return in_pieces(
             lambda *piece: sample(policy, key, *piece),
             config.rollout_micro_batches,
             (batch["tokens"], batch["segments"], rows),
         )
-        return sampled if ids.stop is None else cut_at(sampled, ids.stop, config.stop_after)
 
     return rollout
-
-
-def cut_at(rollout: Rollout, stop_id: int, after: int) -> Rollout:
-    """Ends each response at its first `stop_id` at or after column `after` (Ziegler et al.)."""
-    column = jnp.arange(rollout.tokens.shape[1])[None]
-    stops = (rollout.tokens == stop_id) & (column >= after)
-    past = jnp.cumsum(stops, axis=1) - stops > 0
-    mask = jnp.where(past, 0.0, rollout.mask)
-    return Rollout(rollout.tokens, mask, rollout.log_probs * mask)
 
 
 def make_experience(
     config: PPOConfig,
     model: TransformerConfig,
-    ids: TokenIds,
+    ending: Ending,
     reward_model: TransformerConfig | None = None,
 ) -> Callable:
     """experience(state, frozen, batch, rollout): scores, shaped rewards and advantages.
@@ -172,8 +154,10 @@ def make_experience(
             model, params, tokens, segments, length, config.temperature
         )
         states = response_states(reward_model, state.value, tokens, segments, length)
-        last = transformer.hidden(reward_model, frozen.reward, tokens, segments, last=length)
-        scores = score.at_last_token(score.scores(frozen.reward, last), mask)
+        # From the prompt's last token on: a reward model may read no token of a response.
+        last = transformer.hidden(reward_model, frozen.reward, tokens, segments, last=length + 1)
+        read = jnp.pad(ending.read(tokens[:, -length:], mask), ((0, 0), (1, 0)), constant_values=1)
+        scores = score.at_last_token(score.scores(frozen.reward, last), read)
         values = score.scores(state.value, states)
         return log_probs(state.policy), log_probs(frozen.reference), values, scores
 
@@ -190,11 +174,11 @@ def make_experience(
         )
         mask = rollout.mask
         log_probs, ref_log_probs, values, scores = evaluated
+        # Not drawn from the policy, so no experience of it: NaN, and the update skips all of it.
+        log_probs = jnp.where(rollout.sick.any(), jnp.nan, log_probs)
 
-        end = ids.eos if ids.stop is None else ids.stop
-        ended = score.at_last_token(rollout.tokens, mask) == end
-        if config.missing_eos_score is not None:
-            scores = jnp.where(ended, scores, config.missing_eos_score)
+        ended = ending.ended(rollout.tokens, mask)
+        scores = final_scores(scores, ended, config.missing_eos_score)
         rewards = kl_shaped_rewards(scores, log_probs, ref_log_probs, mask, state.kl_coefficient)
         if config.whiten_rewards:
             rewards = whiten(rewards, mask, shift_mean=False)
@@ -210,6 +194,7 @@ def make_experience(
             "entropy": -masked_mean(log_probs, mask),
             "response_tokens": mask.sum(axis=1).mean(),
             "ended": ended.mean(),
+            "sick_rows": rollout.sick.sum(),
             "sampler_gap": jnp.max(jnp.abs(log_probs - rollout.log_probs) * mask),
         }
         return Experience(tokens, segments, mask, log_probs, values, advantages, returns), metrics
@@ -325,7 +310,7 @@ def make_update(
 def make_iteration(
     config: PPOConfig,
     model: TransformerConfig,
-    ids: TokenIds,
+    ending: Ending,
     frozen: Frozen,
     reward_model: TransformerConfig | None = None,
     compile: Compile = one_device,
@@ -334,9 +319,9 @@ def make_iteration(
 
     batch: {"prompts": prompt batch, "text": ptx batch, absent where ptx_coefficient is 0}.
     reward_model: the shape of reward model and value function; None: the policy's.
-    Raises UserError in the first iteration where sampler and learner disagree.
+    Raises UserError in the first iteration of finite samples where sampler and learner disagree.
     """
-    programs = compile_programs(config, model, ids, reward_model, compile)
+    programs = compile_programs(config, model, ending, reward_model, compile)
     tolerance = 1e-3 if resolve_dtype(model.compute_dtype) == jnp.float32 else 0.1
     checked = False
 
@@ -346,7 +331,7 @@ def make_iteration(
         prompts = {name: batch["prompts"][name] for name in ("tokens", "segments")}
         rollout = programs.rollout(state.policy, key, prompts)
         experience, metrics = programs.experience(state, frozen, prompts, rollout)
-        if not checked:
+        if not checked and not metrics["sick_rows"]:
             check_sampler(float(metrics["sampler_gap"]), tolerance)
             checked = True
         state, update_metrics = programs.update(state, experience, metrics["kl"], batch.get("text"))
@@ -358,12 +343,12 @@ def make_iteration(
 def compile_programs(
     config: PPOConfig,
     model: TransformerConfig,
-    ids: TokenIds,
+    ending: Ending,
     reward_model: TransformerConfig | None = None,
     compile: Compile = one_device,
 ) -> Programs:
-    rollout = make_rollout(config, model, ids)
-    experience = make_experience(config, model, ids, reward_model)
+    rollout = make_rollout(config, model, ending)
+    experience = make_experience(config, model, ending, reward_model)
     update = make_update(config, model, reward_model)
     return Programs(
         rollout=compile(rollout, rows=(2,), returns_rows=True),

@@ -20,6 +20,13 @@ class Letters:
         return [ord(letter) - ord("a") + 4 for letter in text]
 
 
+class Characters(Letters):
+    """Letters that can be read back; the ids beyond z are the characters beyond it."""
+
+    def decode(self, ids):
+        return "".join(chr(ord("a") + i - 4) for i in ids if i > 2)
+
+
 @pytest.fixture(scope="session")
 def letters() -> Letters:
     return Letters()

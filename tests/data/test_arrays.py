@@ -18,6 +18,7 @@ from rlhf_jax.data.pipeline import (
 )
 from rlhf_jax.data.records import Demonstration, Prompt, Ranking, Text
 from rlhf_jax.errors import ConfigError, UserError
+from rlhf_jax.generation.ending import Ending
 
 WORDS = st.lists(st.text("abcdefgh", min_size=1, max_size=12), min_size=1, max_size=8)
 
@@ -108,6 +109,25 @@ def test_rankings(letters):
         ],
         ranks=[[1, 0, 1], [0, 1, -1], [-1, -1, -1]],
     )
+
+
+def test_a_response_that_was_cut_has_no_eos_and_none_as_a_target(letters):
+    rankings = [Ranking("a", ("b", "cd", ""), (0, 1, 2), (False, True, False))]
+    batch = ranking_pass(rankings, letters, batch_size=1, length=5, outputs=3)[0]
+    assert_batch(
+        batch,
+        tokens=[[[1, 4, 5, 0, 0], [1, 4, 6, 7, 2], [1, 4, 0, 0, 0]]],
+        segments=[[[1, 1, 1, 0, 0], [1] * 5, [1, 1, 0, 0, 0]]],
+        weights=[[[0, 0, 1, 0, 0], [0, 0, 1, 1, 1], [0] * 5]],
+        ranks=[[0, 1, 2]],
+    )
+    ending = Ending(letters.eos_id, letters.pad_id, stop=9, stop_after=1)
+    given = {"batch_size": 1, "length": 5, "close": ending.close}
+    batch = ranking_pass(rankings, letters, outputs=3, **given)[0]
+    assert batch["tokens"].tolist() == [[[1, 4, 5, 0, 0], [1, 4, 6, 7, 9], [1, 4, 0, 0, 0]]]
+    batch = supervised_pass([Demonstration("a", "bf")], letters, **given)[0]  # f is 9
+    assert batch["tokens"].tolist() == [[1, 4, 5, 9, 0]]
+    assert batch["weights"].tolist() == [[0, 0, 1, 1, 0]]
 
 
 def test_packed_rankings_share_an_element_and_none_is_split(letters):

@@ -6,15 +6,19 @@ import sys
 import grain
 import pytest
 
+from rlhf_jax.data import builder
 from rlhf_jax.data.builder import RecordsBuilder, read_dataset, write_dataset
-from rlhf_jax.data.records import Demonstration, Prompt, Ranking, Text
+from rlhf_jax.data.records import Demonstration, Prompt, Ranking, Text, to_json
 from rlhf_jax.errors import RecordError, UserError
 
 RECORDS = {
     Text: [Text("a\n b\u2581\u00e9"), Text(" "), Text("c" * 5000)],
     Prompt: [Prompt(f"p{i}") for i in range(30)],
     Demonstration: [Demonstration("p", ""), Demonstration("q\n", " r")],
-    Ranking: [Ranking("p", ("a", "", "\u6f22"), (0, 0, 2)), Ranking("p", ("a", "b"), (1, 0))],
+    Ranking: [
+        Ranking("p", ("a", "", "\u6f22"), (0, 0, 2)),
+        Ranking("p", ("a", "b"), (1, 0), (False, True)),
+    ],
 }
 
 
@@ -27,6 +31,20 @@ def test_each_kind_comes_back_in_order(kind, tmp_path):
     assert source[len(items) - 1] == items[-1]
     assert list(read_dataset(tmp_path, "records", "valid")) == items[:1]
     assert list(grain.MapDataset.source(source)) == items
+
+
+def test_responses_of_a_data_set_without_the_field_have_all_ended(tmp_path, monkeypatch):
+    """As versions wrote it that knew no cut responses."""
+    features = builder._features(Ranking)
+    del features._feature_dict["ended"]
+    items = RECORDS[Ranking][:1]
+    with monkeypatch.context() as patch:
+        patch.setattr(builder, "_features", lambda kind: features)
+        patch.setattr(RecordsBuilder, "_generate_examples",
+                      lambda self, split: enumerate(map(to_json, self._splits[split])))  # fmt: skip
+        write_dataset(tmp_path, "old", {"train": items})
+    assert list(read_dataset(tmp_path, "old", "train")) == items
+    assert items[0].ended == (True, True, True)
 
 
 def test_tensorflow_stays_out(tmp_path):

@@ -20,7 +20,7 @@ from rlhf_jax.errors import ConfigError, RecordError
 
 PLAIN = st.text(st.characters(codec="utf-8", exclude_characters="\0"))
 FILLED = PLAIN.filter(bool)
-OUTPUTS = st.lists(st.tuples(PLAIN, st.integers(0, 9)), min_size=2, max_size=5)
+OUTPUTS = st.lists(st.tuples(PLAIN, st.integers(0, 9), st.booleans()), min_size=2, max_size=5)
 KINDS = {
     Text: st.builds(Text, FILLED),
     Prompt: st.builds(Prompt, FILLED),
@@ -62,6 +62,7 @@ GOOD = {
     Demonstration: '{"prompt": "a", "response": "b"}',
     Ranking: '{"prompt": "a", "responses": ["b", "c"], "ranks": [0, 1]}',
 }
+CUT = b'{"prompt": "a", "responses": ["b", "c"], "ranks": [0, 1], "ended": '
 BAD = [
     (Text, b"\xff\xfe", "expected UTF-8, got byte 0xff"),
     (Text, b"   ", "expected a JSON object, got an empty line"),
@@ -98,6 +99,10 @@ BAD = [
         b'{"prompt": "a", "responses": ["b", "c"], "ranks": [0, ' + b"7" * 5000 + b"]}",
         "'ranks[1]': expected a whole number in [0, 2147483648), got a number of 5000 digits",
     ),
+    (Ranking, CUT + b"null}", "a list"),
+    (Ranking, CUT + b"[true]}", "2 va"),
+    (Ranking, CUT + b"[true, 1]}", "[1]"),
+    (Ranking, b'{"prompt": "a", "chosen": "b", "rejected": "c", "ended": [true, true]}', "'ended'"),
     (Ranking, b'{"prompt": "a", "chosen": "b"}', "field 'rejected': expected prompt and chosen"),
     (Ranking, b'{"prompt": "a", "chosen": 1, "rejected": "b"}', "field 'chosen': expected a str"),
     (Ranking, b'{"prompt": "a", "chosen": "b", "rejected": "c", "tie": 1}', "'tie': expected tr"),
@@ -136,6 +141,14 @@ def test_records_hold_plain_tuples_of_ints():
     assert json.dumps(records.to_json(ranking)) == (
         '{"prompt": "p", "responses": ["a", "b"], "ranks": [1, 0]}'
     )
+
+
+def test_a_line_says_which_responses_ended_only_where_one_was_cut(tmp_path):
+    whole, cut = Ranking("p", ("a", "b"), (0, 1)), Ranking("p", ("a", "b"), (0, 1), [True, False])
+    assert whole.ended == (True, True) and "ended" not in records.to_json(whole)
+    assert json.dumps(records.to_json(cut)).endswith('"ranks": [0, 1], "ended": [true, false]}')
+    write_jsonl(tmp_path / "a.jsonl", [whole, cut])
+    assert [r.ended for r in read_jsonl(tmp_path / "a.jsonl", Ranking)] == [whole.ended, cut.ended]
 
 
 def test_ranks_are_kept_dense_and_the_best_is_0():

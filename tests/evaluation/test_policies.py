@@ -4,21 +4,16 @@ import jax
 import numpy as np
 import pytest
 
+from rlhf_jax.errors import UserError
 from rlhf_jax.evaluation.policies import Sampler, score_responses
+from rlhf_jax.generation.ending import Response
 from rlhf_jax.generation.sampling import SamplingConfig
 from rlhf_jax.stages.reward_model import score_sequences
-from tests.data.conftest import Letters
+from tests.data.conftest import Characters
 from tests.stages import tiny
 
 PROMPTS = ["ab", "c", "toolongforthis", "def", "z", "gh", "ab"]
 LENGTH, RESPONSE = 6, 5
-
-
-class Characters(Letters):
-    """Letters that can be read back; the ids beyond z are the characters beyond it."""
-
-    def decode(self, ids):
-        return "".join(chr(ord("a") + i - 4) for i in ids if i > 2)
 
 
 LETTERS = Characters()
@@ -26,7 +21,7 @@ LETTERS = Characters()
 
 def sampler(temperature, batch_size=3):
     return Sampler(
-        tiny.MODEL, LETTERS, SamplingConfig(temperature),
+        tiny.MODEL, LETTERS, SamplingConfig(temperature), tiny.ENDING,
         prompt_length=LENGTH, response_length=RESPONSE, batch_size=batch_size,
     )  # fmt: skip
 
@@ -42,7 +37,7 @@ def greedy_loop(params, prompt):
         ids.append(int(np.argmax(np.asarray(params["tokens"], np.float64) @ states[-1])))
         if ids[-1] == LETTERS.eos_id:
             break
-    return LETTERS.decode(ids[1 + len(prompt) :])
+    return tiny.ENDING.response(ids[1 + len(prompt) :], LETTERS)
 
 
 @pytest.mark.parametrize("batch_size", [3, 7])
@@ -96,20 +91,28 @@ def test_kl_equals_a_loop_over_the_tokens_distributions_at_the_sampling_temperat
     np.testing.assert_allclose(found, total / responses, rtol=1e-4)
 
 
+def test_a_policy_whose_logits_are_not_finite_is_refused(warm):
+    params = tiny.policy_params(1)
+    params = params | {"tokens": params["tokens"].at[LETTERS.encode("z")[0]].set(np.nan)}
+    with pytest.raises(UserError, match=r"^3 of 3 responses were drawn from logits that"):
+        warm.responses(params, ["ab", "c", "def"], jax.random.key(0))
+
+
 def test_scores_of_responses_equal_scores_of_their_sequences():
+    """Of the sampled ids, whatever their text would be encoded as."""
     params, kept = tiny.score_params(1), [p for p in PROMPTS if len(p) < LENGTH]
-    responses = ["x", "yz", "", "abc", "d", "efgh"]
-    sequences = [
-        [*ids_of(p), *LETTERS.encode(r), LETTERS.eos_id]
-        for p, r in zip(kept, responses, strict=True)
-    ]
+    cut = (False, True, True, False, False, True)
+    rows = ([27, 2], [28, 29], [], [4, 5, 6, 2], [7, 2], [8, 9, 10, 11])
+    responses = [Response("?", tuple(ids), not c) for ids, c in zip(rows, cut, strict=True)]
     score = lambda params, tokens, segments: score_sequences(tiny.MODEL, params, tokens, segments)
-    found, cut = score_responses(score, params, kept, responses, LETTERS, batch_size=4, length=12)
-    expected = [row[-1] for row in tiny.sequence_scores(params, sequences)]
+    found = score_responses(
+        score, params, kept, responses, LETTERS, missing=-1.0, batch_size=4, length=12
+    )
+    sequences = [[*ids_of(p), *ids] for p, ids in zip(kept, rows, strict=True)]
+    last = [row[-1] for row in tiny.sequence_scores(params, sequences)]
+    expected = [-1 if c else value for c, value in zip(cut, last, strict=True)]
     np.testing.assert_allclose(found, expected, rtol=1e-4, atol=1e-5)
-    assert cut == 0
-    found, cut = score_responses(score, params, kept, responses, LETTERS, batch_size=4, length=6)
-    shortened = [ids[-6:] for ids in sequences]
-    expected = [row[-1] for row in tiny.sequence_scores(params, shortened)]
-    np.testing.assert_allclose(found, expected, rtol=1e-4, atol=1e-5)
-    assert cut == sum(len(ids) > 6 for ids in sequences) > 0
+    with pytest.raises(UserError, match=r"^prompt 6: 7 tokens with its response, must be 6"):
+        score_responses(
+            score, params, kept, responses, LETTERS, missing=None, batch_size=4, length=6
+        )

@@ -105,7 +105,12 @@ RECORDS = {
     Text: {"text": "a"},
     Prompt: {"prompt": "a"},
     Demonstration: {"prompt": "a", "response": "b\u00e9"},
-    Ranking: {"prompt": "a", "responses": ["b", "c", ""], "ranks": [0, 1, 1]},
+    Ranking: {
+        "prompt": "a",
+        "responses": ["b", "c", ""],
+        "ranks": [0, 1, 1],
+        "ended": [True, False, True],
+    },
 }
 COMPARISON = {"prompt": "a", "chosen": "b", "rejected": "c", "tie": False}
 

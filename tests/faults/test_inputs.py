@@ -96,6 +96,12 @@ def test_a_vocabulary_too_small_for_the_tokenizer_is_refused(tmp_path):
     assert run.tokenizer.vocab_size == 400
 
 
+def test_a_stop_token_that_is_several_tokens_is_refused_before_any_stage(run):
+    wrong = dataclasses.replace(config.ppo_ptx, stop_token="no one token")
+    with pytest.raises(UserError, match=r"^ppo_ptx.stop_token = 'no one token': must be one token"):
+        Run(dataclasses.replace(run.config, ppo_ptx=wrong))
+
+
 def test_another_config_is_refused_and_goes_on_where_the_user_insists(run, capsys):
     stage = run.stage_directory("sft")
     run._same_config("sft")

@@ -3,6 +3,7 @@
 import pytest
 
 from rlhf_jax.feedback.collect import collect_rankings, output_counts
+from rlhf_jax.generation.ending import Response
 
 
 def test_counts_cover_the_range_evenly_and_depend_on_the_prompt_s_place_only():
@@ -18,7 +19,7 @@ def test_each_prompt_gets_its_own_outputs_ranked():
 
     def sample(prompts):
         asked.append(prompts)
-        return [f"{prompt}{i}" for i, prompt in enumerate(prompts)]
+        return [Response(f"{prompt}{i}", (), i % 3 > 0) for i, prompt in enumerate(prompts)]
 
     def rank(prompt, outputs):
         ranked.append((prompt, outputs))
@@ -30,6 +31,7 @@ def test_each_prompt_gets_its_own_outputs_ranked():
     assert [(r.prompt, r.responses) for r in rankings] == list(zip("pqr", outputs, strict=True))
     assert ranked == list(zip("pqr", outputs, strict=True))
     assert [r.ranks for r in rankings] == [(1, 0), (2, 1, 0), (1, 0)]
+    assert [r.ended for r in rankings] == [(False, True), (True, False, True), (True, False)]
 
 
 def test_as_many_counts_as_prompts():

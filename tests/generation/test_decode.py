@@ -10,21 +10,28 @@ import pytest
 
 from rlhf_jax.errors import ConfigError
 from rlhf_jax.generation.decode import generate, row_uniforms
+from rlhf_jax.generation.ending import Ending
 from rlhf_jax.generation.sampling import SamplingConfig
 from rlhf_jax.models import transformer
 from tests.models.test_transformer import GPT, LLAMA, forward, noisy
 
 EOS, PAD = 2, 0
+ENDING = Ending(EOS, PAD)
 PROMPTS = np.array([[0, 0, 1, 5, 6], [1, 9, 8, 7, 6], [0, 0, 0, 0, 1]], np.int32)
 SEGMENTS = (PROMPTS > 0).astype(np.int32)
 
 
-def rollout(config, params, seed=0, prompts=PROMPTS, segments=SEGMENTS, length=12, **kwargs):
-    run = functools.partial(
-        generate, config, sampling=SamplingConfig(**kwargs), response_length=length,
-        eos_id=EOS, pad_id=PAD,
-    )  # fmt: skip
-    return jax.jit(run)(params, jnp.array(prompts), jnp.array(segments), jax.random.key(seed))
+@functools.cache
+def program(config, **kwargs):
+    return jax.jit(functools.partial(generate, config, **kwargs))
+
+
+def rollout(
+    config, params, seed=0, prompts=PROMPTS, segments=SEGMENTS, length=12, ending=ENDING, **kwargs
+):
+    sampling = SamplingConfig(**kwargs)
+    run = program(config, sampling=sampling, response_length=length, ending=ending)
+    return run(params, jnp.array(prompts), jnp.array(segments), jax.random.key(seed))
 
 
 @pytest.mark.parametrize("config", [GPT, LLAMA], ids=["gpt", "llama"])
@@ -62,6 +69,34 @@ def test_responses_end_with_eos_and_then_hold_padding():
         ended += tokens[n - 1] == EOS
         assert tokens[n - 1] == EOS or n == 12
     assert ended > 5
+
+
+def test_a_response_ends_at_the_first_stop_token_at_or_after_the_column():
+    """As the longer responses of the same noise, cut by hand: sampling stops there at once."""
+    params, after = noisy(GPT), 3
+    many = {"prompts": np.repeat(PROMPTS, 30, 0), "segments": np.repeat(SEGMENTS, 30, 0)}
+    whole = [np.asarray(x) for x in rollout(GPT, params, **many)]
+    stop = int(np.bincount(whole[0].ravel(), minlength=EOS + 1)[EOS + 1 :].argmax()) + EOS + 1
+    ours = rollout(GPT, params, ending=Ending(EOS, PAD, stop, after), **many)
+    lengths = []
+    for tokens, mask in zip(*whole[:2], strict=True):
+        stops = [t for t in range(after, int(mask.sum())) if tokens[t] == stop]
+        lengths.append(stops[0] + 1 if stops else int(mask.sum()))
+    inside = np.arange(12)[None] < np.array(lengths)[:, None]
+    np.testing.assert_array_equal(ours.mask, inside)
+    np.testing.assert_array_equal(ours.tokens, np.where(inside, whole[0], PAD))
+    np.testing.assert_array_equal(ours.log_probs, np.where(inside, whole[2], 0))
+    early = (whole[0][:, :after] == stop).any(axis=1)
+    assert (inside.sum(1) < whole[1].sum(1)).sum() > 5 and (inside.sum(1)[early] > after).any()
+
+
+def test_rows_are_sick_whose_logits_were_not_finite_and_no_others():
+    """The embedding of one id is NaN: logits are, in a row, from where that id has been read."""
+    params, sick = noisy(LLAMA), 9
+    params = params | {"tokens": params["tokens"].at[sick].set(jnp.nan)}
+    ours = rollout(LLAMA, params, seed=3)
+    read = np.concatenate([PROMPTS, np.asarray(ours.tokens)[:, :-1]], axis=1)
+    assert ours.sick.tolist() == (read == sick).any(axis=1).tolist() == [False, True, False]
 
 
 def test_noise_differs_by_row_key_and_step_but_not_by_batch_size():

@@ -21,4 +21,53 @@ SAMPLING = mutants(
     ],
 )  # fmt: skip
 
-MUTANTS = SAMPLING
+ENDING = mutants(
+    "generation/ending.py",
+    "generation/test_ending.py",
+    [
+        ("Ending.stops", "column >= self.stop_after", "column > self.stop_after",
+         "generation/test_decode.py::"
+         "test_a_response_ends_at_the_first_stop_token_at_or_after_the_column"),
+        ("Ending.end", "self.eos if self.stop is None else self.stop", "self.eos",
+         "test_a_response_and_the_text_of_it_give_a_reward_model_the_same_ids"),
+        ("Ending.read", "jnp.where(tokens == self.eos, 0, mask)", "mask",
+         "test_a_response_and_the_text_of_it_give_a_reward_model_the_same_ids"),
+        ("Ending.close", "if ended and not there", "if ended",
+         "test_whole_text_that_already_ends_with_the_stop_token_gets_no_second_one"),
+        ("Ending.close", "if ended and not there", "if not there",
+         "test_a_response_and_the_text_of_it_give_a_reward_model_the_same_ids"),
+        ("Ending.response", "read[:-1] if ended else read", "read",
+         "test_a_response_and_the_text_of_it_give_a_reward_model_the_same_ids"),
+        ("final_scores", "jnp.where(ended, scores, missing)", "scores",
+         "test_a_missing_end_scores_what_the_config_says"),
+    ],
+)  # fmt: skip
+
+ONE_RULE = "test_training_ppo_and_report_give_a_response_one_score"
+USERS = (
+    *mutants("stages/ppo.py", "generation/test_ending.py", [
+        ("make_experience", "final_scores(scores, ended, config.missing_eos_score)", "scores",
+         ONE_RULE),
+        ("make_experience", "ending.read(tokens[:, -length:], mask)", "mask", ONE_RULE),
+        ("make_experience", "jnp.where(rollout.sick.any(), jnp.nan, log_probs)", "log_probs",
+         "stages/test_ppo_experience.py::test_what_a_sick_sampler_drew_reaches_no_update"),
+    ]),
+    *mutants("evaluation/policies.py", "generation/test_ending.py", [
+        ("score_responses", "*response.ids]", "*response.ids, tokenizer.eos_id]", ONE_RULE),
+        ("score_responses", "ended, missing)", "ended, None)", ONE_RULE),
+    ]),
+    *mutants("data/arrays.py", "data/test_arrays.py", [
+        ("close_with_eos", "if ended else list(ids)", "",
+         "test_a_response_that_was_cut_has_no_eos_and_none_as_a_target"),
+    ]),
+    *mutants("run.py", "test_endings.py", [
+        ("Run.ppo_of", 'if stage == "ppo_ptx"', "if False",
+         "test_responses_end_as_those_of_the_stage_that_made_the_policy"),
+    ]),
+    *mutants("judge.py", "test_endings.py", [
+        ("reward_scores", "config.missing_eos_score", "None",
+         "test_the_report_scores_a_missing_end_as_the_stage_s_ppo"),
+    ]),
+)  # fmt: skip
+
+MUTANTS = SAMPLING + ENDING + USERS

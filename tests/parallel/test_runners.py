@@ -105,7 +105,7 @@ def ppo_ptx(runner, micro_batches):
         ptx_coefficient=2.0, ptx_length=LENGTH, micro_batches=micro_batches,
         rollout_micro_batches=micro_batches,
     )  # fmt: skip
-    programs = ppo.compile_programs(config, MODEL, tiny.IDS, compile=runner.compile)
+    programs = ppo.compile_programs(config, MODEL, tiny.ENDING, compile=runner.compile)
     initial = lambda policy, value, key: ppo.initial_state(config, policy, value, key)
     state = runner.create(initial, policy(), scorer(), KEY)
     frozen = ppo.Frozen(runner.state(policy(3)), runner.state(scorer()))

@@ -10,6 +10,7 @@ import pytest
 
 from rlhf_jax.errors import UserError
 from rlhf_jax.generation.decode import Rollout
+from rlhf_jax.generation.ending import Ending
 from rlhf_jax.stages import ppo
 from tests.stages import tiny
 
@@ -41,7 +42,7 @@ def networks():
 
 @functools.cache
 def program(config):
-    return jax.jit(ppo.make_experience(config, tiny.MODEL, tiny.IDS))
+    return jax.jit(ppo.make_experience(config, tiny.MODEL, tiny.ENDING))
 
 
 def experience(config, reference=None):
@@ -137,7 +138,7 @@ def test_kl_of_the_policy_to_itself_is_zero_at_any_temperature():
 @functools.cache
 def sampled(temperature):
     config = dataclasses.replace(PLAIN, temperature=temperature)
-    run = jax.jit(ppo.make_rollout(config, tiny.MODEL, tiny.IDS))
+    run = jax.jit(ppo.make_rollout(config, tiny.MODEL, tiny.ENDING))
     return run(networks()[0], jax.random.key(5), tiny.prompt_batch())
 
 
@@ -162,29 +163,44 @@ def test_the_first_iteration_stops_where_sampler_and_learner_disagree(monkeypatc
     monkeypatch.setattr(ppo, "compile_programs", lambda *_: programs)
     policy, value, reference, reward = networks()
     frozen = ppo.Frozen(reference, reward)
-    step = ppo.make_iteration(PLAIN, tiny.MODEL, tiny.IDS, frozen)
+    step = ppo.make_iteration(PLAIN, tiny.MODEL, tiny.ENDING, frozen)
     state = ppo.initial_state(PLAIN, policy, value, jax.random.key(0))
     with pytest.raises(UserError) as caught:
         step(state, {"prompts": tiny.prompt_batch()})
     assert f"{gap(1.0, 0.7):.3g}" in str(caught.value)
 
 
-def test_a_response_ends_at_the_first_stop_token_at_or_after_the_column():
-    tokens = jnp.array([[9, 4, 5, 9, 9], [9, 9, 9, 9, 4], [4, 5, 9, 6, 7], [4, 9, 2, 0, 0]])
-    mask = jnp.array([[1.0] * 5] * 3 + [[1, 1, 1, 0, 0]])
-    cut = ppo.cut_at(Rollout(tokens, mask, -mask), stop_id=9, after=2)
-    lengths = [4, 3, 3, 3]
-    expected = (np.arange(5)[None] < np.array(lengths)[:, None]).astype(np.float32)
-    np.testing.assert_array_equal(cut.mask, expected)
-    np.testing.assert_array_equal(cut.log_probs, -expected)
-    np.testing.assert_array_equal(cut.tokens, tokens)
+def test_what_a_sick_sampler_drew_reaches_no_update():
+    """One token was drawn from NaN; the learner's own numbers are all finite."""
+    policy, value, reference, reward = networks()
+    rollout = hand_made_rollout()
+    rollout = rollout._replace(log_probs=rollout.log_probs.at[3, 1].set(jnp.nan))
+    frozen, batch = ppo.Frozen(reference, reward), tiny.prompt_batch()
+    found, metrics = program(PLAIN)(state_of(policy, value), frozen, batch, rollout)
+    assert metrics["sick_rows"] == 1 and np.isnan(metrics["kl"])
+    for name in ("log_probs", "advantages", "returns"):  # a NaN in each row: no minibatch counts
+        assert np.isnan(np.asarray(getattr(found, name))).any(axis=1).all(), name
+    assert experience(PLAIN)[1]["sick_rows"] == 0
+
+
+def test_the_sampler_is_compared_with_the_learner_where_samples_are_finite(monkeypatch):
+    """An iteration of sick samples is left to the update, which skips it and counts it."""
+    sick = sampled(0.7)._replace(log_probs=jnp.full((8, tiny.RESPONSE), jnp.nan))
+    given = iter([sick, sampled(0.7), sampled(1.0)])
+    programs = ppo.Programs(lambda *_: next(given), program(PLAIN), lambda state, *_: (state, {}))
+    monkeypatch.setattr(ppo, "compile_programs", lambda *_: programs)
+    policy, value, reference, reward = networks()
+    step = ppo.make_iteration(PLAIN, tiny.MODEL, tiny.ENDING, ppo.Frozen(reference, reward))
+    state = ppo.initial_state(PLAIN, policy, value, jax.random.key(0))
+    rows = [step(state, {"prompts": tiny.prompt_batch()})[1]["sick_rows"] for _ in range(2)]
+    assert rows == [8, 0]
 
 
 def test_with_a_stop_token_only_a_response_that_ends_in_it_is_scored():
-    ids = ppo.TokenIds(tiny.EOS, tiny.PAD, stop=10)
+    ending = Ending(tiny.EOS, tiny.PAD, stop=10)
     policy, value, reference, reward = networks()
     config = dataclasses.replace(PLAIN, missing_eos_score=-50.0)
-    run = jax.jit(ppo.make_experience(config, tiny.MODEL, ids))
+    run = jax.jit(ppo.make_experience(config, tiny.MODEL, ending))
     frozen = ppo.Frozen(reference, reward)
     batch, rollout = tiny.prompt_batch(), hand_made_rollout()
     metrics = run(state_of(policy, value), frozen, batch, rollout)[1]

@@ -30,7 +30,7 @@ networks = functools.cache(fresh_networks)
 
 @functools.cache
 def programs(config=CONFIG):
-    return ppo.compile_programs(config, tiny.MODEL, tiny.IDS)
+    return ppo.compile_programs(config, tiny.MODEL, tiny.ENDING)
 
 
 def iterate(config=CONFIG, seed=0, text=True, count=3):
@@ -45,7 +45,7 @@ def iterate(config=CONFIG, seed=0, text=True, count=3):
     with pytest.MonkeyPatch.context() as patch:
         recording = programs(config)._replace(rollout=rollout, experience=programs().experience)
         patch.setattr(ppo, "compile_programs", lambda *_: recording)
-        step = ppo.make_iteration(config, tiny.MODEL, tiny.IDS, ppo.Frozen(*networks()))
+        step = ppo.make_iteration(config, tiny.MODEL, tiny.ENDING, ppo.Frozen(*networks()))
     state = ppo.initial_state(config, *networks(), jax.random.key(seed))
     batch = {"prompts": tiny.prompt_batch()} | ({"text": tiny.text_batch()} if text else {})
     for _ in range(count):

@@ -5,9 +5,9 @@ import dataclasses
 import jax
 import numpy as np
 
+from rlhf_jax.generation.ending import Ending
 from rlhf_jax.models import score, transformer
 from rlhf_jax.models.config import TransformerConfig
-from rlhf_jax.stages.ppo import TokenIds
 from rlhf_jax.stages.ppo_config import PPOConfig
 from rlhf_jax.training.optimizer import OptimizerConfig
 
@@ -15,7 +15,7 @@ MODEL = TransformerConfig(
     vocab_size=40, layers=2, width=16, heads=2, context=32, compute_dtype="float32"
 )
 PAD, BOS, EOS = 0, 1, 2
-IDS = TokenIds(EOS, PAD)
+ENDING = Ending(EOS, PAD)
 PROMPTS = ([1, 7, 9], [1, 30, 31, 32, 33, 34], [1], [1, 5, 5, 5], [1, 8], [1, 39, 4],
            [1, 12, 13, 14, 15], [1, 6])  # fmt: skip
 RESPONSES = ([11, 12, EOS], [5, 6, 7, 8, 9, 10], [EOS], [20, 21, 22, 23, 24, EOS],
