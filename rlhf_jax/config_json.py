@@ -7,16 +7,18 @@ from pathlib import Path
 from typing import Any, Literal
 
 from rlhf_jax.errors import ConfigError
+from rlhf_jax.training.fingerprint import CLASS, class_path
 
 
 def from_json(kind: Any, value: Any, field: str = "config") -> Any:
     """`value` as the type `kind`: dataclass, union, tuple, Literal, path, string or number.
 
+    An object is of the class that it names, one of those that `kind` allows; nothing is imported.
     Fields left out take their defaults. Raises ConfigError naming the field of a wrong value.
     """
     origin, arguments = typing.get_origin(kind), typing.get_args(kind)
     if origin in (typing.Union, types.UnionType):
-        return _first_that_fits(arguments, value, field)
+        return _first_that_fits(_of_that_class(arguments, value, field), value, field)
     if dataclasses.is_dataclass(kind):
         return _dataclass(kind, value, field)
     if origin is Literal:
@@ -42,7 +44,9 @@ def from_json(kind: Any, value: Any, field: str = "config") -> Any:
 
 def _dataclass(kind: type, value: Any, field: str) -> Any:
     _expect(isinstance(value, dict), value, field, f"the fields of {kind.__name__}")
+    _of_that_class((kind,), value, field)
     hints = typing.get_type_hints(kind)
+    value = {name: inner for name, inner in value.items() if name != CLASS}
     for name in value:
         _expect(name in hints, name, field, f"a field of {kind.__name__}")
     given = {
@@ -56,6 +60,17 @@ def _dataclass(kind: type, value: Any, field: str) -> Any:
     missing = sorted(needed - given.keys())
     _expect(not missing, value, field, f"complete: {', '.join(missing)} missing")
     return kind(**given)
+
+
+def _of_that_class(kinds: tuple, value: Any, field: str) -> tuple:
+    """The one of the kinds that an object names by its class; all of them for another value."""
+    if not isinstance(value, dict):
+        return kinds
+    paths = {class_path(kind): kind for kind in kinds if dataclasses.is_dataclass(kind)}
+    _expect(CLASS in value, value, field, 'an object with its "class"')
+    path, allowed = value[CLASS], f"one of {', '.join(paths)}"
+    _expect(isinstance(path, str) and path in paths, path, f"{field}.{CLASS}", allowed)
+    return (paths[path],)
 
 
 def _first_that_fits(kinds: tuple, value: Any, field: str) -> Any:

@@ -33,7 +33,7 @@ from rlhf_jax.parallel.runner import Runner, make_runner
 from rlhf_jax.randomness import random_key, shuffle_seed
 from rlhf_jax.stages import dpo, ppo, reward_model, supervised
 from rlhf_jax.stages.ppo_config import PPOConfig
-from rlhf_jax.training import loop
+from rlhf_jax.training import loop, manifest
 from rlhf_jax.training.fingerprint import check_fingerprint, fingerprint_of
 from rlhf_jax.training.lock import lock
 from rlhf_jax.training.model_files import has_model, load_model, save_model
@@ -143,20 +143,27 @@ class Run:
         print(f"{stage}: done, {time.monotonic() - started:.0f} s", flush=True)
 
     def _fingerprint(self, stage: str) -> dict:
-        fields = SHARED + BUILDS_ON[stage]
-        found = {name: fingerprint_of(getattr(self.config, name)) for name in (*fields, stage)}
-        if stage in PPO_STAGES:
-            for name in ("reward_model", "reward_from"):  # a run without them has no such lines
-                if (value := getattr(self.config, name)) is not None:
-                    found[name] = fingerprint_of(value)
-        if "sft" in fields and isinstance(self.config.data, WorldData):
+        """The config of a stage and of all that it depends on, upstream stages included."""
+        fields, source = (*SHARED, *BUILDS_ON[stage], stage), self.config.reward_from
+        scored = "reward" in fields  # a reward model is trained or read
+        elsewhere = scored and source is not None
+        if elsewhere:  # this run's own takes no part
+            fields = (*SHARED, *BUILDS_ON["reward"], stage)
+        found = {name: fingerprint_of(getattr(self.config, name)) for name in fields}
+        if scored and self.config.reward_model is not None:
+            found["reward_model"] = fingerprint_of(self.config.reward_model)
+        if elsewhere:
+            digest = manifest.digest(Path(source) / "reward" / "model")
+            found["reward_from"] = {"path": source, "model": digest}
+        ranked = stage == "dpo" or (scored and not elsewhere)
+        if ranked and isinstance(self.config.data, WorldData):
             ppo, evaluation = self.config.ppo, self.config.evaluation
             found["feedback"] = {  # what the ranked outputs depend on, beside the SFT model
                 "temperature": ppo.temperature,
                 "response_length": ppo.response_length,
                 "batch_size": evaluation.batch_size,
             }
-        if "sft" in fields and self.config.ppo.stop_token is not None:  # rankings end there
+        if ranked and self.config.ppo.stop_token is not None:  # rankings end there
             found["ending"] = [self.config.ppo.stop_token, self.config.ppo.stop_after]
         return found
 

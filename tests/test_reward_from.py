@@ -59,7 +59,7 @@ def test_ppo_trains_against_a_smaller_reward_model(run):
     assert np.abs(moved).max() > 1e-4
     first, second = read_metrics(directory)
     assert first["value_loss"] > 0 and second["value_grad_norm"] > 0
-    assert run._fingerprint("ppo")["reward_from"] == run.config.reward_from
+    assert run._fingerprint("ppo")["reward_from"]["path"] == run.config.reward_from
 
 
 def changed(run, tmp_path, shape=REWARD, fingerprint=None, **changes):

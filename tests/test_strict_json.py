@@ -1,6 +1,5 @@
 """JSON that no field can take is told in one line, whichever file it stands in."""
 
-import dataclasses
 import json
 import math
 
@@ -13,7 +12,7 @@ from rlhf_jax.errors import ConfigError, RecordError, UserError
 from rlhf_jax.models.config import TransformerConfig
 from rlhf_jax.strict_json import parse_json, read_json
 from rlhf_jax.training.batch_file import ABOUT, read_batch
-from rlhf_jax.training.fingerprint import check_fingerprint
+from rlhf_jax.training.fingerprint import check_fingerprint, fingerprint_of
 from rlhf_jax.training.metrics import read_lines
 from rlhf_jax.training.model_files import read_about
 
@@ -71,7 +70,7 @@ def test_every_reader_of_the_package_says_so(content, tmp_path):
 
 
 def test_a_config_with_such_a_number_names_the_field():
-    fields = dataclasses.asdict(SMALL) | {"layers": parse_json(HUGE)}
+    fields = fingerprint_of(SMALL) | {"layers": parse_json(HUGE)}
     with pytest.raises(ConfigError, match=r"config\.layers = a number of 5000 digits: must be of"):
         from_json(TransformerConfig, fields)
 

@@ -12,17 +12,26 @@ from rlhf_jax.strict_json import read_json
 # Metadata of a dataclass field that may change between two calls of one run:
 # `field(default=None, metadata=NOT_FINGERPRINTED)`.
 NOT_FINGERPRINTED = {"fingerprint": False}
+CLASS = "class"  # a name that no field can have
+
+
+def class_path(kind: type) -> str:
+    """ "rlhf_jax.stages.dpo:IPO"."""
+    return f"{kind.__module__}:{kind.__qualname__}"
 
 
 def fingerprint_of(config: Any) -> Any:
     """A config of nested dataclasses as plain JSON values, without NOT_FINGERPRINTED fields.
+
+    A dataclass is {"class": its `class_path`, field: value, ...}.
 
     Raises:
         TypeError: a value that is no dataclass, dict, sequence, path, string, number or None.
     """
     if dataclasses.is_dataclass(config):
         fields = [f for f in dataclasses.fields(config) if f.metadata.get("fingerprint", True)]
-        return {f.name: fingerprint_of(getattr(config, f.name)) for f in fields}
+        values = {f.name: fingerprint_of(getattr(config, f.name)) for f in fields}
+        return {CLASS: class_path(type(config))} | values
     if isinstance(config, dict):
         return {str(name): fingerprint_of(value) for name, value in config.items()}
     if isinstance(config, list | tuple):
@@ -43,7 +52,8 @@ def check_fingerprint(directory: str | Path, fingerprint: dict, insist: bool | N
     None: it cannot.
 
     Raises:
-        UserError: a field differs, one line per difference; or config.json is damaged.
+        UserError: a field differs, one line per difference; config.json is damaged; or an earlier
+            version of rlhf_jax wrote it, in which no class is named.
     """
     path = Path(directory) / "config.json"
     now = fingerprint_of(fingerprint)
@@ -56,8 +66,13 @@ def check_fingerprint(directory: str | Path, fingerprint: dict, insist: bool | N
     except UserError as error:
         raise UserError(f"{error}; remove it to write it anew") from None
     old, new = _flatten(there), _flatten(now)
+    if any(map(_names_class, new)) and not any(map(_names_class, old)):
+        raise UserError(
+            f"{directory} was made by an earlier version of rlhf_jax, which drew other random "
+            "numbers: finish it with that version, or give another directory"
+        )
     lines = [
-        f"  {name}: {old.get(name, '(absent)')} there, {new.get(name, '(absent)')} now"
+        f"  {name}: {_shown(name, old, new)} there, {_shown(name, new, old)} now"
         for name in sorted(old.keys() | new.keys())
         if old.get(name) != new.get(name)
     ]
@@ -78,6 +93,19 @@ def write_atomically(path: Path, text: str) -> None:
     temporary = path.with_name(path.name + ".tmp")
     temporary.write_text(text, encoding="utf-8")
     temporary.replace(path)
+
+
+def _names_class(name: str) -> bool:
+    return name.rpartition(".")[2] == CLASS
+
+
+def _shown(name: str, values: dict[str, str], others: dict[str, str]) -> str:
+    """A value; of a class its name alone, where the other's differs."""
+    value, other = values.get(name, "(absent)"), others.get(name, "(absent)")
+    if not _names_class(name):
+        return value
+    short, long = value.strip('"').rpartition(":")[2], value.strip('"')
+    return long if short == other.strip('"').rpartition(":")[2] else short
 
 
 def _flatten(value, prefix: str = "") -> dict[str, str]:

@@ -70,6 +70,12 @@ def problems(folder: Path) -> list[str]:
     return found
 
 
+def digest(folder: Path) -> str | None:
+    """One hash of all that a folder must hold; None where its manifest is absent or damaged."""
+    content, wrong = read(folder)
+    return None if wrong else _digest(content)
+
+
 def versions() -> dict[str, str]:
     """Of Python and of the packages that decide the bits of a run."""
     found = {"python": platform.python_version()}

@@ -176,6 +176,8 @@ def test_configs(data):
 def _fields(value, prefix=""):
     if isinstance(value, dict):
         for name, inner in value.items():
+            if name == "class":
+                continue
             yield from _fields(inner, f"{prefix}.{name}" if prefix else name)
     else:
         yield prefix.replace("_", "-")

@@ -7,6 +7,7 @@ from pathlib import Path
 import pytest
 
 from rlhf_jax.errors import UserError
+from rlhf_jax.stages.dpo import DPO, IPO
 from rlhf_jax.training.fingerprint import NOT_FINGERPRINTED, check_fingerprint, fingerprint_of
 from rlhf_jax.training.loop import LoopConfig
 from rlhf_jax.training.optimizer import OptimizerConfig
@@ -24,9 +25,11 @@ class _Stage:
 def test_the_file_holds_the_whole_nested_config(tmp_path):
     check_fingerprint(tmp_path / "new", fingerprint_of(_Stage()))
     stored = json.loads((tmp_path / "new" / "config.json").read_text())
-    assert stored["optimizer"] == dataclasses.asdict(OptimizerConfig())
+    rate = {"class": "rlhf_jax.training.optimizer:OptimizerConfig"}
+    assert stored["optimizer"] == rate | dataclasses.asdict(OptimizerConfig())
     assert stored["lengths"] == [16, 32] and stored["data"] is None
-    assert stored["loop"] == {} and "stop_after_steps" not in stored
+    assert stored["loop"] == {"class": "rlhf_jax.training.loop:LoopConfig"}
+    assert "stop_after_steps" not in stored
 
 
 def test_the_same_config_and_other_logging_pass(tmp_path):
@@ -48,6 +51,39 @@ def test_each_changed_field_has_a_line(tmp_path):
         "  optimizer.learning_rate: 1e-05 there, 3e-05 now",
     ]
     assert (tmp_path / "config.json").read_text() == before
+
+
+def test_another_class_has_a_line_by_its_name(tmp_path):
+    check_fingerprint(tmp_path, {"objective": DPO(0.3)})
+    with pytest.raises(UserError) as error:
+        check_fingerprint(tmp_path, {"objective": IPO(0.3)})
+    assert str(error.value).splitlines()[1:] == [
+        "  objective.class: DPO there, IPO now",
+        "  objective.label_smoothing: 0.0 there, (absent) now",
+    ]
+
+
+def test_two_classes_without_fields_differ(tmp_path):
+    """Also where they have one name in two modules: then the line names the modules."""
+    one, other = (
+        dataclasses.make_dataclass(name, [], frozen=True, namespace={"__module__": module})
+        for name, module in (("None_", "here"), ("None_", "there"))
+    )
+    assert fingerprint_of(one()) == {"class": "here:None_"}
+    check_fingerprint(tmp_path, {"penalty": one()})
+    with pytest.raises(UserError, match=r"\n  penalty\.class: here:None_ there, there:None_ now$"):
+        check_fingerprint(tmp_path, {"penalty": other()})
+
+
+@pytest.mark.parametrize("insist", [None, False, True])
+def test_a_directory_of_an_earlier_version_is_refused_by_that_word(tmp_path, insist):
+    earlier = '{"seed": 0, "optimizer": {"learning_rate": 1e-05}}'
+    (tmp_path / "config.json").write_text(earlier)
+    with pytest.raises(
+        UserError, match=r"was made by an earlier version of rlhf_jax, .*: finish it"
+    ):
+        check_fingerprint(tmp_path, {"seed": 0, "optimizer": OptimizerConfig()}, insist)
+    assert (tmp_path / "config.json").read_text() == earlier
 
 
 def test_floats_survive_and_what_json_lacks_is_text(tmp_path):
