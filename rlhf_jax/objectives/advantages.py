@@ -13,7 +13,7 @@ import jax
 import jax.numpy as jnp
 
 from rlhf_jax.objectives.kl import k1
-from rlhf_jax.objectives.reductions import WeightedMean, as_float
+from rlhf_jax.objectives.reductions import WeightedMean, as_float, only_rounding
 from rlhf_jax.objectives.surrogates import importance_ratio
 
 Array = jax.Array
@@ -163,18 +163,21 @@ def group_normalised(
     """A = (R - mean(R)) / (std(R) + epsilon) over the group, the same for all tokens.
 
     divide_by_std=False is Dr. GRPO. The standard deviation is the population's; a group whose
-    responses score alike gets 0.
+    responses score alike, up to rounding, gets 0.
     Source: GRPO, Shao et al. 2024 (arXiv 2402.03300), section 4.1; Liu et al. 2025 (2503.20783).
     """
     chex.assert_is_divisible(rewards.shape[0], group_size)
     returns_GxK = _episode_returns(rewards, mask).reshape(-1, group_size)
+    lowest_Gx1, highest_Gx1 = (f(returns_GxK, 1, keepdims=True) for f in (jnp.min, jnp.max))
+    alike_Gx1 = only_rounding(lowest_Gx1, highest_Gx1)
+    # The lowest cancels; returns far from 0 keep their digits.
+    returns_GxK -= jax.lax.stop_gradient(lowest_Gx1)
     advantages_GxK = returns_GxK - jnp.mean(returns_GxK, axis=1, keepdims=True)
-    alike_Gx1 = jnp.ptp(returns_GxK, axis=1, keepdims=True) == 0
     if divide_by_std:
         variance_Gx1 = jnp.var(returns_GxK, axis=1, keepdims=True)
         # The root of 0 has no gradient.
         advantages_GxK /= jnp.sqrt(jnp.where(alike_Gx1, 1, variance_Gx1)) + epsilon
-    # Exactly 0: the mean of equal numbers is off by rounding, which epsilon does not drown.
+    # Exactly 0: what remains of equal numbers is rounding, which epsilon does not drown.
     advantages_GxK = jnp.where(alike_Gx1, 0, advantages_GxK)
     return _over_tokens(advantages_GxK.reshape(-1), mask)
 

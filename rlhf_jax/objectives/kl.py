@@ -16,10 +16,11 @@ import jax
 import jax.numpy as jnp
 
 from rlhf_jax.errors import require
-from rlhf_jax.objectives.likelihood import at_temperature
+from rlhf_jax.objectives.likelihood import at_temperature, top_logit
+from rlhf_jax.objectives.reductions import as_float
 
 Array = jax.Array
-# exp of more than this says nothing but "far", and would overflow: exponents are clipped to it.
+# exp of more than this says nothing but "far", and would overflow: exponents end here.
 MAX_LOG_RATIO = 20.0
 
 
@@ -36,9 +37,14 @@ def k2(log_probs: Array, ref_log_probs: Array) -> Array:
 
 
 def k3(log_probs: Array, ref_log_probs: Array) -> Array:
-    """exp(-d) - 1 + d: unbiased and >= 0; the exponent is clipped at 20. Source: as k1."""
+    """exp(-d) - 1 + d: unbiased and >= 0. Source: as k1.
+
+    Beyond -d = 20 the exponential goes on as its tangent there: no overflow, and a slope of the
+    right sign, exp(20) - 1 at most.
+    """
     d = k1(log_probs, ref_log_probs)
-    return jnp.expm1(jnp.minimum(-d, MAX_LOG_RATIO)) + d
+    near = jnp.minimum(-d, MAX_LOG_RATIO)
+    return jnp.expm1(near) + jnp.exp(near) * (-d - near) + d
 
 
 def exact_kl(logits_p: Array, logits_q: Array, temperature: float = 1.0) -> Array:
@@ -47,8 +53,8 @@ def exact_kl(logits_p: Array, logits_q: Array, temperature: float = 1.0) -> Arra
     Entries with p = 0 add nothing; q = 0 where p > 0 gives inf.
     """
     chex.assert_equal_shape([logits_p, logits_q])
-    log_p = jax.nn.log_softmax(at_temperature(logits_p, temperature))
-    log_q = jax.nn.log_softmax(at_temperature(logits_q, temperature))
+    shifted = [as_float(x) - top_logit(x)[..., None] for x in (logits_p, logits_q)]
+    log_p, log_q = (jax.nn.log_softmax(at_temperature(x, temperature)) for x in shifted)
     p = jnp.exp(log_p)
     d = jnp.where(p > 0, log_p, 0) - jnp.where(p > 0, log_q, 0)
     return jnp.sum(p * d, axis=-1)
@@ -67,7 +73,14 @@ def kl_loss(
     """
     ref_log_probs = jax.lax.stop_gradient(ref_log_probs)
     right = k2(log_probs, ref_log_probs)
-    return right + jax.lax.stop_gradient(estimator(log_probs, ref_log_probs) - right)
+    value = jax.lax.stop_gradient(estimator(log_probs, ref_log_probs))
+    return value + (right - jax.lax.stop_gradient(right))
+
+
+def _in_range(coefficient: Array) -> Array:
+    """A coefficient that many factors have moved: from 0 or infinity it would never come back."""
+    normal = jnp.finfo(jnp.float32)
+    return jnp.clip(coefficient, normal.tiny, normal.max)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -77,7 +90,7 @@ class FixedController:
     coefficient: float
 
     def __post_init__(self):
-        require(self.coefficient >= 0, "coefficient", self.coefficient, ">= 0")
+        require(0 <= self.coefficient < jnp.inf, "coefficient", self.coefficient, ">= 0, finite")
 
     def init(self) -> Array:
         return jnp.asarray(self.coefficient, jnp.float32)
@@ -92,7 +105,9 @@ class AdaptiveController:
     """coefficient *= 1 + clip(kl / target - 1, -+max_error) * batch_size / horizon.
 
     A proportional controller on log(coefficient): target in nats per sequence, horizon in
-    sequences. Source: Ziegler et al. 2019 (arXiv 1909.08593), section 2.2.
+    sequences, of which max_error * batch_size must stay below the horizon: otherwise one low KL
+    would make the coefficient 0 or negative. Over many updates it stays in the normal float32
+    numbers, about [1e-38, 3e38]. Source: Ziegler et al. 2019 (arXiv 1909.08593), section 2.2.
     """
 
     coefficient: float = 0.15
@@ -102,21 +117,33 @@ class AdaptiveController:
 
     def __post_init__(self):
         for field in ("coefficient", "target", "horizon", "max_error"):
-            require(getattr(self, field) > 0, field, getattr(self, field), "> 0")
+            value = getattr(self, field)
+            require(0 < value < jnp.inf, field, value, "> 0, finite")
 
     def init(self) -> Array:
         return jnp.asarray(self.coefficient, jnp.float32)
 
+    def check(self, batch_size: int, field: str = "horizon") -> None:
+        """Raises ConfigError, naming the field, where the coefficient could leave (0, inf)."""
+        step = batch_size * self.max_error
+        allowed = f"above batch_size x max_error = {batch_size} x {self.max_error} = {step:g}"
+        require(step < self.horizon, field, self.horizon, allowed)
+
     def update(self, coefficient: Array, kl: Array, batch_size: int) -> Array:
-        """The next coefficient, given the mean KL (nats per sequence) of `batch_size` sequences."""
+        """The next coefficient, given the mean KL (nats per sequence) of `batch_size` sequences.
+
+        Raises ConfigError where batch_size * max_error >= horizon.
+        """
+        self.check(batch_size)
         error = jnp.clip(kl / self.target - 1, -self.max_error, self.max_error)
-        return coefficient * (1 + error * batch_size / self.horizon)
+        return _in_range(coefficient * (1 + error * batch_size / self.horizon))
 
 
 @dataclasses.dataclass(frozen=True)
 class DoublingController:
     """coefficient * 2 where kl > 1.5 target, / 2 where kl < target / 1.5, else unchanged.
 
+    Over many updates it stays in the normal float32 numbers, about [1e-38, 3e38].
     For `surrogates.ppo_penalty`. Source: Schulman et al. 2017 (arXiv 1707.06347), section 4.
     """
 
@@ -124,8 +151,9 @@ class DoublingController:
     target: float
 
     def __post_init__(self):
-        require(self.coefficient > 0, "coefficient", self.coefficient, "> 0")
-        require(self.target > 0, "target", self.target, "> 0")
+        for field in ("coefficient", "target"):
+            value = getattr(self, field)
+            require(0 < value < jnp.inf, field, value, "> 0, finite")
 
     def init(self) -> Array:
         return jnp.asarray(self.coefficient, jnp.float32)
@@ -133,4 +161,4 @@ class DoublingController:
     def update(self, coefficient: Array, kl: Array, batch_size: int) -> Array:
         del batch_size
         factor = jnp.where(kl > 1.5 * self.target, 2.0, 1.0)
-        return coefficient * jnp.where(kl < self.target / 1.5, 0.5, factor)
+        return _in_range(coefficient * jnp.where(kl < self.target / 1.5, 0.5, factor))

@@ -18,20 +18,30 @@ def at_temperature(logits: Array, temperature: float) -> Array:
     return as_float(logits) / temperature
 
 
-@jax.custom_jvp
-def _log_z(logits: Array) -> Array:
-    """logsumexp over the vocabulary; its gradient exp(logits - log Z) is made where it is used.
+def top_logit(logits: Array) -> Array:
+    """max_v logit_v, or 0 where that is not finite: [..., V] -> float32[...], a constant.
 
-    Otherwise exp(logits - max) is kept for it from the forward pass: one more [B,T,V].
+    Logits far from 0 keep their digits if it is subtracted before anything else is done.
     """
-    return jax.nn.logsumexp(logits, axis=-1)
+    top = jnp.max(jax.lax.stop_gradient(as_float(logits)), axis=-1)
+    return jnp.where(jnp.isfinite(top), top, 0)
 
 
-@_log_z.defjvp
-def _log_z_jvp(primals, tangents):
-    log_z = _log_z(*primals)
-    probabilities = jnp.exp(primals[0] - log_z[..., None])
-    return log_z, jnp.sum(probabilities * tangents[0], axis=-1)
+@jax.custom_jvp
+def _log_sum_exp(below: Array) -> Array:
+    """log sum exp over the vocabulary of logits whose largest is 0; no second maximum is taken.
+
+    The gradient exp(below - log Z) is made where it is used. Otherwise exp(below) is kept for it
+    from the forward pass: one more [B,T,V].
+    """
+    return jnp.log(jnp.sum(jnp.exp(below), axis=-1))
+
+
+@_log_sum_exp.defjvp
+def _log_sum_exp_jvp(primals, tangents):
+    log_sum = _log_sum_exp(*primals)
+    probabilities = jnp.exp(primals[0] - log_sum[..., None])
+    return log_sum, jnp.sum(probabilities * tangents[0], axis=-1)
 
 
 def _pick(logits: Array, targets: Array) -> Array:
@@ -54,7 +64,7 @@ def _gathered_jvp(primals, tangents):
 
 
 def token_log_probs(logits: Array, targets: Array, temperature: float = 1.0) -> Array:
-    """log softmax(logits / temperature)[target] = logit[target] - logsumexp(logits).
+    """log softmax(logits / temperature)[target] = logit[target] - max - log sum exp(logits - max).
 
     The temperature is the one the tokens were sampled at: taken at any other, the KL between
     identical models is not 0 (Huang et al. 2023, detail 10).
@@ -66,8 +76,10 @@ def token_log_probs(logits: Array, targets: Array, temperature: float = 1.0) -> 
 
     Returns: float32[...], nats.
     """
-    logits = at_temperature(logits, temperature)
-    return _pick(logits, targets) - _log_z(logits)
+    logits = as_float(logits)
+    top = top_logit(logits)
+    log_sum = _log_sum_exp(at_temperature(logits - top[..., None], temperature))
+    return at_temperature(_pick(logits, targets) - top, temperature) - log_sum
 
 
 def cross_entropy(
@@ -84,11 +96,13 @@ def cross_entropy(
     Returns: float32[...], nats.
     """
     logits = as_float(logits)
-    log_z = _log_z(logits)
-    loss = log_z - _pick(logits, targets)
+    top = top_logit(logits)
+    below = logits - top[..., None]
+    log_sum = _log_sum_exp(below)
+    loss = log_sum - (_pick(logits, targets) - top)
     if label_smoothing:
-        loss = (1 - label_smoothing) * loss + label_smoothing * (log_z - jnp.mean(logits, -1))
-    return loss + z_loss * jnp.square(log_z) if z_loss else loss
+        loss = (1 - label_smoothing) * loss + label_smoothing * (log_sum - jnp.mean(below, -1))
+    return loss + z_loss * jnp.square(top + log_sum) if z_loss else loss
 
 
 def entropy(logits: Array, temperature: float = 1.0) -> Array:
@@ -97,9 +111,8 @@ def entropy(logits: Array, temperature: float = 1.0) -> Array:
     Entries of -inf have probability 0 and add nothing. Add `-coefficient * term("entropy", ...)`
     to an objective for the entropy bonus of A2C (Mnih et al. 2016, arXiv 1602.01783).
     """
-    logits = at_temperature(logits, temperature)
-    # Shifting by the maximum cancels in H and keeps its digits at large logits.
-    logits = logits - jax.lax.stop_gradient(jnp.max(logits, axis=-1, keepdims=True))
+    logits = as_float(logits)
+    logits = at_temperature(logits - top_logit(logits)[..., None], temperature)
     finite = jnp.where(jnp.isneginf(logits), 0, logits)
     return jax.nn.logsumexp(logits, axis=-1) - jnp.sum(jax.nn.softmax(logits) * finite, axis=-1)
 
@@ -161,8 +174,8 @@ def chunked_token_log_probs(
 ) -> Array:
     """token_log_probs(hidden @ embedding.T, targets), `chunk` rows of the vocabulary at a time.
 
-    log Z is built up by log Z <- logaddexp(log Z, logsumexp(chunk)), so that logits[..., V] are
-    never held, forward or backward (each chunk is recomputed).
+    Z is built up as max <- max(max, chunk), sum <- sum exp(old max - max) + sum exp(chunk - max),
+    so that logits[..., V] are never held, forward or backward (each chunk is recomputed).
 
     Args:
       hidden: [..., D].
@@ -178,24 +191,26 @@ def chunked_token_log_probs(
     chex.assert_rank(embedding, 2)
 
     @jax.checkpoint
-    def log_z_and_target(carry, start_and_rows):
-        log_z, picked = carry
+    def sum_and_target(carry, start_and_rows):
+        top, total, picked = carry
         start, rows = start_and_rows
         logits = jnp.einsum("...d,vd->...v", hidden, rows, preferred_element_type=jnp.float32)
-        logits = at_temperature(logits, temperature)
         local = targets - start
         inside = (local >= 0) & (local < rows.shape[0])
         here = _pick(logits, jnp.clip(local, 0, rows.shape[0] - 1))
-        log_z = jnp.logaddexp(log_z, jax.nn.logsumexp(logits, axis=-1))
-        return (log_z, jnp.where(inside, here, picked)), None
+        higher = jnp.maximum(top, top_logit(logits))
+        part = jnp.exp(at_temperature(logits - higher[..., None], temperature))
+        total = total * jnp.exp(at_temperature(top - higher, temperature)) + part.sum(-1)
+        return (higher, total, jnp.where(inside, here, picked)), None
 
     vocabulary = embedding.shape[0]
     count = vocabulary // chunk
-    carry = (jnp.full(targets.shape, -jnp.inf), jnp.zeros(targets.shape))
+    nothing = jnp.zeros(targets.shape)
+    carry = (jnp.full(targets.shape, -jnp.inf), nothing, nothing)
     if count:
         rows = embedding[: count * chunk].reshape(count, chunk, -1)
-        carry, _ = jax.lax.scan(log_z_and_target, carry, (jnp.arange(count) * chunk, rows))
+        carry, _ = jax.lax.scan(sum_and_target, carry, (jnp.arange(count) * chunk, rows))
     if vocabulary % chunk:
-        carry, _ = log_z_and_target(carry, (count * chunk, embedding[count * chunk :]))
-    log_z, picked = carry
-    return picked - log_z
+        carry, _ = sum_and_target(carry, (count * chunk, embedding[count * chunk :]))
+    top, total, picked = carry
+    return at_temperature(picked - top, temperature) - jnp.log(total)

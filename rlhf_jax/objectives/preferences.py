@@ -1,7 +1,8 @@
 """Preference losses on response log-probabilities: per-pair (or per-response) values, all [B].
 
 Log-probabilities are `likelihood.sequence_log_prob` of the response tokens: sums for DPO, IPO and
-KTO, means over tokens (per_token=True) for SimPO and ORPO. The reference's are constants.
+KTO, means over tokens (per_token=True) for SimPO, ORPO and a second form of IPO. The reference's
+are constants.
 """
 
 import chex
@@ -20,6 +21,11 @@ def implicit_reward(log_probs: Array, ref_log_probs: Array, beta: float) -> Arra
     return beta * (as_float(log_probs) - jax.lax.stop_gradient(as_float(ref_log_probs)))
 
 
+def _log_ratio_difference(chosen, rejected, ref_chosen, ref_rejected) -> Array:
+    """Before any factor: the difference of two large rewards keeps fewer digits."""
+    return implicit_reward(chosen, ref_chosen, 1.0) - implicit_reward(rejected, ref_rejected, 1.0)
+
+
 def dpo(
     chosen: Array,
     rejected: Array,
@@ -33,11 +39,8 @@ def dpo(
     label_smoothing = e > 0 is cDPO: the label is wrong at rate e.
     Source: Rafailov et al. 2023 (arXiv 2305.18290), equation 7; Mitchell 2023 (cDPO note).
     """
-    return pairwise_loss(
-        implicit_reward(chosen, ref_chosen, beta),
-        implicit_reward(rejected, ref_rejected, beta),
-        label_smoothing=label_smoothing,
-    )
+    h = _log_ratio_difference(chosen, rejected, ref_chosen, ref_rejected)
+    return pairwise_loss(beta * h, jnp.zeros_like(h), label_smoothing=label_smoothing)
 
 
 def ipo(
@@ -45,9 +48,11 @@ def ipo(
 ) -> Array:
     """(h - 1 / (2 beta))^2,  h = (chosen - ref_chosen) - (rejected - ref_rejected).
 
+    Sums over a response, as equation 17 is printed, or means over its tokens, all four: trl 1.12
+    takes means and says that the authors confirmed them. 1 / (2 beta) is then nats a token.
     Source: Azar et al. 2023 (arXiv 2310.12036), equation 17, beta = its tau.
     """
-    h = implicit_reward(chosen, ref_chosen, 1.0) - implicit_reward(rejected, ref_rejected, 1.0)
+    h = _log_ratio_difference(chosen, rejected, ref_chosen, ref_rejected)
     return jnp.square(h - 1 / (2 * beta))
 
 
@@ -56,18 +61,23 @@ def simpo(chosen_mean: Array, rejected_mean: Array, beta: float, margin: float) 
 
     Source: Meng et al. 2024 (arXiv 2405.14734), equation 6, margin = its gamma.
     """
-    return pairwise_loss(beta * as_float(chosen_mean), beta * as_float(rejected_mean), margin)
+    chex.assert_equal_shape([chosen_mean, rejected_mean])
+    h = as_float(chosen_mean) - as_float(rejected_mean)
+    return pairwise_loss(beta * h, jnp.zeros_like(h), margin)
 
 
 def orpo(chosen_mean: Array, rejected_mean: Array) -> Array:
     """-log sigmoid(log odds(chosen) - log odds(rejected)),  odds = p / (1 - p), p = exp(mean).
 
-    The whole objective is term("nll", ...) + 0.1 * term("odds", orpo(...)).
+    The whole objective is term("nll", ...) + 0.1 * term("odds", orpo(...)). Certainty, which has
+    infinite odds, is read as p = 1 - 1e-12, with the slope there: where the chosen response is
+    certain that is -odds(rejected), as the formula has it; where the rejected one is, up to 1e12.
     Source: Hong et al. 2024 (arXiv 2403.07691), equation 7.
     """
 
     def log_odds(log_p: Array) -> Array:
-        log_p = jnp.minimum(as_float(log_p), -1e-6)  # certainty would have infinite odds
+        log_p = as_float(log_p)
+        log_p += jax.lax.stop_gradient(jnp.minimum(log_p, -1e-12) - log_p)
         return log_p - jnp.log(-jnp.expm1(log_p))
 
     return pairwise_loss(log_odds(chosen_mean), log_odds(rejected_mean))

@@ -69,10 +69,38 @@ def masked_mean(x: Array, mask: Array, axis_name: str | None = None) -> Array:
     return WeightedMean.of(x, mask).psum(axis_name).mean
 
 
+def _centred(x: Array, mask: Array, axis_name: str | None) -> tuple[Array, Array]:
+    """x - centre, and the centre, a constant: near the mean, so that means of x - centre keep the
+    digits that the mean of values far from 0 loses. Zero outside the mask."""
+    centre = jax.lax.stop_gradient(masked_mean(x, mask, axis_name))
+    return jnp.where(mask != 0, as_float(x) - centre, 0), centre
+
+
 def masked_var(x: Array, mask: Array, axis_name: str | None = None) -> Array:
     """Population variance of x where mask is 1: mean((x - mean(x))^2)."""
-    x = jnp.where(mask != 0, as_float(x), 0)
+    x, _ = _centred(x, mask, axis_name)
     return masked_mean(jnp.square(x - masked_mean(x, mask, axis_name)), mask, axis_name)
+
+
+def only_rounding(lowest: Array, highest: Array) -> Array:
+    """highest - lowest <= 8 eps max(|lowest|, |highest|): values so near each other are equal.
+
+    A spread like that is rounding, and to divide by it makes noise of it. eps is float32's, 1.2e-7,
+    or float64's where the values are.
+    """
+    lowest, highest = as_float(lowest), as_float(highest)
+    largest = jnp.maximum(jnp.abs(lowest), jnp.abs(highest))
+    return highest - lowest <= 8 * jnp.finfo(largest.dtype).eps * largest
+
+
+def all_alike(x: Array, mask: Array, axis_name: str | None = None) -> Array:
+    """Whether the values where mask is 1 differ by rounding only; true where there is none."""
+    x = jax.lax.stop_gradient(as_float(x))
+    lowest = jnp.min(jnp.where(mask != 0, x, jnp.inf))
+    highest = jnp.max(jnp.where(mask != 0, x, -jnp.inf))
+    if axis_name is not None:
+        lowest, highest = jax.lax.pmin(lowest, axis_name), jax.lax.pmax(highest, axis_name)
+    return only_rounding(lowest, highest)
 
 
 def whiten(
@@ -85,13 +113,16 @@ def whiten(
     """(x - mean) / sqrt(var + epsilon) [+ mean unless shift_mean], and 0 outside the mask.
 
     Rewards are whitened with their mean kept (shift_mean=False), advantages without it; the
-    variance is the population's. Source: Huang et al. 2023, detail 18.
+    variance is the population's. Where all values are alike up to rounding, x - mean counts as 0.
+    Source: Huang et al. 2023, detail 18.
     """
     chex.assert_equal_shape([x, mask])
-    x = jnp.where(mask != 0, as_float(x), 0)
+    alike = all_alike(x, mask, axis_name)
+    x, centre = _centred(x, mask, axis_name)
     mean = masked_mean(x, mask, axis_name)
     whitened = (x - mean) * jax.lax.rsqrt(masked_var(x, mask, axis_name) + epsilon)
-    return jnp.where(mask != 0, whitened if shift_mean else whitened + mean, 0)
+    whitened = jnp.where(alike, 0, whitened)
+    return jnp.where(mask != 0, whitened if shift_mean else whitened + (mean + centre), 0)
 
 
 def aggregation_weights(

@@ -11,7 +11,7 @@ import chex
 import jax
 import jax.numpy as jnp
 
-from rlhf_jax.objectives.reductions import as_float, masked_mean, masked_var
+from rlhf_jax.objectives.reductions import all_alike, as_float, masked_mean, masked_var
 
 Array = jax.Array
 DivideBy = Literal["all_pairs", "untied_pairs"]
@@ -142,9 +142,10 @@ def plackett_luce_loss(scores: Array, ranks: Array) -> tuple[Array, Array]:
     """
     scores, (better, informed) = _of_present(scores, ranks), _better(ranks)
     itself = jnp.broadcast_to(jnp.eye(scores.shape[1], dtype=bool), better.shape)
-    _, score_j = _grid(scores)
-    log_z = jax.nn.logsumexp(score_j, axis=2, where=better | itself)
-    return jnp.sum(log_z - scores, axis=1), informed
+    score_i, score_j = _grid(scores)
+    # Differences first: scores far from 0 keep their digits.
+    losses = jax.nn.logsumexp(score_j - score_i, axis=2, where=better | itself)
+    return jnp.sum(losses, axis=1), informed
 
 
 def best_of_k_loss(scores: Array, ranks: Array) -> tuple[Array, Array]:
@@ -155,9 +156,12 @@ def best_of_k_loss(scores: Array, ranks: Array) -> tuple[Array, Array]:
     scores, (better, informed) = _of_present(scores, ranks), _better(ranks)
     present = ranks >= 0
     best = present & ~jnp.any(better, axis=1)
-    log_z = jax.nn.logsumexp(scores, axis=1, where=present)
+    # From the first of the best: scores far from 0 keep their digits.
+    first = jnp.take_along_axis(scores, jnp.argmax(best, axis=1)[:, None], axis=1)
+    scores = scores - jax.lax.stop_gradient(first)
     label = jnp.sum(jnp.where(best, scores, 0), axis=1) / jnp.maximum(jnp.sum(best, axis=1), 1)
-    return jnp.where(informed > 0, log_z - label, 0), informed
+    loss = jax.nn.logsumexp(scores - label[:, None], axis=1, where=present)
+    return jnp.where(informed > 0, loss, 0), informed
 
 
 def ranked_accuracy(scores: Array, ranks: Array) -> tuple[Array, Array]:
@@ -186,8 +190,10 @@ def gain_and_bias(
 ) -> tuple[Array, Array]:
     """(gain, bias) such that gain * scores + bias has the given mean and standard deviation.
 
-    Scores that are all alike keep gain 1. Source: Ziegler et al. 2019, section 2.1.
+    Scores that are all alike, up to rounding, keep gain 1.
+    Source: Ziegler et al. 2019, section 2.1.
     """
-    spread = jnp.sqrt(masked_var(as_float(scores), mask))
-    gain = jnp.where(spread > 0, std / jnp.where(spread > 0, spread, 1), 1)
+    alike = all_alike(scores, mask)
+    variance = masked_var(scores, mask)
+    gain = jnp.where(alike, 1, std / jnp.sqrt(jnp.where(alike, 1, variance)))
     return gain, mean - gain * masked_mean(scores, mask)

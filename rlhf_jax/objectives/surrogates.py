@@ -17,7 +17,12 @@ Array = jax.Array
 
 
 def importance_ratio(log_probs: Array, old_log_probs: Array) -> Array:
-    """p / old = exp(log p - log old), the exponent clipped to +-20: finite gradients."""
+    """p / old = exp(log p - log old), the exponent clipped to +-20.
+
+    Beyond 20 the gradient is 0, in every surrogate whose gradient goes through the ratio
+    (importance_weighted, ppo_clip, gspo): a token of a negative advantage that has become exp(20)
+    times as likely is no longer pushed down. Below -20 it is 0 where it would be under 2e-9.
+    """
     chex.assert_equal_shape([log_probs, old_log_probs])
     chex.assert_type([log_probs, old_log_probs], float)
     difference = log_probs - jax.lax.stop_gradient(old_log_probs)

@@ -68,19 +68,30 @@ class DPO:
 
 @dataclasses.dataclass(frozen=True)
 class IPO:
-    """Azar et al. 2023: a margin to reach, 1 / (2 beta) nats, and not to pass."""
+    """Azar et al. 2023: a margin to reach, 1 / (2 beta) nats, and not to pass.
+
+    per_token: log-ratios are means over a response's tokens, as in trl, not sums as printed
+    """
 
     beta: float = 0.1
+    per_token: bool = False
     reference: ClassVar[bool] = True
 
     def __post_init__(self):
         require(self.beta > 0, "beta", self.beta, "positive")
 
     def loss(self, better: Response, worse: Response) -> jax.Array:
-        return preferences.ipo(*_logs(better, worse), self.beta)
+        return preferences.ipo(*_logs(self._counted(better), self._counted(worse)), self.beta)
 
     def reward(self, response: Response) -> jax.Array:
-        return response.log_ratio
+        return self._counted(response).log_ratio
+
+    def _counted(self, response: Response) -> Response:
+        if not self.per_token:
+            return response
+        tokens = jnp.maximum(response.tokens, 1)
+        means = (response.log_probs / tokens, response.ref_log_probs / tokens)
+        return Response(means[0], response.tokens, means[1])
 
 
 @dataclasses.dataclass(frozen=True)

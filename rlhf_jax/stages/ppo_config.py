@@ -72,6 +72,8 @@ class PPOConfig:
             self.stop_after,
             f"a column of the response, 0 to {self.response_length - 1}",
         )
+        if isinstance(self.kl, AdaptiveController):
+            self.kl.check(self.batch_size, "kl.horizon")
         rows = self.batch_size // self.minibatches * self.ptx_ratio
         pieces = self.text_pieces
         ok = pieces > 0 and (self.ptx_coefficient == 0 or rows % pieces == 0)

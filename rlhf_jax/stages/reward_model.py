@@ -11,7 +11,13 @@ from rlhf_jax.errors import require
 from rlhf_jax.models import score, transformer
 from rlhf_jax.models.config import TransformerConfig
 from rlhf_jax.objectives.reductions import WeightedMean
-from rlhf_jax.objectives.reward_models import DivideBy, ranked_accuracy, ranked_loss
+from rlhf_jax.objectives.reward_models import (
+    DivideBy,
+    gain_and_bias,
+    ranked_accuracy,
+    ranked_loss,
+    shift_to_zero,
+)
 from rlhf_jax.training.optimizer import OptimizerConfig
 
 
@@ -130,5 +136,7 @@ def normalise(
     run = compile(lambda params, b: score_sequences(model, params, b["tokens"], b["segments"]))
     scored = [run(params, b)[(b["segments"] > 0).any(-1)] for b in batches]
     scores = jnp.concatenate(scored)
-    gain = 1.0 / jnp.maximum(scores.std(), 1e-8) if how == "gain_and_bias" else jnp.ones(())
-    return score.rescale(params, gain, -gain * scores.mean())
+    counted = jnp.ones_like(scores)
+    if how == "shift":
+        return score.rescale(params, 1.0, shift_to_zero(scores, counted))
+    return score.rescale(params, *gain_and_bias(scores, counted))

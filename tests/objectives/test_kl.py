@@ -146,26 +146,58 @@ def test_signs_and_bounds(p, q):
     assert float(exact_kl(jnp.asarray(p), jnp.asarray(q))) >= -1e-6
 
 
-def test_extreme_logits():
+def softmax64(logits, temperature):
+    below = np.asarray(logits, np.float64)
+    below = (below - below.max(-1, keepdims=True)) / temperature
+    log_p = below - np.log(np.exp(below).sum(-1, keepdims=True))
+    return np.exp(log_p), log_p
+
+
+@pytest.mark.parametrize("temperature", [1.0, 0.7])
+def test_the_exact_kl_of_extreme_and_of_far_logits_is_that_of_float64(temperature):
+    """Value, and gradients p (log p / q - KL) and q - p, over the temperature."""
+
     def total(p, q):
-        values = exact_kl(p, q)
+        values = exact_kl(p, q, temperature)
         return jnp.sum(values), values
 
-    p = jnp.array([[1e4, -1e4, 0.0], [0.0, 0.0, -jnp.inf], [0.0, -1e4, -1e4]])
-    q = jnp.array([[-1e4, 1e4, 0.0], [0.0, 1.0, 2.0], [0.0, 0.0, -jnp.inf]])
+    far = RNG.normal(size=(2, 3)) + 1e4
+    p = np.array([[1e4, -1e4, 0.0], [0.0, 0.0, -np.inf], [0.0, -1e4, -1e4], far[0]], np.float32)
+    q = np.array([[-1e4, 1e4, 0.0], [0.0, 1.0, 2.0], [0.0, 0.0, -np.inf], far[1]], np.float32)
     gradients, values = jax.jit(jax.grad(total, (0, 1), has_aux=True))(p, q)
-    np.testing.assert_allclose(values[0], 2e4, rtol=1e-5)
-    assert np.isfinite(values).all()
-    assert np.isfinite(gradients).all()
+    (p, log_p), (q, log_q) = softmax64(p, temperature), softmax64(q, temperature)
+    d = np.where(p > 0, log_p, 0) - np.where(p > 0, log_q, 0)
+    kl = (p * d).sum(-1)
+    slopes = (p * (d - kl[:, None]) / temperature, (q - p) / temperature)
+    assert_close((values, gradients), (kl, slopes), rtol=1e-6, atol=1e-6)
     assert exact_kl(jnp.array([0.0, 0.0]), jnp.array([0.0, -jnp.inf])) == jnp.inf
-    ends, others = jnp.array([0.0, -1e4, -1e4, -0.1]), jnp.array([-1e4, 0.0, -1e4, -0.1])
-    for value in (k1, k2, k3):
-        naive = jax.value_and_grad(lambda x, v=value: jnp.sum(v(x, others)))
-        assert all(np.isfinite(x).all() for x in jax.jit(naive)(ends))
-        result = jax.jit(jax.value_and_grad(lambda x, v=value: kl_loss(x, jnp.zeros_like(x), v)))(
-            -1e4
-        )
-        assert np.isfinite(result).all()
+
+
+def k3_beyond(d):
+    """exp(-d) - 1 + d, and from -d = 20 on with exp's tangent in place of exp; and its slope."""
+    near = np.minimum(-d, 20)
+    return np.exp(near) * (1 - d - near) - 1 + d, 1 - np.exp(near)
+
+
+EXTREME = {
+    k1: lambda d: (d, np.ones_like(d)),
+    k2: lambda d: (d**2 / 2, d),
+    k3: k3_beyond,
+}
+
+
+@pytest.mark.parametrize("estimator", EXTREME)
+def test_estimators_of_extreme_log_probabilities(estimator):
+    """The slope of k3 keeps its sign: a token that the reference holds for likelier is pulled."""
+    p = np.array([0.0, -1e4, -1e4, -0.1, -25.0, -19.0], np.float32)
+    q = np.array([-1e4, 0.0, -1e4, -0.1, 0.0, 0.0], np.float32)
+    d = p.astype(np.float64) - q
+    value, slope = EXTREME[estimator](d)
+    naive = jax.vmap(jax.value_and_grad(estimator))(p, q)
+    assert_close(naive, (value, slope), rtol=1e-5, atol=1e-6)
+    mended = jax.vmap(jax.value_and_grad(lambda p, q: kl_loss(p, q, estimator)))(p, q)
+    np.testing.assert_allclose(mended[0], value, rtol=1e-5, atol=1e-5)
+    np.testing.assert_allclose(mended[1], d, rtol=1e-6)
 
 
 def test_adaptive_controller_is_ziegler_s():
@@ -178,6 +210,35 @@ def test_adaptive_controller_is_ziegler_s():
         expected *= 1 + error * 512 / 10_000
         coefficient = update(coefficient, kl)
         np.testing.assert_allclose(coefficient, expected, rtol=1e-6)
+
+
+def test_a_controller_that_could_leave_the_positive_numbers_is_refused():
+    """batch 512 x error 0.2 over a horizon of 100 would give 0.15 x (1 - 1.024) < 0."""
+    controller = AdaptiveController(0.15, target=6.0, horizon=100)
+    for batch_size in (512, 500):  # 500 would give 0, and for ever
+        with pytest.raises(ConfigError, match=r"^horizon = 100: must be above batch_size x max_er"):
+            controller.update(controller.init(), jnp.float32(0), batch_size)
+    kept = controller.update(controller.init(), jnp.float32(0), 499)
+    np.testing.assert_allclose(kept, 0.15 * (1 - 499 * 0.2 / 100), rtol=1e-4)
+
+
+@pytest.mark.parametrize(
+    "controller",
+    [AdaptiveController(0.15, horizon=100), DoublingController(1.0, 0.01)],
+    ids=["adaptive", "doubling"],
+)
+@pytest.mark.parametrize("kl, end", [(0.0, 2.0**-126), (100.0, (2 - 2.0**-23) * 2.0**127)])
+def test_no_number_of_updates_makes_a_coefficient_zero_or_infinite(controller, kl, end):
+    """It stops at the least or the largest normal float32, and comes back from there."""
+
+    def run(start, kl):
+        step = lambda c, _: (controller.update(c, jnp.float32(kl), 400), None)
+        return jax.lax.scan(step, start, None, length=200)[0]
+
+    found = run(controller.init(), kl)
+    assert float(found) == end
+    back = run(found, 100.0 - kl)
+    assert float(back) < 1e30 if kl else float(back) > 1e-30
 
 
 def test_doubling_controller_is_schulman_s():
@@ -198,6 +259,10 @@ def test_fixed_controller_stays():
     "make",
     [
         lambda: FixedController(-0.1),
+        lambda: FixedController(float("inf")),
+        lambda: AdaptiveController(coefficient=float("inf")),
+        lambda: AdaptiveController(max_error=float("nan")),
+        lambda: DoublingController(float("inf"), 0.01),
         lambda: AdaptiveController(target=0.0),
         lambda: AdaptiveController(horizon=-1),
         lambda: DoublingController(0.0, 0.01),

@@ -17,6 +17,7 @@ from rlhf_jax.objectives.likelihood import (
     entropy,
     sequence_log_prob,
     token_log_probs,
+    top_logit,
 )
 from tests.objectives.harness import (
     Case,
@@ -122,6 +123,7 @@ CASES = [
                  per_token=False),
     with_options("sequence_log_prob", sequence_log_prob, sequence_oracle, (LOG_PROBS, MASK),
                  per_token=True),
+    Case("top_logit", top_logit, lambda x: x.max(-1), (LOGITS,), constant=(0,)),
     Case("chunked_token_log_probs", by_vocabulary, hidden_oracle, HEAD, wrt=(0, 1)),
     Case("chunked_over_time", by_time, hidden_oracle, HEAD, wrt=(0, 1)),
 ]  # fmt: skip
@@ -186,35 +188,95 @@ def test_gather_form_equals_log_softmax_in_bfloat16_too():
     np.testing.assert_allclose(actual, expected, rtol=1e-6)
 
 
-def chunked(function, chunk):
+def chunked_by_vocabulary(logits, targets, temperature=1.0):
     """The logits are what hidden states of an identity embedding give."""
-    targets = jnp.array([[0, 1, 0]])
-
-    def log_probs(logits):
-        finite = jnp.maximum(logits, -1e9)  # 0 x -inf would be no number
-        if function is chunked_token_log_probs:
-            return chunked_token_log_probs(finite[None], jnp.eye(4), targets, chunk)
-        return chunked_over_time(token_log_probs, chunk)(finite[None], targets)
-
-    return log_probs
+    finite = jnp.maximum(logits, -1e9)  # 0 x -inf would be no number
+    return chunked_token_log_probs(finite, jnp.eye(logits.shape[-1]), targets, 3, temperature)
 
 
-LOSSES = {
-    "token_log_probs": lambda x: token_log_probs(x, jnp.array([0, 1, 0])),
-    "chunked_token_log_probs": chunked(chunked_token_log_probs, 3),
-    "chunked_over_time": chunked(chunked_over_time, 2),
-    "cross_entropy": lambda x: cross_entropy(x, jnp.array([0, 1, 0]), z_loss=1e-4),
-    "entropy": entropy,
-}
+def chunked_by_time(logits, targets, temperature=1.0):
+    log_probs = functools.partial(token_log_probs, temperature=temperature)
+    return chunked_over_time(log_probs, 2)(logits[None], targets[None])[0]
 
 
-@pytest.mark.parametrize("name", LOSSES)
-def test_extreme_logits_have_finite_values_and_gradients(name):
+def softmax64(logits, temperature=1.0):
+    """Probabilities, their logarithms and log Z - max, in float64, of rows of any size."""
+    below = np.asarray(logits, np.float64)
+    below = (below - below.max(-1, keepdims=True)) / temperature
+    log_sum = np.log(np.exp(below).sum(-1, keepdims=True))
+    return np.exp(below - log_sum), below - log_sum, log_sum[..., 0]
+
+
+def log_probs64(logits, targets, temperature=1.0):
+    """log p[target], and its gradient (1[target] - p) / temperature."""
+    p, log_p, _ = softmax64(logits, temperature)
+    chosen = np.eye(p.shape[-1])[targets]
+    value = np.where(chosen == 1, log_p, 0).sum(-1)
+    return value, (chosen - p) / temperature
+
+
+def cross_entropy64(logits, targets, smoothing=0.0, z_loss=0.0):
+    p, log_p, log_sum = softmax64(logits)
+    labels = (1 - smoothing) * np.eye(p.shape[-1])[targets] + smoothing / p.shape[-1]
+    log_z = log_sum + np.asarray(logits, np.float64).max(-1)
+    value = -(labels * np.where(labels > 0, log_p, 0)).sum(-1) + z_loss * log_z**2
+    return value, p - labels + 2 * z_loss * log_z[..., None] * p
+
+
+def entropy64(logits, _, temperature=1.0):
+    p, log_p, _ = softmax64(logits, temperature)
+    log_p = np.where(p > 0, log_p, 0)
+    value = -(p * log_p).sum(-1)
+    return value, -p * (log_p + value[..., None]) / temperature
+
+
+PAIRS = {  # each with what it must give in float64: values, and the gradient of their sum
+    "token_log_probs": (token_log_probs, log_probs64),
+    "token_log_probs-0.7": (functools.partial(token_log_probs, temperature=0.7),
+                            functools.partial(log_probs64, temperature=0.7)),
+    "chunked_token_log_probs": (chunked_by_vocabulary, log_probs64),
+    "chunked_token_log_probs-0.7": (functools.partial(chunked_by_vocabulary, temperature=0.7),
+                                    functools.partial(log_probs64, temperature=0.7)),
+    "chunked_over_time": (chunked_by_time, log_probs64),
+    "entropy": (lambda x, _: entropy(x), entropy64),
+    "entropy-0.7": (lambda x, _: entropy(x, 0.7), functools.partial(entropy64, temperature=0.7)),
+}  # fmt: skip
+CROSS = {
+    f"cross_entropy-{e}-{z}": (functools.partial(cross_entropy, label_smoothing=e, z_loss=z),
+                               functools.partial(cross_entropy64, smoothing=e, z_loss=z))
+    for e, z in [(0.0, 1e-4), (0.1, 0.0)]
+}  # fmt: skip
+
+
+def value_and_gradient(function, logits, targets):
+    def total(x):
+        values = function(x, targets)
+        return jnp.sum(values), values
+
+    gradient, values = jax.jit(jax.grad(total, has_aux=True))(logits)
+    return values, gradient
+
+
+@pytest.mark.parametrize("name", [*PAIRS, "cross_entropy-0.0-0.0001"])
+def test_extreme_logits_have_the_values_and_gradients_of_float64(name):
+    function, exact = (PAIRS | CROSS)[name]
     logits = jnp.array(
         [[1e4, -1e4, 0.0, 1e4], [0.0, 1.0, -jnp.inf, -jnp.inf], [-1e4, -1e4, -1e4, -1e4]]
     )
-    value, gradient = jax.jit(jax.value_and_grad(lambda x: jnp.sum(LOSSES[name](x))))(logits)
-    assert np.isfinite(value) and np.isfinite(gradient).all()
+    targets = np.array([0, 1, 0])
+    found = value_and_gradient(function, logits, targets)
+    assert_close(found, exact(logits, targets), rtol=1e-6, atol=1e-6)
+
+
+@pytest.mark.parametrize("name", [*PAIRS, "cross_entropy-0.1-0.0"])
+def test_an_offset_of_all_logits_costs_no_digits(name):
+    """Against float64 of the same float32 logits, at offsets 0, 100 and 10,000."""
+    function, exact = (PAIRS | CROSS)[name]
+    offsets = np.array([0, 0, 100, 100, 1e4, 1e4, -100, -1e4, 1e4, 1e4])[:, None]
+    logits = (LOGITS.reshape(10, 7) + offsets).astype(np.float32)
+    targets = TARGETS.reshape(10)
+    found = value_and_gradient(function, logits, targets)
+    assert_close(found, exact(logits, targets), rtol=1e-6, atol=6e-7)
 
 
 def test_entropy_at_the_limits():

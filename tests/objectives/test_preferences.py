@@ -11,6 +11,7 @@ from rlhf_jax.objectives.preferences import dpo, implicit_reward, ipo, kto, orpo
 from tests.objectives.harness import (
     Case,
     assert_close,
+    central_differences,
     check_transformations,
     check_values_and_gradients,
     parametrise,
@@ -25,17 +26,26 @@ MEANS = (CHOSEN / 8, REJECTED / 8)
 
 
 def sigmoid(x):
-    return 1 / (1 + np.exp(-x))
+    return np.exp(-np.logaddexp(0, -x))
 
 
 def dpo_scalar(c, r, rc, rr, smoothing=0.0):
     h = 0.3 * ((c - rc) - (r - rr))
-    return -(1 - smoothing) * np.log(sigmoid(h)) - smoothing * np.log(1 - sigmoid(h))
+    return (1 - smoothing) * np.logaddexp(0, -h) + smoothing * np.logaddexp(0, h)
 
 
 def orpo_scalar(c, r):
-    odds = [np.exp(x) / (1 - np.exp(x)) for x in (c, r)]
-    return -np.log(sigmoid(np.log(odds[0] / odds[1])))
+    c, r = min(c, -1e-12), min(r, -1e-12)
+    log_odds = [x - np.log(-np.expm1(x)) for x in (c, r)]
+    return np.logaddexp(0, log_odds[1] - log_odds[0])
+
+
+def orpo_slopes(c, r):
+    """By each argument: -+ sigmoid(log odds r - log odds c) / (1 - p)."""
+    c, r = min(c, -1e-12), min(r, -1e-12)
+    log_odds = [x - np.log(-np.expm1(x)) for x in (c, r)]
+    wrong = sigmoid(log_odds[1] - log_odds[0])
+    return wrong / np.expm1(c), -wrong / np.expm1(r)
 
 
 def kto_oracle(p, ref, desirable, point, fixed=None):
@@ -62,7 +72,7 @@ CASES = [
     Case("ipo", lambda *x: ipo(*x, beta=0.3),
          elementwise(lambda c, r, rc, rr: (c - rc - r + rr - 1 / 0.6) ** 2), PAIRS, (0, 1), (2, 3)),
     Case("simpo", lambda c, r: simpo(c, r, beta=2.0, margin=0.5),
-         elementwise(lambda c, r: -np.log(sigmoid(2 * c - 2 * r - 0.5))), MEANS, (0, 1)),
+         elementwise(lambda c, r: np.logaddexp(0, -(2 * c - 2 * r - 0.5))), MEANS, (0, 1)),
     Case("orpo", orpo, elementwise(orpo_scalar), MEANS, (0, 1)),
     Case("kto", lambda p, q, d, z: kto(p, q, d, z, 0.3, 1.5, 0.8), kto_oracle,
          (CHOSEN, REF_CHOSEN, DESIRABLE, np.array(0.7)), (0,), (1, 3)),
@@ -108,15 +118,35 @@ def test_kto_never_moves_its_reference_point_below_zero():
     assert_close(low, zero)
 
 
-@pytest.mark.parametrize("name", [case.name for case in CASES[1:]])
-def test_extreme_log_probabilities_have_finite_values_and_gradients(name):
+@pytest.mark.parametrize("name", [case.name for case in CASES if case.name != "orpo"])
+def test_extreme_log_probabilities_have_the_values_and_gradients_of_float64(name):
     case = next(case for case in CASES if case.name == name)
-    ends = jnp.array([0.0, -1e4, -1e4, 0.0, -1e-8, -700.0])
-    arguments = [jnp.roll(ends, i) if x.dtype == np.float64 and x.ndim else jnp.asarray(x)
+    ends = np.array([0.0, -1e4, -1e4, 0.0, -1e-8, -700.0])
+    arguments = [np.roll(ends, i) if x.dtype == np.float64 and x.ndim else x
                  for i, x in enumerate(case.arguments)]  # fmt: skip
+    first, *others = (x.astype(np.float32) if x.dtype == np.float64 else x for x in arguments)
 
-    def loss(first):
-        return case.function(first, *arguments[1:])
+    def total(x):
+        values = case.function(x, *others)
+        return jnp.sum(values), values
 
-    value, gradient = jax.jit(jax.value_and_grad(lambda x: jnp.sum(loss(x))))(arguments[0])
-    assert np.isfinite(value) and np.isfinite(gradient).all()
+    gradient, values = jax.jit(jax.grad(total, has_aux=True))(first)
+    oracle = lambda x: case.oracle(x, *arguments[1:])
+    np.testing.assert_allclose(values, oracle(arguments[0]), rtol=1e-5, atol=1e-5)
+    slopes = central_differences(lambda x: oracle(x).sum(), arguments[0], step=1e-3)
+    np.testing.assert_allclose(gradient, slopes, rtol=1e-5, atol=1e-5)
+
+
+def test_orpo_near_certainty_keeps_its_value_and_its_slopes():
+    """Down to 1 - p = 1e-10, which float32 holds; at p = 1 the slope of the chosen is -odds."""
+    means = np.array([-1e4, -700.0, -0.5, -1e-3, -1e-6, -1e-7, -1e-8, -1e-10, 0.0], np.float32)
+    chosen, rejected = (x.reshape(-1) for x in np.meshgrid(means, means))
+    function = jax.jit(jax.vmap(jax.value_and_grad(orpo, (0, 1))))
+    value, slopes = function(chosen, rejected)
+    exact = chosen.astype(np.float64), rejected.astype(np.float64)
+    np.testing.assert_allclose(value, rows(orpo_scalar, *exact), rtol=1e-5, atol=1e-6)
+    for k, slope in enumerate(slopes):
+        expected = rows(lambda c, r, k=k: orpo_slopes(c, r)[k], *exact)
+        np.testing.assert_allclose(slope, expected, rtol=1e-4, atol=1e-6)
+    _, (certain, _) = function(np.zeros(1, np.float32), np.full(1, -0.5, np.float32))
+    np.testing.assert_allclose(certain, -1 / np.expm1(0.5), rtol=1e-5)

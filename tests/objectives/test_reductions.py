@@ -7,14 +7,18 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from rlhf_jax.objectives.advantages import group_normalised
 from rlhf_jax.objectives.reductions import (
     WeightedMean,
     aggregation_weights,
+    all_alike,
     as_float,
     masked_mean,
     masked_var,
+    only_rounding,
     whiten,
 )
+from rlhf_jax.objectives.reward_models import gain_and_bias
 from tests.objectives.harness import (
     Case,
     check_transformations,
@@ -148,6 +152,89 @@ def test_whiten_over_devices_is_whiten_of_the_whole():
     mask = (np.arange(4) < np.array([1, 4, 4, 4, 2, 3, 0, 4])[:, None]).astype(np.float32)
     each = jax.pmap(lambda x, m: whiten(x, m, axis_name="devices"), "devices")(x, mask)
     np.testing.assert_allclose(each, whiten(x, mask), rtol=1e-4, atol=1e-5)
+
+
+FAR = np.array([1000.1, 12345.678, 1e6 + 0.1], np.float32)
+
+
+def nearly(value, kind):
+    """[512, 48] of one value; "rounded" moves some of them to the next float32."""
+    x = np.full((512, 48), value, np.float32)
+    if kind == "rounded":
+        x[::3, ::2] = np.nextafter(x[::3, ::2], np.float32(np.inf))
+    return x
+
+
+@pytest.mark.parametrize("kind", ["equal", "rounded"])
+@pytest.mark.parametrize("value", FAR)
+def test_values_equal_up_to_rounding_have_no_spread(value, kind):
+    x = nearly(value, kind)
+    mask = np.ones(x.shape)
+
+    def both(x):
+        zero, kept = whiten(x, mask), whiten(x, mask, shift_mean=False)
+        gain, bias = gain_and_bias(x, mask)
+        groups = group_normalised(x, mask, 8)
+        return jnp.sum(zero) + jnp.sum(groups) + gain, (zero, kept, gain, bias, groups)
+
+    gradient, (zero, kept, gain, bias, groups) = jax.jit(jax.grad(both, has_aux=True))(x)
+    np.testing.assert_array_equal(zero, 0)
+    np.testing.assert_array_equal(groups, 0)
+    np.testing.assert_allclose(kept, x, rtol=3e-7)
+    assert gain == 1
+    np.testing.assert_allclose(bias, -value, rtol=1e-5)
+    np.testing.assert_array_equal(gradient, 0)
+
+
+@pytest.mark.parametrize("value", [1000.0, 12345.678])
+def test_a_true_small_spread_far_from_zero_keeps_the_formula(value):
+    """Values and gradients against float64, of the same float32 numbers; +-0.01 at 1000."""
+    x = (value + 1e-5 * value * RNG.uniform(-1, 1, size=(512, 48))).astype(np.float32)
+    mask, w = RNG.random(x.shape) < 0.7, RNG.normal(size=x.shape).astype(np.float32)
+    exact = x.astype(np.float64)
+    kept = exact[mask]
+    scale = 1 / np.sqrt(kept.var() + 1e-8)
+    expected = np.where(mask, (exact - kept.mean()) * scale, 0)
+    slopes = scale * (w - w[mask].mean() - expected * (w * expected)[mask].mean())
+
+    def projected(x):
+        whitened = whiten(x, mask)
+        return jnp.sum(w * whitened), (whitened, gain_and_bias(x, mask)[0])
+
+    gradient, (whitened, gain) = jax.jit(jax.grad(projected, has_aux=True))(x)
+    np.testing.assert_allclose(whitened, expected, rtol=1e-5, atol=1e-5)
+    np.testing.assert_allclose(gradient, np.where(mask, slopes, 0), rtol=1e-4, atol=1e-3)
+    np.testing.assert_allclose(gain, 1 / kept.std(), rtol=1e-5)
+
+    ones = np.ones((512, 1))
+    groups = exact[:, :1].reshape(64, 8)
+    deviations = groups - groups.mean(1, keepdims=True)
+    expected = deviations / (groups.std(1, keepdims=True) + 1e-6)
+    found = group_normalised(x[:, :1], ones, 8).reshape(64, 8)
+    np.testing.assert_allclose(found, expected, rtol=1e-5, atol=1e-5)
+
+
+def test_whiten_over_devices_reads_the_spread_of_them_all():
+    """Equal values on each device: nothing where all devices hold the same, else the formula."""
+    over_devices = jax.pmap(lambda x, m: whiten(x, m, axis_name="devices"), "devices")
+    mask = np.ones((8, 48))
+    same = np.full((8, 48), 12345.678, np.float32)
+    np.testing.assert_array_equal(over_devices(same, mask), 0)
+    own = same + np.arange(8, dtype=np.float32)[:, None] / 8
+    exact = own.astype(np.float64)
+    expected = (exact - exact.mean()) / np.sqrt(exact.var() + 1e-8)
+    np.testing.assert_allclose(over_devices(own, mask), expected, rtol=1e-5, atol=1e-5)
+
+
+def test_what_counts_as_rounding():
+    """A range of 8 eps of the largest value, whatever its sign; eps = 2^-23."""
+    eps = 2.0**-23
+    lowest = jnp.array([1.0, 1.0, -1 - 8 * eps, 0.0, 0.0])
+    highest = jnp.array([1 + 8 * eps, 1 + 16 * eps, -1.0, 0.0, 1e-30])
+    found = only_rounding(lowest, highest)
+    np.testing.assert_array_equal(found, [True, False, True, True, False])
+    x, mask = jnp.array([[5.0, 7.0, jnp.nan]]), jnp.array([[1, 0, 0]])
+    assert all_alike(x, mask) and not all_alike(x, jnp.array([[1, 1, 0]]))
 
 
 def test_masked_out_values_are_not_read():

@@ -165,23 +165,66 @@ def test_on_fresh_rollouts_every_surrogate_has_the_gradient_of_reinforce(name):
     assert_close(gradient, -ADVANTAGES)
 
 
+FAR = np.array([[-1e4, -1e4, 0.0, 0.0, 0.0, -1e4, -1.0, -1.0]])
+FAR_OLD = np.array([[0.0, 0.0, -1e4, -1e4, -1e4, -1e4, -25.0, -18.0]])
+FAR_ADVANTAGES = np.array([[1.0, -1.0, 1.0, -1.0, 0.0, 1e4, -2.0, -2.0]])
+
+
+def far(name):
+    """(value, slope) of each token of the arrays above, in float64: beyond 20 nats the ratio is
+    exp(+-20) and has no slope."""
+    p, a, d = FAR, FAR_ADVANTAGES, FAR - FAR_OLD
+    if name == "gspo":
+        d = np.full_like(d, d.mean())
+    ratio = np.exp(np.clip(d, -20, 20))
+    slope = np.where(np.abs(d) < 20, ratio, 0)
+    near = np.clip(ratio, 0.8, 1.2)
+    match name:
+        case "reinforce":
+            return -a * p, -a
+        case "importance_weighted":
+            return -a * ratio, -a * slope
+        case "truncated_importance":
+            return -np.minimum(1, ratio) * a * p, -np.minimum(1, ratio) * a
+        case "cispo":
+            return -near * a * p, -near * a
+        case "ppo_clip" | "gspo" | "ppo_clip-dual":
+            free = -a * ratio >= -a * near
+            loss, slopes = np.maximum(-a * ratio, -a * near), np.where(free, -a * slope, 0)
+            if name == "ppo_clip-dual":
+                beyond = (a < 0) & (loss > -3 * a)
+                loss, slopes = np.where(beyond, -3 * a, loss), np.where(beyond, 0, slopes)
+            return loss, slopes
+        case "ppo_penalty":  # of the KL, exp goes on as its tangent
+            end = np.exp(np.minimum(d, 20))
+            kl = end * (1 + d - np.minimum(d, 20)) - 1 - d
+            return -a * ratio + 0.5 * kl, -a * slope + 0.5 * (end - 1)
+
+
 @pytest.mark.parametrize("name", SURROGATES)
-def test_extreme_log_ratios_have_finite_values_and_gradients(name):
-    log_probs = jnp.array([[-1e4, -1e4, 0.0, 0.0, 0.0, -1e4]])
-    old = jnp.array([[0.0, 0.0, -1e4, -1e4, -1e4, -1e4]])
-    advantages = jnp.array([[1.0, -1.0, 1.0, -1.0, 0.0, 1e4]])
-    loss = jax.value_and_grad(lambda p: jnp.sum(SURROGATES[name](p, old, advantages)))
-    value, gradient = jax.jit(loss)(log_probs)
-    assert np.isfinite(value) and np.isfinite(gradient).all()
+def test_extreme_log_ratios_have_the_values_and_slopes_of_the_clipped_ratio(name):
+    log_probs, old, advantages = (
+        jnp.asarray(x, jnp.float32) for x in (FAR, FAR_OLD, FAR_ADVANTAGES)
+    )
+
+    def total(p):
+        values = SURROGATES[name](p, old, advantages)
+        return jnp.sum(values), values
+
+    gradient, values = jax.jit(jax.grad(total, has_aux=True))(log_probs)
+    expected, slopes = far(name)
+    np.testing.assert_allclose(values, expected, rtol=1e-5, atol=1e-6)
+    np.testing.assert_allclose(gradient, slopes, rtol=1e-5, atol=1e-6)
 
 
 @pytest.mark.parametrize("clip", [0.2, None])
-def test_extreme_values_have_finite_losses_and_gradients(clip):
-    values, old = jnp.array([1e9, -1e9, 1e9, 0.0]), jnp.array([0.0, 0.0, 1e9, 0.0])
-    returns = jnp.array([-1e9, 0.0, 1e9, 0.0])
-    loss = jax.value_and_grad(lambda v: jnp.sum(clipped_value_loss(v, old, returns, clip)))
-    value, gradient = jax.jit(loss)(values)
-    assert np.isfinite(value) and np.isfinite(gradient).all()
+def test_extreme_values_have_the_losses_and_gradients_of_float64(clip):
+    """All on the side of the clip where the free error is the larger one."""
+    values, old = np.array([1e9, -1e9, 1e9, 0.0]), np.array([0.0, 0.0, 1e9, 0.0])
+    returns = np.array([-1e9, 0.0, 1e9, 0.0])
+    loss = jax.vmap(jax.value_and_grad(lambda v, o, r: clipped_value_loss(v, o, r, clip)))
+    found = jax.jit(loss)(*(x.astype(np.float32) for x in (values, old, returns)))
+    assert_close(found, ((values - returns) ** 2 / 2, values - returns), rtol=1e-6)
 
 
 def test_gspo_of_a_fully_masked_row_is_finite():

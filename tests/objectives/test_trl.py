@@ -1,18 +1,27 @@
-"""trl's formulas, restated from its trainers in NumPy, as second oracles beside our own loops.
+"""The formulas of trl 1.12, restated from its trainers in NumPy, as second oracles.
 
-trl itself needs PyTorch; each function here says where in trl the formula stands.
+trl itself needs PyTorch; each function here says where in trl the formula stands: below trl/trainer
+or, for CPO, ORPO and PPO, below trl/experimental. Where trl differs on purpose, the test says how
+and compares with that too; docs/objectives.md says why.
 """
 
 import jax.numpy as jnp
 import numpy as np
 
-from rlhf_jax.objectives.advantages import gae, group_normalised, kl_shaped_rewards, leave_one_out
+from rlhf_jax.objectives.advantages import (
+    gae,
+    group_normalised,
+    kl_shaped_rewards,
+    leave_one_out,
+    reward_to_go,
+)
 from rlhf_jax.objectives.kl import k3
 from rlhf_jax.objectives.likelihood import entropy
-from rlhf_jax.objectives.preferences import dpo, ipo, kto, orpo, simpo
+from rlhf_jax.objectives.preferences import dpo, kto, orpo, simpo
 from rlhf_jax.objectives.reductions import WeightedMean, aggregation_weights, whiten
 from rlhf_jax.objectives.reward_models import centering_loss, pairwise_loss
 from rlhf_jax.objectives.surrogates import clipped_value_loss, ppo_clip
+from rlhf_jax.stages.dpo import IPO, Response
 from tests.objectives.harness import assert_close
 
 RNG = np.random.default_rng(12)
@@ -39,14 +48,30 @@ def masked_mean(x, mask):
     return (x * mask).sum() / mask.sum()
 
 
-def test_dpo_cdpo_and_ipo():
-    """dpo_trainer.py, dpo_loss: "sigmoid" with label smoothing, and "ipo"."""
+def test_dpo_and_cdpo():
+    """dpo_trainer.py: "sigmoid", which takes no label smoothing, and "robust", cDPO's loss less e
+    times the loss of the other label, over 1 - 2e; cpo_trainer.py, "sigmoid": cDPO."""
     logits = (CHOSEN - REJECTED) - (REF_CHOSEN - REF_REJECTED)
     pairs = f32(CHOSEN, REJECTED, REF_CHOSEN, REF_REJECTED)
-    for e in (0.0, 0.1):
-        theirs = -log_sigmoid(0.3 * logits) * (1 - e) - log_sigmoid(-0.3 * logits) * e
-        assert_close(dpo(*pairs, 0.3, e), theirs)
-    assert_close(ipo(*pairs, 0.3), (logits - 1 / (2 * 0.3)) ** 2)
+    assert_close(dpo(*pairs, 0.3), -log_sigmoid(0.3 * logits))
+    e = 0.1
+    conservative = -log_sigmoid(0.3 * logits) * (1 - e) - log_sigmoid(-0.3 * logits) * e
+    assert_close(dpo(*pairs, 0.3, e), conservative)
+    robust = -(1 - e) * log_sigmoid(0.3 * logits) + e * log_sigmoid(-0.3 * logits)
+    assert np.abs(robust / (1 - 2 * e) - conservative).min() > 0.01
+
+
+def test_ipo():
+    """dpo_trainer.py: "ipo", of means over the tokens of each response; eq. 17 is of sums."""
+    chosen, rejected = CHOSEN - REF_CHOSEN, REJECTED - REF_REJECTED
+    tokens = LENGTHS, LENGTHS[::-1]
+    theirs = (chosen / tokens[0] - rejected / tokens[1] - 1 / (2 * 0.3)) ** 2
+    sums = (chosen - rejected - 1 / (2 * 0.3)) ** 2
+    better = Response(*f32(CHOSEN, tokens[0], REF_CHOSEN))
+    worse = Response(*f32(REJECTED, tokens[1], REF_REJECTED))
+    assert_close(IPO(0.3, per_token=True).loss(better, worse), theirs)
+    assert_close(IPO(0.3).loss(better, worse), sums)
+    assert np.abs(sums - theirs).max() > 1
 
 
 def test_simpo():
@@ -85,12 +110,19 @@ def test_reward_model():
 
 
 def test_rewards_and_gae():
-    """ppo_trainer.py: KL by k1, the score added at the last token; advantages backwards."""
+    """ppo_trainer.py: KL by k1; advantages backwards. The score is added one column after the last
+    token, where a row has one; with discount 1, reward to go is the same."""
     score = RNG.normal(size=6)
-    rewards = np.where(MASK, -0.05 * (LOG_PROBS - REF), 0)
+    penalties = np.where(MASK, -0.05 * (LOG_PROBS - REF), 0)
+    rewards, theirs = penalties.copy(), penalties.copy()
     rewards[np.arange(6), LENGTHS - 1] += score
+    theirs[np.arange(6), np.where(LENGTHS < 7, LENGTHS, LENGTHS - 1)] += score
     ours = kl_shaped_rewards(*f32(score, LOG_PROBS, REF), jnp.asarray(MASK), 0.05)
     assert_close(ours, rewards)
+    differ = (rewards != theirs).any(axis=1)
+    np.testing.assert_array_equal(differ, LENGTHS < 7)
+    to_go = np.cumsum(theirs[:, ::-1], axis=1)[:, ::-1]
+    assert_close(reward_to_go(ours, jnp.asarray(MASK)), to_go * MASK)
 
     values, last, reversed_advantages = np.where(MASK, VALUES, 0), np.zeros(6), []
     for t in reversed(range(7)):

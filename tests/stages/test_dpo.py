@@ -18,7 +18,8 @@ from tests.stages import tiny
 from tests.stages.test_reward_model import RANKINGS, better_pairs, ids_of, mean_over_prompts
 
 OBJECTIVES = [dpo.DPO(beta=0.3), dpo.DPO(beta=0.3, label_smoothing=0.2), dpo.IPO(beta=0.3),
-              dpo.SimPO(beta=2.0, margin=0.5), dpo.ORPO(coefficient=0.3)]  # fmt: skip
+              dpo.IPO(beta=0.3, per_token=True), dpo.SimPO(beta=2.0, margin=0.5),
+              dpo.ORPO(coefficient=0.3)]  # fmt: skip
 RATE = OptimizerConfig(learning_rate=1e-2)
 
 
@@ -50,11 +51,14 @@ def counts() -> list[list[int]]:
 
 
 def rewards_of(objective, log_probs, reference):
-    """What each objective ranks responses by: the log-ratio, or the mean log p of a token."""
-    beside = reference if objective.reference else counts()
-    combine = np.subtract if objective.reference else np.divide
-    rows = zip(log_probs, beside, strict=True)
-    return [combine(row[: len(other)], other) for row, other in rows]
+    """What each objective ranks responses by: the log-ratio, its mean a token, or the mean log p
+    of a token."""
+    by_token = getattr(objective, "per_token", not objective.reference)
+    found = []
+    for row, ref, tokens in zip(log_probs, reference, counts(), strict=True):
+        row = np.array(row[: len(ref)]) - (np.array(ref) if objective.reference else 0)
+        found.append(row / tokens if by_token else row)
+    return found
 
 
 def pair_loss(objective, better, worse):
@@ -132,7 +136,7 @@ def test_at_the_reference_a_pair_s_loss_is_log_2_and_nothing_has_moved():
         np.testing.assert_allclose(metrics[name].mean, 0, atol=1e-4)
 
 
-@pytest.mark.parametrize("objective", [dpo.DPO(), dpo.SimPO()], ids=str)
+@pytest.mark.parametrize("objective", [dpo.DPO(), dpo.IPO(per_token=True), dpo.SimPO()], ids=str)
 def test_metrics_equal_the_loops(objective):
     params = tiny.policy_params(1)
     rewards = rewards_of(objective, loops(params), loops(tiny.policy_params(7)))

@@ -3,6 +3,7 @@
 import pytest
 
 from rlhf_jax.errors import ConfigError
+from rlhf_jax.objectives.kl import AdaptiveController
 from tests.stages import tiny
 
 IMPOSSIBLE = {
@@ -32,6 +33,13 @@ def test_an_impossible_value_is_refused_by_name(field, value):
         tiny.ppo_config(**{field: value})
     named = "batch_size" if field == "minibatches" else field
     assert str(caught.value).startswith(f"{named} = ")
+
+
+def test_a_horizon_that_could_make_the_kl_coefficient_zero_is_refused():
+    refused = "kl.horizon = 1: must be above batch_size x max_error = 8 x 0.2 = 1.6"
+    with pytest.raises(ConfigError, match=f"^{refused}$"):
+        tiny.ppo_config(kl=AdaptiveController(horizon=1))
+    tiny.ppo_config(kl=AdaptiveController(horizon=2))
 
 
 def test_values_at_the_edge_are_taken():

@@ -11,8 +11,10 @@ import pytest
 
 from rlhf_jax.models import score
 from rlhf_jax.objectives.kl import AdaptiveController
+from rlhf_jax.objectives.reductions import WeightedMean
 from rlhf_jax.stages import ppo
 from rlhf_jax.stages.supervised import likelihood_loss
+from rlhf_jax.training.optimizer import OptimizerConfig
 from tests.objectives.harness import assert_close
 from tests.stages import tiny
 
@@ -169,8 +171,33 @@ def orders_of(key, step):
     return [np.asarray(jax.random.permutation(k, 8)) for k in jax.random.split(key, 2)]
 
 
-def test_each_iteration_has_another_order():
-    assert list(orders_of(jax.random.key(3), 0)[0]) != list(orders_of(jax.random.key(3), 1)[0])
+def test_each_iteration_has_another_order(monkeypatch):
+    """One row a minibatch: its weight moves by the rate of that step, which tells the step."""
+
+    def loss(params, batch):
+        row = (batch.advantages[0] * params["w"]).sum()  # the gradient is 1 for this row's weight
+        return WeightedMean(row, jnp.float32(1)), {}
+
+    for name in ("policy_loss", "value_loss"):
+        monkeypatch.setattr(ppo, name, lambda *_: loss)
+    # A gradient of 1 after k zeros: Adam without memory moves by the rate.
+    rate = OptimizerConfig(learning_rate=1.0, schedule="linear", final_fraction=0.0, b1=0.0, b2=0.0)
+    config = tiny.ppo_config(
+        policy_optimizer=rate, value_optimizer=rate, iterations=2, epochs=1, minibatches=8
+    )
+    update = jax.jit(ppo.make_update(config, tiny.MODEL))
+    rows = ppo.Experience(*[jnp.zeros(8)] * 7)._replace(advantages=jnp.eye(8))
+    start = {"w": jnp.zeros(8)}
+    state = ppo.initial_state(config, start, start, jax.random.key(3))
+    orders = []
+    for iteration in range(2):
+        before = state.policy["w"]
+        state, _ = update(state, rows, jnp.float32(0.5), None)
+        moved = np.asarray(before - state.policy["w"])
+        np.testing.assert_allclose(np.sort(moved)[::-1], 1 - (np.arange(8) + 8 * iteration) / 16,
+                                   rtol=1e-5)  # fmt: skip
+        orders.append(list(np.argsort(-moved)))
+    assert orders[0] != orders[1] and list(range(8)) not in orders
 
 
 def test_each_loss_is_logged_under_its_own_name_only():

@@ -167,6 +167,19 @@ def test_normalisation_of_the_demonstrations_scores(how):
     np.testing.assert_allclose(after.std(), expected, atol=1e-5)
 
 
+def test_scores_that_are_alike_up_to_rounding_keep_gain_1():
+    """A head of tiny weights beside a bias of 12345.678: in float32 the scores hardly differ."""
+    params = tiny.score_params(5)
+    head = params["score"]
+    head = {"weights": 1e-4 * head["weights"], "bias": jnp.full_like(head["bias"], 12345.678)}
+    batches = Pass(demonstration_rows(DEMONSTRATIONS, Letters(), 10, False), 2)
+    run = lambda how: reward_model.normalise(tiny.MODEL, params | {"score": head}, batches, how)
+    for how in ("shift", "gain_and_bias"):
+        normed = run(how)["score"]
+        np.testing.assert_array_equal(normed["weights"], head["weights"])
+        np.testing.assert_allclose(normed["bias"], 0, atol=2e-3)
+
+
 @pytest.mark.parametrize(
     "field, value",
     [("epochs", 0), ("batch_size", 0), ("length", -1), ("outputs", 1), ("micro_batches", 3),
