@@ -43,6 +43,9 @@ class Corpora:
     def read(self, name: str, split: str) -> RecordSource:
         return read_dataset(self.directory, name, split)
 
+    def has(self, name: str) -> bool:
+        return (self.directory / name).is_dir()
+
     def write(self, name: str, splits: dict[str, Sequence]) -> None:
         write_dataset(self.directory, name, splits)
 
@@ -53,6 +56,13 @@ class Corpora:
     @property
     def counts(self) -> dict:
         return read_json(self.directory / "counts.json")
+
+    def keep(self, name: str, counts: dict) -> None:
+        """Adds counts, or counts of a stage to those of other stages, to counts.json."""
+        there = self.counts
+        now = there | {name: there.get(name, {}) | counts}
+        if now != there:
+            write_atomically(self.directory / "counts.json", json.dumps(now, indent=1).encode())
 
     def sources(self, name: str, split: str) -> dict[str, int]:
         """Records of a split by source, in the order in which they stand."""

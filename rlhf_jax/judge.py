@@ -41,7 +41,7 @@ def judge(run: Run) -> dict:
     """Runs what is left of the stages, then writes and prints the report."""
     if isinstance(run.config.data, WorldData):
         check_room(run)
-    run.check_rows(PIPELINE)
+    run.check(PIPELINE, report=True)
     for stage in PIPELINE:
         run.finish(stage)
     if isinstance(run.config.data, WorldData):
@@ -188,6 +188,8 @@ def pairs_by_prompt(run: Run, rankings: Sequence[Ranking]) -> tuple:
         for ids, _ in arrays.tokenised_ranking(ranking, tokenizer, close)[0]
     )
     kept = [ranking for ranking in rankings if fits(ranking)]
+    if not kept:
+        return *(np.zeros(0) for _ in range(3)), len(rankings)
     most = max(len(ranking.responses) for ranking in kept)
     batches = pipeline.ranking_pass(
         kept,

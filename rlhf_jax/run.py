@@ -24,6 +24,7 @@ from rlhf_jax.evaluation.policies import Sampler
 from rlhf_jax.experiment import Experiment, WorldData
 from rlhf_jax.feedback.collect import collect_rankings, output_counts
 from rlhf_jax.feedback.labelers import SimulatedLabeler, calibrate_noise
+from rlhf_jax.fitness import Fitness
 from rlhf_jax.generation.ending import Ending, Response
 from rlhf_jax.generation.sampling import SamplingConfig
 from rlhf_jax.models import score, transformer
@@ -75,13 +76,19 @@ class Run:
         self._samplers: dict[tuple, Sampler] = {}
         for stage in PPO_STAGES:
             self.ending(stage)
+        self.fitness = Fitness(config, self.corpora, self.tokenizer, self.ending("sft").close)
 
-    def check_rows(self, stages: Sequence[str]) -> None:
-        """Raises ConfigError, before any compute, where a stage's batch does not fit the mesh."""
-        for stage in stages:
-            elsewhere = stage == "reward" and self.config.reward_from is not None
-            if not elsewhere and not has_model(self.stage_directory(stage) / "model"):
-                check_rows(self.runner, self.config, stage)
+    def check(self, stages: Sequence[str], report: bool = False) -> None:
+        """Raises UserError, before any compute, where a batch of a stage that is not finished does
+        not fit the mesh, or the records leave such a stage, or the report, nothing."""
+        elsewhere = {"reward"} if self.config.reward_from is not None else set()
+        done = {stage for stage in stages if has_model(self.stage_directory(stage) / "model")}
+        left = [stage for stage in stages if stage not in elsewhere | done]
+        for stage in left:
+            check_rows(self.runner, self.config, stage)
+        self.fitness.check([*left, "report"] if report else left)
+        if processes.is_first():
+            self.corpora.keep("left_out", self.fitness.left_out)
 
     def key(self, purpose: str) -> jax.Array:
         """The random key of a purpose (randomness.py)."""
@@ -123,7 +130,7 @@ class Run:
         require(stage in STAGES, "stage", stage, f"one of {STAGES}")
         if stage == "dpo" and self.config.dpo is None:
             raise UserError(f"dpo: the experiment {self.config.name!r} has no such stage")
-        self.check_rows((*BUILDS_ON[stage], stage))
+        self.check((*BUILDS_ON[stage], stage))
         directory = self.stage_directory(stage)
         if stage == "reward" and self.config.reward_from is not None:
             self._reward_model()
@@ -311,8 +318,9 @@ class Run:
             dataclasses.replace(r, ranks=world.rank(r.prompt, r.responses, labeler))
             for r in unranked
         ]
-        held = max(1, len(ranked) // 10)
-        about = {"noise": labeler.noise, "seconds": time.monotonic() - started}
+        held, tied = max(1, len(ranked) // 10), sum(ranking.tied for ranking in ranked)
+        print(f"feedback: {tied} of {len(ranked)} rankings are wholly tied", flush=True)
+        about = {"tied": tied, "noise": labeler.noise, "seconds": time.monotonic() - started}
 
         def write():
             self.corpora.write("rankings", {"train": ranked[held:], "valid": ranked[:held]})

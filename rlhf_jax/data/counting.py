@@ -24,8 +24,8 @@ def settle(rankings: Sequence[Ranking]) -> tuple[list[Ranking], Counts]:
     """The rankings in which equal responses tie, and how many had such responses ranked apart
     ("equal") and how many are now wholly tied ("tied"), so that no stage trains on them."""
     settled = [
-        dataclasses.replace(ranking, ranks=tie_equal(ranking.responses, ranking.ranks))
-        for ranking in rankings
+        dataclasses.replace(r, ranks=tie_equal([*zip(r.responses, r.ended, strict=True)], r.ranks))
+        for r in rankings
     ]
     equal = sum(a.ranks != b.ranks for a, b in zip(rankings, settled, strict=True))
     return settled, {"equal": equal, "tied": sum(ranking.tied for ranking in settled)}
@@ -34,7 +34,9 @@ def settle(rankings: Sequence[Ranking]) -> tuple[list[Ranking], Counts]:
 def _identity(record: Record) -> Hashable:
     """The same for records that say the same: the order in which responses stand says nothing."""
     if isinstance(record, Ranking):
-        return record.prompt, tuple(sorted(zip(record.responses, record.ranks, strict=True)))
+        return record.prompt, tuple(
+            sorted(zip(record.responses, record.ranks, record.ended, strict=True))
+        )
     return record
 
 

@@ -7,6 +7,7 @@ import shutil
 import pytest
 
 from rlhf_jax import corpora
+from rlhf_jax.data.counting import settle
 from rlhf_jax.data.records import Demonstration, Prompt, Ranking, Text, write_jsonl
 from rlhf_jax.errors import RecordError, UserError
 from rlhf_jax.experiment import FolderData
@@ -145,3 +146,12 @@ def test_a_malformed_file_may_be_mended_and_read_again(folder):
         prepare(folder)
     (folder / "prompts.ppo.jsonl").write_text(good)
     assert prepare(folder).counts["prompts"]["ppo"] == 2
+
+
+def test_a_cut_response_is_another_than_the_whole_one():
+    cut = Ranking("p", ("x", "x"), (0, 1), (True, False))
+    whole = Ranking("p", ("x", "x"), (0, 1))
+    assert settle([cut, whole]) == (
+        [cut, Ranking("p", ("x", "x"), (0, 0))],
+        {"equal": 1, "tied": 1},
+    )
