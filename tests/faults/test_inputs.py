@@ -9,12 +9,14 @@ import jax
 import numpy as np
 import pytest
 
+from rlhf_jax.cli import main
 from rlhf_jax.data.tokenizer import train_sentencepiece
 from rlhf_jax.errors import UserError
 from rlhf_jax.models import score, transformer
 from rlhf_jax.run import Run
 from rlhf_jax.training.model_files import save_model
 from tests.small_run import config
+from tests.test_fitness import RECORDS, experiment
 
 PACKAGE = Path(__file__).resolve().parents[2] / "rlhf_jax"
 UNPICKLERS = {"pickle", "cPickle", "cloudpickle", "dill", "joblib", "shelve", "marshal", "torch",
@@ -118,6 +120,44 @@ def test_another_config_is_refused_and_goes_on_where_the_user_insists(run, capsy
     )
     assert json.loads((stage / "config.json").read_text())["sft"]["epochs"] == 3.0
     Run(run.config, insist=True).finish("sft")
+
+
+NINES = "9" * 5000
+MALFORMED = {
+    "a rank out of bounds": (
+        "rankings.train", '{"prompt": "a", "responses": ["b", "c"], "ranks": [0, 2147483648]}',
+        "field 'ranks[1]': expected a whole number in [0, 2147483648), got 2147483648",
+    ),
+    "a rank of 5,000 digits": (
+        "rankings.valid", f'{{"prompt": "a", "responses": ["b", "c"], "ranks": [{NINES}, 0]}}',
+        "field 'ranks[0]': expected a whole number in [0, 2147483648), got a number of 5000 digits",
+    ),
+    "a prompt of 5,000 digits": (
+        "prompts.ppo", f'{{"prompt": {NINES}}}',
+        "field 'prompt': expected a string, got a number of 5000 digits",
+    ),
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("name", MALFORMED)
+def test_a_record_that_no_field_takes_is_told_in_a_line(name, tmp_path, monkeypatch, capsys):
+    """By the command, with file, line and field, and exit code 2."""
+    file, line, told = MALFORMED[name]
+    path = experiment(tmp_path).data.path
+    with open(f"{path}/{file}.jsonl", "a") as records:
+        records.write(line + "\n")
+    (tmp_path / "experiment.py").write_text(
+        "import dataclasses\nfrom rlhf_jax.experiment import FolderData\n"
+        "from tests.small_run import config\n"
+        f"config = dataclasses.replace(config, data=FolderData(path={path!r}))\n"
+    )
+    arguments = ["rlhf-jax", "sft", str(tmp_path / "experiment.py"), "--out", str(tmp_path / "run")]
+    monkeypatch.setattr("sys.argv", arguments)
+    with pytest.raises(SystemExit) as stop:
+        main()
+    assert stop.value.code == 2
+    place = f"{path}/{file}.jsonl:{len(RECORDS[file]) + 1}"
+    assert capsys.readouterr().err == f"rlhf-jax: {place}: {told}\n"
 
 
 def forbidden(source: str) -> list[str]:

@@ -8,6 +8,7 @@ import numpy as np
 import pytest
 
 from rlhf_jax.data.arrays import ranking_rows
+from rlhf_jax.data.records import Ranking
 from rlhf_jax.errors import ConfigError
 from rlhf_jax.stages import dpo, supervised
 from rlhf_jax.training.gradients import accumulate_gradients
@@ -209,3 +210,19 @@ def test_an_impossible_objective_is_refused_by_name(kind, field, value):
     with pytest.raises(ConfigError) as caught:
         kind(**{field: value})
     assert str(caught.value).startswith(f"{field} = ")
+
+
+def test_equal_responses_ranked_apart_move_no_parameter():
+    """Two texts that are one, ranked apart: no pair, and a gradient of 0 in every bit."""
+    rankings = [Ranking("ab", ("cd", "cd"), (0, 1)), Ranking("m", ("n", "op", "n"), (0, 1, 2))]
+    rows = ranking_rows(rankings, Letters(), 10, outputs=3, packed=False)
+    batch = rows.to_batch(list(rows.rows))
+    np.testing.assert_array_equal(batch["ranks"], [[0, 0, -1], [0, 0, 0]])
+    batch["ref_log_probs"] = np.zeros((2, 3), np.float32)
+    loss = dpo.preference_loss(dpo.DPO(beta=0.3), tiny.MODEL, "all_pairs")
+    sums = lambda p, b: (loss(p, b)[0].total, loss(p, b)[0].weight)
+    run = jax.jit(jax.value_and_grad(sums, has_aux=True))
+    (total, weight), gradient = run(tiny.policy_params(1), batch)
+    assert (total, weight) == (0, 0)
+    for leaf in jax.tree.leaves(gradient):
+        np.testing.assert_array_equal(leaf, 0)
