@@ -2,7 +2,7 @@
 
 import dataclasses
 import math
-from typing import Literal
+from typing import Any, Literal, NamedTuple
 
 import jax
 import jax.numpy as jnp
@@ -23,8 +23,9 @@ class OptimizerConfig:
 
     method             "adam"; "lion" (Chen et al. 2023, arXiv 2302.06675): one moment, the sign of
                        it; "adafactor" (Shazeer & Stern 2018, arXiv 1804.04235): second moments
-                       of rows and columns only, updates clipped to RMS 1, no first moment, no
-                       scaling by the parameter. Both need another learning rate than Adam
+                       of the rows and columns of each layer's matrix only, its update clipped
+                       to RMS 1, no first moment, no scaling by the parameter. Both need another
+                       learning rate than Adam
     moment_dtype       of the first moment, of Adam and Lion; second moments are float32
     learning_rate      peak rate
     schedule           "constant", or "linear" / "cosine" from the peak to final_fraction x peak
@@ -104,7 +105,7 @@ def _method(config: OptimizerConfig) -> optax.GradientTransformation:
     if config.method == "lion":
         return optax.scale_by_lion(b1, b2, mu_dtype=dtype)
     if config.method == "adafactor":
-        return optax.chain(optax.scale_by_factored_rms(), optax.clip_by_block_rms(1.0))
+        return scale_by_factored_moments()
     if config.epsilon_placement == "tensorflow":
         return scale_by_tensorflow_adam(b1, b2, config.epsilon)
     return optax.scale_by_adam(b1, b2, config.epsilon, mu_dtype=dtype)
@@ -161,6 +162,84 @@ def scale_by_tensorflow_adam(b1: float, b2: float, epsilon: float) -> optax.Grad
     return optax.GradientTransformation(init, update)
 
 
+class FactoredMoments(NamedTuple):
+    """Means of g^2, by parameter: of each row of a matrix, and of each column. A vector has all of
+    its g^2 in `rows`, and 0 in `columns`."""
+
+    count: jax.Array
+    rows: Any
+    columns: Any
+
+
+def scale_by_factored_moments() -> optax.GradientTransformation:
+    """Adafactor's step of each layer's matrix [M, N] by itself; vectors have a v of their own.
+
+        v_m = d v_m + (1 - d) mean_n(g_mn^2 + 1e-30), v_n likewise over m, d = 1 - t^-0.8
+        u = g / sqrt(v_m v_n / mean(v_m)),  u / max(1, rms(u))
+
+    As optax's scale_by_factored_rms and clip_by_block_rms, which see a stack of layers as one array
+    and factor its two longest axes, if both are long. N is all axes of a matrix but its first.
+    Source: Shazeer & Stern 2018 (arXiv 1804.04235), algorithms 4 and 5.
+    """
+
+    def init(params):
+        def zeros(path, x, rows: bool):
+            across, along = _axes(path, x)
+            if not along:
+                return jnp.zeros_like(x) if rows else jnp.zeros(())
+            return jnp.mean(jnp.zeros_like(x), along if rows else across)
+
+        each = lambda rows: jax.tree_util.tree_map_with_path(
+            lambda path, x: zeros(path, x, rows), params
+        )
+        return FactoredMoments(jnp.zeros([], jnp.int32), each(True), each(False))
+
+    def update(gradients, state, params=None):
+        del params
+        count = optax.safe_increment(state.count)
+        decay = 1 - count.astype(jnp.float32) ** -0.8
+        moved = lambda old, new: decay * old + (1 - decay) * new
+
+        def one(path, g, rows, columns):
+            across, along = _axes(path, g)
+            squares = jnp.square(g) + 1e-30
+            if not along:
+                rows = moved(rows, squares)
+                return _clipped(g * jax.lax.rsqrt(rows), across), rows, columns
+            rows = moved(rows, jnp.mean(squares, along))
+            columns = moved(columns, jnp.mean(squares, across))
+            shares = rows / jnp.mean(rows, across, keepdims=True)
+            scale = [
+                jnp.broadcast_to(jnp.expand_dims(jax.lax.rsqrt(v), axes), g.shape)
+                for v, axes in ((shares, along), (columns, across))
+            ]
+            return _clipped(g * scale[0] * scale[1], (*across, *along)), rows, columns
+
+        found = jax.tree_util.tree_map_with_path(one, gradients, state.rows, state.columns)
+        inner = jax.tree.structure((0, 0, 0))
+        updates, rows, columns = jax.tree.transpose(jax.tree.structure(gradients), inner, found)
+        return updates, FactoredMoments(count, rows, columns)
+
+    return optax.GradientTransformation(init, update)
+
+
+def _clipped(update: jax.Array, axes: tuple[int, ...]) -> jax.Array:
+    """u / max(1, rms(u) over the axes)."""
+    squares = jnp.mean(jnp.square(update), axes, keepdims=True)
+    return update / jnp.broadcast_to(jnp.maximum(1.0, jnp.sqrt(squares)), update.shape)
+
+
+def _axes(path, x: jax.Array) -> tuple[tuple[int, ...], tuple[int, ...]]:
+    """The axes of a layer's own array: a matrix's first and its others; a vector's all, and none.
+
+    Layers are stacked over axis 0 below "blocks", unless those are a list.
+    """
+    stacked = any(getattr(key, "key", "") == "blocks" for key in path)
+    listed = any(isinstance(key, jax.tree_util.SequenceKey) for key in path)
+    own = tuple(range(int(stacked and not listed), x.ndim))
+    return (own[:1], own[1:]) if len(own) > 1 and not _is_vector(path) else (own, ())
+
+
 def _schedule(config: OptimizerConfig, total_steps: int) -> optax.Schedule:
     peak, warmup = config.learning_rate, config.warmup_steps
     require(total_steps > warmup, "warmup_steps", warmup, f"below the run's {total_steps} steps")
@@ -178,10 +257,11 @@ def _schedule(config: OptimizerConfig, total_steps: int) -> optax.Schedule:
 
 
 def _is_matrix(params):
-    """Biases and norm scales are vectors, also where the layers' are stacked into a matrix."""
-
-    def matrix(path, x):
-        name = str(getattr(path[-1], "key", "")) if path else ""
-        return x.ndim >= 2 and not name.endswith(("bias", "scale"))
-
+    matrix = lambda path, x: x.ndim >= 2 and not _is_vector(path)
     return jax.tree_util.tree_map_with_path(matrix, params)
+
+
+def _is_vector(path) -> bool:
+    """Biases and norm scales are vectors, also where the layers' are stacked into a matrix."""
+    name = str(getattr(path[-1], "key", "")) if path else ""
+    return name.endswith(("bias", "scale"))

@@ -11,6 +11,7 @@ from jax.sharding import PartitionSpec as P
 from rlhf_jax.errors import ConfigError
 from rlhf_jax.models import score, transformer
 from rlhf_jax.models.config import TransformerConfig
+from rlhf_jax.objectives.reductions import WeightedMean
 from rlhf_jax.parallel.config import ParallelConfig
 from rlhf_jax.parallel.layout import MeshShape
 from rlhf_jax.parallel.runner import JitRunner, layout_of, make_runner
@@ -162,6 +163,24 @@ def test_state_is_cut_as_the_layout_says():
         assert shards(params["tokens"]) == {(40, 8)}
     with pytest.raises(RuntimeError, match="deleted"):
         np.asarray(state.params["tokens"])
+
+
+def test_adafactor_on_a_mesh_steps_as_on_one_device():
+    """Its state has fewer axes than the parameters that it belongs to, or more than their names."""
+    rate = OptimizerConfig(learning_rate=1e-2, method="adafactor")
+    config = supervised.SupervisedConfig(rate, batch_size=ROWS, length=LENGTH)
+
+    def loss(params, batch, key=None):
+        total = sum((x * x).sum() for x in jax.tree.leaves(params))
+        mean = WeightedMean(total * batch["weights"].sum(), batch["weights"].sum())
+        return mean, {"loss": mean}
+
+    blocks = {name: policy()["blocks"][name] for name in ("qkv", "qkv_bias", "down")}
+    params = {"tokens": policy()["tokens"], "blocks": blocks}
+    expected, _ = trained(ALONE, loss, config, params, tiny.text_batch(ROWS))
+    found, _ = trained(make_runner(LAYOUTS["2x2x2"]), loss, config, params, tiny.text_batch(ROWS))
+    assert_close(found, expected, rtol=1e-5, atol=1e-6)
+    assert np.abs(np.asarray(expected["tokens"]) - params["tokens"]).max() > 1e-3
 
 
 def test_creating_leaves_what_it_is_made_of():

@@ -7,6 +7,8 @@ import optax
 import pytest
 
 from rlhf_jax.errors import ConfigError
+from rlhf_jax.models import transformer
+from rlhf_jax.models.config import SIZES
 from rlhf_jax.training.optimizer import OptimizerConfig, learning_rate_at, make_optimizer
 
 
@@ -84,14 +86,57 @@ def test_the_other_methods_follow_numpy(method, oracle):
     )
 
 
-def test_adafactor_holds_rows_and_columns_only():
-    params = {"w": jnp.zeros((256, 512))}
+def test_adafactor_holds_rows_and_columns_of_each_layer_s_matrix_only():
+    """GPT-2: rows and columns of qkv, out, up and down, and biases and norms whole, a layer."""
+    config = SIZES["gpt2"]
+    params = jax.eval_shape(lambda: transformer.init(config, jax.random.key(0)))
+
+    def numbers(tree):
+        return sum(leaf.size for leaf in jax.tree.leaves(tree))
 
     def size(method):
-        state = make_optimizer(OptimizerConfig(method=method), 10).init(params)
-        return sum(leaf.size for leaf in jax.tree.leaves(state))
+        optimizer = make_optimizer(OptimizerConfig(method=method), 10)
+        return numbers(jax.eval_shape(optimizer.init, params))
 
-    assert size("adafactor") < 0.01 * size("adam") and size("lion") < 0.6 * size("adam")
+    matrices = (768 + 2304) + (768 + 768) + 2 * (768 + 3072)
+    vectors = (2304 + 768 + 3072 + 768) + 4 * 768
+    whole = (config.vocab_size + 768) + (1024 + 768) + 2 * 768
+    held = size("adafactor")
+    assert abs(held - (12 * (matrices + vectors) + whole)) < 30  # and counts, and a 0 a vector
+    assert held < 0.01 * numbers(params)
+    assert 1.99 < size("adam") / numbers(params) < 2.01 and size("lion") < 0.6 * size("adam")
+
+
+@pytest.mark.parametrize("stacked", [True, False], ids=["stacked", "unstacked"])
+def test_adafactor_steps_each_layer_as_optax_steps_its_matrix_alone(stacked):
+    """GPT-2's qkv, a matrix of 768 x 2304 a layer; a bias and a small matrix. The second layer's
+    gradients are 100 times the first's in the first step, so that a clip over both would show."""
+    rng = np.random.default_rng(0)
+    shapes = {"qkv": (768, 12, 3, 64), "up_bias": (3, 4), "up": (5, 7)}
+    gradients = [
+        {name: np.float32([1, 100 if step == 0 else 1]).reshape(2, *[1] * len(shape))
+         * rng.normal(size=(2, *shape)).astype(np.float32) for name, shape in shapes.items()}
+        for step in range(2)
+    ]  # fmt: skip
+    split = lambda tree: [{name: x[i] for name, x in tree.items()} for i in range(2)]
+    tree = lambda x: {"blocks": x if stacked else split(x)}
+    ours = make_optimizer(OptimizerConfig(learning_rate=1.0, method="adafactor",
+                                          max_grad_norm=None), 10)  # fmt: skip
+    theirs = optax.chain(
+        optax.scale_by_factored_rms(min_dim_size_to_factor=2), optax.clip_by_block_rms(1.0)
+    )
+    flat = lambda tree: {name: x.reshape(-1) if name == "up_bias" else x.reshape(len(x), -1)
+                         for name, x in tree.items()}  # fmt: skip
+    params = jax.tree.map(jnp.zeros_like, gradients[0])
+    state, alone = ours.init(tree(params)), [theirs.init(flat(one)) for one in split(params)]
+    for step in gradients:
+        updates, state = jax.jit(ours.update)(tree(step), state)
+        found = updates["blocks"]
+        for i, one in enumerate(split(step)):
+            expected, alone[i] = theirs.update(flat(one), alone[i], flat(one))
+            mine = {name: x[i] for name, x in found.items()} if stacked else found[i]
+            for name, x in flat(mine).items():
+                np.testing.assert_allclose(-x, expected[name], rtol=2e-5, err_msg=name)
 
 
 @pytest.mark.parametrize("method", ["adam", "lion"])
