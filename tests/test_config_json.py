@@ -91,7 +91,11 @@ def test_a_member_of_a_union_comes_back_as_its_class(where, value):
 
 def test_an_ipo_does_not_come_back_as_a_dpo():
     config = DPOConfig(OptimizerConfig(), objective=IPO(0.3))
-    assert fingerprint_of(IPO(0.3)) == {"class": "rlhf_jax.stages.dpo:IPO", "beta": 0.3}
+    assert fingerprint_of(IPO(0.3)) == {
+        "class": "rlhf_jax.stages.dpo:IPO",
+        "beta": 0.3,
+        "per_token": False,
+    }
     assert written_and_read(config).objective == IPO(0.3) != DPO(0.3)
 
 
