@@ -155,3 +155,11 @@ def test_a_world_s_prompts_must_leave_room_for_its_rankings(tmp_path):
                        r" of data set prompts\.feedback"):  # fmt: skip
         run.finish("reward")
     assert not run.stage_directory("pretrain").exists()
+
+
+def test_a_source_of_which_nothing_fits_has_no_pairs_in_the_report(tmp_path):
+    """Where another source has some, so that the report is not refused."""
+    run = Run(experiment(tmp_path))
+    *columns, over_long = judge.pairs_by_prompt(run, [Ranking("a", ("b", LONG), (0, 1))])
+    assert [column.shape for column in columns] == [(0,)] * 3
+    assert over_long == 1
