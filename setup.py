@@ -43,6 +43,7 @@ setup(
         "notebooks": ["ipykernel>=6.29", "jupytext>=1.16", "nbclient>=0.10"],
         "tpu": ["jax[tpu]>=0.10"],  # rlhf-jax plan needs it too, on any machine
         "cuda": ["jax[cuda12]>=0.10"],
+        "mutation": ["cosmic-ray>=8.7"],  # a sample of edits that the tests should notice
         "wandb": ["wandb>=0.18"],
     },
     entry_points={"console_scripts": ["rlhf-jax = rlhf_jax.cli:main"]},

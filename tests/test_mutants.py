@@ -83,7 +83,7 @@ def test_no_mutant_is_there_twice():
     "scope, old, why",
     [
         ("of", "y + 1", "0 times"),
-        ("of", "x", "3 times"),
+        ("Mean", "x", "2 times"),
         ("off", "x + 1", "there is no off"),
         ("Mean.off", "x + 1", "there is no Mean.off"),
     ],
@@ -102,6 +102,8 @@ def test_a_change_must_make_another_program(new, why):
 def test_only_what_the_scope_names_is_changed():
     changed = apply(Mutant("f.py", "Mean.of", "x + 1", "x + 2", "test"), SOURCE)
     assert changed == SOURCE.replace("        return x + 1", "        return x + 2")
+    changed = apply(Mutant("f.py", "of", "x", "y", "test"), SOURCE.replace("of(x)", "of(y)"))
+    assert '"""x + 1."""' in changed and "return y" in changed  # a docstring is no code
     assert "LIMIT = 4" in apply(Mutant("f.py", "LIMIT", "3", "4", "test"), SOURCE)
     assert "decay: float = 0.8" in apply(Mutant("f.py", "Mean.decay", "0.9", "0.8", "t"), SOURCE)
 

@@ -92,6 +92,12 @@ def test_calibrated_labelers_of_different_seeds_agree_as_asked(agreement, levels
     assert statistics.mean(measured) == pytest.approx(agreement, abs=0.005)
 
 
+def test_the_papers_labelers_are_the_default():
+    scores = random_scores(50)
+    assert calibrate_noise(scores) == calibrate_noise(scores, 0.726, levels=7)
+    assert expected_agreement(scores, calibrate_noise(scores), 7) == pytest.approx(0.726, abs=1e-3)
+
+
 def test_expected_agreement_of_two_scores_by_hand():
     # Two levels: a score on the threshold is seen as either with chance a half, whatever the noise.
     assert expected_agreement([[0.5, 0.5]], 0.3, levels=2) == pytest.approx(0.25**2 * 2 + 0.5**2)

@@ -43,7 +43,7 @@ def test_values_and_gradients(spec, a_shape, b_shape, dtype):
 
 
 def test_bfloat16_sums_in_float32():
-    """4,096 times 1 + 2^-7 is exact in float32 sums and stalls in bfloat16 ones."""
-    ones = jnp.full((1, 1, 4096), 1 + 2**-7)
-    result = einsum("btd,df->btf", ones, jnp.ones((4096, 1)), jnp.dtype("bfloat16"))
-    assert float(result[0, 0, 0]) == 4096 * (1 + 2**-7)
+    """4,097 times 1 + 2^-7 is exact in float32 sums; bfloat16 has no digits for it."""
+    ones = jnp.full((1, 1, 4097), 1 + 2**-7)
+    result = einsum("btd,df->btf", ones, jnp.ones((4097, 1)), jnp.dtype("bfloat16"))
+    assert float(result[0, 0, 0]) == 4097 * (1 + 2**-7)

@@ -82,6 +82,14 @@ def test_equals_loops_in_float64():
     np.testing.assert_allclose(ours, numpy_gpt(params, tokens[0]), atol=2e-4)
 
 
+def test_a_head_of_its_own_makes_the_logits():
+    params, tokens = noisy(LLAMA), tokens_of(9)
+    states = transformer.hidden(LLAMA, params, tokens, np.ones_like(tokens))
+    expected = np.asarray(states, np.float64) @ np.asarray(params["head"], np.float64).T
+    ours = run(LLAMA, params, tokens, np.ones_like(tokens))
+    np.testing.assert_allclose(ours, expected, atol=2e-4)
+
+
 def test_future_tokens_change_nothing(config):
     params, tokens = noisy(config), tokens_of(9)
     changed = tokens.copy()
@@ -178,6 +186,20 @@ def test_positions_restart_with_each_segment():
 def test_a_fully_padded_row_stays_finite(config):
     tokens = tokens_of(5)
     assert np.isfinite(run(config, noisy(config), tokens, np.zeros_like(tokens))).all()
+
+
+@pytest.mark.parametrize(
+    "name, shape",
+    [("gpt2", (12, 768, 12, 1024)), ("gpt3-1.3b", (24, 2048, 16, 2048)),
+     ("gpt3-6.7b", (32, 4096, 32, 2048)), ("gpt3-175b", (96, 12288, 96, 2048))],
+)  # fmt: skip
+def test_named_sizes_are_those_of_the_papers(name, shape):
+    """Radford et al. 2019, table 2; Brown et al. 2020, table 2.1, heads of 128 throughout."""
+    size = SIZES[name]
+    assert (size.layers, size.width, size.heads, size.context) == shape
+    assert (size.vocab_size, size.feed_forward_width) == (50257, 4 * size.width)
+    assert (size.positions, size.norm, size.activation) == ("learned", "layer", "gelu")
+    assert size.biases and size.tied_embeddings and size.key_value_heads == size.heads
 
 
 def test_parameter_count_of_gpt2():

@@ -6,9 +6,11 @@ by an assertion. The tables are modules of this package: `MUTANTS` of each, by t
 """
 
 import ast
+import functools
 import re
 from collections.abc import Iterable
 from pathlib import Path
+from textwrap import dedent
 from typing import NamedTuple
 
 ROOT = Path(__file__).resolve().parents[2]
@@ -33,6 +35,12 @@ class Mutant(NamedTuple):
     def node(self) -> str:
         return f"tests/{self.test}"
 
+    @property
+    def about(self) -> str:
+        """All that may be searched for."""
+        row = "" if self.detail is None else f"details.md: {self.detail}"
+        return f"{self} {self.test} {row}"
+
     def __str__(self) -> str:
         return f"{self.path}:{self.scope}: {self.old!r} -> {self.new!r}"
 
@@ -53,23 +61,39 @@ class DoesNotApply(Exception):
 def apply(mutant: Mutant, source: str) -> str:
     """The source with the mutant's change in it; raises DoesNotApply."""
     lines = source.splitlines(keepends=True)
-    node = _find(ast.parse(source), mutant.scope)
+    node = _find(_parsed(source), mutant.scope)
     decorators = getattr(node, "decorator_list", [])
     start = min(part.lineno for part in (node, *decorators)) - 1
     before, body, after = lines[:start], lines[start : node.end_lineno], lines[node.end_lineno :]
+    told = _docstring(node)
+    words = sum(map(len, lines[start : told[0]])), sum(map(len, lines[start : told[1]]))
     pattern = re.compile(r"\s+".join(map(re.escape, mutant.old.split())))
     text = "".join(body)
-    places = len(pattern.findall(text))
-    if places != 1:
-        raise DoesNotApply(f"{mutant.scope} has this text {places} times, not once")
-    changed = "".join([*before, pattern.sub(lambda _: mutant.new, text), *after])
+    places = [m.span() for m in pattern.finditer(text) if not words[0] <= m.start() < words[1]]
+    if len(places) != 1:
+        raise DoesNotApply(f"{mutant.scope} has this text {len(places)} times, not once")
+    (first, last), *_ = places
+    changed = text[:first] + mutant.new + text[last:]
     try:
-        same = ast.dump(ast.parse(changed)) == ast.dump(ast.parse(source))
+        same = ast.dump(ast.parse(dedent(changed))) == ast.dump(ast.parse(dedent(text)))
     except SyntaxError as error:
         raise DoesNotApply(f"the result is no Python: {error}") from None
     if same:
         raise DoesNotApply("the result is the same program")
-    return changed
+    return "".join([*before, changed, *after])
+
+
+@functools.lru_cache(8)
+def _parsed(source: str) -> ast.Module:
+    return ast.parse(source)
+
+
+def _docstring(node: ast.stmt) -> tuple[int, int]:
+    """The lines that it spans, which no mutant changes: [start, end), from 0."""
+    first = getattr(node, "body", [None])[0]
+    if isinstance(first, ast.Expr) and isinstance(first.value, ast.Constant):
+        return first.lineno - 1, first.end_lineno
+    return 0, 0
 
 
 def _find(node: ast.AST, scope: str) -> ast.stmt:

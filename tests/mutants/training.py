@@ -30,7 +30,7 @@ OPTIMIZER = mutants(
          "test_decay_is_decoupled_and_spares_vectors"),
         ("make_optimizer", "parts.insert(1, optax.add", "parts.insert(0, optax.add",
          "test_decay_is_decoupled_and_spares_vectors"),
-        ("_is_matrix", 'not name.endswith(("bias", "scale"))', "True",
+        ("_is_matrix", "x.ndim >= 2 and not _is_vector(path)", "x.ndim >= 2",
          "test_decay_spares_the_stacked_biases_and_scales_of_layers"),
         ("_schedule", "total_steps - warmup", "total_steps", "test_schedules"),
         ("_schedule", "config.warmup_from * peak", "0.0", "test_schedules"),

@@ -1,5 +1,7 @@
 """KL estimators: values, and gradients by enumerating every sample; controllers."""
 
+import dataclasses
+
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -212,6 +214,10 @@ def test_adaptive_controller_is_ziegler_s():
         np.testing.assert_allclose(coefficient, expected, rtol=1e-6)
 
 
+def test_the_defaults_are_ziegler_s():
+    assert dataclasses.astuple(AdaptiveController()) == (0.15, 6.0, 10_000, 0.2)
+
+
 def test_a_controller_that_could_leave_the_positive_numbers_is_refused():
     """batch 512 x error 0.2 over a horizon of 100 would give 0.15 x (1 - 1.024) < 0."""
     controller = AdaptiveController(0.15, target=6.0, horizon=100)
@@ -249,6 +255,7 @@ def test_doubling_controller_is_schulman_s():
 
 
 def test_fixed_controller_stays():
+    assert FixedController(0.0).init() == 0  # no penalty at all
     controller = FixedController(0.02)
     coefficient = controller.update(controller.init(), jnp.float32(100), 512)
     np.testing.assert_allclose(coefficient, 0.02, rtol=1e-6)

@@ -3,7 +3,9 @@
 import pytest
 
 from rlhf_jax.errors import ConfigError
-from rlhf_jax.objectives.kl import AdaptiveController
+from rlhf_jax.objectives.kl import AdaptiveController, FixedController
+from rlhf_jax.stages.ppo_config import PPOConfig
+from rlhf_jax.training.optimizer import OptimizerConfig
 from tests.stages import tiny
 
 IMPOSSIBLE = {
@@ -40,6 +42,20 @@ def test_a_horizon_that_could_make_the_kl_coefficient_zero_is_refused():
     with pytest.raises(ConfigError, match=f"^{refused}$"):
         tiny.ppo_config(kl=AdaptiveController(horizon=1))
     tiny.ppo_config(kl=AdaptiveController(horizon=2))
+
+
+def test_the_defaults_are_the_papers():
+    """Ouyang et al. 2022, appendix C.4; lambda, value clip, whitening and the score of a response
+    without an end are Ziegler et al.'s (2019) and Huang et al.'s (2023)."""
+    config = PPOConfig(OptimizerConfig(), OptimizerConfig(), iterations=500)
+    printed = {
+        "batch_size": 512, "minibatches": 8, "epochs": 1, "temperature": 1.0,
+        "kl": FixedController(0.02), "discount": 1.0, "gae_lambda": 0.95, "clip": 0.2,
+        "value_clip": 0.2, "whiten_rewards": False, "whiten_advantages": True,
+        "missing_eos_score": -1.0, "ema_decay": 0.992, "ptx_ratio": 8, "ptx_coefficient": 0.0,
+    }  # fmt: skip
+    assert {field: getattr(config, field) for field in printed} == printed
+    assert config.optimizer_steps == 500 * 8
 
 
 def test_values_at_the_edge_are_taken():

@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 
 from rlhf_jax.errors import UserError
-from rlhf_jax.generation.decode import Rollout
+from rlhf_jax.generation.decode import Rollout, row_uniforms
 from rlhf_jax.generation.ending import Ending
 from rlhf_jax.stages import ppo
 from tests.stages import tiny
@@ -135,6 +135,23 @@ def test_kl_of_the_policy_to_itself_is_zero_at_any_temperature():
     assert abs(metrics["kl"]) > 1e-2
 
 
+def test_every_token_is_drawn_from_the_whole_distribution_at_the_temperature():
+    """By the inverse of its running sum, from the uniform number of row and column."""
+    key, rollout = jax.random.key(5), jax.device_get(sampled(0.7))
+    uniforms = np.asarray(row_uniforms(key, jnp.arange(8), tiny.RESPONSE), np.float64)
+    matrix, drawn = np.asarray(networks()[0]["tokens"], np.float64), 0
+    for b, prompt in enumerate(tiny.PROMPTS):
+        response = rollout.tokens[b][rollout.mask[b] > 0].tolist()
+        states = tiny.sequence_states(networks()[0], [prompt + response])[0]
+        for t, token in enumerate(response):
+            logits = matrix @ states[len(prompt) - 1 + t] / 0.7
+            ends = np.cumsum(np.exp(logits - logits.max()))
+            edges = np.append(0.0, ends / ends[-1])
+            assert edges[token] - 1e-5 <= uniforms[b, t] <= edges[token + 1] + 1e-5
+            drawn += 1
+    assert drawn > 20
+
+
 @functools.cache
 def sampled(temperature):
     config = dataclasses.replace(PLAIN, temperature=temperature)
@@ -159,7 +176,8 @@ def test_sampler_and_learner_agree_on_every_token(temperature):
 
 
 def test_the_first_iteration_stops_where_sampler_and_learner_disagree(monkeypatch):
-    programs = ppo.Programs(lambda *_: sampled(1.0), program(PLAIN), None)
+    update = lambda state, *_: (state, {})
+    programs = ppo.Programs(lambda *_: sampled(1.0), program(PLAIN), update)
     monkeypatch.setattr(ppo, "compile_programs", lambda *_: programs)
     policy, value, reference, reward = networks()
     frozen = ppo.Frozen(reference, reward)

@@ -116,7 +116,8 @@ def test_ptx_coefficient_zero_gives_the_bits_of_no_ptx():
     config = tiny.ppo_config(kl=CONFIG.kl, ptx_coefficient=0.0)
     with_text, _ = iterate(config, text=True, count=2)
     without, _ = iterate(config, text=False, count=2)
-    assert_equal_trees(with_text[-1][0], without[-1][0])
+    assert_equal_trees(with_text[-1], without[-1])
+    assert not any(name.startswith("ptx") for name in with_text[-1][1])
     assert not np.array_equal(
         without[-1][0].policy["tokens"], three_iterations()[0][1][0].policy["tokens"]
     )
@@ -132,10 +133,11 @@ def episodes(rows=8):
 
 
 def test_update_equals_a_loop_over_minibatches_of_shuffled_rows():
-    """Adam on policy + 2 ptx gradients, and on the value gradient; every epoch in a new order."""
+    """Adam on policy + 2 ptx gradients, and on the value gradient; every epoch and every iteration,
+    of which this is the second, in a new order."""
     experience, text = episodes(), tiny.text_batch()
     key, policy, value = jax.random.key(3), *networks()
-    state = ppo.initial_state(CONFIG, policy, value, key)
+    state = ppo.initial_state(CONFIG, policy, value, key)._replace(step=jnp.int32(1))
     adam, _ = ppo.optimizers(CONFIG)
     policy_opt, value_opt = adam.init(policy), adam.init(value)
     means = [lambda p, b, f=f: f(p, b)[0].mean for f in (
@@ -150,7 +152,8 @@ def test_update_equals_a_loop_over_minibatches_of_shuffled_rows():
         updates, value_opt = adam.update(jax.grad(means[1])(value, rows), value_opt, value)
         return policy, optax.apply_updates(value, updates), policy_opt, value_opt
 
-    orders = orders_of(key, step=0)
+    orders = orders_of(key, step=1)
+    assert list(orders[0]) != list(orders_of(key, step=0)[0])
     for epoch, order in enumerate(orders):
         assert sorted(order) == list(range(8))
         assert epoch == 0 or list(order) != list(orders[0])
@@ -200,6 +203,15 @@ def test_each_iteration_has_another_order(monkeypatch):
     assert orders[0] != orders[1] and list(range(8)) not in orders
 
 
+def test_policy_and_value_function_have_an_optimizer_each():
+    """One Adam step on a gradient of 1: rate / (1 + epsilon)."""
+    value = dataclasses.replace(CONFIG.value_optimizer, learning_rate=5e-2)
+    config = dataclasses.replace(CONFIG, value_optimizer=value)
+    for optimizer, rate in zip(ppo.optimizers(config), (1e-2, 5e-2), strict=True):
+        update, _ = optimizer.update(jnp.float32(1), optimizer.init(jnp.float32(0)))
+        np.testing.assert_allclose(update, -rate / (1 + 0.1), rtol=1e-5)
+
+
 def test_each_loss_is_logged_under_its_own_name_only():
     metrics = three_iterations()[0][0][1]
     names = {"policy_loss", "value_loss", "ptx_loss", "policy_grad_norm", "value_grad_norm",
@@ -224,6 +236,7 @@ def test_dropout_is_off_in_ppo_and_in_its_ptx_term():
 def test_the_value_function_starts_as_the_reward_model_or_under_a_zero_head():
     policy, reward = networks()
     state = ppo.initial_state(tiny.ppo_config(), policy, reward, jax.random.key(0))
+    assert_equal_trees(state.policy, policy)
     assert_equal_trees(state.value, reward)
     assert_equal_trees(state.ema, policy)
     config = tiny.ppo_config(zero_value_head=True, ema_decay=None)

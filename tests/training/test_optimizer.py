@@ -56,6 +56,16 @@ def test_both_epsilon_placements_follow_numpy_and_differ(b2):
     assert np.abs(ends["standard"] - ends["tensorflow"]).max() > 1e-2
 
 
+def test_the_defaults_are_adam_with_b1_of_9_and_b2_of_95_hundredths():
+    gradients = np.random.default_rng(0).normal(size=(5, 4)) * 0.1
+    m, v, x = np.zeros(4), np.zeros(4), np.ones(4)
+    for t, g in enumerate(gradients, 1):
+        m, v = 0.9 * m + 0.1 * g, 0.95 * v + 0.05 * g**2
+        x = x - 0.01 * m / (1 - 0.9**t) / (np.sqrt(v / (1 - 0.95**t)) + 1e-8)
+    ours = _run(OptimizerConfig(learning_rate=0.01), gradients, np.ones(4))
+    np.testing.assert_allclose(ours, x, rtol=1e-5)
+
+
 def _numpy_lion(config, gradients, x):
     m = np.zeros_like(x)
     for g in gradients:
@@ -178,9 +188,10 @@ def test_a_field_that_the_method_does_not_read_is_refused(wrong):
         ({"schedule": "constant"}, {0: 1.0, 99: 1.0}),
         ({"schedule": "linear", "final_fraction": 0.0}, {0: 1.0, 50: 0.5, 99: 0.01}),
         ({"schedule": "linear", "final_fraction": 0.2}, {0: 1.0, 50: 0.6, 100: 0.2}),
-        ({"schedule": "cosine", "final_fraction": 0.1}, {0: 1.0, 50: 0.55, 100: 0.1}),
+        # InstructGPT's SFT and reward model: to a tenth of the peak.
+        ({"schedule": "cosine"}, {0: 1.0, 50: 0.55, 100: 0.1}),
         # InstructGPT's PPO: ten steps from a tenth of the peak, then constant.
-        ({"warmup_steps": 10, "warmup_from": 0.1}, {0: 0.1, 5: 0.55, 9: 0.91, 10: 1.0, 99: 1.0}),
+        ({"warmup_steps": 10}, {0: 0.1, 5: 0.55, 9: 0.91, 10: 1.0, 99: 1.0}),
         (
             {"schedule": "linear", "final_fraction": 0.0, "warmup_steps": 20, "warmup_from": 0.0},
             {0: 0.0, 10: 0.5, 20: 1.0, 60: 0.5, 99: 0.0125},

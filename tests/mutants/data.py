@@ -1,0 +1,60 @@
+"""Records, rows, packing, mixing, splits."""
+
+from tests.mutants import mutants
+
+ARRAYS = mutants(
+    "data/arrays.py",
+    "data/test_arrays.py",
+    [
+        ("supervised_batch", "start + first : end", "start + first - 1 : end", "test_supervised"),
+        ("supervised_batch", "enumerate(row, 1)", "((1, piece) for piece in row)", "test_packed"),
+        ("prompt_batch", "start = length - len(ids)", "start = 0", "test_prompts_are_left_padded",
+         "AssertionError|ValueError"),
+        ("ranking_batch", "weights[b, k, first : len(ids)]", "weights[b, k, : len(ids)]",
+         "test_rankings"),
+        ("ranking_batch", "ranks[b, g, start : start + len(its_ranks)]",
+         "ranks[b, g, : len(its_ranks)]",
+         "test_packed_rankings_share_an_element_and_none_is_split"),
+        ("next_text_row", "row.append((piece, 1))", "row.append((piece, 0))", "test_text_rows"),
+        ("next_text_row", "max(offset - 1, 0)", "offset", "test_text_rows"),
+        ("text_ids", "*tokenizer.encode(text), tokenizer.eos_id]", "*tokenizer.encode(text)]",
+         "test_text_rows"),
+        ("prompt_rows", "rows.append((np.array(ids, np.int32), index))",
+         "rows.append((np.array(ids, np.int32), len(rows)))", "test_prompts_are_left_padded"),
+    ],
+)  # fmt: skip
+
+RECORDS = mutants(
+    "data/records.py",
+    "data/test_records.py",
+    [
+        ("deduplicate_by_prefix", "kept.setdefault(prompt[:characters], prompt)",
+         "kept.setdefault(prompt, prompt)", "test_deduplicate_by_prefix"),
+        ("deduplicate_by_prefix", "len(prompts) - len(kept)", "0", "test_deduplicate_by_prefix"),
+    ],
+)  # fmt: skip
+
+PIPELINE = mutants(
+    "data/pipeline.py",
+    "data/test_pipeline.py",
+    [
+        ("mixed_batches", "a.rows() / (1 - fraction)", "a.rows()",
+         "test_mixing_takes_its_share_and_skips_no_row"),
+        ("mixed_batches", "MixSource(a, b, fraction, seed, part)",
+         "MixSource(a, b, fraction / 2, seed, part)",
+         "test_mixing_takes_its_share_and_skips_no_row"),
+    ],
+)  # fmt: skip
+
+HUMAN = mutants(
+    "data/human.py",
+    "data/test_human.py",
+    [
+        ("split_by_prompt", "not leaders or not key.startswith(leaders[-1])", "True",
+         "test_no_prompt_is_on_both_sides"),
+        ("split_by_prompt", "> fraction * len(records)", "> 2 * fraction * len(records)",
+         "test_split_holds_out_about_the_fraction"),
+    ],
+)  # fmt: skip
+
+MUTANTS = ARRAYS + RECORDS + PIPELINE + HUMAN

@@ -1,0 +1,93 @@
+"""Evaluators, statistics, labelers and the gold grader."""
+
+from tests.mutants import mutants
+
+POLICIES = mutants(
+    "evaluation/policies.py",
+    "evaluation/test_policies.py",
+    [
+        ("Sampler._response_kl", "exact_kl(*logits, self.temperature)", "exact_kl(*logits)",
+         "test_kl_equals_a_loop_over_the_tokens_distributions_at_the_sampling_temperature"),
+        ("Sampler._response_kl", "* mask).sum(axis=1)", ").sum(axis=1)",
+         "test_kl_equals_a_loop_over_the_tokens_distributions_at_the_sampling_temperature"),
+        ("Sampler.batches", "jax.random.fold_in(key, number)", "key",
+         "test_noise_is_each_row_s_own_and_more_prompts_change_no_response_before"),
+    ],
+)  # fmt: skip
+
+STATISTICS = mutants(
+    "evaluation/statistics.py",
+    "evaluation/test_statistics.py",
+    [
+        ("Interval.side", "self.low > middle", "self.mean > middle",
+         "test_a_difference_of_shares_is_within_minus_1_and_1"),
+        ("bounded_difference", "a - b + 1", "b - a + 1",
+         "test_a_difference_of_shares_is_within_minus_1_and_1"),
+        ("win_rate", "0.5 * (a == b)", "0.0 * (a == b)",
+         "test_win_rate_counts_a_tie_as_one_half_and_is_symmetric"),
+        ("win_rate", "a > b", "a < b", "test_win_rate_counts_a_tie_as_one_half_and_is_symmetric"),
+        ("ratio_interval", "correct[total > 0], total[total > 0]", "correct, total",
+         "test_ratio_leaves_prompts_without_pairs_out"),
+        ("mean_interval", "totals - ratio * weights", "totals - ratio",
+         "test_documents_weigh_their_tokens"),
+        ("mean_interval", "1 - weights / whole", "1", "test_documents_weigh_their_tokens"),
+        ("mean_interval", "(1 + level) / 2", "level",
+         "test_student_s_interval_of_scores_without_bounds"),
+        ("mean_interval", "whole**2 / (weights**2).sum() - 1", "len(totals)",
+         "test_student_s_interval_of_scores_without_bounds"),
+        ("_bounded", "below.mean() * rng", "rng", "test_ratio_of_two_prompts_of_unequal_pairs"),
+        ("_bounded", "(top + unseen)", "top", "test_win_rate_is_paired_by_prompt"),
+    ],
+)  # fmt: skip
+
+LABELERS = mutants(
+    "feedback/labelers.py",
+    "feedback/test_labelers.py",
+    [
+        ("LIKERT", "7", "5", "test_the_papers_labelers_are_the_default"),
+        ("SimulatedLabeler.ratings", "self.noise * self", "0.1 * self.noise * self",
+         "test_noise_is_normal_with_the_stated_deviation"),
+        ("SimulatedLabeler.ratings", "x * steps + 0.5", "x * steps",
+         "test_likert_levels_split_the_range_evenly_and_tie"),
+        ("SimulatedLabeler.rank", "reverse=True", "reverse=False",
+         "test_likert_levels_split_the_range_evenly_and_tie"),
+        ("SimulatedLabeler._normal", "repr((self.seed, prompt, response))",
+         "repr((self.seed, response))", "test_noise_depends_on_seed_prompt_and_response_only"),
+        ("pairwise_agreement", "np.sign(a[j] - a[i]) == np.sign(b[j] - b[i])",
+         "(a[j] > a[i]) == (b[j] > b[i])",
+         "test_pairwise_agreement_counts_pairs_ties_included"),
+        ("_Pairs.agreement", "noise * math.sqrt(2)", "noise",
+         "test_calibrated_labelers_of_different_seeds_agree_as_asked"),
+        ("_Pairs.agreement", "+ tied**2", "",
+         "test_expected_agreement_of_two_scores_by_hand"),
+    ],
+)  # fmt: skip
+
+GRADING = mutants(
+    "worlds/grading.py",
+    "worlds/test_grading.py",
+    [
+        ("WEIGHTS", "0.6", "0.5", "test_the_score_is_the_stated_combination"),
+        ("Sequence.judge", "max(len(words), len(self.expected))", "len(self.expected)",
+         "test_helpful_is_the_share_of_the_request_that_is_met"),
+        ("Listing.judge", "max(asked, len(items))", "asked",
+         "test_helpful_is_the_share_of_the_request_that_is_met"),
+        ("OneWord.judge", "right / (1 + len(rivals))", "float(right)",
+         "test_helpful_is_the_share_of_the_request_that_is_met"),
+        ("Told.judge", "bool(false or denied)", "False",
+         "test_flags_are_set_where_the_prompt_asks_for_them"),
+    ],
+)  # fmt: skip
+
+WORLD = mutants(
+    "worlds/instruction.py",
+    "worlds/test_instruction.py",
+    [
+        ("InstructionWorld.hurried", "rng.random() < careless", "rng.random() < careless / 2",
+         "test_careless_demonstrations_are_counted"),
+        ("_side", '"{seed}/side/{request}"', '"{seed}/side/{request}/{id(request)}"',
+         "worlds/test_requests.py::test_no_request_is_on_the_held_out_and_on_the_training_side"),
+    ],
+)  # fmt: skip
+
+MUTANTS = POLICIES + STATISTICS + LABELERS + GRADING + WORLD

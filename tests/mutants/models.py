@@ -1,0 +1,77 @@
+"""The transformer, its products, its attention and its heads."""
+
+from tests.mutants import mutants
+
+FLOAT64 = "test_equals_loops_in_float64"
+
+TRANSFORMER = mutants(
+    "models/transformer.py",
+    "models/test_transformer.py",
+    [
+        ("Norm", "x = x - x.mean(-1, keepdims=True)", "x = x + 0", FLOAT64),
+        ("Block._project", "rotate(q, positions, c.rotary_base), rotate(k,",
+         "rotate(q, positions, c.rotary_base), (lambda k, *_: k)(k,",
+         "test_rotary_positions_are_relative"),
+        ("Block._mix", "x = x + drop(out)", "x = drop(out)", FLOAT64),
+        ("Block._mix", "drop(out)", "out", "test_dropout_needs_a_key_and_differs_by_key[gpt]"),
+        ("Block.__call__", "visible[:, -last:]", "visible[:, :last]",
+         "test_last_keeps_the_last_positions[gpt]"),
+        ("positions_of", "time - jax.lax.cummax(jnp.where(starts, time, 0), axis=1)", "time",
+         "test_positions_restart_with_each_segment"),
+        ("visible_pairs", "same & jnp.tri(segments.shape[1], dtype=bool)[None]", "same",
+         "test_future_tokens_change_nothing[gpt]"),
+        ("visible_pairs", "segments[:, :, None] == segments[:, None, :]",
+         "(segments[:, :, None] > 0) & (segments[:, None, :] > 0)",
+         "test_packed_documents_do_not_see_each_other[gpt]"),
+        ("_embed", 'x + params["positions"][positions]', 'x + params["positions"][0]', FLOAT64),
+        ("hidden", 'Norm(config).apply({"params": params["final_norm"]}, x)', "x", FLOAT64),
+        ("head_matrix", "if config.tied_embeddings", "if True",
+         "test_a_head_of_its_own_makes_the_logits"),
+        ("gelu", "approximate=True", "approximate=False", FLOAT64),
+    ],
+)  # fmt: skip
+
+ATTENTION = mutants(
+    "models/attention.py",
+    "models/test_attention.py",
+    [
+        ("_scaled", "q.shape[-1] ** -0.5", "q.shape[-1] ** -1.0",
+         "test_values_and_gradients[float32]"),
+        ("_weights", "jnp.where(visible[:, None, None], scores, HIDDEN)", "scores",
+         "test_values_and_gradients[float32]"),
+        ("_backward", "dweights - mean", "dweights", "test_values_and_gradients[float32]"),
+        ("_backward", "dscores, k) * q.shape[-1] ** -0.5", "dscores, k)",
+         "test_values_and_gradients[float32]"),
+    ],
+)  # fmt: skip
+
+SCORE = mutants(
+    "models/score.py",
+    "models/test_score.py",
+    [
+        ("with_score_head", "jnp.zeros(())", "jnp.ones(())",
+         "test_head_starts_at_the_published_scale"),
+        ("zero_score_head", "jnp.zeros_like", "jnp.ones_like",
+         "test_head_starts_at_the_published_scale"),
+        ("rescale", 'gain * head["bias"] + bias', 'head["bias"] + bias',
+         "test_rescale_is_an_affine_map_of_the_score"),
+        ("scores", '+ head["bias"]', "", "test_rescale_is_an_affine_map_of_the_score"),
+        ("at_last_token", "jnp.maximum(index, 0)", "jnp.maximum(index - 1, 0)",
+         "test_read_at_the_last_real_token"),
+        ("at_last_token", "jnp.where(index >= 0, picked, 0.0)", "picked",
+         "test_read_at_the_last_real_token"),
+    ],
+)  # fmt: skip
+
+MATMUL = mutants(
+    "models/matmul.py",
+    "models/test_matmul.py",
+    [
+        ("_row_major_product", "preferred_element_type=jnp.float32",
+         "preferred_element_type=jnp.bfloat16", "test_bfloat16_sums_in_float32"),
+        ("_gradients", 'f"{out},{in_b}->{in_a}", g, b', 'f"{out},{in_b}->{in_a}", g, 2 * b',
+         "test_values_and_gradients"),
+    ],
+)  # fmt: skip
+
+MUTANTS = MATMUL + TRANSFORMER + ATTENTION + SCORE

@@ -1,0 +1,157 @@
+"""What each stage reads, shifts, masks, weighs and updates."""
+
+from tests.mutants import mutants
+
+SICK = "stages/test_sick.py::"
+SICK_STEP = SICK + "test_a_sick_supervised_step_changes_neither_parameters_nor_optimizer"
+EXPERIENCE = "test_experience_equals_loops_over_unpadded_sequences"
+LOOP = "test_update_equals_a_loop_over_minibatches_of_shuffled_rows"
+START = "test_the_value_function_starts_as_the_reward_model_or_under_a_zero_head"
+
+SUPERVISED = mutants(
+    "stages/supervised.py",
+    "stages/test_supervised.py",
+    [
+        ("_token_losses", "states[:, :-1], batch", "states[:, 1:], batch",
+         "test_the_loss_equals_a_loop_over_response_tokens"),
+        ("_token_losses", "-log_probs_of(", "log_probs_of(",
+         "test_the_loss_equals_a_loop_over_response_tokens"),
+        ("likelihood_loss", 'batch["weights"][:, 1:])', 'batch["segments"][:, 1:] > 0)',
+         "test_the_loss_equals_a_loop_over_response_tokens"),
+        ("make_update", "jax.random.fold_in(state.key, state.step)", "state.key",
+         "test_dropout_is_on_in_supervised_training_with_new_noise_each_step"),
+        ("make_update", "keep_if(ok, (params, opt_state), old)", "(params, opt_state)",
+         SICK_STEP),
+        ("make_update", "(~ok).astype", "ok.astype",
+         SICK_STEP),
+        ("make_update", "applied_updates(state.opt_state)", "state.step",
+         SICK + "test_after_a_sick_supervised_step_the_logged_rate_is_the_applied_rate"),
+    ],
+)  # fmt: skip
+
+REWARD_MODEL = mutants(
+    "stages/reward_model.py",
+    "stages/test_reward_model.py",
+    [
+        ("score_sequences", "score.at_last_token(values, segments)", "values[..., -1]",
+         "test_a_score_is_read_at_the_last_token_of_each_output"),
+        ("ranking_by_ranking", "ranks.reshape(scores.shape[0], -1, outputs)",
+         "ranks.reshape(scores.shape[0], -1, outputs)[:, :1]",
+         "stages/test_packed_rankings.py::test_loss_and_gradient"),
+        ("normalise", 'how == "shift"', 'how == "gain_and_bias"',
+         "test_normalisation_of_the_demonstrations_scores[shift]"),
+    ],
+)  # fmt: skip
+
+DPO = mutants(
+    "stages/dpo.py",
+    "stages/test_dpo.py",
+    [
+        ("Response.log_ratio", "self.log_probs - self.ref_log_probs", "self.log_probs",
+         "test_metrics_equal_the_loops"),
+        ("Response.per_token", "self.log_probs / jnp.maximum(self.tokens, 1)", "self.log_probs",
+         "test_metrics_equal_the_loops"),
+        ("_logs", "better.ref_log_probs, worse.ref_log_probs",
+         "worse.ref_log_probs, better.ref_log_probs",
+         "test_loss_and_gradient_equal_explicit_pairs"),
+        ("DPO.loss", "self.beta, self.label_smoothing", "self.beta, 0.0",
+         "test_loss_and_gradient_equal_explicit_pairs"),
+        ("IPO.loss", "self.beta)", "2 * self.beta)",
+         "test_loss_and_gradient_equal_explicit_pairs"),
+        ("IPO._counted", "if not self.per_token", "if True",
+         "test_loss_and_gradient_equal_explicit_pairs"),
+        ("SimPO.loss", "self.margin)", "0.0)", "test_loss_and_gradient_equal_explicit_pairs"),
+        ("ORPO.loss", "-better.per_token", "better.per_token",
+         "test_loss_and_gradient_equal_explicit_pairs"),
+        ("ORPO.loss", "self.coefficient * odds", "odds",
+         "test_loss_and_gradient_equal_explicit_pairs"),
+        ("response_log_probs", 'flat("weights")[:, 1:]', 'flat("segments")[:, 1:]',
+         "test_log_probs_are_of_whole_responses_and_of_nothing_else"),
+        ("response_log_probs", "states[:, :-1]", "states[:, 1:]",
+         "test_log_probs_are_of_whole_responses_and_of_nothing_else"),
+        ("preference_loss", "ranks, response, divide_by)", "ranks, response)",
+         "test_pairs_are_divided_as_asked"),
+        ("preference_loss", "better - worse", "worse - better", "test_metrics_equal_the_loops"),
+        ("preference_loss", "correct.sum(), pairs.sum()", "correct.sum(), jnp.float32(len(pairs))",
+         "test_metrics_equal_the_loops"),
+    ],
+)  # fmt: skip
+
+PPO_LOSSES = mutants(
+    "stages/ppo.py",
+    "stages/test_ppo_losses.py",
+    [
+        ("response_states", "last=length + 1)[:, :-1]", "last=length)",
+         "test_value_loss_and_its_gradient_equal_loops_over_values[0.2]"),
+        ("policy_loss", "ppo_clip(log_probs, batch.log_probs, batch.advantages, config.clip)",
+         "ppo_clip(log_probs, batch.log_probs, batch.advantages, 2 * config.clip)",
+         "test_policy_loss_and_its_gradient_equal_loops_over_logits"),
+        ("policy_loss", "ppo_clip(log_probs, batch.log_probs, batch.advantages, config.clip)",
+         "ppo_clip(log_probs, jax.lax.stop_gradient(log_probs), batch.advantages, config.clip)",
+         "test_policy_loss_and_its_gradient_equal_loops_over_logits"),
+        ("policy_loss", "WeightedMean.of(values, batch.mask)", "WeightedMean.of(values)",
+         "test_policy_loss_and_its_gradient_equal_loops_over_logits"),
+        ("policy_loss", "config.response_length, config.temperature",
+         "config.response_length, 1.0",
+         "test_policy_loss_and_its_gradient_equal_loops_over_logits"),
+        ("value_loss", "WeightedMean.of(errors, batch.mask)", "WeightedMean.of(errors)",
+         "test_value_loss_and_its_gradient_equal_loops_over_values[0.2]"),
+    ],
+)  # fmt: skip
+
+PPO_EXPERIENCE = mutants(
+    "stages/ppo.py",
+    "stages/test_ppo_experience.py",
+    [
+        ("make_experience", "log_probs(state.policy), log_probs(frozen.reference)",
+         "log_probs(state.policy), log_probs(state.policy)",
+         f"{EXPERIENCE}[plain]"),
+        ("make_experience", "score.scores(state.value, states)",
+         "score.scores(frozen.reward, states)",
+         f"{EXPERIENCE}[plain]"),
+        ("make_experience", "segments, length, config.temperature", "segments, length, 1.0",
+         f"{EXPERIENCE}[plain]"),
+        ("make_experience", "if config.whiten_rewards", "if config.whiten_advantages",
+         f"{EXPERIENCE}[plain]"),
+        ("make_experience", "config.discount, config.gae_lambda", "1.0, config.gae_lambda",
+         f"{EXPERIENCE}[other]"),
+        ("make_experience", "config.discount, config.gae_lambda", "config.discount, 0.95",
+         f"{EXPERIENCE}[other]"),
+        ("make_experience", "shift_mean=False", "shift_mean=True",
+         f"{EXPERIENCE}[other]"),
+        ("make_experience", "if config.whiten_advantages", "if True",
+         f"{EXPERIENCE}[other]"),
+        ("make_experience", '"score": scores.mean()', '"score": rewards.mean()',
+         f"{EXPERIENCE}[plain]"),
+        ("make_experience", "log_ratio.sum(axis=1).mean()", "log_ratio.mean()",
+         f"{EXPERIENCE}[plain]"),
+        ("make_experience", "-masked_mean(log_probs, mask)", "masked_mean(log_probs, mask)",
+         f"{EXPERIENCE}[plain]"),
+    ],
+)  # fmt: skip
+
+PPO_UPDATE = mutants(
+    "stages/ppo.py",
+    "stages/test_ppo_update.py",
+    [
+        ("initial_state", "else copy(policy)", "else copy(jax.tree.map(jnp.zeros_like, policy))",
+         START),
+        ("optimizers", "make_optimizer(config.value_optimizer, steps)",
+         "make_optimizer(config.policy_optimizer, steps)",
+         "test_policy_and_value_function_have_an_optimizer_each"),
+        ("make_update", "jax.random.fold_in(state.key, state.step), 1)", "state.key, 1)",
+         LOOP),
+        ("make_update", "x[index % config.minibatches]", "x[0]",
+         LOOP),
+        ("make_update", "ptx_loss, state.policy, text", "ptx_loss, state.ema, text",
+         LOOP),
+        ("make_update", "kl, config.batch_size)", "kl, 2 * config.batch_size)",
+         "test_the_controller_s_coefficient_moves_in_the_state_by_ziegler_s_formula"),
+        ("make_update", "keep_if(jnp.isfinite(kl), kl_coefficient, state.kl_coefficient)",
+         "kl_coefficient", SICK + "test_where_all_are_sick_nothing_moves_but_the_step"),
+        ("make_update", "keep_if(ok, state._replace(**new), state)", "state._replace(**new)",
+         SICK + "test_a_minibatch_of_ppo_is_left_out_alone"),
+    ],
+)  # fmt: skip
+
+MUTANTS = SUPERVISED + REWARD_MODEL + DPO + PPO_LOSSES + PPO_EXPERIENCE + PPO_UPDATE
