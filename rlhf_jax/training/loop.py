@@ -242,7 +242,7 @@ class _Log:
         if math.isfinite(value := numbers.get(self._task.best.removeprefix("-"), math.nan)):
             self._best.append(value)
         if self._line is not None:
-            self._line.update(step, numbers)
+            self._line.update(step, numbers, self.compilations.count)
         if step % self._every == 0 or step in (1, self._task.total_steps):
             now, (last, then) = time.monotonic(), self._last
             self._last = (step, now)

@@ -169,13 +169,37 @@ def test_a_steady_step_is_not_warned_of(tmp_path):
 def test_plain_lines_show_stage_step_speed_and_the_named_metrics(tmp_path, capsys, monkeypatch):
     run(_task(show=("sum",)), tmp_path / "a", CONFIG, fingerprint=PRINT)
     lines = capsys.readouterr().out.splitlines()
-    assert len(lines) == 2  # the first and the last: the rest came within five seconds
-    assert lines[0].startswith("toy  1/10  0:0") and "tokens/s  sum 1" in lines[0]
+    assert len(lines) == 2  # the start and the last step: the rest came within five seconds
+    assert lines[0] == "toy  0/10  compiling"
     assert lines[1].startswith("toy  10/10  0:00:00 left") and lines[1].endswith("sum 55")
     monkeypatch.setattr(progress, "PLAIN_SECONDS", 0.0)
     run(_task(), tmp_path / "b", CONFIG, fingerprint=PRINT)
     lines = capsys.readouterr().out.splitlines()
-    assert len(lines) == 10 and lines[-1].endswith("batch 10  sum 55")
+    assert len(lines) == 11 and lines[-1].endswith("batch 10  sum 55")
+
+
+def test_the_time_left_is_told_from_steps_that_compiled_nothing(capsys, monkeypatch):
+    clock = {"now": 0.0}
+    monkeypatch.setattr(progress.time, "monotonic", lambda: clock["now"])
+    line = progress.ProgressLine("toy", 4, 14, 30)
+    for step, clock["now"], compilations in (
+        (5, 60, 3),  # the first step compiles for a minute
+        (6, 70, 3),  # 10 s a step: 8 steps are left
+        (7, 100, 4),  # compiles again
+        (8, 105, 4),  # 5 s a step: 6 are left
+        (9, 130, 4),  # (130 - 100) / 2
+        (14, 131, 5),
+    ):
+        line.update(step, {"loss": step / 2}, compilations)
+    assert capsys.readouterr().out.splitlines() == [
+        "toy  4/14  compiling",
+        "toy  5/14  compiling  loss 2.5",
+        "toy  6/14  0:01:20 left  3 tokens/s  loss 3",
+        "toy  7/14  compiling  loss 3.5",
+        "toy  8/14  0:00:30 left  6 tokens/s  loss 4",
+        "toy  9/14  0:01:15 left  2 tokens/s  loss 4.5",
+        "toy  14/14  0:00:00 left  loss 7",
+    ]
 
 
 def test_a_terminal_gets_a_bar(monkeypatch):
@@ -184,9 +208,10 @@ def test_a_terminal_gets_a_bar(monkeypatch):
     monkeypatch.setattr(progress, "Console", lambda: console)
     line = progress.ProgressLine("toy", 0, 3, 5)
     for step in (1, 2, 3):
-        line.update(step, {"loss": 1.25})
+        line.update(step, {"loss": 1.25}, compilations=1)
     line.close()
-    assert all(word in screen.getvalue() for word in ("toy", "3/3", "tokens/s", "loss 1.25"))
+    told = ("toy", "compiling", "3/3", "0:00:00 left", "tokens/s", "loss 1.25")
+    assert all(word in screen.getvalue() for word in told)
 
 
 @pytest.mark.parametrize("field", ["checkpoint_every", "log_every", "keep"])
