@@ -1,43 +1,53 @@
 """rlhf-jax COMMAND EXPERIMENT [--field value ...]"""
 
+import contextlib
 import dataclasses
 import errno
 import os
 import sys
-from pathlib import Path
-from typing import Annotated, Literal
+from collections.abc import Iterator, Sequence
+from pathlib import Path, PurePath
+from typing import Annotated, Any, Literal
 
 import tyro
 
-from rlhf_jax.errors import UserError
+from rlhf_jax.errors import ConfigError, UserError, writable_directory
 from rlhf_jax.parallel.host import keep_pages
 
-USAGE = """rlhf-jax COMMAND EXPERIMENT.py [--field value ...]
+STAGES = ("pretrain", "sft", "reward", "ppo", "ppo_ptx", "dpo")
+ABOUT = {
+    "run": "all stages but dpo, then the report",
+    "pretrain": "the base model, from plain text",
+    "sft": "supervised fine-tuning on demonstrations",
+    "reward": "the reward model, from rankings",
+    "ppo": "PPO against the reward model",
+    "ppo_ptx": "the same with the pretraining term",
+    "dpo": "direct preference optimisation on the reward model's rankings",
+    "generate": """read prompts from standard input, one a line, in which \\n is a line break;
+             trains nothing: --stage names the model, else the last finished one speaks;
+             --seed N is another sample of the same model""",
+    "doctor": """RUN, a run's directory: what is in it, what is damaged, what a resume would do;
+             exit code 1 where something is damaged""",
+    "replay": "BATCH: one step again, on a batch saved when numbers were not finite",
+    "plan": """every program compiled for TPUs that need not be here, --topology v5p:4x4x4:
+             memory, FLOPs, what chips send each other; exit code 1 where it does not fit""",
+    "estimators": """every gradient estimator measured against the exact gradient; no experiment
+             file""",
+}
+COMMANDS = tuple(ABOUT)
+_LINES = "\n".join(f"  {name:10} {about}" for name, about in ABOUT.items())
+USAGE = f"""rlhf-jax COMMAND EXPERIMENT.py [--field value ...]
 
 commands
-  run        all stages but dpo, then the report
-  pretrain   the base model, from plain text
-  sft        supervised fine-tuning on demonstrations
-  reward     the reward model, from rankings
-  ppo        PPO against the reward model
-  ppo_ptx    the same with the pretraining term
-  dpo        direct preference optimisation on the reward model's rankings
-  generate   read prompts from standard input, one a line; --stage names the model,
-             \\n in a line stands for a line break
-  doctor RUN a run's directory: what is in it, what is damaged, what a resume would do;
-             exit code 1 where something is damaged
-  replay BATCH
-             one step again, on a batch saved when numbers were not finite
-  plan       every program compiled for TPUs that need not be here, --topology v5p:4x4x4:
-             memory, FLOPs, what chips send each other; exit code 1 where it does not fit
-  estimators every gradient estimator measured against the exact gradient; no experiment file
+{_LINES}
 
 A command first runs the stages that it builds on, where they are not finished; run again,
 it goes on where it was. Any field of the experiment can be given, as in
   rlhf-jax ppo experiments/quickstart.py --ppo.iterations 10 --out runs/short
 rlhf-jax COMMAND EXPERIMENT.py --help lists them all."""
-STAGES = ("pretrain", "sft", "reward", "ppo", "ppo_ptx", "dpo")
-COMMANDS = ("run", *STAGES, "generate", "doctor", "replay", "plan", "estimators")
+# The rest are bugs of ours, and keep their traceback.
+PATH_ERRORS = (errno.EACCES, errno.EPERM, errno.EROFS, errno.ENOTDIR, errno.EISDIR,
+               errno.ENAMETOOLONG)  # fmt: skip
 
 
 def main() -> None:
@@ -49,6 +59,9 @@ def main() -> None:
         print(f"rlhf-jax: {error}", file=sys.stderr)
         sys.exit(2)
     except OSError as error:
+        if error.errno in PATH_ERRORS and error.filename:
+            print(f"rlhf-jax: {error.filename}: {error.strerror}", file=sys.stderr)
+            sys.exit(2)
         if error.errno not in (errno.ENOSPC, errno.EDQUOT):
             raise
         where = f" for {error.filename}" if error.filename else ""
@@ -66,6 +79,9 @@ def command(arguments: list[str]) -> int:
         return 0
     if arguments[0] == "estimators":
         return estimators(arguments[1:])
+    if arguments[0] in COMMANDS and arguments[1:2] in (["-h"], ["--help"]):
+        print(help_of(arguments[0]))
+        return 0
     if arguments[0] in ("doctor", "replay"):
         return inspect(arguments)
     if arguments[0] not in COMMANDS:
@@ -75,11 +91,25 @@ def command(arguments: list[str]) -> int:
                         f"rlhf-jax {arguments[0]} experiments/quickstart.py")  # fmt: skip
     if arguments[0] == "plan":
         return plan(arguments[1:])
+    return run_command(*arguments)
+
+
+def help_of(command: str) -> str:
+    """What a command does, where no experiment is named whose fields could be listed."""
+    about = "\n".join(line.strip() for line in ABOUT[command].splitlines())
+    if command in ("doctor", "replay"):
+        return f"rlhf-jax {command} {about}"
+    return (f"rlhf-jax {command} EXPERIMENT.py [--field value ...]\n\n{about}\n\n"
+            f"rlhf-jax {command} EXPERIMENT.py --help lists the fields.")  # fmt: skip
+
+
+def run_command(command: str, experiment: str, *options: str) -> int:
+    """A stage, all of them, or `generate`."""
     # Not before: these start jax.
-    from rlhf_jax import judge
+    from rlhf_jax import judge, speaking
     from rlhf_jax.experiment import Experiment, load_experiment
     from rlhf_jax.parallel import processes
-    from rlhf_jax.run import Run, Stopped
+    from rlhf_jax.run import BUILDS_ON, PIPELINE, Run, Stopped
     from rlhf_jax.training.signals import SIGNALS, Preempted
 
     @dataclasses.dataclass(frozen=True)
@@ -87,31 +117,60 @@ def command(arguments: list[str]) -> int:
         config: Annotated[Experiment, tyro.conf.arg(name="")]
         stop_after_steps: int | None = None  # ends the stage early, with a checkpoint
         insist: bool = False  # goes on in a directory that another config made
-        # generate: the stage whose model speaks
-        stage: Literal["pretrain", "sft", "ppo", "ppo_ptx", "dpo"] = "ppo_ptx"
+        # generate: the stage whose model speaks; None: the last of InstructGPT's that has finished
+        stage: Literal["pretrain", "sft", "ppo", "ppo_ptx", "dpo"] | None = None
 
-    call = tyro.cli(
-        Call,
-        prog=f"rlhf-jax {arguments[0]} {arguments[1]}",
-        default=Call(load_experiment(arguments[1])),
-        args=arguments[2:],
-        config=(tyro.conf.AvoidSubcommands,),
-    )
+    default = Call(load_experiment(experiment))
+    with naming_options(default.config, options):
+        call = tyro.cli(
+            Call,
+            prog=f"rlhf-jax {command} {experiment}",
+            default=default,
+            args=options,
+            config=(tyro.conf.AvoidSubcommands,),
+        )
+    if command == "generate":
+        speaking.generate(call.config, call.stage, call.insist)
+        return 0
     processes.start(call.config.parallel)
     try:
         with processes.ending_together(), SIGNALS.handled():
-            run = Run(call.config, call.stop_after_steps, call.insist)
-            if arguments[0] == "run":
+            out = call.config.directory
+            processes.first_alone(lambda: writable_directory(out, "out"), "out")
+            stages = PIPELINE if command == "run" else (*BUILDS_ON[command], command)
+            run = Run(call.config, call.stop_after_steps, call.insist, stages)
+            if command == "run":
                 judge.judge(run)
-            elif arguments[0] == "generate":
-                generate(run, call.stage)
             else:
-                run.finish(arguments[0])
+                run.finish(command)
     except Stopped as stopped:
         print(stopped)
     except Preempted as signal:
         print(f"{signal}: no step was running; the same command goes on where it was")
     return 0
+
+
+@contextlib.contextmanager
+def naming_options(config: Any, options: Sequence[str]) -> Iterator[None]:
+    """A ConfigError of this block names its field as the option that it is, as in
+    "sft.optimizer.learning_rate": the part of the config that an option changed, and that has
+    such a field."""
+    try:
+        yield
+    except ConfigError as error:
+        given = [o.split("=")[0][2:].replace("-", "_") for o in options if o.startswith("--")]
+        exact = {o.removesuffix(f".{error.field}") for o in given if o.endswith(f".{error.field}")}
+        above = {str(parent) for o in given for parent in PurePath(o.replace(".", "/")).parents}
+        above = {parent.replace("/", ".") for parent in above - {"."}}
+        field = error.field.split(".")[0]
+        found = [path for path in exact or above if _has(config, f"{path}.{field}")]
+        raise error.inside(found[0]) if len(found) == 1 else error from None
+
+
+def _has(config: Any, path: str) -> bool:
+    for field in path.split("."):
+        config = getattr(config, field, None)
+    return config is not None
 
 
 def plan(arguments: list[str]) -> int:
@@ -125,13 +184,15 @@ def plan(arguments: list[str]) -> int:
         config: Annotated[Experiment, tyro.conf.arg(name="")]
         options: Annotated[PlanOptions, tyro.conf.arg(name="")]
 
-    call = tyro.cli(
-        Call,
-        prog=f"rlhf-jax plan {arguments[0]}",
-        default=Call(load_experiment(arguments[0]), PlanOptions("v5p:4x4x4")),
-        args=arguments[1:],
-        config=(tyro.conf.AvoidSubcommands,),
-    )
+    default = Call(load_experiment(arguments[0]), PlanOptions("v5p:4x4x4"))
+    with naming_options(default.config, arguments[1:]):
+        call = tyro.cli(
+            Call,
+            prog=f"rlhf-jax plan {arguments[0]}",
+            default=default,
+            args=arguments[1:],
+            config=(tyro.conf.AvoidSubcommands,),
+        )
     return plan_command(call.config, call.options)
 
 
@@ -150,21 +211,6 @@ def inspect(arguments: list[str]) -> int:
     return 0
 
 
-def generate(run, stage: str) -> None:
-    """Prints a response to each line of standard input, as one line each."""
-    if run.config.parallel.coordinator is not None:
-        raise UserError("generate reads standard input: it runs in one process")
-    prompts = [line.rstrip("\n").replace("\\n", "\n") for line in sys.stdin]
-    if not prompts:
-        raise UserError("generate reads prompts from standard input, one a line: there was none")
-    params, sampling = run.model(stage), run.config.evaluation.sampling
-    responses = run.sample(stage, params, prompts, sampling, "generate/responses")
-    for number, response in enumerate(responses, 1):
-        if response is None:
-            raise UserError(f"line {number}: the prompt leaves no room for a response")
-        print(response.text.replace("\n", "\\n"))
-
-
 def estimators(arguments: list[str]) -> int:
     """The estimator lab: table on the screen, estimators.json and estimators.png in --out."""
     from rlhf_jax.estimators.lab import LabConfig, run
@@ -174,7 +220,8 @@ def estimators(arguments: list[str]) -> int:
         config: Annotated[LabConfig, tyro.conf.arg(name="")] = LabConfig()
         out: Path = Path("runs/estimators")
 
-    call = tyro.cli(Call, prog="rlhf-jax estimators", args=arguments)
+    with naming_options(LabConfig(), arguments):
+        call = tyro.cli(Call, prog="rlhf-jax estimators", args=arguments)
     run(call.config, call.out)
     return 0
 

@@ -1,5 +1,9 @@
 """Errors that a user can mend. The command line prints them as one line and exits with 2."""
 
+import contextlib
+import tempfile
+from collections.abc import Iterator
+from pathlib import Path
 from typing import Any
 
 
@@ -8,7 +12,15 @@ class UserError(Exception):
 
 
 class ConfigError(UserError):
-    """A config field holds a value that it must not."""
+    """A config field holds a value that it must not; the message begins with the field's name."""
+
+    field = ""
+
+    def inside(self, path: str) -> "ConfigError":
+        """The error of the same field, named from further up: `path`.field."""
+        error = ConfigError(f"{path}.{self}")
+        error.field = f"{path}.{self.field}"
+        return error
 
 
 class RecordError(UserError):
@@ -18,4 +30,25 @@ class RecordError(UserError):
 def require(ok: bool, field: str, value: Any, allowed: str) -> None:
     """Raises ConfigError naming the field, its value and what is allowed, unless `ok`."""
     if not ok:
-        raise ConfigError(f"{field} = {value!r}: must be {allowed}")
+        error = ConfigError(f"{field} = {value!r}: must be {allowed}")
+        error.field = field
+        raise error
+
+
+@contextlib.contextmanager
+def inside(path: str) -> Iterator[None]:
+    """A ConfigError that is raised in this block names its field from `path` on."""
+    try:
+        yield
+    except ConfigError as error:
+        raise error.inside(path) from None
+
+
+def writable_directory(path: Path, field: str) -> None:
+    """Makes a directory, if it is not there. Raises ConfigError where no file can be made in it."""
+    try:
+        path.mkdir(parents=True, exist_ok=True)
+        tempfile.TemporaryFile(dir=path).close()
+    except OSError as error:
+        reason = "it is a file" if path.is_file() else (error.strerror or str(error)).lower()
+        require(False, field, str(path), f"a directory that can be written to: {reason}")

@@ -2,6 +2,7 @@
 
 import dataclasses
 import importlib.util
+import traceback
 from pathlib import Path
 
 from rlhf_jax.errors import UserError, require
@@ -189,7 +190,8 @@ class Experiment:
 def load_experiment(path: str) -> Experiment:
     """The `config` of an experiment file.
 
-    Raises UserError where the file is absent or defines no Experiment of that name.
+    Raises UserError where the file is absent, raises an error, as "file:line: what", or defines
+    no Experiment of that name.
     """
     file = Path(path)
     if not file.is_file():
@@ -198,8 +200,26 @@ def load_experiment(path: str) -> Experiment:
     if spec is None:
         raise UserError(f"{path}: an experiment is a Python file, named *.py")
     module = importlib.util.module_from_spec(spec)
-    spec.loader.exec_module(module)
+    try:
+        spec.loader.exec_module(module)
+    except (Exception, SystemExit) as error:
+        raise UserError(_told(path, file, error)) from None
     config = vars(module).get("config")
     if not isinstance(config, Experiment):
         raise UserError(f"{path}: must define `config`, an rlhf_jax.experiment.Experiment")
     return config
+
+
+def _told(path: str, file: Path, error: BaseException) -> str:
+    """Where in an experiment file an error came from, and what it says, in one line."""
+    what = (str(error).splitlines() or [""])[0]
+    frames = traceback.extract_tb(error.__traceback__)
+    lines = [frame.lineno for frame in frames if Path(frame.filename) == file]
+    if isinstance(error, SyntaxError):
+        what = error.msg
+        if error.filename not in (None, str(file)):  # of a file that it imports
+            path = error.filename
+        lines = [error.lineno]
+    place = f"{path}:{lines[-1]}" if lines and lines[-1] else path
+    kind = "" if isinstance(error, UserError) else f"{type(error).__name__}: "
+    return f"{place}: {kind}{what}"

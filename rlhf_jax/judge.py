@@ -93,6 +93,7 @@ def judge_world(run: Run) -> dict:
                 kl=None if prefix else kl_to(run, stage, params, reference, prompts),
                 text_losses=tuple(losses.tolist()),
                 text_tokens=tuple(tokens.tolist()),
+                training_kl=training_kl(run, stage),
             )
         )
     spent = {**seconds(run), "report": round(time.monotonic() - started, 1)}
@@ -129,6 +130,7 @@ def judge_human(run: Run) -> dict:
             "reward_score": mean_interval(scores[name]).as_json(),
             "ended": sum(response.ended for response in responses) / len(responses),
             "kl": kl_to(run, stage, params, reference, prompts),
+            "training_kl": training_kl(run, stage),
         }
         texts[name] = text_losses(run, params)
     compare_with_sft(policies, scores, texts)
@@ -214,6 +216,12 @@ def kl_to(run: Run, stage: str, params: Any, reference: Any, prompts: Sequence[s
         return 0.0
     sampler = run.sampler(stage, prompts, SamplingConfig(run.ppo_of(stage).temperature))
     return sampler.kl(params, reference, prompts, run.key("report/kl"))
+
+
+def training_kl(run: Run, stage: str) -> float | None:
+    """KL to SFT of the last iteration of a PPO stage, nats a response; None of other stages."""
+    rows = read_metrics(run.stage_directory(stage)) if stage in PPO_STAGES else []
+    return rows[-1]["kl"] if rows else None
 
 
 def text_losses(run: Run, params: Any) -> tuple[np.ndarray, np.ndarray]:

@@ -19,7 +19,7 @@ from rlhf_jax import corpora, feeds
 from rlhf_jax.data import pipeline
 from rlhf_jax.data.arrays import told
 from rlhf_jax.data.records import write_atomically
-from rlhf_jax.errors import UserError, require
+from rlhf_jax.errors import UserError, inside, require
 from rlhf_jax.evaluation.policies import Sampler
 from rlhf_jax.experiment import Experiment, WorldData
 from rlhf_jax.feedback.collect import collect_rankings, output_counts
@@ -59,10 +59,18 @@ class Run:
     process or a later one, finds it done or goes on where it was."""
 
     def __init__(
-        self, config: Experiment, stop_after_steps: int | None = None, insist: bool = False
+        self,
+        config: Experiment,
+        stop_after_steps: int | None = None,
+        insist: bool = False,
+        stages: Sequence[str] = (),
     ):
+        """stages: those that are to run, refused here, before data are built, where their rows do
+        not fit the devices."""
         self.config, self.stop_after_steps, self.insist = config, stop_after_steps, insist
         self.directory = config.directory
+        self.runner = make_runner(config.parallel)
+        self.check_rows(stages)
         data = config.data, self.directory / "data", config.model.vocab_size, config.seed
         processes.first_alone(lambda: corpora.prepare(*data), "data")
         self.corpora = corpora.prepare(*data)
@@ -71,7 +79,6 @@ class Run:
         require(
             vocabulary >= words, "model.vocab_size", vocabulary, f"the tokenizer's {words} or more"
         )
-        self.runner = make_runner(config.parallel)
         self.feeds = feeds.Feeds(self.corpora, self.tokenizer, self.runner, config.seed)
         self._samplers: dict[tuple, Sampler] = {}
         for stage in PPO_STAGES:
@@ -81,14 +88,20 @@ class Run:
     def check(self, stages: Sequence[str], report: bool = False) -> None:
         """Raises UserError, before any compute, where a batch of a stage that is not finished does
         not fit the mesh, or the records leave such a stage, or the report, nothing."""
+        left = self.check_rows(stages)
+        self.fitness.check([*left, "report"] if report else left)
+        if processes.is_first():
+            self.corpora.keep("left_out", self.fitness.left_out)
+
+    def check_rows(self, stages: Sequence[str]) -> list[str]:
+        """Those of the stages that are yet to run here. Raises ConfigError where a batch of one of
+        them does not fit the mesh."""
         elsewhere = {"reward"} if self.config.reward_from is not None else set()
         done = {stage for stage in stages if has_model(self.stage_directory(stage) / "model")}
         left = [stage for stage in stages if stage not in elsewhere | done]
         for stage in left:
             check_rows(self.runner, self.config, stage)
-        self.fitness.check([*left, "report"] if report else left)
-        if processes.is_first():
-            self.corpora.keep("left_out", self.fitness.left_out)
+        return left
 
     def key(self, purpose: str) -> jax.Array:
         """The random key of a purpose (randomness.py)."""
@@ -209,7 +222,8 @@ class Run:
         if batches.dropped:
             print(f"{stage}: {batches.left_out} (length = {config.length})")
         steps = max(1, round(config.epochs * batches.steps_per_epoch))
-        update, optimizer = supervised.make_update(loss, config, steps, self.runner.compile)
+        with inside(f"{stage}.optimizer"):
+            update, optimizer = supervised.make_update(loss, config, steps, self.runner.compile)
         initial = lambda params, key: supervised.initial_state(params, optimizer, key)
         place = lambda batch: self.runner.rows(batch, config.batch_size)
         task = loop.Task(

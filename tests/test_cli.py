@@ -1,9 +1,13 @@
 """The command line: one clear line and exit code 2 for a mistake, and options that take effect."""
 
+import io
+
 import pytest
 
 import rlhf_jax.run
-from rlhf_jax import cli
+from rlhf_jax import cli, errors, speaking
+from rlhf_jax.errors import UserError
+from rlhf_jax.generation.ending import Response
 from rlhf_jax.run import STAGES
 
 QUICKSTART = "experiments/quickstart.py"
@@ -21,13 +25,14 @@ def calls(monkeypatch):
     made = []
 
     class Recorder:
-        def __init__(self, config, stop_after_steps, insist):
+        def __init__(self, config, stop_after_steps, insist, stages):
             made.append((config, stop_after_steps))
 
         def finish(self, stage):
             made.append(stage)
 
     monkeypatch.setattr(rlhf_jax.run, "Run", Recorder)
+    monkeypatch.setattr(cli, "writable_directory", lambda path, field: None)
     return made
 
 
@@ -61,20 +66,44 @@ def test_help_lists_the_experiment_s_fields(monkeypatch, capsys):
         assert option in out
 
 
+@pytest.mark.parametrize("command", [c for c in cli.COMMANDS if c != "estimators"])
+def test_every_command_has_help_without_an_experiment(monkeypatch, capsys, command):
+    code, out, err = run(monkeypatch, capsys, command, "--help")
+    assert (code, err) == (0, "")
+    assert out.startswith(f"rlhf-jax {command} ")
+    assert cli.ABOUT[command].splitlines()[0] in out
+
+
 MISTAKES = {
     "wrong command": (("fly", QUICKSTART), "no command 'fly'"),
     "no file": (("run",), "wants an experiment file"),
     "option for a file": (("run", "--seed", "1"), "wants an experiment file"),
     "absent file": (("run", "experiments/none.py"), "experiments/none.py: no such"),
     "no python": (("run", "README.md"), "README.md: an experiment is a Python file"),
-    "impossible value": (("ppo", QUICKSTART, "--ppo.iterations", "0"), "iterations = 0"),
+    "impossible value": (("ppo", QUICKSTART, "--ppo.iterations", "0"), " ppo.iterations = 0: "),
     "two that do not fit": (
         ("ppo", QUICKSTART, "--ppo.prompt-length", "1000"),
         "ppo.prompt_length + response_length",
     ),
     "impossible optimizer": (
         ("sft", QUICKSTART, "--sft.optimizer.learning-rate", "-1"),
-        "learning_rate = -1",
+        " sft.optimizer.learning_rate = -1",
+    ),
+    "a value that another option rules out": (
+        ("sft", QUICKSTART, "--sft.batch-size", "32", "--sft.micro-batches=3"),
+        " sft.micro_batches = 3: must be a divisor of batch_size = 32",
+    ),
+    "a field that no option gave": (
+        ("ppo", QUICKSTART, "--ppo.batch-size", "126"),
+        " ppo.batch_size = 126: must be a multiple of",
+    ),
+    "a warm-up as long as PPO": (
+        ("ppo", QUICKSTART, "--ppo.value-optimizer.warmup-steps", "160"),
+        " ppo.value_optimizer.warmup_steps = 160: must be below the 160 updates",
+    ),
+    "a field of the world": (
+        ("pretrain", QUICKSTART, "--data.world.documents", "0"),
+        " data.world.documents = 0: ",
     ),
 }
 
@@ -86,6 +115,153 @@ def test_a_mistake_is_one_line_and_exit_code_2(monkeypatch, capsys, calls, argum
     assert out == ""
     assert err.startswith("rlhf-jax: ") and told in err and err.count("\n") == 1
     assert not calls
+
+
+@pytest.mark.parametrize(
+    ("source", "told"),
+    [
+        ("a = 1\nb = (2,\n", ":2: SyntaxError: '(' was never closed"),
+        ("a = 1\n\nb = a.c\n", ":3: AttributeError: 'int' object has no attribute 'c'"),
+        ("import nothing_of_this_name\n", ":1: ModuleNotFoundError: No module named 'nothing_"),
+        ("raise ValueError('two\\nlines')\n", ":1: ValueError: two\n"),
+        ("raise SystemExit(0)\n", ":1: SystemExit: 0"),
+        (
+            "from rlhf_jax.training.optimizer import OptimizerConfig as O\nrate = O(\n    -1.0)\n",
+            ":2: learning_rate = -1.0: must be",
+        ),
+    ],
+)
+def test_an_error_in_the_experiment_file_has_its_line(monkeypatch, capsys, tmp_path, source, told):
+    file = tmp_path / "broken.py"
+    file.write_text(source)
+    code, out, err = run(monkeypatch, capsys, "run", str(file))
+    assert (code, out, err.count("\n")) == (2, "", 1)
+    assert err.startswith(f"rlhf-jax: {file}{told.rstrip()}")
+
+
+def test_an_error_in_what_the_file_imports_names_that_file(monkeypatch, capsys, tmp_path):
+    (tmp_path / "imported_by_it.py").write_text("x = 1\ny = = 2\n")
+    (tmp_path / "imports.py").write_text("import imported_by_it\n")
+    monkeypatch.syspath_prepend(tmp_path)
+    code, _, err = run(monkeypatch, capsys, "run", str(tmp_path / "imports.py"))
+    assert code == 2
+    assert err == f"rlhf-jax: {tmp_path / 'imported_by_it.py'}:2: SyntaxError: invalid syntax\n"
+
+
+@pytest.mark.parametrize("under", ["", "/run"])
+@pytest.mark.parametrize(
+    "command",
+    [("run", QUICKSTART, "--out"), ("sft", QUICKSTART, "--out"), ("estimators", "--out")],
+    ids=lambda command: command[0],
+)
+def test_out_that_is_a_file_or_lies_under_one_is_one_line(
+    monkeypatch, capsys, tmp_path, command, under
+):
+    file = tmp_path / "file"
+    file.write_text("kept")
+    code, out, err = run(monkeypatch, capsys, *command, f"{file}{under}")
+    assert (code, out, err.count("\n")) == (2, "", 1)
+    assert err.startswith(f"rlhf-jax: out = '{file}{under}': must be a directory that can be")
+    assert file.read_text() == "kept"
+
+
+def test_plan_s_json_is_refused_before_anything_compiles(monkeypatch, capsys, tmp_path):
+    file = tmp_path / "file"
+    file.write_text("")
+    for json, told in ((tmp_path, "must be a file"), (file / "x.json", "must be a directory")):
+        code, _, err = run(monkeypatch, capsys, "plan", QUICKSTART, "--json", str(json))
+        assert (code, err.count("\n")) == (2, 1)
+        assert err.startswith("rlhf-jax: json = ") and told in err
+
+
+def test_a_directory_that_takes_no_file_is_refused(monkeypatch, tmp_path):
+    def refused(dir):
+        raise PermissionError(13, "Permission denied", str(dir))
+
+    monkeypatch.setattr(errors.tempfile, "TemporaryFile", refused)
+    with pytest.raises(UserError, match=r"out = .*can be written to: permission denied"):
+        errors.writable_directory(tmp_path / "new", "out")
+
+
+def test_devices_that_do_not_fit_are_told_before_data_are_built(monkeypatch, capsys, tmp_path):
+    arguments = ("sft", QUICKSTART, "--out", str(tmp_path), "--parallel.fsdp", "3")
+    code, _, err = run(monkeypatch, capsys, *arguments)
+    assert (code, err.count("\n")) == (2, 1)
+    assert err.startswith("rlhf-jax: parallel.fsdp x parallel.tensor = 3: must be a divisor of")
+    arguments = ("sft", QUICKSTART, "--out", str(tmp_path), "--sft.batch-size", "36")
+    code, _, err = run(monkeypatch, capsys, *arguments)
+    assert err.startswith("rlhf-jax: sft.batch_size = 36: must be a multiple or a divisor of the 8")
+    assert not list(tmp_path.iterdir())
+
+
+def test_bytes_that_are_no_text_are_told_with_their_line():
+    assert speaking.read_prompts([b"a\\nb\r\n", "\u6f22".encode()]) == ["a\nb", "\u6f22"]
+    for lines, told in (
+        ([b"\xff"], "line 1: byte 0xff at 1"),
+        ([b"a\n", b"b\xc3\n"], "line 2: byte"),
+    ):
+        with pytest.raises(UserError, match=told):
+            speaking.read_prompts(lines)
+    with pytest.raises(UserError, match="there was none"):
+        speaking.read_prompts([])
+
+
+@pytest.fixture
+def finished(monkeypatch, tmp_path):
+    """A run of seed 5 whose pretraining, SFT and DPO have finished, for `generate` to read."""
+    for stage in ("pretrain", "sft", "dpo"):
+        (tmp_path / stage / "model").mkdir(parents=True)
+        (tmp_path / stage / "experiment.json").write_text('{"seed": 5}')
+    (tmp_path / "data").mkdir()
+    (tmp_path / "data/counts.json").write_text("{}")
+    monkeypatch.setattr(speaking, "has_model", lambda path: path.is_dir())
+    asked = []
+
+    class Reader:
+        def __init__(self, config, insist):
+            self.config = config
+
+        def model(self, stage):
+            return f"model of {stage}"
+
+        def sample(self, stage, model, prompts, sampling, purpose):
+            asked.append((model, prompts, self.config.seed, purpose))
+            return [Response(prompt.upper(), (), True) for prompt in prompts]
+
+    monkeypatch.setattr(speaking, "Run", Reader)
+    monkeypatch.setattr("sys.stdin", io.TextIOWrapper(io.BytesIO(b"one\ntwo\n")))
+    return tmp_path, asked
+
+
+@pytest.mark.parametrize(
+    ("options", "stage", "purpose"),
+    [
+        ((), "sft", "generate/responses/0"),
+        (("--seed", "3"), "sft", "generate/responses/3"),  # another sample of the same model
+        (("--stage", "pretrain"), "pretrain", "generate/responses/0"),
+        (("--stage", "dpo", "--seed", "5"), "dpo", "generate/responses/5"),
+    ],
+)
+def test_generate_reads_the_last_finished_stage_or_the_one_named(
+    monkeypatch, capsys, finished, options, stage, purpose
+):
+    out, asked = finished
+    code, said, err = run(monkeypatch, capsys, "generate", QUICKSTART, "--out", str(out), *options)
+    assert (code, said) == (0, "ONE\nTWO\n")
+    assert err == f"generate: the model of {stage} in {out}\n"
+    assert asked == [(f"model of {stage}", ["one", "two"], 5, purpose)]
+
+
+def test_generate_trains_nothing(monkeypatch, capsys, finished):
+    out, asked = finished
+    arguments = ("generate", QUICKSTART, "--stage", "ppo_ptx", "--out")
+    code, _, err = run(monkeypatch, capsys, *arguments, str(out))
+    assert code == 2
+    assert err == (f"rlhf-jax: {out}: ppo_ptx has not finished, and generate trains nothing; "
+                   "finished are pretrain, sft, dpo\n")  # fmt: skip
+    code, _, err = run(monkeypatch, capsys, *arguments, str(out / "none"))
+    assert code == 2 and "no stage that could answer has finished here" in err
+    assert not asked and not (out / "none").exists()
 
 
 def test_a_file_without_a_config_is_one_line(monkeypatch, capsys, tmp_path):

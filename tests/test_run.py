@@ -57,12 +57,16 @@ def test_the_report_has_its_schema(runs):
     for policy in report["policies"].values():
         assert policy.keys() == {
             "gold_score", "win_rate_vs_sft", "followed", "hallucinated", "harmful", "kl",
-            "pretraining_loss", "pretraining_loss_vs_sft",
+            "training_kl", "pretraining_loss", "pretraining_loss_vs_sft",
         }  # fmt: skip
         score = policy["gold_score"]
         assert score.keys() == {"mean", "low", "high"}
         assert 0 <= score["low"] <= score["mean"] <= score["high"] <= 1
         assert 0 < policy["pretraining_loss"] < 7
+    for stage in ("ppo", "ppo_ptx"):
+        last = (runs[0] / "whole" / stage / "metrics.jsonl").read_text().splitlines()[-1]
+        assert report["policies"][stage]["training_kl"] == json.loads(last)["kl"]
+    assert report["policies"]["sft"]["training_kl"] is None
     assert report["policies"]["sft"]["kl"] == 0 < report["policies"]["ppo"]["kl"]
     assert set(PIPELINE) <= report["seconds"].keys()
     assert report["seed"] == 1 and all(isinstance(line, str) for line in report["findings"])
@@ -145,12 +149,13 @@ def test_generate_reads_and_prints_a_line_each(runs, monkeypatch, capsys):
         return [Response(text, (), True) for text in ("one\ntwo", " caf\u00e9")]
 
     monkeypatch.setattr(Run, "sample", sample)
-    monkeypatch.setattr("sys.stdin", io.StringIO("User: Hi.\\nAssistant:\ncaf\u00e9 \u6f22\\\n"))
+    given = "User: Hi.\\nAssistant:\ncaf\u00e9 \u6f22\\\n"
+    monkeypatch.setattr("sys.stdin", io.TextIOWrapper(io.BytesIO(given.encode())))
     arguments = ["generate", EXPERIMENT, "--out", str(runs[0] / "whole"), "--stage", "sft"]
     code, out, _ = main(monkeypatch, capsys, *arguments)
     assert code == 0
     prompts = ["User: Hi.\nAssistant:", "caf\u00e9 \u6f22\\"]
-    assert asked == [("sft", prompts, (400, 32), "generate/responses")]
+    assert asked == [("sft", prompts, (400, 32), "generate/responses/0")]
     assert out == "one\\ntwo\n caf\u00e9\n"
 
 
@@ -158,7 +163,7 @@ def test_generate_reads_and_prints_a_line_each(runs, monkeypatch, capsys):
     "given, told", [("", "there was none"), ("short\n" + "long " * 100 + "\n", "line 2: ")]
 )
 def test_generate_refuses_no_prompt_and_one_without_room(runs, monkeypatch, capsys, given, told):
-    monkeypatch.setattr("sys.stdin", io.StringIO(given))
+    monkeypatch.setattr("sys.stdin", io.TextIOWrapper(io.BytesIO(given.encode())))
     code, _, err = main(
         monkeypatch, capsys, "generate", EXPERIMENT, "--out", str(runs[0] / "whole")
     )

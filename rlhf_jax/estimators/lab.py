@@ -13,7 +13,7 @@ import numpy as np
 from rich.console import Console
 from rich.table import Table
 
-from rlhf_jax.errors import UserError, require
+from rlhf_jax.errors import require, writable_directory
 from rlhf_jax.estimators import figure
 from rlhf_jax.estimators.bench import Bench, draw, estimates, expected_in_theory, make_bench
 from rlhf_jax.estimators.drift import Curve, DriftConfig, measure_drift
@@ -208,10 +208,7 @@ def table(config: LabConfig, rows: dict[str, Row]) -> Table:
 def run(config: LabConfig, out: Path) -> dict[str, Any]:
     """Measures, prints the table, and writes estimators.json and estimators.png into `out`."""
     start, out = time.monotonic(), Path(out)
-    try:
-        out.mkdir(parents=True, exist_ok=True)
-    except OSError as error:
-        raise UserError(f"{out}: cannot be made a folder: {error.strerror}") from None
+    writable_directory(out, "out")
     rows = measure_rows(config)
     drift = measure_drift(make_task(config.task), config.drift, config.seed)
     result = summary(config, rows, drift)

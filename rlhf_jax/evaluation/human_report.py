@@ -6,7 +6,7 @@ from rich.console import Console
 from rich.table import Table
 from rich.text import Text
 
-from rlhf_jax.evaluation.report_page import duration, number
+from rlhf_jax.evaluation.report_page import duration, number, stacked_kl
 from rlhf_jax.evaluation.statistics import Interval, ratio_interval
 
 
@@ -39,8 +39,8 @@ def findings(reward_model: dict, policies: dict) -> list[str]:
 
     Args:
       reward_model: {"all" or a source: `pair_accuracy` and "over_long", rankings left out}.
-      policies: {name: {"reward_score", "reward_wins_vs_sft", "kl", "pretraining_loss",
-        "pretraining_loss_vs_sft"}}.
+      policies: {name: {"reward_score", "reward_wins_vs_sft", "kl", "training_kl",
+        "pretraining_loss", "pretraining_loss_vs_sft"}}.
     """
     whole = reward_model["all"]
     sentences = [_against_chance(source, part) for source, part in reward_model.items()]
@@ -79,13 +79,15 @@ def print_human_report(report: dict) -> None:
         bounds = (_stacked(part[name]) for name in ("accuracy", "longer_is_better", "difference"))
         table.add_row(source, str(part["pairs"]), *bounds)
     console.print(table)
-    table = _table("policy", "score by the\nreward model", "wins\nvs sft", "KL", "loss")
+    table = _table(
+        "policy", "score by the\nreward model", "wins\nvs sft", "KL, in\ntraining", "loss"
+    )
     for name, policy in report["policies"].items():
         table.add_row(
             name,
             _stacked(policy["reward_score"]),
             "-" if name == "sft" else _stacked(policy["reward_wins_vs_sft"]),
-            number(policy["kl"], 2),
+            stacked_kl(policy),
             number(policy["pretraining_loss"], 3),
         )
     console.print(table)

@@ -11,7 +11,7 @@ from rich.text import Text
 
 from rlhf_jax.data.records import write_atomically
 from rlhf_jax.evaluation.report_figure import Curves, draw
-from rlhf_jax.evaluation.report_page import duration, number, page, percent
+from rlhf_jax.evaluation.report_page import duration, number, page, percent, stacked_kl
 from rlhf_jax.evaluation.report_summary import FLAGS, PolicyResult, arrange, summarise
 
 __all__ = ["PolicyResult", "print_report", "summarise", "write_report"]
@@ -48,7 +48,7 @@ def print_report(report: dict) -> None:
         "followed",
         "halluci-\nnated",
         "harmful",
-        "KL",
+        "KL, in\ntraining",
         "loss",
     ):
         table.add_column(title, justify="right", no_wrap=True)
@@ -59,7 +59,7 @@ def print_report(report: dict) -> None:
             _bounds(policy["gold_score"]),
             "-" if wins is None else _bounds(wins),
             *(percent(policy[flag]) for flag in FLAGS),
-            number(policy["kl"], 2),
+            stacked_kl(policy),
             number(policy["pretraining_loss"], 3),
         )
     console = Console(highlight=False)

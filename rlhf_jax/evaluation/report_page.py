@@ -57,6 +57,12 @@ def percent(share: float | None) -> str:
     return "-" if share is None else f"{100 * share:.0f} %"
 
 
+def stacked_kl(policy: dict) -> str:
+    """The KL of a policy and, below, that of the last iteration of its training."""
+    last = policy["training_kl"]
+    return number(policy["kl"], 2) + ("" if last is None else f"\n{last:.2f}")
+
+
 def duration(seconds: float) -> str:
     """Seconds as "41 s", "3 min 05 s" or "2 h 07 min"."""
     whole = round(seconds)
@@ -140,7 +146,7 @@ def _table(policies: dict[str, dict]) -> str:
         "gold score",
         "win rate vs SFT",
         *FLAGS,
-        "KL from SFT<small>nats per response</small>",
+        "KL from SFT<small>nats per response; below, of training's last iteration</small>",
     )
     titles += ("pretraining loss<small>nats per token</small>",)
     head = "".join(f"<th>{title}</th>" for title in ("policy", *titles))
@@ -148,7 +154,8 @@ def _table(policies: dict[str, dict]) -> str:
     for name, policy in policies.items():
         cells = [_bounds(policy["gold_score"], 3), _bounds(policy["win_rate_vs_sft"], 2)]
         cells += [percent(policy[flag]) for flag in FLAGS]
-        cells += [number(policy["kl"], 2), _loss(policy)]
+        kl, *last = stacked_kl(policy).split("\n")
+        cells += [kl + "".join(f"<small>{each}</small>" for each in last), _loss(policy)]
         rows += f"<tr><th>{escape(name)}</th>{''.join(f'<td>{cell}</td>' for cell in cells)}</tr>"
     return f"<table><thead><tr>{head}</tr></thead><tbody>{rows}</tbody></table>"
 

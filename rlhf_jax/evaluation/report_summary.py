@@ -2,7 +2,7 @@
 
 import math
 from collections.abc import Sequence
-from dataclasses import dataclass, fields
+from dataclasses import dataclass
 
 import numpy as np
 
@@ -41,15 +41,18 @@ class PolicyResult:
     kl: float | None  # from SFT, in nats per response; None where meaningless
     text_losses: tuple[float, ...]  # of each held-out document: nats, the sum over its tokens
     text_tokens: tuple[float, ...]  # how many they are
+    # Of a policy that PPO trained: the KL of its last iteration. `kl` is that of the saved model,
+    # an average of weights that may have stayed nearer.
+    training_kl: float | None = None
 
     def __post_init__(self):
         if not self.prompts:
             raise UserError(f"policy {self.name!r}: no prompts")
-        for field in fields(self)[2:-3]:
-            count = len(getattr(self, field.name))
+        for field in ("responses", "scores", *FLAGS):
+            count = len(getattr(self, field))
             if count != len(self.prompts):
                 raise UserError(
-                    f"policy {self.name!r}: {field.name} has {count} values "
+                    f"policy {self.name!r}: {field} has {count} values "
                     f"for {len(self.prompts)} prompts"
                 )
         if not all(0 <= score <= 1 for score in self.scores):
@@ -91,7 +94,8 @@ def summarise(results: Sequence[PolicyResult], seconds: dict[str, float], seed: 
     {"policies": {name: {"gold_score": {"mean", "low", "high"},
                          "win_rate_vs_sft": {"mean", "low", "high"},
                          "followed", "hallucinated", "harmful": share of the prompts that ask,
-                         "kl": nats per response, "pretraining_loss": nats per token,
+                         "kl", "training_kl": nats per response,
+                         "pretraining_loss": nats per token,
                          "pretraining_loss_vs_sft": {"mean", "low", "high"}}},
      "seconds": {stage: seconds}, "seed": seed, "findings": [sentence, ...]}
 
@@ -114,6 +118,7 @@ def summarise(results: Sequence[PolicyResult], seconds: dict[str, float], seed: 
             "win_rate_vs_sft": wins and wins.as_json(),
             **{name: _share(getattr(result, name)) for name in FLAGS},
             "kl": _finite(result.kl),
+            "training_kl": _finite(result.training_kl),
             "pretraining_loss": _finite(result.pretraining_loss),
             "pretraining_loss_vs_sft": _loss_vs_sft(result, sft),
         }

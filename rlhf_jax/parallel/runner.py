@@ -192,7 +192,12 @@ def make_runner(config: ParallelConfig) -> Runner:
 def mesh_shape(config: ParallelConfig, devices: int) -> MeshShape:
     """The mesh of a config over so many devices; raises ConfigError where it does not divide."""
     cut = config.fsdp * config.tensor
-    require(devices % cut == 0, "fsdp x tensor", cut, f"a divisor of the {devices} devices")
+    require(
+        devices % cut == 0,
+        "parallel.fsdp x parallel.tensor",
+        cut,
+        f"a divisor of the {devices} devices",
+    )
     return MeshShape(devices // cut, config.fsdp, config.tensor)
 
 

@@ -6,7 +6,7 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from rlhf_jax.data.records import write_atomically
-from rlhf_jax.errors import require
+from rlhf_jax.errors import require, writable_directory
 from rlhf_jax.experiment import Experiment
 from rlhf_jax.parallel.layout import layout_of
 from rlhf_jax.parallel.runner import JitRunner, mesh_shape
@@ -46,6 +46,9 @@ def plan_command(config: Experiment, options: PlanOptions) -> int:
     for stage in options.stages:
         require(stage in here, "stages", stage, f"of this experiment's own: {', '.join(here)}")
     stages = options.stages or here
+    if options.json is not None:
+        require(not options.json.is_dir(), "json", str(options.json), "a file, not a directory")
+        writable_directory(options.json.parent, "json")
     devices = topology_devices(topology)
     if options.suggest:
         from rlhf_jax.plan.suggest import suggest

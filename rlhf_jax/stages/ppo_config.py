@@ -88,6 +88,10 @@ class PPOConfig:
             self.ema_decay,
             "in [0, 1)",
         )
+        steps = self.optimizer_steps
+        for name in ("policy_optimizer", "value_optimizer"):
+            warmup, field = getattr(self, name).warmup_steps, f"{name}.warmup_steps"
+            require(warmup < steps, field, warmup, f"below the {steps} updates of all iterations")
 
     @property
     def text_pieces(self) -> int:

@@ -23,6 +23,7 @@ def policies(wins: float = 0.6) -> dict:
             "reward_score": interval(1.0),
             "reward_wins_vs_sft": interval(wins),
             "kl": 2.0,
+            "training_kl": 3.25 if name.startswith("ppo") else None,
             "pretraining_loss": loss,
             "pretraining_loss_vs_sft": added.get(name),
         }
@@ -139,4 +140,6 @@ def test_the_tables_fit_a_terminal(capsys, monkeypatch):
     assert row.split() == ["openassistant", "200", "0.600", "0.500", "0.100"]
     (row,) = [line for line in lines if line.startswith("sft ") and "4.2" in line]
     assert row.split() == ["sft", "1.000", "-", "2.00", "4.200"]
+    (row,) = [i for i, line in enumerate(lines) if line.startswith("ppo_ptx ")]
+    assert lines[row].split()[3] == "2.00" and lines[row + 1].split()[-1] == "3.25"
     assert "seed 4; sft 12 s" in lines

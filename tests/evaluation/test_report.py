@@ -73,7 +73,7 @@ def test_schema_and_figures(tmp_path):
     for policy in report["policies"].values():
         assert list(policy) == [
             *("gold_score", "win_rate_vs_sft", "followed", "hallucinated", "harmful"),
-            *("kl", "pretraining_loss", "pretraining_loss_vs_sft"),
+            *("kl", "training_kl", "pretraining_loss", "pretraining_loss_vs_sft"),
         ]
     ppo = measured[3]
     told = report["policies"]["ppo"]
@@ -82,7 +82,7 @@ def test_schema_and_figures(tmp_path):
     assert told["followed"] == 0.5  # 15 of the 30 that ask
     assert told["hallucinated"] == 0.5  # 10 of the 20 that ask
     assert told["harmful"] is None
-    assert told["kl"] == 1.5
+    assert (told["kl"], told["training_kl"]) == (1.5, None)
     assert told["pretraining_loss"] == pytest.approx(2.5)
     added = np.subtract(ppo.text_losses, measured[2].text_losses)
     assert told["pretraining_loss_vs_sft"] == mean_interval(added, TOKENS)._asdict()
@@ -214,6 +214,19 @@ def test_partial_results(names, tmp_path, capsys):
     missing = sentence(report["findings"], "Not measured, so not judged")
     assert ("prompted" in missing) and not any(f" {name}," in missing for name in names)
     assert names[0] in capsys.readouterr().out
+
+
+def test_both_divergences_are_shown(tmp_path, capsys):
+    measured = [replace(each, training_kl=7.25) for each in results()]
+    measured = [*results()[:3], *measured[3:]]
+    report = summarise(measured, {}, 0)
+    write_report(report, measured, CURVES, tmp_path)
+    print_report(report)
+    assert [policy["training_kl"] for policy in report["policies"].values()] == [None] * 3 + [
+        7.25
+    ] * 2
+    assert capsys.readouterr().out.count("7.25") == 2
+    assert (tmp_path / "report.html").read_text().count("<td>1.50<small>7.25</small></td>") == 2
 
 
 class Page(HTMLParser):

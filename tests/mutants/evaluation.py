@@ -90,4 +90,30 @@ WORLD = mutants(
     ],
 )  # fmt: skip
 
-MUTANTS = POLICIES + STATISTICS + LABELERS + GRADING + WORLD
+REPORT = mutants(
+    "evaluation/report_summary.py",
+    "evaluation/test_report.py",
+    [
+        ("_tax", "verdict[tax.side()]", "verdict[1 if tax.mean > 0 else -1]",
+         "test_a_loss_that_moved_by_less_than_its_error_is_no_verdict"),
+        ("_order", "difference.side()", "(1 if a.mean > b.mean else -1)",
+         "test_one_prompt_is_no_verdict_whoever_wins"),
+        ("_repair", "against_ppo.side() > 0", "False", "test_how_far_ptx_repairs_the_tax"),
+    ],
+)  # fmt: skip
+
+SPEAKING = mutants(
+    "speaking.py",
+    "test_cli.py",
+    [
+        ("generate", "seed=seed", "seed=config.seed",
+         "test_generate_reads_the_last_finished_stage_or_the_one_named"),
+        ("generate", "/{config.seed}", "/{seed}",
+         "test_generate_reads_the_last_finished_stage_or_the_one_named"),
+        ("finished_stage", 'if name != "dpo"', "",
+         "test_generate_reads_the_last_finished_stage_or_the_one_named"),
+        ("finished_stage", "stage not in finished", "False", "test_generate_trains_nothing"),
+    ],
+)  # fmt: skip
+
+MUTANTS = POLICIES + STATISTICS + LABELERS + GRADING + WORLD + REPORT + SPEAKING

@@ -39,4 +39,13 @@ OPTIMIZER = mutants(
     ],
 )  # fmt: skip
 
-MUTANTS = GRADIENTS + OPTIMIZER
+PROGRESS = mutants(
+    "training/progress.py",
+    "training/test_loop.py",
+    [
+        ("ProgressLine.update", "self._times.clear()", "pass",
+         "test_the_time_left_is_told_from_steps_that_compiled_nothing"),
+    ],
+)  # fmt: skip
+
+MUTANTS = GRADIENTS + OPTIMIZER + PROGRESS

@@ -209,7 +209,9 @@ def test_rows_that_fit_no_layout_are_refused_by_number():
     with pytest.raises(ConfigError, match=r"sft.batch_size = 12: must be a multiple of the 8 dev"):
         make_runner(LAYOUTS["pmap"]).check_rows("sft.batch_size", 12)
     make_runner(LAYOUTS["8x1x1"]).check_rows("sft.batch_size", 4)
-    with pytest.raises(ConfigError, match="fsdp x tensor = 3: must be a divisor of the 8 devices"):
+    with pytest.raises(
+        ConfigError, match=r"parallel\.tensor = 3: must be a divisor of the 8 devices"
+    ):
         make_runner(ParallelConfig(fsdp=3))
 
 

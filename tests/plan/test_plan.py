@@ -205,7 +205,7 @@ def test_a_plan_is_written_whole(monkeypatch, tmp_path):
         ({}, ("dpo",), "stages = 'dpo'"),
         ({}, ("sleep",), "stages = 'sleep'"),
         ({"parallel": ParallelConfig(runner="pmap")}, (), "parallel.runner = 'pmap'"),
-        ({"parallel": ParallelConfig(fsdp=3)}, ("sft",), "fsdp x tensor = 3"),
+        ({"parallel": ParallelConfig(fsdp=3)}, ("sft",), "parallel.fsdp x parallel.tensor = 3"),
         ({"sft": dataclasses.replace(SMALL.sft, batch_size=6)},
          ("sft",), "sft.batch_size = 6"),
     ],
