@@ -57,8 +57,9 @@ def findings(*args, **kwargs) -> list[str]:
 
 
 def sentence(found: list[str], words: str) -> str:
-    (only,) = [text for text in found if words in text]
-    return only
+    texts = [text for text in found if words in text]
+    assert len(texts) == 1, found
+    return texts[0]
 
 
 def test_schema_and_figures(tmp_path):

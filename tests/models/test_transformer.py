@@ -76,10 +76,45 @@ def numpy_gpt(params, tokens):
     return norm(x, f["final_norm"]) @ f["tokens"].T
 
 
-def test_equals_loops_in_float64():
-    params, tokens = noisy(GPT), tokens_of(9, rows=1)
-    ours = run(GPT, params, tokens, np.ones_like(tokens))[0]
-    np.testing.assert_allclose(ours, numpy_gpt(params, tokens[0]), atol=2e-4)
+def numpy_llama(params, tokens):
+    """A Llama the same way; a pair of halves is turned as a complex number is."""
+    f = jax.tree.map(lambda x: np.asarray(x, np.float64), params)
+    groups, half = LLAMA.heads // LLAMA.kv_heads, LLAMA.head_width // 2
+
+    def norm(x, p):
+        return x / np.sqrt((x**2).mean(-1, keepdims=True) + 1e-5) * p["scale"]
+
+    def turned(x):
+        frequency = LLAMA.rotary_base ** (-np.arange(half) / half)
+        angle = np.exp(1j * np.arange(len(x))[:, None] * frequency)
+        pairs = (x[:, :half] + 1j * x[:, half:]) * angle
+        return np.concatenate([pairs.real, pairs.imag], -1)
+
+    x = f["tokens"][tokens]
+    for i in range(LLAMA.layers):
+        p = jax.tree.map(lambda a, i=i: a[i], f["blocks"])
+        y, heads = norm(x, p["attention_norm"]), []
+        for h in range(LLAMA.heads):
+            shared, own = divmod(h, groups)
+            q, k, v = (y @ p["qkv"][:, shared, j] for j in (own, groups, groups + 1))
+            q, k, weights = turned(q), turned(k), np.zeros((len(x), len(x)))
+            for t in range(len(x)):
+                e = np.exp(q[t] @ k[: t + 1].T / np.sqrt(LLAMA.head_width))
+                weights[t, : t + 1] = e / e.sum()
+            heads.append(weights @ v)
+        x = x + np.concatenate(heads, -1) @ p["out"]
+        y = norm(x, p["mlp_norm"])
+        gate = y @ p["gate"]
+        x = x + (gate / (1 + np.exp(-gate)) * (y @ p["up"])) @ p["down"]
+    return norm(x, f["final_norm"]) @ f["head"].T
+
+
+@pytest.mark.parametrize("config, oracle", [(GPT, numpy_gpt), (LLAMA, numpy_llama)],
+                         ids=["gpt", "llama"])  # fmt: skip
+def test_equals_loops_in_float64(config, oracle):
+    params, tokens = noisy(config), tokens_of(9, rows=1)
+    ours = run(config, params, tokens, np.ones_like(tokens))[0]
+    np.testing.assert_allclose(ours, oracle(params, tokens[0]), atol=2e-4)
 
 
 def test_a_head_of_its_own_makes_the_logits():
@@ -160,6 +195,20 @@ def test_dropout_needs_a_key_and_differs_by_key(config):
     one, two = (run(config, params, tokens, ones, dropout_key=jax.random.key(i)) for i in (1, 2))
     assert np.abs(one - plain).max() > 1e-2
     assert np.abs(one - two).max() > 1e-2
+
+
+def test_both_branches_drop():
+    """Attention's and the feed-forward's, each where the other one adds nothing."""
+    config = dataclasses.replace(GPT, dropout=0.5)
+    params, tokens = noisy(config), tokens_of(9)
+    ones = np.ones_like(tokens)
+    for silent in ("out", "down"):
+        names = (silent, f"{silent}_bias")
+        zero = {name: jnp.zeros_like(params["blocks"][name]) for name in names}
+        one_branch = {**params, "blocks": params["blocks"] | zero}
+        plain = run(config, one_branch, tokens, ones)
+        dropped = run(config, one_branch, tokens, ones, dropout_key=jax.random.key(1))
+        assert np.abs(dropped - plain).max() > 1e-2
 
 
 def test_rotary_positions_are_relative():

@@ -90,7 +90,8 @@ def verdict(code: int | None, cases: Sequence[ElementTree.Element], error: str) 
     if code == 1 and failures:
         message = failures[0].get("message", "")
         message = re.sub(r'^failed on (setup|teardown) with "', "", message)
-        if re.match(rf"(\w+\.)*({WORDED.get(error, error)})", message):
+        worded = "|".join(WORDED.get(name, name) for name in error.split("|"))
+        if re.match(rf"(\w+\.)*({worded})", message):
             return "killed"
         return f"another error than {error}: {message.splitlines()[0][:200]}"
     if code == 0:

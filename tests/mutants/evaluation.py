@@ -40,6 +40,42 @@ STATISTICS = mutants(
     ],
 )  # fmt: skip
 
+REPORT = mutants(
+    "evaluation/report_summary.py",
+    "evaluation/test_report.py",
+    [
+        ("summarise", "win_rate(result.scores, sft.scores, seed)",
+         "win_rate(sft.scores, result.scores, seed)", "test_schema_and_figures"),
+        ("summarise", "bounded_mean(result.scores, seed)", "bounded_mean(result.scores, 0)",
+         "test_schema_and_figures"),
+        ("loss_difference", "np.subtract(losses, others)", "np.subtract(others, losses)",
+         "test_findings_where_every_order_holds"),
+        ("_share", "sum(asked) / len(asked)", "sum(asked) / len(flags)",
+         "test_schema_and_figures"),
+        ("_order", "verdict[difference.side()]", "verdict[1]", "test_findings_where_orders_fail"),
+        ("_order", "difference.side()", "(1 if a.mean > b.mean else -1)",
+         "test_one_prompt_is_no_verdict_whoever_wins"),
+        ("_repair", "against_ppo.side() > 0", "False", "test_how_far_ptx_repairs_the_tax"),
+        ("_tax", 'verdict[tax.side()]', "verdict[1 if tax.mean > 0 else -1]",
+         "test_a_loss_that_moved_by_less_than_its_error_is_no_verdict"),
+        ("_repair", "-100 * against_ppo.mean / tax.mean", "100 * against_ppo.mean / tax.mean",
+         "test_how_far_ptx_repairs_the_tax"),
+    ],
+)  # fmt: skip
+
+HUMAN_REPORT = mutants(
+    "evaluation/human_report.py",
+    "evaluation/test_human_report.py",
+    [
+        ("pair_accuracy", "correct - longer + pairs", "longer - correct + pairs",
+         "test_accuracy_and_its_difference_are_of_pairs_and_over_prompts"),
+        ("pair_accuracy", "(pairs > 0).sum()", "len(pairs)",
+         "test_accuracy_and_its_difference_are_of_pairs_and_over_prompts"),
+        ("findings", 'whole["accuracy"]["low"] <= 0.5', 'whole["accuracy"]["mean"] <= 0.5',
+         "test_chance"),
+    ],
+)  # fmt: skip
+
 LABELERS = mutants(
     "feedback/labelers.py",
     "feedback/test_labelers.py",
@@ -90,18 +126,6 @@ WORLD = mutants(
     ],
 )  # fmt: skip
 
-REPORT = mutants(
-    "evaluation/report_summary.py",
-    "evaluation/test_report.py",
-    [
-        ("_tax", "verdict[tax.side()]", "verdict[1 if tax.mean > 0 else -1]",
-         "test_a_loss_that_moved_by_less_than_its_error_is_no_verdict"),
-        ("_order", "difference.side()", "(1 if a.mean > b.mean else -1)",
-         "test_one_prompt_is_no_verdict_whoever_wins"),
-        ("_repair", "against_ppo.side() > 0", "False", "test_how_far_ptx_repairs_the_tax"),
-    ],
-)  # fmt: skip
-
 SPEAKING = mutants(
     "speaking.py",
     "test_cli.py",
@@ -116,4 +140,5 @@ SPEAKING = mutants(
     ],
 )  # fmt: skip
 
-MUTANTS = POLICIES + STATISTICS + LABELERS + GRADING + WORLD + REPORT + SPEAKING
+MUTANTS = (POLICIES + STATISTICS + REPORT + HUMAN_REPORT + LABELERS + GRADING + WORLD
+           + SPEAKING)  # fmt: skip

@@ -1,6 +1,7 @@
 """All mutants."""
 
 from tests.mutants import (
+    chain,
     data,
     details,
     evaluation,
@@ -9,10 +10,11 @@ from tests.mutants import (
     objectives,
     policy_gradients,
     preferences,
+    recipes,
     stages,
     training,
 )
 
 ROOMS = (details, objectives, policy_gradients, preferences, models, data, generation, training,
-         stages, evaluation)  # fmt: skip
+         stages, evaluation, recipes, chain)  # fmt: skip
 TABLE = tuple(mutant for room in ROOMS for mutant in room.MUTANTS)

@@ -48,4 +48,18 @@ PROGRESS = mutants(
     ],
 )  # fmt: skip
 
-MUTANTS = GRADIENTS + OPTIMIZER + PROGRESS
+ADAFACTOR = mutants(
+    "training/optimizer.py",
+    "training/test_optimizer.py",
+    [
+        ("scale_by_factored_moments", "** -0.8", "** -0.5", "test_the_other_methods_follow_numpy"),
+        ("scale_by_factored_moments", "rows / jnp.mean(rows, across, keepdims=True)", "rows",
+         "test_the_other_methods_follow_numpy"),
+        ("_clipped", "jnp.maximum(1.0, jnp.sqrt(squares))", "jnp.sqrt(squares)",
+         "test_the_other_methods_follow_numpy"),
+        ("_axes", "int(stacked and not listed)", "0",
+         "test_adafactor_steps_each_layer_as_optax_steps_its_matrix_alone"),
+    ],
+)  # fmt: skip
+
+MUTANTS = ADAFACTOR + GRADIENTS + OPTIMIZER + PROGRESS
