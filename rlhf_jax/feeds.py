@@ -52,7 +52,8 @@ class Feeds:
             return batches
         text = self.text(config.batch_size, config.length, "sft/text", whole=True)
         fraction = config.pretraining_fraction
-        return pipeline.mixed_batches(batches, text, fraction, self._shuffled("sft/mix"), part)
+        seed, of = self._shuffled("sft/mix"), config.pretraining_fraction_of
+        return pipeline.mixed_batches(batches, text, fraction, seed, part, of)
 
     def rankings(
         self,

@@ -414,6 +414,7 @@ class Run:
             total_steps=config.iterations,
             tokens_per_step=config.batch_size * config.response_length,
             show=("score", "kl", "response_tokens"),
+            updates=config.epochs * config.minibatches,
             whole=batches.whole,
             best="score",
         )

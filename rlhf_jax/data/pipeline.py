@@ -205,8 +205,14 @@ def ranking_pass(
     return Pass(rows, batch_size)
 
 
-def mixed_batches(a: Batches, b: Batches, fraction: float, seed: int, part: slice = ALL) -> Batches:
+def mixed_batches(
+    a: Batches, b: Batches, fraction: float, seed: int, part: slice = ALL, of: str = "rows"
+) -> Batches:
     """Batches of `a`'s size in which a fraction of the rows is b's, at places shuffled by seed.
+
+    of: "rows", or "loss": the weights w of b's rows are then multiplied by
+    fraction / (1 - fraction) * sum(w of a's) / sum(w of b's), over the whole batch, so that b holds
+    that fraction of the weight of each batch with weights of both.
 
     After n batches floor(n * fraction * batch_size) rows came from b. No row of either is
     skipped, so an epoch of `a` takes 1 / (1 - fraction) times as many batches.
@@ -216,9 +222,10 @@ def mixed_batches(a: Batches, b: Batches, fraction: float, seed: int, part: slic
       ConfigError: a fraction outside [0, 1), or rows of different kinds (at the first batch).
     """
     require(0 <= fraction < 1, "fraction", fraction, "in [0, 1)")
+    require(of in ("rows", "loss"), "of", of, "'rows' or 'loss'")
     return Batches(
-        MixSource(a, b, fraction, seed, part),
-        {"kind": "mixed", "fraction": fraction, "seed": seed},
+        MixSource(a, b, fraction, seed, part, of),
+        {"kind": "mixed", "fraction": fraction, "of": of, "seed": seed},
         batch_size=a.batch_size,
         examples=a.examples,
         dropped=dict(Counter(a.dropped) + Counter(b.dropped)),

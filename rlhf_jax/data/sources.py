@@ -139,8 +139,12 @@ class _RowReader:
 
 
 class MixSource:
-    def __init__(self, a: Batches, b: Batches, fraction: float, seed: int, part: slice) -> None:
-        self._part = part
+    """See pipeline.mixed_batches."""
+
+    def __init__(
+        self, a: Batches, b: Batches, fraction: float, seed: int, part: slice, of: str
+    ) -> None:
+        self._part, self._of = part, of
         self._readers = (_RowReader(a), _RowReader(b))
         self._size = a.batch_size
         self._fraction = fraction
@@ -153,13 +157,24 @@ class MixSource:
     def __next__(self) -> Batch:
         count = self._rows_of_b(self._step + 1) - self._rows_of_b(self._step)
         order = np.random.default_rng((self._seed, self._step)).permutation(self._size)
-        parts = self._readers[0].take(self._size - count) + self._readers[1].take(count)
+        of_a, of_b = self._readers[0].take(self._size - count), self._readers[1].take(count)
+        parts = of_a + (self._weighted(of_a, of_b) if self._of == "loss" else of_b)
         shapes = [{k: v.shape[1:] for k, v in part.items()} for part in parts]
         if any(shape != shapes[0] for shape in shapes):
             raise ConfigError(f"mixed_batches: rows differ: {shapes[0]} and {shapes[-1]}")
         self._step += 1
         order = order[self._part]
         return {k: np.concatenate([part[k] for part in parts])[order] for k in parts[0]}
+
+    def _weighted(self, of_a: list[Batch], of_b: list[Batch]) -> list[Batch]:
+        """b's parts at the weights that make them `fraction` of the sum of all weights."""
+        ours, theirs = (
+            sum(part["weights"][:, 1:].sum() for part in parts) for parts in (of_a, of_b)
+        )
+        if not ours or not theirs:
+            return of_b
+        scale = np.float32(self._fraction / (1 - self._fraction) * ours / theirs)
+        return [part | {"weights": part["weights"] * scale} for part in of_b]
 
     def get_state(self) -> State:
         return {"step": self._step, "rows": [reader.get_state() for reader in self._readers]}

@@ -24,8 +24,8 @@ from rlhf_jax.parallel.runner import Compile, one_device
 from rlhf_jax.stages.log_probs import log_probs_of
 from rlhf_jax.stages.ppo_config import PPOConfig
 from rlhf_jax.stages.supervised import likelihood_loss
-from rlhf_jax.training.gradients import accumulate_gradients, all_finite, keep_if
-from rlhf_jax.training.micro_batches import in_pieces, split_rows
+from rlhf_jax.training.gradients import accumulate_gradients, all_finite, keep_if, means
+from rlhf_jax.training.micro_batches import in_pieces, split_each_epoch
 from rlhf_jax.training.optimizer import applied_updates, learning_rate_at, make_optimizer
 
 
@@ -243,7 +243,9 @@ def make_update(
     value_model: the shape of the value function; None: the policy's.
 
     Each minibatch takes the policy gradient and the ptx gradient one after the other and adds
-    them, ptx times its coefficient (Ouyang et al. 2022, eq. 2 and appendix C.4).
+    them, ptx times its coefficient (Ouyang et al. 2022, eq. 2 and appendix C.4). Metrics are means
+    over all minibatches, each by its own weight: tokens of responses or of text. A minibatch
+    without weight changes nothing: empty_steps counts them.
     """
     policy_optimizer, value_optimizer = optimizers(config)
     # Dropout stays off in PPO, ptx included (Huang et al. 2023, detail 13).
@@ -259,43 +261,62 @@ def make_update(
         grads, metrics = gradients(losses[0], state.policy, experience, "policy")
         value_grads, value_metrics = gradients(losses[1], state.value, experience, "value")
         metrics |= value_metrics
+        of_episodes = of_policy = metrics["policy_loss"].weight
         if text is not None:
             ptx_grads, ptx_metrics = gradients(
                 ptx_loss, state.policy, text, "ptx", config.text_pieces
             )
-            grads = jax.tree.map(lambda g, p: g + config.ptx_coefficient * p, grads, ptx_grads)
             metrics |= ptx_metrics
+            of_text, coefficient = metrics["ptx_loss"].weight, config.ptx_coefficient
+            if config.ptx_per == "sequence":
+                episodes_a_row = len(experience.mask) / len(text["weights"])
+                coefficient *= episodes_a_row * of_text / jnp.maximum(of_episodes, 1)
+            grads = jax.tree.map(lambda g, p: g + coefficient * p, grads, ptx_grads)
+            of_policy = of_policy + of_text
         updates, policy_opt = policy_optimizer.update(grads, state.policy_opt, state.policy)
         policy = optax.apply_updates(state.policy, updates)
         updates, value_opt = value_optimizer.update(value_grads, state.value_opt, state.value)
         value = optax.apply_updates(state.value, updates)
-        new = {"policy": policy, "value": value, "policy_opt": policy_opt, "value_opt": value_opt}
         # One sick term, and the minibatch changes neither network.
-        ok = all_finite(*(x for name, x in metrics.items() if name.endswith(("_loss", "_norm"))))
-        metrics["skipped_steps"] = (~ok).astype(jnp.int32)
-        return keep_if(ok, state._replace(**new), state), metrics
+        terms = [term for name, term in metrics.items() if name.endswith(("_loss", "_norm"))]
+        ok = all_finite(*(term.mean for term in terms))
+        empty = of_policy == 0, of_episodes == 0
+        policy, policy_opt = keep_if(
+            ok & ~empty[0], (policy, policy_opt), (state.policy, state.policy_opt)
+        )
+        value, value_opt = keep_if(
+            ok & ~empty[1], (value, value_opt), (state.value, state.value_opt)
+        )
+        steps = {"skipped_steps": ~ok, "empty_steps": ok & empty[0]}
+        state = state._replace(
+            policy=policy, value=value, policy_opt=policy_opt, value_opt=value_opt
+        )
+        return state, (metrics, jax.tree.map(lambda x: x.astype(jnp.int32), steps))
 
     def update(state: PPOState, experience: Experience, kl, text):
         key = jax.random.fold_in(jax.random.fold_in(state.key, state.step), 1)
         shuffle = lambda k: jax.random.permutation(k, config.batch_size)
         orders = jax.vmap(shuffle)(jax.random.split(key, config.epochs))
         rows = orders.reshape(config.epochs * config.minibatches, -1)
-        text = split_rows(text, config.minibatches) if config.ptx_coefficient > 0 else None
+        text_key = jax.random.fold_in(key, config.epochs)
+        text = (
+            split_each_epoch(text, config.minibatches, config.epochs, text_key)
+            if config.ptx_coefficient > 0
+            else None
+        )
         applied = applied_updates(state.policy_opt)
         rate = learning_rate_at(config.policy_optimizer, applied, config.optimizer_steps)
         kl_coefficient = config.kl.update(state.kl_coefficient, kl, config.batch_size)
         kl_coefficient = keep_if(jnp.isfinite(kl), kl_coefficient, state.kl_coefficient)
 
         def one(state, step):
-            index, rows = step
+            rows, part = step
             picked = replicas.share(jax.tree.map(lambda x: place(x[rows], "rows"), experience))
-            part = jax.tree.map(lambda x: x[index % config.minibatches], text)
             return minibatch_update(state, picked, part)
 
-        state, metrics = jax.lax.scan(one, state, (jnp.arange(len(rows)), rows))
-        skipped = metrics.pop("skipped_steps").sum()  # of the minibatches
-        metrics = {name: values.mean() for name, values in metrics.items()}
-        metrics["skipped_steps"] = skipped
+        state, told = jax.lax.scan(one, state, (rows, text))
+        sums, steps = jax.tree.map(lambda x: x.sum(axis=0), told)  # over the minibatches
+        metrics = means(sums) | steps
         metrics["learning_rate"] = rate  # of the first minibatch
         ema = state.ema
         if ema is not None:

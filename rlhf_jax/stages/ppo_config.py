@@ -1,6 +1,7 @@
 """The settings of PPO-ptx."""
 
 import dataclasses
+from typing import Literal
 
 from rlhf_jax.errors import require
 from rlhf_jax.objectives.kl import AdaptiveController, FixedController
@@ -11,7 +12,13 @@ from rlhf_jax.training.optimizer import OptimizerConfig
 class PPOConfig:
     """InstructGPT's PPO. Learning rates count optimizer steps: iterations x epochs x minibatches.
 
-    The paper prints neither the final policy learning rate nor the GAE lambda.
+    The paper prints neither the final policy learning rate nor the GAE lambda, nor how the ptx term
+    is normalised beside the policy's.
+
+    ptx_per  what the ptx gradient is a mean over, times its coefficient. "token": over tokens of
+             text, as the policy's is over tokens of responses. "sequence": equation 2 with both
+             expectations over sequences: the mean over tokens, times the mean tokens of a row of
+             text, by those of a response, in the minibatch
     """
 
     policy_optimizer: OptimizerConfig
@@ -41,6 +48,7 @@ class PPOConfig:
     zero_value_head: bool = False  # else the value function starts as the reward model
     ema_decay: float | None = 0.992  # of the policy, an iteration; None: no average
     ptx_coefficient: float = 0.0
+    ptx_per: Literal["token", "sequence"] = "token"
     ptx_ratio: int = 8  # rows of pretraining text an episode
     ptx_length: int = 1024  # tokens of such a row
 
@@ -78,6 +86,8 @@ class PPOConfig:
         pieces = self.text_pieces
         ok = pieces > 0 and (self.ptx_coefficient == 0 or rows % pieces == 0)
         require(ok, "ptx_micro_batches", pieces, f"a divisor of a minibatch's {rows} rows of text")
+        ways = ("token", "sequence")
+        require(self.ptx_per in ways, "ptx_per", self.ptx_per, f"one of {ways}")
         require(self.ptx_coefficient >= 0, "ptx_coefficient", self.ptx_coefficient, ">= 0")
         require(
             self.value_clip is None or self.value_clip > 0, "value_clip", self.value_clip, "> 0"

@@ -2,7 +2,7 @@
 
 import dataclasses
 from collections.abc import Callable
-from typing import Any, NamedTuple
+from typing import Any, Literal, NamedTuple
 
 import jax
 import jax.numpy as jnp
@@ -16,7 +16,7 @@ from rlhf_jax.models.config import TransformerConfig
 from rlhf_jax.objectives.reductions import WeightedMean
 from rlhf_jax.parallel.runner import Compile, one_device
 from rlhf_jax.stages.log_probs import log_probs_of
-from rlhf_jax.training.gradients import accumulate_gradients, all_finite, keep_if
+from rlhf_jax.training.gradients import accumulate_gradients, all_finite, keep_if, means
 from rlhf_jax.training.optimizer import (
     OptimizerConfig,
     applied_updates,
@@ -29,7 +29,14 @@ Batch = dict[str, jax.Array]
 
 @dataclasses.dataclass(frozen=True)
 class SupervisedConfig:
-    """Pretraining (packed text) or supervised fine-tuning (prompt tokens carry no loss)."""
+    """Pretraining (packed text) or supervised fine-tuning (prompt tokens carry no loss).
+
+    pretraining_fraction_of  what the fraction is of; not printed in the paper, which says 10 %.
+                             "rows": of the rows of a batch, each token of weight 1, so that long
+                             rows of text beside short responses are more of the loss. "loss": the
+                             same rows, and their targets weigh so much that text holds that share
+                             of the loss's weight, in each batch that has rows of both
+    """
 
     optimizer: OptimizerConfig
     epochs: float = 1.0
@@ -37,7 +44,8 @@ class SupervisedConfig:
     length: int = 1024  # tokens a row; longer demonstrations are dropped and counted
     micro_batches: int = 1
     packed: bool = False  # several demonstrations in a row
-    pretraining_fraction: float = 0.0  # rows of plain text among the demonstrations
+    pretraining_fraction: float = 0.0  # of plain text among the demonstrations
+    pretraining_fraction_of: Literal["rows", "loss"] = "rows"
 
     def __post_init__(self):
         for field in ("epochs", "batch_size", "length", "micro_batches"):
@@ -55,6 +63,9 @@ class SupervisedConfig:
             self.pretraining_fraction,
             "in [0, 1)",
         )
+        ways = ("rows", "loss")
+        of = self.pretraining_fraction_of
+        require(of in ways, "pretraining_fraction_of", of, f"one of {ways}")
 
 
 class TrainState(NamedTuple):
@@ -99,19 +110,23 @@ def make_update(
     """The compiled `update(state, batch) -> (state, metrics)` of a loss, and its optimizer.
 
     `config` names the optimizer and the number of micro-batches. The state is donated. A step
-    whose loss or gradient is not finite leaves parameters and optimizer as they were.
+    whose loss or gradient is not finite leaves parameters and optimizer as they were, and so does
+    one whose batch has weight 0; skipped_steps and empty_steps say so.
     """
     optimizer = make_optimizer(config.optimizer, total_steps)
 
     def update(state: TrainState, batch: Batch):
         key = jax.random.fold_in(state.key, state.step)
-        grads, metrics = accumulate_gradients(loss, state.params, batch, config.micro_batches, key)
+        grads, sums = accumulate_gradients(loss, state.params, batch, config.micro_batches, key)
         updates, opt_state = optimizer.update(grads, state.opt_state, state.params)
         params = optax.apply_updates(state.params, updates)
-        ok = all_finite(metrics["loss"], metrics["grad_norm"])
+        ok = all_finite(sums["loss"].mean, sums["grad_norm"].mean)
+        empty = sums["loss"].weight == 0
         old = state.params, state.opt_state
-        params, opt_state = keep_if(ok, (params, opt_state), old)
+        params, opt_state = keep_if(ok & ~empty, (params, opt_state), old)
+        metrics = means(sums)
         metrics["skipped_steps"] = (~ok).astype(jnp.int32)
+        metrics["empty_steps"] = (ok & empty).astype(jnp.int32)
         applied = applied_updates(state.opt_state)
         metrics["learning_rate"] = learning_rate_at(config.optimizer, applied, total_steps)
         return TrainState(state.step + 1, params, opt_state, state.key), metrics

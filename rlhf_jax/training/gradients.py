@@ -8,13 +8,14 @@ import jax.numpy as jnp
 import optax
 
 from rlhf_jax.errors import require
+from rlhf_jax.objectives.reductions import WeightedMean
 from rlhf_jax.parallel import replicas
 from rlhf_jax.training.micro_batches import split_rows
 
 
 def accumulate_gradients(
     loss: Callable, params: Any, batch: Any, micro_batches: int = 1, key: jax.Array | None = None
-) -> tuple[Any, dict[str, jax.Array]]:
+) -> tuple[Any, dict[str, WeightedMean]]:
     """Gradient of sum(totals) / sum(weights) over micro-batches: one division, at the end.
 
         g = (sum_i d total_i / d params) / (sum_i weight_i)
@@ -30,8 +31,8 @@ def accumulate_gradients(
             i + 2n, ..., so that a batch sharded over devices stays where it is.
         micro_batches: n; must divide B.
     Returns:
-        (gradients, metrics): the loss's own metrics reduced to means, "loss", and "grad_norm"
-        (global L2 norm, before any clipping).
+        (gradients, metrics): sums of the loss's own metrics, of "loss", and "grad_norm" (global L2
+        norm, before any clipping; of weight 1, or 0 where the batch has none). `means` divides.
     Raises:
         ConfigError: B is not a multiple of micro_batches.
     """
@@ -64,8 +65,14 @@ def accumulate_gradients(
         scale = reciprocal(mean.weight)
         sums, mean, metrics = replicas.total((sums, mean, metrics))
         gradients = jax.tree.map(lambda g: (g * scale).astype(g.dtype), sums)
-    reduced = {name: value.mean for name, value in metrics.items()}
-    return gradients, reduced | {"loss": mean.mean, "grad_norm": optax.tree.norm(gradients)}
+    norm = WeightedMean(optax.tree.norm(gradients), (mean.weight != 0).astype(jnp.float32))
+    return gradients, metrics | {"loss": mean, "grad_norm": norm}
+
+
+def means(metrics: dict[str, WeightedMean]) -> dict[str, jax.Array]:
+    """Each metric's mean, and NaN where it counted nothing: a mean of nothing is no number."""
+    nan_if_empty = lambda m: jnp.where(m.weight == 0, jnp.nan, m.mean)
+    return {name: nan_if_empty(metric) for name, metric in metrics.items()}
 
 
 def all_finite(*numbers: jax.Array) -> jax.Array:

@@ -1,4 +1,5 @@
-"""What a loop remembers of sick steps: those skipped, and gradient norms far above the usual."""
+"""What a loop remembers of its updates: how many were applied, skipped or empty, and gradient norms
+far above the usual."""
 
 import logging
 import math
@@ -10,30 +11,57 @@ LOG = logging.getLogger(__name__)
 
 
 class Health:
-    """Counts over a whole stage. `saved` is the JSON value of `state` in a checkpoint."""
+    """Counts over a whole stage. `saved` is the JSON value of `state` in a checkpoint.
 
-    def __init__(self, name: str, saved: dict | None = None):
-        self._name = name
-        saved = saved or {"skipped": 0, "in_a_row": 0, "spikes": 0, "norms": {}}
-        self._skipped, self.in_a_row = saved["skipped"], saved["in_a_row"]
-        self._spikes, self._norms = saved["spikes"], dict(saved["norms"])
+    updates: how many a step tries.
+    """
+
+    def __init__(self, name: str, saved: dict | None = None, updates: int = 1):
+        self._name, self._updates = name, updates
+        counts = {"applied": 0, "skipped": 0, "empty": 0, "in_a_row": 0, "spikes": 0, "norms": {}}
+        self._state = counts | (saved or {})
+        self._norms = self._state["norms"] = dict(self._state["norms"])
 
     @property
     def state(self) -> dict:
-        counts = {"skipped": self._skipped, "in_a_row": self.in_a_row, "spikes": self._spikes}
-        return counts | {"norms": dict(self._norms)}
+        return self._state | {"norms": dict(self._norms)}
+
+    @property
+    def in_a_row(self) -> int:
+        return self._state["in_a_row"]
+
+    @property
+    def nothing_learnt(self) -> str | None:
+        """Why no update was applied, in words; None: some were."""
+        applied, skipped, empty = (self._state[name] for name in ("applied", "skipped", "empty"))
+        if applied or not skipped + empty:
+            return None
+        why = [f"{skipped} were not finite"] if skipped else []
+        why += [f"{empty} had a batch without a token or a pair to learn from"] if empty else []
+        return f"none of {skipped + empty} updates was applied: " + ", ".join(why)
 
     def count(self, step: int, numbers: dict) -> dict:
-        """The metrics of a step with running totals in them: skipped_steps, grad_norm_spikes.
+        """The metrics of a step with running totals in them: skipped_steps, empty_steps,
+        grad_norm_spikes.
 
-        A step that reports neither skipped_steps nor a gradient norm comes back as it is.
+        A step that reports none of these and no gradient norm comes back as it is.
         """
-        totals = {}
+        totals, state = {}, self._state
+        left_out = numbers.get("skipped_steps", 0) + numbers.get("empty_steps", 0)
+        state["applied"] += self._updates - left_out
+        if empty := numbers.get("empty_steps", 0):
+            LOG.warning(
+                "%s: step %d changed nothing%s: no token or pair has weight", self._name, step,
+                "" if empty == 1 else f" in {empty} minibatches",
+            )  # fmt: skip
+        if "empty_steps" in numbers:
+            state["empty"] += empty
+            totals["empty_steps"] = state["empty"]
         if "skipped_steps" in numbers:
             skipped = numbers["skipped_steps"]
-            self.in_a_row = self.in_a_row + 1 if skipped else 0
-            self._skipped += skipped
-            totals["skipped_steps"] = self._skipped
+            state["in_a_row"] = self.in_a_row + 1 if skipped else 0
+            state["skipped"] += skipped
+            totals["skipped_steps"] = state["skipped"]
             if skipped:
                 sick = ", ".join(k for k, v in numbers.items() if not math.isfinite(v))
                 LOG.warning(
@@ -43,7 +71,7 @@ class Health:
         norms = {name: v for name, v in numbers.items() if name.endswith("grad_norm")}
         for name, norm in norms.items():
             self._see(step, name, norm)
-            totals["grad_norm_spikes"] = self._spikes
+            totals["grad_norm_spikes"] = state["spikes"]
         return numbers | totals
 
     def _see(self, step: int, name: str, norm: float) -> None:
@@ -51,7 +79,7 @@ class Health:
         if not math.isfinite(norm):
             return
         if seen >= USUAL_AFTER and norm > SPIKE * mean:
-            self._spikes += 1
+            self._state["spikes"] += 1
             LOG.warning(
                 "%s: step %d: %s %.3g is %.0f times its running mean",
                 self._name, step, name, norm, norm / max(mean, 1e-30),

@@ -49,12 +49,13 @@ class Task:
     state            initial state, a pytree of jax arrays. `step` may donate it: it belongs to
                      the loop from `run` on
     step             (state, batch) -> (state, {name: scalar}); one jitted call or several. The
-                     metric skipped_steps, where it has one, says how many updates of this step
-                     were left out because they were not finite
+                     metrics skipped_steps and empty_steps, where it has them, say how many updates
+                     of this step were left out: not finite, or of a batch without weight
     batches          read once a step
     total_steps      steps of the whole stage
     tokens_per_step  tokens that a step learns from or samples, for tokens/s
     show             metrics beside the progress bar; empty: the first three by name
+    updates          of parameters that a step tries
     whole            makes a batch of this process the batch of all, to save it for replay
     best             the metric that makes a checkpoint a good one, with "-" where less is better
     """
@@ -66,6 +67,7 @@ class Task:
     total_steps: int
     tokens_per_step: int
     show: tuple[str, ...] = ()
+    updates: int = 1
     whole: Callable[[Any], Any] = lambda batch: batch
     best: str = "-loss"
 
@@ -118,7 +120,8 @@ def run(
     Raises:
         UserError: the directory belongs to another config, or to a run that goes on; its
             checkpoint does not fit; the disk is full.
-        SickError: config.max_skipped steps in a row were not finite.
+        SickError: config.max_skipped steps in a row were not finite, or no update of the whole
+            stage was applied.
     """
     directory = Path(directory)
     end = task.total_steps
@@ -138,9 +141,13 @@ def run(
             step, state, data, progress = checkpoint.restore(directory, task.state)
             first_alone(functools.partial(checkpoints.set_aside, after=step), "restored")
             task.batches.set_state(data)
+        health = Health(task.name, progress.get("health"), task.updates)
         if step < end:
-            with contextlib.closing(_Log(task, directory, config, step, progress)) as log:
-                state = _train(task, state, step, end, config, checkpoints, log)
+            with contextlib.closing(_Log(task, directory, config, step, progress, health)) as log:
+                step, state = _train(task, state, step, end, config, checkpoints, log)
+        if step == task.total_steps and (why := health.nothing_learnt):
+            raise SickError(f"{task.name}: {why}; there is no model to save. Give it other data or "
+                            "settings in another directory")  # fmt: skip
     return state
 
 
@@ -161,18 +168,22 @@ def _train(task, state, step, end, config, checkpoints, log):
             log.write(*waiting)
             waiting = None
             sick = log.health.in_a_row >= config.max_skipped
+            useless = log.health.nothing_learnt if step == task.total_steps else None
             if save or sick:
                 # A line of this step must be on disk before a checkpoint says that it is done.
                 log.sync()
                 position = task.batches.get_state()
                 checkpoints.save(step, state, position, log.progress(step) | log.quality())
-            if sick:
-                raise _sick(task, checkpoints, config, step, state, batch)
-    return state
+            if sick or (useless and log.health.in_a_row):
+                raise _sick(task, checkpoints, config, step, state, batch, useless)
+    return step, state
 
 
-def _sick(task, checkpoints, config, step, state, batch) -> SickError:
-    """Keeps what `rlhf-jax replay` needs. Skipped steps left the state as it was before them."""
+def _sick(task, checkpoints, config, step, state, batch, useless) -> SickError:
+    """Keeps what `rlhf-jax replay` needs. Skipped steps left the state as it was before them.
+
+    useless: why the whole stage has learnt nothing; None: only its last steps.
+    """
     directory = checkpoints.directory / SICK
     path = directory / f"step_{step}.npz"
     batch = task.whole(batch)
@@ -181,10 +192,13 @@ def _sick(task, checkpoints, config, step, state, batch) -> SickError:
     copy = checkpoint.Checkpoints(directory, keep=1)
     copy.save(step, state, {}, {"total_steps": task.total_steps})
     copy.close()
+    shown = f"rlhf-jax replay {_short(path)} shows where it comes from"
+    if useless:
+        return SickError(f"{task.name}: {useless}; there is no model to save. {shown}")
     return SickError(
         f"{task.name}: {config.max_skipped} steps in a row were not finite, the last of them step "
-        f"{step}; no parameter has taken them in. rlhf-jax replay {_short(path)} shows where it "
-        f"comes from; the same command goes on with the batches after it"
+        f"{step}; no parameter has taken them in. {shown}; the same command goes on with the "
+        "batches after it"
     )
 
 
@@ -210,13 +224,13 @@ def _full_disk_told(directory: Path):
 class _Log:
     """Metrics, speed and progress of one call of `run`."""
 
-    def __init__(self, task: Task, directory: Path, config: LoopConfig, step: int, progress: dict):
+    def __init__(self, task, directory: Path, config, step: int, progress: dict, health: Health):
         self._task, self._every, self._before = task, config.log_every, progress
         self._first, self._start = step, time.monotonic()
         self._last = (step, self._start)
         self._warned, self._best = False, []
         self.compilations = _Compilations()
-        self.health = Health(task.name, progress.get("health"))
+        self.health = health
         self._open = contextlib.ExitStack()
         self._writer = self._line = None  # one process of a run writes and shows
         if is_first():
@@ -230,7 +244,11 @@ class _Log:
 
     def write(self, step: int, metrics: dict) -> None:
         """Waits for the metrics of `step`; writes them if it is a step to log."""
-        numbers = self.health.count(step, to_numbers(jax.device_get(metrics)))
+        numbers = to_numbers(jax.device_get(metrics))
+        # Where every update was finite, what is no number is a mean over nothing.
+        healthy = numbers.get("skipped_steps") == 0
+        uncounted = {name for name, value in numbers.items() if healthy and math.isnan(value)}
+        numbers = self.health.count(step, numbers)
         late = self.compilations.after_warm_steps
         if late and not self._warned:
             self._warned = True
@@ -251,7 +269,7 @@ class _Log:
             tokens = (step - last) * self._task.tokens_per_step
             speed["tokens_per_second"] = tokens / max(now - then, 1e-9)
             if self._writer is not None:
-                self._writer.write(step, numbers, speed)
+                self._writer.write(step, numbers, speed, uncounted)
 
     def progress(self, step: int) -> dict:
         """Sums over all calls that led to `step`; work lost to a kill is not among them."""

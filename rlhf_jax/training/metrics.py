@@ -12,6 +12,7 @@ import math
 import os
 import time
 import warnings
+from collections.abc import Collection
 from pathlib import Path
 
 import numpy as np
@@ -39,12 +40,19 @@ class MetricsWriter:
             self._files[name] = (directory / name).open("a", encoding="utf-8")
         self._board = _Board(directory / "tensorboard", step + 1)
         self._wandb = None if wandb is None else _start_wandb(wandb, directory)
-        self._warned: set[str] = set()
+        self._warned: set[tuple[str, bool]] = set()
 
-    def write(self, step: int, metrics: dict[str, float | int], speed: dict[str, float]) -> None:
-        """One line to each file. A metric that is not finite becomes null, with a warning."""
+    def write(
+        self, step: int, metrics: dict[str, float | int], speed: dict, uncounted: Collection = ()
+    ) -> None:
+        """One line to each file. A metric that is not finite becomes null, with a warning.
+
+        uncounted: metrics that are NaN because nothing was counted.
+        """
         for name, values in ((METRICS, metrics), (SPEED, speed)):
-            line = {"step": step} | {k: self._finite(step, k, v) for k, v in values.items()}
+            line = {"step": step} | {
+                k: self._finite(step, k, v, k in uncounted) for k, v in values.items()
+            }
             self._files[name].write(json.dumps(line, allow_nan=False) + "\n")
             self._files[name].flush()
             self._board.write(step, values, "speed/" if name == SPEED else "")
@@ -64,13 +72,14 @@ class MetricsWriter:
         if self._wandb is not None:
             self._wandb.finish()
 
-    def _finite(self, step: int, name: str, value: float) -> float | None:
+    def _finite(self, step: int, name: str, value: float, uncounted: bool) -> float | None:
         if math.isfinite(value):
             return value
-        if name not in self._warned:
-            self._warned.add(name)
-            message = f"step {step}: {name} is {value}; written as null, here and from now on"
-            warnings.warn(message, RuntimeWarning, stacklevel=4)
+        if (name, uncounted) not in self._warned:
+            self._warned.add((name, uncounted))
+            what = "counted nothing: no token or pair has weight" if uncounted else f"is {value}"
+            message = f"step {step}: {name} {what}; written as null, here and from now on"
+            warnings.warn(message, RuntimeWarning, stacklevel=5)
         return None
 
 

@@ -189,6 +189,34 @@ def test_mixing_takes_its_share_and_skips_no_row(letters):
     assert len(places) > 1
 
 
+def test_a_fraction_of_the_loss_scales_the_weights_of_text(letters):
+    """The share of text in each batch's weight is the fraction; demonstrations keep theirs."""
+
+    def build(of, part=slice(None)):
+        a = supervised_batches(
+            [Demonstration(name, "ab"[: 1 + i % 2]) for i, name in enumerate(NAMES[:30])],
+            letters, **SIZES, seed=0,
+        )  # fmt: skip
+        b = text_batches(["zzzzzzzzzz"] * 6, letters, batch_size=3, length=12, seed=0)
+        return mixed_batches(a, b, 0.25, 5, part, of)
+
+    by_rows, by_loss, own = build("rows"), build("loss"), build("loss", slice(0, 2))
+    for _ in range(5):
+        plain, scaled, part = next(by_rows), next(by_loss), next(own)
+        is_b = (plain["tokens"] == 29).any(axis=1)
+        np.testing.assert_array_equal(scaled["tokens"], plain["tokens"])
+        np.testing.assert_array_equal(scaled["weights"][~is_b], plain["weights"][~is_b])
+        total = scaled["weights"].sum(dtype=np.float64)
+        assert scaled["weights"][is_b].sum() / total == pytest.approx(0.25, rel=1e-6)
+        assert plain["weights"][is_b].sum() / plain["weights"].sum() > 0.4
+        ours, text = plain["weights"][~is_b].sum(), plain["weights"][is_b].sum()
+        expected = plain["weights"][is_b] * (ours / 3 / text)
+        np.testing.assert_allclose(scaled["weights"][is_b], expected, rtol=1e-6)
+        np.testing.assert_array_equal(part["weights"], scaled["weights"][:2])
+    with pytest.raises(UserError, match="data state: of was 'loss' when saved, it is 'rows' now"):
+        by_rows.set_state(by_loss.get_state())
+
+
 @pytest.mark.parametrize(("fraction", "counts"), [(0.1, [0, 0, 1, 0, 1]), (0.6, [2, 2, 3, 2, 3])])
 def test_a_fraction_of_rows_that_is_no_whole_number(fraction, counts, letters):
     a = supervised_batches([Demonstration("a", "b")], letters, **SIZES, seed=0)

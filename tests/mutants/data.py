@@ -40,8 +40,8 @@ PIPELINE = mutants(
     [
         ("mixed_batches", "a.rows() / (1 - fraction)", "a.rows()",
          "test_mixing_takes_its_share_and_skips_no_row"),
-        ("mixed_batches", "MixSource(a, b, fraction, seed, part)",
-         "MixSource(a, b, fraction / 2, seed, part)",
+        ("mixed_batches", "MixSource(a, b, fraction, seed, part, of)",
+         "MixSource(a, b, fraction / 2, seed, part, of)",
          "test_mixing_takes_its_share_and_skips_no_row"),
     ],
 )  # fmt: skip

@@ -6,6 +6,7 @@ from tests.mutants import (
     details,
     evaluation,
     generation,
+    identity,
     models,
     objectives,
     policy_gradients,
@@ -16,5 +17,5 @@ from tests.mutants import (
 )
 
 ROOMS = (details, objectives, policy_gradients, preferences, models, data, generation, training,
-         stages, evaluation, recipes, chain)  # fmt: skip
+         stages, identity, evaluation, recipes, chain)  # fmt: skip
 TABLE = tuple(mutant for room in ROOMS for mutant in room.MUTANTS)

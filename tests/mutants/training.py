@@ -16,7 +16,9 @@ GRADIENTS = mutants(
          "test_any_split_gives_the_gradient_of_the_whole[1]"),
         ("accumulate_gradients.reciprocal", 
          "jnp.where(weight > 0, 1 / jnp.where(weight > 0, weight, 1), 0)", "1 / weight",
-         "test_a_batch_without_weight_has_gradient_zero"),
+         "test_a_batch_without_weight_has_gradient_zero_and_no_loss"),
+        ("means", "jnp.where(m.weight == 0, jnp.nan, m.mean)", "m.mean",
+         "test_a_batch_without_weight_has_gradient_zero_and_no_loss"),
     ],
 )  # fmt: skip
 

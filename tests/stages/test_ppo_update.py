@@ -12,8 +12,11 @@ import pytest
 from rlhf_jax.models import score
 from rlhf_jax.objectives.kl import AdaptiveController
 from rlhf_jax.objectives.reductions import WeightedMean
+from rlhf_jax.parallel.config import ParallelConfig
+from rlhf_jax.parallel.runner import make_runner
 from rlhf_jax.stages import ppo
 from rlhf_jax.stages.supervised import likelihood_loss
+from rlhf_jax.training.micro_batches import split_each_epoch
 from rlhf_jax.training.optimizer import OptimizerConfig
 from tests.objectives.harness import assert_close
 from tests.stages import tiny
@@ -152,18 +155,29 @@ def test_update_equals_a_loop_over_minibatches_of_shuffled_rows():
         updates, value_opt = adam.update(jax.grad(means[1])(value, rows), value_opt, value)
         return policy, optax.apply_updates(value, updates), policy_opt, value_opt
 
-    orders = orders_of(key, step=1)
+    orders, losses = orders_of(key, step=1), []
     assert list(orders[0]) != list(orders_of(key, step=0)[0])
     for epoch, order in enumerate(orders):
         assert sorted(order) == list(range(8))
         assert epoch == 0 or list(order) != list(orders[0])
         for half in range(2):
             rows = ppo.Experience(*(x[order[4 * half : 4 * half + 4]] for x in experience))
-            part = {name: x[half::2] for name, x in text.items()}
+            columns = text_columns(key, step=1)[epoch][:, half]
+            part = {name: x[2 * np.arange(4) + columns] for name, x in text.items()}
+            weights = rows.mask.sum(), rows.mask.sum(), part["weights"][:, 1:].sum()
+            here = [means[0](policy, rows), means[1](value, rows), means[2](policy, part)]
+            losses.append(list(zip(here, weights, strict=True)))
             policy, value, policy_opt, value_opt = minibatch(
                 policy, value, policy_opt, value_opt, rows, part
             )
-    after, _ = programs().update(state, experience, jnp.float32(0.5), text)
+    after, metrics = programs().update(state, experience, jnp.float32(0.5), text)
+    for name, of_minibatches in zip(
+        ("policy", "value", "ptx"), zip(*losses, strict=True), strict=True
+    ):
+        values, weights = np.array(of_minibatches, np.float64).T
+        assert len(set(weights)) > 1
+        mean = (values * weights).sum() / weights.sum()
+        np.testing.assert_allclose(metrics[f"{name}_loss"], mean, rtol=1e-4, atol=1e-6)
     assert state.policy["tokens"].is_deleted() and not key.is_deleted()
     assert_close((after.policy, after.value), (policy, value), rtol=1e-3, atol=2e-4)
 
@@ -172,6 +186,27 @@ def orders_of(key, step):
     """The rows of each epoch, as `update` draws them."""
     key = jax.random.fold_in(jax.random.fold_in(key, step), 1)
     return [np.asarray(jax.random.permutation(k, 8)) for k in jax.random.split(key, 2)]
+
+
+def text_columns(key, step):
+    """[epochs, 4, 2]: which of two rows of text that lie side by side goes to which minibatch."""
+    key = jax.random.fold_in(jax.random.fold_in(key, step), 1)
+    key = jax.random.fold_in(jax.random.fold_in(key, CONFIG.epochs), 1)
+    drawn = [jax.random.permutation(jax.random.fold_in(key, row), 2) for row in range(4)]
+    return np.array([[[0, 1]] * 4, drawn])
+
+
+def test_each_epoch_shuffles_the_text_anew_and_reads_each_row_once():
+    rows = {"tokens": jnp.arange(12), "weights": jnp.arange(24).reshape(12, 2)}
+    parts = split_each_epoch(rows, 3, 3, jax.random.key(0))
+    assert parts["tokens"].shape == (9, 4) and parts["weights"].shape == (9, 4, 2)
+    np.testing.assert_array_equal(parts["weights"][..., 0], 2 * parts["tokens"])
+    epochs = np.asarray(parts["tokens"]).reshape(3, 3, 4)
+    np.testing.assert_array_equal(epochs[0], np.arange(12).reshape(4, 3).T)
+    for epoch in epochs:
+        # Rows side by side go to different minibatches, and stay where they are on the devices.
+        np.testing.assert_array_equal(np.sort(epoch, axis=0), epochs[0])
+    assert len({epoch.tobytes() for epoch in epochs}) == 3
 
 
 def test_each_iteration_has_another_order(monkeypatch):
@@ -245,3 +280,40 @@ def test_the_value_function_starts_as_the_reward_model_or_under_a_zero_head():
     hidden = jax.random.normal(jax.random.key(1), (3, 16))
     np.testing.assert_array_equal(score.scores(state.value, hidden), 0)
     assert state.ema is None
+
+
+ONE = {"w": np.float32(1)}
+# Adam with an epsilon that drowns the gradient, and as large a rate: a step is the gradient.
+PLAIN = OptimizerConfig(learning_rate=1e6, epsilon=1e6, b1=0.0, b2=0.0, max_grad_norm=None)
+
+
+@pytest.mark.parametrize("runner", ["jit", "pmap"])
+@pytest.mark.parametrize("micro_batches", [1, 2])
+@pytest.mark.parametrize("per", ["token", "sequence"])
+def test_the_ptx_gradient_counts_per_token_or_per_sequence(monkeypatch, per, micro_batches, runner):
+    """Of linear losses, in float64: mean over tokens, or equation 2's sums over sequences."""
+    weighted = lambda p, values, weights: (WeightedMean.of(p["w"] * values, weights), {})
+    of_episodes = lambda *_: lambda p, b: weighted(p, b.advantages, b.mask)
+    monkeypatch.setattr(ppo, "policy_loss", of_episodes)
+    monkeypatch.setattr(ppo, "value_loss", of_episodes)
+    of_text = lambda _: lambda p, b, key=None: weighted(p, b["values"], b["weights"])
+    monkeypatch.setattr(ppo, "likelihood_loss", of_text)
+    config = tiny.ppo_config(
+        policy_optimizer=PLAIN, value_optimizer=PLAIN, batch_size=16, minibatches=1, epochs=1,
+        micro_batches=micro_batches, ptx_ratio=2, ptx_coefficient=27.8, ptx_per=per,
+    )  # fmt: skip
+    rng, runner = np.random.default_rng(0), make_runner(ParallelConfig(runner=runner))
+    advantages, values = rng.normal(size=(16, 6)), rng.normal(size=(32, 9))
+    mask = np.arange(6) < rng.integers(1, 7, (16, 1))
+    weights = np.arange(9) < rng.integers(0, 10, (32, 1))
+    float32 = lambda x: jnp.asarray(x, jnp.float32)
+    experience = ppo.Experience(*[float32(mask)] * 7)._replace(advantages=float32(advantages))
+    text = {"values": np.float32(values), "weights": np.float32(weights)}
+    state = runner.create(lambda: ppo.initial_state(config, ONE, ONE, jax.random.key(0)))
+    update = runner.compile(ppo.make_update(config, tiny.MODEL), rows=(3,))
+    after, _ = update(state, experience, jnp.float32(0.5), runner.rows(text, 32))
+    ptx = (values * weights).sum() / weights.sum()
+    if per == "sequence":
+        ptx = ((values * weights).sum() / 32) / (mask.sum() / 16)
+    gradient = (advantages * mask).sum() / mask.sum() + 27.8 * ptx
+    np.testing.assert_allclose(1 - after.policy["w"], gradient, rtol=1e-4)

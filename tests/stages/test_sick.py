@@ -1,5 +1,6 @@
 """Numbers that are not finite never reach a network; healthy steps keep their bits."""
 
+import dataclasses
 import functools
 
 import jax
@@ -9,6 +10,7 @@ import pytest
 
 from rlhf_jax.objectives.kl import AdaptiveController
 from rlhf_jax.objectives.reductions import WeightedMean
+from rlhf_jax.objectives.reward_models import ranked_accuracy, ranked_loss
 from rlhf_jax.stages import ppo, supervised
 from rlhf_jax.training.optimizer import OptimizerConfig
 from tests.stages import tiny
@@ -67,6 +69,59 @@ def test_a_sick_supervised_step_changes_neither_parameters_nor_optimizer(value):
     assert bits(state[1:]) == before
     state, metrics = update(state, tiny.text_batch())
     assert metrics["skipped_steps"] == 0 and bits(state[1:]) != before
+
+
+def test_a_supervised_step_without_weight_changes_neither_parameters_nor_optimizer():
+    """Adam on a gradient of zeros would move: its first moment lives on."""
+    update, optimizer = supervised_update()
+    state, _ = update(supervised_state(optimizer), tiny.text_batch())
+    before = bits(state[1:])
+    batch = tiny.text_batch()
+    batch["weights"] = np.zeros_like(batch["weights"])
+    state, metrics = update(state, batch)
+    assert bits(state[1:]) == before and state.step == 2
+    assert (metrics["empty_steps"], metrics["skipped_steps"]) == (1, 0)
+    assert np.isnan(metrics["loss"]) and np.isnan(metrics["grad_norm"])
+    state, metrics = update(state, tiny.text_batch())
+    assert metrics["empty_steps"] == 0 and bits(state[1:]) != before
+
+
+def test_rankings_without_a_decided_pair_teach_nothing():
+    def loss(params, batch, key=None):
+        scores = jnp.broadcast_to(params["scores"], batch.shape)
+        correct, pairs = ranked_accuracy(scores, batch)
+        mean = WeightedMean.of(*ranked_loss(scores, batch))
+        return mean, {"accuracy": WeightedMean(correct.sum(), pairs.sum())}
+
+    config = dataclasses.replace(SUPERVISED, batch_size=2)
+    update, optimizer = supervised.make_update(loss, config, 10)
+    params = {"scores": jnp.asarray([0.5, -1.0, 2.0])}
+    state = supervised.initial_state(params, optimizer, jax.random.key(0))
+    before = bits(state[1:])
+    state, metrics = update(state, jnp.asarray([[0, 0, 0], [1, 1, -1]]))
+    assert metrics["empty_steps"] == 1 and bits(state[1:]) == before
+    assert np.isnan(metrics["loss"]) and np.isnan(metrics["accuracy"])
+    _, metrics = update(state, jnp.asarray([[0, 1, -1], [1, 1, -1]]))
+    assert metrics["empty_steps"] == 0 and metrics["accuracy"] == 1
+
+
+@pytest.mark.parametrize("of_text", [False, True])
+def test_minibatches_of_ppo_without_a_token_change_nothing(of_text):
+    """The policy learns from text alone where responses have no token; the value function never."""
+    state, experience, text = ppo_inputs()
+    names = ("policy", "policy_opt", "value", "value_opt")
+    before = [bits(getattr(state, name)) for name in names]
+    experience = experience._replace(mask=jnp.zeros_like(experience.mask))
+    if not of_text:
+        text["weights"] = np.zeros_like(text["weights"])
+    state, metrics = compiled_ppo()(state, experience, jnp.float32(0.3), text)
+    same = [bits(getattr(state, name)) == old for name, old in zip(names, before, strict=True)]
+    assert same == [not of_text, not of_text, True, True]
+    assert metrics["empty_steps"] == (0 if of_text else PPO.epochs * PPO.minibatches)
+    assert metrics["skipped_steps"] == 0
+    for name in ("policy_loss", "value_loss", "clip_fraction", "value_grad_norm"):
+        assert np.isnan(metrics[name]), name
+    assert np.isfinite(metrics["ptx_loss"]) == of_text
 
 
 def ppo_inputs(sick_rows=()):

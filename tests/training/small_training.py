@@ -22,7 +22,7 @@ import optax
 
 from rlhf_jax.objectives.reductions import WeightedMean
 from rlhf_jax.training import checkpoint
-from rlhf_jax.training.gradients import accumulate_gradients
+from rlhf_jax.training.gradients import accumulate_gradients, means
 from rlhf_jax.training.loop import LoopConfig, Task, run
 from rlhf_jax.training.optimizer import OptimizerConfig, make_optimizer
 
@@ -74,7 +74,7 @@ def make_task(steps=STEPS) -> Task:
         params = optax.apply_updates(state["params"], updates)
         ema = jax.tree.map(lambda old, new: 0.9 * old + 0.1 * new, state["ema"], params)
         new = {"params": params, "ema": ema, "optimizer": moments, "key": key}
-        return new | {"step": state["step"] + 1}, metrics
+        return new | {"step": state["step"] + 1}, means(metrics)
 
     state = jax.jit(init)(jax.random.key(0))
     return Task("small", state, jax.jit(step, donate_argnums=0), Rows(), steps, ROWS)

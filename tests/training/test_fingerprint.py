@@ -60,6 +60,7 @@ def test_another_class_has_a_line_by_its_name(tmp_path):
     assert str(error.value).splitlines()[1:] == [
         "  objective.class: DPO there, IPO now",
         "  objective.label_smoothing: 0.0 there, (absent) now",
+        "  objective.per_token: (absent) there, false now",
     ]
 
 

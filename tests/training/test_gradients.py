@@ -7,7 +7,7 @@ import pytest
 
 from rlhf_jax.errors import ConfigError
 from rlhf_jax.objectives.reductions import WeightedMean
-from rlhf_jax.training.gradients import accumulate_gradients
+from rlhf_jax.training.gradients import accumulate_gradients, means
 
 
 def _batch(rows=8):
@@ -46,6 +46,8 @@ def test_any_split_gives_the_gradient_of_the_whole(micro_batches):
     gradients, metrics = jax.jit(accumulate_gradients, static_argnums=(0, 3))(
         _loss, params, batch, micro_batches
     )
+    assert metrics["loss"].weight == metrics["absolute"].weight == batch["weights"].sum() == 28
+    metrics = means(metrics)
     dw, db, loss, absolute = _numpy_gradient(params, batch)
     np.testing.assert_allclose(gradients["w"], dw, rtol=1e-6, atol=1e-6)
     np.testing.assert_allclose(gradients["b"], db, rtol=1e-6, atol=1e-6)
@@ -55,11 +57,14 @@ def test_any_split_gives_the_gradient_of_the_whole(micro_batches):
     np.testing.assert_allclose(metrics["absolute"], weighted, rtol=1e-6)
 
 
-def test_a_batch_without_weight_has_gradient_zero():
+def test_a_batch_without_weight_has_gradient_zero_and_no_loss():
+    """A mean of nothing is no number; a mean of zeros is zero."""
     batch = _batch() | {"weights": np.zeros((8, 9), np.float32)}
     gradients, metrics = accumulate_gradients(_loss, _params(), batch, 2)
     assert all(not np.any(g) for g in jax.tree.leaves(gradients))
-    assert metrics["loss"] == 0 and metrics["grad_norm"] == 0
+    assert all(metric.weight == 0 for metric in metrics.values())
+    assert all(np.isnan(value) for value in means(metrics).values())
+    assert means({"zero": WeightedMean(jnp.zeros(()), jnp.ones(()))}) == {"zero": 0}
 
 
 def test_every_micro_batch_has_its_own_key():

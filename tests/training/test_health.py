@@ -87,6 +87,60 @@ def test_the_same_call_goes_on_after_it_and_the_count_goes_on_through_a_stop(tmp
     assert read_metrics(parts)[-1]["skipped_steps"] == 3
 
 
+def _empty_task(empty, sick=(), total_steps=3, updates=1):
+    """A step whose batch has no weight, or is sick, where its number is among these."""
+
+    def step(state, batch):
+        number = int(batch["x"]["y"])
+        counts = {"empty_steps": updates * (number in empty), "skipped_steps": number in sick}
+        loss = np.nan if number in empty or number in sick else 0.5
+        return {"sum": state["sum"] + 1}, {"loss": loss} | counts
+
+    return Task("toy", {"sum": jnp.zeros(())}, step, _Counting(), total_steps, 1, updates=updates)
+
+
+@pytest.mark.filterwarnings("ignore:step")
+@pytest.mark.parametrize(
+    "empty, sick, told",
+    [
+        ((1, 2, 3), (), "none of 3 updates was applied: 3 had a batch without a token or a pair"),
+        ((), (1, 2, 3), "none of 3 updates was applied: 3 were not finite"),
+        ((2,), (1, 3), "none of 3 updates was applied: 2 were not finite, 1 had a batch without"),
+    ],
+    ids=["empty", "sick", "both"],
+)
+def test_a_stage_without_one_update_is_not_done(tmp_path, empty, sick, told):
+    """Nor is it at the next call; fewer sick steps than would stop it stop it at its end."""
+    config = dataclasses.replace(CONFIG, max_skipped=10)
+    for _ in range(2):
+        with pytest.raises(SickError, match=f"^toy: {told}"):
+            run(_empty_task(empty, sick), tmp_path, config, fingerprint={})
+    last_is_sick = 3 in sick
+    assert (tmp_path / "sick" / "step_3.npz").exists() == last_is_sick
+    state = run(_empty_task(empty, sick, total_steps=4), tmp_path, config, fingerprint={})
+    assert state["sum"] == 4  # with one more step it has learnt something
+
+
+@pytest.mark.filterwarnings("ignore:step")
+def test_one_update_of_many_is_enough_to_be_done(tmp_path):
+    assert run(_empty_task((1, 3)), tmp_path / "a", CONFIG, fingerprint={})["sum"] == 3
+    counts = [line["empty_steps"] for line in read_metrics(tmp_path / "a")]
+    assert counts == [1, 1, 2]
+    # Of a step's four minibatches one is sick: the other three are updates.
+    state = run(_empty_task((), (1, 2), 2, updates=4), tmp_path / "b", CONFIG, fingerprint={})
+    assert state["sum"] == 2
+    with pytest.raises(SickError, match="none of 12 updates"):
+        run(_empty_task((1, 2, 3), updates=4), tmp_path / "c", CONFIG, fingerprint={})
+
+
+def test_what_counted_nothing_is_null_and_says_so(tmp_path):
+    with pytest.warns(RuntimeWarning, match="step 2: loss counted nothing: no token or pair has"):
+        run(_empty_task((2,)), tmp_path / "a", CONFIG, fingerprint={})
+    assert [line["loss"] for line in read_metrics(tmp_path / "a")] == [0.5, None, 0.5]
+    with pytest.warns(RuntimeWarning, match="step 2: loss is nan; written as null"):
+        run(_empty_task((), (2,)), tmp_path / "b", CONFIG, fingerprint={})
+
+
 def test_a_norm_far_above_the_running_mean_is_a_spike(caplog):
     health = Health("toy")
     norms = [1.0, 1.2, 0.8] * 10 + [30.0, 1.0, float("inf")]

@@ -1,0 +1,84 @@
+"""Randomness by purpose, fingerprints, and what a stage has learnt."""
+
+from tests.mutants import mutants
+
+RANDOMNESS = mutants(
+    "randomness.py",
+    "test_randomness.py",
+    [
+        ("_words", 'f"{seed}/{purpose}"', 'f"{purpose}"',
+         "test_all_purposes_of_several_seeds_differ"),
+        ("_words", 'f"{seed}/{purpose}"', 'f"{seed}"',
+         "test_all_purposes_of_several_seeds_differ"),
+    ],
+)  # fmt: skip
+
+FEEDS = mutants(
+    "feeds.py",
+    "test_randomness.py",
+    [
+        ("PPOBatches", 'f"{stage}/prompts"', '"ppo/prompts"',
+         "test_each_feed_is_shuffled_by_the_seed_of_its_purpose"),
+        ("PPOBatches", 'f"{stage}/text"', '"ppo/text"',
+         "test_each_feed_is_shuffled_by_the_seed_of_its_purpose"),
+        ("Feeds", '"sft/mix"', '"sft/text"',
+         "test_mixed_demonstrations_are_shuffled_for_three_purposes"),
+    ],
+)  # fmt: skip
+
+FINGERPRINT = mutants(
+    "training/fingerprint.py",
+    "training/test_fingerprint.py",
+    [
+        ("fingerprint_of", "{CLASS: class_path(type(config))} | values", "values",
+         "test_two_classes_without_fields_differ"),
+        ("class_path", "{kind.__module__}", "",
+         "test_two_classes_without_fields_differ"),
+    ],
+)  # fmt: skip
+
+RUN = mutants(
+    "run.py",
+    "test_identity.py",
+    [
+        ("Run._fingerprint", "(*SHARED, *BUILDS_ON[stage], stage)", "(*SHARED, stage)",
+         "test_a_stage_holds_all_stages_upstream[sft]"),
+        ("Run._fingerprint", '"model": digest', '"model": None',
+         "test_a_reward_model_of_another_run_is_known_by_its_content"),
+        ("Run._fingerprint", "ppo.response_length", "8",
+         "test_a_change_reaches_the_stages_downstream_and_no_other[changed9-stages9]"),
+    ],
+)  # fmt: skip
+
+HEALTH = mutants(
+    "training/health.py",
+    "training/test_health.py",
+    [
+        ("Health.count", "self._updates - left_out", "self._updates",
+         "test_a_stage_without_one_update_is_not_done[empty]"),
+        ("Health.count", "self._updates - left_out", "1 - left_out",
+         "test_one_update_of_many_is_enough_to_be_done", "SickError"),
+    ],
+)  # fmt: skip
+
+MIX = mutants(
+    "data/sources.py",
+    "data/test_pipeline.py",
+    [
+        ("MixSource._weighted", "[:, 1:]", "[:, 2:]",
+         "test_a_fraction_of_the_loss_scales_the_weights_of_text"),
+    ],
+)  # fmt: skip
+
+TEXT = mutants(
+    "training/micro_batches.py",
+    "stages/test_ppo_update.py",
+    [
+        ("split_each_epoch", "in range(1, epochs)", "in [1] * (epochs - 1)",
+         "test_each_epoch_shuffles_the_text_anew_and_reads_each_row_once"),
+        ("split_each_epoch", "fold_in(jax.random.fold_in(key, epoch), number)",
+         "fold_in(key, epoch)", "test_update_equals_a_loop_over_minibatches_of_shuffled_rows"),
+    ],
+)  # fmt: skip
+
+MUTANTS = RANDOMNESS + FEEDS + FINGERPRINT + RUN + HEALTH + MIX + TEXT
