@@ -401,6 +401,8 @@ class Run:
     def _run_ppo(self, stage: str) -> Any:
         config, model = getattr(self.config, stage), self.config.model
         policy, reward = self.model("sft"), self.model("reward")
+        if warning := config.average_warning:
+            print(f"{stage}: {warning}", flush=True)
         batches = feeds.PPOBatches(self.feeds, config, stage)
         ending = self.ending(stage)
         frozen, compile = ppo.Frozen(policy, reward), self.runner.compile

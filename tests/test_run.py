@@ -106,6 +106,11 @@ def test_each_use_of_randomness_has_its_purpose(runs):
     assert [asked.count(purpose) for purpose in sorted(often)] == [3, 5]
 
 
+def test_a_short_stage_says_what_its_average_holds_of_the_start(runs):
+    for stage in ("ppo", "ppo_ptx"):  # .9^3
+        assert runs[2].count(f"\n{stage}: ema_decay = 0.9: after 3 iterations 73% of") == 1
+
+
 def main(monkeypatch, capsys, *arguments):
     monkeypatch.setattr("sys.argv", ["rlhf-jax", *arguments])
     monkeypatch.setattr(cli, "keep_pages", lambda: True)

@@ -110,3 +110,18 @@ class PPOConfig:
     @property
     def optimizer_steps(self) -> int:
         return self.iterations * self.epochs * self.minibatches
+
+    @property
+    def average_warning(self) -> str | None:
+        """Said where more than a tenth of the saved average is still the policy at the start.
+
+        Its share is d^n in the average after n iterations: d^n start + (1 - d) sum_i d^(n-i) w_i.
+        """
+        decay, count = self.ema_decay, self.iterations
+        if decay is None or (left := decay**count) <= 0.1:
+            return None
+        return (
+            f"ema_decay = {decay}: after {count} iterations {left:.0%} of the average of weights "
+            "that is saved is the policy at the start; a smaller one, or None, keeps more of what "
+            "was learnt"
+        )

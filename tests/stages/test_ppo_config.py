@@ -63,3 +63,24 @@ def test_values_at_the_edge_are_taken():
         stop_after=5, ema_decay=None, value_clip=None, discount=0.0, gae_lambda=1.0, micro_batches=4
     )
     assert config.optimizer_steps == 4 * 2 * 2
+
+
+@pytest.mark.parametrize(
+    "decay, iterations, left",
+    [
+        (0.992, 5, "96%"),  # .992^5 = .9606
+        (0.992, 286, "10%"),  # .1006
+        (0.992, 287, None),  # .0997
+        (0.5, 3, "12%"),
+        (0.5, 4, None),
+        (0.0, 1, None),
+        (None, 1, None),
+    ],
+)
+def test_an_average_that_is_still_mostly_the_start_is_told(decay, iterations, left):
+    told = tiny.ppo_config(ema_decay=decay, iterations=iterations).average_warning
+    if left is None:
+        assert told is None
+    else:
+        start = f"ema_decay = {decay}: after {iterations} iterations {left} of the average"
+        assert told.startswith(start)
