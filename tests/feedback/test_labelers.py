@@ -126,6 +126,7 @@ def test_pairwise_agreement_counts_pairs_ties_included():
     assert pairwise_agreement([(0, 1, 2)], [(2, 1, 0)]) == 0
     assert pairwise_agreement([(0, 0, 1)], [(0, 1, 2)]) == pytest.approx(2 / 3)
     assert pairwise_agreement([(0, 0)], [(3, 3)]) == 1
+    assert pairwise_agreement([(0, 0)], [(1, 0)]) == pairwise_agreement([(1, 0)], [(0, 0)]) == 0
     # One pair of the first prompt and three of the second, not a mean of prompts.
     assert pairwise_agreement([(0, 1), (0, 1, 2)], [(1, 0), (0, 1, 2)]) == pytest.approx(3 / 4)
     assert pairwise_agreement([(0, 1, -1)], [(0, 1, -1)]) == 1

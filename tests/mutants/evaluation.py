@@ -36,7 +36,8 @@ STATISTICS = mutants(
         ("mean_interval", "whole**2 / (weights**2).sum() - 1", "len(totals)",
          "test_student_s_interval_of_scores_without_bounds"),
         ("_bounded", "below.mean() * rng", "rng", "test_ratio_of_two_prompts_of_unequal_pairs"),
-        ("_bounded", "(top + unseen)", "top", "test_win_rate_is_paired_by_prompt"),
+        ("_bounded", "(top + unseen)", "top",
+         "test_of_values_0_and_1_the_interval_is_the_exact_one"),
     ],
 )  # fmt: skip
 
