@@ -53,6 +53,17 @@ def test_without_a_coefficient_no_text_is_read():
     assert next(batches(ptx_coefficient=0.0)).keys() == {"prompts"}
 
 
+def test_ppo_s_position_is_of_prompts_and_of_text():
+    whole, resumed = batches(), batches()
+    for _ in range(2):
+        next(whole)
+    resumed.set_state(whole.get_state())
+    for _ in range(3):
+        one, other = next(whole), next(resumed)
+        for name in ("prompts", "text"):
+            np.testing.assert_array_equal(one[name]["tokens"], other[name]["tokens"])
+
+
 def feeds() -> Feeds:
     return Feeds(Corpora(), Letters(), Alone(), seed=3)
 

@@ -10,6 +10,8 @@ GRADIENTS = mutants(
          "test_any_split_gives_the_gradient_of_the_whole[1]"),
         ("accumulate_gradients", "scale = reciprocal(mean.weight)", "scale = 1 / micro_batches",
          "test_any_split_gives_the_gradient_of_the_whole[2]"),
+        ("accumulate_gradients.reciprocal", "replicas.total(weight)", "weight",
+         "parallel/test_runners.py::test_an_update_is_that_of_one_device[reward-pmap-2]"),
         ("accumulate_gradients", "jax.random.fold_in(key, index)", "key",
          "test_every_micro_batch_has_its_own_key"),
         ("accumulate_gradients", "optax.tree.norm(gradients)", "optax.tree.norm(params)",
