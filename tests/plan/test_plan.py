@@ -4,6 +4,7 @@ import dataclasses
 import json
 import re
 import sys
+import types
 
 import jax
 import numpy as np
@@ -21,6 +22,7 @@ from rlhf_jax.plan.compiling import GIB, Compiled, _wanted_bytes, topology_devic
 from rlhf_jax.plan.programs import programs_of, stages_of
 from rlhf_jax.plan.report import Plan, as_json, verdict
 from rlhf_jax.run import Run
+from rlhf_jax.stages import dpo, reward_model
 from tests.small_run import config
 
 HERE = Topology("v5e:2x4", CHIPS["v5e"], 8)
@@ -62,6 +64,26 @@ def test_a_stage_has_as_many_calls_as_a_run_has_steps(tmp_path):
     run.model = lambda stage: None
     run._sft()
     assert steps == [p.runs for p in programs_of(mixed, ("sft",))]
+
+
+def test_run_and_plan_divide_rankings_as_the_config_says(tmp_path, monkeypatch):
+    asked = []
+    for module, name in ((reward_model, "reward_loss"), (dpo, "preference_loss")):
+        make = getattr(module, name)
+        recorded = lambda *given, make=make: asked.append(given[-1]) or make(*given)
+        monkeypatch.setattr(module, name, recorded)
+    of = lambda stage: dataclasses.replace(getattr(SMALL, stage), divide_by="untied_pairs")
+    untied = dataclasses.replace(SMALL, reward=of("reward"), dpo=of("dpo"), out=str(tmp_path))
+    programs_of(untied, ("reward", "dpo"))
+    assert asked == ["untied_pairs"] * 2
+    run = Run(untied)
+    for name in ("_train_one_model", "_normalise_reward", "rankings"):
+        setattr(run, name, lambda *_, **__: None)
+    run.model = lambda stage: {"tokens": np.zeros((2, 4), np.float32)}
+    run.feeds = types.SimpleNamespace(rankings=lambda *_: None)
+    run._reward()
+    run._dpo()
+    assert asked == ["untied_pairs"] * 4
 
 
 def test_each_program_is_counted_and_multiplied_by_its_calls(plan):
