@@ -259,10 +259,10 @@ OTHERS = (
 )  # fmt: skip
 
 FAULTS = (
-    *row("rewards in an integer array: 0.7 becomes 0", "objectives/reductions.py",
-         "objectives/test_advantages.py::test_integer_rewards_become_floats",
-         ("as_float", "jnp.promote_types(x.dtype, jnp.float32)", "x.dtype",
-          "AssertionError|TypeError")),
+    *row("rewards in an integer array: 0.7 becomes 0", "objectives/advantages.py",
+         "objectives/test_advantages.py::test_integer_scores_do_not_swallow_the_kl",
+         ("kl_shaped_rewards", "as_float(k1(log_probs_BxR, ref_log_probs_BxR))",
+          "k1(log_probs_BxR, ref_log_probs_BxR).astype(score_B.dtype)")),
     *row("sampler, reference and learner at different temperatures", "stages/ppo.py",
          EXPERIENCE + "test_the_first_iteration_stops_where_sampler_and_learner_disagree",
          ("check_sampler", "gap <= tolerance", "gap <= 1e3")),
