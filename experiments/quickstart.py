@@ -60,7 +60,7 @@ def ppo(**changes) -> PPOConfig:
 
 config = Experiment(
     name="quickstart",
-    data=WorldData(WorldConfig(feedback=2000, test=800)),
+    data=WorldData(WorldConfig(sft=6000, feedback=3000, test=800)),
     model=TransformerConfig(
         vocab_size=VOCABULARY, layers=4, width=128, heads=4, context=160, scan_layers=False
     ),
@@ -72,7 +72,7 @@ config = Experiment(
     ),
     sft=SupervisedConfig(
         OptimizerConfig(learning_rate=1.5e-3, schedule="cosine", warmup_steps=10),
-        epochs=6,
+        epochs=3,
         batch_size=8,
         length=96,
         packed=True,

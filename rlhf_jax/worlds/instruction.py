@@ -23,7 +23,7 @@ SIDES = {
     "held-out text": (0.1, ("valid forum",)),
     "training": (0.7, ("train forum", "sft", "feedback", "ppo")),
 }
-_PATIENCE = 50  # instances seen before in a row after which a family has no more
+_PATIENCE = 500  # instances seen before in a row after which a family has no more
 
 # Each family's share of every split, in percent.
 FAMILIES: tuple[tuple[str, int, Family], ...] = (

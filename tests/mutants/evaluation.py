@@ -113,6 +113,10 @@ GRADING = mutants(
          "test_helpful_is_the_share_of_the_request_that_is_met"),
         ("Told.judge", "bool(false or denied)", "False",
          "test_flags_are_set_where_the_prompt_asks_for_them"),
+        ("grade", "0.5**faults", "0.5 ** (faults * (verdict.limit < LONGEST))",
+         "test_a_second_line_halves_every_kind_of_task"),
+        ("grade", " and not verdict.repeats", "",
+         "test_a_run_of_three_words_said_twice_halves_and_faults_multiply"),
     ],
 )  # fmt: skip
 
@@ -141,5 +145,24 @@ SPEAKING = mutants(
     ],
 )  # fmt: skip
 
+HELD_OUT = (
+    *mutants("worlds/corpus.py", "worlds/test_requests.py", [
+        ("Phrasing.__call__", " if p != kept", "",
+         "test_held_out_text_tells_facts_in_other_phrasings_than_training_text"),
+    ]),
+    *mutants("worlds/exercises.py", "worlds/test_requests.py", [
+        ("word", "sorted((given, target))", "(given, target)",
+         "test_no_request_is_on_the_held_out_and_on_the_training_side"),
+    ]),
+    *mutants("worlds/questions.py", "worlds/test_requests.py", [
+        ("premise", "_request(told)", '("premise", told.attribute.name, told.subject)',
+         "test_no_request_is_on_the_held_out_and_on_the_training_side"),
+    ]),
+    *mutants("corpora.py", "worlds/test_instruction.py", [
+        ("world_splits", "InstructionWorld(data.world, seed)", "InstructionWorld(data.world)",
+         "test_runs_of_two_seeds_have_a_world_each_unless_the_worlds_seed_is_fixed"),
+    ]),
+)  # fmt: skip
+
 MUTANTS = (POLICIES + STATISTICS + REPORT + HUMAN_REPORT + LABELERS + GRADING + WORLD
-           + SPEAKING)  # fmt: skip
+           + SPEAKING + HELD_OUT)  # fmt: skip
