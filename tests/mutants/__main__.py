@@ -161,7 +161,8 @@ def run(chosen: Sequence[Mutant], jobs: int, known: set[str], stamp: str) -> dic
             finally:
                 copies.put(copy)
 
-        with ThreadPoolExecutor(jobs) as pool:
+        pool = ThreadPoolExecutor(jobs)
+        try:
             futures = {pool.submit(one, mutant): mutant for mutant in waiting}
             for done, future in enumerate(as_completed(futures), 1):
                 mutant, (result, printed) = futures[future], future.result()
@@ -170,6 +171,8 @@ def run(chosen: Sequence[Mutant], jobs: int, known: set[str], stamp: str) -> dic
                     print(f"{printed}\n{mutant}\n  {mutant.test}: {result}", flush=True)
                 print(f"{done} of {len(waiting)}: {result:8} {mutant}"[:150], flush=True)
                 write_results(results, stamp)
+        finally:  # an interrupt waits for the tests that run, and for no more
+            pool.shutdown(cancel_futures=True)
     return results
 
 

@@ -18,7 +18,7 @@ MUTANTS = (
         ("ppo", "ema_decay=0.992", "ema_decay=0.5", SIX),
         ("ppo", "ptx_ratio=8", "ptx_ratio=1", SIX),
         ("ppo", "iterations=500", "iterations=256",
-         "test_sums_that_the_papers_print[instructgpt_6b]"),
+         "test_sums_that_the_papers_print[instructgpt_6b-2.0]"),
         ("config", "ptx_coefficient=27.8", "ptx_coefficient=1.0", SIX),
         ("config", "learning_rate=1.04e-5", "learning_rate=9.65e-6", SIX),
         ("config", "pretraining_fraction=0.1", "pretraining_fraction=0.0", SIX),
@@ -26,7 +26,7 @@ MUTANTS = (
         ("config", "epochs=2,", "epochs=16,", SIX),
         ("config", 'normalise="shift"', 'normalise="none"', SIX),
         ("config", "warmup_steps=179", "warmup_steps=358",
-         "test_sums_that_the_papers_print[instructgpt_6b]"),
+         "test_sums_that_the_papers_print[instructgpt_6b-2.0]"),
     ]),
     *mutants("experiments/instructgpt_1b3.py", "test_recipes.py", [
         ("config", "learning_rate=5e-6", "learning_rate=1.04e-5", f"{PRINTED}[instructgpt_1b3]"),
