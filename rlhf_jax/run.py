@@ -256,8 +256,11 @@ class Run:
 
     def ppo_of(self, stage: str) -> PPOConfig:
         """The PPO config by which a stage's policy is sampled and scored: where responses end, how
-        long they get, what a missing end scores. ppo_ptx has its own; all others, which learn from
-        the reward model's rankings or start PPO, go by `ppo`. So do the rankings themselves."""
+        long they get, what a missing end scores.
+
+        PPO-ptx has its own. All other policies go by `ppo`, and so do the rankings: where ppo_ptx
+        has another stop token, its reward model was trained on responses that end in ppo's.
+        """
         return self.config.ppo_ptx if stage == "ppo_ptx" else self.config.ppo
 
     def ending(self, stage: str) -> Ending:

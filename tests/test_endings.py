@@ -7,8 +7,9 @@ from types import SimpleNamespace
 import jax
 import pytest
 
-from rlhf_jax import cli, judge
-from rlhf_jax.data.records import Prompt
+from rlhf_jax import judge, speaking
+from rlhf_jax.data import pipeline
+from rlhf_jax.data.records import Prompt, Ranking
 from rlhf_jax.generation.ending import Ending
 from rlhf_jax.generation.sampling import SamplingConfig
 from rlhf_jax.models import transformer
@@ -85,11 +86,14 @@ def test_ranked_outputs_are_the_sft_model_s_and_end_as_ppo_s_would(run):
 def test_generate_ends_where_ppo_s_responses_do(run, monkeypatch, capsys):
     prompts = [record.prompt for record in run.corpora.read("prompts", "feedback")] * 2
     lines = "".join(prompt.replace("\n", "\\n") + "\n" for prompt in prompts)
-    monkeypatch.setattr("sys.stdin", io.StringIO(lines))
-    cli.generate(run, "ppo")
+    monkeypatch.setattr("sys.stdin", SimpleNamespace(buffer=io.BytesIO(lines.encode())))
+    monkeypatch.setattr(speaking, "finished_stage", lambda *_: "ppo")
+    monkeypatch.setattr(speaking, "Run", lambda *_, **__: run)
+    speaking.generate(run.config, "ppo")
     printed = capsys.readouterr().out.splitlines()
     sampling = run.config.evaluation.sampling
-    sampled = run.sample("ppo", run.model("ppo"), prompts, sampling, "generate/responses")
+    purpose = f"generate/responses/{run.config.seed}"
+    sampled = run.sample("ppo", run.model("ppo"), prompts, sampling, purpose)
     assert printed == [response.text for response in sampled]
     assert any(response.ended for response in sampled)
     assert not any("e" in line[AFTER:] for line in printed)
@@ -102,3 +106,29 @@ def test_the_report_scores_a_missing_end_as_the_stage_s_ppo(run, monkeypatch):
         judge.reward_scores(run, stage, None, [], [])
     assert [given["missing"] for given in asked] == [-3.0, -3.0, None]
     assert {given["length"] for given in asked} == {56 + 8}
+
+
+class Asked(Exception):
+    """Carries what ends a response out of whoever makes the batches."""
+
+
+def test_all_that_reads_rankings_or_demonstrations_ends_them_so(run, monkeypatch):
+    def asked(*_, close, **__):
+        raise Asked(close)
+
+    monkeypatch.setattr(pipeline, "supervised_pass", asked)
+    monkeypatch.setattr(pipeline, "ranking_pass", asked)
+    feeds = SimpleNamespace(rankings=lambda *given: asked(close=given[-1]))
+    monkeypatch.setattr(run, "feeds", feeds, raising=False)
+    monkeypatch.setattr(run, "rankings", lambda split: [])
+    monkeypatch.setattr(run.corpora, "read", lambda *_: [])
+    readers = (
+        run._reward,
+        run._dpo,
+        lambda: run._normalise_reward(None),
+        lambda: judge.pairs_by_prompt(run, [Ranking("p", ("a", "b"), (0, 1))]),
+    )
+    for read in readers:
+        with pytest.raises(Asked) as told:
+            read()
+        assert told.value.args[0]([5], True) == [5, STOP]

@@ -62,14 +62,14 @@ class Records:
 @pytest.fixture(scope="module")
 def fed():
     """{purpose: the numbers of the records in the first batches}, PPO's of the whole batch."""
-    runner = make_runner(ParallelConfig())
+    runner, close = make_runner(ParallelConfig()), lambda ids, _: [*ids]
     made = feeds.Feeds(Records, Letters(), runner, 5)
     rankings = Records.read("rankings", "train")
     batches = {
         "pretrain/text": made.text(8, 8, "pretrain/text"),
         "sft/demonstrations": made.demonstrations(config.sft),
-        "reward/rankings": made.rankings(rankings, config.reward, "reward/rankings"),
-        "dpo/rankings": made.rankings(rankings, config.dpo, "dpo/rankings"),
+        "reward/rankings": made.rankings(rankings, config.reward, "reward/rankings", close),
+        "dpo/rankings": made.rankings(rankings, config.dpo, "dpo/rankings", close),
     }
     for stage in ("ppo", "ppo_ptx"):
         both = feeds.PPOBatches(made, config.ppo_ptx, stage)
