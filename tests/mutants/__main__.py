@@ -9,13 +9,13 @@ and not tried again until a file changes.
 """
 
 import argparse
+import contextlib
 import hashlib
 import json
 import os
 import re
 import shutil
 import signal
-import subprocess
 import sys
 import tempfile
 import time
@@ -26,6 +26,7 @@ from pathlib import Path
 from queue import SimpleQueue
 
 from tests.mutants import ROOT, DoesNotApply, Mutant, apply
+from tests.mutants.forked import CONTEXT, preload, run_pytest
 from tests.mutants.table import TABLE
 
 COPIED = ("rlhf_jax", "tests", "experiments", "docs", "notebooks", "benchmarks", "launch",
@@ -61,25 +62,24 @@ def run_tests(
     copy: Path, nodes: Iterable[str], timeout: float | None = TIMEOUT, jobs: int = 1
 ) -> tuple[int | None, list[ElementTree.Element], str]:
     """pytest's exit code (None: too long), its test cases, and the end of what it printed."""
-    report = copy / "report.xml"
+    report, output = copy / "report.xml", copy / "output.txt"
     report.unlink(missing_ok=True)
-    command = [sys.executable, "-m", "pytest", "-q", "-m", "", "-p", "no:cacheprovider",
-               "--tb=short", "--durations=0", f"--junitxml={report}"]  # fmt: skip
-    command += ["-x"] if jobs == 1 else ["-n", str(jobs), "--dist", "loadfile"]
-    process = subprocess.Popen(
-        [*command, *nodes], cwd=copy, env=environment(copy), start_new_session=True, text=True,
-        stdout=subprocess.PIPE, stderr=subprocess.STDOUT,
-    )  # fmt: skip
-    try:
-        printed, _ = process.communicate(timeout=timeout)
-    except subprocess.TimeoutExpired:
+    arguments = ["-q", "-m", "", "-p", "no:cacheprovider", "--tb=short", "--durations=0",
+                 f"--junitxml={report}"]  # fmt: skip
+    arguments += ["-x"] if jobs == 1 else ["-n", str(jobs), "--dist", "loadfile"]
+    process = CONTEXT.Process(
+        target=run_pytest, args=(copy, environment(copy), [*arguments, *nodes], output)
+    )
+    process.start()
+    process.join(timeout)
+    code = process.exitcode
+    with contextlib.suppress(ProcessLookupError):  # with all that a test has started
         os.killpg(process.pid, signal.SIGKILL)
-        return None, [], process.communicate()[0][-3000:]
-    except BaseException:
-        os.killpg(process.pid, signal.SIGKILL)
-        raise
+    process.kill()
+    process.join()
+    printed = output.read_text(encoding="utf-8", errors="replace")
     cases = list(ElementTree.parse(report).iter("testcase")) if report.is_file() else []
-    return process.returncode, cases, printed[-3000:]
+    return code, cases, printed[-3000:]
 
 
 def verdict(code: int | None, cases: Sequence[ElementTree.Element], error: str) -> str:
@@ -199,6 +199,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     parser.add_argument("--jobs", type=int, default=2)
     options = parser.parse_args(arguments)
     start = time.monotonic()
+    preload(environment(ROOT))
     chosen = [mutant for mutant in TABLE if options.only in mutant.about]
     bad = {}
     for mutant in chosen:

@@ -9,6 +9,7 @@ in build/sample-*.sqlite, by the digest of what is edited: a run that was stoppe
 
 import argparse
 import ast
+import difflib
 import hashlib
 import os
 import random
@@ -18,18 +19,25 @@ import tempfile
 import time
 from collections import Counter
 from collections.abc import Sequence
-from concurrent.futures import ProcessPoolExecutor, as_completed
-from multiprocessing import get_context
+from concurrent.futures import ThreadPoolExecutor, as_completed
 from pathlib import Path
+from queue import SimpleQueue
 
 from cosmic_ray.commands.init import init
-from cosmic_ray.mutating import mutate_and_test, mutate_code
+from cosmic_ray.mutating import mutate_code
 from cosmic_ray.plugins import get_operator
 from cosmic_ray.work_db import WorkDB, use_db
-from cosmic_ray.work_item import MutationSpec, TestOutcome, WorkItem
+from cosmic_ray.work_item import (
+    MutationSpec,
+    TestOutcome,
+    WorkerOutcome,
+    WorkItem,
+    WorkResult,
+)
 
 from tests.mutants import ROOT
 from tests.mutants.__main__ import environment, make_copy, run_tests
+from tests.mutants.forked import preload
 
 TIMEOUT = 400  # seconds; one that takes longer counts as killed
 # Of each module the tests that are about it, those first that notice most.
@@ -109,18 +117,21 @@ def tests_of(module: Path) -> list[str]:
     return [f"tests/{name}" for name in TESTS[str(module.relative_to("rlhf_jax"))]]
 
 
-def work_in(copies: Path, numbers) -> None:
-    """Makes this worker process edit and test a copy of its own."""
-    copy = copies / str(numbers.get())
-    os.chdir(copy)
-    os.environ.update(environment(copy))
-
-
-def run_one(item: WorkItem):
+def run_one(item: WorkItem, copy: Path) -> WorkResult:
+    """Edits the copy, runs the tests of the module, and takes the edit back."""
     (mutation,) = item.mutations
-    files = " ".join(tests_of(mutation.module_path))
-    options = "-x -q -m '' -p no:cacheprovider --tb=short --durations=0"
-    return mutate_and_test(item.mutations, f"{sys.executable} -m pytest {options} {files}", TIMEOUT)
+    path = copy / mutation.module_path
+    source = path.read_text(encoding="utf-8")
+    operator = get_operator(mutation.operator_name)(**mutation.operator_args)
+    changed = mutate_code(source, operator, mutation.occurrence)
+    lines = difflib.unified_diff(source.splitlines(), changed.splitlines(), lineterm="")
+    try:
+        path.write_text(changed, encoding="utf-8")
+        code, _, printed = run_tests(copy, tests_of(mutation.module_path), TIMEOUT)
+    finally:
+        path.write_text(source, encoding="utf-8")
+    outcome = TestOutcome.SURVIVED if code == 0 else TestOutcome.KILLED
+    return WorkResult(WorkerOutcome.NORMAL, printed, outcome, "\n".join(lines))
 
 
 def run(db: WorkDB, jobs: int) -> None:
@@ -128,21 +139,27 @@ def run(db: WorkDB, jobs: int) -> None:
     waiting, start = list(db.pending_work_items), time.monotonic()
     if not waiting:
         return
-    context = get_context("spawn")
     with tempfile.TemporaryDirectory(prefix="mutants-") as folder:
-        copies, numbers = Path(folder), context.Manager().Queue()
+        copies: SimpleQueue[Path] = SimpleQueue()
         for i in range(jobs):
-            make_copy(copies / str(i))
-            numbers.put(i)
+            copies.put(make_copy(Path(folder, str(i))))
         nodes = sorted(
             {test for item in waiting for test in tests_of(item.mutations[0].module_path)}
         )
         print(f"{len(nodes)} files of tests on the unchanged code", flush=True)
-        code, _, printed = run_tests(copies / "0", nodes, timeout=None, jobs=jobs)
+        code, _, printed = run_tests(Path(folder, "0"), nodes, timeout=None, jobs=jobs)
         if code != 0:
             sys.exit(f"{printed}\nthe unchanged code does not pass")
-        with ProcessPoolExecutor(jobs, context, work_in, (copies, numbers)) as pool:
-            futures = {pool.submit(run_one, item): item for item in waiting}
+
+        def one(item: WorkItem) -> WorkResult:
+            copy = copies.get()
+            try:
+                return run_one(item, copy)
+            finally:
+                copies.put(copy)
+
+        with ThreadPoolExecutor(jobs) as pool:
+            futures = {pool.submit(one, item): item for item in waiting}
             for done, future in enumerate(as_completed(futures), 1):
                 item, result = futures[future], future.result()
                 db.set_result(item.job_id, result)
@@ -183,6 +200,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     if missing := untold():
         sys.exit(f"TESTS names no tests of {', '.join(missing)}")
     os.chdir(ROOT)
+    preload(environment(ROOT))
     stamp = hashlib.sha256(f"{options.size}/{options.seed}".encode())
     for name in TESTS:
         stamp.update((ROOT / "rlhf_jax" / name).read_bytes())
