@@ -139,7 +139,8 @@ def test_another_config_in_the_directory_is_refused_line_by_line(
 
 
 def test_examples_that_leave_no_room_are_refused_before_any_training(monkeypatch, capsys, tmp_path):
-    arguments = ["run", EXPERIMENT, "--out", str(tmp_path), "--data.few-shot", "9"]
+    options = ["--data.few-shot", "9", "--reward.batch-size", "8"]  # rows for 8 devices
+    arguments = ["run", EXPERIMENT, "--out", str(tmp_path), *options]
     code, _, err = main(monkeypatch, capsys, *arguments)
     assert code == 2
     assert err.startswith("rlhf-jax: data.few_shot = 9: must be fewer") and err.count("\n") == 1
@@ -160,7 +161,7 @@ def test_generate_reads_and_prints_a_line_each(runs, monkeypatch, capsys):
     code, out, _ = main(monkeypatch, capsys, *arguments)
     assert code == 0
     prompts = ["User: Hi.\nAssistant:", "caf\u00e9 \u6f22\\"]
-    assert asked == [("sft", prompts, (400, 32), "generate/responses/0")]
+    assert asked == [("sft", prompts, (400, 32), "generate/responses/1")]
     assert out == "one\\ntwo\n caf\u00e9\n"
 
 
