@@ -31,7 +31,7 @@ MUTANTS = (
     *mutants("experiments/instructgpt_1b3.py", "test_recipes.py", [
         ("config", "learning_rate=5e-6", "learning_rate=1.04e-5", f"{PRINTED}[instructgpt_1b3]"),
         ("config", "reward_model=six.model", "reward_model=None",
-         f"{PRINTED}[instructgpt_1b3]", "ConfigError"),
+         f"{PRINTED}[instructgpt_1b3]", "AttributeError"),
     ]),
     *mutants("experiments/instructgpt_175b.py", "test_recipes.py", [
         ("config", "learning_rate=2.45e-6", "learning_rate=5.03e-6",
