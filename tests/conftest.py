@@ -1,7 +1,12 @@
-"""Shared settings of the tests."""
+"""Shared settings and runs of the tests."""
 
+import fcntl
 import os
+import subprocess
+import sys
+from collections.abc import Callable
 from pathlib import Path
+from typing import NamedTuple
 
 # Simulated devices must be asked for before jax starts.
 os.environ.setdefault("XLA_FLAGS", "--xla_force_host_platform_device_count=8")
@@ -12,6 +17,8 @@ import pytest
 
 jax.config.update("jax_numpy_rank_promotion", "raise")
 
+ROOT = Path(__file__).resolve().parents[1]
+
 
 @pytest.fixture(scope="session")
 def human_data() -> Path:
@@ -21,3 +28,58 @@ def human_data() -> Path:
     if not (folder / "hh-rlhf").is_dir():
         pytest.skip("human feedback is not on this machine: set RLHF_JAX_DATA to its folder")
     return folder
+
+
+class SmallRun(NamedTuple):
+    directory: Path  # of a finished run, DPO included
+    printed: str  # by its processes
+    observed: Path  # tests/observed.py
+    drive: Callable  # drive(directory, *actions): another run, with what this one compiled
+
+
+@pytest.fixture(scope="session")
+def small_run(tmp_path_factory) -> SmallRun:
+    """The experiment of tests/small_run.py, run once, whichever worker asks first."""
+    folder = tmp_path_factory.getbasetemp()
+    folder = folder.parent if "PYTEST_XDIST_WORKER" in os.environ else folder
+    (folder / "small_run").mkdir(exist_ok=True)
+    names = ("whole", "observed", "cache", "done")
+    whole, observed, cache, done = (folder / "small_run" / name for name in names)
+    with (folder / "small_run" / "lock").open("w") as file:
+        fcntl.flock(file, fcntl.LOCK_EX)
+        if not done.exists():
+            done.write_text(drive(cache, whole, "dpo", SMALL_RUN_OBSERVED=str(observed)))
+    return SmallRun(whole, done.read_text(), observed, lambda *actions: drive(cache, *actions))
+
+
+@pytest.fixture(scope="module")
+def chain(small_run):
+    """The small run as the tests of the chain read it."""
+    from tests.chain import Chain  # not before jax is set
+
+    quick = "jax_disable_most_optimizations"
+    before = jax.config.read(quick)
+    jax.config.update(quick, True)
+    yield Chain(small_run.directory, small_run.observed)
+    jax.config.update(quick, before)
+
+
+def drive(cache: Path, directory: Path, *actions: str, **environment: str) -> str:
+    """What the driver's processes print; they end as told."""
+    command = [sys.executable, "-m", "tests.small_run", str(directory), *actions]
+    # One device as in real use; quick to compile, and once for all the processes.
+    environment |= {
+        "XLA_FLAGS": "",
+        "JAX_DISABLE_MOST_OPTIMIZATIONS": "1",
+        "JAX_COMPILATION_CACHE_DIR": str(cache),
+        "JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS": "0",
+    }
+    done = subprocess.run(
+        command, cwd=ROOT, env=os.environ | environment, capture_output=True, text=True,
+        timeout=500, check=False,
+    )  # fmt: skip
+    ends = [line.split()[1:] for line in done.stdout.splitlines() if line.startswith("ended")]
+    killed = lambda action: action.split(":")[0] not in ("stop", "dpo")
+    expected = [[action, "-9" if killed(action) else "0"] for action in actions]
+    assert ends == [*expected, ["None", "0"]], done.stdout[-2000:] + done.stderr[-2000:]
+    return done.stdout

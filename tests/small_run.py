@@ -2,19 +2,23 @@
 
     python -m tests.small_run DIRECTORY ACTION ACTION ...
 
-Each ACTION is one process: "stop:2" is `pretrain --stop-after-steps 2`; a place of PLACES, with a
-step where it has steps, is `run` until a SIGKILL there. One more `run` then finishes. All are
-forked from here before jax starts its devices, so that everything is imported once.
+Each ACTION is one process: "stop:2" is `pretrain --stop-after-steps 2`; "dpo" is that stage; a
+place of PLACES, with a step where it has steps, is `run` until a SIGKILL there. One more `run` then
+finishes. All are forked from here before jax starts its devices, so that everything is imported
+once. With SMALL_RUN_OBSERVED=FOLDER what passes between the parts of the chain is written there
+(tests/observed.py).
 """
 
 import os
 import signal
 import sys
+from pathlib import Path
 
 from rlhf_jax import cli, corpora, feeds, randomness, run
 from rlhf_jax.corpora import Corpora
 from rlhf_jax.evaluation import report
 from rlhf_jax.experiment import EvaluationConfig, Experiment, WorldData
+from rlhf_jax.generation.sampling import SamplingConfig
 from rlhf_jax.models.config import TransformerConfig
 from rlhf_jax.objectives.kl import AdaptiveController
 from rlhf_jax.stages.dpo import DPOConfig
@@ -24,15 +28,22 @@ from rlhf_jax.stages.supervised import SupervisedConfig
 from rlhf_jax.training import loop
 from rlhf_jax.training.optimizer import OptimizerConfig
 from rlhf_jax.worlds.instruction import WorldConfig
+from tests import observed
 
 RATE = OptimizerConfig(learning_rate=3e-3)
+FAST = OptimizerConfig(learning_rate=1e-2)  # so that some responses end
+# Smooth where gradients are rounding, so that an update can be computed again.
+POLICY_RATE = OptimizerConfig(learning_rate=3e-3, epsilon=1e-4)
+VALUE_RATE = OptimizerConfig(learning_rate=2e-3, epsilon=1e-4)
 
 
 def ppo(**changes) -> PPOConfig:
+    """No value is a default's or neutral: a stage that forgets one shows."""
     return PPOConfig(
-        RATE, RATE, iterations=3, batch_size=8, minibatches=2, prompt_length=56, response_length=8,
-        kl=AdaptiveController(0.1, target=0.1, horizon=40), ema_decay=0.9, ptx_ratio=1,
-        ptx_length=16, **changes,
+        POLICY_RATE, VALUE_RATE, iterations=3, batch_size=8, prompt_length=56, response_length=8,
+        kl=AdaptiveController(0.1, target=0.1, horizon=40), temperature=0.8, discount=0.95,
+        gae_lambda=0.9, clip=0.01, value_clip=0.05, missing_eos_score=-0.5, ema_decay=0.7,
+        ptx_ratio=3, ptx_length=16, **changes,
     )  # fmt: skip
 
 
@@ -43,18 +54,19 @@ config = Experiment(
             sft=60, feedback=20, ppo=20, valid=10, test=10, documents=1000, valid_documents=10
         ),
         outputs=(2, 3),
+        agreement=0.5,  # much noise, so that many pairs are decided
         few_shot=1,
     ),
     model=TransformerConfig(
         vocab_size=400, layers=2, width=32, heads=2, context=160, compute_dtype="float32"
     ),
-    pretrain=SupervisedConfig(RATE, epochs=0.015, batch_size=4, length=32),
-    sft=SupervisedConfig(RATE, batch_size=8, length=80, packed=True),
+    pretrain=SupervisedConfig(FAST, epochs=0.035, batch_size=4, length=32),
+    sft=SupervisedConfig(FAST, epochs=5.0, batch_size=8, length=80, packed=True),
     reward=RewardConfig(RATE, batch_size=6, outputs=3, length=80),
-    ppo=ppo(),
-    ppo_ptx=ppo(ptx_coefficient=1.0),
-    dpo=DPOConfig(RATE, batch_size=6, outputs=3, length=80),
-    evaluation=EvaluationConfig(batch_size=10),
+    ppo=ppo(minibatches=2),
+    ppo_ptx=ppo(minibatches=1, epochs=2, ptx_coefficient=2.5),
+    dpo=DPOConfig(RATE, batch_size=6, outputs=3, length=80, divide_by="untied_pairs"),
+    evaluation=EvaluationConfig(SamplingConfig(0.9), batch_size=10),
     loop=loop.LoopConfig(checkpoint_every=2, log_every=1),
     seed=1,  # not the default: a seed that is not passed on shows
 )
@@ -111,12 +123,16 @@ def kill_at(place: str) -> None:
 
 
 def main(directory: str, actions: list[str]) -> None:
+    if folder := os.environ.get("SMALL_RUN_OBSERVED"):
+        observed.observe(Path(folder))
     for action in [*actions, None]:
         child = os.fork()
         if child == 0:
             command, options = "run", []
             if action and action.startswith("stop:"):
                 command, options = "pretrain", ["--stop-after-steps", action.split(":")[1]]
+            elif action == "dpo":
+                command = action
             elif action:
                 kill_at(action)
             tell_purposes()

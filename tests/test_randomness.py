@@ -9,6 +9,7 @@ import numpy as np
 import pytest
 
 from rlhf_jax import feeds, randomness
+from rlhf_jax.data.arrays import close_with_eos
 from rlhf_jax.data.records import Demonstration, Prompt, Ranking, Text
 from rlhf_jax.errors import ConfigError
 from rlhf_jax.parallel.config import ParallelConfig
@@ -64,7 +65,7 @@ def fed():
     """{purpose: the numbers of the records in the first batches}, PPO's of the whole batch."""
     runner, close = make_runner(ParallelConfig()), lambda ids, _: [*ids]
     made = feeds.Feeds(Records, Letters(), runner, 5)
-    rankings = Records.read("rankings", "train")
+    rankings, close = Records.read("rankings", "train"), close_with_eos(Letters())
     batches = {
         "pretrain/text": made.text(8, 8, "pretrain/text"),
         "sft/demonstrations": made.demonstrations(config.sft),

@@ -81,7 +81,7 @@ def test_replay_finds_what_was_sick(copy, monkeypatch, capsys):
     assert code == 0
     assert re.search(r"^  loss +nan   <- not finite$", out, re.MULTILINE)
     assert re.search(r"^  skipped_steps +1$", out, re.MULTILINE)
-    assert re.search(r"^  learning_rate +0\.003$", out, re.MULTILINE)
+    assert re.search(r"^  learning_rate +0\.01$", out, re.MULTILINE)
     assert re.search(r"^  batch/weights: \d+ of \d+ numbers are not finite$", out, re.MULTILINE)
     assert out.count("not finite") == 3  # loss, gradient norm, weights
 

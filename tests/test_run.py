@@ -2,48 +2,26 @@
 
 import io
 import json
-import os
 import re
-import subprocess
-import sys
 from pathlib import Path
 
 import pytest
 
 from rlhf_jax import cli
 from rlhf_jax.generation.ending import Response
-from rlhf_jax.run import PIPELINE, Run
+from rlhf_jax.run import PIPELINE, STAGES, Run
 from tests.test_randomness import PURPOSES
 
 ROOT = Path(__file__).resolve().parents[1]
 EXPERIMENT = str(ROOT / "tests" / "small_run.py")
-ACTIONS = ["prepare", "stop:3", "pretrain:7", "feedback", "ppo:3", "report"]
-
-
-def drive(directory, cache, *actions) -> str:
-    """What the driver's processes print; they end as told."""
-    command = [sys.executable, "-m", "tests.small_run", str(directory), *actions]
-    # One device as in real use; quick to compile, and once for all the processes.
-    environment = os.environ | {
-        "XLA_FLAGS": "",
-        "JAX_DISABLE_MOST_OPTIMIZATIONS": "1",
-        "JAX_COMPILATION_CACHE_DIR": str(cache),
-        "JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS": "0",
-    }
-    done = subprocess.run(
-        command, cwd=ROOT, env=environment, capture_output=True, text=True, timeout=500, check=False
-    )
-    ends = [line.split()[1:] for line in done.stdout.splitlines() if line.startswith("ended")]
-    expected = [[action, "0" if action.startswith("stop") else "-9"] for action in actions]
-    assert ends == [*expected, ["None", "0"]], done.stdout[-2000:] + done.stderr[-2000:]
-    return done.stdout
+ACTIONS = ["prepare", "stop:3", "pretrain:7", "feedback", "dpo", "ppo:3", "report"]
 
 
 @pytest.fixture(scope="module")
-def runs(tmp_path_factory):
-    folder = tmp_path_factory.mktemp("runs")
-    whole = drive(folder / "whole", folder / "cache")
-    return folder, drive(folder / "killed", folder / "cache", *ACTIONS), whole
+def runs(small_run, tmp_path_factory):
+    """The whole run, a killed one, and what the latter's processes print."""
+    killed = tmp_path_factory.mktemp("runs") / "killed"
+    return small_run.directory, killed, small_run.drive(killed, *ACTIONS)
 
 
 def report_of(directory) -> dict:
@@ -51,9 +29,9 @@ def report_of(directory) -> dict:
 
 
 def test_the_report_has_its_schema(runs):
-    report = report_of(runs[0] / "whole")
+    report = report_of(runs[0])
     assert report.keys() == {"policies", "seconds", "seed", "findings"}
-    assert list(report["policies"]) == ["base", "prompted", "sft", "ppo", "ppo_ptx"]
+    assert list(report["policies"]) == ["base", "prompted", "sft", "ppo", "ppo_ptx", "dpo"]
     for policy in report["policies"].values():
         assert policy.keys() == {
             "gold_score", "win_rate_vs_sft", "followed", "hallucinated", "harmful", "kl",
@@ -64,51 +42,50 @@ def test_the_report_has_its_schema(runs):
         assert 0 <= score["low"] <= score["mean"] <= score["high"] <= 1
         assert 0 < policy["pretraining_loss"] < 7
     for stage in ("ppo", "ppo_ptx"):
-        last = (runs[0] / "whole" / stage / "metrics.jsonl").read_text().splitlines()[-1]
+        last = (runs[0] / stage / "metrics.jsonl").read_text().splitlines()[-1]
         assert report["policies"][stage]["training_kl"] == json.loads(last)["kl"]
     assert report["policies"]["sft"]["training_kl"] is None
     assert report["policies"]["sft"]["kl"] == 0 < report["policies"]["ppo"]["kl"]
     assert set(PIPELINE) <= report["seconds"].keys()
     assert report["seed"] == 1 and all(isinstance(line, str) for line in report["findings"])
     for name in ("report.png", "report.html"):
-        assert (runs[0] / "whole" / name).stat().st_size > 1000
+        assert (runs[0] / name).stat().st_size > 1000
 
 
 def test_stops_and_kills_change_no_figure(runs):
-    whole, killed = (report_of(runs[0] / name) for name in ("whole", "killed"))
+    whole, killed = map(report_of, runs[:2])
     for report in (whole, killed):
         del report["seconds"]
     assert killed == whole
-    for stage in PIPELINE:
-        ours, theirs = (
-            (runs[0] / name / stage / "metrics.jsonl").read_bytes() for name in ("killed", "whole")
-        )
-        assert ours == theirs, stage
+    for stage in STAGES:
+        one, other = ((run / stage / "metrics.jsonl").read_bytes() for run in runs[:2])
+        assert one == other, stage
 
 
 def test_a_stop_says_where_it_is_and_the_next_call_goes_on(runs):
-    folder, printed, _ = runs
-    steps = len((folder / "killed/pretrain/metrics.jsonl").read_text().splitlines())
+    _, killed, printed = runs
+    steps = len((killed / "pretrain/metrics.jsonl").read_text().splitlines())
     assert f"pretrain: stopped at step 3 of {steps}; the same command" in printed
     assert printed.count("pretrain: done") == 1
 
 
-def test_each_use_of_randomness_has_its_purpose(runs):
+def test_each_use_of_randomness_has_its_purpose(small_run):
     """The purposes of a whole run are those of the table, each of one use."""
-    asked = re.findall("^random: (.*)$", runs[2], re.MULTILINE)
+    asked = re.findall("^random: (.*)$", small_run.printed, re.MULTILINE)
     elsewhere = {
-        "data/heldout", "dpo/rankings", "generate/responses", "ppo/text", "sft/mix", "sft/text",
+        "data/heldout", "generate/responses", "ppo/text", "sft/mix", "sft/text",
     }  # fmt: skip
-    stages = {f"{stage}/training" for stage in PIPELINE}
+    stages = {f"{stage}/training" for stage in STAGES}
     assert set(asked) == (PURPOSES - elsewhere) | stages
     often = {purpose for purpose in asked if asked.count(purpose) > 1}
     assert often == {"report/responses", "report/kl"}  # the same noise for every policy
-    assert [asked.count(purpose) for purpose in sorted(often)] == [3, 5]
+    assert [asked.count(purpose) for purpose in sorted(often)] == [4, 6]
 
 
-def test_a_short_stage_says_what_its_average_holds_of_the_start(runs):
-    for stage in ("ppo", "ppo_ptx"):  # .9^3
-        assert runs[2].count(f"\n{stage}: ema_decay = 0.9: after 3 iterations 73% of") == 1
+def test_a_short_stage_says_what_its_average_holds_of_the_start(small_run):
+    for stage in ("ppo", "ppo_ptx"):  # .7^3
+        told = f"\n{stage}: ema_decay = 0.7: after 3 iterations 34% of"
+        assert small_run.printed.count(told) == 1
 
 
 def main(monkeypatch, capsys, *arguments):
@@ -123,7 +100,7 @@ def main(monkeypatch, capsys, *arguments):
     "options, lines",
     [
         (["--sft.epochs", "2", "--sft.no-packed"],
-         ["  sft.epochs: 1.0 there, 2.0 now", "  sft.packed: true there, false now"]),
+         ["  sft.epochs: 5.0 there, 2.0 now", "  sft.packed: true there, false now"]),
         (["--seed", "7"], ["  seed: 1 there, 7 now"]),
         (["--ppo.response-length", "7"], ["  feedback.response_length: 8 there, 7 now"]),
     ],
@@ -131,7 +108,7 @@ def main(monkeypatch, capsys, *arguments):
 def test_another_config_in_the_directory_is_refused_line_by_line(
     runs, monkeypatch, capsys, options, lines
 ):
-    directory = str(runs[0] / "whole")
+    directory = str(runs[0])
     code, _, err = main(monkeypatch, capsys, "run", EXPERIMENT, "--out", directory, *options)
     assert code == 2
     assert err.splitlines()[0].startswith(f"rlhf-jax: {directory}")
@@ -157,7 +134,7 @@ def test_generate_reads_and_prints_a_line_each(runs, monkeypatch, capsys):
     monkeypatch.setattr(Run, "sample", sample)
     given = "User: Hi.\\nAssistant:\ncaf\u00e9 \u6f22\\\n"
     monkeypatch.setattr("sys.stdin", io.TextIOWrapper(io.BytesIO(given.encode())))
-    arguments = ["generate", EXPERIMENT, "--out", str(runs[0] / "whole"), "--stage", "sft"]
+    arguments = ["generate", EXPERIMENT, "--out", str(runs[0]), "--stage", "sft"]
     code, out, _ = main(monkeypatch, capsys, *arguments)
     assert code == 0
     prompts = ["User: Hi.\nAssistant:", "caf\u00e9 \u6f22\\"]
@@ -170,8 +147,6 @@ def test_generate_reads_and_prints_a_line_each(runs, monkeypatch, capsys):
 )
 def test_generate_refuses_no_prompt_and_one_without_room(runs, monkeypatch, capsys, given, told):
     monkeypatch.setattr("sys.stdin", io.TextIOWrapper(io.BytesIO(given.encode())))
-    code, _, err = main(
-        monkeypatch, capsys, "generate", EXPERIMENT, "--out", str(runs[0] / "whole")
-    )
+    code, _, err = main(monkeypatch, capsys, "generate", EXPERIMENT, "--out", str(runs[0]))
     assert code == 2
     assert told in err and err.count("\n") == 1

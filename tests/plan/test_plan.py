@@ -12,6 +12,7 @@ import pytest
 
 from rlhf_jax import cli
 from rlhf_jax.errors import ConfigError, UserError
+from rlhf_jax.objectives.kl import FixedController
 from rlhf_jax.parallel.config import ParallelConfig
 from rlhf_jax.parallel.layout import MeshShape
 from rlhf_jax.parallel.runner import mesh_shape
@@ -30,8 +31,8 @@ MESH = MeshShape(2, 2, 2)
 SMALL = dataclasses.replace(
     config,
     model=dataclasses.replace(config.model, remat="full"),
-    sft=dataclasses.replace(config.sft, packed=False),
-    ppo_ptx=dataclasses.replace(config.ppo_ptx, rollout_micro_batches=2),
+    sft=dataclasses.replace(config.sft, packed=False, epochs=1.0),
+    ppo_ptx=dataclasses.replace(config.ppo_ptx, minibatches=2, rollout_micro_batches=2),
     dpo=dataclasses.replace(config.dpo, batch_size=8),
     parallel=ParallelConfig(fsdp=2, tensor=2),
 )
@@ -161,7 +162,8 @@ def test_what_the_compiler_wanted_is_read_off_its_error(message, wanted):
 
 def test_meshes_worth_a_try_send_least_first():
     model = dataclasses.replace(config.model, width=2048, heads=16)
-    ppo = dataclasses.replace(config.ppo_ptx, batch_size=512, minibatches=8)
+    kl = FixedController(0.02)
+    ppo = dataclasses.replace(config.ppo_ptx, batch_size=512, minibatches=8, kl=kl)
     tried = suggest.meshes(dataclasses.replace(config, model=model, ppo_ptx=ppo), 64)
     assert MeshShape(4, 16, 1) == tried[0] and len(set(tried)) == len(tried)
     assert all(mesh.chips == 64 for mesh in tried)
