@@ -9,6 +9,7 @@ once. With SMALL_RUN_OBSERVED=FOLDER what passes between the parts of the chain 
 (tests/observed.py).
 """
 
+import dataclasses
 import os
 import signal
 import sys
@@ -39,12 +40,13 @@ VALUE_RATE = OptimizerConfig(learning_rate=2e-3, epsilon=1e-4)
 
 def ppo(**changes) -> PPOConfig:
     """No value is a default's or neutral: a stage that forgets one shows."""
-    return PPOConfig(
-        POLICY_RATE, VALUE_RATE, iterations=3, batch_size=8, prompt_length=56, response_length=8,
-        kl=AdaptiveController(0.1, target=0.1, horizon=40), temperature=0.8, discount=0.95,
-        gae_lambda=0.9, clip=0.01, value_clip=0.05, missing_eos_score=-0.5, ema_decay=0.7,
-        ptx_ratio=3, ptx_length=16, **changes,
+    config = PPOConfig(
+        POLICY_RATE, VALUE_RATE, iterations=3, batch_size=8, minibatches=2, prompt_length=56,
+        response_length=8, kl=AdaptiveController(0.1, target=0.1, horizon=40), temperature=0.8,
+        discount=0.95, gae_lambda=0.9, clip=0.01, value_clip=0.05, missing_eos_score=-0.5,
+        ema_decay=0.7, ptx_ratio=3, ptx_length=16,
     )  # fmt: skip
+    return dataclasses.replace(config, **changes)
 
 
 config = Experiment(
@@ -63,7 +65,7 @@ config = Experiment(
     pretrain=SupervisedConfig(FAST, epochs=0.035, batch_size=4, length=32),
     sft=SupervisedConfig(FAST, epochs=5.0, batch_size=8, length=80, packed=True),
     reward=RewardConfig(RATE, batch_size=6, outputs=3, length=80),
-    ppo=ppo(minibatches=2),
+    ppo=ppo(),
     ppo_ptx=ppo(minibatches=1, epochs=2, ptx_coefficient=2.5),
     dpo=DPOConfig(RATE, batch_size=6, outputs=3, length=80, divide_by="untied_pairs"),
     evaluation=EvaluationConfig(SamplingConfig(0.9), batch_size=10),

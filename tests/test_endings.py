@@ -20,6 +20,7 @@ from tests import small_run
 from tests.stages.tiny import noisy
 
 STOP, AFTER = 9, 2  # e
+SAMPLING = SamplingConfig(small_run.config.ppo.temperature)
 
 
 class Letters:
@@ -73,7 +74,7 @@ def test_ranked_outputs_are_the_sft_model_s_and_end_as_ppo_s_would(run):
     run._collect_feedback()
     rankings = run.written["rankings"]["valid"] + run.written["rankings"]["train"]
     prompts = [r.prompt for r in rankings for _ in r.responses]
-    sampled = run.sample("sft", run.model("sft"), prompts, SamplingConfig(1.0), "feedback/outputs")
+    sampled = run.sample("sft", run.model("sft"), prompts, SAMPLING, "feedback/outputs")
     found = [pair for r in rankings for pair in zip(r.responses, r.ended, strict=True)]
     assert found == [(response.text, response.ended) for response in sampled]
     ends = [response.ids[-1] == STOP for response in sampled if response.ids]
