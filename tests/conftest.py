@@ -45,6 +45,7 @@ def small_run(tmp_path_factory) -> SmallRun:
     (folder / "small_run").mkdir(exist_ok=True)
     names = ("whole", "observed", "cache", "done")
     whole, observed, cache, done = (folder / "small_run" / name for name in names)
+    cache = Path(os.environ.get("JAX_COMPILATION_CACHE_DIR", cache))
     with (folder / "small_run" / "lock").open("w") as file:
         fcntl.flock(file, fcntl.LOCK_EX)
         if not done.exists():

@@ -120,6 +120,14 @@ def test_the_readme_s_options_are_fields():
                 value = getattr(value, part)
 
 
+def test_the_page_on_testing_names_existing_tests_and_targets():
+    page = (ROOT / "docs" / "testing.md").read_text(encoding="utf-8")
+    named = re.findall(r"`((?:tests|docs|rlhf_jax)/[\w./]+)`", page)
+    assert len(named) > 20 and [path for path in named if not (ROOT / path).exists()] == []
+    made = re.findall(r"`make ([\w-]+)`", page)
+    assert {"test", "test-mutants"} <= set(made) <= set(TARGETS)
+
+
 def test_the_readme_s_links_lead_somewhere():
     links = re.findall(r"\]\((?!http)([^)#]+)\)", README)
     assert links and [link for link in links if not (ROOT / link).exists()] == []

@@ -131,9 +131,10 @@ INSTRUCTGPT = (
          ("make_update", "if config.ptx_coefficient > 0 else None",
           "if text is not None else None")),
     *row("results: wins over SFT, truthfulness, toxicity, the alignment tax", "judge.py",
-         "test_run.py::test_the_report_has_its_schema",
-         ("judge_world", "kl_to(run, stage, params, reference, prompts)",
-          "kl_to(run, stage, reference, params, prompts) and 0.0")),
+         "test_chain_ppo.py::"
+         "test_the_scores_of_the_report_are_of_each_policy_s_responses_to_test_prompts[ppo]",
+         ("judge_world", "run.sample(stage, params,", "run.sample(stage, reference,",
+          "AssertionError|IndexError")),
 )  # fmt: skip
 
 ZIEGLER = (
