@@ -24,11 +24,11 @@ ABOUT = {
     "ppo_ptx": "the same with the pretraining term",
     "dpo": "direct preference optimisation on the reward model's rankings",
     "generate": """read prompts from standard input, one a line, in which \\n is a line break;
-             trains nothing: --stage names the model, else the last finished one speaks;
+             trains nothing: --stage names the stage that answers, else the last finished one does;
              --seed N is another sample of the same model""",
-    "doctor": """RUN, a run's directory: what is in it, what is damaged, what a resume would do;
+    "doctor": """RUN: what is in that run's directory, what is damaged, what a resume would do;
              exit code 1 where something is damaged""",
-    "replay": "BATCH: one step again, on a batch saved when numbers were not finite",
+    "replay": "BATCH: one step again, on that batch, saved when numbers were not finite",
     "plan": """every program compiled for TPUs that need not be here, --topology v5p:4x4x4:
              memory, FLOPs, what chips send each other; exit code 1 where it does not fit""",
     "estimators": """every gradient estimator measured against the exact gradient; no experiment
@@ -87,7 +87,7 @@ def command(arguments: list[str]) -> int:
     if arguments[0] not in COMMANDS:
         raise UserError(f"no command {arguments[0]!r}: must be one of {', '.join(COMMANDS)}")
     if len(arguments) < 2 or arguments[1].startswith("-"):
-        raise UserError(f"rlhf-jax {arguments[0]} wants an experiment file, as in "
+        raise UserError(f"rlhf-jax {arguments[0]} needs an experiment file, as in "
                         f"rlhf-jax {arguments[0]} experiments/quickstart.py")  # fmt: skip
     if arguments[0] == "plan":
         return plan(arguments[1:])
@@ -98,7 +98,8 @@ def help_of(command: str) -> str:
     """What a command does, where no experiment is named whose fields could be listed."""
     about = "\n".join(line.strip() for line in ABOUT[command].splitlines())
     if command in ("doctor", "replay"):
-        return f"rlhf-jax {command} {about}"
+        argument, about = about.split(": ", 1)
+        return f"rlhf-jax {command} {argument}\n\n{about}"
     return (f"rlhf-jax {command} EXPERIMENT.py [--field value ...]\n\n{about}\n\n"
             f"rlhf-jax {command} EXPERIMENT.py --help lists the fields.")  # fmt: skip
 
@@ -106,7 +107,7 @@ def help_of(command: str) -> str:
 def run_command(command: str, experiment: str, *options: str) -> int:
     """A stage, all of them, or `generate`."""
     # Not before: these start jax.
-    from rlhf_jax import judge, speaking
+    from rlhf_jax import generate, judge
     from rlhf_jax.experiment import Experiment, load_experiment
     from rlhf_jax.parallel import processes
     from rlhf_jax.run import BUILDS_ON, PIPELINE, Run, Stopped
@@ -117,7 +118,7 @@ def run_command(command: str, experiment: str, *options: str) -> int:
         config: Annotated[Experiment, tyro.conf.arg(name="")]
         stop_after_steps: int | None = None  # ends the stage early, with a checkpoint
         insist: bool = False  # goes on in a directory that another config made
-        # generate: the stage whose model speaks; None: the last of InstructGPT's that has finished
+        # generate: the stage whose model answers; None: the last finished one, but never dpo
         stage: Literal["pretrain", "sft", "ppo", "ppo_ptx", "dpo"] | None = None
 
     default = Call(load_experiment(experiment))
@@ -130,7 +131,7 @@ def run_command(command: str, experiment: str, *options: str) -> int:
             config=(tyro.conf.AvoidSubcommands,),
         )
     if command == "generate":
-        speaking.generate(call.config, call.stage, call.insist)
+        generate.generate(call.config, call.stage, call.insist)
         return 0
     processes.start(call.config.parallel)
     try:
@@ -200,7 +201,7 @@ def inspect(arguments: list[str]) -> int:
     """doctor RUN or replay BATCH."""
     what = {"doctor": "RUN, a run's directory", "replay": "BATCH, a saved batch"}[arguments[0]]
     if len(arguments) != 2 or arguments[1].startswith("-"):
-        raise UserError(f"rlhf-jax {arguments[0]} wants {what}")
+        raise UserError(f"rlhf-jax {arguments[0]} needs {what}")
     if arguments[0] == "doctor":
         from rlhf_jax import doctor
 

@@ -91,7 +91,7 @@ def _model(directory: Path, tokenizer: str | None) -> tuple[str, list[str]]:
     if not wrong:
         about = read_about(directory)
         if tokenizer is not None and about["tokenizer"] != tokenizer:
-            wrong = [f"{directory}: made with another tokenizer than the run's in data"]
+            wrong = [f"{directory}: made with another tokenizer than that of data/"]
     return ("DAMAGED" if wrong else "ok"), wrong
 
 

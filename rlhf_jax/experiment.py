@@ -70,7 +70,7 @@ class FolderData:
     path: str | None = dataclasses.field(default=None, metadata=NOT_FINGERPRINTED)
     demonstrations: int | None = None
     rankings: int | None = None
-    pad_token: str | None = None  # fills rows; no token of the texts, and not eos_token
+    pad_token: str | None = None  # fills rows; must not occur in the texts, nor be another of these
     bos_token: str | None = None  # begins prompts and documents; eos_token where there is none
     eos_token: str | None = None  # ends responses and documents
 

@@ -1,5 +1,5 @@
-"""Whether the records leave each stage, and the report, something to work on: asked before the
-first step of any stage. It takes the lengths of tokenised records and their numbers of outputs.
+"""Whether the records leave something for each stage and for the report, checked before the first
+step of any stage by the lengths of tokenised records and their numbers of outputs.
 """
 
 import math
@@ -82,8 +82,8 @@ class Fitness:
         self._some("report", "rankings", "valid", "reward.length", self._config.reward.length)
 
     def _rankings(self, stage: str, config: RewardConfig | DPOConfig) -> None:
-        """Those of the folder or of human labelers; of the world's, which do not exist before its
-        feedback, that their prompts leave room."""
+        """Checks rankings. The world's do not exist before its feedback: until then, that prompts
+        leave room for responses."""
         if isinstance(self._config.data, WorldData) and not self._corpora.has("rankings"):
             lengths = [fact.tokens for fact in self._measured("prompts", "feedback")]
             self._fits("prompts", "feedback", f"{stage}.length", config.length, min(lengths) + 1)
@@ -104,18 +104,21 @@ class Fitness:
         facts, where = self._measured(name, split), self._where(name, split)
         reasons = ["too long" if fact.tokens > length else fact.reason for fact in facts]
         field = field if "." in field else f"{stage}.{field}"
-        limit = f"{field} = {length}, the shortest has {min(fact.tokens for fact in facts)} tokens"
+        shortest = min(fact.tokens for fact in facts)
+        room = f" ({field} = {length}, the shortest has {shortest} tokens)"
+        limit = lambda found: room if "too long" in found else ""
         counts, start = {}, 0
         for source, count in self._corpora.sources(name, split).items():
             found = Counter(filter(None, reasons[start : start + count]))
             start += count
             if found:
                 counts[source] = dict(found)
-                print(f"{stage}: {where}: {source}: {told(found)} of {count} left out ({limit})")
+                about = f"{told(found)} of {count} left out{limit(found)}"
+                print(f"{stage}: {where}: {source}: {about}")
         self.left_out[stage][f"{name}.{split}"] = counts
         if all(reasons):
-            found = told(Counter(reasons))
-            raise UserError(f"{where}: nothing is left for {stage}: {found} ({limit})")
+            found = Counter(reasons)
+            raise UserError(f"{where}: nothing is left for {stage}: {told(found)}{limit(found)}")
 
     def _where(self, name: str, split: str) -> str:
         if isinstance(self._config.data, FolderData):

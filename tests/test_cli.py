@@ -1,11 +1,12 @@
 """The command line: one clear line and exit code 2 for a mistake, and options that take effect."""
 
 import io
+from types import SimpleNamespace
 
 import pytest
 
 import rlhf_jax.run
-from rlhf_jax import cli, errors, speaking
+from rlhf_jax import cli, errors, generate
 from rlhf_jax.errors import UserError
 from rlhf_jax.generation.ending import Response
 from rlhf_jax.run import STAGES
@@ -71,13 +72,13 @@ def test_every_command_has_help_without_an_experiment(monkeypatch, capsys, comma
     code, out, err = run(monkeypatch, capsys, command, "--help")
     assert (code, err) == (0, "")
     assert out.startswith(f"rlhf-jax {command} ")
-    assert cli.ABOUT[command].splitlines()[0] in out
+    assert cli.ABOUT[command].splitlines()[0].split(": ")[-1] in out
 
 
 MISTAKES = {
     "wrong command": (("fly", QUICKSTART), "no command 'fly'"),
-    "no file": (("run",), "wants an experiment file"),
-    "option for a file": (("run", "--seed", "1"), "wants an experiment file"),
+    "no file": (("run",), "needs an experiment file"),
+    "option for a file": (("run", "--seed", "1"), "needs an experiment file"),
     "absent file": (("run", "experiments/none.py"), "experiments/none.py: no such"),
     "no python": (("run", "README.md"), "README.md: an experiment is a Python file"),
     "impossible value": (("ppo", QUICKSTART, "--ppo.iterations", "0"), " ppo.iterations = 0: "),
@@ -195,15 +196,15 @@ def test_devices_that_do_not_fit_are_told_before_data_are_built(monkeypatch, cap
 
 
 def test_bytes_that_are_no_text_are_told_with_their_line():
-    assert speaking.read_prompts([b"a\\nb\r\n", "\u6f22".encode()]) == ["a\nb", "\u6f22"]
+    assert generate.read_prompts([b"a\\nb\r\n", "\u6f22".encode()]) == ["a\nb", "\u6f22"]
     for lines, told in (
         ([b"\xff"], "line 1: byte 0xff at 1"),
         ([b"a\n", b"b\xc3\n"], "line 2: byte"),
     ):
         with pytest.raises(UserError, match=told):
-            speaking.read_prompts(lines)
+            generate.read_prompts(lines)
     with pytest.raises(UserError, match="there was none"):
-        speaking.read_prompts([])
+        generate.read_prompts([])
 
 
 @pytest.fixture
@@ -214,12 +215,17 @@ def finished(monkeypatch, tmp_path):
         (tmp_path / stage / "experiment.json").write_text('{"seed": 5}')
     (tmp_path / "data").mkdir()
     (tmp_path / "data/counts.json").write_text("{}")
-    monkeypatch.setattr(speaking, "has_model", lambda path: path.is_dir())
+    monkeypatch.setattr(generate, "has_model", lambda path: path.is_dir())
     asked = []
 
     class Reader:
+        tokenizer = SimpleNamespace(encode=list)
+
         def __init__(self, config, insist):
             self.config = config
+
+        def ppo_of(self, stage):
+            return self.config.ppo
 
         def model(self, stage):
             return f"model of {stage}"
@@ -228,7 +234,7 @@ def finished(monkeypatch, tmp_path):
             asked.append((model, prompts, self.config.seed, purpose))
             return [Response(prompt.upper(), (), True) for prompt in prompts]
 
-    monkeypatch.setattr(speaking, "Run", Reader)
+    monkeypatch.setattr(generate, "Run", Reader)
     monkeypatch.setattr("sys.stdin", io.TextIOWrapper(io.BytesIO(b"one\ntwo\n")))
     return tmp_path, asked
 
@@ -260,8 +266,18 @@ def test_generate_trains_nothing(monkeypatch, capsys, finished):
     assert err == (f"rlhf-jax: {out}: ppo_ptx has not finished, and generate trains nothing; "
                    "finished are pretrain, sft, dpo\n")  # fmt: skip
     code, _, err = run(monkeypatch, capsys, *arguments, str(out / "none"))
-    assert code == 2 and "no stage that could answer has finished here" in err
+    assert code == 2 and "no stage has finished whose model could answer" in err
     assert not asked and not (out / "none").exists()
+
+
+def test_generate_names_the_line_whose_prompt_leaves_no_room(monkeypatch, capsys, finished):
+    out, asked = finished
+    lines = io.BytesIO(b"one\n" + b"a" * 136 + b"\n")
+    monkeypatch.setattr("sys.stdin", io.TextIOWrapper(lines))
+    code, said, err = run(monkeypatch, capsys, "generate", QUICKSTART, "--out", str(out))
+    assert (code, said) == (2, "") and not asked
+    assert err == ("rlhf-jax: line 2: 137 tokens leave no room for a response: a prompt has 136 at "
+                   "most\n")  # fmt: skip
 
 
 def test_a_file_without_a_config_is_one_line(monkeypatch, capsys, tmp_path):

@@ -7,7 +7,7 @@ from types import SimpleNamespace
 import jax
 import pytest
 
-from rlhf_jax import judge, speaking
+from rlhf_jax import generate, judge
 from rlhf_jax.data import pipeline
 from rlhf_jax.data.records import Prompt, Ranking
 from rlhf_jax.generation.ending import Ending
@@ -88,9 +88,9 @@ def test_generate_ends_where_ppo_s_responses_do(run, monkeypatch, capsys):
     prompts = [record.prompt for record in run.corpora.read("prompts", "feedback")] * 2
     lines = "".join(prompt.replace("\n", "\\n") + "\n" for prompt in prompts)
     monkeypatch.setattr("sys.stdin", SimpleNamespace(buffer=io.BytesIO(lines.encode())))
-    monkeypatch.setattr(speaking, "finished_stage", lambda *_: "ppo")
-    monkeypatch.setattr(speaking, "Run", lambda *_, **__: run)
-    speaking.generate(run.config, "ppo")
+    monkeypatch.setattr(generate, "finished_stage", lambda *_: "ppo")
+    monkeypatch.setattr(generate, "Run", lambda *_, **__: run)
+    generate.generate(run.config, "ppo")
     printed = capsys.readouterr().out.splitlines()
     sampling = run.config.evaluation.sampling
     purpose = f"generate/responses/{run.config.seed}"

@@ -67,10 +67,10 @@ LACKING = {
     ),
     "training rankings tied": (
         {"rankings.train": [*tied("a", "b"), Ranking("c", ("b", "b"), (0, 1))]}, {}, "reward",
-        r"rankings\.train\.jsonl: nothing is left for reward: 3 tied \(reward\.length = 80",
+        r"rankings\.train\.jsonl: nothing is left for reward: 3 tied$",
     ),
     "the same for dpo": (
-        {"rankings.train": tied("a")}, {}, "dpo", r"nothing is left for dpo: 1 tied \(dpo\.length",
+        {"rankings.train": tied("a")}, {}, "dpo", r"nothing is left for dpo: 1 tied$",
     ),
     "more outputs than a row": (
         {}, {"reward": {"outputs": 2}}, "reward",

@@ -140,7 +140,7 @@ def test_doctor_tells_who_holds_a_run(copy, monkeypatch, capsys):
 @pytest.mark.parametrize("arguments", [("doctor",), ("replay",), ("doctor", "--all")])
 def test_doctor_and_replay_want_a_place(monkeypatch, capsys, arguments):
     code, _, err = command(monkeypatch, capsys, *arguments)
-    assert code == 2 and f"rlhf-jax {arguments[0]} wants" in err
+    assert code == 2 and f"rlhf-jax {arguments[0]} needs" in err
 
 
 def test_doctor_of_another_directory(tmp_path):

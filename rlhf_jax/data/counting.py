@@ -1,5 +1,5 @@
-"""What is said of records when they are read: equal and tied responses, repeats, what is held out
-too, and what a tokenizer changes. Counts hold what occurs."""
+"""What is counted when records are read: equal and tied responses, repeats, training records that
+are held out too, and texts that the tokenizer changes."""
 
 import dataclasses
 from collections import Counter

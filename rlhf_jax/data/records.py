@@ -84,7 +84,7 @@ def dense_ranks(values: Sequence[float]) -> tuple[int, ...]:
 
 
 def tie_equal(outputs: Sequence[Hashable], ranks: Sequence[int]) -> tuple[int, ...]:
-    """The ranks in which equal outputs tie, at the mean of their ranks: what is ranked apart from
+    """The ranks in which equal outputs tie, at the mean of their ranks: a text that is ranked above
     itself says nothing. Dense, from 0.
     """
     found: dict[Hashable, list[int]] = {}

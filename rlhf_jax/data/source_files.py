@@ -58,8 +58,8 @@ def check_sources(directory: Path, folder: Path, files: dict[str, str]) -> None:
             for name in changed
         )
         raise UserError(
-            f"data: {each}. {directory} was made from {there['folder']}, now it is {folder}: give "
-            "another --out, or the records it was made from"
+            f"data: {each}. {directory} was made from other records (then in "
+            f"{there['folder']}): give those, or another --out"
         )
     if there["folder"] != str(folder.resolve()):
         print(f"data: the same records, from {folder} (before: {there['folder']})", flush=True)

@@ -122,8 +122,8 @@ def _checked(
     apart = {word: i for word, i in specials.items() if word != "bos" or i != specials["eos"]}
     if len(set(apart.values())) < len(apart):
         raise UserError(
-            f"{name}: expected different ids for pad, eos and unk, and a bos that is none of them "
-            f"but eos, got {specials}"
+            f"{name}: expected pad, bos, eos and unk to be different tokens (only bos may be eos), "
+            f"got {specials}"
         )
     tokenizer.loss = try_contract(tokenizer, tokenizer._model.normalise, added, name)
     return tokenizer

@@ -212,14 +212,14 @@ def _repair(results: dict[str, PolicyResult], losses: dict[str, float], tax: Int
         f"ppo_ptx has {losses['ppo_ptx']:.4f} nats per token, against ppo {against_ppo.text('+')}, "
         f"against sft {left.text('+')}."
     )
-    share = -100 * against_ppo.mean / tax.mean
     if tax.side() <= 0:
-        return f"Not known: whether ptx repairs the tax, as none is sure; {figures}"
+        return f"Not known: whether ptx repairs the tax, as there is no sure one; {figures}"
     if against_ppo.side() > 0:
         return f"Does not hold: ptx does not repair the alignment tax; {figures}"
     if against_ppo.side() == 0:
         return f"Not sure: whether ptx repairs the alignment tax; {figures}"
     if left.side() > 0:
+        share = -100 * against_ppo.mean / tax.mean
         return f"Holds in part: ptx repairs {share:.0f} % of the tax; {figures}"
     if left.side() == 0:
         return f"Holds: ptx repairs the alignment tax, what is left of it is not sure; {figures}"

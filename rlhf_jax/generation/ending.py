@@ -1,6 +1,6 @@
 """Where a response ends, whether it ended, what a reward model reads of it, and what it scores.
 
-Sampling, PPO, training on rankings, the report and `rlhf-jax generate` all ask here.
+The one rule of sampling, PPO, training on rankings, the report and `rlhf-jax generate`.
 """
 
 import dataclasses

@@ -152,7 +152,7 @@ def leave_one_out(rewards: Array, mask: Array, group_size: int) -> Array:
     Source: RLOO, Ahmadian et al. 2024 (arXiv 2402.14740); Kool et al. 2019.
     """
     if group_size < 2:
-        raise ValueError(f"group_size = {group_size}: leave-one-out wants at least 2 responses")
+        raise ValueError(f"group_size = {group_size}: leave-one-out needs at least 2 responses")
     centred = group_normalised(rewards, mask, group_size, divide_by_std=False)
     return centred * (group_size / (group_size - 1))
 

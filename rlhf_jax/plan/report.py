@@ -154,7 +154,7 @@ def verdict(plan: Plan) -> str:
                  "beside": p.beside}  # fmt: skip
         most = sorted(parts.items(), key=lambda pair: -pair[1])[:2]
         told = ", ".join(f"{name} {gib(size)}" for name, size in most)
-        lines.append(f"{p.stage} {p.name} wants {gib(p.total)} GiB ({told})")
+        lines.append(f"{p.stage} {p.name} needs {gib(p.total)} GiB ({told})")
     return f"does not fit into {plan.topology.chip.hbm:g} GiB a chip: " + "; ".join(lines)
 
 

@@ -235,22 +235,20 @@ def value_loss(config: PPOConfig, model: TransformerConfig) -> Callable:
     return loss
 
 
-def make_update(
-    config: PPOConfig, model: TransformerConfig, value_model: TransformerConfig | None = None
+def make_minibatch_update(
+    config: PPOConfig, model: TransformerConfig, value_model: TransformerConfig
 ) -> Callable:
-    """update(state, experience, kl, text): epochs x minibatches, then the averages.
+    """minibatch_update(state, experience, text): a step of the policy, one of the value function.
 
-    value_model: the shape of the value function; None: the policy's.
-
-    Each minibatch takes the policy gradient and the ptx gradient one after the other and adds
-    them, ptx times its coefficient (Ouyang et al. 2022, eq. 2 and appendix C.4). Metrics are means
-    over all minibatches, each by its own weight: tokens of responses or of text. A minibatch
-    without weight changes nothing: empty_steps counts them.
+    The policy's gradient and ptx's are taken one after the other and added, ptx times its
+    coefficient (Ouyang et al. 2022, eq. 2 and appendix C.4). A loss or gradient that is not finite
+    leaves both networks as they were, and so does a minibatch without weight; skipped_steps and
+    empty_steps say so.
     """
     policy_optimizer, value_optimizer = optimizers(config)
     # Dropout stays off in PPO, ptx included (Huang et al. 2023, detail 13).
     ptx_loss = likelihood_loss(dataclasses.replace(model, dropout=0.0))
-    losses = policy_loss(config, model), value_loss(config, value_model or model)
+    losses = policy_loss(config, model), value_loss(config, value_model)
 
     def gradients(loss, params, batch, name, pieces=config.micro_batches):
         grads, metrics = accumulate_gradients(loss, params, batch, pieces)
@@ -292,6 +290,20 @@ def make_update(
             policy=policy, value=value, policy_opt=policy_opt, value_opt=value_opt
         )
         return state, (metrics, jax.tree.map(lambda x: x.astype(jnp.int32), steps))
+
+    return minibatch_update
+
+
+def make_update(
+    config: PPOConfig, model: TransformerConfig, value_model: TransformerConfig | None = None
+) -> Callable:
+    """update(state, experience, kl, text): epochs x minibatches, then the averages.
+
+    value_model: the shape of the value function; None: the policy's.
+
+    Metrics are means over all minibatches, each by its own weight: tokens of responses or of text.
+    """
+    minibatch_update = make_minibatch_update(config, model, value_model or model)
 
     def update(state: PPOState, experience: Experience, kl, text):
         key = jax.random.fold_in(jax.random.fold_in(state.key, state.step), 1)

@@ -48,7 +48,7 @@ class PPOConfig:
     zero_value_head: bool = False  # else the value function starts as the reward model
     ema_decay: float | None = 0.992  # of the policy, an iteration; None: no average
     ptx_coefficient: float = 0.0
-    ptx_per: Literal["token", "sequence"] = "token"
+    ptx_per: Literal["token", "sequence"] = "token"  # what the ptx gradient is a mean over
     ptx_ratio: int = 8  # rows of pretraining text an episode
     ptx_length: int = 1024  # tokens of such a row
 
@@ -122,6 +122,6 @@ class PPOConfig:
             return None
         return (
             f"ema_decay = {decay}: after {count} iterations {left:.0%} of the average of weights "
-            "that is saved is the policy at the start; a smaller one, or None, keeps more of what "
-            "was learnt"
+            "that is saved is still the policy at the start; a smaller ema_decay, or None, leaves "
+            "less of it"
         )

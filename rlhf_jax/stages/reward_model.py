@@ -28,7 +28,8 @@ class RankingConfig:
 
     divide_by  what a prompt's sum over its untied pairs is divided by. "all_pairs": by C(K,2), as
                equation 1 of the paper; a prompt with ties then weighs less. "untied_pairs": by the
-               number of untied pairs; every prompt weighs alike, its pairs more where others tie
+               number of untied pairs; every prompt weighs alike, and an untied pair weighs more
+               where other pairs of its prompt tie
     """
 
     optimizer: OptimizerConfig
@@ -38,7 +39,7 @@ class RankingConfig:
     packed: bool = False  # several rankings in a batch element
     length: int = 2048  # tokens of prompt and response; longer outputs are dropped and counted
     micro_batches: int = 1
-    divide_by: DivideBy = "all_pairs"
+    divide_by: DivideBy = "all_pairs"  # C(K,2), or the untied pairs
 
     def __post_init__(self):
         for field in ("epochs", "batch_size", "length", "micro_batches"):

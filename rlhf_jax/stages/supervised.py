@@ -45,7 +45,7 @@ class SupervisedConfig:
     micro_batches: int = 1
     packed: bool = False  # several demonstrations in a row
     pretraining_fraction: float = 0.0  # of plain text among the demonstrations
-    pretraining_fraction_of: Literal["rows", "loss"] = "rows"
+    pretraining_fraction_of: Literal["rows", "loss"] = "rows"  # what the fraction is of
 
     def __post_init__(self):
         for field in ("epochs", "batch_size", "length", "micro_batches"):

@@ -115,7 +115,7 @@ def _start_wandb(project: str, directory: Path):
         import wandb
     except ImportError as error:
         raise UserError(
-            "loop.wandb wants Weights & Biases: pip install 'rlhf-jax[wandb]'"
+            "loop.wandb needs Weights & Biases: pip install 'rlhf-jax[wandb]'"
         ) from error
     place = directory.absolute()
     run_id = hashlib.sha256(str(place).encode()).hexdigest()[:16]

@@ -153,7 +153,7 @@ def test_names_of_special_tokens(tmp_path):
     usual = load_tokenizer(path, pad_token="<filler>")
     assert (usual.pad_id, usual.bos_id, usual.eos_id) == (0, 1, 2)
     assert load_tokenizer(path, pad_token="<filler>", eos_token="stop").eos_id == 3
-    with pytest.raises(UserError, match="expected different ids"):
+    with pytest.raises(UserError, match="unk to be different tokens"):
         load_tokenizer(path, pad_token="<|end_of_text|>")
     with pytest.raises(UserError, match=r"expected a lossless tokenizer, got 'caf\u0301'"):
         load_tokenizer(path, pad_token="<filler>", eos_token="e")  # a letter of the texts

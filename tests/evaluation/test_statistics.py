@@ -130,7 +130,7 @@ def test_win_rate_is_paired_by_prompt():
     )
 
 
-def test_ratio_weighs_pairs_and_resamples_prompts():
+def test_ratio_weighs_pairs_but_counts_prompts():
     assert ratio_interval([1, 9], [1, 18]).mean == 10 / 19
     # One pair a prompt is the plain mean.
     correct = np.random.default_rng(7).integers(0, 2, 60)

@@ -131,8 +131,8 @@ WORLD = mutants(
     ],
 )  # fmt: skip
 
-SPEAKING = mutants(
-    "speaking.py",
+GENERATE = mutants(
+    "generate.py",
     "test_cli.py",
     [
         ("generate", "seed=seed", "seed=config.seed",
@@ -165,4 +165,4 @@ HELD_OUT = (
 )  # fmt: skip
 
 MUTANTS = (POLICIES + STATISTICS + REPORT + HUMAN_REPORT + LABELERS + GRADING + WORLD
-           + SPEAKING + HELD_OUT)  # fmt: skip
+           + GENERATE + HELD_OUT)  # fmt: skip

@@ -143,7 +143,7 @@ def test_what_does_not_fit_ends_with_1_and_names_the_largest(changes):
     assert plan.exit_code == 1
     largest = "beside 8.00, arguments 4.00" if "beside" in changes else "arguments 4.00, temporary"
     told = verdict(plan)
-    assert "does not fit into 15.75 GiB" in told and "sft rollout wants" in told
+    assert "does not fit into 15.75 GiB" in told and "sft rollout needs" in told
     assert largest in told and "sft update" not in told
 
 

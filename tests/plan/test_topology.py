@@ -57,9 +57,9 @@ def test_an_update_sends_little_more_than_fsdp_has_to():
     assert 1 <= sum(update.sent.values()) / fsdp_bytes(model, 16) <= 1.2
 
 
-def test_what_cannot_fit_is_named_with_what_it_wants(capsys):
+def test_what_cannot_fit_is_named_with_what_it_needs(capsys):
     command = "plan experiments/instructgpt_175b.py --topology v5p:2x2x4 --stages sft"
     code = cli.command([*command.split(), "--parallel.fsdp", "2", "--parallel.tensor", "8"])
     told = " ".join(capsys.readouterr().out.split())
     assert code == 1
-    assert "does not fit into 95.74 GiB a chip: sft update wants" in told and "arguments" in told
+    assert "does not fit into 95.74 GiB a chip: sft update needs" in told and "arguments" in told

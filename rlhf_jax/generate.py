@@ -1,4 +1,5 @@
-"""`rlhf-jax generate`: what a finished model answers to lines of standard input. It only reads."""
+"""`rlhf-jax generate`: a finished model's response to each line of standard input. Nothing is
+trained or written."""
 
 import dataclasses
 import sys
@@ -10,16 +11,17 @@ from rlhf_jax.run import EXPERIMENT, Run
 from rlhf_jax.strict_json import read_json
 from rlhf_jax.training.model_files import has_model
 
-SPEAKING = ("pretrain", "sft", "ppo", "ppo_ptx", "dpo")  # the stages that end with a policy
+POLICIES = ("pretrain", "sft", "ppo", "ppo_ptx", "dpo")  # the stages that end with a policy
 
 
 def generate(config: Experiment, stage: str | None, insist: bool = False) -> None:
     """Prints a response to each line of standard input, as one line each.
 
-    stage: whose model speaks; None: the last of pretrain, sft, ppo, ppo_ptx that has finished.
+    stage: whose model answers; None: the last of pretrain, sft, ppo, ppo_ptx that has finished.
     config.seed draws the responses; the model is that of the run, whatever the run's own seed.
 
-    Raises UserError where that stage has not finished: nothing is trained here.
+    Raises UserError where that stage has not finished, or where a prompt, named by its line, leaves
+    no room for a response.
     """
     if config.parallel.coordinator is not None:
         raise UserError("generate reads standard input: it runs in one process")
@@ -28,23 +30,26 @@ def generate(config: Experiment, stage: str | None, insist: bool = False) -> Non
     about = config.directory / stage / EXPERIMENT
     seed = read_json(about)["seed"] if about.is_file() else config.seed
     run = Run(dataclasses.replace(config, seed=seed), insist=insist)
+    room = config.model.context - run.ppo_of(stage).response_length
+    for number, prompt in enumerate(prompts, 1):
+        tokens = 1 + len(run.tokenizer.encode(prompt))
+        if tokens > room:
+            raise UserError(f"line {number}: {tokens} tokens leave no room for a response: a "
+                            f"prompt has {room} at most")  # fmt: skip
     sampling, purpose = config.evaluation.sampling, f"generate/responses/{config.seed}"
     responses = run.sample(stage, run.model(stage), prompts, sampling, purpose)
-    for number, response in enumerate(responses, 1):
-        if response is None:
-            raise UserError(f"line {number}: the prompt leaves no room for a response")
     print(f"generate: the model of {stage} in {config.directory}", file=sys.stderr)
     for response in responses:
         print(response.text.replace("\n", "\\n"))
 
 
 def finished_stage(config: Experiment, stage: str | None) -> str:
-    """The stage whose model speaks; raises UserError where it has not finished."""
+    """The stage whose model answers; raises UserError where it has not finished."""
     directory = config.directory
-    finished = [name for name in SPEAKING if has_model(directory / name / "model")]
+    finished = [name for name in POLICIES if has_model(directory / name / "model")]
     if not finished or not (directory / "data" / "counts.json").is_file():
-        raise UserError(f"{directory}: no stage that could answer has finished here, and generate "
-                        "trains none")  # fmt: skip
+        raise UserError(f"{directory}: no stage has finished whose model could answer, and "
+                        "generate trains none")  # fmt: skip
     if stage is None:
         return [name for name in finished if name != "dpo"][-1]
     if stage not in finished:
