@@ -45,7 +45,7 @@ A command first runs the stages that it builds on, where they are not finished; 
 it goes on where it was. Any field of the experiment can be given, as in
   rlhf-jax ppo experiments/quickstart.py --ppo.iterations 10 --out runs/short
 rlhf-jax COMMAND EXPERIMENT.py --help lists them all."""
-# The rest are bugs of ours, and keep their traceback.
+# Errors of a path that a user can mend. Any other OSError keeps its traceback.
 PATH_ERRORS = (errno.EACCES, errno.EPERM, errno.EROFS, errno.ENOTDIR, errno.EISDIR,
                errno.ENAMETOOLONG)  # fmt: skip
 
@@ -54,7 +54,12 @@ def main() -> None:
     """Prints a user's mistake as one line and exits with 2."""
     keep_pages()
     try:
-        sys.exit(command(sys.argv[1:]))
+        code = command(sys.argv[1:])
+        sys.stdout.flush()
+        sys.exit(code)
+    except BrokenPipeError:  # `| head` has read enough; what is still buffered goes nowhere
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        sys.exit(1)
     except UserError as error:
         print(f"rlhf-jax: {error}", file=sys.stderr)
         sys.exit(2)

@@ -1,6 +1,9 @@
 """The command line: one clear line and exit code 2 for a mistake, and options that take effect."""
 
 import io
+import os
+import subprocess
+import sys
 from types import SimpleNamespace
 
 import pytest
@@ -53,6 +56,15 @@ def test_without_a_command_the_commands_are_told(monkeypatch, capsys, arguments)
     assert code == 0
     for command in cli.COMMANDS:
         assert f"\n  {command} " in out
+
+
+def test_a_reader_that_has_read_enough_is_no_traceback():
+    reads, writes = os.pipe()
+    os.close(reads)
+    program = [sys.executable, "-c", "from rlhf_jax.cli import main; main()", "--help"]
+    done = subprocess.run(program, stdout=writes, stderr=subprocess.PIPE, check=False)
+    os.close(writes)
+    assert (done.returncode, done.stderr) == (1, b"")
 
 
 def test_every_stage_is_a_command():
