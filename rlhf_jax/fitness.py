@@ -104,8 +104,8 @@ class Fitness:
         facts, where = self._measured(name, split), self._where(name, split)
         reasons = ["too long" if fact.tokens > length else fact.reason for fact in facts]
         field = field if "." in field else f"{stage}.{field}"
-        shortest = min(fact.tokens for fact in facts)
-        room = f" ({field} = {length}, the shortest has {shortest} tokens)"
+        shortest = min((fact.tokens for fact in facts if fact.tokens > length), default=None)
+        room = f" ({field} = {length}; those too long have {shortest} tokens or more)"
         limit = lambda found: room if "too long" in found else ""
         counts, start = {}, 0
         for source, count in self._corpora.sources(name, split).items():

@@ -58,8 +58,8 @@ def experiment(place, records=None, **changes):
 LACKING = {
     "held-out rankings too long": (
         {"rankings.valid": [Ranking("g", ("b", LONG), (0, 1))]}, {}, "report",
-        r"rankings\.valid\.jsonl: nothing is left for report: 1 too long \(reward\.length = 80, "
-        r"the shortest has 103 tokens\)",
+        r"rankings\.valid\.jsonl: nothing is left for report: 1 too long \(reward\.length = 80; "
+        r"those too long have 103 tokens or more\)",
     ),
     "held-out rankings tied": (
         {"rankings.valid": tied("f", "g")}, {}, "report",
@@ -122,7 +122,7 @@ def test_what_is_left_out_is_counted_by_stage_and_source(tmp_path, capsys):
     assert run.corpora.counts["left_out"] == json.loads(json.dumps(told))
     out = capsys.readouterr().out
     assert "reward: rankings.train.jsonl: all: 2 tied, 2 too long of 5 left out (reward." \
-           "length = 80, the shortest has 4 tokens)\n" in out  # fmt: skip
+           "length = 80; those too long have 103 tokens or more)\n" in out  # fmt: skip
     run.check(("sft",))
     assert capsys.readouterr().out == ""  # once
     assert run.corpora.counts["left_out"] == told
