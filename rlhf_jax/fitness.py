@@ -18,7 +18,7 @@ from rlhf_jax.stages.reward_model import RewardConfig
 
 
 class Fact(NamedTuple):
-    """What the check knows of a record."""
+    """What the check measures of a record."""
 
     tokens: int  # of its longest sequence
     outputs: int = 1

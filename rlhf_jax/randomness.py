@@ -22,7 +22,7 @@ STAGE/training               what a stage draws in its steps: dropout; of PPO an
 report/responses             the report's responses: the same noise for each policy, so that
                              differences between policies hold less of it
 report/kl                    the responses on which KL is measured, the same noise for each policy
-generate/responses           what `rlhf-jax generate` says, its own --seed behind it
+generate/responses           what `rlhf-jax generate` answers; with its own --seed at the end
 """
 
 import hashlib

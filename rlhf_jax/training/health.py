@@ -1,4 +1,4 @@
-"""What a loop remembers of its updates: how many were applied, skipped or empty, and gradient norms
+"""What a loop counts of its updates: how many were applied, skipped or empty, and gradient norms
 far above the usual."""
 
 import logging
