@@ -86,11 +86,11 @@ def only_rounding(lowest: Array, highest: Array) -> Array:
     """highest - lowest <= 8 eps max(|lowest|, |highest|): values so near each other are equal.
 
     A spread like that is rounding, and to divide by it makes noise of it. eps is float32's, 1.2e-7,
-    or float64's where the values are.
+    or float64's where the values are. A value that is not finite is equal to no other.
     """
     lowest, highest = as_float(lowest), as_float(highest)
-    largest = jnp.maximum(jnp.abs(lowest), jnp.abs(highest))
-    return highest - lowest <= 8 * jnp.finfo(largest.dtype).eps * largest
+    largest, spread = jnp.maximum(jnp.abs(lowest), jnp.abs(highest)), highest - lowest
+    return (spread <= 8 * jnp.finfo(largest.dtype).eps * largest) & (spread < jnp.inf)
 
 
 def all_alike(x: Array, mask: Array, axis_name: str | None = None) -> Array:

@@ -51,8 +51,8 @@ class Health:
         state["applied"] += self._updates - left_out
         if empty := numbers.get("empty_steps", 0):
             LOG.warning(
-                "%s: step %d changed nothing%s: no token or pair has weight", self._name, step,
-                "" if empty == 1 else f" in {empty} minibatches",
+                "%s: step %d changed nothing%s: no token or pair has weight",
+                self._name, step, self._of_all(empty),
             )  # fmt: skip
         if "empty_steps" in numbers:
             state["empty"] += empty
@@ -65,14 +65,17 @@ class Health:
             if skipped:
                 sick = ", ".join(k for k, v in numbers.items() if not math.isfinite(v))
                 LOG.warning(
-                    "%s: step %d changed nothing%s: not finite: %s", self._name, step,
-                    "" if skipped == 1 else f" in {skipped} minibatches", sick or "a gradient",
+                    "%s: step %d changed nothing%s: not finite: %s",
+                    self._name, step, self._of_all(skipped), sick or "a gradient",
                 )  # fmt: skip
         norms = {name: v for name, v in numbers.items() if name.endswith("grad_norm")}
         for name, norm in norms.items():
             self._see(step, name, norm)
             totals["grad_norm_spikes"] = state["spikes"]
         return numbers | totals
+
+    def _of_all(self, count: int) -> str:
+        return "" if self._updates == 1 else f" in {count} of {self._updates} minibatches"
 
     def _see(self, step: int, name: str, norm: float) -> None:
         mean, seen = self._norms.get(name, (0.0, 0))

@@ -140,6 +140,17 @@ def test_a_loss_that_moved_by_less_than_its_error_is_no_verdict(loss):
     assert sentence(found, "whether ptx repairs").startswith("Not known: ")
 
 
+def test_policies_that_never_moved_are_no_verdict():
+    found = findings(losses=dict.fromkeys(LOSSES, 2.1))
+    assert sentence(found, "whether there is an alignment tax").startswith("Not sure: ")
+    assert sentence(found, "whether ptx repairs").startswith("Not known: ")
+    same = [replace(each, text_losses=results()[0].text_losses) for each in results()]
+    found = summarise(same, {}, 0)["findings"]
+    text = sentence(found, "whether there is an alignment tax")
+    assert text.startswith("Not sure: ") and text.endswith("a difference of +0.000 (no interval).")
+    assert sentence(found, "whether ptx repairs").startswith("Not known: ")
+
+
 def test_one_document_is_no_verdict():
     measured = [
         replace(each, text_losses=(LOSSES[each.name] * 9,), text_tokens=(9.0,))

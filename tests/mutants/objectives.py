@@ -28,6 +28,8 @@ REDUCTIONS = mutants(
          "test_values_equal_up_to_rounding_have_no_spread"),
         ("only_rounding", "8 * jnp.finfo(largest.dtype).eps * largest", "0",
          "test_values_equal_up_to_rounding_have_no_spread"),
+        ("only_rounding", "spread < jnp.inf", "True",
+         "test_a_value_that_is_not_finite_is_not_hidden[inf]"),
         ("_centred", "as_float(x) - centre, 0", "as_float(x), 0",
          "test_oracle[whiten]"),
         ("all_alike", "jax.lax.pmin(lowest, axis_name), jax.lax.pmax(highest, axis_name)",

@@ -233,8 +233,21 @@ def test_what_counts_as_rounding():
     highest = jnp.array([1 + 8 * eps, 1 + 16 * eps, -1.0, 0.0, 1e-30])
     found = only_rounding(lowest, highest)
     np.testing.assert_array_equal(found, [True, False, True, True, False])
+    inf = jnp.inf
+    for lowest, highest in ((1.0, inf), (-inf, 1.0), (-inf, inf), (inf, inf), (1.0, jnp.nan)):
+        assert not only_rounding(lowest, highest)
     x, mask = jnp.array([[5.0, 7.0, jnp.nan]]), jnp.array([[1, 0, 0]])
+    assert all_alike(x, jnp.zeros_like(mask))
     assert all_alike(x, mask) and not all_alike(x, jnp.array([[1, 1, 0]]))
+
+
+@pytest.mark.parametrize("sick", [np.inf, -np.inf, np.nan])
+def test_a_value_that_is_not_finite_is_not_hidden(sick):
+    """The step is then skipped: whitened to 0 it would be an update by zeros."""
+    x, mask = np.array([[1.0, 2.0, sick, 4.0]], np.float32), np.ones((1, 4))
+    assert np.isnan(whiten(x, mask)).any()
+    assert np.isnan(group_normalised(x.T, mask.T, 4)).any()
+    assert not np.isfinite(gain_and_bias(x, mask)).all()
 
 
 def test_masked_out_values_are_not_read():

@@ -155,6 +155,22 @@ def test_a_norm_far_above_the_running_mean_is_a_spike(caplog):
     ]
 
 
+def test_a_warning_says_how_many_minibatches_changed_nothing(caplog):
+    for updates, count in ((1, 1), (4, 1), (4, 3)):
+        health = Health("toy", updates=updates)
+        health.count(1, {"skipped_steps": count, "loss": float("nan")})
+        health.count(2, {"skipped_steps": 0, "empty_steps": count})
+    where = ["", " in 1 of 4 minibatches", " in 3 of 4 minibatches"]
+    assert [r.getMessage() for r in caplog.records] == [
+        line
+        for place in where
+        for line in (
+            f"toy: step 1 changed nothing{place}: not finite: loss",
+            f"toy: step 2 changed nothing{place}: no token or pair has weight",
+        )
+    ]
+
+
 def test_a_step_that_reports_nothing_of_it_keeps_its_metrics():
     assert Health("toy").count(1, {"a": 1.0}) == {"a": 1.0}
 
