@@ -174,9 +174,10 @@ def naming_options(config: Any, options: Sequence[str]) -> Iterator[None]:
 
 
 def _has(config: Any, path: str) -> bool:
-    for field in path.split("."):
+    *above, last = path.split(".")
+    for field in above:
         config = getattr(config, field, None)
-    return config is not None
+    return hasattr(config, last)
 
 
 def plan(arguments: list[str]) -> int:

@@ -214,10 +214,10 @@ def _told(path: str, file: Path, error: BaseException) -> str:
     """Where in an experiment file an error came from, and what it says, in one line."""
     what = (str(error).splitlines() or [""])[0]
     frames = traceback.extract_tb(error.__traceback__)
-    lines = [frame.lineno for frame in frames if Path(frame.filename) == file]
+    lines = [frame.lineno for frame in frames if Path(frame.filename) == file.absolute()]
     if isinstance(error, SyntaxError):
         what = error.msg
-        if error.filename not in (None, str(file)):  # of a file that it imports
+        if error.filename not in (None, str(file.absolute())):  # of a file that it imports
             path = error.filename
         lines = [error.lineno]
     place = f"{path}:{lines[-1]}" if lines and lines[-1] else path

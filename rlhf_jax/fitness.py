@@ -1,5 +1,6 @@
-"""Whether the records leave something for each stage and for the report, checked before the first
-step of any stage by the lengths of tokenised records and their numbers of outputs.
+"""Whether the records leave something for each stage and for the report, and enough for a stage's
+warm-up, checked before the first step of any stage by the lengths of tokenised records and their
+numbers of outputs.
 """
 
 import math
@@ -8,7 +9,7 @@ from collections.abc import Sequence
 from typing import NamedTuple
 
 from rlhf_jax.corpora import Corpora
-from rlhf_jax.data.arrays import Close, left_out, tokenised_ranking, told
+from rlhf_jax.data.arrays import Close, first_fit, left_out, tokenised_ranking, told
 from rlhf_jax.data.records import Demonstration, Prompt, Ranking
 from rlhf_jax.data.tokenizer import Tokenizer
 from rlhf_jax.errors import UserError, require
@@ -52,7 +53,8 @@ class Fitness:
     def check(self, stages: Sequence[str]) -> None:
         """Counts and prints, by source, what stages (or "report") leave out, each once.
 
-        Raises UserError naming the data set and the field where nothing is left of it.
+        Raises UserError naming the data set and the field where nothing is left of it, or naming
+        the warm-up where it is as long as all of the stage's steps.
         """
         for stage in stages:
             if stage not in self._checked:
@@ -61,7 +63,11 @@ class Fitness:
                 self._checked.add(stage)
 
     def _sft(self) -> None:
-        self._some("sft", "demonstrations", "train", "length", self._config.sft.length)
+        config = self._config.sft
+        facts = self._some("sft", "demonstrations", "train", "length", config.length)
+        if config.packed:
+            facts = first_fit([fact.tokens for fact in facts], config.length)
+        self._warms_up("sft", len(facts) / (1 - config.pretraining_fraction))
 
     def _reward(self) -> None:
         config = self._config.reward
@@ -89,18 +95,30 @@ class Fitness:
             self._fits("prompts", "feedback", f"{stage}.length", config.length, min(lengths) + 1)
             response, context = self._config.ppo.response_length, self._config.model.context
             self._fits("prompts", "feedback", "model.context", context, max(lengths) + response)
+            self._warms_up(stage, len(lengths))  # some are held out or tied: one row each at most
             return
         most = max(fact.outputs for fact in self._measured("rankings", "train"))
         where = self._where("rankings", "train")
         allowed = f"at least {most}, the longest ranking of {where}"
         require(config.outputs >= most, f"{stage}.outputs", config.outputs, allowed)
-        self._some(stage, "rankings", "train", "length", config.length)
+        facts = self._some(stage, "rankings", "train", "length", config.length)
+        if config.packed:
+            facts = first_fit([fact.outputs for fact in facts], config.outputs)
+        self._warms_up(stage, len(facts))
+
+    def _warms_up(self, stage: str, rows: float) -> None:
+        """That the warm-up ends before the stage does, of so many rows an epoch."""
+        config = getattr(self._config, stage)
+        steps = max(1, round(config.epochs * math.ceil(rows / config.batch_size)))
+        warmup, field = config.optimizer.warmup_steps, f"{stage}.optimizer.warmup_steps"
+        require(warmup < steps, field, warmup, f"below the run's {steps} steps")
 
     def _fits(self, name: str, split: str, field: str, length: int, needed: int) -> None:
         allowed = f"at least {needed}, for the prompts of {self._where(name, split)}"
         require(length >= needed, field, length, allowed)
 
-    def _some(self, stage: str, name: str, split: str, field: str, length: int) -> None:
+    def _some(self, stage: str, name: str, split: str, field: str, length: int) -> list[Fact]:
+        """Those records that are left."""
         facts, where = self._measured(name, split), self._where(name, split)
         reasons = ["too long" if fact.tokens > length else fact.reason for fact in facts]
         field = field if "." in field else f"{stage}.{field}"
@@ -119,6 +137,7 @@ class Fitness:
         if all(reasons):
             found = Counter(reasons)
             raise UserError(f"{where}: nothing is left for {stage}: {told(found)}{limit(found)}")
+        return [fact for fact, reason in zip(facts, reasons, strict=True) if reason is None]
 
     def _where(self, name: str, split: str) -> str:
         if isinstance(self._config.data, FolderData):

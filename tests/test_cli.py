@@ -118,6 +118,10 @@ MISTAKES = {
         ("pretrain", QUICKSTART, "--data.world.documents", "0"),
         " data.world.documents = 0: ",
     ),
+    "a field that is None in the file": (
+        ("pretrain", QUICKSTART, "--data.world.seed", "-1"),
+        " data.world.seed = -1: ",
+    ),
 }
 
 
@@ -150,6 +154,10 @@ def test_an_error_in_the_experiment_file_has_its_line(monkeypatch, capsys, tmp_p
     code, out, err = run(monkeypatch, capsys, "run", str(file))
     assert (code, out, err.count("\n")) == (2, "", 1)
     assert err.startswith(f"rlhf-jax: {file}{told.rstrip()}")
+    monkeypatch.chdir(tmp_path.parent)
+    relative = f"{tmp_path.name}/broken.py"
+    _, _, err = run(monkeypatch, capsys, "run", relative)
+    assert err.startswith(f"rlhf-jax: {relative}{told.rstrip()}")
 
 
 def test_an_error_in_what_the_file_imports_names_that_file(monkeypatch, capsys, tmp_path):

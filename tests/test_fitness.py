@@ -10,6 +10,7 @@ from rlhf_jax.data.pipeline import prompt_batches, ranking_batches, supervised_b
 from rlhf_jax.data.records import Demonstration, Prompt, Ranking, Text, write_jsonl
 from rlhf_jax.errors import UserError
 from rlhf_jax.experiment import FolderData
+from rlhf_jax.fitness import Fitness
 from rlhf_jax.run import Run
 from tests import small_run
 from tests.data.test_tokenizer import byte_level
@@ -107,6 +108,40 @@ def test_what_leaves_nothing_is_refused_before_any_step(name, tmp_path, monkeypa
         judge.judge(run) if stage == "report" else run.finish(stage)
 
 
+NINE = {
+    "demonstrations.train": [Demonstration(letter, "b") for letter in "ijklmnopq"],
+    "rankings.train": [*(Ranking(letter, ("b", "c"), (0, 1)) for letter in "ijklmnopq"),
+                       *tied("a", "b")],
+}  # fmt: skip
+STEPS = [  # of 3 epochs; 8 rows are a batch
+    ("sft", {"packed": False}, 6),
+    ("sft", {"packed": True, "length": 8}, 3),  # of 4 tokens, so two a row
+    ("sft", {"packed": False, "pretraining_fraction": 0.5}, 9),
+    ("reward", {}, 6),
+    ("dpo", {"packed": True, "outputs": 4}, 3),  # two rankings a row
+]
+
+
+def test_a_warm_up_as_long_as_its_stage_is_refused_before_any_step(tmp_path):
+    run = Run(experiment(tmp_path, NINE))
+    for stage, changes, steps in STEPS:
+        for warmup in (steps - 1, steps):
+            warm = dataclasses.replace(small_run.RATE, warmup_steps=warmup)
+            fields = {"optimizer": warm, "epochs": 3} | changes
+            given = dataclasses.replace(getattr(run.config, stage), **fields)
+            changed = dataclasses.replace(run.config, **{stage: given})
+            fitness = Fitness(changed, run.corpora, run.tokenizer, run.ending("sft").close)
+            if warmup < steps:
+                fitness.check((stage,))
+                continue
+            with pytest.raises(UserError) as caught:
+                fitness.check((stage,))
+            told = (
+                f"{stage}.optimizer.warmup_steps = {steps}: must be below the run's {steps} steps"
+            )
+            assert str(caught.value) == told
+
+
 def test_what_is_left_out_is_counted_by_stage_and_source(tmp_path, capsys):
     run = Run(experiment(tmp_path))
     run.check(("pretrain", "sft", "reward", "ppo", "dpo"), report=True)
@@ -155,6 +190,14 @@ def test_a_world_s_prompts_must_leave_room_for_its_rankings(tmp_path):
                        r" of data set prompts\.feedback"):  # fmt: skip
         run.finish("reward")
     assert not run.stage_directory("pretrain").exists()
+    warm = dataclasses.replace(small_run.RATE, warmup_steps=3)  # 20 prompts, 8 a batch
+    warm = dataclasses.replace(
+        run.config, reward=dataclasses.replace(config.reward, optimizer=warm)
+    )
+    fitness = Fitness(warm, run.corpora, run.tokenizer, run.ending("sft").close)
+    with pytest.raises(UserError, match=r"^reward\.optimizer\.warmup_steps = 3: must be below the "
+                       r"run's 3 steps$"):  # fmt: skip
+        fitness.check(("reward",))
 
 
 def test_a_source_of_which_nothing_fits_has_no_pairs_in_the_report(tmp_path):
