@@ -57,4 +57,21 @@ HUMAN = mutants(
     ],
 )  # fmt: skip
 
-MUTANTS = ARRAYS + RECORDS + PIPELINE + HUMAN
+WARM_UP = "test_a_warm_up_as_long_as_its_stage_is_refused_before_any_step"
+FITNESS = mutants(
+    "fitness.py",
+    "test_fitness.py",
+    [
+        ("Fitness._warms_up", "warmup < steps", "True", WARM_UP, "Failed: DID NOT RAISE"),
+        ("Fitness._warms_up", "config.epochs * ", "", WARM_UP, "ConfigError"),
+        ("Fitness._sft", "if config.packed", "if False", WARM_UP, "Failed: DID NOT RAISE"),
+        ("Fitness._sft", " / (1 - config.pretraining_fraction)", "", WARM_UP, "ConfigError"),
+        ("Fitness._rankings", "if config.packed", "if False", WARM_UP, "Failed: DID NOT RAISE"),
+        ("Fitness._some", " if reason is None]", "]", WARM_UP, "Failed: DID NOT RAISE"),
+        ("Fitness._report", '"rankings", "valid", "reward.length"',
+         '"rankings", "train", "reward.length"',
+         "test_what_leaves_nothing_is_refused_before_any_step", "Failed: DID NOT RAISE"),
+    ],
+)  # fmt: skip
+
+MUTANTS = ARRAYS + RECORDS + PIPELINE + HUMAN + FITNESS
