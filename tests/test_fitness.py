@@ -111,7 +111,7 @@ def test_what_leaves_nothing_is_refused_before_any_step(name, tmp_path, monkeypa
 NINE = {
     "demonstrations.train": [Demonstration(letter, "b") for letter in "ijklmnopq"],
     "rankings.train": [*(Ranking(letter, ("b", "c"), (0, 1)) for letter in "ijklmnopq"),
-                       *tied("a", "b")],
+                       *tied(*"abcdefgh")],  # would be a third batch
 }  # fmt: skip
 STEPS = [  # of 3 epochs; 8 rows are a batch
     ("sft", {"packed": False}, 6),

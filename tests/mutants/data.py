@@ -70,7 +70,7 @@ FITNESS = mutants(
         ("Fitness._some", " if reason is None]", "]", WARM_UP, "Failed: DID NOT RAISE"),
         ("Fitness._report", '"rankings", "valid", "reward.length"',
          '"rankings", "train", "reward.length"',
-         "test_what_leaves_nothing_is_refused_before_any_step", "Failed: DID NOT RAISE"),
+         "test_what_leaves_nothing_is_refused_before_any_step", "Failed: a stage began"),
     ],
 )  # fmt: skip
 
