@@ -18,7 +18,7 @@ TOLERANCE = 1e-4  # of the largest value of a trajectory; another jax, device or
 ONE_SIDED = 1e-6  # the same for the mean of all differences, signs kept
 FEW = 16  # updates, where the setting is slow to run
 
-# Every setting and every stage once or more; all of them together where there is time.
+# Every setting and every stage once or more; all that can meet where there is time.
 QUICK = [
     *((stage, Setting(), STEPS) for stage in STAGES),
     ("pretrain", Setting("fsdp 2, tensor 2", micro_batches=2, remat="dots"), FEW),
@@ -29,16 +29,17 @@ QUICK = [
     ("ppo_ptx", Setting("pmap", logit_chunk=4), FEW),
     ("ppo_ptx", Setting(micro_batches=2, remat="full", scan_layers=False), STEPS),
 ]
+COMPUTATIONS = [("off", True, 4), ("dots", True, None), ("full", True, 3), ("off", False, None),
+                ("dots", False, 4)]  # fmt: skip
 ALL = [
-    (stage, Setting(layout, n, packed, remat, scan, chunk), STEPS)
+    (stage, Setting(layout, n, packed, *computation), FEW)
     for stage in STAGES
-    for layout, n, packed, remat, scan, chunk in itertools.product(
-        ("one device", "data 8", "fsdp 2, tensor 2", "pmap"), (1, 2), (False, True),
-        ("off", "dots", "full"), (True, False), (None, 4),
+    for layout, n, packed, computation in itertools.product(
+        ("one device", "data 8", "fsdp 2, tensor 2", "pmap"), (1, 2), (False, True), COMPUTATIONS
     )
     if not packed or stage in ("sft", "reward", "dpo")
-    if not (layout == "pmap" and packed and n > 1)  # a row a device
-]  # fmt: skip
+    if not (layout == "pmap" and packed and n > 1)  # eight packed rows are a row a device
+]
 CASES = QUICK + [pytest.param(*case, marks=pytest.mark.slow) for case in ALL]
 
 
