@@ -75,7 +75,7 @@ def test_they_do_what_is_said(commands, tmp_path, monkeypatch, capsys):
     out, err = running.communicate(timeout=120)
     assert running.returncode == 0 and "pretrain: done" in out, err
     first = re.search(r"pretrain  (\d+)/", out)
-    assert int(first[1]) == step + 1
+    assert int(first[1]) == step  # where it stands before its first step
 
     code, _, err = call(monkeypatch, capsys, other)
     assert code == 2 and "\n  pretrain.epochs: 0.3 there, 9.0 now" in err and "--insist" in err

@@ -111,12 +111,12 @@ def test_another_config_is_refused_and_goes_on_where_the_user_insists(run, capsy
     changed = dataclasses.replace(
         run.config, sft=dataclasses.replace(config.sft, epochs=3.0), loop=config.loop
     )
-    with pytest.raises(UserError, match=r"--insist to go on:\n  sft.epochs: 1.0 there, 3.0 now"):
+    with pytest.raises(UserError, match=r"--insist to go on:\n  sft.epochs: 5.0 there, 3.0 now"):
         Run(changed).finish("sft")
     assert (stage / "config.json").read_text() == text
     Run(changed, insist=True).finish("sft")
     assert (
-        "goes on under another config:\n  sft.epochs: 1.0 there, 3.0 now" in capsys.readouterr().out
+        "goes on under another config:\n  sft.epochs: 5.0 there, 3.0 now" in capsys.readouterr().out
     )
     assert json.loads((stage / "config.json").read_text())["sft"]["epochs"] == 3.0
     Run(run.config, insist=True).finish("sft")
