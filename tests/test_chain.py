@@ -204,7 +204,9 @@ def test_feedback_s_outputs_are_sampled_from_sft_at_ppo_s_temperature(chain):
     fewest, most = chain.config.data.outputs
     assert {len(r.responses) for r in rankings} == set(range(fewest, most + 1))
     repeated = [r.prompt for r in rankings for _ in r.responses]
-    (rows,) = chain.sampled("sft", repeated)
+    calls = chain.sampled("sft", repeated)
+    assert len(calls) == 1  # of the SFT model with these prompts
+    (rows,) = calls
     texts = [text for r in rankings for text in r.responses]
     assert [chain.tokenizer.decode(ids) for ids, _ in rows] == texts
     ended = [ids[-1] == chain.tokenizer.eos_id for ids, _ in rows]
