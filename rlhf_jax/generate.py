@@ -27,9 +27,7 @@ def generate(config: Experiment, stage: str | None, insist: bool = False) -> Non
         raise UserError("generate reads standard input: it runs in one process")
     stage = finished_stage(config, stage)
     prompts = read_prompts(sys.stdin.buffer)
-    about = config.directory / stage / EXPERIMENT
-    seed = read_json(about)["seed"] if about.is_file() else config.seed
-    run = Run(dataclasses.replace(config, seed=seed), insist=insist)
+    run = Run(dataclasses.replace(config, seed=seed_of(config, stage)), insist=insist)
     room = config.model.context - run.ppo_of(stage).response_length
     for number, prompt in enumerate(prompts, 1):
         tokens = 1 + len(run.tokenizer.encode(prompt))
@@ -41,6 +39,18 @@ def generate(config: Experiment, stage: str | None, insist: bool = False) -> Non
     print(f"generate: the model of {stage} in {config.directory}", file=sys.stderr)
     for response in responses:
         print(response.text.replace("\n", "\\n"))
+
+
+def seed_of(config: Experiment, stage: str) -> int:
+    """The seed of the run in which a finished stage was trained; config.seed if it does not say."""
+    file = config.directory / stage / EXPERIMENT
+    if not file.is_file():
+        return config.seed
+    told = read_json(file)
+    seed = told.get("seed") if isinstance(told, dict) else None
+    if not isinstance(seed, int):
+        raise UserError(f"{file}: seed: expected a whole number, got {seed!r}")
+    return seed
 
 
 def finished_stage(config: Experiment, stage: str | None) -> str:

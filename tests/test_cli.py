@@ -278,6 +278,15 @@ def test_generate_reads_the_last_finished_stage_or_the_one_named(
     assert asked == [(f"model of {stage}", ["one", "two"], 5, purpose)]
 
 
+@pytest.mark.parametrize("text, told", [("{}", "got None"), ('{"seed": "5"}', "got '5'")])
+def test_generate_names_a_seed_that_is_missing(monkeypatch, capsys, finished, text, told):
+    out, _ = finished
+    (out / "sft" / "experiment.json").write_text(text)
+    code, _, err = run(monkeypatch, capsys, "generate", QUICKSTART, "--out", str(out))
+    assert (code, err.count("\n")) == (2, 1)
+    assert f"experiment.json: seed: expected a whole number, {told}" in err
+
+
 def test_generate_trains_nothing(monkeypatch, capsys, finished):
     out, asked = finished
     arguments = ("generate", QUICKSTART, "--stage", "ppo_ptx", "--out")

@@ -165,7 +165,8 @@ def test_the_instruction_world_needs_no_files(tmp_path):
 
 def test_without_data_the_command_says_what_to_do(monkeypatch, capsys, tmp_path):
     monkeypatch.delenv("RLHF_JAX_DATA", raising=False)
-    monkeypatch.setattr("sys.argv", ["rlhf-jax", "reward", str(EXPERIMENT), "--out", str(tmp_path)])
+    options = ["--out", str(tmp_path), "--reward.batch-size", "8"]  # rows for 8 devices
+    monkeypatch.setattr("sys.argv", ["rlhf-jax", "reward", str(EXPERIMENT), *options])
     with pytest.raises(SystemExit) as stop:
         main()
     assert stop.value.code == 2

@@ -127,8 +127,9 @@ def mean_interval(totals: Values, weights: Values | None = None, level: float = 
     R -+ t_{M-1} sqrt(sum_i (totals_i - R weights_i)^2 / (1 - weights_i / W)) / W with
     W = sum(weights) and M = W^2 / sum(weights^2), the number of documents of one length that
     would tell as much; without weights it is the mean -+ t_{N-1} s / sqrt(N). For values without
-    bounds, such as a reward model's scores. One prompt has no interval, nor have prompts that are
-    all equal: nothing is known of their spread, the bounds are infinite.
+    bounds, such as a reward model's scores. The bounds are infinite where nothing is known of the
+    spread: of one prompt, of a document beside which the others are short (M < 1.5), and of prompts
+    that are all equal.
 
     Raises UserError where the inputs are empty, not finite, or of different lengths, or a weight
     is not positive.
@@ -141,10 +142,11 @@ def mean_interval(totals: Values, weights: Values | None = None, level: float = 
     whole = weights.sum()
     ratio = totals.sum() / whole
     residuals = totals - ratio * weights
-    if np.abs(residuals).max() <= 1e-12 * np.abs(totals).max():
+    documents = whole**2 / (weights**2).sum()
+    if documents < 1.5 or np.abs(residuals).max() <= 1e-12 * np.abs(totals).max():
         return Interval(float(ratio), -math.inf, math.inf)
     error = math.sqrt((residuals**2 / (1 - weights / whole)).sum()) / whole
-    half = stdtrit(whole**2 / (weights**2).sum() - 1, (1 + level) / 2) * error
+    half = stdtrit(documents - 1, (1 + level) / 2) * error
     return Interval(float(ratio), float(ratio - half), float(ratio + half))
 
 

@@ -94,6 +94,8 @@ def test_one_prompt_or_prompts_all_equal_have_no_interval():
         assert (found.mean, found.low, found.high) == (values[0], -np.inf, np.inf)
         assert found.side() == found.side(9) == 0
         assert found.as_json() == {"mean": values[0], "low": None, "high": None}
+    assert mean_interval([2.0, 900.0], [1, 400]).as_json() == {  # one document is nearly all
+        "mean": 902 / 401, "low": None, "high": None}  # fmt: skip
     assert mean_interval([0.0, 0.0]).as_json() == {"mean": 0, "low": None, "high": None}
     assert mean_interval([0.0, 2.0]).as_json().keys() == {"mean", "low", "high"}
 
