@@ -330,12 +330,12 @@ plt.show()
 #   20 iterations are too few to over-optimise this reward model. Five times the penalty holds the
 #   policy close, and its score with it.
 # - **ptx.** Without it the loss on text rises more than under any other change: the alignment tax
-#   (Ouyang et al. 2022). With it the text is kept, and some gold score is paid: the two gradients
-#   are about the same size, as the last picture has it.
+#   (Ouyang et al. 2022). With it the text is kept. What it costs in gold score is smaller than the
+#   interval here, although its gradient is half as large as the policy's (last picture).
 # - **Clip.** Without it the first batches move the policy several times as far. What that does to
 #   the gold score is smaller than its interval: one run does not tell.
-# - **Whitening.** The gradient scales with the advantages; left as they are, they are small here,
-#   and the policy stays nearer.
+# - **Whitening.** The gradient scales with the advantages. Left as they are, they are small here,
+#   and one batch moves the policy less (second picture).
 # - **Value function.** InstructGPT starts it as the reward model. From a head of zeros it did no
 #   worse here. A reward model is trained at the last token, and its score of half a response is no
 #   value of it: the value term's gradient is the largest of all at first.
