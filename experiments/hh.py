@@ -13,31 +13,32 @@ that is still longer is left out.
 
                     rankings   K      held out
     HH                 2,307   2           231
-    OpenAssistant        211   2..9         21
-    PandaLM              999   2, ties     100
-    fit for training   2,745 of 3,165 (K = 2..6), for testing 297 of 352
-    demonstrations     2,763 of 3,067
-    PPO prompts        2,347 of 2,391
+    OpenAssistant        211   2..9         22
+    PandaLM              999   2, ties     101
+    fit for training   2,638 of 3,159, for testing 310 of 354; tied ones say nothing
+    demonstrations     2,752 of 3,062
+    PPO prompts        2,341 of 2,390
 
 Rankings share a batch element of 10 outputs (packed), whole ones only: one to itself would be
 padding for the most part, as most have two outputs.
 
-Cost: 12 min on two cores without AMX: pretrain 2:35, sft 0:59, reward 4:43, ppo 0:55, ppo_ptx 1:12,
-report 1:35.
+Cost: 15 min on two cores without AMX that did other work beside it: pretrain 4:26, sft 1:28, reward
+3:34, ppo 1:01, ppo_ptx 1:19, report 1:35.
 
 Result of the first command, seed 0: held-out pairs that the reward model orders as people did, and
 95 % intervals over prompts, beside saying that the longer output is the better one:
 
                     pairs   reward model        longer is better
-    all               296   .541 [.477, .607]   .480 [.406, .549]
-    HH                218   .587 [.523, .651]   .388 [.321, .452]
-    OpenAssistant      15   .400 [.083, .619]   .933 [.786, 1.00]
-    PandaLM            63   .413 [.238, .577]   .690 [.508, .844]
+    all               324   .528 [.474, .582]   .528 [.455, .600]
+    HH                220   .568 [.499, .635]   .473 [.404, .541]
+    OpenAssistant      23   .391 [.184, .629]   .652 [.350, .869]
+    PandaLM            81   .457 [.332, .613]   .642 [.394, .822]
 
-A model this small, from scratch, beats chance on HH alone; what follows says how far PPO went, not
-that its responses are better. The reward model prefers PPO's response to SFT's on .626 [.571, .682]
-of the prompts at 1.2 nats from SFT, PPO-ptx's on .605 [.546, .663] at 2.2. Pretraining loss in
-nats a token: base 5.00, SFT 6.22, PPO 6.29, PPO-ptx 5.58.
+A model this small, from scratch, is not surely better than chance; what follows says how far PPO
+went, not that its responses are better. The reward model prefers PPO's response to SFT's on .767
+[.712, .815] of the prompts at 1.3 nats from SFT, PPO-ptx's on .676 [.618, .730] at 2.5. A response
+that does not end within 48 tokens scores -1: 66 % of SFT's end, 98 % of PPO's, 95 % of PPO-ptx's.
+Pretraining loss in nats a token: base 4.96, SFT 6.00, PPO 6.07, PPO-ptx 5.41.
 """
 
 from rlhf_jax.experiment import EvaluationConfig, Experiment, HumanData
