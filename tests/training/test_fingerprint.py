@@ -66,10 +66,8 @@ def test_another_class_has_a_line_by_its_name(tmp_path):
 
 def test_two_classes_without_fields_differ(tmp_path):
     """Also where they have one name in two modules: then the line names the modules."""
-    one, other = (
-        dataclasses.make_dataclass(name, [], frozen=True, namespace={"__module__": module})
-        for name, module in (("None_", "here"), ("None_", "there"))
-    )
+    one, other = (dataclasses.make_dataclass("None_", [], frozen=True) for _ in range(2))
+    one.__module__, other.__module__ = "here", "there"
     assert fingerprint_of(one()) == {"class": "here:None_"}
     check_fingerprint(tmp_path, {"penalty": one()})
     with pytest.raises(UserError, match=r"\n  penalty\.class: here:None_ there, there:None_ now$"):
