@@ -269,4 +269,5 @@ def seconds(run: Run) -> dict[str, float]:
 
 
 def curves(run: Run) -> dict[str, list[dict]]:
+    """The metrics of PPO's and PPO-ptx's iterations."""
     return {stage: read_metrics(run.stage_directory(stage)) for stage in ("ppo", "ppo_ptx")}

@@ -72,8 +72,9 @@ class Run:
         self.runner = make_runner(config.parallel)
         self.check_rows(stages)
         data = config.data, self.directory / "data", config.model.vocab_size, config.seed
-        processes.first_alone(lambda: corpora.prepare(*data), "data")
-        self.corpora = corpora.prepare(*data)
+        prepare = lambda: corpora.prepare(*data)
+        processes.first_alone(prepare, "data")
+        self.corpora = corpora.Corpora(data[1]) if processes.is_first() else prepare()
         self.tokenizer = self.corpora.tokenizer
         words, vocabulary = self.tokenizer.vocab_size, config.model.vocab_size
         require(

@@ -38,6 +38,8 @@ JOINS = (
 
 
 class Coder(Protocol):
+    """What is tried: text to ids, and back."""
+
     def encode(self, text: str) -> list[int]: ...
     def decode(self, ids: Sequence[int]) -> str: ...
 

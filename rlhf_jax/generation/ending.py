@@ -86,7 +86,7 @@ class Ending:
         return Response(text.replace("\0", "\ufffd"), read, ended)  # no record holds NUL
 
 
-def final_scores(scores, ended, missing: float | None):
+def final_scores(scores: jax.Array, ended: jax.Array, missing: float | None) -> jax.Array:
     """Scores [B] of responses: a reward model's, read at the last token of what it reads; `missing`
     (`missing_eos_score`) in its place where a response was cut, unless that is None."""
     return scores if missing is None else jnp.where(ended, scores, missing)
