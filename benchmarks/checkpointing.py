@@ -40,10 +40,11 @@ def measure(size: str, saves: int) -> dict:
     import jax
     import numpy as np
 
+    from rlhf_jax.durable import checkpoint
     from rlhf_jax.models import transformer
     from rlhf_jax.models.config import SIZES
     from rlhf_jax.stages import supervised
-    from rlhf_jax.training import checkpoint, loop, metrics
+    from rlhf_jax.training import loop, metrics
     from rlhf_jax.training.optimizer import OptimizerConfig
 
     model = dataclasses.replace(SIZES["gpt2" if size == "small" else size], scan_layers=False)

@@ -113,10 +113,10 @@ def run_command(command: str, experiment: str, *options: str) -> int:
     """A stage, all of them, or `generate`."""
     # Not before: these start jax.
     from rlhf_jax import generate, judge
+    from rlhf_jax.durable.signals import SIGNALS, Preempted
     from rlhf_jax.experiment import Experiment, load_experiment
     from rlhf_jax.parallel import processes
     from rlhf_jax.run import BUILDS_ON, PIPELINE, Run, Stopped
-    from rlhf_jax.training.signals import SIGNALS, Preempted
 
     @dataclasses.dataclass(frozen=True)
     class Call:

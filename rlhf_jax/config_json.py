@@ -6,8 +6,8 @@ import typing
 from pathlib import Path
 from typing import Any, Literal
 
+from rlhf_jax.durable.fingerprint import CLASS, class_path
 from rlhf_jax.errors import ConfigError
-from rlhf_jax.training.fingerprint import CLASS, class_path
 
 
 def from_json(kind: Any, value: Any, field: str = "config") -> Any:

@@ -16,7 +16,6 @@ from rlhf_jax.data.records import (
     Ranking,
     Text,
     deduplicate_by_prefix,
-    write_atomically,
 )
 from rlhf_jax.data.tokenizer import (
     Tokenizer,
@@ -24,11 +23,12 @@ from rlhf_jax.data.tokenizer import (
     load_tokenizer,
     train_sentencepiece,
 )
+from rlhf_jax.durable.files import write_atomically
+from rlhf_jax.durable.fingerprint import check_fingerprint
+from rlhf_jax.durable.lock import lock
 from rlhf_jax.experiment import FolderData, HumanData, WorldData
 from rlhf_jax.randomness import shuffle_seed
 from rlhf_jax.strict_json import read_json
-from rlhf_jax.training.fingerprint import check_fingerprint
-from rlhf_jax.training.lock import lock
 from rlhf_jax.worlds.instruction import InstructionWorld
 
 SPECIALS = ("pad", "bos", "eos")

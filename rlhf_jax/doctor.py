@@ -4,12 +4,12 @@ import dataclasses
 from pathlib import Path
 
 from rlhf_jax.data.tokenizer import find_tokenizer, load_tokenizer
+from rlhf_jax.durable import checkpoint, manifest
+from rlhf_jax.durable.lock import holder
+from rlhf_jax.durable.model_files import has_model, read_about
 from rlhf_jax.errors import UserError
 from rlhf_jax.strict_json import read_json
-from rlhf_jax.training import checkpoint, manifest
-from rlhf_jax.training.lock import holder
 from rlhf_jax.training.metrics import METRICS, SPEED, read_lines
-from rlhf_jax.training.model_files import has_model, read_about
 
 HEADINGS = ("stage", "stands at", "checkpoints", "model", "a resume would")
 

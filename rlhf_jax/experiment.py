@@ -5,6 +5,7 @@ import importlib.util
 import traceback
 from pathlib import Path
 
+from rlhf_jax.durable.fingerprint import NOT_FINGERPRINTED
 from rlhf_jax.errors import UserError, require
 from rlhf_jax.generation.sampling import SamplingConfig
 from rlhf_jax.models.config import TransformerConfig, different_fields
@@ -13,7 +14,6 @@ from rlhf_jax.stages.dpo import DPOConfig
 from rlhf_jax.stages.ppo_config import PPOConfig
 from rlhf_jax.stages.reward_model import RewardConfig
 from rlhf_jax.stages.supervised import SupervisedConfig
-from rlhf_jax.training.fingerprint import NOT_FINGERPRINTED
 from rlhf_jax.training.loop import LoopConfig
 from rlhf_jax.worlds.instruction import WorldConfig
 

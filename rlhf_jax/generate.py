@@ -5,11 +5,11 @@ import dataclasses
 import sys
 from collections.abc import Iterable
 
+from rlhf_jax.durable.model_files import has_model
 from rlhf_jax.errors import UserError
 from rlhf_jax.experiment import Experiment
 from rlhf_jax.run import EXPERIMENT, Run
 from rlhf_jax.strict_json import read_json
-from rlhf_jax.training.model_files import has_model
 
 POLICIES = ("pretrain", "sft", "ppo", "ppo_ptx", "dpo")  # the stages that end with a policy
 

@@ -8,7 +8,9 @@ from typing import Any
 import numpy as np
 
 from rlhf_jax.data import arrays, pipeline
-from rlhf_jax.data.records import Ranking, write_atomically
+from rlhf_jax.data.records import Ranking
+from rlhf_jax.durable.files import write_atomically
+from rlhf_jax.durable.model_files import has_model
 from rlhf_jax.errors import require
 from rlhf_jax.evaluation import human_report, report
 from rlhf_jax.evaluation.policies import score_responses
@@ -22,7 +24,6 @@ from rlhf_jax.stages import reward_model
 from rlhf_jax.stages.supervised import document_losses
 from rlhf_jax.strict_json import read_json
 from rlhf_jax.training.metrics import SPEED, read_metrics
-from rlhf_jax.training.model_files import has_model
 from rlhf_jax.worlds.instruction import InstructionWorld
 
 STAGE_OF = {"base": "pretrain", "prompted": "pretrain", "sft": "sft", "ppo": "ppo",

@@ -8,12 +8,13 @@ import jax
 import numpy as np
 
 from rlhf_jax.config_json import from_json
+from rlhf_jax.durable import checkpoint
+from rlhf_jax.durable.batch_file import read_batch
 from rlhf_jax.errors import UserError
 from rlhf_jax.experiment import Experiment
 from rlhf_jax.run import EXPERIMENT, STAGES, Run
 from rlhf_jax.strict_json import read_json
-from rlhf_jax.training import checkpoint, loop
-from rlhf_jax.training.batch_file import read_batch
+from rlhf_jax.training import loop
 
 
 class _Built(Exception):

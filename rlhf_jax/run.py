@@ -18,7 +18,12 @@ import jax
 from rlhf_jax import corpora, feeds
 from rlhf_jax.data import pipeline
 from rlhf_jax.data.arrays import told
-from rlhf_jax.data.records import write_atomically
+from rlhf_jax.durable import manifest
+from rlhf_jax.durable.files import write_atomically
+from rlhf_jax.durable.fingerprint import check_fingerprint, fingerprint_of
+from rlhf_jax.durable.lock import lock
+from rlhf_jax.durable.model_files import has_model, load_model, save_model
+from rlhf_jax.durable.signals import SIGNALS
 from rlhf_jax.errors import UserError, inside, require
 from rlhf_jax.evaluation.policies import Sampler
 from rlhf_jax.experiment import Experiment, WorldData
@@ -34,11 +39,7 @@ from rlhf_jax.parallel.runner import Runner, make_runner
 from rlhf_jax.randomness import random_key, shuffle_seed
 from rlhf_jax.stages import dpo, ppo, reward_model, supervised
 from rlhf_jax.stages.ppo_config import PPOConfig
-from rlhf_jax.training import loop, manifest
-from rlhf_jax.training.fingerprint import check_fingerprint, fingerprint_of
-from rlhf_jax.training.lock import lock
-from rlhf_jax.training.model_files import has_model, load_model, save_model
-from rlhf_jax.training.signals import SIGNALS
+from rlhf_jax.training import loop
 from rlhf_jax.worlds.instruction import InstructionWorld
 
 PIPELINE = ("pretrain", "sft", "reward", "ppo", "ppo_ptx")  # InstructGPT's

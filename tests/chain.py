@@ -9,8 +9,8 @@ import jax
 import numpy as np
 
 from rlhf_jax.corpora import Corpora
+from rlhf_jax.durable.model_files import load_model
 from rlhf_jax.training.metrics import read_metrics
-from rlhf_jax.training.model_files import load_model
 from rlhf_jax.worlds.instruction import InstructionWorld
 from tests import observed, oracles, small_run
 

@@ -9,12 +9,12 @@ from pathlib import Path
 import pytest
 
 from rlhf_jax.config_json import from_json
+from rlhf_jax.durable.fingerprint import class_path, fingerprint_of
 from rlhf_jax.errors import ConfigError
 from rlhf_jax.experiment import Experiment, FolderData, HumanData, WorldData, load_experiment
 from rlhf_jax.models.config import TransformerConfig
 from rlhf_jax.objectives.kl import AdaptiveController, FixedController
 from rlhf_jax.stages.dpo import DPO, IPO, ORPO, DPOConfig, SimPO
-from rlhf_jax.training.fingerprint import class_path, fingerprint_of
 from rlhf_jax.training.optimizer import OptimizerConfig
 from tests import small_run
 

@@ -5,10 +5,10 @@ import types
 
 import pytest
 
+from rlhf_jax.durable import manifest
 from rlhf_jax.models.config import TransformerConfig
 from rlhf_jax.run import STAGES, Run
 from rlhf_jax.stages.dpo import IPO
-from rlhf_jax.training import manifest
 from tests.small_run import config
 
 

@@ -11,12 +11,12 @@ import numpy as np
 import pytest
 
 from rlhf_jax import cli, doctor
+from rlhf_jax.durable.lock import lock
+from rlhf_jax.durable.model_files import save_model
 from rlhf_jax.errors import UserError
 from rlhf_jax.models import transformer
 from rlhf_jax.run import Run
-from rlhf_jax.training.lock import lock
 from rlhf_jax.training.loop import LoopConfig, SickError
-from rlhf_jax.training.model_files import save_model
 from tests.small_run import config
 
 

@@ -6,12 +6,12 @@ import jax
 import numpy as np
 import pytest
 
+from rlhf_jax.durable.model_files import load_model, save_model
 from rlhf_jax.errors import ConfigError, UserError
 from rlhf_jax.models import score, transformer
 from rlhf_jax.models.config import TransformerConfig
 from rlhf_jax.run import Run
 from rlhf_jax.training.metrics import read_metrics
-from rlhf_jax.training.model_files import load_model, save_model
 from tests.small_run import config
 
 REWARD = dataclasses.replace(config.model, layers=1, width=16, scan_layers=False)

@@ -8,13 +8,13 @@ import pytest
 
 from rlhf_jax.config_json import from_json
 from rlhf_jax.data import human
+from rlhf_jax.durable.batch_file import ABOUT, read_batch
+from rlhf_jax.durable.fingerprint import check_fingerprint, fingerprint_of
+from rlhf_jax.durable.model_files import read_about
 from rlhf_jax.errors import ConfigError, RecordError, UserError
 from rlhf_jax.models.config import TransformerConfig
 from rlhf_jax.strict_json import parse_json, read_json
-from rlhf_jax.training.batch_file import ABOUT, read_batch
-from rlhf_jax.training.fingerprint import check_fingerprint, fingerprint_of
 from rlhf_jax.training.metrics import read_lines
-from rlhf_jax.training.model_files import read_about
 
 HUGE = b"9" * 5000
 SMALL = TransformerConfig(vocab_size=400, layers=2, width=32, heads=2, context=160)

@@ -7,7 +7,7 @@ from collections.abc import Mapping
 from http.client import HTTPException
 from pathlib import Path
 
-from rlhf_jax.data.records import write_atomically
+from rlhf_jax.durable.files import write_atomically
 from rlhf_jax.errors import UserError
 
 GITHUB = "https://raw.githubusercontent.com"

@@ -15,13 +15,12 @@ import gzip
 import json
 import numbers
 import os
-import tempfile
 import zlib
 from collections.abc import Hashable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
-from pathlib import Path
 from typing import Any, TypeVar
 
+from rlhf_jax.durable.files import write_atomically
 from rlhf_jax.errors import RecordError, UserError, require
 from rlhf_jax.strict_json import parse_json
 
@@ -256,23 +255,6 @@ def read_jsonl(path: str | os.PathLike, kind: type[R]) -> list[R]:
         except RecordError as error:
             raise RecordError(f"{where}: {error}") from None
     return records
-
-
-def write_atomically(path: str | os.PathLike, content: bytes) -> None:
-    """Writes a file that is either whole or absent, whatever interrupts."""
-    path = Path(path)
-    path.parent.mkdir(parents=True, exist_ok=True)
-    handle, temporary = tempfile.mkstemp(dir=path.parent, prefix=path.name, suffix=".partial")
-    try:
-        with os.fdopen(handle, "wb") as file:
-            file.write(content)
-            file.flush()
-            os.fsync(file.fileno())
-        os.chmod(temporary, 0o644)
-        os.replace(temporary, path)
-    except BaseException:
-        Path(temporary).unlink(missing_ok=True)
-        raise
 
 
 def write_jsonl(path: str | os.PathLike, records: Iterable[Record]) -> None:

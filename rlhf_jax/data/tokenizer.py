@@ -14,8 +14,8 @@ import numpy as np
 import sentencepiece
 import tokenizers
 
-from rlhf_jax.data.records import write_atomically
 from rlhf_jax.data.tokenizer_contract import SPACE_MARK, try_contract
+from rlhf_jax.durable.files import write_atomically
 from rlhf_jax.errors import ConfigError, UserError, require
 from rlhf_jax.strict_json import parse_json
 

@@ -2,7 +2,6 @@
 
 import dataclasses
 import json
-import os
 import time
 from functools import partial
 from pathlib import Path
@@ -13,6 +12,7 @@ import numpy as np
 from rich.console import Console
 from rich.table import Table
 
+from rlhf_jax.durable.files import write_atomically
 from rlhf_jax.errors import require, writable_directory
 from rlhf_jax.estimators import figure
 from rlhf_jax.estimators.bench import Bench, draw, estimates, expected_in_theory, make_bench
@@ -212,8 +212,8 @@ def run(config: LabConfig, out: Path) -> dict[str, Any]:
     rows = measure_rows(config)
     drift = measure_drift(make_task(config.task), config.drift, config.seed)
     result = summary(config, rows, drift)
-    _write(out / "estimators.json", (json.dumps(result, indent=1) + "\n").encode())
-    _write(out / "estimators.png", figure.draw(result))
+    write_atomically(out / "estimators.json", (json.dumps(result, indent=1) + "\n").encode())
+    write_atomically(out / "estimators.png", figure.draw(result))
     console = Console(width=None if Console().is_terminal else 180)
     console.print(table(config, rows))
     agree = sum(row.as_theory_says for row in rows.values())
@@ -222,9 +222,3 @@ def run(config: LabConfig, out: Path) -> dict[str, Any]:
         f"{out / 'estimators.json'}, {out / 'estimators.png'}"
     )
     return result
-
-
-def _write(path: Path, content: bytes) -> None:
-    partial_file = path.with_name(path.name + ".partial")
-    partial_file.write_bytes(content)
-    os.replace(partial_file, path)

@@ -9,7 +9,7 @@ from rich.console import Console
 from rich.table import Table
 from rich.text import Text
 
-from rlhf_jax.data.records import write_atomically
+from rlhf_jax.durable.files import write_atomically
 from rlhf_jax.evaluation.report_figure import Curves, draw
 from rlhf_jax.evaluation.report_page import duration, number, page, percent, stacked_kl
 from rlhf_jax.evaluation.report_summary import FLAGS, PolicyResult, arrange, summarise

@@ -5,7 +5,7 @@ import sys
 from collections.abc import Sequence
 from pathlib import Path
 
-from rlhf_jax.data.records import write_atomically
+from rlhf_jax.durable.files import write_atomically
 from rlhf_jax.errors import require, writable_directory
 from rlhf_jax.experiment import Experiment
 from rlhf_jax.parallel.layout import layout_of

@@ -4,7 +4,7 @@ import dataclasses
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 
-from rlhf_jax.data.records import write_atomically
+from rlhf_jax.durable.files import write_atomically
 from rlhf_jax.errors import ConfigError
 from rlhf_jax.experiment import Experiment
 from rlhf_jax.parallel.layout import MeshShape

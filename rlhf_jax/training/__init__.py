@@ -1,1 +1,1 @@
-"""The loop that every stage shares: optimizer, checkpoints, metrics, progress."""
+"""The loop that every stage shares: optimizer, gradients, metrics, progress."""

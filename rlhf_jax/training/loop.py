@@ -13,16 +13,16 @@ from typing import Any, Protocol
 
 import jax
 
+from rlhf_jax.durable import checkpoint
+from rlhf_jax.durable.batch_file import write_batch
+from rlhf_jax.durable.fingerprint import NOT_FINGERPRINTED, check_fingerprint
+from rlhf_jax.durable.lock import lock
+from rlhf_jax.durable.signals import SIGNALS
 from rlhf_jax.errors import UserError, require
 from rlhf_jax.parallel.processes import first_alone, is_first
-from rlhf_jax.training import checkpoint
-from rlhf_jax.training.batch_file import write_batch
-from rlhf_jax.training.fingerprint import NOT_FINGERPRINTED, check_fingerprint
 from rlhf_jax.training.health import Health
-from rlhf_jax.training.lock import lock
 from rlhf_jax.training.metrics import MetricsWriter, to_numbers
 from rlhf_jax.training.progress import ProgressLine
-from rlhf_jax.training.signals import SIGNALS
 
 COMPILE_EVENT = "/jax/core/compile/backend_compile_duration"
 WARM_STEPS = 3  # steps of a call in which compiling is expected

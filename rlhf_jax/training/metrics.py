@@ -20,9 +20,9 @@ from tensorboardX.event_file_writer import EventsWriter
 from tensorboardX.proto.event_pb2 import Event, SessionLog
 from tensorboardX.summary import scalar
 
+from rlhf_jax.durable.files import write_atomically
 from rlhf_jax.errors import UserError
 from rlhf_jax.strict_json import parse_json
-from rlhf_jax.training.fingerprint import write_atomically
 
 METRICS, SPEED = "metrics.jsonl", "speed.jsonl"
 
@@ -130,7 +130,7 @@ def trim(path: Path, step: int) -> None:
     content = path.read_bytes()
     kept = b"".join(line for line, values in read_lines(path) if values["step"] <= step)
     if len(kept) < len(content):
-        write_atomically(path, kept.decode("utf-8"))
+        write_atomically(path, kept)
 
 
 def read_lines(path: Path) -> list[tuple[bytes, dict]]:

@@ -18,8 +18,9 @@ import time
 import jax
 
 from rlhf_jax import cli
+from rlhf_jax.durable import checkpoint
 from rlhf_jax.stages import ppo
-from rlhf_jax.training import checkpoint, loop
+from rlhf_jax.training import loop
 from tests import small_run
 
 LOOP = loop.LoopConfig(checkpoint_every=2, log_every=1, keep=2)

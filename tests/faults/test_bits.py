@@ -9,8 +9,8 @@ import numpy as np
 import optax
 import pytest
 
-from rlhf_jax.training import checkpoint, manifest
-from rlhf_jax.training.fingerprint import check_fingerprint
+from rlhf_jax.durable import checkpoint, manifest
+from rlhf_jax.durable.fingerprint import check_fingerprint
 
 MOST = int(os.environ.get("RLHF_JAX_BITS", 20))  # flips a file
 

@@ -21,13 +21,13 @@ from rlhf_jax import cli
 from rlhf_jax.config_json import from_json
 from rlhf_jax.data import human
 from rlhf_jax.data.records import Demonstration, Prompt, Ranking, Text, read_jsonl
+from rlhf_jax.durable import manifest
+from rlhf_jax.durable.batch_file import read_batch, write_batch
+from rlhf_jax.durable.fingerprint import check_fingerprint, fingerprint_of
+from rlhf_jax.durable.model_files import read_about
 from rlhf_jax.errors import UserError
 from rlhf_jax.experiment import Experiment
-from rlhf_jax.training import manifest
-from rlhf_jax.training.batch_file import read_batch, write_batch
-from rlhf_jax.training.fingerprint import check_fingerprint, fingerprint_of
 from rlhf_jax.training.metrics import trim
-from rlhf_jax.training.model_files import read_about
 from tests.small_run import config
 
 SCALE = int(os.environ.get("RLHF_JAX_FUZZ", 1))

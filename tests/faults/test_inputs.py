@@ -11,10 +11,10 @@ import pytest
 
 from rlhf_jax.cli import main
 from rlhf_jax.data.tokenizer import train_sentencepiece
+from rlhf_jax.durable.model_files import save_model
 from rlhf_jax.errors import UserError
 from rlhf_jax.models import score, transformer
 from rlhf_jax.run import Run
-from rlhf_jax.training.model_files import save_model
 from tests.small_run import config
 from tests.test_fitness import RECORDS, experiment
 

@@ -27,8 +27,8 @@ FEEDS = mutants(
 )  # fmt: skip
 
 FINGERPRINT = mutants(
-    "training/fingerprint.py",
-    "training/test_fingerprint.py",
+    "durable/fingerprint.py",
+    "durable/test_fingerprint.py",
     [
         ("fingerprint_of", "{CLASS: class_path(type(config))} | values", "values",
          "test_two_classes_without_fields_differ"),

@@ -15,9 +15,9 @@ from pathlib import Path
 
 import jax
 
+from rlhf_jax.durable.signals import SIGNALS
 from rlhf_jax.errors import UserError
 from rlhf_jax.training.loop import LoopConfig, Task, run
-from rlhf_jax.training.signals import SIGNALS
 
 
 class Numbers:

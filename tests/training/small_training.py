@@ -20,8 +20,8 @@ import jax.numpy as jnp
 import numpy as np
 import optax
 
+from rlhf_jax.durable import checkpoint
 from rlhf_jax.objectives.reductions import WeightedMean
-from rlhf_jax.training import checkpoint
 from rlhf_jax.training.gradients import accumulate_gradients, means
 from rlhf_jax.training.loop import LoopConfig, Task, run
 from rlhf_jax.training.optimizer import OptimizerConfig, make_optimizer

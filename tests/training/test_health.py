@@ -10,9 +10,9 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
+from rlhf_jax.durable import checkpoint
+from rlhf_jax.durable.batch_file import read_batch, write_batch
 from rlhf_jax.errors import UserError
-from rlhf_jax.training import checkpoint
-from rlhf_jax.training.batch_file import read_batch, write_batch
 from rlhf_jax.training.gradients import all_finite, keep_if
 from rlhf_jax.training.health import Health
 from rlhf_jax.training.loop import LoopConfig, SickError, Task, run

@@ -9,8 +9,9 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
+from rlhf_jax.durable import checkpoint
 from rlhf_jax.errors import ConfigError, UserError
-from rlhf_jax.training import checkpoint, progress
+from rlhf_jax.training import progress
 from rlhf_jax.training.loop import LoopConfig, Task, run
 from rlhf_jax.training.metrics import SPEED, read_metrics
 

@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 
-from rlhf_jax.training import checkpoint
+from rlhf_jax.durable import checkpoint
 from rlhf_jax.training.metrics import SPEED, read_metrics
 
 KILLS = [

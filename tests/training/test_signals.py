@@ -13,9 +13,9 @@ from pathlib import Path
 
 import pytest
 
+from rlhf_jax.durable import checkpoint
+from rlhf_jax.durable.lock import holder, lock
 from rlhf_jax.errors import UserError
-from rlhf_jax.training import checkpoint
-from rlhf_jax.training.lock import holder, lock
 
 ROOT = Path(__file__).resolve().parents[2]
 ENVIRONMENT = os.environ | {"XLA_FLAGS": ""}

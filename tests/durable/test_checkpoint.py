@@ -12,10 +12,10 @@ import optax
 import pytest
 from jax.sharding import NamedSharding, PartitionSpec
 
+from rlhf_jax.durable import checkpoint
+from rlhf_jax.durable.checkpoint import CheckpointError, Checkpoints, restore, restore_subtree
 from rlhf_jax.parallel.config import ParallelConfig
 from rlhf_jax.parallel.runner import make_runner
-from rlhf_jax.training import checkpoint
-from rlhf_jax.training.checkpoint import CheckpointError, Checkpoints, restore, restore_subtree
 
 EIGHT = make_runner(ParallelConfig())
 

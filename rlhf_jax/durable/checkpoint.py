@@ -22,9 +22,9 @@ import jax.numpy as jnp
 import numpy as np
 import orbax.checkpoint as ocp
 
+from rlhf_jax.durable import manifest
 from rlhf_jax.errors import UserError
 from rlhf_jax.strict_json import read_json
-from rlhf_jax.training import manifest
 
 UNFINISHED = ".orbax-checkpoint-tmp"  # in the name of a folder that is being written
 REMOVED = ".removed"

@@ -9,12 +9,12 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
+from rlhf_jax.durable import checkpoint, manifest
+from rlhf_jax.durable.checkpoint import Checkpoints, DamagedError, restore, restore_subtree
+from rlhf_jax.durable.fingerprint import check_fingerprint
+from rlhf_jax.durable.model_files import has_model, save_model
 from rlhf_jax.errors import UserError
 from rlhf_jax.models.config import TransformerConfig
-from rlhf_jax.training import checkpoint, manifest
-from rlhf_jax.training.checkpoint import Checkpoints, DamagedError, restore, restore_subtree
-from rlhf_jax.training.fingerprint import check_fingerprint
-from rlhf_jax.training.model_files import has_model, save_model
 
 
 def _state(seed=0):

@@ -6,6 +6,7 @@ import math
 from pathlib import Path
 from typing import Any
 
+from rlhf_jax.durable.files import write_atomically
 from rlhf_jax.errors import UserError
 from rlhf_jax.strict_json import read_json
 
@@ -57,7 +58,7 @@ def check_fingerprint(directory: str | Path, fingerprint: dict, insist: bool | N
     """
     path = Path(directory) / "config.json"
     now = fingerprint_of(fingerprint)
-    text = json.dumps(now, indent=2) + "\n"
+    text = (json.dumps(now, indent=2) + "\n").encode()
     if not path.exists():
         write_atomically(path, text)
         return
@@ -85,14 +86,6 @@ def check_fingerprint(directory: str | Path, fingerprint: dict, insist: bool | N
             f"{directory} belongs to a run with another config; "
             f"give another directory, or {ways}:\n" + "\n".join(lines)
         )
-
-
-def write_atomically(path: Path, text: str) -> None:
-    """Writes the whole file or nothing."""
-    path.parent.mkdir(parents=True, exist_ok=True)
-    temporary = path.with_name(path.name + ".tmp")
-    temporary.write_text(text, encoding="utf-8")
-    temporary.replace(path)
 
 
 def _names_class(name: str) -> bool:

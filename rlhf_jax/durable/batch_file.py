@@ -1,5 +1,6 @@
 """A batch on disk for `rlhf-jax replay`: plain arrays and JSON in a .npz, nothing pickled."""
 
+import io
 import json
 import zipfile
 import zlib
@@ -9,6 +10,7 @@ from typing import Any
 import jax
 import numpy as np
 
+from rlhf_jax.durable.files import write_atomically
 from rlhf_jax.errors import UserError
 from rlhf_jax.strict_json import parse_json
 
@@ -21,11 +23,9 @@ def write_batch(path: Path, batch: Any, about: dict) -> None:
     name = lambda p: jax.tree_util.keystr(p, simple=True, separator="/")
     arrays = {name(p): np.asarray(x) for p, x in leaves}
     text = np.frombuffer(json.dumps(about).encode(), np.uint8)
-    path.parent.mkdir(parents=True, exist_ok=True)
-    partial = path.with_name(path.name + ".partial")
-    with partial.open("wb") as file:
-        np.savez(file, allow_pickle=False, **{ABOUT: text}, **arrays)
-    partial.replace(path)
+    content = io.BytesIO()
+    np.savez(content, allow_pickle=False, **{ABOUT: text}, **arrays)
+    write_atomically(path, content.getvalue())
 
 
 def read_batch(path: Path) -> tuple[Any, dict]:

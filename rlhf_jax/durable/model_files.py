@@ -11,13 +11,14 @@ from typing import Any
 import jax
 import orbax.checkpoint as ocp
 
+from rlhf_jax.durable import manifest
+from rlhf_jax.durable.checkpoint import reason
+from rlhf_jax.durable.files import sync_directory, write_atomically
 from rlhf_jax.errors import UserError
 from rlhf_jax.models import score, transformer
 from rlhf_jax.models.config import TransformerConfig
 from rlhf_jax.parallel.processes import first_alone
 from rlhf_jax.strict_json import read_json
-from rlhf_jax.training import manifest
-from rlhf_jax.training.checkpoint import reason
 
 KINDS = ("policy", "score")
 
@@ -39,10 +40,11 @@ def save_model(
 
     def finish():
         about = {"kind": kind, "tokenizer": tokenizer, "model": dataclasses.asdict(config)}
-        (partial / "model.json").write_text(json.dumps(about, indent=1), encoding="utf-8")
+        write_atomically(partial / "model.json", json.dumps(about, indent=1).encode())
         manifest.write(partial, {"kind": kind})
         shutil.rmtree(directory, ignore_errors=True)
         os.replace(partial, directory)
+        sync_directory(directory.parent)
 
     try:
         first_alone(prepare, "model")

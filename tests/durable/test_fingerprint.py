@@ -6,9 +6,9 @@ from pathlib import Path
 
 import pytest
 
+from rlhf_jax.durable.fingerprint import NOT_FINGERPRINTED, check_fingerprint, fingerprint_of
 from rlhf_jax.errors import UserError
 from rlhf_jax.stages.dpo import DPO, IPO
-from rlhf_jax.training.fingerprint import NOT_FINGERPRINTED, check_fingerprint, fingerprint_of
 from rlhf_jax.training.loop import LoopConfig
 from rlhf_jax.training.optimizer import OptimizerConfig
 

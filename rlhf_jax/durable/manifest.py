@@ -13,13 +13,13 @@ import os
 import platform
 from pathlib import Path
 
+from rlhf_jax.durable.files import write_atomically
 from rlhf_jax.errors import UserError
 from rlhf_jax.strict_json import parse_json
-from rlhf_jax.training.fingerprint import write_atomically
 
 NAME = "manifest.json"
 # Orbax writes its time of commit after everything else; nothing reads it.
-UNCHECKED = {NAME, NAME + ".tmp", "_CHECKPOINT_METADATA"}
+UNCHECKED = {NAME, "_CHECKPOINT_METADATA"}
 PACKAGES = ("jax", "jaxlib", "flax", "optax", "orbax-checkpoint", "numpy", "rlhf-jax")
 
 
@@ -33,7 +33,7 @@ def write(folder: Path, about: dict) -> None:
     files = {name: _describe(folder / name) for name in names}
     content = about | {"versions": versions(), "files": files}
     content["sha256"] = _digest(content)
-    write_atomically(folder / NAME, json.dumps(content, indent=1) + "\n")
+    write_atomically(folder / NAME, (json.dumps(content, indent=1) + "\n").encode())
 
 
 def read(folder: Path) -> tuple[dict, list[str]]:

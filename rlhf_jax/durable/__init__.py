@@ -1,0 +1,1 @@
+"""What survives a kill: checkpoints, manifests, model files, fingerprints, locks, signals."""
