@@ -1,6 +1,7 @@
 """A file is whole or as it was."""
 
 import os
+import stat
 
 import pytest
 
@@ -38,7 +39,7 @@ def test_the_content_is_on_disk_before_the_name_and_the_name_before_the_return(
     fsync, replace = os.fsync, os.replace
 
     def note_fsync(handle):
-        done.append(os.path.basename(os.readlink(f"/proc/self/fd/{handle}")).split(".")[0])
+        done.append("folder" if stat.S_ISDIR(os.fstat(handle).st_mode) else "content")
         fsync(handle)
 
     def note_replace(source, target):
@@ -48,4 +49,4 @@ def test_the_content_is_on_disk_before_the_name_and_the_name_before_the_return(
     monkeypatch.setattr(files.os, "fsync", note_fsync)
     monkeypatch.setattr(files.os, "replace", note_replace)
     write_atomically(tmp_path / "folder" / "counts.json", b"one")
-    assert done == ["counts", "replace", "folder"]
+    assert done == ["content", "replace", "folder"]

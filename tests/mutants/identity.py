@@ -1,4 +1,4 @@
-"""Randomness by purpose, fingerprints, and what a stage has learnt."""
+"""Randomness by purpose, and what a stage has learnt."""
 
 from tests.mutants import mutants
 
@@ -23,17 +23,6 @@ FEEDS = mutants(
          "test_each_feed_is_shuffled_by_the_seed_of_its_purpose"),
         ("Feeds", '"sft/mix"', '"sft/text"',
          "test_mixed_demonstrations_are_shuffled_for_three_purposes"),
-    ],
-)  # fmt: skip
-
-FINGERPRINT = mutants(
-    "durable/fingerprint.py",
-    "durable/test_fingerprint.py",
-    [
-        ("fingerprint_of", "{CLASS: class_path(type(config))} | values", "values",
-         "test_two_classes_without_fields_differ"),
-        ("class_path", "{kind.__module__}", "",
-         "test_two_classes_without_fields_differ"),
     ],
 )  # fmt: skip
 
@@ -81,4 +70,4 @@ TEXT = mutants(
     ],
 )  # fmt: skip
 
-MUTANTS = RANDOMNESS + FEEDS + FINGERPRINT + RUN + HEALTH + MIX + TEXT
+MUTANTS = RANDOMNESS + FEEDS + RUN + HEALTH + MIX + TEXT

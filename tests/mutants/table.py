@@ -4,6 +4,7 @@ from tests.mutants import (
     chain,
     data,
     details,
+    durable,
     evaluation,
     generation,
     identity,
@@ -17,5 +18,5 @@ from tests.mutants import (
 )
 
 ROOMS = (details, objectives, policy_gradients, preferences, models, data, generation, training,
-         stages, identity, evaluation, recipes, chain)  # fmt: skip
+         durable, stages, identity, evaluation, recipes, chain)  # fmt: skip
 TABLE = tuple(mutant for room in ROOMS for mutant in room.MUTANTS)
