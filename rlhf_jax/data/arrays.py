@@ -84,14 +84,21 @@ def ranking_batch(
     return {"tokens": tokens, "segments": segments, "weights": weights, "ranks": ranks}
 
 
-def first_fit(lengths: Sequence[int], capacity: int) -> list[list[int]]:
-    """Bins of example numbers: each example goes to the first bin that has room for it."""
+def first_fit(
+    lengths: Sequence[int], capacity: int, most: int | None = None
+) -> list[list[int]]:
+    """Bins of example numbers: each example goes to the first bin that has room for it.
+
+    most: examples a bin, at most; None: as many as there is room for.
+    """
     room = np.full(len(lengths), capacity)
     bins: list[list[int]] = [[] for _ in lengths]
     for i, length in enumerate(lengths):
         b = int(np.argmax(room >= length))
         room[b] -= length
         bins[b].append(i)
+        if len(bins[b]) == most:
+            room[b] = -1
     return [members for members in bins if members]
 
 
@@ -248,13 +255,14 @@ def ranking_rows(
     tokenizer: Tokenizer,
     length: int,
     outputs: int,
-    packed: bool,
+    packed: int,
     keep_tied: bool = True,
     close: Close | None = None,
 ) -> Rows:
     """The responses of `tokenised_ranking`; one over-long response drops the ranking.
 
-    One ranking a row, or as many whole ones as first-fit packs into `outputs` responses.
+    One ranking a row, or up to `packed` whole ones, as first-fit packs them into `outputs`
+    responses.
     keep_tied: whether rankings without an untied pair, which say nothing, stay.
     """
     most = max((len(ranking.responses) for ranking in rankings), default=2)
@@ -269,13 +277,12 @@ def ranking_rows(
             dropped[reason] += 1
     _some(ranked, dropped, "rankings", length)
     rows = [[each] for each in ranked]
-    if packed:
-        bins = first_fit([len(ranks) for _, ranks in ranked], outputs)
+    if packed > 1:
+        bins = first_fit([len(ranks) for _, ranks in ranked], outputs, packed)
         rows = [[ranked[i] for i in members] for members in bins]
-    most = max(map(len, rows))
 
     def to_batch(rows):
-        batch = ranking_batch(rows, length, outputs, most, tokenizer.pad_id)
-        return batch if packed else batch | {"ranks": batch["ranks"][:, 0]}
+        batch = ranking_batch(rows, length, outputs, packed, tokenizer.pad_id)
+        return batch if packed > 1 else batch | {"ranks": batch["ranks"][:, 0]}
 
     return Rows(rows, [], to_batch, len(ranked), dict(dropped))

@@ -98,3 +98,22 @@ class Pass(Sequence):
             raise IndexError(i)
         rows = list(self._rows.rows[i * self._batch_size : (i + 1) * self._batch_size])
         return self._rows.to_batch(rows + [self._rows.empty] * (self._batch_size - len(rows)))
+
+
+class Finite:
+    """The batches of a pass one after the other, with a position."""
+
+    def __init__(self, batches: Pass) -> None:
+        self._batches, self._position = batches, 0
+
+    def __next__(self) -> Batch:
+        if self._position == len(self._batches):
+            raise StopIteration
+        self._position += 1
+        return self._batches[self._position - 1]
+
+    def get_state(self) -> State:
+        return {"position": self._position}
+
+    def set_state(self, state: State) -> None:
+        self._position = state["position"]

@@ -100,7 +100,7 @@ def ranking_batches(
     length: int,
     outputs: int,
     seed: int,
-    packed: bool = False,
+    packed: int = 1,
     part: slice = ALL,
     close: Close | None = None,
 ) -> Batches:
@@ -109,9 +109,9 @@ def ranking_batches(
     Weights are 1 at the tokens of a response and its eos, the targets of a preference loss.
     A response that was cut has no eos. `close` puts another end in its place (`Ending.close`).
     Equal responses tie (at the mean of their ranks). A ranking with one over-long response, or
-    without an untied pair, is left out whole. `packed` lets G whole rankings share
-    the outputs of a batch element (first fit, once for all epochs): ranks are then [B, G, K],
-    -1 at the outputs of other rankings.
+    without an untied pair, is left out whole. Up to `packed` = G > 1 whole rankings
+    share the outputs of a batch element (first fit, once for all epochs): ranks are then
+    [B, G, K], -1 at the outputs of other rankings.
 
     Raises:
       UserError: no ranking, none that can be trained on, or one with more than `outputs`
@@ -120,7 +120,7 @@ def ranking_batches(
     rows = arrays.ranking_rows(
         rankings, tokenizer, length, outputs, packed, keep_tied=False, close=close
     )
-    kind = "packed rankings" if packed else "rankings"
+    kind = f"rankings, packed {packed}" if packed > 1 else "rankings"
     identity = _identity(kind, tokenizer, rows.examples, batch_size, length, seed)
     return _shuffled(rows, batch_size, seed, identity | {"outputs": outputs}, part)
 
@@ -197,7 +197,7 @@ def ranking_pass(
     batch_size: int,
     length: int,
     outputs: int,
-    packed: bool = False,
+    packed: int = 1,
     close: Close | None = None,
 ) -> Pass:
     """Every ranking once, tied ones too, in order where not packed; as `ranking_batches`."""

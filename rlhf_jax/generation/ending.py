@@ -11,7 +11,7 @@ import jax
 import jax.numpy as jnp
 
 from rlhf_jax.data.tokenizer import Tokenizer
-from rlhf_jax.errors import UserError
+from rlhf_jax.errors import require
 from rlhf_jax.models.score import at_last_token
 
 
@@ -21,6 +21,19 @@ class Response(NamedTuple):
     text: str  # without the end token
     ids: tuple[int, ...]  # what a reward model reads, the end token included
     ended: bool
+
+
+@dataclasses.dataclass(frozen=True)
+class EndingConfig:
+    """Where every policy's responses end, and what one scores that does not: in feedback, training,
+    evaluation and `rlhf-jax generate` alike."""
+
+    stop_token: str | None = None  # ends a response in place of EOS (Ziegler et al. 2019: ".")
+    stop_after: int = 0  # at or after this column of the response
+    missing_eos_score: float | None = -1.0  # replaces the score of a response that does not end
+
+    def __post_init__(self):
+        require(self.stop_after >= 0, "stop_after", self.stop_after, "0 or more")
 
 
 @dataclasses.dataclass(frozen=True)
@@ -37,20 +50,30 @@ class Ending:
     pad: int
     stop: int | None = None
     stop_after: int = 0
+    missing: float | None = None  # what a response scores that was cut; None: what is read of it
 
     @classmethod
-    def of(
-        cls, tokenizer: Tokenizer, stop_token: str | None, stop_after: int, field: str
-    ) -> "Ending":
-        """Raises UserError, naming `field`, where the tokenizer makes not one id of stop_token."""
-        if stop_token is None:
-            return cls(tokenizer.eos_id, tokenizer.pad_id)
-        ids = tokenizer.encode(stop_token)
-        if len(ids) != 1:
-            raise UserError(
-                f"{field} = {stop_token!r}: must be one token, the tokenizer makes {len(ids)} of it"
-            )
-        return cls(tokenizer.eos_id, tokenizer.pad_id, ids[0], stop_after)
+    def of(cls, tokenizer: Tokenizer, config: EndingConfig) -> "Ending":
+        """Raises ConfigError where the tokenizer makes not one id of config.stop_token."""
+        eos, pad, missing = tokenizer.eos_id, tokenizer.pad_id, config.missing_eos_score
+        if config.stop_token is None:
+            return cls(eos, pad, missing=missing)
+        ids, field = tokenizer.encode(config.stop_token), "ending.stop_token"
+        allowed = f"one token, the tokenizer makes {len(ids)} of it"
+        require(len(ids) == 1, field, config.stop_token, allowed)
+        return cls(eos, pad, ids[0], config.stop_after, missing)
+
+    @classmethod
+    def planned(cls, config: EndingConfig) -> "Ending":
+        """Without a tokenizer: which ids these are changes no shape."""
+        stop = None if config.stop_token is None else 3
+        return cls(2, 0, stop, config.stop_after, config.missing_eos_score)
+
+    def check(self, response_length: int) -> None:
+        """Raises ConfigError where responses are over before they may stop."""
+        last, field = response_length - 1, "response_length"
+        ok = self.stop is None or self.stop_after <= last
+        require(ok, field, response_length, f"above ending.stop_after = {self.stop_after}")
 
     @property
     def end(self) -> int:

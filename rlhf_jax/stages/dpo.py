@@ -18,9 +18,11 @@ from rlhf_jax.objectives import preferences
 from rlhf_jax.objectives.likelihood import sequence_log_prob
 from rlhf_jax.objectives.reductions import WeightedMean
 from rlhf_jax.objectives.reward_models import DivideBy, over_pairs, ranked_accuracy
-from rlhf_jax.parallel.runner import Compile, one_device
+from rlhf_jax.stages import feeds
 from rlhf_jax.stages.log_probs import log_probs_of
-from rlhf_jax.stages.reward_model import RankingConfig, ranking_by_ranking
+from rlhf_jax.stages.rankings import RankingStage
+from rlhf_jax.stages.reward_model import ranking_by_ranking
+from rlhf_jax.stages.stage import Program, policy_shapes
 from rlhf_jax.training.micro_batches import in_pieces
 
 
@@ -135,10 +137,45 @@ Preference = DPO | IPO | SimPO | ORPO
 
 
 @dataclasses.dataclass(frozen=True)
-class DPOConfig(RankingConfig):
-    """The reward model's batches, and the loss of a pair."""
+class DirectPreference(RankingStage):
+    """A policy from the reward model's batches by the loss of a pair; its start is the
+    reference."""
 
     objective: Preference = DPO()
+
+    def programs(self, build, steps):
+        model, batch = build.shapes["start"], self.batch_shapes()
+        reference = policy_shapes(model)
+        loss = preference_loss(self.objective, model, self.divide_by)
+        if not self.objective.reference:
+            return {"update": self.update_program(loss, reference, batch, steps)}
+        sequences = {name: batch[name] for name in ("tokens", "segments", "weights")}
+        refer = reference_log_probs(model, self.micro_batches)
+        referred = batch | {"ref_log_probs": jax.eval_shape(refer, reference, sequences)}
+        update = self.update_program(loss, reference, referred, steps)
+        return {
+            "reference": Program(
+                refer,
+                (reference, sequences),
+                rows=(1,),
+                returns_rows=True,
+                beside=update.arguments[:1],
+            ),
+            "update": dataclasses.replace(update, beside=(reference,)),
+        }
+
+    def task(self, inputs):
+        reference = inputs.model("start")
+
+        def refer(programs, batch):
+            if not self.objective.reference:
+                return batch
+            sequences = {name: batch[name] for name in ("tokens", "segments", "weights")}
+            return batch | {"ref_log_probs": programs["reference"](reference, sequences)}
+
+        show = ("loss", "accuracy", "margin")
+        batches = feeds.rankings(inputs, self)
+        return self.training(inputs, reference, batches, self.tokens_per_step, show, refer)
 
 
 def response_log_probs(model: TransformerConfig, params: Any, batch: dict) -> jax.Array:
@@ -153,22 +190,14 @@ def response_log_probs(model: TransformerConfig, params: Any, batch: dict) -> ja
     return sequence_log_prob(log_probs, flat("weights")[:, 1:]).reshape(shape[:-1])
 
 
-def make_reference(
-    model: TransformerConfig, micro_batches: int, compile: Compile = one_device
-) -> Callable:
-    """The compiled refer(reference, batch): the batch with the reference's log-probabilities."""
+def reference_log_probs(model: TransformerConfig, micro_batches: int) -> Callable:
+    """log_probs(reference, sequences): `response_log_probs` of the reference, [B, K]."""
 
-    def log_probs(reference, batch):
+    def log_probs(reference, sequences):
         evaluate = lambda piece: response_log_probs(model, reference, piece)
-        return in_pieces(evaluate, micro_batches, (batch,))
+        return in_pieces(evaluate, micro_batches, (sequences,))
 
-    log_probs = compile(log_probs, rows=(1,), returns_rows=True)
-
-    def refer(reference, batch: dict) -> dict:
-        sequences = {name: batch[name] for name in ("tokens", "segments", "weights")}
-        return batch | {"ref_log_probs": log_probs(reference, sequences)}
-
-    return refer
+    return log_probs
 
 
 def preference_loss(

@@ -12,7 +12,7 @@ from rlhf_jax.errors import UserError
 from rlhf_jax.generation.decode import Rollout, generate
 from rlhf_jax.generation.ending import Ending, final_scores
 from rlhf_jax.generation.sampling import SamplingConfig
-from rlhf_jax.models import score, transformer
+from rlhf_jax.models import parts, score, transformer
 from rlhf_jax.models.config import TransformerConfig
 from rlhf_jax.models.matmul import resolve_dtype
 from rlhf_jax.models.placement import place
@@ -20,7 +20,6 @@ from rlhf_jax.objectives.advantages import gae, kl_shaped_rewards
 from rlhf_jax.objectives.reductions import WeightedMean, masked_mean, whiten
 from rlhf_jax.objectives.surrogates import clipped_value_loss, ppo_clip, ppo_diagnostics
 from rlhf_jax.parallel import replicas
-from rlhf_jax.parallel.runner import Compile, one_device
 from rlhf_jax.stages.log_probs import log_probs_of
 from rlhf_jax.stages.ppo_config import PPOConfig
 from rlhf_jax.stages.supervised import likelihood_loss
@@ -29,11 +28,14 @@ from rlhf_jax.training.micro_batches import in_pieces, split_each_epoch
 from rlhf_jax.training.optimizer import applied_updates, learning_rate_at, make_optimizer
 
 
+NOTHING_FIXED: dict[str, Any] = {"policy": {}, "value": {}}
+
+
 class PPOState(NamedTuple):
     """All that moves."""
 
     step: jax.Array  # iterations done
-    policy: Any
+    policy: Any  # the trained part, as of the value function and of the average
     value: Any
     policy_opt: Any
     value_opt: Any
@@ -47,6 +49,7 @@ class Frozen(NamedTuple):
 
     reference: Any
     reward: Any
+    fixed: dict[str, Any]  # parts of "policy" and "value" that are not trained (models/parts.py)
 
 
 class Experience(NamedTuple):
@@ -62,16 +65,18 @@ class Experience(NamedTuple):
 
 
 class Programs(NamedTuple):
-    """The compiled pieces of one iteration, in the order in which they run."""
+    """The pieces of one iteration, in the order in which they run."""
 
     rollout: Callable  # (policy, key, prompts) -> Rollout
     experience: Callable  # (state, frozen, prompts, rollout) -> (Experience, metrics)
-    update: Callable  # (state, experience, kl, text) -> (state, metrics); donates the state
+    update: Callable  # (state, experience, kl, text, fixed) -> (state, metrics)
 
 
 def initial_state(config: PPOConfig, policy: Any, reward: Any, key: jax.Array) -> PPOState:
     """Policy from SFT, value function from the reward model, averages and controllers at start."""
     value = score.zero_score_head(reward) if config.zero_value_head else reward
+    policy = parts.split(policy, config.train_policy).trained
+    value = parts.split(value, config.train_value).trained
     policy_optimizer, value_optimizer = optimizers(config)
     copy = lambda tree: jax.tree.map(jnp.copy, tree)  # the update donates its state
     return PPOState(
@@ -86,7 +91,26 @@ def initial_state(config: PPOConfig, policy: Any, reward: Any, key: jax.Array) -
     )
 
 
+def frozen_of(config: PPOConfig, policy: Any, reference: Any, reward: Any) -> Frozen:
+    """What stays as it is of a policy at its start, its reference and the reward model, from which
+    the value function starts."""
+    fixed = {
+        "policy": parts.split(policy, config.train_policy).fixed,
+        "value": parts.split(reward, config.train_value).fixed,
+    }
+    return Frozen(reference, reward, fixed)
+
+
+def whole(state: PPOState, fixed: dict[str, Any]) -> PPOState:
+    """The state with the whole of policy and value function."""
+    return state._replace(
+        policy=parts.merge(fixed["policy"], state.policy),
+        value=parts.merge(fixed["value"], state.value),
+    )
+
+
 def optimizers(config: PPOConfig):
+    """Of the policy and of the value function."""
     steps = config.optimizer_steps
     return (
         make_optimizer(config.policy_optimizer, steps),
@@ -140,26 +164,31 @@ def make_experience(
     model: TransformerConfig,
     ending: Ending,
     reward_model: TransformerConfig | None = None,
+    reference: TransformerConfig | None = None,
 ) -> Callable:
     """experience(state, frozen, batch, rollout): scores, shaped rewards and advantages.
 
-    reward_model: the shape of reward model and value function; None: the policy's.
+    reward_model: the shape of reward model and value function; reference: the reference's; None:
+    the policy's.
     """
     length, reward_model = config.response_length, reward_model or model
+    reference = reference or model
     chunks = config.minibatches * config.micro_batches
 
     def evaluate(state, frozen, tokens, segments, mask):
         """One forward pass of each of the four models over a chunk of sequences."""
-        log_probs = lambda params: response_log_probs(
-            model, params, tokens, segments, length, config.temperature
+        log_probs = lambda shape, params: response_log_probs(
+            shape, params, tokens, segments, length, config.temperature
         )
+        state = whole(state, frozen.fixed)
         states = response_states(reward_model, state.value, tokens, segments, length)
         # From the prompt's last token on: a reward model may read no token of a response.
         last = transformer.hidden(reward_model, frozen.reward, tokens, segments, last=length + 1)
         read = jnp.pad(ending.read(tokens[:, -length:], mask), ((0, 0), (1, 0)), constant_values=1)
         scores = score.at_last_token(score.scores(frozen.reward, last), read)
         values = score.scores(state.value, states)
-        return log_probs(state.policy), log_probs(frozen.reference), values, scores
+        learner, frozen_one = log_probs(model, state.policy), log_probs(reference, frozen.reference)
+        return learner, frozen_one, values, scores
 
     def experience(state: PPOState, frozen: Frozen, batch, rollout: Rollout):
         mask = rollout.mask
@@ -178,7 +207,7 @@ def make_experience(
         log_probs = jnp.where(rollout.sick.any(), jnp.nan, log_probs)
 
         ended = ending.ended(rollout.tokens, mask)
-        scores = final_scores(scores, ended, config.missing_eos_score)
+        scores = final_scores(scores, ended, ending.missing)
         rewards = kl_shaped_rewards(scores, log_probs, ref_log_probs, mask, state.kl_coefficient)
         if config.whiten_rewards:
             rewards = whiten(rewards, mask, shift_mean=False)
@@ -238,7 +267,8 @@ def value_loss(config: PPOConfig, model: TransformerConfig) -> Callable:
 def make_minibatch_update(
     config: PPOConfig, model: TransformerConfig, value_model: TransformerConfig
 ) -> Callable:
-    """minibatch_update(state, experience, text): a step of the policy, one of the value function.
+    """minibatch_update(state, experience, text, fixed): a step of the policy, one of the value
+    function. fixed: the parts of both that are not trained.
 
     The policy's gradient and ptx's are taken one after the other and added, ptx times its
     coefficient (Ouyang et al. 2022, eq. 2 and appendix C.4). A loss or gradient that is not finite
@@ -250,19 +280,22 @@ def make_minibatch_update(
     ptx_loss = likelihood_loss(dataclasses.replace(model, dropout=0.0))
     losses = policy_loss(config, model), value_loss(config, value_model)
 
-    def gradients(loss, params, batch, name, pieces=config.micro_batches):
-        grads, metrics = accumulate_gradients(loss, params, batch, pieces)
+    def gradients(loss, fixed, params, batch, name, pieces=config.micro_batches):
+        of_trained = lambda trained, micro: loss(parts.merge(fixed, trained), micro)
+        grads, metrics = accumulate_gradients(of_trained, params, batch, pieces)
         named = {f"{name}_{key}": metrics.pop(key) for key in ("loss", "grad_norm")}
         return grads, metrics | named
 
-    def minibatch_update(state: PPOState, experience: Experience, text):
-        grads, metrics = gradients(losses[0], state.policy, experience, "policy")
-        value_grads, value_metrics = gradients(losses[1], state.value, experience, "value")
+    def minibatch_update(state: PPOState, experience: Experience, text, fixed=NOTHING_FIXED):
+        grads, metrics = gradients(losses[0], fixed["policy"], state.policy, experience, "policy")
+        value_grads, value_metrics = gradients(
+            losses[1], fixed["value"], state.value, experience, "value"
+        )
         metrics |= value_metrics
         of_episodes = of_policy = metrics["policy_loss"].weight
         if text is not None:
             ptx_grads, ptx_metrics = gradients(
-                ptx_loss, state.policy, text, "ptx", config.text_pieces
+                ptx_loss, fixed["policy"], state.policy, text, "ptx", config.text_pieces
             )
             metrics |= ptx_metrics
             of_text, coefficient = metrics["ptx_loss"].weight, config.ptx_coefficient
@@ -297,7 +330,7 @@ def make_minibatch_update(
 def make_update(
     config: PPOConfig, model: TransformerConfig, value_model: TransformerConfig | None = None
 ) -> Callable:
-    """update(state, experience, kl, text): epochs x minibatches, then the averages.
+    """update(state, experience, kl, text, fixed): epochs x minibatches, then the averages.
 
     value_model: the shape of the value function; None: the policy's.
 
@@ -305,7 +338,7 @@ def make_update(
     """
     minibatch_update = make_minibatch_update(config, model, value_model or model)
 
-    def update(state: PPOState, experience: Experience, kl, text):
+    def update(state: PPOState, experience: Experience, kl, text, fixed=NOTHING_FIXED):
         key = jax.random.fold_in(jax.random.fold_in(state.key, state.step), 1)
         shuffle = lambda k: jax.random.permutation(k, config.batch_size)
         orders = jax.vmap(shuffle)(jax.random.split(key, config.epochs))
@@ -324,7 +357,7 @@ def make_update(
         def one(state, step):
             rows, part = step
             picked = replicas.share(jax.tree.map(lambda x: place(x[rows], "rows"), experience))
-            return minibatch_update(state, picked, part)
+            return minibatch_update(state, picked, part, fixed)
 
         state, told = jax.lax.scan(one, state, (rows, text))
         sums, steps = jax.tree.map(lambda x: x.sum(axis=0), told)  # over the minibatches
@@ -340,54 +373,50 @@ def make_update(
     return update
 
 
-def make_iteration(
+def functions(
     config: PPOConfig,
     model: TransformerConfig,
     ending: Ending,
-    frozen: Frozen,
     reward_model: TransformerConfig | None = None,
-    compile: Compile = one_device,
-) -> Callable:
+    reference: TransformerConfig | None = None,
+) -> Programs:
+    """The pieces of one iteration, not compiled.
+
+    reward_model: the shape of reward model and value function; reference: the reference's; None:
+    the policy's.
+    """
+    return Programs(
+        rollout=make_rollout(config, model, ending),
+        experience=make_experience(config, model, ending, reward_model, reference),
+        update=make_update(config, model, reward_model),
+    )
+
+
+def make_iteration(programs: Programs, frozen: Frozen, compute_dtype: str) -> Callable:
     """step(state, batch) -> (state, metrics): one iteration; the state is donated.
 
+    programs: compiled; compute_dtype: the policy's.
     batch: {"prompts": prompt batch, "text": ptx batch, absent where ptx_coefficient is 0}.
-    reward_model: the shape of reward model and value function; None: the policy's.
     Raises UserError in the first iteration of finite samples where sampler and learner disagree.
     """
-    programs = compile_programs(config, model, ending, reward_model, compile)
-    tolerance = 1e-3 if resolve_dtype(model.compute_dtype) == jnp.float32 else 0.1
+    tolerance = 1e-3 if resolve_dtype(compute_dtype) == jnp.float32 else 0.1
     checked = False
 
     def step(state: PPOState, batch):
         nonlocal checked
         key = jax.random.fold_in(jax.random.fold_in(state.key, state.step), 0)
         prompts = {name: batch["prompts"][name] for name in ("tokens", "segments")}
-        rollout = programs.rollout(state.policy, key, prompts)
+        policy = parts.merge(frozen.fixed["policy"], state.policy)
+        rollout = programs.rollout(policy, key, prompts)
         experience, metrics = programs.experience(state, frozen, prompts, rollout)
         if not checked and not metrics["sick_rows"]:
             check_sampler(float(metrics["sampler_gap"]), tolerance)
             checked = True
-        state, update_metrics = programs.update(state, experience, metrics["kl"], batch.get("text"))
+        text, kl = batch.get("text"), metrics["kl"]
+        state, update_metrics = programs.update(state, experience, kl, text, frozen.fixed)
         return state, metrics | update_metrics
 
     return step
-
-
-def compile_programs(
-    config: PPOConfig,
-    model: TransformerConfig,
-    ending: Ending,
-    reward_model: TransformerConfig | None = None,
-    compile: Compile = one_device,
-) -> Programs:
-    rollout = make_rollout(config, model, ending)
-    experience = make_experience(config, model, ending, reward_model)
-    update = make_update(config, model, reward_model)
-    return Programs(
-        rollout=compile(rollout, rows=(2,), returns_rows=True),
-        experience=compile(experience, rows=(2, 3)),
-        update=compile(update, rows=(3,), donate=True),
-    )
 
 
 def check_sampler(gap: float, tolerance: float) -> None:

@@ -42,15 +42,16 @@ class PPOConfig:
     value_clip: float | None = 0.2  # None: plain squared error
     whiten_rewards: bool = False  # keeps the mean (Ziegler et al. 2019)
     whiten_advantages: bool = True
-    stop_token: str | None = None  # ends a response in place of EOS (Ziegler et al. 2019: ".")
-    stop_after: int = 0  # at or after this column of the response
-    missing_eos_score: float | None = -1.0  # replaces the score of a response that does not end
     zero_value_head: bool = False  # else the value function starts as the reward model
     ema_decay: float | None = 0.992  # of the policy, an iteration; None: no average
     ptx_coefficient: float = 0.0
     ptx_per: Literal["token", "sequence"] = "token"  # what the ptx gradient is a mean over
     ptx_ratio: int = 8  # rows of pretraining text an episode
     ptx_length: int = 1024  # tokens of such a row
+    # Names of the parameters that are trained, as in ("score",), branches of the tree of
+    # parameters; none: all are. The others stay as they are and have no optimizer.
+    train_policy: tuple[str, ...] = ()
+    train_value: tuple[str, ...] = ()
 
     def __post_init__(self):
         positive = (
@@ -74,12 +75,6 @@ class PPOConfig:
         pieces = self.rollout_micro_batches
         ok = self.batch_size % pieces == 0
         require(ok, "rollout_micro_batches", pieces, f"a divisor of batch_size {self.batch_size}")
-        require(
-            0 <= self.stop_after < self.response_length,
-            "stop_after",
-            self.stop_after,
-            f"a column of the response, 0 to {self.response_length - 1}",
-        )
         if isinstance(self.kl, AdaptiveController):
             self.kl.check(self.batch_size, "kl.horizon")
         rows = self.batch_size // self.minibatches * self.ptx_ratio

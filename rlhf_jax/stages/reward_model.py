@@ -2,11 +2,13 @@
 
 import dataclasses
 from collections.abc import Callable, Iterable
-from typing import Any, Literal, get_args
+from typing import Any, ClassVar, Literal
 
 import jax
 import jax.numpy as jnp
 
+from rlhf_jax.data import pipeline
+from rlhf_jax.data.arrays import told
 from rlhf_jax.errors import require
 from rlhf_jax.models import score, transformer
 from rlhf_jax.models.config import TransformerConfig
@@ -18,54 +20,56 @@ from rlhf_jax.objectives.reward_models import (
     ranked_loss,
     shift_to_zero,
 )
-from rlhf_jax.training.optimizer import OptimizerConfig
+from rlhf_jax.stages import feeds
+from rlhf_jax.stages.rankings import RankingStage
+from rlhf_jax.stages.stage import score_shapes
 
 
 @dataclasses.dataclass(frozen=True)
-class RankingConfig:
-    """Of stages that learn from rankings. InstructGPT: 64 prompts a batch, K = 4..9 outputs each,
-    one epoch.
+class RewardModel(RankingStage):
+    """A scorer from rankings, and how its scores are moved at the end: on the demonstrations of the
+    data source."""
 
-    divide_by  what a prompt's sum over its untied pairs is divided by. "all_pairs": by C(K,2), as
-               equation 1 of the paper; a prompt with ties then weighs less. "untied_pairs": by the
-               number of untied pairs; every prompt weighs alike, and an untied pair weighs more
-               where other pairs of its prompt tie
-    """
-
-    optimizer: OptimizerConfig
-    epochs: float = 1.0
-    batch_size: int = 64  # prompts
-    outputs: int = 9  # of a batch element; at least the largest K
-    packed: bool = False  # several rankings in a batch element
-    length: int = 2048  # tokens of prompt and response; longer outputs are dropped and counted
-    micro_batches: int = 1
-    divide_by: DivideBy = "all_pairs"  # C(K,2), or the untied pairs
-
-    def __post_init__(self):
-        for field in ("epochs", "batch_size", "length", "micro_batches"):
-            value = getattr(self, field)
-            require(value > 0, field, value, "positive")
-        require(self.outputs >= 2, "outputs", self.outputs, "at least 2")
-        require(
-            self.batch_size % self.micro_batches == 0,
-            "micro_batches",
-            self.micro_batches,
-            f"a divisor of batch_size = {self.batch_size}",
-        )
-        counts = get_args(DivideBy)
-        require(self.divide_by in counts, "divide_by", self.divide_by, f"one of {counts}")
-
-
-@dataclasses.dataclass(frozen=True)
-class RewardConfig(RankingConfig):
-    """A reward model, and how its scores are moved at the end."""
-
+    ends: ClassVar = "score"
     normalise: Literal["none", "shift", "gain_and_bias"] = "shift"
 
     def __post_init__(self):
         super().__post_init__()
         ways = ("none", "shift", "gain_and_bias")
         require(self.normalise in ways, "normalise", self.normalise, f"one of {ways}")
+
+    def check(self, facts):
+        super().check(facts)
+        if self.normalise != "none":
+            facts.some("demonstrations", "train", "length", self.length)
+
+    def programs(self, build, steps):
+        model, params = build.shapes["start"], score_shapes(build.shapes["start"])
+        loss = reward_loss(model, self.divide_by)
+        update = self.update_program(loss, params, self.batch_shapes(), steps)
+        return {"update": update}
+
+    def task(self, inputs):
+        params = score.with_score_head(inputs.model("start"), inputs.key("head"))
+        if self.normalise == "gain_and_bias":  # before training too (Ziegler et al. 2019)
+            params = self.finish(params, inputs)
+        batches = feeds.rankings(inputs, self)
+        return self.training(inputs, params, batches, self.tokens_per_step, ("loss", "accuracy"))
+
+    def finish(self, params, inputs):
+        demonstrations = pipeline.supervised_pass(
+            inputs.records("demonstrations", "train"),
+            inputs.tokenizer,
+            batch_size=self.batch_size,
+            length=self.length,
+            close=inputs.build.ending.close,
+        )
+        if self.normalise != "none" and demonstrations.dropped:
+            counted = told(demonstrations.dropped)
+            about = f"demonstrations: {counted} (length = {self.length})"
+            print(f"{inputs.build.name}: {about}")
+        model = inputs.build.shapes["start"]
+        return normalise(model, params, demonstrations, self.normalise, inputs.runner.evaluate)
 
 
 def score_sequences(model: TransformerConfig, params: Any, tokens, segments) -> jax.Array:

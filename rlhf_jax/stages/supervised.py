@@ -1,8 +1,7 @@
-"""Maximum likelihood on tokens: pretraining on plain text, fine-tuning on demonstrations."""
+"""Maximum likelihood on tokens: the update of a stage that trains one model, and its loss."""
 
-import dataclasses
 from collections.abc import Callable
-from typing import Any, Literal, NamedTuple
+from typing import Any, NamedTuple, Protocol
 
 import jax
 import jax.numpy as jnp
@@ -10,8 +9,7 @@ import numpy as np
 import optax
 
 from rlhf_jax.data.batches import Pass
-from rlhf_jax.errors import require
-from rlhf_jax.models import transformer
+from rlhf_jax.models import parts, transformer
 from rlhf_jax.models.config import TransformerConfig
 from rlhf_jax.objectives.reductions import WeightedMean
 from rlhf_jax.parallel.runner import Compile, one_device
@@ -27,57 +25,17 @@ from rlhf_jax.training.optimizer import (
 Batch = dict[str, jax.Array]
 
 
-@dataclasses.dataclass(frozen=True)
-class SupervisedConfig:
-    """Pretraining (packed text) or supervised fine-tuning (prompt tokens carry no loss).
-
-    pretraining_fraction_of  what the fraction is of; not printed in the paper, which says 10 %.
-                             "rows": of the rows of a batch, each token of weight 1, so that long
-                             rows of text beside short responses are more of the loss. "loss": the
-                             same rows, and their targets weigh so much that text holds that share
-                             of the loss's weight, in each batch that has rows of both
-    """
-
-    optimizer: OptimizerConfig
-    epochs: float = 1.0
-    batch_size: int = 32
-    length: int = 1024  # tokens a row; longer demonstrations are dropped and counted
-    micro_batches: int = 1
-    packed: bool = False  # several demonstrations in a row
-    pretraining_fraction: float = 0.0  # of plain text among the demonstrations
-    pretraining_fraction_of: Literal["rows", "loss"] = "rows"  # what the fraction is of
-
-    def __post_init__(self):
-        for field in ("epochs", "batch_size", "length", "micro_batches"):
-            value = getattr(self, field)
-            require(value > 0, field, value, "positive")
-        require(
-            self.batch_size % self.micro_batches == 0,
-            "micro_batches",
-            self.micro_batches,
-            f"a divisor of batch_size = {self.batch_size}",
-        )
-        require(
-            0 <= self.pretraining_fraction < 1,
-            "pretraining_fraction",
-            self.pretraining_fraction,
-            "in [0, 1)",
-        )
-        ways = ("rows", "loss")
-        of = self.pretraining_fraction_of
-        require(of in ways, "pretraining_fraction_of", of, f"one of {ways}")
-
-
 class TrainState(NamedTuple):
     """All that moves in a stage that trains one model."""
 
     step: jax.Array
-    params: Any
+    params: Any  # the trained part of them
     opt_state: Any
     key: jax.Array
 
 
 def initial_state(params: Any, optimizer: optax.GradientTransformation, key) -> TrainState:
+    """The state before the first step; params: the trained part."""
     return TrainState(jnp.zeros((), jnp.int32), params, optimizer.init(params), key)
 
 
@@ -104,20 +62,28 @@ def _token_losses(model: TransformerConfig, params: Any, batch: Batch, key=None)
     return -log_probs_of(model, params, states[:, :-1], batch["tokens"][:, 1:])
 
 
-def make_update(
-    loss: Callable, config: Any, total_steps: int, compile: Compile = one_device
-) -> tuple[Callable, Any]:
-    """The compiled `update(state, batch) -> (state, metrics)` of a loss, and its optimizer.
+class HowToUpdate(Protocol):
+    """What an update takes of a stage's config."""
 
-    `config` names the optimizer and the number of micro-batches. The state is donated. A step
-    whose loss or gradient is not finite leaves parameters and optimizer as they were, and so does
+    optimizer: OptimizerConfig
+    micro_batches: int
+
+
+def make_update(
+    loss: Callable, config: HowToUpdate, total_steps: int, compile: Compile = one_device
+) -> tuple[Callable, Any]:
+    """The compiled `update(state, batch, fixed) -> (state, metrics)` of a loss, and its optimizer.
+
+    fixed: the part of the parameters that is not trained (models/parts.py). The loss is taken at
+    the whole, its gradient at the trained part, the state's. The state is donated. A step whose loss or gradient is not finite leaves parameters and optimizer as they were, and so does
     one whose batch has weight 0; skipped_steps and empty_steps say so.
     """
     optimizer = make_optimizer(config.optimizer, total_steps)
 
-    def update(state: TrainState, batch: Batch):
+    def update(state: TrainState, batch: Batch, fixed: Any = {}):  # noqa: B006
         key = jax.random.fold_in(state.key, state.step)
-        grads, sums = accumulate_gradients(loss, state.params, batch, config.micro_batches, key)
+        whole = lambda trained, *micro: loss(parts.merge(fixed, trained), *micro)
+        grads, sums = accumulate_gradients(whole, state.params, batch, config.micro_batches, key)
         updates, opt_state = optimizer.update(grads, state.opt_state, state.params)
         params = optax.apply_updates(state.params, updates)
         ok = all_finite(sums["loss"].mean, sums["grad_norm"].mean)

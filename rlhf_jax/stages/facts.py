@@ -1,0 +1,142 @@
+"""What the data tell before the first step of any stage: whether records leave something for each
+stage and for the report, and enough for a stage's warm-up. Read from the lengths of tokenised
+records and their numbers of outputs.
+"""
+
+import math
+from collections import Counter
+from collections.abc import Callable, Mapping, Sequence
+from typing import NamedTuple, Protocol
+
+from rlhf_jax.data.arrays import Close, left_out, tokenised_ranking, told
+from rlhf_jax.data.records import Demonstration, Prompt, Ranking
+from rlhf_jax.data.tokenizer import Tokenizer
+from rlhf_jax.errors import UserError, require
+
+
+class Measured(NamedTuple):
+    """Of a record."""
+
+    tokens: int  # of its longest sequence
+    outputs: int = 1
+    reason: str | None = None  # why it says nothing
+
+
+class Expected(NamedTuple):
+    """Of rankings that a stage is yet to collect."""
+
+    rankings: int  # at most
+    shortest: int  # tokens of prompt and response, at least
+    most_outputs: int
+
+
+class Data(Protocol):
+    """Records, and words about them."""
+
+    tokenizer: Tokenizer
+
+    def read(self, kind: str, split: str) -> Sequence: ...
+    def sources(self, kind: str, split: str) -> Mapping[str, int]: ...
+    def where(self, kind: str, split: str) -> str: ...
+
+
+class Measures:
+    """The tokenised lengths of records, each split measured once."""
+
+    def __init__(self, close: Close):
+        """close: what ends a ranked response (`Ending.close`)."""
+        self._close, self._found = close, {}
+        self._measures: dict[str, Callable] = {
+            "prompts": self._prompt,
+            "demonstrations": self._demonstration,
+            "rankings": self._ranking,
+        }
+
+    def of(self, data: Data, kind: str, split: str) -> list[Measured]:
+        key = data.where(kind, split), kind, split
+        if key not in self._found:
+            measure, tokenizer = self._measures[kind], data.tokenizer
+            self._found[key] = [measure(record, tokenizer) for record in data.read(kind, split)]
+        return self._found[key]
+
+    def _prompt(self, record: Prompt, tokenizer: Tokenizer) -> Measured:
+        return Measured(1 + len(tokenizer.encode(record.prompt)))
+
+    def _demonstration(self, record: Demonstration, tokenizer: Tokenizer) -> Measured:
+        encode = tokenizer.encode
+        return Measured(2 + len(encode(record.prompt)) + len(encode(record.response)))
+
+    def _ranking(self, record: Ranking, tokenizer: Tokenizer) -> Measured:
+        ranked = tokenised_ranking(record, tokenizer, self._close)
+        longest = max(len(ids) for ids, _ in ranked[0])
+        return Measured(longest, len(ranked[1]), left_out(record, ranked, math.inf))
+
+
+class Facts:
+    """What the records say to one stage, or to the report.
+
+    name: of the stage; data: of a kind, where its records lie; expected: of rankings that are yet
+    to be collected.
+    left_out, filled by `some`: {"rankings.train": {source: {reason: count}}}.
+    """
+
+    def __init__(
+        self,
+        name: str,
+        data: Callable[[str], Data],
+        measures: Measures,
+        expected: Callable[[], Expected | None] = lambda: None,
+    ):
+        self._name, self._data, self._measures = name, data, measures
+        self._expected = expected
+        self.left_out: dict[str, dict] = {}
+
+    @property
+    def expected(self) -> Expected | None:
+        """Of rankings that another stage is yet to collect; None: they are there."""
+        return self._expected()
+
+    def measured(self, kind: str, split: str) -> list[Measured]:
+        return self._measures.of(self._data(kind), kind, split)
+
+    def where(self, kind: str, split: str) -> str:
+        """What a message calls the records."""
+        return self._data(kind).where(kind, split)
+
+    def warms_up(self, rows: float, epochs: float, batch_size: int, warmup: int) -> None:
+        """Raises ConfigError unless the warm-up ends before a stage of so many rows an epoch."""
+        steps = max(1, round(epochs * math.ceil(rows / batch_size)))
+        field, allowed = f"{self._name}.optimizer.warmup_steps", f"below the run's {steps} steps"
+        require(warmup < steps, field, warmup, allowed)
+
+    def fits(self, kind: str, split: str, field: str, length: int, needed: int) -> None:
+        """Raises ConfigError unless a length, of the field, is enough for the prompts."""
+        allowed = f"at least {needed}, for the prompts of {self.where(kind, split)}"
+        require(length >= needed, f"{self._name}.{field}", length, allowed)
+
+    def some(self, kind: str, split: str, field: str, length: int) -> list[Measured]:
+        """Those records that are left where longer ones than `length` tokens, of the field, are
+        not. What is left out is printed, and counted, by source.
+
+        Raises UserError where none is left.
+        """
+        facts, where = self.measured(kind, split), self.where(kind, split)
+        reasons = ["too long" if fact.tokens > length else fact.reason for fact in facts]
+        shortest = min((fact.tokens for fact in facts if fact.tokens > length), default=None)
+        field = f"{self._name}.{field}"
+        room = f" ({field} = {length}; those too long have {shortest} tokens or more)"
+        limit = lambda found: room if "too long" in found else ""
+        counts, start = {}, 0
+        for source, count in self._data(kind).sources(kind, split).items():
+            found = Counter(filter(None, reasons[start : start + count]))
+            start += count
+            if found:
+                counts[source] = dict(found)
+                about = f"{told(found)} of {count} left out{limit(found)}"
+                print(f"{self._name}: {where}: {source}: {about}")
+        self.left_out[f"{kind}.{split}"] = counts
+        if all(reasons):
+            found = Counter(reasons)
+            about = f"nothing is left for {self._name}: {told(found)}{limit(found)}"
+            raise UserError(f"{where}: {about}")
+        return [fact for fact, reason in zip(facts, reasons, strict=True) if reason is None]

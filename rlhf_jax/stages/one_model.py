@@ -1,0 +1,99 @@
+"""What stages have in common that train one model by gradient steps on batches: all but PPO."""
+
+import dataclasses
+from collections.abc import Callable
+from typing import Any
+
+import jax
+
+from rlhf_jax.data.batches import Batches
+from rlhf_jax.errors import inside, require
+from rlhf_jax.models import parts
+from rlhf_jax.stages import supervised
+from rlhf_jax.stages.stage import KEY, Inputs, Program, Rows, Stage, divisor
+from rlhf_jax.training.loop import Task
+from rlhf_jax.training.optimizer import OptimizerConfig, make_optimizer
+
+
+@dataclasses.dataclass(frozen=True)
+class OneModelStage(Stage):
+    """A stage that trains one model.
+
+    train: names of the parameters that are trained, as in ("score",), branches of the tree of
+    parameters; none: all are. The others stay as they are and have no optimizer.
+    """
+
+    optimizer: OptimizerConfig
+    epochs: float = 1.0
+    batch_size: int = 32  # rows, or prompts of rankings
+    length: int = 1024  # tokens a row; longer records are left out and counted
+    micro_batches: int = 1
+    train: tuple[str, ...] = dataclasses.field(default=(), kw_only=True)
+
+    def __post_init__(self):
+        for field in ("epochs", "batch_size", "length", "micro_batches"):
+            value = getattr(self, field)
+            require(value > 0, field, value, "positive")
+        require(
+            self.batch_size % self.micro_batches == 0,
+            "micro_batches",
+            self.micro_batches,
+            f"a divisor of batch_size = {self.batch_size}",
+        )
+
+    def batches(self):
+        return (Rows("batch_size", self.batch_size, self.micro_batches),)
+
+    def with_micro_batches(self, times: int, groups: int) -> Stage:
+        pieces = divisor(self.batch_size, self.micro_batches * times)
+        return dataclasses.replace(self, micro_batches=pieces)
+
+    def update_program(self, loss: Callable, params: Any, batch: dict, steps: int) -> Program:
+        """The training step of a loss, on shapes of all parameters and of a batch."""
+        fixed, trained = parts.split(params, self.train)
+        update, optimizer = supervised.make_update(loss, self, steps, as_written)
+        initial = lambda trained, key: supervised.initial_state(trained, optimizer, key)
+        state = jax.eval_shape(initial, trained, KEY)
+        return Program(update, (state, batch, fixed), rows=(1,), donates=True)
+
+    def training(
+        self,
+        inputs: Inputs,
+        params: Any,
+        batches: Batches,
+        tokens_per_step: int,
+        show: tuple[str, ...],
+        prepare: Callable[[dict, dict], dict] = lambda programs, batch: batch,
+    ) -> Task:
+        """The task that calls the program "update" on every batch.
+
+        prepare(programs, batch): adds what the loss reads beside a batch, on the devices.
+        """
+        if batches.dropped:
+            print(f"{inputs.build.name}: {batches.left_out} (length = {self.length})")
+        steps, runner = max(1, round(self.epochs * batches.steps_per_epoch)), inputs.runner
+        with inside(f"{inputs.build.name}.optimizer"):
+            optimizer = make_optimizer(self.optimizer, steps)
+        programs = inputs.compile(self.programs(inputs.build, steps))
+        initial = lambda trained, key: supervised.initial_state(trained, optimizer, key)
+        fixed, trained = parts.split(params, self.train)
+        place = lambda batch: runner.rows(batch, self.batch_size)
+        return Task(
+            name=inputs.build.name,
+            state=runner.create(initial, trained, inputs.key("training")),
+            step=lambda state, batch: programs["update"](
+                state, prepare(programs, place(batch)), fixed
+            ),
+            batches=batches,
+            total_steps=steps,
+            tokens_per_step=tokens_per_step,
+            show=show,
+            whole=lambda batch: runner.gather(batch, self.batch_size),
+            model=lambda state: parts.merge(fixed, state.params),
+        )
+
+
+def as_written(function: Callable, **how: Any) -> Callable:
+    """`Compile` that leaves the function as it is: the runner compiles it later."""
+    del how
+    return function

@@ -1,0 +1,36 @@
+"""Pretraining on plain text, packed into whole rows."""
+
+import dataclasses
+
+from rlhf_jax.errors import require
+from rlhf_jax.models import transformer
+from rlhf_jax.stages import feeds
+from rlhf_jax.stages.one_model import OneModelStage
+from rlhf_jax.stages.stage import policy_shapes, text_shapes
+from rlhf_jax.stages.supervised import likelihood_loss
+
+
+@dataclasses.dataclass(frozen=True)
+class Pretrain(OneModelStage):
+    """A model of the experiment's shape, from its first weights on."""
+
+    def shape(self, build):
+        return build.model
+
+    def check_shapes(self, build):
+        context = build.model.context
+        require(self.length <= context, "length", self.length, f"<= model.context = {context}")
+
+    def steps(self, examples):
+        return None  # how many tokens the text has, the text alone tells
+
+    def programs(self, build, steps):
+        batch, params = text_shapes(self.batch_size, self.length), policy_shapes(build.model)
+        return {"update": self.update_program(likelihood_loss(build.model), params, batch, steps)}
+
+    def task(self, inputs):
+        model = inputs.build.model
+        batches = feeds.text(inputs, self.batch_size, self.length, "text")
+        initial = lambda key: transformer.init(model, key)
+        params = inputs.runner.create(initial, inputs.key("initialise"))
+        return self.training(inputs, params, batches, self.batch_size * self.length, ("loss",))

@@ -1,0 +1,87 @@
+"""What stages have in common that learn from rankings."""
+
+import dataclasses
+import math
+from typing import get_args
+
+from rlhf_jax.data.arrays import first_fit
+from rlhf_jax.errors import require
+from rlhf_jax.objectives.reward_models import DivideBy
+from rlhf_jax.stages.facts import Facts
+from rlhf_jax.stages.one_model import OneModelStage
+from rlhf_jax.stages.stage import Need, ints, text_shapes
+
+
+@dataclasses.dataclass(frozen=True)
+class RankingStage(OneModelStage):
+    """Learns from rankings. InstructGPT: 64 prompts a batch, K = 4..9 outputs each, one epoch.
+
+    start      the stage whose policy it starts from
+    rankings   the stage that collects the rankings; None: the data source has them
+    packed     so many whole rankings share the outputs of a batch element, at most
+    divide_by  what a prompt's sum over its untied pairs is divided by. "all_pairs": by C(K,2), as
+               equation 1 of the paper; a prompt with ties then weighs less. "untied_pairs": by the
+               number of untied pairs; every prompt weighs alike, and an untied pair weighs more
+               where other pairs of its prompt tie
+    """
+
+    batch_size: int = 64  # prompts
+    outputs: int = 9  # of a batch element; at least the largest K
+    packed: int = 1  # rankings that share a batch element, at most
+    length: int = 2048  # tokens of prompt and response; longer outputs are dropped and counted
+    divide_by: DivideBy = "all_pairs"  # C(K,2), or the untied pairs
+    start: str = dataclasses.field(kw_only=True)
+    rankings: str | None = dataclasses.field(default=None, kw_only=True)
+
+    def __post_init__(self):
+        super().__post_init__()
+        require(self.outputs >= 2, "outputs", self.outputs, "at least 2")
+        whole = self.packed is not True and self.packed is not False
+        ok = whole and 1 <= self.packed <= self.outputs // 2
+        require(ok, "packed", self.packed, f"1 to outputs / 2 = {self.outputs // 2}")
+        counts = get_args(DivideBy)
+        require(self.divide_by in counts, "divide_by", self.divide_by, f"one of {counts}")
+
+    def needs(self):
+        collected = {} if self.rankings is None else {"rankings": Need(self.rankings, "rankings")}
+        return {"start": Need(self.start, "policy"), **collected}
+
+    def check_shapes(self, build):
+        context = build.shapes["start"].context
+        allowed = f"<= the context of {self.start} = {context}"
+        require(self.length <= context, "length", self.length, allowed)
+
+    def check(self, facts: Facts) -> None:
+        warmup = self.optimizer.warmup_steps
+        if (expected := facts.expected) is not None:
+            allowed = f"at least {expected.shortest}, for the shortest prompt of {self.rankings}"
+            require(self.length >= expected.shortest, "length", self.length, allowed)
+            self._has_room(expected.most_outputs, f"the largest K of {self.rankings}")
+            # Some are held out or tied: one row each at most.
+            facts.warms_up(expected.rankings, self.epochs, self.batch_size, warmup)
+            return
+        most = max(ranking.outputs for ranking in facts.measured("rankings", "train"))
+        self._has_room(most, f"the longest ranking of {facts.where('rankings', 'train')}")
+        found = facts.some("rankings", "train", "length", self.length)
+        if self.packed > 1:
+            found = first_fit([ranking.outputs for ranking in found], self.outputs, self.packed)
+        facts.warms_up(len(found), self.epochs, self.batch_size, warmup)
+
+    def _has_room(self, most: int, whose: str) -> None:
+        require(self.outputs >= most, "outputs", self.outputs, f"at least {most}, {whose}")
+
+    def steps(self, examples):
+        known = None if self.packed > 1 or self.rankings is not None else examples("rankings")
+        if known is None:
+            return None
+        return max(1, round(self.epochs * math.ceil(known / self.batch_size)))
+
+    def batch_shapes(self) -> dict:
+        """Of a batch: tokens, segments, weights [B, K, T] and ranks [B, G, K]; [B, K] for G = 1."""
+        rows, outputs = self.batch_size, self.outputs
+        grouped = (rows, self.packed, outputs) if self.packed > 1 else (rows, outputs)
+        return text_shapes(rows, outputs, self.length) | {"ranks": ints(*grouped)}
+
+    @property
+    def tokens_per_step(self) -> int:
+        return self.batch_size * self.outputs * self.length

@@ -1,0 +1,71 @@
+"""Supervised fine-tuning: the likelihood of demonstrations, prompts carry no loss."""
+
+import dataclasses
+import math
+from typing import Literal
+
+from rlhf_jax.data.arrays import first_fit
+from rlhf_jax.errors import require
+from rlhf_jax.stages import feeds
+from rlhf_jax.stages.one_model import OneModelStage
+from rlhf_jax.stages.stage import Need, policy_shapes, text_shapes
+from rlhf_jax.stages.supervised import likelihood_loss
+
+
+@dataclasses.dataclass(frozen=True)
+class SFT(OneModelStage):
+    """Fine-tunes the policy of the stage `start` on demonstrations.
+
+    pretraining_fraction_of  what the fraction is of; not printed in the paper, which says 10 %.
+                             "rows": of the rows of a batch, each token of weight 1, so that long
+                             rows of text beside short responses are more of the loss. "loss": the
+                             same rows, and their targets weigh so much that text holds that share
+                             of the loss's weight, in each batch that has rows of both
+    """
+
+    packed: bool = False  # several demonstrations in a row
+    pretraining_fraction: float = 0.0  # of plain text among the demonstrations
+    pretraining_fraction_of: Literal["rows", "loss"] = "rows"  # what the fraction is of
+    start: str = dataclasses.field(kw_only=True)
+
+    def __post_init__(self):
+        super().__post_init__()
+        require(
+            0 <= self.pretraining_fraction < 1,
+            "pretraining_fraction",
+            self.pretraining_fraction,
+            "in [0, 1)",
+        )
+        ways = ("rows", "loss")
+        of = self.pretraining_fraction_of
+        require(of in ways, "pretraining_fraction_of", of, f"one of {ways}")
+
+    def needs(self):
+        return {"start": Need(self.start, "policy")}
+
+    def check_shapes(self, build):
+        context = build.shapes["start"].context
+        require(self.length <= context, "length", self.length, f"<= model.context = {context}")
+
+    def check(self, facts):
+        found = facts.some("demonstrations", "train", "length", self.length)
+        if self.packed:
+            found = first_fit([record.tokens for record in found], self.length)
+        rows = len(found) / (1 - self.pretraining_fraction)
+        facts.warms_up(rows, self.epochs, self.batch_size, self.optimizer.warmup_steps)
+
+    def steps(self, examples):
+        count = None if self.packed else examples("demonstrations")
+        if count is None:
+            return None
+        rows = count / (1 - self.pretraining_fraction)
+        return max(1, round(self.epochs * math.ceil(rows / self.batch_size)))
+
+    def programs(self, build, steps):
+        model = build.shapes["start"]
+        batch, params = text_shapes(self.batch_size, self.length), policy_shapes(model)
+        return {"update": self.update_program(likelihood_loss(model), params, batch, steps)}
+
+    def task(self, inputs):
+        batches, params = feeds.demonstrations(inputs, self), inputs.model("start")
+        return self.training(inputs, params, batches, self.batch_size * self.length, ("loss",))
