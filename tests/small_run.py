@@ -15,17 +15,14 @@ import signal
 import sys
 from pathlib import Path
 
-from rlhf_jax import cli, corpora, feeds, randomness, run
 from rlhf_jax.corpora import Corpora
-from rlhf_jax.evaluation import report
 from rlhf_jax.experiment import EvaluationConfig, Experiment, WorldData
+
+from rlhf_jax import cli, corpora, feeds, randomness, run
+from rlhf_jax.evaluation import report
 from rlhf_jax.generation.sampling import SamplingConfig
 from rlhf_jax.models.config import TransformerConfig
 from rlhf_jax.objectives.kl import AdaptiveController
-from rlhf_jax.stages.dpo import DPOConfig
-from rlhf_jax.stages.ppo_config import PPOConfig
-from rlhf_jax.stages.reward_model import RewardConfig
-from rlhf_jax.stages.supervised import SupervisedConfig
 from rlhf_jax.training import loop
 from rlhf_jax.training.optimizer import OptimizerConfig
 from rlhf_jax.worlds.instruction import WorldConfig
@@ -38,15 +35,15 @@ POLICY_RATE = OptimizerConfig(learning_rate=3e-3, epsilon=1e-4)
 VALUE_RATE = OptimizerConfig(learning_rate=2e-3, epsilon=1e-4)
 
 
-def ppo(**changes) -> PPOConfig:
+def ppo(**changes) -> PPO:
     """No value is a default's or neutral: a stage that forgets one shows."""
-    config = PPOConfig(
+    stage = PPO(
         POLICY_RATE, VALUE_RATE, iterations=3, batch_size=8, minibatches=2, prompt_length=56,
         response_length=8, kl=AdaptiveController(0.1, target=0.1, horizon=40), temperature=0.8,
-        discount=0.95, gae_lambda=0.9, clip=0.01, value_clip=0.05, missing_eos_score=-0.5,
-        ema_decay=0.7, ptx_ratio=3, ptx_length=16,
+        discount=0.95, gae_lambda=0.9, clip=0.01, value_clip=0.05, ema_decay=0.7, ptx_ratio=3,
+        ptx_length=16, start="sft", reward="reward",
     )  # fmt: skip
-    return dataclasses.replace(config, **changes)
+    return dataclasses.replace(stage, **changes)
 
 
 config = Experiment(
@@ -54,21 +51,38 @@ config = Experiment(
     data=WorldData(
         WorldConfig(
             sft=60, feedback=20, ppo=20, valid=10, test=10, documents=1000, valid_documents=10
-        ),
-        outputs=(2, 3),
-        agreement=0.5,  # much noise, so that many pairs are decided
-        few_shot=1,
+        )
     ),
     model=TransformerConfig(
         vocab_size=400, layers=2, width=32, heads=2, context=160, compute_dtype="float32"
     ),
-    pretrain=SupervisedConfig(FAST, epochs=0.035, batch_size=4, length=32),
-    sft=SupervisedConfig(FAST, epochs=5.0, batch_size=8, length=80, packed=True),
-    reward=RewardConfig(RATE, batch_size=6, outputs=3, length=80),
-    ppo=ppo(),
-    ppo_ptx=ppo(minibatches=1, epochs=2, ptx_coefficient=2.5),
-    dpo=DPOConfig(RATE, batch_size=6, outputs=3, length=80, divide_by="untied_pairs"),
-    evaluation=EvaluationConfig(SamplingConfig(0.9), batch_size=10),
+    stages={
+        "pretrain": Pretrain(FAST, epochs=0.035, batch_size=4, length=32),
+        "prompted": FewShot(examples=1, prompt_length=140, start="pretrain"),
+        "sft": SFT(FAST, epochs=5.0, batch_size=8, length=80, packed=True, start="pretrain"),
+        "feedback": SimulatedFeedback(
+            prompt_length=56,
+            response_length=8,
+            outputs=(2, 3),
+            agreement=0.5,  # much noise, so that many pairs are decided
+            temperature=0.8,
+            batch_size=10,
+            policy="sft",
+        ),
+        "reward": RewardModel(
+            RATE, batch_size=6, outputs=3, length=80, start="sft", rankings="feedback"
+        ),
+        "ppo": ppo(),
+        "ppo_ptx": ppo(minibatches=1, epochs=2, ptx_coefficient=2.5),
+        "dpo": DirectPreference(
+            RATE, batch_size=6, outputs=3, length=80, divide_by="untied_pairs", start="sft",
+            rankings="feedback",
+        ),
+    },  # fmt: skip
+    ending=EndingConfig(missing_eos_score=-0.5),
+    evaluation=EvaluationConfig(
+        prompt_length=56, response_length=8, sampling=SamplingConfig(0.9), batch_size=10
+    ),
     loop=loop.LoopConfig(checkpoint_every=2, log_every=1),
     seed=1,  # not the default: a seed that is not passed on shows
 )

@@ -84,9 +84,7 @@ def ranking_batch(
     return {"tokens": tokens, "segments": segments, "weights": weights, "ranks": ranks}
 
 
-def first_fit(
-    lengths: Sequence[int], capacity: int, most: int | None = None
-) -> list[list[int]]:
+def first_fit(lengths: Sequence[int], capacity: int, most: int | None = None) -> list[list[int]]:
     """Bins of example numbers: each example goes to the first bin that has room for it.
 
     most: examples a bin, at most; None: as many as there is room for.

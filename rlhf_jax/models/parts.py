@@ -27,7 +27,9 @@ def split(params: Any, train: Sequence[str] = ()) -> Parts:
     """
     if not train:
         return Parts({}, params)
-    paths = [[key.key for key in path] for path, _ in jax.tree_util.tree_flatten_with_path(params)[0]]
+    paths = [
+        [key.key for key in path] for path, _ in jax.tree_util.tree_flatten_with_path(params)[0]
+    ]
     names = sorted({name for path in paths for name in path})
     for name in train:
         require(name in names, "train", name, f"one of the model's parameters: {', '.join(names)}")

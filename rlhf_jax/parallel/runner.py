@@ -91,6 +91,12 @@ class JitRunner:
         whole = jax.jit(lambda x: x, out_shardings=self._everywhere)
         return jax.device_get(whole(self.rows(batch, count)))
 
+    def fetch(self, tree: Any) -> Any:
+        """Arrays of the devices as whole NumPy arrays, in every process."""
+        if jax.process_count() == 1:
+            return jax.device_get(tree)
+        return jax.device_get(jax.jit(lambda x: x, out_shardings=self._everywhere)(tree))
+
     def _rows_sharding(self, count: int) -> NamedSharding:
         groups = self.layout.row_groups
         # Fewer rows than groups: the programs cut time instead (parallel/layout.py).
@@ -134,7 +140,7 @@ class PmapRunner:
         self.layout = self._replicated.layout
         self.state, self.create = self._replicated.state, self._replicated.create
         self.evaluate, self.gather = self._replicated.evaluate, self._replicated.gather
-        self.own_rows = self._replicated.own_rows
+        self.own_rows, self.fetch = self._replicated.own_rows, self._replicated.fetch
 
     def check_rows(self, field: str, count: int, pieces: int = 1) -> None:
         devices = self.layout.mesh.size

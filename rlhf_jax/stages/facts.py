@@ -106,13 +106,13 @@ class Facts:
     def warms_up(self, rows: float, epochs: float, batch_size: int, warmup: int) -> None:
         """Raises ConfigError unless the warm-up ends before a stage of so many rows an epoch."""
         steps = max(1, round(epochs * math.ceil(rows / batch_size)))
-        field, allowed = f"{self._name}.optimizer.warmup_steps", f"below the run's {steps} steps"
-        require(warmup < steps, field, warmup, allowed)
+        allowed = f"below the run's {steps} steps"
+        require(warmup < steps, "optimizer.warmup_steps", warmup, allowed)
 
     def fits(self, kind: str, split: str, field: str, length: int, needed: int) -> None:
         """Raises ConfigError unless a length, of the field, is enough for the prompts."""
         allowed = f"at least {needed}, for the prompts of {self.where(kind, split)}"
-        require(length >= needed, f"{self._name}.{field}", length, allowed)
+        require(length >= needed, field, length, allowed)
 
     def some(self, kind: str, split: str, field: str, length: int) -> list[Measured]:
         """Those records that are left where longer ones than `length` tokens, of the field, are

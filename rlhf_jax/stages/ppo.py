@@ -27,7 +27,6 @@ from rlhf_jax.training.gradients import accumulate_gradients, all_finite, keep_i
 from rlhf_jax.training.micro_batches import in_pieces, split_each_epoch
 from rlhf_jax.training.optimizer import applied_updates, learning_rate_at, make_optimizer
 
-
 NOTHING_FIXED: dict[str, Any] = {"policy": {}, "value": {}}
 
 

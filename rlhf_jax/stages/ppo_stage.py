@@ -85,9 +85,7 @@ class PPO(PPOConfig, Stage):
         frozen = ppo.frozen_of(self, policy, policy_shapes(build.shapes["reference"]), reward)
         state = jax.eval_shape(lambda *a: ppo.initial_state(self, *a), policy, reward, KEY)
         prompts = prompt_shapes(self.batch_size, self.prompt_length)
-        functions = ppo.functions(
-            self, model, build.ending, scorer, build.shapes["reference"]
-        )
+        functions = ppo.functions(self, model, build.ending, scorer, build.shapes["reference"])
         sampled = jax.eval_shape(functions.rollout, policy, KEY, prompts)
         episodes, metrics = jax.eval_shape(functions.experience, state, frozen, prompts, sampled)
         text = None

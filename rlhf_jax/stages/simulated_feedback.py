@@ -158,7 +158,9 @@ class SimulatedFeedback(Stage):
         ranked = [
             dataclasses.replace(
                 r,
-                ranks=labeler.rank(r.prompt, r.responses, [score(r.prompt, t) for t in r.responses]),
+                ranks=labeler.rank(
+                    r.prompt, r.responses, [score(r.prompt, t) for t in r.responses]
+                ),
             )
             for r in unranked
         ]

@@ -18,6 +18,7 @@ from rlhf_jax.generation.ending import Ending
 from rlhf_jax.models import score, transformer
 from rlhf_jax.models.config import TransformerConfig
 from rlhf_jax.parallel.runner import Runner
+from rlhf_jax.sources.source import Source
 from rlhf_jax.stages.facts import Facts
 from rlhf_jax.training.loop import Task
 
@@ -30,6 +31,14 @@ class Need(NamedTuple):
 
     stage: str  # its name in the experiment
     ends: Ends  # what that must end with
+
+
+class Prompting(NamedTuple):
+    """How a policy is asked."""
+
+    before: str = ""  # stands before each prompt
+    until: str | None = None  # an answer ends before this text
+    prompt_length: int | None = None  # tokens of a prompt at most; None: the evaluation's
 
 
 class Rows(NamedTuple):
@@ -143,12 +152,16 @@ class Stage:
         """The stages that it reads, by role."""
         return {}
 
-    def elsewhere(self, run: Path) -> Path | None:
+    def elsewhere(self, directory_of: Callable[[str], Path]) -> Path | None:
         """The directory of the finished stage that stands in for this one; None: it runs itself.
 
-        run: the experiment's directory.
+        directory_of: the directory of a stage of this run, by name.
         """
         return None
+
+    def prompting(self, source: Source, seed: int) -> Prompting:
+        """How its policy is asked by the report and by `rlhf-jax generate`."""
+        return Prompting()
 
     def shape(self, build: Build) -> TransformerConfig:
         """Of the model that it ends with."""

@@ -58,6 +58,7 @@ class Task:
     updates          of parameters that a step tries
     whole            makes a batch of this process the batch of all, to save it for replay
     best             the metric that makes a checkpoint a good one, with "-" where less is better
+    model            of a state, what the stage ends with: whole parameters
     """
 
     name: str
@@ -70,6 +71,7 @@ class Task:
     updates: int = 1
     whole: Callable[[Any], Any] = lambda batch: batch
     best: str = "-loss"
+    model: Callable[[Any], Any] = lambda state: state
 
     def __post_init__(self):
         require(self.total_steps > 0, "total_steps", self.total_steps, "1 or more")

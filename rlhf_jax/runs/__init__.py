@@ -1,0 +1,1 @@
+"""An experiment and its runs: stages chained in a directory, replayed, read."""

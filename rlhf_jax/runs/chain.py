@@ -1,0 +1,71 @@
+"""The stages of an experiment as a graph: what each builds on, and whether they fit each other."""
+
+import re
+from collections.abc import Mapping, Sequence
+
+from rlhf_jax.errors import inside, require
+from rlhf_jax.generation.ending import Ending
+from rlhf_jax.models.config import TransformerConfig
+from rlhf_jax.stages.stage import Build, Stage
+
+Stages = Mapping[str, Stage]
+NAME = re.compile(r"[a-z][a-z0-9_]*")
+
+
+def builds_on(stages: Stages, name: str) -> list[str]:
+    """The stages that a stage needs, and those that they need: each after what it needs itself.
+
+    Raises ConfigError where one is not there, or needs itself.
+    """
+    found: dict[str, None] = {}
+
+    def visit(stage: str, above: tuple[str, ...]) -> None:
+        for role, need in stages[stage].needs().items():
+            field, here = f"{stage}.{role}", ", ".join(stages)
+            require(need.stage in stages, field, need.stage, f"a stage of this experiment: {here}")
+            circle = " -> ".join((*above, need.stage))
+            allowed = f"a stage that does not need {stage} itself ({circle})"
+            require(need.stage not in above, field, need.stage, allowed)
+            visit(need.stage, (*above, need.stage))
+            found[need.stage] = None
+
+    visit(name, (name,))
+    return list(found)
+
+
+def in_order(stages: Stages, names: Sequence[str]) -> list[str]:
+    """The stages of those names and all that they build on, each after what it needs."""
+    found: dict[str, None] = {}
+    for name in names:
+        found |= dict.fromkeys([*builds_on(stages, name), name])
+    return list(found)
+
+
+def build_of(stages: Stages, name: str, model: TransformerConfig, ending: Ending) -> Build:
+    """What the programs of a stage are made from. model: the experiment's."""
+    shapes = {}
+    for role, need in stages[name].needs().items():
+        upstream = stages[need.stage]
+        if upstream.ends != "rankings":
+            shapes[role] = upstream.shape(build_of(stages, need.stage, model, ending))
+    return Build(name, model, shapes, ending)
+
+
+def check_chain(
+    stages: Stages, model: TransformerConfig, ending: Ending, reserved: Sequence[str]
+) -> None:
+    """Raises ConfigError naming stage and field: a name that is none or is taken, a stage that
+    needs what is not there, itself, or what ends otherwise, or shapes that do not fit."""
+    require(len(stages) > 0, "stages", {}, "one or more")
+    for name, stage in stages.items():
+        ok = isinstance(name, str) and NAME.fullmatch(name) is not None
+        require(ok, "stages", name, "named in small letters, digits and _, as in my_stage")
+        allowed = "another name: a field of the experiment, a command or a folder of a run has it"
+        require(name not in reserved, "stages", name, allowed)
+        builds_on(stages, name)
+        for role, need in stage.needs().items():
+            ends, allowed = stages[need.stage].ends, f"a stage that ends with a {need.ends}"
+            require(ends == need.ends, f"{name}.{role}", need.stage, f"{allowed}, not a {ends}")
+    for name, stage in stages.items():
+        with inside(name):
+            stage.check_shapes(build_of(stages, name, model, ending))

@@ -1,0 +1,124 @@
+"""One experiment: where records come from, a shape of model, stages by name, evaluators."""
+
+import dataclasses
+import importlib.util
+import traceback
+from collections.abc import Mapping
+from pathlib import Path
+
+from rlhf_jax.durable.fingerprint import NOT_FINGERPRINTED
+from rlhf_jax.errors import UserError, require
+from rlhf_jax.evaluation.evaluator import Evaluator
+from rlhf_jax.generation.ending import Ending, EndingConfig
+from rlhf_jax.generation.sampling import SamplingConfig
+from rlhf_jax.models.config import TransformerConfig
+from rlhf_jax.parallel.config import ParallelConfig
+from rlhf_jax.runs import chain
+from rlhf_jax.sources.source import Source
+from rlhf_jax.stages.stage import Stage
+from rlhf_jax.training.loop import LoopConfig
+
+COMMANDS = ("run", "report", "generate", "doctor", "replay", "plan", "estimators")
+
+
+@dataclasses.dataclass(frozen=True)
+class EvaluationConfig:
+    """How every policy is sampled when it is compared with others."""
+
+    prompt_length: int  # tokens of a prompt, at most
+    response_length: int  # tokens of a response, at most
+    sampling: SamplingConfig = SamplingConfig()
+    batch_size: int = 64
+
+    def __post_init__(self):
+        for field in ("prompt_length", "response_length", "batch_size"):
+            require(getattr(self, field) > 0, field, getattr(self, field), "positive")
+
+
+@dataclasses.dataclass(frozen=True)
+class Experiment:
+    """A chain of stages on one source of data. Its stages run in the order of what they need.
+
+    model   the shape of the models that stages begin from nothing
+    stages  by name; the name is the stage's directory, command and prefix of options
+    ending  where every policy's responses end, and what one scores that does not
+    evaluators  what the report measures of the models that stages end with
+
+    Raises ConfigError where stages do not fit each other or the model.
+    """
+
+    name: str
+    data: Source
+    model: TransformerConfig
+    stages: Mapping[str, Stage]
+    evaluation: EvaluationConfig
+    evaluators: tuple[Evaluator, ...] = ()
+    ending: EndingConfig = EndingConfig()
+    loop: LoopConfig = LoopConfig()
+    parallel: ParallelConfig = dataclasses.field(
+        default=ParallelConfig(), metadata=NOT_FINGERPRINTED
+    )
+    seed: int = 0
+    out: str | None = None  # None: runs/<name>
+
+    def __post_init__(self):
+        require(0 <= self.seed < 2**63, "seed", self.seed, "in [0, 2**63)")
+        total = self.evaluation.prompt_length + self.evaluation.response_length
+        field, context = "evaluation.prompt_length + response_length", self.model.context
+        require(total <= context, field, total, f"<= model.context = {context}")
+        reserved = (*COMMANDS, *(field.name for field in dataclasses.fields(self)))
+        chain.check_chain(self.stages, self.model, Ending.planned(self.ending), reserved)
+        names = [evaluator.name for evaluator in self.evaluators]
+        twice = sorted({name for name in names if names.count(name) > 1})
+        require(not twice, "evaluators", twice, "of different names")
+        for evaluator in self.evaluators:
+            for role, need in evaluator.needs().items():
+                there = need.stage in self.stages and self.stages[need.stage].ends == need.ends
+                allowed = f"a stage of this experiment that ends with a {need.ends}"
+                require(there, f"evaluators: {evaluator.name}.{role}", need.stage, allowed)
+
+    def with_stages(self, **stages: Stage) -> "Experiment":
+        """The experiment with other stages of these names."""
+        return dataclasses.replace(self, stages={**self.stages, **stages})
+
+    @property
+    def directory(self) -> Path:
+        return Path(self.out or f"runs/{self.name}")
+
+
+def load_experiment(path: str) -> Experiment:
+    """The `config` of an experiment file.
+
+    Raises UserError where the file is absent, raises an error, as "file:line: what", or defines
+    no Experiment of that name.
+    """
+    file = Path(path)
+    if not file.is_file():
+        raise UserError(f"{path}: no such experiment file")
+    spec = importlib.util.spec_from_file_location(f"experiment_{file.stem}", file)
+    if spec is None:
+        raise UserError(f"{path}: an experiment is a Python file, named *.py")
+    module = importlib.util.module_from_spec(spec)
+    try:
+        spec.loader.exec_module(module)
+    except (Exception, SystemExit) as error:
+        raise UserError(_told(path, file, error)) from None
+    config = vars(module).get("config")
+    if not isinstance(config, Experiment):
+        raise UserError(f"{path}: must define `config`, an rlhf_jax.runs.experiment.Experiment")
+    return config
+
+
+def _told(path: str, file: Path, error: BaseException) -> str:
+    """Where in an experiment file an error came from, and what it says, in one line."""
+    what = (str(error).splitlines() or [""])[0]
+    frames = traceback.extract_tb(error.__traceback__)
+    lines = [frame.lineno for frame in frames if Path(frame.filename) == file.absolute()]
+    if isinstance(error, SyntaxError):
+        what = error.msg
+        if error.filename not in (None, str(file.absolute())):  # of a file that it imports
+            path = error.filename
+        lines = [error.lineno]
+    place = f"{path}:{lines[-1]}" if lines and lines[-1] else path
+    kind = "" if isinstance(error, UserError) else f"{type(error).__name__}: "
+    return f"{place}: {kind}{what}"

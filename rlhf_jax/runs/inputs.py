@@ -1,0 +1,74 @@
+"""What a stage of a run has while it runs: models, records, keys, compiled programs, and results of
+the host that are written down before they are used."""
+
+import json
+from collections.abc import Callable, Mapping, Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import jax
+
+from rlhf_jax.durable.files import write_atomically
+from rlhf_jax.parallel import processes
+from rlhf_jax.randomness import random_key, shuffle_seed
+from rlhf_jax.stages.stage import Build, Program
+from rlhf_jax.strict_json import read_json
+
+if TYPE_CHECKING:
+    from rlhf_jax.runs.run import Run
+
+HOST = "host"  # folder of a stage: NAME/STEP.json
+ABOUT = "about.json"  # in a stage's directory
+
+
+class StageInputs:
+    """`stages.stage.Inputs` of one stage of a run."""
+
+    def __init__(self, run: "Run", stage: str):
+        self._run, self._stage = run, run.config.stages[stage]
+        self._stream = self._stage.stream or stage
+        self.build: Build = run.build(stage)
+        self.runner, self.tokenizer = run.runner, run.tokenizer
+        self.directory: Path = run.stage_directory(stage)
+
+    def model(self, role: str) -> Any:
+        return self._run.model(self._stage.needs()[role].stage)
+
+    def records(self, kind: str, split: str) -> Sequence:
+        needs = self._stage.needs()
+        return self._run.records(kind, split, needs[kind].stage if kind in needs else None)
+
+    def grader(self) -> Callable[[str, str], Any]:
+        return self._run.config.data.grader(self._run.config.seed)
+
+    def key(self, use: str) -> jax.Array:
+        return random_key(self._run.config.seed, f"{self._stream}/{use}")
+
+    def shuffle(self, use: str) -> int:
+        return shuffle_seed(self._run.config.seed, f"{self._stream}/{use}")
+
+    def compile(self, programs: Mapping[str, Program]) -> dict[str, Callable]:
+        return {name: program.compile(self.runner) for name, program in programs.items()}
+
+    def on_host(self, name: str, step: int, function: Callable[[], Any]) -> Any:
+        file = self.directory / HOST / name / f"{step}.json"
+
+        def write():
+            if not file.is_file():
+                write_atomically(file, json.dumps(function(), allow_nan=False).encode())
+
+        processes.first_alone(write, f"{name} {step}")
+        return read_json(file)
+
+    def host_results(self, name: str) -> list:
+        folder = self.directory / HOST / name
+        steps = sorted(int(file.stem) for file in folder.glob("*.json"))
+        return [read_json(folder / f"{step}.json") for step in steps]
+
+    def tell(self, **about: Any) -> None:
+        text = json.dumps(about, indent=1, allow_nan=False)
+        write = lambda: write_atomically(self.directory / ABOUT, text.encode())
+        processes.first_alone(write, ABOUT)
+
+    def fetch(self, tree: Any) -> Any:
+        return self.runner.fetch(tree)

@@ -1,0 +1,259 @@
+"""The stages of one experiment in a directory, each resumable, each run once.
+
+<out>/data          records, tokenizer
+<out>/<stage>       checkpoints, metrics, and the finished model or rankings
+<out>/report.*      the figures
+"""
+
+import contextlib
+import functools
+import time
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import jax
+
+from rlhf_jax.durable import manifest
+from rlhf_jax.durable.fingerprint import check_fingerprint, fingerprint_of
+from rlhf_jax.durable.lock import lock
+from rlhf_jax.durable.model_files import has_model, load_model, save_model
+from rlhf_jax.durable.signals import SIGNALS
+from rlhf_jax.errors import UserError, inside, require
+from rlhf_jax.generation.ending import Ending
+from rlhf_jax.models.config import different_fields
+from rlhf_jax.parallel import processes
+from rlhf_jax.parallel.runner import Runner, make_runner
+from rlhf_jax.randomness import random_key
+from rlhf_jax.runs import chain
+from rlhf_jax.runs.experiment import Experiment
+from rlhf_jax.runs.inputs import StageInputs
+from rlhf_jax.sources import corpora
+from rlhf_jax.sources.records import StageRecords
+from rlhf_jax.stages.facts import Expected, Facts, Measures
+from rlhf_jax.stages.stage import Build, Stage
+from rlhf_jax.training import loop
+
+
+class Stopped(Exception):
+    """A stage ended early, with a checkpoint: --stop-after-steps, or a signal."""
+
+
+class Run:
+    """One experiment and its directory. Every method does its work once: a second call, in this
+    process or a later one, finds it done or goes on where it was."""
+
+    def __init__(
+        self,
+        config: Experiment,
+        stop_after_steps: int | None = None,
+        insist: bool = False,
+        stages: Sequence[str] = (),
+    ):
+        """stages: those that are to run, refused here, before data are built, where their rows do
+        not fit the devices."""
+        self.config, self.stop_after_steps, self.insist = config, stop_after_steps, insist
+        self.directory = config.directory
+        self.runner = make_runner(config.parallel)
+        self.check_rows(stages)
+        data = config.data, self.directory / "data", config.model.vocab_size, config.seed
+        prepare = lambda: corpora.prepare(*data)
+        processes.first_alone(prepare, "data")
+        self.corpora = corpora.Corpora(data[1], config.data) if processes.is_first() else prepare()
+        self.tokenizer = self.corpora.tokenizer
+        words, vocabulary = self.tokenizer.vocab_size, config.model.vocab_size
+        require(
+            vocabulary >= words, "model.vocab_size", vocabulary, f"the tokenizer's {words} or more"
+        )
+        self.ending = Ending.of(self.tokenizer, config.ending)
+        self._measures, self._checked = Measures(self.ending.close), set()
+
+    def build(self, stage: str) -> Build:
+        """What the programs of a stage are made from."""
+        return chain.build_of(self.config.stages, stage, self.config.model, self.ending)
+
+    def stage_directory(self, stage: str) -> Path:
+        """Its own, or that of the stage that stands in for it."""
+        return self.config.stages[stage].elsewhere(self.stage_directory) or self.directory / stage
+
+    def trains(self, stage: str) -> bool:
+        """Whether the stage is this run's own, and not another's that stands in for it."""
+        return self.config.stages[stage].elsewhere(self.stage_directory) is None
+
+    def finished(self, stage: str) -> bool:
+        if self.config.stages[stage].ends == "rankings":
+            return self.collected(stage).is_whole
+        return has_model(self.stage_directory(stage) / "model")
+
+    def collected(self, stage: str) -> StageRecords:
+        """The rankings that a stage ends with."""
+        return StageRecords(stage, self.stage_directory(stage), self.tokenizer)
+
+    def left(self, stages: Sequence[str]) -> list[str]:
+        """Those of the stages that are yet to run here."""
+        return [stage for stage in stages if self.trains(stage) and not self._has_ended(stage)]
+
+    def _has_ended(self, stage: str) -> bool:
+        """As `finished`, without the tokenizer: before data are there."""
+        directory = self.stage_directory(stage)
+        return has_model(directory / "model") or StageRecords.there(directory)
+
+    def check_rows(self, stages: Sequence[str]) -> None:
+        """Raises ConfigError where a batch of a stage that is yet to run does not fit the mesh."""
+        for stage in self.left(stages):
+            check_rows(self.runner, self.config.stages[stage], stage)
+
+    def check(self, stages: Sequence[str], report: bool = False) -> None:
+        """Raises UserError, before any compute, where the records leave a stage that is yet to run,
+        or the report, nothing; counts what each leaves out, once."""
+        self.check_rows(stages)
+        for stage in self.left(stages):
+            self._check_records(stage, self.config.stages[stage])
+        if report:
+            for evaluator in self.config.evaluators:
+                self._check_records(evaluator.name, evaluator)
+
+    def _check_records(self, name: str, reader: Any) -> None:
+        if name in self._checked:
+            return
+        facts = self.facts(name, reader)
+        with inside(name):
+            reader.check(facts)
+        self._checked.add(name)
+        if processes.is_first():
+            self.corpora.keep("left_out", {name: facts.left_out})
+
+    def facts(self, name: str, reader: Any) -> Facts:
+        """What the records say to a stage or an evaluator."""
+        needs = reader.needs()
+        collector = needs["rankings"].stage if "rankings" in needs else None
+
+        def data(kind: str):
+            return self.collected(collector) if kind == "rankings" and collector else self.corpora
+
+        def expected() -> Expected | None:
+            if collector is None or self.finished(collector):
+                return None
+            upstream = self.config.stages[collector]
+            return upstream.expects(self.facts(collector, upstream))
+
+        return Facts(name, data, self._measures, expected)
+
+    def records(self, kind: str, split: str, stage: str | None) -> Sequence:
+        """Of a stage that ends with them; None: of the data source."""
+        if stage is None:
+            return self.corpora.read(kind, split)
+        self.finish(stage)
+        return self.collected(stage).read(kind, split)
+
+    @functools.cache  # noqa: B019  (a run lives as long as its process)
+    def model(self, stage: str) -> Any:
+        """The parameters that a stage ends with; the stage runs first where it has not.
+
+        Raises UserError where those of another run are of another tokenizer or shape.
+        """
+        self.finish(stage)
+        kind, source = self.config.stages[stage].ends, self.stage_directory(stage) / "model"
+        found, params = load_model(source, kind, self.tokenizer.fingerprint, self.runner.layout)
+        shape = self.config.stages[stage].shape(self.build(stage))
+        if differ := different_fields(found, shape):
+            name, about = differ[0], source / "model.json"
+            there, here = (getattr(c, name) for c in (found, shape))
+            raise UserError(f"{about}: {name}: expected {here!r} ({stage}), got {there!r}")
+        return params
+
+    def finish(self, stage: str) -> None:
+        """Runs a stage to its end, those that it builds on first.
+
+        Raises Stopped where stop_after_steps comes before the end.
+        """
+        here = ", ".join(self.config.stages)
+        if stage not in self.config.stages:
+            raise UserError(f"{stage}: the experiment {self.config.name!r} has no such stage: "
+                            f"it has {here}")  # fmt: skip
+        self.check(chain.in_order(self.config.stages, [stage]))
+        if self.finished(stage):
+            if self.trains(stage):
+                self._same_config(stage)
+            return
+        if not self.trains(stage):
+            self._finish_elsewhere(stage)
+            return
+        directory = self.stage_directory(stage)
+        print(f"{stage}: {directory}", flush=True)
+        started = time.monotonic()
+        with lock(self.directory) if processes.is_first() else contextlib.nullcontext():
+            self._run(stage)
+        print(f"{stage}: done, {time.monotonic() - started:.0f} s", flush=True)
+
+    def _finish_elsewhere(self, stage: str) -> None:
+        """Finishes what stands in for a stage, where that is this run's."""
+        upstream = {need.stage for need in self.config.stages[stage].needs().values()}
+        for name in upstream:
+            self.finish(name)
+        if not self.finished(stage):
+            raise UserError(f"{stage}: {self.stage_directory(stage)} holds no finished model")
+
+    def task(self, stage: str) -> tuple[loop.Task, StageInputs]:
+        """What the loop runs of a stage; those that it builds on have ended."""
+        inputs = StageInputs(self, stage)
+        with inside(stage):
+            return self.config.stages[stage].task(inputs), inputs
+
+    def _run(self, stage: str) -> None:
+        for upstream in chain.builds_on(self.config.stages, stage):
+            self.finish(upstream)
+        directory, made = self.stage_directory(stage), self.config.stages[stage]
+        task, inputs = self.task(stage)
+        found = made.finish(task.model(self._train(stage, task)), inputs)
+        if made.ends == "rankings":
+            self.collected(stage).write("rankings", found)
+            return
+        shape, tokenizer = made.shape(inputs.build), self.tokenizer.fingerprint
+        save_model(directory / "model", shape, found, made.ends, tokenizer)
+
+    def _train(self, stage: str, task: loop.Task) -> Any:
+        if processes.is_first():
+            self._same_config(stage)
+        state = loop.run(
+            task,
+            self.stage_directory(stage),
+            self.config.loop,
+            fingerprint=self.fingerprint(stage),
+            stop_after_steps=self.stop_after_steps,
+            insist=self.insist,
+        )
+        place = f"at step {int(state.step)} of {task.total_steps}"
+        if signal := SIGNALS.received:
+            raise Stopped(f"{stage}: {signal}: saved {place}; the same command goes on from there")
+        if int(state.step) < task.total_steps:
+            raise Stopped(f"{stage}: stopped {place}; the same command without "
+                          "--stop-after-steps goes on")  # fmt: skip
+        return state
+
+    def fingerprint(self, stage: str) -> dict:
+        """The config of a stage and of all that it depends on, upstream stages included."""
+        config, names = self.config, chain.in_order(self.config.stages, [stage])
+        shared = {"seed": config.seed, "data": config.data, "model": config.model,
+                  "ending": config.ending}  # fmt: skip
+        found = {name: fingerprint_of(value) for name, value in shared.items()}
+        found["stages"] = {name: fingerprint_of(config.stages[name]) for name in names}
+        own = lambda name: config.stages[name].needs() or self.trains(name)
+        others = [name for name in names if not own(name)]
+        if others:  # of other runs: which model it is, the path alone does not say
+            directory = {name: self.stage_directory(name) / "model" for name in others}
+            found["models"] = {name: manifest.digest(path) for name, path in directory.items()}
+        return found
+
+    def _same_config(self, stage: str) -> None:
+        check_fingerprint(self.stage_directory(stage), self.fingerprint(stage), self.insist)
+
+    def key(self, purpose: str) -> jax.Array:
+        """The random key of a purpose (randomness.py)."""
+        return random_key(self.config.seed, purpose)
+
+
+def check_rows(runner: Runner, stage: Stage, name: str) -> None:
+    """Raises ConfigError where a batch of the stage cannot be cut over the runner's devices."""
+    for rows in stage.batches():
+        runner.check_rows(f"{name}.{rows.field}", rows.count, rows.pieces)

@@ -1,0 +1,126 @@
+"""A source's records on disk as TFDS data sets, and their tokenizer."""
+
+import dataclasses
+import json
+from collections.abc import Sequence
+from pathlib import Path
+
+from rlhf_jax.data import counting, source_files
+from rlhf_jax.data.builder import RecordSource, read_dataset, write_dataset
+from rlhf_jax.data.tokenizer import (
+    Tokenizer,
+    find_tokenizer,
+    load_tokenizer,
+    train_sentencepiece,
+)
+from rlhf_jax.durable.files import write_atomically
+from rlhf_jax.durable.fingerprint import check_fingerprint
+from rlhf_jax.durable.lock import lock
+from rlhf_jax.randomness import shuffle_seed
+from rlhf_jax.sources.source import Source
+from rlhf_jax.strict_json import read_json
+
+
+@dataclasses.dataclass(frozen=True)
+class Corpora:
+    """The data sets of a run: text, demonstrations, prompts, rankings, each with splits."""
+
+    directory: Path
+    source: Source
+
+    def where(self, kind: str, split: str) -> str:
+        """What messages call a split."""
+        return self.source.where(kind, split)
+
+    def read(self, name: str, split: str) -> RecordSource:
+        return read_dataset(self.directory, name, split)
+
+    def write(self, name: str, splits: dict[str, Sequence]) -> None:
+        write_dataset(self.directory, name, splits)
+
+    @property
+    def tokenizer(self) -> Tokenizer:
+        return load_tokenizer(find_tokenizer(self.directory))
+
+    @property
+    def counts(self) -> dict:
+        return read_json(self.directory / "counts.json")
+
+    def keep(self, name: str, counts: dict) -> None:
+        """Adds counts, or counts of a stage to those of other stages, to counts.json."""
+        there = self.counts
+        now = there | {name: there.get(name, {}) | counts}
+        if now != there:
+            write_atomically(self.directory / "counts.json", json.dumps(now, indent=1).encode())
+
+    def sources(self, name: str, split: str) -> dict[str, int]:
+        """Records of a split by source, in the order in which they stand."""
+        known = self.counts.get("sources", {}).get(f"{name}.{split}")
+        return known or {"all": len(self.read(name, split))}
+
+
+def prepare(source: Source, directory: Path, vocab_size: int, seed: int) -> Corpora:
+    """Writes the data sets and trains or copies the tokenizer; what is there already stays.
+
+    counts.json, written last, says how many records each split holds and what was left out, cut or
+    stands twice; the same goes to the screen.
+    Raises UserError where the directory was made with another config, or from other files.
+    """
+    corpora = Corpora(directory, source)
+    done = (directory / "counts.json").is_file()
+    identity = {"data": source, "vocab_size": vocab_size, "seed": seed}
+    check_fingerprint(directory, identity, insist=None if done else True)
+    files = _files(source, directory, done)
+    if done:
+        return corpora
+    with lock(directory):
+        splits, counts = source.records(seed)
+        trained = not source.copy_tokenizer(directory, vocab_size)
+        counts["repeated"] = counting.repeats(splits)
+        for name, parts in splits.items():
+            corpora.write(name, parts)
+            counts[name] = {split: len(records) for split, records in parts.items()}
+        if trained:
+            texts = [record.text for record in splits["text"]["train"]]
+            texts += [d.prompt + d.response for d in splits["demonstrations"]["train"]]
+            order = shuffle_seed(seed, "data/tokenizer")
+            train_sentencepiece(texts, vocab_size, directory / "tokenizer.model", order)
+        tokenizer = corpora.tokenizer
+        if tokenizer.loss:
+            counts["changed_by_tokenizer"] = counting.changed_by(tokenizer, splits)
+        if files:
+            source_files.write_sources(directory, *files)
+        content = json.dumps(counts, indent=1).encode()
+        write_atomically(directory / "counts.json", content)
+    _tell(counts, tokenizer)
+    return corpora
+
+
+def _files(source: Source, directory: Path, done: bool) -> tuple[Path, dict[str, str]] | None:
+    """The folder that the records come from and its files' digests; None where there is none.
+
+    done: the directory was made from these files, so that they must be the same. Where the folder
+    is no longer named, the run goes on with the records that it holds.
+    """
+    if done and not source.is_named():
+        print(f"data: no folder is named; {directory} holds the records", flush=True)
+        return None
+    found = source.files()
+    if found is None:
+        return None
+    path, names = found
+    files = source_files.digests(path, names)
+    if done:
+        source_files.check_sources(directory, path, files)
+    return path, files
+
+
+def _tell(counts: dict, tokenizer: Tokenizer) -> None:
+    for name, numbers in counts.items():
+        parts = numbers if isinstance(numbers, dict) else {"": numbers}
+        told = [f"{part} {n}".strip() for part, n in parts.items() if not isinstance(n, dict)]
+        if told:
+            print(f"data: {name}:", ", ".join(told))
+    if tokenizer.loss:
+        text, back = map(ascii, tokenizer.loss)
+        print(f"data: the tokenizer changes text: {text} comes back as {back}", flush=True)

@@ -1,0 +1,58 @@
+"""Records of one's own, from a folder of JSONL files."""
+
+import dataclasses
+import os
+
+from rlhf_jax.data import folder
+from rlhf_jax.durable.fingerprint import NOT_FINGERPRINTED
+from rlhf_jax.errors import require
+from rlhf_jax.sources.source import Source
+
+
+@dataclasses.dataclass(frozen=True)
+class FolderData(Source):
+    """Your own records: JSONL files of a folder (rlhf_jax/data/folder.py) and their tokenizer.
+
+    How many demonstrations and rankings there are to train on may be said: reading then insists on
+    it, and `rlhf-jax plan` counts the whole run without the files.
+
+    The special tokens of a tokenizer.json are found by their usual names, or named here.
+    """
+
+    # None: the folder that RLHF_JAX_DATA names. Its files' digests are the records' identity.
+    path: str | None = dataclasses.field(default=None, metadata=NOT_FINGERPRINTED)
+    demonstrations: int | None = None
+    rankings: int | None = None
+    pad_token: str | None = None  # fills rows; must not occur in the texts, nor be another of these
+    bos_token: str | None = None  # begins prompts and documents; eos_token where there is none
+    eos_token: str | None = None  # ends responses and documents
+
+    def __post_init__(self):
+        for field in ("demonstrations", "rankings"):
+            value = getattr(self, field)
+            require(value is None or value > 0, field, value, "positive, or None")
+
+    def files(self):
+        path = folder.find_folder(self.path)
+        return path, folder.file_names(path)
+
+    def is_named(self):
+        return bool(self.path or os.environ.get("RLHF_JAX_DATA"))
+
+    def records(self, seed):
+        return folder.read_folder(self.path, self.demonstrations, self.rankings)
+
+    def copy_tokenizer(self, directory, vocab_size):
+        named = {
+            "pad_token": self.pad_token,
+            "bos_token": self.bos_token,
+            "eos_token": self.eos_token,
+        }
+        folder.copy_tokenizer(self.path, directory, vocab_size, **named)
+        return True
+
+    def examples(self, kind):
+        return {"demonstrations": self.demonstrations, "rankings": self.rankings}.get(kind)
+
+    def where(self, kind, split):
+        return f"{kind}.{split}.jsonl"

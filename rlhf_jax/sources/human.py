@@ -1,0 +1,119 @@
+"""Records of public human feedback, in its original formats."""
+
+import dataclasses
+import os
+from collections import Counter
+
+from rlhf_jax.data import counting, download, human
+from rlhf_jax.data.records import Demonstration, Prompt, Ranking, Text, deduplicate_by_prefix
+from rlhf_jax.durable.fingerprint import NOT_FINGERPRINTED
+from rlhf_jax.errors import require
+from rlhf_jax.randomness import shuffle_seed
+from rlhf_jax.sources.source import Source
+
+
+@dataclasses.dataclass(frozen=True)
+class HumanData(Source):
+    """Human comparisons and rankings from files in their original formats.
+
+    Anthropic HH, OpenAssistant and PandaLM; text of WikiText-2 and tiny Shakespeare.
+    """
+
+    # None: the folder that RLHF_JAX_DATA names. Its files' digests are the records' identity.
+    path: str | None = dataclasses.field(default=None, metadata=NOT_FINGERPRINTED)
+    heldout: float = 0.1  # of the prompts of each source
+    dedupe_characters: int = 100  # prompts that share so long a beginning count once
+    prompt_characters: int = 400  # older turns of a longer prompt are cut, as wholes
+    heldout_articles: int = 12  # of WikiText's 60 test articles, the first
+
+    def __post_init__(self):
+        require(0 < self.heldout < 1, "heldout", self.heldout, "in (0, 1)")
+        for field in ("dedupe_characters", "prompt_characters", "heldout_articles"):
+            require(getattr(self, field) > 0, field, getattr(self, field), "positive")
+
+    def files(self):
+        return human.find_human_data(self.path), list(download.FILES)
+
+    def is_named(self):
+        return bool(self.path or os.environ.get("RLHF_JAX_DATA"))
+
+    def records(self, seed):
+        """Held-out prompts stand apart in every data set.
+
+        Records come source by source; counts["sources"] says how many each source has in a split,
+        counts["heldout"] the same of the held-out rankings.
+        Demonstrations are the replies that stand alone at the top of a ranking.
+        """
+        order = shuffle_seed(seed, "data/heldout")
+        files = human.find_human_data(self.path)
+        hh, hh_counts = human.read_hh(files / "hh-rlhf/harmless-base/test.jsonl.gz")
+        trees, _, tree_counts = human.read_openassistant(files / "oasst-en100/en_100_tree.jsonl")
+        pandalm, pandalm_counts = human.read_pandalm(files / "pandalm/testset-v1.json")
+        counts = {"hh": hh_counts, "openassistant": tree_counts, "pandalm": pandalm_counts}
+        train, valid, counts["heldout"] = [], [], {}
+        for source, found in (("hh", hh), ("openassistant", trees), ("pandalm", pandalm)):
+            found, unsure = counting.settle(found)
+            counts[source] |= unsure
+            kept, held = human.split_by_prompt(found, self.heldout, order, self.dedupe_characters)
+            short = [recent_turns(ranking, self.prompt_characters) for ranking in kept + held]
+            cut = zip(kept + held, short, strict=True)
+            counts[source]["older_turns_cut"] = sum(a.prompt != b.prompt for a, b in cut)
+            counts["heldout"][source] = len(held)
+            train += [(source, ranking) for ranking in short[: len(kept)]]
+            valid += [(source, ranking) for ranking in short[len(kept) :]]
+        test = list(dict.fromkeys(ranking.prompt for _, ranking in valid))
+        both = set(test)  # two dialogues may end, or two files begin, alike
+        counts["train_prompts_held_out"] = sum(ranking.prompt in both for _, ranking in train)
+        train = [(source, ranking) for source, ranking in train if ranking.prompt not in both]
+        prompts, counts["prompts_with_a_repeated_beginning"] = deduplicate_by_prefix(
+            [ranking.prompt for _, ranking in train], self.dedupe_characters
+        )
+        rankings, demonstrations, counts["sources"] = {}, {}, {}
+        for split, side in (("train", train), ("valid", valid)):
+            best = [
+                (source, best_reply(ranking)) for source, ranking in side if not no_best(ranking)
+            ]
+            for source, ranking in side:
+                if reason := no_best(ranking):
+                    key = f"no_demonstration_{reason}_best"
+                    counts[source][key] = counts[source].get(key, 0) + 1
+            rankings[split] = [ranking for _, ranking in side]
+            demonstrations[split] = [demonstration for _, demonstration in best]
+            for name, pairs in (("rankings", side), ("demonstrations", best)):
+                counts["sources"][f"{name}.{split}"] = dict(Counter(source for source, _ in pairs))
+        wikitext = human.read_text(files / "wikitext-2/valid.txt")
+        shakespeare = human.read_text(files / "tinyshakespeare/input.txt")
+        articles = human.read_text(files / "wikitext-2/test.txt")[: self.heldout_articles]
+        splits = {
+            "text": {
+                "train": [Text(t) for t in wikitext + shakespeare],
+                "valid": [Text(t) for t in articles],
+            },
+            "demonstrations": demonstrations,
+            "rankings": rankings,
+            "prompts": {"ppo": [Prompt(p) for p in prompts], "test": [Prompt(p) for p in test]},
+        }
+        return splits, counts
+
+
+def recent_turns(ranking: Ranking, characters: int) -> Ranking:
+    """The ranking without the oldest turns, so that the prompt holds at most `characters`; the
+    last turn stays whole however long it is."""
+    prompt = ranking.prompt
+    while len(prompt) > characters and prompt.find(human.HUMAN, 1) > 0:
+        prompt = prompt[prompt.find(human.HUMAN, 1) :]
+    return dataclasses.replace(ranking, prompt=prompt)
+
+
+def no_best(ranking: Ranking) -> str | None:
+    """Why no reply is a demonstration: "tied" (several stand at the top; the same text twice is
+    one) or "empty" (the best says nothing); None where one is."""
+    top = {r for r, rank in zip(ranking.responses, ranking.ranks, strict=True) if rank == 0}
+    if len(top) > 1:
+        return "tied"
+    return None if top.pop().strip() else "empty"
+
+
+def best_reply(ranking: Ranking) -> Demonstration:
+    """The reply of the best rank."""
+    return Demonstration(ranking.prompt, ranking.responses[ranking.ranks.index(0)])

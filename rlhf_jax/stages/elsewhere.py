@@ -1,0 +1,57 @@
+"""Stages that train nothing: the finished model of another run, and a policy behind worked
+examples."""
+
+import dataclasses
+from pathlib import Path
+
+from rlhf_jax.errors import require
+from rlhf_jax.models.config import TransformerConfig
+from rlhf_jax.stages.stage import Ends, Need, Prompting, Stage
+
+
+@dataclasses.dataclass(frozen=True)
+class FromRun(Stage):
+    """The model that a stage of another run has ended with.
+
+    run    that run's directory
+    stage  the stage's name there
+    ends   "policy" or "score"
+    model  its shape; None: the experiment's
+    """
+
+    run: str
+    stage: str
+    ends: Ends = dataclasses.field(default="score", kw_only=True)
+    model: TransformerConfig | None = None
+
+    def __post_init__(self):
+        require(self.ends in ("policy", "score"), "ends", self.ends, "'policy' or 'score'")
+
+    def elsewhere(self, directory_of):
+        return Path(self.run) / self.stage
+
+    def shape(self, build):
+        return self.model or build.model
+
+
+@dataclasses.dataclass(frozen=True)
+class FewShot(Stage):
+    """The policy of the stage `start`, asked behind worked examples of the data source; its answer
+    ends with its line (the prompted GPT-3 of Ouyang et al. 2022)."""
+
+    examples: int = 3
+    prompt_length: int = 256  # tokens of examples and prompt
+    start: str = dataclasses.field(kw_only=True)
+
+    def __post_init__(self):
+        for field in ("examples", "prompt_length"):
+            require(getattr(self, field) > 0, field, getattr(self, field), "positive")
+
+    def needs(self):
+        return {"start": Need(self.start, "policy")}
+
+    def elsewhere(self, directory_of):
+        return directory_of(self.start)
+
+    def prompting(self, source, seed):
+        return Prompting(source.worked_examples(self.examples, seed), "\n", self.prompt_length)
