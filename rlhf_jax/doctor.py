@@ -6,7 +6,7 @@ from pathlib import Path
 from rlhf_jax.data.tokenizer import find_tokenizer, load_tokenizer
 from rlhf_jax.durable import checkpoint, manifest
 from rlhf_jax.durable.lock import holder
-from rlhf_jax.durable.model_files import has_model, read_about
+from rlhf_jax.durable.model_files import check_format, has_model, read_about
 from rlhf_jax.errors import UserError
 from rlhf_jax.strict_json import read_json
 from rlhf_jax.training.metrics import METRICS, SPEED, read_lines
@@ -26,7 +26,8 @@ class Finding:
 def examine(run: Path) -> tuple[list[Finding], list[str]]:
     """What each stage directory holds, and what is damaged outside of them.
 
-    run: a run's directory, or one stage's. Raises UserError where it is neither.
+    run: a run's directory, or one stage's. Raises UserError where it is neither, or where a part of
+    it is of a format that is not read here.
     """
     if not run.is_dir():
         raise UserError(f"{run}: no such directory")
@@ -56,6 +57,7 @@ def _stage(directory: Path, tokenizer: str | None) -> Finding:
     best, words = next(iter(checkpoint.ranked(directory)), (None, ""))
     for step in reversed(checkpoint.steps(directory)):
         folder = directory / "checkpoints" / str(step)
+        checkpoint.check_format(folder)
         wrong = manifest.problems(folder)
         damaged += [f"{folder}: {line}" for line in wrong]
         told = f" (best: {words})" if step == best else ""
@@ -87,6 +89,7 @@ def _resume(good, total, some: bool, model: str, directory: Path) -> str:
 def _model(directory: Path, tokenizer: str | None) -> tuple[str, list[str]]:
     if not has_model(directory):
         return "none", []
+    check_format(directory)
     wrong = [f"{directory}: {line}" for line in manifest.problems(directory)]
     if not wrong:
         about = read_about(directory)

@@ -22,7 +22,7 @@ import jax.numpy as jnp
 import numpy as np
 import orbax.checkpoint as ocp
 
-from rlhf_jax.durable import manifest
+from rlhf_jax.durable import formats, manifest
 from rlhf_jax.errors import UserError
 from rlhf_jax.strict_json import read_json
 
@@ -126,7 +126,8 @@ class Checkpoints:
         config = self.directory / "config.json"
         digest = hashlib.sha256(config.read_bytes()).hexdigest() if config.is_file() else None
         for folder in self._root.glob(f"{self._writing}{UNFINISHED}*"):
-            manifest.write(folder, {"step": self._writing, "config": digest})
+            about = {"step": self._writing, "config": digest}
+            manifest.write(folder, {formats.FIELD: formats.CHECKPOINT.now} | about)
 
     @contextlib.contextmanager
     def _explained(self):
@@ -171,6 +172,7 @@ def restore(directory: str | Path, template: Any, step: int | None = None):
     Raises:
         CheckpointError: no checkpoint, or none that is undamaged; or paths, shapes or dtypes
             differ from the template's.
+        UserError: another version wrote it in a format that is not read here.
     """
     return _newest(directory, template, step, partial=False)
 
@@ -215,7 +217,15 @@ def _newest(directory, template, step: int | None, partial: bool):
     )
 
 
+def check_format(folder: Path) -> None:
+    """Raises UserError where another version wrote a checkpoint in a format not read here."""
+    content, damaged = manifest.signed(folder)
+    if not damaged:
+        formats.CHECKPOINT.check(content.get(formats.FIELD), folder)
+
+
 def _read(folder: Path, template, partial: bool):
+    check_format(folder)
     if wrong := manifest.problems(folder):
         more = f" (and {len(wrong) - 1} more)" if len(wrong) > 1 else ""
         raise DamagedError(f"{folder} is damaged: {wrong[0]}{more}")

@@ -6,6 +6,7 @@ import math
 from pathlib import Path
 from typing import Any
 
+from rlhf_jax.durable import formats
 from rlhf_jax.durable.files import write_atomically
 from rlhf_jax.errors import UserError
 from rlhf_jax.strict_json import read_json
@@ -53,20 +54,18 @@ def check_fingerprint(directory: str | Path, fingerprint: dict, insist: bool | N
     None: it cannot.
 
     Raises:
-        UserError: a field differs, one line per difference; config.json is damaged; or an earlier
-            version of rlhf_jax wrote it, in which no class is named.
+        UserError: a field differs, one line per difference; config.json is damaged, or of a format
+            that is not read here; or an earlier version of rlhf_jax wrote it, in which no class is
+            named.
     """
     path = Path(directory) / "config.json"
     now = fingerprint_of(fingerprint)
-    text = (json.dumps(now, indent=2) + "\n").encode()
+    content = {formats.FIELD: formats.RUN.now, "config": now}
+    text = (json.dumps(content, indent=2) + "\n").encode()
     if not path.exists():
         write_atomically(path, text)
         return
-    try:
-        there = read_json(path)
-    except UserError as error:
-        raise UserError(f"{error}; remove it to write it anew") from None
-    old, new = _flatten(there), _flatten(now)
+    old, new = _flatten(_stored(path)), _flatten(now)
     if any(map(_names_class, new)) and not any(map(_names_class, old)):
         raise UserError(
             f"{directory} was made by an earlier version of rlhf_jax, which drew other random "
@@ -86,6 +85,20 @@ def check_fingerprint(directory: str | Path, fingerprint: dict, insist: bool | N
             f"{directory} belongs to a run with another config; "
             f"give another directory, or {ways}:\n" + "\n".join(lines)
         )
+
+
+def _stored(path: Path) -> Any:
+    """The config that a config.json holds; of format 0 it is the whole file."""
+    anew = "remove it to write it anew"
+    try:
+        content = read_json(path)
+    except UserError as error:
+        raise UserError(f"{error}; {anew}") from None
+    numbered = isinstance(content, dict) and formats.FIELD in content
+    formats.RUN.check(content[formats.FIELD] if numbered else None, path.parent)
+    if numbered and "config" not in content:
+        raise UserError(f"{path}: expected format and config, got {', '.join(content)}; {anew}")
+    return content["config"] if numbered else content
 
 
 def _names_class(name: str) -> bool:

@@ -38,6 +38,14 @@ def write(folder: Path, about: dict) -> None:
 
 def read(folder: Path) -> tuple[dict, list[str]]:
     """The manifest of a folder, and what is wrong with it in words: nothing, or one line."""
+    content, wrong = signed(folder)
+    if not wrong and not _has_its_form(content):
+        return {}, [f"{NAME} is not a manifest"]
+    return content, wrong
+
+
+def signed(folder: Path) -> tuple[dict, list[str]]:
+    """As `read`, of a manifest of any format: an object whose own checksum is right."""
     try:
         content = parse_json((folder / NAME).read_bytes())
     except OSError as error:
@@ -46,8 +54,6 @@ def read(folder: Path) -> tuple[dict, list[str]]:
         return {}, [f"{NAME} is not JSON"]
     if not isinstance(content, dict) or content.pop("sha256", None) != _digest(content):
         return {}, [f"{NAME} has changed since it was written"]
-    if not _has_its_form(content):
-        return {}, [f"{NAME} is not a manifest"]
     return content, []
 
 

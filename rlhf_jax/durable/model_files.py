@@ -11,7 +11,7 @@ from typing import Any
 import jax
 import orbax.checkpoint as ocp
 
-from rlhf_jax.durable import manifest
+from rlhf_jax.durable import formats, manifest
 from rlhf_jax.durable.checkpoint import reason
 from rlhf_jax.durable.files import sync_directory, write_atomically
 from rlhf_jax.errors import UserError
@@ -40,6 +40,7 @@ def save_model(
 
     def finish():
         about = {"kind": kind, "tokenizer": tokenizer, "model": dataclasses.asdict(config)}
+        about = {formats.FIELD: formats.MODEL.now} | about
         write_atomically(partial / "model.json", json.dumps(about, indent=1).encode())
         manifest.write(partial, {"kind": kind})
         shutil.rmtree(directory, ignore_errors=True)
@@ -62,14 +63,27 @@ def has_model(directory: Path) -> bool:
     return (directory / "model.json").is_file()
 
 
+def check_format(directory: Path) -> None:
+    """Raises UserError where another version wrote a model in a format that is not read here."""
+    try:
+        content = read_json(directory / "model.json")
+    except UserError:  # damage, which others tell
+        return
+    formats.MODEL.check(
+        content.get(formats.FIELD) if isinstance(content, dict) else None, directory
+    )
+
+
 def read_about(directory: Path) -> dict[str, Any]:
     """What model.json says: kind, tokenizer, and model as a TransformerConfig.
 
-    Raises UserError naming what is wrong in it.
+    Raises UserError naming what is wrong in it, or that another version wrote it in a format that
+    is not read here.
     """
     path = directory / "model.json"
+    check_format(directory)
+    about = read_json(path)
     try:
-        about = read_json(path)
         kind, tokenizer, model = (about[name] for name in ("kind", "tokenizer", "model"))
         return {"kind": kind, "tokenizer": tokenizer, "model": TransformerConfig(**model)}
     except (TypeError, KeyError) as error:
@@ -82,10 +96,12 @@ def load_model(
     """The shape and the parameters of a finished model, laid out by layout(shapes); None: on the
     first device.
 
-    Raises UserError where there is none, a damaged one, or one of another kind or tokenizer.
+    Raises UserError where there is none, a damaged one, or one of another kind, tokenizer or
+    format.
     """
     if not has_model(directory):
         raise UserError(f"{directory}: no finished model here")
+    check_format(directory)
     if wrong := manifest.problems(directory):
         raise UserError(
             f"{directory} is damaged: {wrong[0]}; remove it: the same command makes it anew from "

@@ -6,6 +6,7 @@ from pathlib import Path
 
 import pytest
 
+from rlhf_jax.durable import formats
 from rlhf_jax.durable.fingerprint import NOT_FINGERPRINTED, check_fingerprint, fingerprint_of
 from rlhf_jax.errors import UserError
 from rlhf_jax.stages.dpo import DPO, IPO
@@ -24,7 +25,9 @@ class _Stage:
 
 def test_the_file_holds_the_whole_nested_config(tmp_path):
     check_fingerprint(tmp_path / "new", fingerprint_of(_Stage()))
-    stored = json.loads((tmp_path / "new" / "config.json").read_text())
+    content = json.loads((tmp_path / "new" / "config.json").read_text())
+    assert content.keys() == {"format", "config"} and content["format"] == formats.RUN.now
+    stored = content["config"]
     rate = {"class": "rlhf_jax.training.optimizer:OptimizerConfig"}
     assert stored["optimizer"] == rate | dataclasses.asdict(OptimizerConfig())
     assert stored["lengths"] == [16, 32] and stored["data"] is None

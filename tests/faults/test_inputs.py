@@ -118,7 +118,7 @@ def test_another_config_is_refused_and_goes_on_where_the_user_insists(run, capsy
     assert (
         "goes on under another config:\n  sft.epochs: 5.0 there, 3.0 now" in capsys.readouterr().out
     )
-    assert json.loads((stage / "config.json").read_text())["sft"]["epochs"] == 3.0
+    assert json.loads((stage / "config.json").read_text())["config"]["sft"]["epochs"] == 3.0
     Run(run.config, insist=True).finish("sft")
 
 
