@@ -15,14 +15,22 @@ import signal
 import sys
 from pathlib import Path
 
-from rlhf_jax.corpora import Corpora
-from rlhf_jax.experiment import EvaluationConfig, Experiment, WorldData
-
-from rlhf_jax import cli, corpora, feeds, randomness, run
-from rlhf_jax.evaluation import report
+from rlhf_jax import cli, randomness
+from rlhf_jax.generation.ending import EndingConfig
 from rlhf_jax.generation.sampling import SamplingConfig
 from rlhf_jax.models.config import TransformerConfig
 from rlhf_jax.objectives.kl import AdaptiveController
+from rlhf_jax.runs import inputs, run
+from rlhf_jax.runs.experiment import EvaluationConfig, Experiment
+from rlhf_jax.sources import corpora, human, records
+from rlhf_jax.sources.world import WorldData
+from rlhf_jax.stages.dpo import DirectPreference
+from rlhf_jax.stages.elsewhere import FewShot
+from rlhf_jax.stages.ppo_stage import PPO
+from rlhf_jax.stages.pretrain import Pretrain
+from rlhf_jax.stages.reward_model import RewardModel
+from rlhf_jax.stages.sft import SFT
+from rlhf_jax.stages.simulated_feedback import SimulatedFeedback
 from rlhf_jax.training import loop
 from rlhf_jax.training.optimizer import OptimizerConfig
 from rlhf_jax.worlds.instruction import WorldConfig
@@ -114,24 +122,21 @@ def tell_purposes() -> None:
 
         return told
 
-    run.random_key = telling(randomness.random_key)
-    for module in (corpora, feeds, run):
+    for module in (inputs, run):
+        module.random_key = telling(randomness.random_key)
+    for module in (corpora, human, inputs):
         module.shuffle_seed = telling(randomness.shuffle_seed)
 
 
 def kill_at(place: str) -> None:
-    """Arranges the SIGKILL: "prepare", "STAGE:STEP", "feedback" or "report"."""
+    """Arranges the SIGKILL: "prepare", "STAGE:STEP", "records" or "report"."""
     if place == "prepare":
-        before(Corpora, "write", lambda corpora, name, splits: name == "prompts")
-    elif place == "feedback":  # the rankings are there, the word that they are is not
-        write = Corpora.write
-
-        def writing(corpora, name, splits):
-            write(corpora, name, splits)
-            kill_if(name == "rankings")
-
-        Corpora.write = writing
+        before(corpora.Corpora, "write", lambda corpora, name, splits: name == "prompts")
+    elif place == "records":  # the rankings are there, the word that they are is not
+        before(records, "write_atomically", lambda path, content: path.name == records.WHOLE)
     elif place == "report":
+        from rlhf_jax.evaluation import report
+
         before(report, "page", lambda *_: True)
     else:
         stage, step = place.split(":")
