@@ -41,19 +41,25 @@ that does not end within 48 tokens scores -1: 66 % of SFT's end, 98 % of PPO's, 
 Pretraining loss in nats a token: base 4.96, SFT 6.00, PPO 6.07, PPO-ptx 5.41.
 """
 
-from rlhf_jax.experiment import EvaluationConfig, Experiment, HumanData
 from rlhf_jax.models.config import TransformerConfig
 from rlhf_jax.objectives.kl import FixedController
-from rlhf_jax.stages.dpo import DPO, DPOConfig
-from rlhf_jax.stages.ppo_config import PPOConfig
-from rlhf_jax.stages.reward_model import RewardConfig
-from rlhf_jax.stages.supervised import SupervisedConfig
+from rlhf_jax.runs.experiment import EvaluationConfig, Experiment
+from rlhf_jax.sources.human import HumanData
+from rlhf_jax.stages.dpo import DPO, DirectPreference
+from rlhf_jax.stages.ppo_stage import PPO
+from rlhf_jax.stages.pretrain import Pretrain
+from rlhf_jax.stages.reward_model import RewardModel
+from rlhf_jax.stages.sft import SFT
 from rlhf_jax.training.loop import LoopConfig
 from rlhf_jax.training.optimizer import OptimizerConfig
 
 
-def ppo(**changes) -> PPOConfig:
-    return PPOConfig(
+def cosine(learning_rate: float, warmup_steps: int) -> OptimizerConfig:
+    return OptimizerConfig(learning_rate, schedule="cosine", warmup_steps=warmup_steps)
+
+
+def ppo(**changes) -> PPO:
+    return PPO(
         policy_optimizer=OptimizerConfig(learning_rate=1e-4, warmup_steps=10),
         value_optimizer=OptimizerConfig(learning_rate=3e-4, warmup_steps=10),
         iterations=20,
@@ -65,6 +71,8 @@ def ppo(**changes) -> PPOConfig:
         kl=FixedController(0.05),
         ptx_ratio=1,
         ptx_length=128,
+        start="sft",
+        reward="reward",
         **changes,
     )
 
@@ -75,39 +83,25 @@ config = Experiment(
     model=TransformerConfig(
         vocab_size=4096, layers=4, width=192, heads=6, context=256, scan_layers=False
     ),
-    pretrain=SupervisedConfig(
-        OptimizerConfig(learning_rate=2e-3, schedule="cosine", warmup_steps=50),
-        epochs=1,
-        batch_size=8,
-        length=256,
-    ),
-    sft=SupervisedConfig(
-        OptimizerConfig(learning_rate=1e-3, schedule="cosine", warmup_steps=20),
-        epochs=1,
-        batch_size=8,
-        length=256,
-        packed=True,
-    ),
-    reward=RewardConfig(
-        OptimizerConfig(learning_rate=2e-4, schedule="cosine", warmup_steps=10),
-        epochs=1,
-        batch_size=6,
-        outputs=10,
-        packed=True,
-        length=256,
-    ),
-    ppo=ppo(),
-    ppo_ptx=ppo(ptx_coefficient=1.0),
-    dpo=DPOConfig(
-        OptimizerConfig(learning_rate=2e-4, schedule="cosine", warmup_steps=5),
-        objective=DPO(beta=0.1),
-        epochs=1,
-        batch_size=6,
-        outputs=10,
-        packed=True,
-        length=256,
-        micro_batches=2,
-    ),
-    evaluation=EvaluationConfig(batch_size=64),
+    stages={
+        "pretrain": Pretrain(cosine(2e-3, 50), batch_size=8, length=256),
+        "sft": SFT(cosine(1e-3, 20), batch_size=8, length=256, packed=True, start="pretrain"),
+        "reward": RewardModel(
+            cosine(2e-4, 10), batch_size=6, outputs=10, packed=5, length=256, start="sft"
+        ),
+        "ppo": ppo(),
+        "ppo_ptx": ppo(ptx_coefficient=1.0),
+        "dpo": DirectPreference(
+            cosine(2e-4, 5),
+            objective=DPO(beta=0.1),
+            batch_size=6,
+            outputs=10,
+            packed=5,
+            length=256,
+            micro_batches=2,
+            start="sft",
+        ),
+    },
+    evaluation=EvaluationConfig(prompt_length=128, response_length=48, batch_size=64),
     loop=LoopConfig(checkpoint_every=50, log_every=10),
 )

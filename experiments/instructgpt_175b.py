@@ -20,36 +20,39 @@ SFT baseline:
 from dataclasses import replace
 from pathlib import Path
 
-from rlhf_jax.experiment import load_experiment
 from rlhf_jax.models.config import SIZES
 from rlhf_jax.parallel.config import ParallelConfig
+from rlhf_jax.runs.experiment import load_experiment
+from rlhf_jax.stages.elsewhere import FromRun
 
 six = load_experiment(str(Path(__file__).with_name("instructgpt_6b.py")))
 shape = SIZES["gpt3-175b"]
-value = replace(six.ppo.value_optimizer, learning_rate=5e-6)
+value = replace(six.stages["ppo"].value_optimizer, learning_rate=5e-6)
 
 config = replace(
     six,
     name="instructgpt_175b",
     model=replace(six.model, layers=shape.layers, width=shape.width, heads=shape.heads),
-    reward_model=six.model,
-    reward_from="runs/instructgpt_6b",
-    pretrain=replace(
-        six.pretrain,
-        optimizer=replace(
-            six.pretrain.optimizer,
-            learning_rate=6e-5,
-            warmup_steps=119,  # 375 million tokens
+    stages=six.stages
+    | {
+        "reward": FromRun("runs/instructgpt_6b", "reward", model=six.model),
+        "pretrain": replace(
+            six.stages["pretrain"],
+            optimizer=replace(
+                six.stages["pretrain"].optimizer,
+                learning_rate=6e-5,
+                warmup_steps=119,  # 375 million tokens
+            ),
+            batch_size=1536,
+            micro_batches=24,  # changes memory only
         ),
-        batch_size=1536,
-        micro_batches=24,  # changes memory only
-    ),
-    sft=replace(
-        six.sft,
-        optimizer=replace(six.sft.optimizer, learning_rate=2.45e-6),
-        batch_size=8,
-    ),
-    ppo=replace(six.ppo, value_optimizer=value),
-    ppo_ptx=replace(six.ppo_ptx, value_optimizer=value),
+        "sft": replace(
+            six.stages["sft"],
+            optimizer=replace(six.stages["sft"].optimizer, learning_rate=2.45e-6),
+            batch_size=8,
+        ),
+        "ppo": replace(six.stages["ppo"], value_optimizer=value),
+        "ppo_ptx": replace(six.stages["ppo_ptx"], value_optimizer=value),
+    },
     parallel=ParallelConfig(fsdp=32, tensor=8),
 )

@@ -19,9 +19,10 @@ SFT baseline:
 from dataclasses import replace
 from pathlib import Path
 
-from rlhf_jax.experiment import load_experiment
 from rlhf_jax.models.config import SIZES
 from rlhf_jax.parallel.config import ParallelConfig
+from rlhf_jax.runs.experiment import load_experiment
+from rlhf_jax.stages.elsewhere import FromRun
 
 six = load_experiment(str(Path(__file__).with_name("instructgpt_6b.py")))
 shape = SIZES["gpt3-1.3b"]  # 16 heads of 128: the paper prints 24, which d_model = 2048 contradicts
@@ -30,18 +31,22 @@ config = replace(
     six,
     name="instructgpt_1b3",
     model=replace(six.model, layers=shape.layers, width=shape.width, heads=shape.heads),
-    reward_model=six.model,
-    reward_from="runs/instructgpt_6b",
-    pretrain=replace(
-        six.pretrain,
-        optimizer=replace(
-            six.pretrain.optimizer,
-            learning_rate=2e-4,
-            warmup_steps=358,  # 375 million tokens
+    stages=six.stages
+    | {
+        "reward": FromRun("runs/instructgpt_6b", "reward", model=six.model),
+        "pretrain": replace(
+            six.stages["pretrain"],
+            optimizer=replace(
+                six.stages["pretrain"].optimizer,
+                learning_rate=2e-4,
+                warmup_steps=358,  # 375 million tokens
+            ),
+            batch_size=512,
+            micro_batches=1,  # changes memory only
         ),
-        batch_size=512,
-        micro_batches=1,  # changes memory only
-    ),
-    sft=replace(six.sft, optimizer=replace(six.sft.optimizer, learning_rate=5e-6)),
+        "sft": replace(
+            six.stages["sft"], optimizer=replace(six.stages["sft"].optimizer, learning_rate=5e-6)
+        ),
+    },
     parallel=ParallelConfig(fsdp=16),
 )

@@ -29,13 +29,16 @@ instructgpt_1b3.py and instructgpt_175b.py say what they change of this file.
 
 import dataclasses
 
-from rlhf_jax.experiment import EvaluationConfig, Experiment, FolderData
+from rlhf_jax.generation.ending import EndingConfig
 from rlhf_jax.models.config import SIZES
 from rlhf_jax.objectives.kl import FixedController
 from rlhf_jax.parallel.config import ParallelConfig
-from rlhf_jax.stages.ppo_config import PPOConfig
-from rlhf_jax.stages.reward_model import RewardConfig
-from rlhf_jax.stages.supervised import SupervisedConfig
+from rlhf_jax.runs.experiment import EvaluationConfig, Experiment
+from rlhf_jax.sources.folder import FolderData
+from rlhf_jax.stages.ppo_stage import PPO
+from rlhf_jax.stages.pretrain import Pretrain
+from rlhf_jax.stages.reward_model import RewardModel
+from rlhf_jax.stages.sft import SFT
 from rlhf_jax.training.loop import LoopConfig
 from rlhf_jax.training.optimizer import OptimizerConfig
 
@@ -51,7 +54,7 @@ CONSTANT = dataclasses.replace(  # warm-up: 10 iterations of 8 minibatches
     ADAM, schedule="constant", warmup_steps=80, warmup_from=0.1
 )
 
-ppo = PPOConfig(
+ppo = PPO(
     # Not printed: the sweep went from 2.55e-6 to 2.55e-5, above 8.05e-6 it diverged without ptx.
     policy_optimizer=dataclasses.replace(CONSTANT, learning_rate=5e-6),
     value_optimizer=dataclasses.replace(CONSTANT, learning_rate=9e-6),
@@ -71,11 +74,13 @@ ppo = PPOConfig(
     value_clip=0.2,  # not printed
     whiten_rewards=False,  # not printed
     whiten_advantages=True,  # not printed
-    missing_eos_score=None,  # not printed
     zero_value_head=False,
     ema_decay=0.992,
     ptx_ratio=8,
     ptx_length=2048,  # not printed
+    start="sft",
+    reference="sft",
+    reward="reward",
 )
 
 config = Experiment(
@@ -88,40 +93,47 @@ config = Experiment(
         scan_layers=True,
         remat="full",
     ),
-    pretrain=SupervisedConfig(  # Brown et al. 2020, table 2.1 and appendix B
-        dataclasses.replace(
-            COSINE,
-            learning_rate=1.2e-4,
-            warmup_steps=179,  # 375 million tokens
-            warmup_from=0.0,
-            weight_decay=0.1,
+    stages={
+        "pretrain": Pretrain(  # Brown et al. 2020, table 2.1 and appendix B
+            dataclasses.replace(
+                COSINE,
+                learning_rate=1.2e-4,
+                warmup_steps=179,  # 375 million tokens
+                warmup_from=0.0,
+                weight_decay=0.1,
+            ),
+            epochs=1,
+            batch_size=1024,
+            length=2048,
+            micro_batches=4,  # changes memory only
         ),
-        epochs=1,
-        batch_size=1024,
-        length=2048,
-        micro_batches=4,  # changes memory only
+        "sft": SFT(
+            dataclasses.replace(COSINE, learning_rate=1.04e-5),
+            epochs=2,
+            batch_size=32,
+            length=2048,
+            packed=False,  # not printed
+            pretraining_fraction=0.1,
+            start="pretrain",
+        ),
+        "reward": RewardModel(
+            dataclasses.replace(COSINE, learning_rate=9e-6),
+            epochs=1,
+            batch_size=64,
+            outputs=9,
+            packed=1,  # not printed
+            length=2048,
+            micro_batches=1,  # changes memory only
+            normalise="shift",
+            start="sft",
+        ),
+        "ppo": ppo,
+        "ppo_ptx": dataclasses.replace(ppo, ptx_coefficient=27.8),
+    },
+    ending=EndingConfig(missing_eos_score=None),  # not printed
+    evaluation=EvaluationConfig(  # not printed
+        prompt_length=1024, response_length=1024, batch_size=512
     ),
-    sft=SupervisedConfig(
-        dataclasses.replace(COSINE, learning_rate=1.04e-5),
-        epochs=2,
-        batch_size=32,
-        length=2048,
-        packed=False,  # not printed
-        pretraining_fraction=0.1,
-    ),
-    reward=RewardConfig(
-        dataclasses.replace(COSINE, learning_rate=9e-6),
-        epochs=1,
-        batch_size=64,
-        outputs=9,
-        packed=False,  # not printed
-        length=2048,
-        micro_batches=1,  # changes memory only
-        normalise="shift",
-    ),
-    ppo=ppo,
-    ppo_ptx=dataclasses.replace(ppo, ptx_coefficient=27.8),
-    evaluation=EvaluationConfig(batch_size=512),  # not printed
     loop=LoopConfig(checkpoint_every=50, log_every=1),
     parallel=ParallelConfig(fsdp=32),
 )

@@ -27,13 +27,17 @@ PPO-ptx its repair:
     2  1.17        2.91       3.08   .65     1.31   1.13
 """
 
-from rlhf_jax.experiment import EvaluationConfig, Experiment, WorldData
 from rlhf_jax.models.config import TransformerConfig
 from rlhf_jax.objectives.kl import FixedController
-from rlhf_jax.stages.dpo import DPO, DPOConfig
-from rlhf_jax.stages.ppo_config import PPOConfig
-from rlhf_jax.stages.reward_model import RewardConfig
-from rlhf_jax.stages.supervised import SupervisedConfig
+from rlhf_jax.runs.experiment import EvaluationConfig, Experiment
+from rlhf_jax.sources.world import WorldData
+from rlhf_jax.stages.dpo import DPO, DirectPreference
+from rlhf_jax.stages.elsewhere import FewShot
+from rlhf_jax.stages.ppo_stage import PPO
+from rlhf_jax.stages.pretrain import Pretrain
+from rlhf_jax.stages.reward_model import RewardModel
+from rlhf_jax.stages.sft import SFT
+from rlhf_jax.stages.simulated_feedback import SimulatedFeedback
 from rlhf_jax.training.loop import LoopConfig
 from rlhf_jax.training.optimizer import OptimizerConfig
 from rlhf_jax.worlds.instruction import WorldConfig
@@ -41,8 +45,12 @@ from rlhf_jax.worlds.instruction import WorldConfig
 VOCABULARY = 1024
 
 
-def ppo(**changes) -> PPOConfig:
-    return PPOConfig(
+def cosine(learning_rate: float, warmup_steps: int) -> OptimizerConfig:
+    return OptimizerConfig(learning_rate, schedule="cosine", warmup_steps=warmup_steps)
+
+
+def ppo(**changes) -> PPO:
+    return PPO(
         policy_optimizer=OptimizerConfig(learning_rate=3e-4, warmup_steps=10),
         value_optimizer=OptimizerConfig(learning_rate=1e-3, warmup_steps=10),
         iterations=40,
@@ -54,6 +62,8 @@ def ppo(**changes) -> PPOConfig:
         kl=FixedController(0.4),
         ptx_ratio=1,
         ptx_length=48,
+        start="sft",
+        reward="reward",
         **changes,
     )
 
@@ -64,39 +74,37 @@ config = Experiment(
     model=TransformerConfig(
         vocab_size=VOCABULARY, layers=4, width=128, heads=4, context=160, scan_layers=False
     ),
-    pretrain=SupervisedConfig(
-        OptimizerConfig(learning_rate=3e-3, schedule="cosine", warmup_steps=50),
-        epochs=5,
-        batch_size=8,
-        length=128,
-    ),
-    sft=SupervisedConfig(
-        OptimizerConfig(learning_rate=1.5e-3, schedule="cosine", warmup_steps=10),
-        epochs=3,
-        batch_size=8,
-        length=96,
-        packed=True,
-    ),
-    reward=RewardConfig(
-        OptimizerConfig(learning_rate=5e-4, schedule="cosine", warmup_steps=5),
-        epochs=1,
-        batch_size=8,
-        outputs=18,
-        packed=True,
-        length=48,
-    ),
-    ppo=ppo(),
-    ppo_ptx=ppo(ptx_coefficient=1.0),
-    dpo=DPOConfig(
-        OptimizerConfig(learning_rate=5e-4, schedule="cosine", warmup_steps=5),
-        objective=DPO(beta=0.1),
-        epochs=1,
-        batch_size=8,
-        outputs=18,
-        packed=True,
-        length=48,
-        micro_batches=1,
-    ),
-    evaluation=EvaluationConfig(batch_size=200),
+    stages={
+        "pretrain": Pretrain(cosine(3e-3, 50), epochs=5, batch_size=8, length=128),
+        "prompted": FewShot(examples=3, prompt_length=128, start="pretrain"),
+        "sft": SFT(
+            cosine(1.5e-3, 10), epochs=3, batch_size=8, length=96, packed=True, start="pretrain"
+        ),
+        "feedback": SimulatedFeedback(
+            prompt_length=32, response_length=24, batch_size=200, policy="sft"
+        ),
+        "reward": RewardModel(
+            cosine(5e-4, 5),
+            batch_size=8,
+            outputs=18,
+            packed=4,
+            length=48,
+            start="sft",
+            rankings="feedback",
+        ),
+        "ppo": ppo(),
+        "ppo_ptx": ppo(ptx_coefficient=1.0),
+        "dpo": DirectPreference(
+            cosine(5e-4, 5),
+            objective=DPO(beta=0.1),
+            batch_size=8,
+            outputs=18,
+            packed=4,
+            length=48,
+            start="sft",
+            rankings="feedback",
+        ),
+    },
+    evaluation=EvaluationConfig(prompt_length=32, response_length=24, batch_size=200),
     loop=LoopConfig(checkpoint_every=200, log_every=1),
 )

@@ -42,10 +42,8 @@ def _pick(tree: Any, names: Sequence[str], named: bool) -> Any:
         return {} if named else tree
     found = {}
     for name, inner in tree.items():
-        if name in names:
-            part = inner if named else {}
-        else:
-            part = _pick(inner, names, named)
+        whole = inner if named else {}
+        part = whole if name in names else _pick(inner, names, named)
         if not isinstance(part, dict) or part:
             found[name] = part
     return found

@@ -155,13 +155,9 @@ class SimulatedFeedback(Stage):
         ]
         noise = calibrate_noise(scores, self.agreement)
         labeler = SimulatedLabeler(noise, seed=inputs.shuffle("labelers"))
+        scored = lambda r: [score(r.prompt, text) for text in r.responses]
         ranked = [
-            dataclasses.replace(
-                r,
-                ranks=labeler.rank(
-                    r.prompt, r.responses, [score(r.prompt, t) for t in r.responses]
-                ),
-            )
+            dataclasses.replace(r, ranks=labeler.rank(r.prompt, r.responses, scored(r)))
             for r in unranked
         ]
         tied, held = sum(ranking.tied for ranking in ranked), max(1, len(ranked) // 10)

@@ -75,8 +75,9 @@ def make_update(
     """The compiled `update(state, batch, fixed) -> (state, metrics)` of a loss, and its optimizer.
 
     fixed: the part of the parameters that is not trained (models/parts.py). The loss is taken at
-    the whole, its gradient at the trained part, the state's. The state is donated. A step whose loss or gradient is not finite leaves parameters and optimizer as they were, and so does
-    one whose batch has weight 0; skipped_steps and empty_steps say so.
+    the whole, its gradient at the trained part, the state's. The state is donated. A step whose
+    loss or gradient is not finite leaves parameters and optimizer as they were, and so does one
+    whose batch has weight 0; skipped_steps and empty_steps say so.
     """
     optimizer = make_optimizer(config.optimizer, total_steps)
 
