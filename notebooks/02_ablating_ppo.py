@@ -43,8 +43,8 @@ from rlhf_jax.objectives.reductions import masked_mean, whiten
 from rlhf_jax.objectives.surrogates import clipped_value_loss, ppo_clip, ppo_diagnostics
 from rlhf_jax.objectives.terms import gradients_by_term, term
 from rlhf_jax.stages import ppo, supervised
+from rlhf_jax.stages.pretrain import Pretrain
 from rlhf_jax.stages.reward_model import normalise, reward_loss
-from rlhf_jax.stages.supervised import SupervisedConfig
 from rlhf_jax.training.optimizer import OptimizerConfig
 from rlhf_jax.worlds.instruction import InstructionWorld, WorldConfig
 
@@ -66,7 +66,7 @@ shape = {"batch_size": 16, "length": 64}
 
 
 def train_stage(loss, params, batches, steps, rate):
-    config = SupervisedConfig(OptimizerConfig(rate, schedule="cosine", warmup_steps=10))
+    config = Pretrain(OptimizerConfig(rate, schedule="cosine", warmup_steps=10))
     update, optimizer = supervised.make_update(loss, config, steps)
     state = supervised.initial_state(params, optimizer, jax.random.key(0))
     for _ in range(steps):

@@ -1,9 +1,11 @@
 """Outputs of a policy as rankings: K outputs for each prompt."""
 
+import dataclasses
 import random
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 
 from rlhf_jax.data.records import Ranking
+from rlhf_jax.generation.ending import Response
 
 
 def output_counts(prompts: int, fewest: int, most: int, seed: int) -> list[int]:
@@ -21,3 +23,19 @@ def rankings_of(
         texts, ended = zip(*(next(outputs) for _ in range(count)), strict=True)
         rankings.append(Ranking(prompt, tuple(texts), (0,) * count, tuple(ended)))
     return rankings
+
+
+def collect_rankings(
+    prompts: Sequence[str],
+    counts: Sequence[int],
+    sample: Callable[[list[str]], list[Response]],
+    rank: Callable[[str, Sequence[str]], Sequence[int]],
+) -> list[Ranking]:
+    """Samples counts[i] responses to prompts[i], all in one go, and has each set ranked by its
+    texts. A record says which of its responses ended."""
+    repeated = [p for p, count in zip(prompts, counts, strict=True) for _ in range(count)]
+    outputs = [(response.text, response.ended) for response in sample(repeated)]
+    return [
+        dataclasses.replace(r, ranks=tuple(rank(r.prompt, r.responses)))
+        for r in rankings_of(prompts, counts, outputs)
+    ]
