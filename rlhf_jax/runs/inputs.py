@@ -30,9 +30,13 @@ class StageInputs:
         self.build: Build = run.build(stage)
         self.runner, self.tokenizer = run.runner, run.tokenizer
         self.directory: Path = run.stage_directory(stage)
+        self._models: dict[str, Any] = {}  # of two roles one, where both name a stage
 
     def model(self, role: str) -> Any:
-        return self._run.model(self._stage.needs()[role].stage)
+        stage = self._stage.needs()[role].stage
+        if stage not in self._models:
+            self._models[stage] = self._run.model(stage)
+        return self._models[stage]
 
     def records(self, kind: str, split: str) -> Sequence:
         needs = self._stage.needs()

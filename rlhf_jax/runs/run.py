@@ -6,7 +6,6 @@
 """
 
 import contextlib
-import functools
 import time
 from collections.abc import Sequence
 from pathlib import Path
@@ -146,7 +145,6 @@ class Run:
         self.finish(stage)
         return self.collected(stage).read(kind, split)
 
-    @functools.cache  # noqa: B019  (a run lives as long as its process)
     def model(self, stage: str) -> Any:
         """The parameters that a stage ends with; the stage runs first where it has not.
 
