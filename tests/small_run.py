@@ -83,10 +83,15 @@ config = Experiment(
         "ppo": ppo(),
         "ppo_ptx": ppo(minibatches=1, epochs=2, ptx_coefficient=2.5),
         "dpo": DirectPreference(
-            RATE, batch_size=6, outputs=3, length=80, divide_by="untied_pairs", start="sft",
+            RATE,
+            batch_size=6,
+            outputs=3,
+            length=80,
+            divide_by="untied_pairs",
+            start="sft",
             rankings="feedback",
         ),
-    },  # fmt: skip
+    },
     ending=EndingConfig(missing_eos_score=-0.5),
     evaluation=EvaluationConfig(
         prompt_length=56, response_length=8, sampling=SamplingConfig(0.9), batch_size=10
