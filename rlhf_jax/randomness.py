@@ -1,7 +1,8 @@
 """All randomness of a run: a number for each (seed of the run, purpose), by sha256.
 
-A purpose is "STAGE/USE", so that no two uses share numbers and a use that is added, renamed or
-taken away changes no other.
+A purpose is "STREAM/USE", so that no two uses share numbers and a use that is added, renamed or
+taken away changes no other. A stage's stream is its name, unless `Stage.stream` names another. With
+the names of the experiments here:
 
 purpose                      what it draws
 data/heldout                 which human prompts are held out
@@ -17,7 +18,7 @@ feedback/labelers            the labelers' noise
 reward/head                  the first weights of the score head
 reward/rankings              order of the rankings; of DPO: dpo/rankings
 ppo/prompts, ppo/text        order of prompts and text; of PPO-ptx: ppo_ptx/prompts, ppo_ptx/text
-STAGE/training               what a stage draws in its steps: dropout; of PPO and PPO-ptx responses
+STREAM/training              what a stage draws in its steps: dropout; of PPO and PPO-ptx responses
                              and the order of the minibatches
 report/responses             the report's responses: the same noise for each policy, so that
                              differences between policies hold less of it

@@ -12,8 +12,10 @@ import jax.numpy as jnp
 import numpy as np
 
 from rlhf_jax.evaluation.policies import Sampler
-from rlhf_jax.stages import ppo
+from rlhf_jax.runs.inputs import StageInputs
 from rlhf_jax.training import loop
+
+PROGRAMS = ("sample", "experience")  # of feedback and of PPO; they donate nothing
 
 
 def host(tree):
@@ -35,8 +37,8 @@ def records(folder: Path) -> dict[str, list]:
 def observe(folder: Path) -> None:
     """Writes into `folder` from here on.
 
-    "STAGE state", the first and one a step; "STAGE batch", one a step; "experience" of a PPO
-    iteration, its rollout among it; "sampled", a call of the sampler.
+    "STAGE state", the first and one a step; "STAGE batch", one a step; "STAGE PROGRAM" of each call
+    of PROGRAMS, its arguments and its result; "sampled", a call of the sampler.
     """
     folder.mkdir(parents=True)
 
@@ -45,7 +47,7 @@ def observe(folder: Path) -> None:
         path.write_bytes(pickle.dumps((name, host(value))))
 
     _observe_stages(write)
-    _observe_experience(write)
+    _observe_programs(write)
     _observe_sampler(write)
 
 
@@ -66,20 +68,21 @@ def _observe_stages(write) -> None:
     loop.run = observed
 
 
-def _observe_experience(write) -> None:
-    compile_programs = ppo.compile_programs
+def _observe_programs(write) -> None:
+    compiled = StageInputs.compile
 
-    def observed(*arguments):
-        programs = compile_programs(*arguments)
+    def observed(inputs, programs):
+        def wrapped(name, program):
+            def call(*arguments):
+                found = program(*arguments)
+                write(f"{inputs.build.name} {name}", {"arguments": arguments, "found": found})
+                return found
 
-        def experience(state, frozen, prompts, rollout):
-            found, metrics = programs.experience(state, frozen, prompts, rollout)
-            write("experience", {"rollout": rollout._asdict(), **found._asdict()})
-            return found, metrics
+            return call if name in PROGRAMS else program
 
-        return programs._replace(experience=experience)
+        return {name: wrapped(name, made) for name, made in compiled(inputs, programs).items()}
 
-    ppo.compile_programs = observed
+    StageInputs.compile = observed
 
 
 def _observe_sampler(write) -> None:

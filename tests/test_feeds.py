@@ -1,42 +1,56 @@
 """What the batches of each stage hold: of which split, how long, how many, packed or mixed."""
 
+import dataclasses
+
 import numpy as np
 import pytest
 
 from rlhf_jax.data.records import Demonstration, Prompt, Ranking, Text
-from rlhf_jax.feeds import Feeds, PPOBatches
-from rlhf_jax.stages.reward_model import RewardConfig
-from rlhf_jax.stages.supervised import SupervisedConfig
+from rlhf_jax.generation.ending import Ending
+from rlhf_jax.stages import feeds
+from rlhf_jax.stages.ppo_stage import PPO
+from rlhf_jax.stages.pretrain import Pretrain
+from rlhf_jax.stages.reward_model import RewardModel
+from rlhf_jax.stages.sft import SFT
+from rlhf_jax.stages.simulated_feedback import SimulatedFeedback
 from rlhf_jax.training.optimizer import OptimizerConfig
 from tests.data.conftest import Letters
+from tests.fed import inputs_of
 from tests.stages import tiny
 
 RATE = OptimizerConfig()
+PPO_STAGE = PPO(**vars(tiny.ppo_config(ptx_coefficient=27.8)), start="sft", reward="reward")
+REWARD = RewardModel(RATE, batch_size=2, outputs=4, length=8, start="sft", rankings="feedback")
+STAGES = {
+    "base": Pretrain(RATE, batch_size=5, length=9),
+    "sft": SFT(RATE, batch_size=4, length=20, start="base"),
+    "feedback": SimulatedFeedback(prompt_length=6, response_length=6, policy="sft"),
+    "reward": REWARD,
+    "human": dataclasses.replace(REWARD, rankings=None),
+    "ppo": PPO_STAGE,
+}
 RECORDS = {
-    ("prompts", "ppo"): [Prompt(letter * 3) for letter in "abcdefghijklmnop"],
-    ("demonstrations", "train"): [Demonstration(letter, "mn") for letter in "abcdefghijkl"],
-    ("demonstrations", "valid"): [Demonstration("v", "w")] * 12,
-    ("text", "train"): [Text("qrstu" * n) for n in range(1, 30)],
-    ("text", "valid"): [Text("vwxyz" * 20)],
-    ("prompts", "test"): [Prompt("vwx")],
+    ("prompts", "ppo", None): [Prompt(letter * 3) for letter in "abcdefghijklmnop"],
+    ("demonstrations", "train", None): [Demonstration(letter, "mn") for letter in "abcdefghijkl"],
+    ("demonstrations", "valid", None): [Demonstration("v", "w")] * 12,
+    ("text", "train", None): [Text("qrstu" * n) for n in range(1, 30)],
+    ("text", "valid", None): [Text("vwxyz" * 20)],
+    ("prompts", "test", None): [Prompt("vwx")],
+    ("rankings", "train", "feedback"): [Ranking(a, ("x", "y"), (0, 1)) for a in "abcd"],
+    ("rankings", "valid", "feedback"): [Ranking(a, ("x", "y"), (0, 1)) for a in "vwvw"],
+    ("rankings", "train", None): [Ranking(a, ("x", "y"), (0, 1)) for a in "efgh"],
 }
 
 
-class Corpora:
-    def read(self, name, split):
-        return RECORDS[name, split]
+def inputs(name, stage=None, **more):
+    stages = STAGES if stage is None else STAGES | {name: stage}
+    return inputs_of(stages, name, lambda *of: RECORDS[of], seed=3, **more)
 
 
-class Alone:
-    """The one process of a run."""
-
-    def own_rows(self, count):
-        return slice(None)
-
-
-def batches(stage="ppo_ptx", seed=3, **changes) -> PPOBatches:
-    config = tiny.ppo_config(**({"ptx_coefficient": 27.8} | changes))
-    return PPOBatches(Feeds(Corpora(), Letters(), Alone(), seed), config, stage)
+def batches(**changes):
+    """Of PPO."""
+    stage = dataclasses.replace(PPO_STAGE, **changes)
+    return stage._batches(inputs("ppo", stage))
 
 
 @pytest.mark.parametrize("ratio", [1, 8])
@@ -64,24 +78,20 @@ def test_ppo_s_position_is_of_prompts_and_of_text():
             np.testing.assert_array_equal(one[name]["tokens"], other[name]["tokens"])
 
 
-def feeds() -> Feeds:
-    return Feeds(Corpora(), Letters(), Alone(), seed=3)
-
-
 def words_of(batch) -> set[str]:
     """The letters of all rows."""
     return {chr(ord("a") + i - 4) for i in np.unique(batch["tokens"]).tolist() if i > 3}
 
 
 def test_text_is_of_the_train_split_in_rows_of_the_length():
-    batch = next(feeds().text(5, 9, "pretrain/text"))
+    batch = next(feeds.text(inputs("base"), 5, 9, "text"))
     assert batch["tokens"].shape == (5, 9) and words_of(batch) == set("qrstu")
 
 
 @pytest.mark.parametrize("packed, rows", [(False, 12), (True, 3)])
 def test_demonstrations_are_of_the_train_split_packed_where_the_config_says_so(packed, rows):
-    config = SupervisedConfig(RATE, batch_size=4, length=20, packed=packed)
-    batches = feeds().demonstrations(config)
+    stage = dataclasses.replace(STAGES["sft"], packed=packed)
+    batches = feeds.demonstrations(inputs("sft", stage), stage)
     assert batches.rows() == rows  # of five tokens each
     batch = next(batches)
     assert batch["tokens"].shape == (4, 20) and words_of(batch) <= set("abcdefghijklmn")
@@ -90,23 +100,37 @@ def test_demonstrations_are_of_the_train_split_packed_where_the_config_says_so(p
 
 @pytest.mark.parametrize("fraction, rows", [(0.0, 0), (0.25, 1), (0.5, 2)])
 def test_a_fraction_of_a_batch_of_demonstrations_is_text(fraction, rows):
-    config = SupervisedConfig(RATE, batch_size=4, length=9, pretraining_fraction=fraction)
-    batch = next(feeds().demonstrations(config))
+    stage = dataclasses.replace(STAGES["sft"], length=9, pretraining_fraction=fraction)
+    batch = next(feeds.demonstrations(inputs("sft", stage), stage))
     text = np.isin(batch["tokens"], Letters().encode("qrstu")).any(axis=1)
     assert text.sum() == rows
 
 
-@pytest.mark.parametrize("packed, shape", [(False, (2, 4)), (True, (2, 2, 4))])
+@pytest.mark.parametrize("packed, shape", [(1, (2, 4)), (2, (2, 2, 4))])
 def test_rankings_have_the_outputs_and_the_packing_of_the_config(packed, shape):
-    config = RewardConfig(RATE, batch_size=2, outputs=4, length=8, packed=packed)
-    rankings = [Ranking(a, ("x", "y"), (0, 1)) for a in "abcd"]
-    close = lambda ids, ended: [*ids, 29]  # another end than eos
-    batch = next(feeds().rankings(rankings, config, "reward/rankings", close))
+    stage = dataclasses.replace(REWARD, packed=packed)
+    ending = Ending(2, 0, stop=29)  # another end than eos
+    batch = next(feeds.rankings(inputs("reward", stage, ending=ending), stage))
     assert batch["tokens"].shape == (2, 4, 8) and batch["ranks"].shape == shape
     assert (batch["tokens"][:, :2, 3] == 29).all() and not (batch["tokens"] == 2).any()
+    if packed == 2:
+        assert (batch["tokens"][:, :, 3] == 29).all()  # two rankings of two outputs a row
 
 
-def test_prompts_are_of_the_ppo_split_at_the_prompt_length():
-    found = next(feeds().prompts(tiny.ppo_config(prompt_length=7), "ppo/prompts"))
+@pytest.mark.parametrize("stage, words", [("reward", "abcd"), ("human", "efgh")])
+def test_rankings_are_of_the_stage_that_collects_them_or_of_the_data(stage, words):
+    batches = feeds.rankings(inputs(stage), STAGES[stage])
+    seen = words_of(next(batches)) | words_of(next(batches))
+    assert seen == set(words + "xy")
+
+
+def test_prompts_are_of_the_split_at_the_prompt_length():
+    found = next(feeds.prompts(inputs("ppo"), "ppo", 8, 7))
     assert found["tokens"].shape == (8, 7) and words_of(found) <= set("abcdefghijklmnop")
     assert len(set(found["index"].tolist())) == 8
+
+
+def test_ppo_reads_the_split_of_prompts_that_it_names():
+    assert words_of(next(batches())["prompts"]) <= set("abcdefghijklmnop")
+    assert words_of(next(batches(prompts="test"))["prompts"]) == set("vwx")
+    assert next(batches(prompt_length=7))["prompts"]["tokens"].shape == (8, 7)

@@ -8,17 +8,16 @@ import jax
 import numpy as np
 import pytest
 
-from rlhf_jax import feeds, randomness
-from rlhf_jax.data.arrays import close_with_eos
+from rlhf_jax import randomness
 from rlhf_jax.data.records import Demonstration, Prompt, Ranking, Text
 from rlhf_jax.errors import ConfigError
-from rlhf_jax.parallel.config import ParallelConfig
-from rlhf_jax.parallel.runner import make_runner
 from rlhf_jax.randomness import random_key, shuffle_seed
-from tests.data.conftest import Letters
+from rlhf_jax.stages import feeds
+from tests.fed import inputs_of
 from tests.small_run import config
 
-# Of the table in the module's docstring; STAGE/training stands for one a stage.
+STAGES = config.stages
+# Of the table in the module's docstring; STREAM/training stands for one a stage.
 PURPOSES = set(re.findall(r"\b[a-z_]+/[a-z]+\b", randomness.__doc__))
 
 
@@ -45,53 +44,77 @@ def test_a_seed_has_its_bounds(seed):
         type(config)(**{**vars(config), "seed": seed})
 
 
-class Records:
-    """Data sets in which a record is known by its number."""
-
-    @staticmethod
-    def read(name, split):
-        numbers = [chr(97 + i // 10) + chr(97 + i % 10) for i in range(100)]
-        made = {
-            "text": lambda n: Text(n * 3),
-            "demonstrations": lambda n: Demonstration(n, n),
-            "prompts": Prompt,
-            "rankings": lambda n: Ranking(n, (n + "a", n + "b"), (0, 1)),
-        }[name]
-        return [made(number) for number in numbers]
+MADE = {
+    "text": lambda n: Text(n * 3),
+    "demonstrations": lambda n: Demonstration(n, n),
+    "prompts": Prompt,
+    "rankings": lambda n: Ranking(n, (n + "a", n + "b"), (0, 1)),
+}
 
 
-@pytest.fixture(scope="module")
-def fed():
-    """{purpose: the numbers of the records in the first batches}, PPO's of the whole batch."""
-    runner, close = make_runner(ParallelConfig()), lambda ids, _: [*ids]
-    made = feeds.Feeds(Records, Letters(), runner, 5)
-    rankings, close = Records.read("rankings", "train"), close_with_eos(Letters())
-    batches = {
-        "pretrain/text": made.text(8, 8, "pretrain/text"),
-        "sft/demonstrations": made.demonstrations(config.sft),
-        "reward/rankings": made.rankings(rankings, config.reward, "reward/rankings", close),
-        "dpo/rankings": made.rankings(rankings, config.dpo, "dpo/rankings", close),
+def records(kind, split, stage):
+    """Known by their numbers."""
+    return [MADE[kind](chr(97 + i // 10) + chr(97 + i % 10)) for i in range(100)]
+
+
+def inputs(name, **changes):
+    """Of a stage of the small experiment, or of one that takes its place."""
+    stage = dataclasses.replace(STAGES[name], **changes)
+    return inputs_of(STAGES | {name: stage}, name, records, seed=5)
+
+
+def fed(name, **changes) -> dict:
+    """{use: batches} of a stage."""
+    given, stage = inputs(name, **changes), dataclasses.replace(STAGES[name], **changes)
+    of = {
+        "pretrain": lambda: {"text": feeds.text(given, 8, 8, "text")},
+        "sft": lambda: {"demonstrations": feeds.demonstrations(given, stage)},
+        "reward": lambda: {"rankings": feeds.rankings(given, stage)},
+        "dpo": lambda: {"rankings": feeds.rankings(given, stage)},
+        "ppo": lambda: stage._batches(given).parts,
+        "ppo_ptx": lambda: stage._batches(given).parts,
     }
-    for stage in ("ppo", "ppo_ptx"):
-        both = feeds.PPOBatches(made, config.ppo_ptx, stage)
-        batches |= {f"{stage}/prompts": both.prompts, f"{stage}/text": both.text}
-    return batches
+    return of[name]()
 
 
-def test_each_feed_is_shuffled_by_the_seed_of_its_purpose(fed):
-    seeds = {purpose: batches.get_state()["data"]["seed"] for purpose, batches in fed.items()}
-    assert seeds == {purpose: shuffle_seed(5, purpose) for purpose in fed}
+def shuffled_by(batches) -> int:
+    return batches.get_state()["data"]["seed"]
 
 
-@pytest.mark.parametrize("use", ["prompts", "text"])
-def test_ppo_and_ppo_ptx_read_in_orders_of_their_own(fed, use):
-    one, other = (next(fed[f"{stage}/{use}"])["tokens"] for stage in ("ppo", "ppo_ptx"))
-    assert one.shape == other.shape and not np.array_equal(one, other)
+@pytest.mark.parametrize("name", ["pretrain", "sft", "reward", "dpo", "ppo", "ppo_ptx"])
+def test_each_feed_is_shuffled_by_the_seed_of_its_purpose(name):
+    for use, batches in fed(name).items():
+        assert shuffled_by(batches) == shuffle_seed(5, f"{name}/{use}")
+
+
+@pytest.mark.parametrize("name", ["pretrain", "sft", "reward", "dpo", "ppo_ptx"])
+def test_a_stage_of_another_stream_draws_that_stream_s_numbers(name):
+    """So one that is renamed keeps its numbers."""
+    for use, batches in fed(name, stream="before").items():
+        assert shuffled_by(batches) == shuffle_seed(5, f"before/{use}")
+    given = inputs(name, stream="before")
+    assert given.key("training") == random_key(5, "before/training")
+
+
+def test_two_stages_of_one_stream_draw_the_same_and_others_do_not():
+    one, other, third = fed("ppo_ptx"), fed("ppo", stream="ppo_ptx"), fed("ppo")
+    first, same, another = (next(x["prompts"])["tokens"] for x in (one, other, third))
+    np.testing.assert_array_equal(first, same)
+    assert first.shape == another.shape and not np.array_equal(first, another)
+    assert inputs("ppo", stream="ppo_ptx").key("training") == inputs("ppo_ptx").key("training")
+    assert inputs("ppo").key("training") != inputs("ppo_ptx").key("training")
+
+
+def test_prompts_and_text_of_ppo_are_read_in_orders_of_their_own():
+    ppo = {use: shuffled_by(batches) for use, batches in fed("ppo_ptx").items()}
+    assert ppo.keys() == {"prompts", "text"} and len(set(ppo.values())) == 2
 
 
 def test_mixed_demonstrations_are_shuffled_for_three_purposes(monkeypatch):
     asked = []
-    monkeypatch.setattr(feeds, "shuffle_seed", lambda *a: asked.append(a) or shuffle_seed(*a))
-    made = feeds.Feeds(Records, Letters(), make_runner(ParallelConfig()), 5)
-    made.demonstrations(dataclasses.replace(config.sft, pretraining_fraction=0.5, packed=False))
-    assert asked == [(5, f"sft/{use}") for use in ("demonstrations", "text", "mix")]
+    given = inputs("sft", pretraining_fraction=0.5, packed=False)
+    shuffle = given.shuffle
+    monkeypatch.setattr(given, "shuffle", lambda use: asked.append(use) or shuffle(use))
+    mixed = dataclasses.replace(STAGES["sft"], pretraining_fraction=0.5, packed=False)
+    feeds.demonstrations(given, mixed)
+    assert asked == ["demonstrations", "text", "mix"]

@@ -11,7 +11,8 @@ from pathlib import Path
 
 import pytest
 
-from rlhf_jax.experiment import Experiment, WorldData, load_experiment
+from rlhf_jax.runs.experiment import Experiment, load_experiment
+from rlhf_jax.stages.simulated_feedback import SimulatedFeedback
 
 EXPERIMENTS = Path(__file__).resolve().parents[1] / "experiments"
 ALL = {
@@ -31,14 +32,6 @@ ALL = {
     "sft.optimizer.warmup_steps": 0,
     "sft.optimizer.b1": 0.9,
     "sft.optimizer.b2": 0.95,
-    "reward.epochs": 1,
-    "reward.batch_size": 64,
-    "reward.outputs": 9,
-    "reward.normalise": "shift",
-    "reward.optimizer.learning_rate": 9e-6,
-    "reward.optimizer.schedule": "cosine",
-    "reward.optimizer.final_fraction": 0.1,
-    "reward.optimizer.b2": 0.95,
 }
 EACH_PPO = {
     "batch_size": 512,
@@ -58,19 +51,38 @@ EACH_PPO = {
     "policy_optimizer.b1": 0.9,
     "policy_optimizer.b2": 0.95,
     "value_optimizer.b2": 0.95,
+    "start": "sft",
+    "reference": "sft",
+    "reward": "reward",
 }
 ALL |= {f"{stage}.{field}": x for stage in ("ppo", "ppo_ptx") for field, x in EACH_PPO.items()}
 ALL |= {"ppo.ptx_coefficient": 0.0, "ppo_ptx.ptx_coefficient": 27.8, "ppo_ptx.ptx_ratio": 8}
-SIX_BILLION = {"reward_model": None, "reward_from": None}
 ITS_MODEL = {"layers": 32, "width": 4096, "heads": 32, "context": 2048}  # of 6.7 billion
-OTHERS = {f"reward_model.{field}": x for field, x in ITS_MODEL.items()}
+SIX_BILLION = {f"model.{field}": x for field, x in ITS_MODEL.items()} | {
+    "reward.start": "sft",
+    "reward.rankings": None,  # the labelers', among the data
+    "reward.epochs": 1,
+    "reward.batch_size": 64,
+    "reward.outputs": 9,
+    "reward.normalise": "shift",
+    "reward.divide_by": "all_pairs",
+    "reward.optimizer.learning_rate": 9e-6,
+    "reward.optimizer.schedule": "cosine",
+    "reward.optimizer.final_fraction": 0.1,
+    "reward.optimizer.b2": 0.95,
+}
+OTHERS = {f"reward.model.{field}": x for field, x in ITS_MODEL.items()} | {
+    "reward.run": "runs/instructgpt_6b",
+    "reward.stage": "reward",
+    "reward.ends": "score",
+}
 BY_SIZE = {
     "instructgpt_1b3": OTHERS | {
         "model.layers": 24, "model.width": 2048, "model.heads": 16,
         "pretrain.optimizer.learning_rate": 2e-4, "sft.optimizer.learning_rate": 5e-6,
         "sft.batch_size": 32, "ppo_ptx.value_optimizer.learning_rate": 9e-6,
     },
-    "instructgpt_6b": SIX_BILLION | {f"model.{field}": x for field, x in ITS_MODEL.items()} | {
+    "instructgpt_6b": SIX_BILLION | {
         "pretrain.optimizer.learning_rate": 1.2e-4, "sft.optimizer.learning_rate": 1.04e-5,
         "sft.batch_size": 32, "ppo_ptx.value_optimizer.learning_rate": 9e-6,
     },
@@ -88,11 +100,18 @@ def experiment(name: str) -> Experiment:
     return load_experiment(str(EXPERIMENTS / f"{name}.py"))
 
 
+def value(config: Experiment, path: str):
+    """Of a field of the experiment, or of one of its stages."""
+    name, *fields = path.split(".")
+    start = config.stages[name] if name in config.stages else getattr(config, name)
+    return functools.reduce(getattr, fields, start)
+
+
 @pytest.mark.parametrize("name", BY_SIZE)
 def test_what_the_papers_print(name):
     wrong = {}
     for path, printed in (ALL | BY_SIZE[name]).items():
-        found = functools.reduce(getattr, path.split("."), experiment(name))
+        found = value(experiment(name), path)
         if found != printed:
             wrong[path] = f"{found!r}, printed is {printed!r}"
     assert wrong == {}
@@ -104,11 +123,11 @@ def test_what_the_papers_print(name):
 )  # fmt: skip
 def test_sums_that_the_papers_print(name, million_tokens):
     """Tokens of a batch of pretraining, its warm-up of 375 million tokens; 256,000 episodes."""
-    config = experiment(name)
-    batch = config.pretrain.batch_size * config.pretrain.length
+    stages = experiment(name).stages
+    batch = stages["pretrain"].batch_size * stages["pretrain"].length
     assert abs(batch / 1e6 - million_tokens) < 0.1
-    assert config.pretrain.optimizer.warmup_steps == round(375e6 / batch)
-    for ppo in (config.ppo, config.ppo_ptx):
+    assert stages["pretrain"].optimizer.warmup_steps == round(375e6 / batch)
+    for ppo in (stages["ppo"], stages["ppo_ptx"]):
         assert ppo.iterations * ppo.batch_size == 256_000
         assert ppo.policy_optimizer.warmup_steps == 10 * ppo.minibatches
 
@@ -130,5 +149,5 @@ def test_the_command_of_the_sft_baseline(name, rate):
 
 def test_simulated_labelers_are_those_of_the_paper():
     """4 to 9 outputs a prompt; 72.6 % of pairs alike."""
-    data = WorldData()
-    assert (data.outputs, data.agreement) == ((4, 9), 0.726)
+    stage = SimulatedFeedback(prompt_length=1, response_length=1, policy="sft")
+    assert (stage.outputs, stage.agreement) == ((4, 9), 0.726)
