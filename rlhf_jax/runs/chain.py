@@ -10,6 +10,7 @@ from rlhf_jax.stages.stage import Build, Stage
 
 Stages = Mapping[str, Stage]
 NAME = re.compile(r"[a-z][a-z0-9_]*")
+ENDS = {"policy": "a policy", "score": "a scorer", "rankings": "rankings"}  # in sentences
 
 
 def builds_on(stages: Stages, name: str) -> list[str]:
@@ -21,7 +22,7 @@ def builds_on(stages: Stages, name: str) -> list[str]:
 
     def visit(stage: str, above: tuple[str, ...]) -> None:
         for role, need in stages[stage].needs().items():
-            field, here = f"{stage}.{role}", ", ".join(stages)
+            field, here = f"{stage}.{role}", ", ".join(map(str, stages))
             require(need.stage in stages, field, need.stage, f"a stage of this experiment: {here}")
             circle = " -> ".join((*above, need.stage))
             allowed = f"a stage that does not need {stage} itself ({circle})"
@@ -64,8 +65,9 @@ def check_chain(
         require(name not in reserved, "stages", name, allowed)
         builds_on(stages, name)
         for role, need in stage.needs().items():
-            ends, allowed = stages[need.stage].ends, f"a stage that ends with a {need.ends}"
-            require(ends == need.ends, f"{name}.{role}", need.stage, f"{allowed}, not a {ends}")
+            ends, wanted = (ENDS[s] for s in (stages[need.stage].ends, need.ends))
+            allowed = f"a stage that ends with {wanted}, not {ends}"
+            require(ends == wanted, f"{name}.{role}", need.stage, allowed)
     for name, stage in stages.items():
         with inside(name):
             stage.check_shapes(build_of(stages, name, model, ending))

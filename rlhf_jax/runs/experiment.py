@@ -74,7 +74,7 @@ class Experiment:
         for evaluator in self.evaluators:
             for role, need in evaluator.needs().items():
                 there = need.stage in self.stages and self.stages[need.stage].ends == need.ends
-                allowed = f"a stage of this experiment that ends with a {need.ends}"
+                allowed = f"a stage of this experiment that ends with {chain.ENDS[need.ends]}"
                 require(there, f"evaluators: {evaluator.name}.{role}", need.stage, allowed)
 
     def with_stages(self, **stages: Stage) -> "Experiment":

@@ -53,5 +53,10 @@ class FewShot(Stage):
     def elsewhere(self, directory_of):
         return directory_of(self.start)
 
+    def check_shapes(self, build):
+        length, context = self.prompt_length, build.shapes["start"].context
+        allowed = f"below the context of {self.start} = {context}"
+        require(length < context, "prompt_length", length, allowed)
+
     def prompting(self, source, seed):
         return Prompting(source.worked_examples(self.examples, seed), "\n", self.prompt_length)

@@ -46,20 +46,18 @@ class PPO(PPOConfig, Stage):
         }
 
     def check_shapes(self, build):
-        model, scorer = build.shapes["start"], build.shapes["reward"]
-        require(
-            build.shapes["reference"].vocab_size == model.vocab_size == scorer.vocab_size,
-            "reward",
-            self.reward,
-            f"a scorer of {model.vocab_size} tokens, as the policy; it has {scorer.vocab_size}",
-        )
+        model = build.shapes["start"]
+        words = model.vocab_size
+        for role in ("reference", "reward"):
+            found, stage = build.shapes[role].vocab_size, self.needs()[role].stage
+            allowed = f"a stage whose model has {words} tokens, as {self.start}; it has {found}"
+            require(found == words, role, stage, allowed)
         context = min(shape.context for shape in build.shapes.values())
         total = self.prompt_length + self.response_length
         allowed = f"<= {context}, the shortest context of the models"
         require(total <= context, "prompt_length + response_length", total, allowed)
-        require(
-            self.ptx_length <= model.context, "ptx_length", self.ptx_length, f"<= {model.context}"
-        )
+        allowed = f"<= the context of {self.start} = {model.context}"
+        require(self.ptx_length <= model.context, "ptx_length", self.ptx_length, allowed)
         build.ending.check(self.response_length)
 
     def batches(self):

@@ -45,7 +45,8 @@ class SFT(OneModelStage):
 
     def check_shapes(self, build):
         context = build.shapes["start"].context
-        require(self.length <= context, "length", self.length, f"<= model.context = {context}")
+        allowed = f"<= the context of {self.start} = {context}"
+        require(self.length <= context, "length", self.length, allowed)
 
     def check(self, facts):
         found = facts.some("demonstrations", "train", "length", self.length)

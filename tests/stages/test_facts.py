@@ -5,21 +5,24 @@ import json
 
 import pytest
 
-from rlhf_jax import judge
 from rlhf_jax.data.pipeline import prompt_batches, ranking_batches, supervised_batches
 from rlhf_jax.data.records import Demonstration, Prompt, Ranking, Text, write_jsonl
-from rlhf_jax.errors import UserError
-from rlhf_jax.experiment import FolderData
-from rlhf_jax.fitness import Fitness
-from rlhf_jax.run import Run
+from rlhf_jax.errors import UserError, inside
+from rlhf_jax.runs.run import Run
+from rlhf_jax.sources.folder import FolderData
 from tests import small_run
 from tests.data.test_tokenizer import byte_level
 
-config = dataclasses.replace(  # batches that 8 devices share
-    small_run.config,
-    reward=dataclasses.replace(small_run.config.reward, batch_size=8),
-    dpo=dataclasses.replace(small_run.config.dpo, batch_size=8),
-)
+
+def with_fields(config, **changes):
+    """The experiment with other fields of stages: {stage: {field: value}}."""
+    given = {name: dataclasses.replace(config.stages[name], **fields)
+             for name, fields in changes.items()}  # fmt: skip
+    return config.with_stages(**given)
+
+
+EIGHT = {"batch_size": 8}  # batches that 8 devices share
+config = with_fields(small_run.config, reward=EIGHT, dpo=EIGHT)
 LONG = "z" * 100
 RECORDS = {
     "text.train": [Text("one two three")],
@@ -49,23 +52,15 @@ def experiment(place, records=None, **changes):
         write_jsonl(place / f"records/{name}.jsonl", given)
     tokenizer = byte_level(["<pad>", "<s>", "</s>"])
     tokenizer.save(str(place / "records/tokenizer.json"))
+    given = with_fields(config, reward={"rankings": None}, dpo={"rankings": None})
+    stages = {n: x for n, x in given.stages.items() if n not in ("feedback", "prompted")}
     model = dataclasses.replace(config.model, vocab_size=tokenizer.get_vocab_size())
-    parts = {name: dataclasses.replace(getattr(config, name), **fields)
-             for name, fields in changes.items()}  # fmt: skip
-    data = FolderData(path=str(place / "records"))
-    return dataclasses.replace(config, data=data, model=model, out=str(place / "run"), **parts)
+    data, out = FolderData(path=str(place / "records")), str(place / "run")
+    given = dataclasses.replace(given, data=data, model=model, stages=stages, out=out)
+    return with_fields(given, **changes)
 
 
 LACKING = {
-    "held-out rankings too long": (
-        {"rankings.valid": [Ranking("g", ("b", LONG), (0, 1))]}, {}, "report",
-        r"rankings\.valid\.jsonl: nothing is left for report: 1 too long \(reward\.length = 80; "
-        r"those too long have 103 tokens or more\)",
-    ),
-    "held-out rankings tied": (
-        {"rankings.valid": tied("f", "g")}, {}, "report",
-        r"rankings\.valid\.jsonl: nothing is left for report: 2 tied",
-    ),
     "training rankings tied": (
         {"rankings.train": [*tied("a", "b"), Ranking("c", ("b", "b"), (0, 1))]}, {}, "reward",
         r"rankings\.train\.jsonl: nothing is left for reward: 3 tied$",
@@ -89,10 +84,6 @@ LACKING = {
         {"prompts.ppo": [Prompt(LONG)]}, {}, "ppo",
         r"prompts\.ppo\.jsonl: nothing is left for ppo: 1 too long \(ppo\.prompt_length = 56",
     ),
-    "test prompts": (
-        {"prompts.test": [Prompt(LONG)]}, {}, "report",
-        r"prompts\.test\.jsonl: nothing is left for report: 1 too long \(ppo\.prompt_length = 56",
-    ),
 }  # fmt: skip
 
 
@@ -100,12 +91,21 @@ LACKING = {
 def test_what_leaves_nothing_is_refused_before_any_step(name, tmp_path, monkeypatch):
     records, changes, stage, message = LACKING[name]
     run = Run(experiment(tmp_path, records, **changes))
-    monkeypatch.setattr(Run, "_pretrain", lambda run: pytest.fail("a stage began"))
+    monkeypatch.setattr(Run, "_run", lambda run, stage: pytest.fail("a stage began"))
     with pytest.raises(UserError, match=message) as caught:
-        judge.judge(run) if stage == "report" else run.finish(stage)
+        run.finish(stage)
     assert "\n" not in str(caught.value)
     with pytest.raises(UserError, match=message):  # each time that it is asked for
-        judge.judge(run) if stage == "report" else run.finish(stage)
+        run.finish(stage)
+
+
+def test_of_all_stages_that_are_to_run_the_first_that_lacks_something_is_named(tmp_path):
+    run = Run(experiment(tmp_path, {"prompts.ppo": [Prompt(LONG)], "rankings.train": tied("a")}))
+    with pytest.raises(UserError, match="nothing is left for reward: 1 tied"):
+        run.check(["pretrain", "sft", "reward", "ppo"])
+    with pytest.raises(UserError, match="nothing is left for ppo: 1 too long"):
+        run.check(["pretrain", "sft", "ppo"])
+    run.check(["pretrain", "sft"])
 
 
 NINE = {
@@ -118,42 +118,41 @@ STEPS = [  # of 3 epochs; 8 rows are a batch
     ("sft", {"packed": True, "length": 8}, 3),  # of 4 tokens, so two a row
     ("sft", {"packed": False, "pretraining_fraction": 0.5}, 9),
     ("reward", {}, 6),
-    ("dpo", {"packed": True, "outputs": 4}, 3),  # two rankings a row
+    ("dpo", {"packed": 2, "outputs": 4}, 3),  # two rankings a row
+    ("dpo", {"packed": 2, "outputs": 6}, 3),  # still
+    ("dpo", {"packed": 3, "outputs": 6}, 3),  # three
 ]
+
+
+def refused(run, name, stage) -> str | None:
+    """What the records say against a stage."""
+    try:
+        with inside(name):
+            stage.check(run.facts(name, stage))
+    except UserError as error:
+        return str(error)
 
 
 def test_a_warm_up_as_long_as_its_stage_is_refused_before_any_step(tmp_path):
     run = Run(experiment(tmp_path, NINE))
-    for stage, changes, steps in STEPS:
+    for name, changes, steps in STEPS:
         for warmup in (steps - 1, steps):
             warm = dataclasses.replace(small_run.RATE, warmup_steps=warmup)
             fields = {"optimizer": warm, "epochs": 3} | changes
-            given = dataclasses.replace(getattr(run.config, stage), **fields)
-            changed = dataclasses.replace(run.config, **{stage: given})
-            fitness = Fitness(changed, run.corpora, run.tokenizer, run.ending("sft").close)
-            if warmup < steps:
-                fitness.check((stage,))
-                continue
-            with pytest.raises(UserError) as caught:
-                fitness.check((stage,))
-            told = (
-                f"{stage}.optimizer.warmup_steps = {steps}: must be below the run's {steps} steps"
-            )
-            assert str(caught.value) == told
+            stage = dataclasses.replace(run.config.stages[name], **fields)
+            told = f"{name}.optimizer.warmup_steps = {steps}: must be below the run's {steps} steps"
+            assert refused(run, name, stage) == (None if warmup < steps else told)
 
 
 def test_what_is_left_out_is_counted_by_stage_and_source(tmp_path, capsys):
     run = Run(experiment(tmp_path))
-    run.check(("pretrain", "sft", "reward", "ppo", "dpo"), report=True)
+    run.check(("pretrain", "sft", "reward", "ppo", "dpo"))
     rankings = {"rankings.train": {"all": {"tied": 2, "too long": 2}}}
     demonstrations = {"demonstrations.train": {"all": {"too long": 1}}}
     told = {
         "pretrain": {}, "sft": demonstrations, "reward": rankings | demonstrations,
         "ppo": {"prompts.ppo": {"all": {"too long": 1}}}, "dpo": rankings,
-        "report": {"prompts.test": {"all": {"too long": 1}},
-                   "rankings.valid": {"all": {"too long": 1}}},
     }  # fmt: skip
-    assert run.fitness.left_out == told
     assert run.corpora.counts["left_out"] == json.loads(json.dumps(told))
     out = capsys.readouterr().out
     assert "reward: rankings.train.jsonl: all: 2 tied, 2 too long of 5 left out (reward." \
@@ -179,30 +178,54 @@ def test_the_counts_are_those_of_the_batches(tmp_path):
             read("prompts", "ppo"), tokenizer, length=56, **sizes
         ),
     }
+    counted = run.corpora.counts["left_out"]
     for (stage, name), made in batches.items():
-        assert run.fitness.left_out[stage][name] == {"all": made.dropped}
+        assert counted[stage][name] == {"all": made.dropped}
 
 
-def test_a_world_s_prompts_must_leave_room_for_its_rankings(tmp_path):
-    short = dataclasses.replace(config.reward, length=8)
-    run = Run(dataclasses.replace(config, reward=short, out=str(tmp_path)))
-    with pytest.raises(UserError, match=r"reward\.length = 8: must be at least \d+, for the prompts"
-                       r" of data set prompts\.feedback"):  # fmt: skip
-        run.finish("reward")
-    assert not run.stage_directory("pretrain").exists()
-    warm = dataclasses.replace(small_run.RATE, warmup_steps=3)  # 20 prompts, 8 a batch
-    warm = dataclasses.replace(
-        run.config, reward=dataclasses.replace(config.reward, optimizer=warm)
+@pytest.fixture
+def world(tmp_path):
+    """Before any stage: its rankings are yet to be collected, 2 or 3 outputs of 20 prompts."""
+    return Run(dataclasses.replace(config, out=str(tmp_path)))
+
+
+def longest_prompt(run, split) -> int:
+    prompts = [record.prompt for record in run.corpora.read("prompts", split)]
+    return max(1 + len(run.tokenizer.encode(prompt)) for prompt in prompts)
+
+
+def test_prompts_must_leave_room_for_rankings_that_are_yet_to_be_collected(world):
+    shortest = min(
+        1 + len(world.tokenizer.encode(record.prompt))
+        for record in world.corpora.read("prompts", "feedback")
     )
-    fitness = Fitness(warm, run.corpora, run.tokenizer, run.ending("sft").close)
-    with pytest.raises(UserError, match=r"^reward\.optimizer\.warmup_steps = 3: must be below the "
-                       r"run's 3 steps$"):  # fmt: skip
-        fitness.check(("reward",))
+    for name in ("reward", "dpo"):
+        stage = dataclasses.replace(config.stages[name], length=shortest)
+        told = f"{name}.length = {shortest}: must be at least {shortest + 1}, for the shortest " \
+               "prompt of feedback"  # fmt: skip
+        assert refused(world, name, stage) == told
+        stage = dataclasses.replace(stage, length=shortest + 1, outputs=2)
+        told = f"{name}.outputs = 2: must be at least 3, the largest K of feedback"
+        assert refused(world, name, stage) == told
+        warm = dataclasses.replace(small_run.RATE, warmup_steps=3)  # 20 prompts, 8 a batch
+        told = f"{name}.optimizer.warmup_steps = 3: must be below the run's 3 steps"
+        stage = dataclasses.replace(config.stages[name], optimizer=warm)
+        assert refused(world, name, stage) == told
+        assert refused(world, name, config.stages[name]) is None
 
 
-def test_a_source_of_which_nothing_fits_has_no_pairs_in_the_report(tmp_path):
-    """Where another source has some, so that the report is not refused."""
-    run = Run(experiment(tmp_path))
-    *columns, over_long = judge.pairs_by_prompt(run, [Ranking("a", ("b", LONG), (0, 1))])
-    assert [column.shape for column in columns] == [(0,)] * 3
-    assert over_long == 1
+def test_every_prompt_of_a_collecting_stage_must_fit(world):
+    longest = longest_prompt(world, "feedback")
+    stage = dataclasses.replace(config.stages["feedback"], prompt_length=longest)
+    assert refused(world, "feedback", stage) is None
+    stage = dataclasses.replace(stage, prompt_length=longest - 1)
+    told = f"feedback.prompt_length = {longest - 1}: must be at least {longest}, for the prompts " \
+           "of data set prompts.feedback"  # fmt: skip
+    assert refused(world, "feedback", stage) == told
+
+
+def test_a_stage_downstream_is_checked_before_the_first_step_of_any(world):
+    world.config = with_fields(world.config, reward={"outputs": 2})
+    with pytest.raises(UserError, match=r"^reward\.outputs = 2: must be at least 3, the largest"):
+        world.finish("ppo")
+    assert not world.stage_directory("pretrain").exists()

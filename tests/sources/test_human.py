@@ -1,20 +1,18 @@
+"""Human feedback of the real files: what is kept, held out, cut and counted."""
+
 import gzip
 import json
 import shutil
-from pathlib import Path
 
 import pytest
 
-from rlhf_jax import corpora
-from rlhf_jax.cli import main
-from rlhf_jax.corpora import best_reply, no_best, recent_turns
 from rlhf_jax.data.human import ASSISTANT, HUMAN
 from rlhf_jax.data.records import Ranking
 from rlhf_jax.errors import RecordError, UserError
-from rlhf_jax.experiment import HumanData, WorldData
+from rlhf_jax.sources import corpora
+from rlhf_jax.sources.human import HumanData, best_reply, no_best, recent_turns
 
 VOCABULARY = 1024
-EXPERIMENT = Path(__file__).parents[1] / "experiments" / "hh.py"
 
 
 @pytest.fixture(scope="module")
@@ -97,7 +95,7 @@ def test_a_prompt_that_a_held_out_dialogue_ends_on_too_is_not_trained_on(human_d
     with gzip.open(folder / "hh-rlhf/harmless-base/test.jsonl.gz", "wt") as file:
         file.write("\n".join(lines) + "\n")
     data = HumanData(path=str(folder), prompt_characters=100)
-    splits, counts = corpora.human_splits(data, 0)
+    splits, counts = data.records(0)
     alike = f"{HUMAN} Go on.{ASSISTANT}"  # what is left of every dialogue
     assert counts["train_prompts_held_out"] == 40 - counts["heldout"]["hh"] > 0
     assert all(ranking.prompt != alike for ranking in splits["rankings"]["train"])
@@ -113,7 +111,7 @@ def test_the_tokenizer_is_trained_on_what_is_trained_on(human):
 
 
 def test_a_second_call_changes_nothing(human, human_data, monkeypatch):
-    monkeypatch.setattr(corpora, "human_splits", None)  # not asked again
+    monkeypatch.setattr(HumanData, "records", None)  # not asked again
     files = lambda: {p: p.stat().st_mtime_ns for p in human.directory.rglob("*") if p.is_file()}
     before = files()
     again = corpora.prepare(HumanData(path=str(human_data)), human.directory, VOCABULARY, 3)
@@ -123,7 +121,7 @@ def test_a_second_call_changes_nothing(human, human_data, monkeypatch):
 
 def test_the_seed_chooses_what_is_held_out(human_data):
     data = HumanData(path=str(human_data))
-    held = [corpora.human_splits(data, seed)[0]["prompts"]["test"] for seed in (0, 0, 1)]
+    held = [data.records(seed)[0]["prompts"]["test"] for seed in (0, 0, 1)]
     assert held[0] == held[1] != held[2]
 
 
@@ -157,30 +155,12 @@ def test_demonstrations_are_replies_alone_at_the_top():
     assert no_best(Ranking("p", (" ", "b"), (0, 1))) == "empty"
 
 
-def test_the_instruction_world_needs_no_files(tmp_path):
-    corpus = corpora.prepare(WorldData(), tmp_path, VOCABULARY, 0)
-    assert {"text", "demonstrations", "prompts"} <= corpus.counts.keys()
-    assert corpus.tokenizer.vocab_size == VOCABULARY
-
-
-def test_without_data_the_command_says_what_to_do(monkeypatch, capsys, tmp_path):
-    monkeypatch.delenv("RLHF_JAX_DATA", raising=False)
-    options = ["--out", str(tmp_path), "--reward.batch-size", "8"]  # rows for 8 devices
-    monkeypatch.setattr("sys.argv", ["rlhf-jax", "reward", str(EXPERIMENT), *options])
-    with pytest.raises(SystemExit) as stop:
-        main()
-    assert stop.value.code == 2
-    error = capsys.readouterr().err
-    assert error.count("\n") == 1
-    assert "RLHF_JAX_DATA" in error and "download_human_data('human_data')" in error
-
-
 def test_a_folder_that_lacks_a_file(tmp_path, human_data):
     (tmp_path / "hh-rlhf/harmless-base").mkdir(parents=True)
     shutil.copy(
         human_data / "hh-rlhf/harmless-base/test.jsonl.gz", tmp_path / "hh-rlhf/harmless-base"
     )
     with pytest.raises(RecordError, match=r"en_100_tree\.jsonl: cannot be read"):
-        corpora.human_splits(HumanData(path=str(tmp_path)), 0)
+        HumanData(path=str(tmp_path)).records(0)
     with pytest.raises(UserError, match="is no folder"):
-        corpora.human_splits(HumanData(path=str(tmp_path / "no")), 0)
+        HumanData(path=str(tmp_path / "no")).records(0)
