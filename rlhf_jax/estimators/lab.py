@@ -17,9 +17,10 @@ from rlhf_jax.errors import require, writable_directory
 from rlhf_jax.estimators import figure
 from rlhf_jax.estimators.bench import Bench, draw, estimates, expected_in_theory, make_bench
 from rlhf_jax.estimators.drift import Curve, DriftConfig, measure_drift
-from rlhf_jax.estimators.measure import Measurement, count_flops, measure
+from rlhf_jax.estimators.measure import Measurement, measure
 from rlhf_jax.estimators.rows import Estimator, Rollouts, RowsConfig, all_estimators
 from rlhf_jax.estimators.task import TaskConfig, make_task, table_log_probs
+from rlhf_jax.jaxprs import count_flops
 
 
 @dataclasses.dataclass(frozen=True)

@@ -1,4 +1,4 @@
-"""Bias with a confidence interval, variance and cosine of gradient estimates, and their FLOPs."""
+"""Bias with a confidence interval, variance and cosine of gradient estimates."""
 
 import dataclasses
 import math
@@ -7,7 +7,6 @@ from typing import Any
 
 import jax
 import numpy as np
-from jax.extend import core
 from jax.flatten_util import ravel_pytree
 
 Array = jax.Array
@@ -117,44 +116,3 @@ def _radius(spread: np.ndarray, level: float, seed: int) -> float:
     for weight in weights[weights > 1e-9 * weights[-1]]:
         total += weight * random.chisquare(1, DRAWS)
     return float(np.sqrt(np.quantile(total, level)))
-
-
-def count_flops(function: Callable, *arguments: Any) -> int:
-    """Floating-point operations of a call, read off its jaxpr.
-
-    2 m n k a matrix product, 1 a number that any other operation writes or a reduction reads;
-    moving data is free. Loops count as often as they run (XLA's own count takes their body once),
-    `while` loops, whose number of turns is not known, once.
-    """
-    return _flops(jax.make_jaxpr(function)(*arguments).jaxpr)
-
-
-_FREE = {
-    "broadcast_in_dim", "reshape", "squeeze", "transpose", "slice", "dynamic_slice", "gather",
-    "concatenate", "pad", "rev", "iota", "convert_element_type", "stop_gradient", "copy",
-    "dynamic_update_slice", "split",
-}  # fmt: skip
-
-
-def _flops(jaxpr: core.Jaxpr) -> int:
-    return sum(_equation_flops(equation) for equation in jaxpr.eqns)
-
-
-def _equation_flops(equation: core.JaxprEqn) -> int:
-    inner = [
-        part.jaxpr if isinstance(part, core.ClosedJaxpr) else part
-        for value in equation.params.values()
-        for part in (value if isinstance(value, tuple | list) else (value,))
-        if isinstance(part, core.Jaxpr | core.ClosedJaxpr)
-    ]
-    name = equation.primitive.name
-    if inner:
-        return equation.params.get("length", 1) * sum(_flops(jaxpr) for jaxpr in inner)
-    written = sum(math.prod(variable.aval.shape) for variable in equation.outvars)
-    if name == "dot_general":
-        (contracted, _), _ = equation.params["dimension_numbers"]
-        shape = equation.invars[0].aval.shape
-        return 2 * written * math.prod(shape[axis] for axis in contracted)
-    if name.startswith(("reduce_", "arg", "cum", "scatter")):
-        return math.prod(equation.invars[-1 if name.startswith("scatter") else 0].aval.shape)
-    return 0 if name in _FREE else written

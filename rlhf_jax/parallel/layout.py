@@ -187,3 +187,13 @@ def layout_of(devices: list, shape: MeshShape) -> Layout:
     require(shape.chips == len(devices), "mesh", str(shape), f"{len(devices)} chips in all")
     grid = np.array(devices).reshape(shape.data, shape.fsdp, shape.tensor)
     return Layout(Mesh(grid, ("data", "fsdp", "tensor"), axis_types=(AxisType.Auto,) * 3))
+
+
+def bytes_a_device(tree: Any) -> int:
+    """Of a tree of placed shapes, without the compiler's padding."""
+    total = 0
+    for leaf in jax.tree.leaves(tree):
+        shape = leaf.sharding.shard_shape(leaf.shape)
+        is_key = jax.dtypes.issubdtype(leaf.dtype, jax.dtypes.prng_key)
+        total += math.prod(shape) * (8 if is_key else leaf.dtype.itemsize)
+    return total

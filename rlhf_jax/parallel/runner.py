@@ -66,12 +66,11 @@ class JitRunner:
     def check_rows(self, field: str, count: int, pieces: int = 1) -> None:
         """Raises ConfigError where a batch of `count` rows, in so many micro-batches, cannot be cut
         over the devices."""
-        groups, rows = self.layout.row_groups, count // pieces
-        ok = rows % groups == 0 or groups % rows == 0
+        groups = self.layout.row_groups
         allowed = (
             f"a multiple or a divisor of the {groups} groups of devices, rows are cut over them"
         )
-        require(ok, _in_pieces(field, pieces), count, allowed)
+        require(divide(count // pieces, groups), _in_pieces(field, pieces), count, allowed)
 
     def own_rows(self, count: int) -> slice:
         """Which rows of a batch of `count` this process has to load."""
@@ -83,6 +82,13 @@ class JitRunner:
         if self.layout.mesh.size == 1:
             return batch
         return jax.tree.map(lambda x: _place_rows(x, sharding, count), batch)
+
+    def row_shapes(self, batch: Any) -> Any:
+        """The shapes of a batch, as `rows` lays it on the devices."""
+        laid = lambda x: jax.ShapeDtypeStruct(
+            x.shape, x.dtype, sharding=self._rows_sharding(x.shape[0])
+        )
+        return jax.tree.map(laid, batch)
 
     def gather(self, batch: Any, count: int) -> Any:
         """A batch of `count` rows, of which each process gives its own, whole in all of them."""
@@ -115,12 +121,18 @@ class JitRunner:
 
         return jax.jit(placed, donate_argnums=(0,) if donate else ())
 
-    def evaluate(self, function: Callable) -> Callable:
-        """f(params, *arrays with all rows) -> function's result in full, as NumPy arrays."""
+    def compile_whole(self, function: Callable) -> Callable:
+        """As `compile`; the result lies on every device in full."""
         compiled = self.compile(function)
         if self.layout.mesh.size == 1:
-            return lambda *arguments: jax.device_get(compiled(*arguments))
-        whole = jax.jit(lambda *a: compiled(*a), out_shardings=self._everywhere)
+            return compiled
+        return jax.jit(lambda *a: compiled(*a), out_shardings=self._everywhere)
+
+    def evaluate(self, function: Callable) -> Callable:
+        """f(params, *arrays with all rows) -> function's result in full, as NumPy arrays."""
+        whole = self.compile_whole(function)
+        if self.layout.mesh.size == 1:
+            return lambda *arguments: jax.device_get(whole(*arguments))
 
         def evaluated(params, *arrays):
             arrays = jax.tree.map(lambda x: _put(x, self.layout(x).sharding), arrays)
@@ -205,6 +217,12 @@ def mesh_shape(config: ParallelConfig, devices: int) -> MeshShape:
         f"a divisor of the {devices} devices",
     )
     return MeshShape(devices // cut, config.fsdp, config.tensor)
+
+
+def divide(rows: int, groups: int) -> bool:
+    """Whether so many rows can be cut over so many groups of devices, or groups over rows: time is
+    cut where there are fewer rows."""
+    return rows % groups == 0 or groups % rows == 0
 
 
 def _in_pieces(field: str, pieces: int) -> str:

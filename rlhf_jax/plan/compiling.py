@@ -6,18 +6,18 @@ import os
 import re
 import sys
 import time
-from typing import Any
 
 import jax
-import numpy as np
 
 from rlhf_jax.errors import UserError
+from rlhf_jax.jaxprs import count_flops
 from rlhf_jax.models.matmul import compiling_for
+from rlhf_jax.parallel.layout import bytes_a_device
 from rlhf_jax.parallel.runner import JitRunner
 from rlhf_jax.plan import hlo
 from rlhf_jax.plan.chips import Topology
-from rlhf_jax.plan.flops import count_flops
-from rlhf_jax.plan.programs import Program
+from rlhf_jax.plan.programs import Planned
+from rlhf_jax.stages.stage import Program
 
 GIB = 2**30
 UNITS = {"": 1, "K": 2**10, "M": 2**20, "G": 2**30, "T": 2**40}
@@ -98,7 +98,7 @@ def _quiet():
 
 
 def compile_program(
-    program: Program,
+    planned: Planned,
     runner: JitRunner,
     without_remat: Program,
     platform: str = "tpu",
@@ -109,20 +109,18 @@ def compile_program(
     without_remat: the same program without recomputation, for its useful FLOPs.
     known: what was compiled before, by the program's text; PPO and PPO-ptx sample alike.
     """
-    known, layout = {} if known is None else known, runner.layout
+    known, program = {} if known is None else known, planned.program
+    count = lambda p: count_flops(p.function, *p.arguments, products_only=True, while_turns=p.turns)
     with compiling_for(platform):
-        turns = program.turns
-        flops = count_flops(program.function, *program.arguments, while_turns=turns)
-        useful = count_flops(without_remat.function, *without_remat.arguments, while_turns=turns)
-        placed = tuple(layout(argument) for argument in program.arguments)
-        compiled = runner.compile(program.function, donate=program.donates)
-        lowered = compiled.lower(*placed)
+        flops, useful = count(program), count(without_remat)
+        lowered = program.lower(runner)
         text = lowered.as_text()
         if text not in known:
-            known[text] = _compile(program, lowered, sum(map(bytes_a_chip, placed)))
+            arguments = bytes_a_device(program.placed(runner))
+            known[text] = _compile(program, lowered, arguments)
     return Compiled(
-        **known[text], stage=program.stage, name=program.name, runs=program.runs, flops=flops,
-        useful_flops=useful, beside=sum(bytes_a_chip(layout(tree)) for tree in program.beside),
+        **known[text], stage=planned.stage, name=planned.name, runs=planned.runs, flops=flops,
+        useful_flops=useful, beside=bytes_a_device(runner.layout(program.beside)),
     )  # fmt: skip
 
 
@@ -156,7 +154,7 @@ def _compile(program: Program, lowered, arguments: float) -> dict:
     }
 
 
-def _parts(parsed: hlo.Program, whole: hlo.Cost, program: Program) -> dict[str, dict]:
+def _parts(parsed: hlo.Module, whole: hlo.Cost, program: Program) -> dict[str, dict]:
     """A rollout's decode loop, the one with most turns, and prefill, all else."""
     if program.turns == 1:
         return {}
@@ -169,16 +167,6 @@ def _parts(parsed: hlo.Program, whole: hlo.Cost, program: Program) -> dict[str, 
         name: {"cycles": cost.cycles, "sent": dict(+cost.collectives)}
         for name, cost in (("prefill", prefill), ("decode", decode))
     }
-
-
-def bytes_a_chip(tree: Any) -> float:
-    """Of a tree of placed shapes, without the compiler's padding."""
-    total = 0
-    for leaf in jax.tree.leaves(tree):
-        shape = leaf.sharding.shard_shape(leaf.shape)
-        item = 8 if jax.dtypes.issubdtype(leaf.dtype, jax.dtypes.prng_key) else leaf.dtype.itemsize
-        total += int(np.prod(shape)) * item
-    return float(total)
 
 
 def _wanted_bytes(message: str) -> float | None:

@@ -1,50 +1,6 @@
-"""FLOPs of a program, counted in its jaxpr, and by formula; the least that FSDP sends.
-
-Matrix products only, 2 a multiply-add: all else is a thousandth of a large model's work. XLA's own
-count takes the body of a loop once; a jaxpr tells how often a scan runs.
-"""
-
-import math
-from collections.abc import Callable
-from typing import Any
-
-import jax
-from jax.extend.core import jaxprs_in_params
+"""FLOPs by formula, and the least that FSDP sends."""
 
 from rlhf_jax.models.config import TransformerConfig
-
-PETAFLOPS_DAY = 1e15 * 86400
-
-
-def count_flops(function: Callable, *arguments: Any, while_turns: int = 1) -> float:
-    """Of one call, recomputation in backward passes included. Nothing is run or allocated.
-
-    Args:
-        arguments: arrays or ShapeDtypeStructs.
-        while_turns: of every `while` loop; a jaxpr does not tell them.
-    """
-    return _flops(jax.make_jaxpr(function)(*arguments).jaxpr, while_turns)
-
-
-def _flops(jaxpr, while_turns: int) -> float:
-    total = 0.0
-    for eqn in jaxpr.eqns:
-        if eqn.primitive.name == "dot_general":
-            total += _product_flops(eqn)
-        elif eqn.primitive.name == "cond":
-            total += max(_flops(branch.jaxpr, while_turns) for branch in eqn.params["branches"])
-        else:
-            turns = {"scan": eqn.params.get("length", 1), "while": while_turns}
-            inner = sum(_flops(j, while_turns) for j in jaxprs_in_params(eqn.params))
-            total += turns.get(eqn.primitive.name, 1) * inner
-    return total
-
-
-def _product_flops(eqn) -> float:
-    (contracted, _), _ = eqn.params["dimension_numbers"]
-    left = eqn.invars[0].aval.shape
-    depth = math.prod(left[axis] for axis in contracted)
-    return 2.0 * depth * math.prod(eqn.outvars[0].aval.shape)
 
 
 def matrix_parameters(model: TransformerConfig) -> int:

@@ -55,7 +55,7 @@ class Cost:
 
 
 @dataclasses.dataclass(frozen=True)
-class Program:
+class Module:
     computations: dict[str, list[Instruction]]
     entry: str
     partitions: int = 1
@@ -156,7 +156,7 @@ class Program:
                 self._walk(inside[1], total, seen)
 
 
-def parse(text: str) -> Program:
+def parse(text: str) -> Module:
     """The computations of a compiled module's `as_text()`."""
     computations, entry, current = {}, None, None
     for line in text.splitlines():
@@ -170,7 +170,7 @@ def parse(text: str) -> Program:
     if entry is None:
         raise ValueError("no ENTRY computation in this HLO text")
     told = re.search(r"num_partitions=(\d+)", text[: text.index("\n")])
-    return Program(computations, entry, int(told[1]) if told else 1)
+    return Module(computations, entry, int(told[1]) if told else 1)
 
 
 def _instruction(name: str, rest: str, root: bool) -> Instruction:

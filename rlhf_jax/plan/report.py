@@ -1,4 +1,4 @@
-"""What a plan found: the table, the whole run's compute, and whether it fits."""
+"""What a plan found, printed: the table, the whole run's compute, and whether it fits."""
 
 import dataclasses
 import json
@@ -6,74 +6,8 @@ import json
 from rich.console import Console
 from rich.table import Table
 
-from rlhf_jax.parallel.layout import MeshShape
-from rlhf_jax.plan.chips import Topology
-from rlhf_jax.plan.compiling import GIB, Compiled
-from rlhf_jax.plan.flops import PETAFLOPS_DAY
-
-PAPER = {"sft": 4.9, "ppo_ptx": 60.0}  # petaflop/s-days, 175B (Ouyang et al. 2022, section 5.1)
-WHOSE = {"sft": "the paper's 175B baseline of 16 epochs", "ppo_ptx": "the paper's 175B"}
-
-
-@dataclasses.dataclass(frozen=True)
-class Plan:
-    """All programs of an experiment on one mesh of one topology."""
-
-    experiment: str
-    topology: Topology
-    mesh: MeshShape
-    programs: tuple[Compiled, ...]
-
-    @property
-    def capacity(self) -> float:
-        return self.topology.chip.hbm * GIB
-
-    @property
-    def largest(self) -> Compiled:
-        return max(self.programs, key=lambda program: program.total)
-
-    @property
-    def too_large(self) -> list[Compiled]:
-        return [p for p in self.programs if not p.fits or p.total > self.capacity]
-
-    @property
-    def exit_code(self) -> int:
-        return 1 if self.too_large else 0
-
-    def compute_seconds(self, program: Compiled) -> float:
-        """The compiler's cycles at the chip's clock."""
-        return program.cycles / self.topology.chip.clock
-
-    def link_seconds(self, program: Compiled) -> float:
-        """The least that the chip's links need for what it sends."""
-        return sum(program.sent.values()) / self.topology.chip.links
-
-    def seconds(self, program: Compiled) -> float:
-        """Of one call, where links work beside the rest."""
-        return max(self.compute_seconds(program), self.link_seconds(program))
-
-    def utilisation(self, program: Compiled) -> float | None:
-        """Of the chips' peak, recomputation not counted as work; None without an estimate."""
-        seconds = self.seconds(program)
-        peak = self.topology.chip.peak * self.topology.chips
-        return program.useful_flops / seconds / peak if seconds else None
-
-    def petaflops_days(self, stage: str) -> float | None:
-        """Of all calls of a stage, recomputation left out; None where their number is not known."""
-        programs = [p for p in self.programs if p.stage == stage]
-        if not programs or any(p.runs is None for p in programs):
-            return None
-        return sum(p.useful_flops * p.runs for p in programs) / PETAFLOPS_DAY
-
-    def days(self, stage: str) -> float | None:
-        programs = [p for p in self.programs if p.stage == stage]
-        if not programs or any(p.runs is None or not p.fits for p in programs):
-            return None
-        return sum(self.seconds(p) * p.runs for p in programs) / 86400
-
-    @property
-    def stages(self) -> list[str]:
-        return list(dict.fromkeys(p.stage for p in self.programs))
+from rlhf_jax.plan.compiling import GIB
+from rlhf_jax.plan.plan import Plan
 
 
 def gib(size: float) -> str:
@@ -136,9 +70,8 @@ def print_plan(plan: Plan, console: Console | None = None) -> None:
         if work is None:
             console.print(f"{stage}: how many steps depends on the data", highlight=False)
             continue
-        paper = f"; {WHOSE[stage]}: {PAPER[stage]:g}" if stage in PAPER else ""
         took = "" if days is None else f", {days:.2g} days at best"
-        console.print(f"{stage}: {work:.3g} petaflop/s-days{paper}{took}", highlight=False)
+        console.print(f"{stage}: {work:.3g} petaflop/s-days{took}", highlight=False)
     console.print(verdict(plan), highlight=False)
 
 
@@ -179,6 +112,5 @@ def as_json(plan: Plan) -> str:
         "programs": programs,
         "petaflops_days": {stage: plan.petaflops_days(stage) for stage in plan.stages},
         "days": {stage: plan.days(stage) for stage in plan.stages},
-        "paper_petaflops_days": PAPER,
     }
     return json.dumps(found, indent=1, allow_nan=False) + "\n"

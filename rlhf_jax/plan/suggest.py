@@ -6,83 +6,76 @@ from pathlib import Path
 
 from rlhf_jax.durable.files import write_atomically
 from rlhf_jax.errors import ConfigError
-from rlhf_jax.experiment import Experiment
+from rlhf_jax.models.config import TransformerConfig
 from rlhf_jax.parallel.layout import MeshShape
+from rlhf_jax.parallel.runner import divide
 from rlhf_jax.plan.chips import Topology
-from rlhf_jax.plan.command import make_plan
-from rlhf_jax.plan.report import Plan, as_json, gib, print_plan
+from rlhf_jax.plan.plan import Plan, make_plan
+from rlhf_jax.plan.programs import build_for
+from rlhf_jax.plan.report import as_json, gib, print_plan
+from rlhf_jax.runs.experiment import Experiment
 
 LANES = 128  # cuts of the model width in multiples of this are gathered without a detour
 GROWTH = (1, 4, 16)  # times the micro-batches of the experiment
 
 
-def meshes(config: Experiment, chips: int) -> list[MeshShape]:
-    """Meshes worth a try, those that send least first: little tensor, then much fsdp."""
-    found = []
-    widths = (config.model.width, config.scorer.width)
-    heads = (config.model.key_value_heads, config.scorer.key_value_heads)
+def meshes(config: Experiment, chips: int, stages: Sequence[str]) -> list[MeshShape]:
+    """Meshes worth a try for these stages, those that send least first: little tensor, then much
+    fsdp. Tensor divides every model's heads, fsdp their widths, and some micro-batch has a row for
+    each group of chips."""
+    models = _models(config, stages)
+    batches = [rows for name in stages for rows in config.stages[name].batches()]
+    most = max((rows.count // rows.pieces for rows in batches), default=chips)
     powers = [2**n for n in range(chips.bit_length())]
-    rows = config.ppo_ptx.batch_size // config.ppo_ptx.minibatches
+    found = []
     for tensor in powers:
-        if chips % tensor or any(h % tensor for h in heads):
+        if chips % tensor or any(model.key_value_heads % tensor for model in models):
             continue
         rest = chips // tensor
         for fsdp in reversed(powers):
-            cuts = fsdp == 1 or all(w % (fsdp * LANES) == 0 for w in widths)
-            if rest % fsdp == 0 and rest <= rows and cuts:
+            cuts = fsdp == 1 or all(model.width % (fsdp * LANES) == 0 for model in models)
+            if rest % fsdp == 0 and rest <= most and cuts:
                 found.append(MeshShape(rest // fsdp, fsdp, tensor))
     return found
 
 
-def candidates(config: Experiment, chips: int) -> Iterator[tuple[MeshShape, int, Experiment]]:
+def _models(config: Experiment, stages: Sequence[str]) -> list[TransformerConfig]:
+    """The shapes of all models that these stages read and end with."""
+    found = []
+    for name in stages:
+        build = build_for(config, name)
+        found += [*build.shapes.values(), config.stages[name].shape(build)]
+    return found
+
+
+def candidates(
+    config: Experiment, chips: int, stages: Sequence[str]
+) -> Iterator[tuple[MeshShape, int, Experiment]]:
     """Each mesh with 1, 4 and 16 times the micro-batches, as far as there are rows for more."""
-    for mesh in meshes(config, chips):
+    for mesh in meshes(config, chips, stages):
         before = None
-        for pieces in GROWTH:
-            changed = with_micro_batches(config, pieces, mesh)
+        for times in GROWTH:
+            changed = with_micro_batches(config, times, mesh, stages)
             if changed is not None and changed != before:
-                yield mesh, pieces, changed
+                yield mesh, times, changed
             before = changed
 
 
-def with_micro_batches(config: Experiment, pieces: int, mesh: MeshShape) -> Experiment | None:
-    """The experiment with `pieces` times the micro-batches everywhere; None where rows run out."""
+def with_micro_batches(
+    config: Experiment, times: int, mesh: MeshShape, stages: Sequence[str]
+) -> Experiment | None:
+    """The experiment on the mesh, with so many times the micro-batches in these stages; None where
+    their rows cannot be cut so."""
     groups = mesh.data * mesh.fsdp
-
-    def stage(settings):
-        more = divisor(settings.batch_size, settings.micro_batches * pieces)
-        return dataclasses.replace(settings, micro_batches=more)
-
-    def ppo(settings):
-        rows = settings.batch_size // settings.minibatches
-        policy = divisor(max(1, rows // groups), settings.micro_batches * pieces)
-        text_rows = rows * settings.ptx_ratio
-        text = divisor(max(1, text_rows // groups), settings.text_pieces * pieces)
-        rollout = divisor(
-            max(1, settings.batch_size // groups), settings.rollout_micro_batches * pieces
-        )
-        return dataclasses.replace(
-            settings, micro_batches=policy, ptx_micro_batches=text, rollout_micro_batches=rollout
-        )
-
+    parallel = dataclasses.replace(config.parallel, fsdp=mesh.fsdp, tensor=mesh.tensor)
     try:
-        return dataclasses.replace(
-            config,
-            parallel=dataclasses.replace(config.parallel, fsdp=mesh.fsdp, tensor=mesh.tensor),
-            pretrain=stage(config.pretrain),
-            sft=stage(config.sft),
-            reward=stage(config.reward),
-            ppo=ppo(config.ppo),
-            ppo_ptx=ppo(config.ppo_ptx),
-            dpo=None if config.dpo is None else stage(config.dpo),
-        )
+        more = {name: config.stages[name].with_micro_batches(times, groups) for name in stages}
+        changed = dataclasses.replace(config.with_stages(**more), parallel=parallel)
     except ConfigError:
         return None
-
-
-def divisor(rows: int, at_least: int) -> int:
-    """The smallest divisor of rows that is at_least so large; rows where none is."""
-    return next((n for n in range(at_least, rows) if rows % n == 0), rows)
+    batches = [rows for stage in more.values() for rows in stage.batches()]
+    fit = all(divide(rows.count // rows.pieces, groups) for rows in batches)
+    return changed if fit else None
 
 
 def seconds(plan: Plan) -> float:
@@ -104,7 +97,7 @@ def suggest(
     Every mesh is tried with as few micro-batches as fit: 1, 4, 16 times the experiment's own.
     """
     best, nearest, fitting, tries = None, None, set(), 0
-    for mesh, pieces, changed in candidates(config, topology.chips):
+    for mesh, times, changed in candidates(config, topology.chips, stages):
         if mesh in fitting:
             continue
         if tries == most:
@@ -114,7 +107,7 @@ def suggest(
         plan = make_plan(changed, topology, devices, stages, platform)
         told = "too large" if plan.exit_code else f"fits, {seconds(plan):.3g} s"
         size = gib(plan.largest.total)
-        print(f"{mesh}, micro-batches x {pieces}: {size} GiB, {told}", flush=True)
+        print(f"{mesh}, micro-batches x {times}: {size} GiB, {told}", flush=True)
         if nearest is None or plan.largest.total < nearest.largest.total:
             nearest = plan
         if not plan.exit_code:
@@ -128,19 +121,20 @@ def suggest(
         return 1
     plan, changed = best
     print_plan(plan)
-    print(f"best: {options(plan, changed)}")
+    print(f"best: {options(plan, config, changed)}")
     if out is not None:
         write_atomically(out, as_json(plan).encode())
     return 0
 
 
-def options(plan: Plan, config: Experiment) -> str:
-    """The command-line options of a plan."""
-    parts = [f"--parallel.fsdp {plan.mesh.fsdp} --parallel.tensor {plan.mesh.tensor}"]
-    for stage in plan.stages:
-        settings, name = getattr(config, stage), stage.replace("_", "-")
-        parts.append(f"--{name}.micro-batches {settings.micro_batches}")
-        if stage.startswith("ppo"):
-            parts.append(f"--{name}.rollout-micro-batches {settings.rollout_micro_batches}")
-            parts.append(f"--{name}.ptx-micro-batches {settings.text_pieces}")
-    return " ".join(parts)
+def options(plan: Plan, config: Experiment, changed: Experiment) -> str:
+    """The command-line options of a plan: its mesh, and what it changed of the stages."""
+    told = [f"--parallel.fsdp {plan.mesh.fsdp} --parallel.tensor {plan.mesh.tensor}"]
+    for name in plan.stages:
+        old, new = config.stages[name], changed.stages[name]
+        for field in dataclasses.fields(new):
+            value = getattr(new, field.name)
+            if value != getattr(old, field.name):
+                option = f"--{name}.{field.name}".replace("_", "-")
+                told.append(f"{option} {value}")
+    return " ".join(told)

@@ -45,13 +45,14 @@ class OneModelStage(Stage):
         return (Rows("batch_size", self.batch_size, self.micro_batches),)
 
     def with_micro_batches(self, times: int, groups: int) -> Stage:
-        pieces = divisor(self.batch_size, self.micro_batches * times)
+        pieces = divisor(max(1, self.batch_size // groups), self.micro_batches * times)
         return dataclasses.replace(self, micro_batches=pieces)
 
     def update_program(self, loss: Callable, params: Any, batch: dict, steps: int) -> Program:
         """The training step of a loss, on shapes of all parameters and of a batch."""
         fixed, trained = parts.split(params, self.train)
-        update, optimizer = supervised.make_update(loss, self, steps, as_written)
+        with inside("optimizer"):
+            update, optimizer = supervised.make_update(loss, self, steps, as_written)
         initial = lambda trained, key: supervised.initial_state(trained, optimizer, key)
         state = jax.eval_shape(initial, trained, KEY)
         return Program(update, (state, batch, fixed), rows=(1,), donates=True)
@@ -72,7 +73,7 @@ class OneModelStage(Stage):
         if batches.dropped:
             print(f"{inputs.build.name}: {batches.left_out} (length = {self.length})")
         steps, runner = max(1, round(self.epochs * batches.steps_per_epoch)), inputs.runner
-        with inside(f"{inputs.build.name}.optimizer"):
+        with inside("optimizer"):
             optimizer = make_optimizer(self.optimizer, steps)
         programs = inputs.compile(self.programs(inputs.build, steps))
         initial = lambda trained, key: supervised.initial_state(trained, optimizer, key)

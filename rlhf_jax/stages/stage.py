@@ -17,13 +17,14 @@ from rlhf_jax.data.tokenizer import Tokenizer
 from rlhf_jax.generation.ending import Ending
 from rlhf_jax.models import score, transformer
 from rlhf_jax.models.config import TransformerConfig
-from rlhf_jax.parallel.runner import Runner
+from rlhf_jax.parallel.runner import JitRunner, Runner
 from rlhf_jax.sources.source import Source
 from rlhf_jax.stages.facts import Facts
 from rlhf_jax.training.loop import Task
 
 Ends = Literal["policy", "score", "rankings"]
 KEY = jax.ShapeDtypeStruct((), jax.random.key(0).dtype)
+MANY_STEPS = 10**9  # above every warm-up: for the shapes of a stage whose steps the data tell
 
 
 class Need(NamedTuple):
@@ -73,8 +74,21 @@ class Program:
     whole: bool = False
 
     def compile(self, runner: Runner) -> Callable:
-        if self.whole:
-            return runner.evaluate(self.function)
+        return runner.evaluate(self.function) if self.whole else self._on_devices(runner)
+
+    def lower(self, runner: JitRunner) -> jax.stages.Lowered:
+        """What `compile` gives the compiler; the runner's devices need not be there."""
+        made = runner.compile_whole(self.function) if self.whole else self._on_devices(runner)
+        return made.lower(*self.placed(runner))
+
+    def placed(self, runner: JitRunner) -> tuple:
+        """The arguments as they lie on the runner's devices."""
+        return tuple(
+            runner.row_shapes(argument) if number in self.rows else runner.layout(argument)
+            for number, argument in enumerate(self.arguments)
+        )
+
+    def _on_devices(self, runner: Runner) -> Callable:
         return runner.compile(
             self.function, rows=self.rows, returns_rows=self.returns_rows, donate=self.donates
         )
@@ -200,6 +214,11 @@ class Stage:
     def finish(self, params: Any, inputs: Inputs) -> Any:
         """What it ends with: parameters, or {split: rankings}. params: the task's model."""
         return params
+
+    def memory_fields(self) -> tuple[str, ...]:
+        """Its fields that say how much memory its programs take."""
+        ends = ("micro_batches", "batch_size", "length")
+        return tuple(f.name for f in dataclasses.fields(self) if f.name.endswith(ends))
 
     def with_micro_batches(self, times: int, groups: int) -> "Stage":
         """Itself in so many times the micro-batches, with a row or more for each of the groups of

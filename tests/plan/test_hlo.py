@@ -105,8 +105,8 @@ def test_a_reduce_scatter_as_tpus_write_it():
 
 
 def test_the_turns_of_a_loop():
-    program = hlo.parse(TEXT)
-    assert [(turns, times) for _, turns, times in program.loops()] == [(5, 1), (3, 5)]
+    module = hlo.parse(TEXT)
+    assert [(turns, times) for _, turns, times in module.loops()] == [(5, 1), (3, 5)]
     known = TEXT.replace(
         "body=%outer_body", 'body=%outer_body, backend_config={"known_trip_count":{"n":"11"}}'
     )

@@ -4,7 +4,6 @@ import dataclasses
 import json
 import re
 import sys
-import types
 
 import jax
 import numpy as np
@@ -18,101 +17,115 @@ from rlhf_jax.parallel.layout import MeshShape
 from rlhf_jax.parallel.runner import mesh_shape
 from rlhf_jax.plan import command, suggest
 from rlhf_jax.plan.chips import CHIPS, Topology, parse_topology
-from rlhf_jax.plan.command import PlanOptions, make_plan, plan_command
+from rlhf_jax.plan.command import PlanOptions, plan_command
 from rlhf_jax.plan.compiling import GIB, Compiled, _wanted_bytes, topology_devices
+from rlhf_jax.plan.plan import Plan, make_plan
 from rlhf_jax.plan.programs import programs_of, stages_of
-from rlhf_jax.plan.report import Plan, as_json, verdict
-from rlhf_jax.run import Run
-from rlhf_jax.stages import dpo, reward_model
-from tests.small_run import config
+from rlhf_jax.plan.report import as_json, verdict
+from rlhf_jax.stages.elsewhere import FromRun
+from rlhf_jax.stages.stage import text_shapes
+from tests.small_run import config, ppo
 
 HERE = Topology("v5e:2x4", CHIPS["v5e"], 8)
 MESH = MeshShape(2, 2, 2)
+
+
+def small(**changes):
+    """The small run with changes of its stages, by name."""
+    stages = {name: dataclasses.replace(config.stages[name], **of) for name, of in changes.items()}
+    return config.with_stages(**stages)
+
+
 SMALL = dataclasses.replace(
-    config,
+    small(
+        sft={"packed": False, "epochs": 1.0},
+        ppo_ptx={"minibatches": 2, "rollout_micro_batches": 2},
+        dpo={"batch_size": 8},
+    ),
     model=dataclasses.replace(config.model, remat="full"),
-    sft=dataclasses.replace(config.sft, packed=False, epochs=1.0),
-    ppo_ptx=dataclasses.replace(config.ppo_ptx, minibatches=2, rollout_micro_batches=2),
-    dpo=dataclasses.replace(config.dpo, batch_size=8),
     parallel=ParallelConfig(fsdp=2, tensor=2),
 )
 
 
 @pytest.fixture(scope="module")
 def plan():
-    return make_plan(SMALL, HERE, jax.devices(), ("sft", "ppo_ptx", "dpo"), platform="cpu")
+    stages = ("sft", "feedback", "ppo_ptx", "dpo")
+    return make_plan(SMALL, HERE, jax.devices(), stages, platform="cpu")
 
 
 def test_every_program_of_a_run_is_there():
     names = [(p.stage, p.name) for p in programs_of(SMALL, stages_of(SMALL))]
-    ppo = ["rollout", "experience", "update"]
-    assert names == [(s, "update") for s in ("pretrain", "sft", "reward")] + [
-        (stage, name) for stage in ("ppo", "ppo_ptx") for name in ppo
-    ] + [("dpo", "reference"), ("dpo", "update")]  # fmt: skip
-    other = dataclasses.replace(SMALL, reward_from="elsewhere", dpo=None)
-    assert stages_of(other) == ("pretrain", "sft", "ppo", "ppo_ptx")
+    iteration = ["rollout", "experience", "update"]
+    assert names == [
+        ("pretrain", "update"), ("sft", "update"), ("feedback", "sample"), ("reward", "update"),
+        *(("ppo", name) for name in iteration), *(("ppo_ptx", name) for name in iteration),
+        ("dpo", "reference"), ("dpo", "update"),
+    ]  # fmt: skip
+    other = SMALL.with_stages(reward=FromRun("elsewhere", "reward"))
+    assert stages_of(other) == ("pretrain", "sft", "feedback", "ppo", "ppo_ptx", "dpo")
 
 
-def test_a_stage_has_as_many_calls_as_a_run_has_steps(tmp_path):
-    """Text among the demonstrations makes an epoch longer."""
-    settings = dataclasses.replace(SMALL.sft, pretraining_fraction=0.3, epochs=2)
-    mixed = dataclasses.replace(SMALL, sft=settings, out=str(tmp_path), data=SMALL.data)
-    run = Run(mixed)
-    steps = []
-    run._train_one_model = lambda stage, loss, params, batches, *_: steps.append(
-        round(settings.epochs * batches.steps_per_epoch)
-    )
-    run.model = lambda stage: None
-    run._sft()
-    assert steps == [p.runs for p in programs_of(mixed, ("sft",))]
+def test_a_stage_of_any_name_is_planned():
+    """The shapes are those of the models that it needs, its own settings and nobody else's."""
+    stages = {
+        "base": FromRun("elsewhere", "base", ends="policy"),
+        "judge": FromRun("elsewhere", "scorer", model=dataclasses.replace(SMALL.model, layers=1)),
+        "first": ppo(start="base", reward="judge"),
+        "second": ppo(start="base", reward="judge", batch_size=16, ptx_coefficient=1.0),
+    }
+    planned = programs_of(dataclasses.replace(SMALL, stages=stages), ("first", "second"))
+    shape = lambda p: p.program.arguments[2]["tokens"].shape
+    assert [(p.stage, shape(p)) for p in planned if p.name == "rollout"] == [
+        ("first", (8, 56)), ("second", (16, 56))
+    ]  # fmt: skip
+    state, *_, text, _ = planned[-1].program.arguments
+    assert state.value["blocks"]["qkv"].shape[0] == 1 and text == text_shapes(3 * 16, 16)
 
 
-def test_run_and_plan_divide_rankings_as_the_config_says(tmp_path, monkeypatch):
-    asked = []
-    for module, name in ((reward_model, "reward_loss"), (dpo, "preference_loss")):
-        make = getattr(module, name)
-        recorded = lambda *given, make=make: asked.append(given[-1]) or make(*given)
-        monkeypatch.setattr(module, name, recorded)
-    of = lambda stage: dataclasses.replace(getattr(SMALL, stage), divide_by="untied_pairs")
-    untied = dataclasses.replace(SMALL, reward=of("reward"), dpo=of("dpo"), out=str(tmp_path))
-    programs_of(untied, ("reward", "dpo"))
-    assert asked == ["untied_pairs"] * 2
-    run = Run(untied)
-    for name in ("_train_one_model", "_normalise_reward", "rankings"):
-        setattr(run, name, lambda *_, **__: None)
-    run.model = lambda stage: {"tokens": np.zeros((2, 4), np.float32)}
-    run.feeds = types.SimpleNamespace(rankings=lambda *_: None)
-    run._reward()
-    run._dpo()
-    assert asked == ["untied_pairs"] * 4
+def test_a_stage_has_as_many_calls_as_the_config_tells():
+    runs = lambda config: {p.stage: p.runs for p in programs_of(config, stages_of(config))}
+    # 60 demonstrations by 8; what is packed, collected or read from text is not known.
+    assert runs(SMALL) == {
+        "pretrain": None, "sft": 8, "feedback": None, "reward": None, "ppo": 3, "ppo_ptx": 3,
+        "dpo": None,
+    }  # fmt: skip
+    mixed = small(sft={"packed": False, "pretraining_fraction": 0.3, "epochs": 2.0})
+    assert runs(mixed)["sft"] == 22  # 2 epochs of 86 rows, text among them, by 8
+
+
+def test_a_warm_up_longer_than_its_stage_names_the_field():
+    optimizer = dataclasses.replace(SMALL.stages["sft"].optimizer, warmup_steps=9)
+    long = SMALL.with_stages(sft=dataclasses.replace(SMALL.stages["sft"], optimizer=optimizer))
+    with pytest.raises(ConfigError, match=re.escape("sft.optimizer.warmup_steps = 9")):
+        programs_of(long, ("sft",))
 
 
 def test_each_program_is_counted_and_multiplied_by_its_calls(plan):
-    names = ["update", "rollout", "experience", "update", "reference", "update"]
+    names = ["update", "sample", "rollout", "experience", "update", "reference", "update"]
     assert [p.name for p in plan.programs] == names
-    sft, rollout, _, update, reference, dpo = plan.programs
-    assert sft.runs == 8 and update.runs == 3  # 60 demonstrations by 8; iterations
+    sft, sample, rollout, _, update, reference, dpo = plan.programs
+    assert sft.runs == 8 and update.runs == 3 and sample.runs is None
     for p in plan.programs:
         assert p.fits and p.unknown_loops == 0
         assert p.arguments > 0 and p.temporaries > 0 and 0 < p.useful_flops <= p.flops
         assert p.total == p.arguments + p.temporaries + p.outputs + p.beside
     assert sft.flops > 1.15 * sft.useful_flops  # layers are recomputed; the logits are not
     assert sum(update.sent.values()) > 0
-    assert rollout.parts.keys() == {"prefill", "decode"}
+    assert rollout.parts.keys() == sample.parts.keys() == {"prefill", "decode"}
     assert dpo.useful_flops == pytest.approx(3 * reference.flops, rel=1e-3)
     assert 0 < dpo.beside < reference.arguments < reference.beside and dpo.runs is None
-    days = sum(p.useful_flops for p in plan.programs[1:4]) * 3 / 8.64e19
+    days = sum(p.useful_flops for p in plan.programs[2:5]) * 3 / 8.64e19
     assert plan.petaflops_days("ppo_ptx") == pytest.approx(days)
 
 
 def test_state_is_cut_over_the_chips(plan):
-    state = programs_of(SMALL, ("sft",))[0].arguments[0]
+    state = programs_of(SMALL, ("sft",))[0].program.arguments[0]
     whole = sum(4 * int(np.prod(x.shape)) for x in jax.tree.leaves(state))
     assert plan.programs[0].arguments < 0.4 * whole
 
 
 def test_the_state_lies_beside_the_rollout_that_reads_the_policy_only(plan):
-    _, rollout, _, update, *_ = plan.programs
+    _, _, rollout, _, update, *_ = plan.programs
     assert rollout.beside > update.beside > 0
     assert rollout.beside + rollout.arguments <= 1.2 * (update.beside + update.arguments)
 
@@ -161,18 +174,39 @@ def test_what_the_compiler_wanted_is_read_off_its_error(message, wanted):
 
 
 def test_meshes_worth_a_try_send_least_first():
+    """Of 64 chips; width 2048 is cut in 16 multiples of 128, 16 heads in 16."""
     model = dataclasses.replace(config.model, width=2048, heads=16)
-    kl = FixedController(0.02)
-    ppo = dataclasses.replace(config.ppo_ptx, batch_size=512, minibatches=8, kl=kl)
-    tried = suggest.meshes(dataclasses.replace(config, model=model, ppo_ptx=ppo), 64)
-    assert MeshShape(4, 16, 1) == tried[0] and len(set(tried)) == len(tried)
-    assert all(mesh.chips == 64 for mesh in tried)
+    wide = dataclasses.replace(small(sft={"batch_size": 64}), model=model)
+    tried = suggest.meshes(wide, 64, ("sft",))
+    assert tried[:3] == [MeshShape(4, 16, 1), MeshShape(8, 8, 1), MeshShape(16, 4, 1)]
+    assert len(set(tried)) == len(tried) and all(mesh.chips == 64 for mesh in tried)
+    assert {mesh.tensor for mesh in tried} == {1, 2, 4, 8, 16}
+    fewer = dataclasses.replace(small(sft={"batch_size": 64, "micro_batches": 4}), model=model)
+    assert suggest.meshes(fewer, 64, ("sft",))[0] == MeshShape(1, 16, 4)  # 16 rows at a time
+    # PPO reads the scorer too.
+    scorer = dataclasses.replace(model, width=256, heads=2)
+    other = wide.with_stages(reward=FromRun("elsewhere", "reward", model=scorer))
+    many = ppo(batch_size=256, kl=FixedController(0.02))
+    meshes = suggest.meshes(other.with_stages(ppo=many), 64, ("ppo",))
+    assert {mesh.tensor for mesh in meshes} == {1, 2} and {mesh.fsdp for mesh in meshes} == {1, 2}
+
+
+def test_micro_batches_of_a_mesh():
+    mesh = MeshShape(1, 2, 2)
+    changed = suggest.with_micro_batches(SMALL, 4, mesh, ("sft", "ppo_ptx"))
+    assert changed.stages["sft"].micro_batches == 4 and changed.parallel.tensor == 2
+    told = suggest.options(Plan("small", HERE, mesh, (compiled(stage="ppo_ptx"),)), SMALL, changed)
+    # Of 8 episodes: 4 of each of 2 minibatches, 2 for each group; 12 rows of text.
+    assert told == ("--parallel.fsdp 2 --parallel.tensor 2 --ppo-ptx.micro-batches 2 "
+                    "--ppo-ptx.rollout-micro-batches 4 --ppo-ptx.ptx-micro-batches 6")  # fmt: skip
+    odd = small(sft={"batch_size": 6})
+    assert suggest.with_micro_batches(odd, 1, MeshShape(1, 4, 1), ("sft",)) is None
 
 
 def test_suggest_prints_the_best_that_fits(monkeypatch, capsys):
     def fake(config, topology, devices, stages, platform):
         mesh = mesh_shape(config.parallel, 8)
-        size = 40 * GIB / config.sft.micro_batches / mesh.tensor
+        size = 36 * GIB / config.stages["sft"].micro_batches / mesh.tensor
         slow = 1e9 * mesh.tensor
         return Plan("small", topology, mesh, (compiled(arguments=size, cycles=slow, sent={}),))
 
@@ -180,7 +214,8 @@ def test_suggest_prints_the_best_that_fits(monkeypatch, capsys):
     monkeypatch.setattr(suggest, "LANES", 1)
     assert suggest.suggest(SMALL, HERE, [], ("sft",), 12) == 0
     out = capsys.readouterr().out
-    assert re.search(r"best: --parallel.fsdp \d --parallel.tensor 2 --sft.micro-batches 4", out)
+    # 8 rows: one for each of 8 groups of chips, two micro-batches for each of 4.
+    assert "best: --parallel.fsdp 4 --parallel.tensor 2 --sft.micro-batches 2\n" in out
     monkeypatch.setattr(suggest, "GROWTH", (1,))
     assert suggest.suggest(SMALL, HERE, [], ("sft",), 12) == 1
     capsys.readouterr()
@@ -210,7 +245,7 @@ def test_the_command_reads_fields_and_options(monkeypatch, request):
     (planned, topology, stages), *rest = calls
     assert code == 1 and not rest
     assert (topology.name, planned.parallel.fsdp, stages) == ("v5e:8x8", 8, ("sft",))
-    assert planned.sft.epochs == 16
+    assert planned.stages["sft"].epochs == 16
 
 
 def test_a_plan_is_written_whole(monkeypatch, tmp_path):
@@ -224,19 +259,17 @@ def test_a_plan_is_written_whole(monkeypatch, tmp_path):
 
 
 @pytest.mark.parametrize(
-    "changes, stages, told",
+    "changed, stages, told",
     [
-        ({}, ("dpo",), "stages = 'dpo'"),
-        ({}, ("sleep",), "stages = 'sleep'"),
-        ({"parallel": ParallelConfig(runner="pmap")}, (), "parallel.runner = 'pmap'"),
-        ({"parallel": ParallelConfig(fsdp=3)}, ("sft",), "parallel.fsdp x parallel.tensor = 3"),
-        ({"sft": dataclasses.replace(SMALL.sft, batch_size=6)},
-         ("sft",), "sft.batch_size = 6"),
+        (SMALL, ("prompted",), "stages = 'prompted'"),
+        (SMALL, ("sleep",), "stages = 'sleep'"),
+        (dataclasses.replace(SMALL, parallel=ParallelConfig(runner="pmap")), (), "parallel.runner"),
+        (dataclasses.replace(SMALL, parallel=ParallelConfig(fsdp=3)),
+         ("sft",), "parallel.fsdp x parallel.tensor = 3"),
+        (small(sft={"batch_size": 6}), ("sft",), "sft.batch_size = 6"),
     ],
 )  # fmt: skip
-def test_a_plan_of_what_could_not_run_is_refused(monkeypatch, changes, stages, told):
+def test_a_plan_of_what_could_not_run_is_refused(monkeypatch, changed, stages, told):
     monkeypatch.setattr(command, "topology_devices", lambda topology: jax.devices())
     with pytest.raises(ConfigError, match=re.escape(told)):
-        plan_command(
-            dataclasses.replace(SMALL, dpo=None, **changes), PlanOptions("v5e:2x4", stages)
-        )
+        plan_command(changed, PlanOptions("v5e:2x4", stages))

@@ -9,12 +9,12 @@ from pathlib import Path
 import pytest
 
 from rlhf_jax import cli
-from rlhf_jax.experiment import load_experiment
 from rlhf_jax.parallel.config import ParallelConfig
 from rlhf_jax.plan.chips import parse_topology
-from rlhf_jax.plan.command import make_plan
 from rlhf_jax.plan.compiling import topology_devices
 from rlhf_jax.plan.flops import fsdp_bytes
+from rlhf_jax.plan.plan import make_plan
+from rlhf_jax.runs.experiment import load_experiment
 
 pytestmark = [
     pytest.mark.slow,

@@ -1,0 +1,99 @@
+"""All programs of an experiment, compiled for a topology."""
+
+import dataclasses
+import sys
+from collections.abc import Sequence
+
+from rlhf_jax.parallel.layout import MeshShape, layout_of
+from rlhf_jax.parallel.runner import JitRunner, mesh_shape
+from rlhf_jax.plan.chips import Topology
+from rlhf_jax.plan.compiling import GIB, Compiled, compile_program
+from rlhf_jax.plan.programs import programs_of
+from rlhf_jax.runs.experiment import Experiment
+from rlhf_jax.runs.run import check_rows
+
+PETAFLOPS_DAY = 1e15 * 86400
+
+
+@dataclasses.dataclass(frozen=True)
+class Plan:
+    """All programs of an experiment on one mesh of one topology."""
+
+    experiment: str
+    topology: Topology
+    mesh: MeshShape
+    programs: tuple[Compiled, ...]
+
+    @property
+    def capacity(self) -> float:
+        return self.topology.chip.hbm * GIB
+
+    @property
+    def largest(self) -> Compiled:
+        return max(self.programs, key=lambda program: program.total)
+
+    @property
+    def too_large(self) -> list[Compiled]:
+        return [p for p in self.programs if not p.fits or p.total > self.capacity]
+
+    @property
+    def exit_code(self) -> int:
+        return 1 if self.too_large else 0
+
+    def compute_seconds(self, program: Compiled) -> float:
+        """The compiler's cycles at the chip's clock."""
+        return program.cycles / self.topology.chip.clock
+
+    def link_seconds(self, program: Compiled) -> float:
+        """The least that the chip's links need for what it sends."""
+        return sum(program.sent.values()) / self.topology.chip.links
+
+    def seconds(self, program: Compiled) -> float:
+        """Of one call, where links work beside the rest."""
+        return max(self.compute_seconds(program), self.link_seconds(program))
+
+    def utilisation(self, program: Compiled) -> float | None:
+        """Of the chips' peak, recomputation not counted as work; None without an estimate."""
+        seconds = self.seconds(program)
+        peak = self.topology.chip.peak * self.topology.chips
+        return program.useful_flops / seconds / peak if seconds else None
+
+    def petaflops_days(self, stage: str) -> float | None:
+        """Of all calls of a stage, recomputation left out; None where their number is not known."""
+        programs = [p for p in self.programs if p.stage == stage]
+        if not programs or any(p.runs is None for p in programs):
+            return None
+        return sum(p.useful_flops * p.runs for p in programs) / PETAFLOPS_DAY
+
+    def days(self, stage: str) -> float | None:
+        programs = [p for p in self.programs if p.stage == stage]
+        if not programs or any(p.runs is None or not p.fits for p in programs):
+            return None
+        return sum(self.seconds(p) * p.runs for p in programs) / 86400
+
+    @property
+    def stages(self) -> list[str]:
+        return list(dict.fromkeys(p.stage for p in self.programs))
+
+
+def make_plan(
+    config: Experiment,
+    topology: Topology,
+    devices: list,
+    stages: Sequence[str],
+    platform: str = "tpu",
+) -> Plan:
+    """Compiles every program of the stages for the devices; says on standard error which.
+
+    Raises ConfigError where mesh or batches do not fit the devices, as a run would.
+    """
+    mesh = mesh_shape(config.parallel, topology.chips)
+    runner = JitRunner(layout_of(devices, mesh))
+    for stage in stages:
+        check_rows(runner, config.stages[stage], stage)
+    compiled, known = [], {}
+    plain = programs_of(config, stages, recomputed=False)
+    for planned, useful in zip(programs_of(config, stages), plain, strict=True):
+        print(f"compiling {planned.stage} {planned.name}", file=sys.stderr, flush=True)
+        compiled.append(compile_program(planned, runner, useful.program, platform, known))
+    return Plan(config.name, topology, mesh, tuple(compiled))

@@ -1,0 +1,36 @@
+"""FLOPs counted by hand, loops, choices and recomputation among them."""
+
+import jax
+import jax.numpy as jnp
+
+from rlhf_jax.jaxprs import count_flops
+
+
+def test_products_and_all_else():
+    a, b = jnp.ones((3, 4)), jnp.ones((4, 5))
+    assert count_flops(jnp.dot, a, b) == 2 * 3 * 4 * 5
+    dense = jax.jit(lambda a, b: jnp.tanh(a @ b))
+    assert count_flops(dense, a, b) == 2 * 3 * 4 * 5 + 15
+    assert count_flops(dense, a, b, products_only=True) == 2 * 3 * 4 * 5
+    assert count_flops(jnp.sum, a) == 12
+    assert count_flops(lambda a: a.T.reshape(-1), a) == 0
+    assert count_flops(jax.vmap(jnp.dot), jnp.ones((6, 4)), jnp.ones((6, 4))) == 6 * 2 * 4
+
+
+def test_loops_are_multiplied():
+    seven = lambda x: jax.lax.scan(lambda c, _: (c * 2, None), x, None, length=7)[0]
+    assert count_flops(seven, jnp.ones(10)) == 70
+
+    def repeated(x):
+        x, _ = jax.lax.scan(lambda x, _: (x @ x, None), x, length=5)
+        return jax.lax.while_loop(lambda x: x.sum() > 0, lambda x: x @ x, x)
+
+    x = jax.ShapeDtypeStruct((8, 8), jnp.float32)
+    assert count_flops(repeated, x, products_only=True, while_turns=7) == (5 + 7) * 2 * 8**3
+
+
+def test_of_a_choice_the_dearest_branch():
+    branches = [lambda x: x, lambda x: x @ x @ x, lambda x: x @ x]
+    chosen = lambda n, x: jax.lax.switch(n, branches, x)
+    counted = count_flops(chosen, 0, jnp.ones((8, 8)), products_only=True)
+    assert counted == 2 * 2 * 8**3
