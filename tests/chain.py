@@ -8,28 +8,37 @@ from pathlib import Path
 import jax
 import numpy as np
 
-from rlhf_jax.corpora import Corpora
 from rlhf_jax.durable.model_files import load_model
+from rlhf_jax.runs.experiment import Experiment
+from rlhf_jax.sources.corpora import Corpora
+from rlhf_jax.sources.records import StageRecords
+from rlhf_jax.strict_json import read_json
 from rlhf_jax.training.metrics import read_metrics
 from rlhf_jax.worlds.instruction import InstructionWorld
 from tests import observed, oracles, small_run
 
 
 class Chain:
-    """Models, data and report from the run's files; batches, states and samples as observed."""
+    """Models, data and report from a run's files; batches, states and samples as observed."""
 
-    def __init__(self, directory: Path, folder: Path):
-        self.directory, self.config = directory, small_run.config
-        self.corpora = Corpora(directory / "data")
+    def __init__(self, directory: Path, folder: Path, config: Experiment = small_run.config):
+        self.directory, self.config = directory, config
+        self.stages = config.stages
+        self.corpora = Corpora(directory / "data", config.data)
         self.tokenizer = self.corpora.tokenizer
-        self.world = InstructionWorld(self.config.data.world, self.config.seed)
+        self.world = InstructionWorld(config.data.world, config.seed)
         self.observed = observed.records(folder)
-        self.report = json.loads((directory / "report.json").read_text(encoding="utf-8"))
         self.model = functools.cache(self._model)
 
+    @functools.cached_property
+    def report(self) -> dict:
+        return json.loads((self.directory / "report.json").read_text(encoding="utf-8"))
+
+    def directory_of(self, stage: str) -> Path:
+        return self.stages[stage].elsewhere(self.directory_of) or self.directory / stage
+
     def _model(self, stage: str):
-        kind = "score" if stage == "reward" else "policy"
-        source = self.directory / stage / "model"
+        source, kind = self.directory_of(stage) / "model", self.stages[stage].ends
         return observed.host(load_model(source, kind, self.tokenizer.fingerprint)[1])
 
     def states(self, stage: str) -> list:
@@ -43,10 +52,35 @@ class Chain:
         return read_metrics(self.directory / stage)
 
     def experiences(self, stage: str) -> list[dict]:
-        """Of each iteration; "ppo" runs before "ppo_ptx"."""
-        count, found = self.config.ppo.iterations, self.observed["experience"]
-        assert len(found) == 2 * count
-        return found[:count] if stage == "ppo" else found[count:]
+        """Of each iteration."""
+        found = []
+        for call in self.observed[f"{stage} experience"]:
+            *_, rollout = call["arguments"]
+            found.append({"rollout": rollout._asdict(), **call["found"][0]._asdict()})
+        return found
+
+    def outputs(self, stage: str) -> list[dict]:
+        """Of each batch of a stage that collects rankings: the policy's parameters, the key, and
+        of each row that is no padding prompt ids, response ids and their log-probabilities."""
+        found = []
+        for batch, call in zip(self.batches(stage), self.observed[f"{stage} sample"], strict=True):
+            params, tokens, segments, key = call["arguments"]
+            columns = (getattr(call["found"], name) for name in ("tokens", "mask", "log_probs"))
+            rows = [(prompt[here > 0].tolist(), ids[mask > 0].tolist(), log_probs[mask > 0])
+                    for index, prompt, here, ids, mask, log_probs
+                    in zip(batch["index"], tokens, segments, *columns, strict=True)
+                    if index >= 0]  # fmt: skip
+            found.append({"params": params, "key": key, "rows": rows})
+        return found
+
+    def rankings(self, split: str, stage: str = "feedback") -> list:
+        """That a stage has ended with."""
+        return list(
+            StageRecords(stage, self.directory / stage, self.tokenizer).read("rankings", split)
+        )
+
+    def about(self, stage: str) -> dict:
+        return read_json(self.directory / stage / "about.json")
 
     def records(self, name: str, split: str) -> list:
         return list(self.corpora.read(name, split))

@@ -1,10 +1,12 @@
 """Shared settings and runs of the tests."""
 
+import contextlib
 import fcntl
 import os
+import shutil
 import subprocess
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import NamedTuple
 
@@ -31,43 +33,78 @@ def human_data() -> Path:
 
 
 class SmallRun(NamedTuple):
-    directory: Path  # of a finished run, DPO included
+    directory: Path  # of a finished run, all stages
     printed: str  # by its processes
     observed: Path  # tests/observed.py
-    drive: Callable  # drive(directory, *actions): another run, with what this one compiled
+    cache: Path  # what it compiled
+    drive: Callable  # drive(directory, *actions): another run
+
+
+@contextlib.contextmanager
+def _alone(folder: Path) -> Iterator[Path]:
+    """One worker at a time; a file of `folder` for what is done, which the first one writes."""
+    folder.mkdir(exist_ok=True)
+    with (folder / "lock").open("w") as file:
+        fcntl.flock(file, fcntl.LOCK_EX)
+        yield folder / "done"
 
 
 @pytest.fixture(scope="session")
 def small_run(tmp_path_factory) -> SmallRun:
     """The experiment of tests/small_run.py, run once, whichever worker asks first."""
     folder = tmp_path_factory.getbasetemp()
-    folder = folder.parent if "PYTEST_XDIST_WORKER" in os.environ else folder
-    (folder / "small_run").mkdir(exist_ok=True)
-    names = ("whole", "observed", "cache", "done")
-    whole, observed, cache, done = (folder / "small_run" / name for name in names)
+    folder = (folder.parent if "PYTEST_XDIST_WORKER" in os.environ else folder) / "small_run"
+    whole, observed, cache = (folder / name for name in ("whole", "observed", "cache"))
     cache = Path(os.environ.get("JAX_COMPILATION_CACHE_DIR", cache))
-    with (folder / "small_run" / "lock").open("w") as file:
-        fcntl.flock(file, fcntl.LOCK_EX)
+    with _alone(folder) as done:
         if not done.exists():
             done.write_text(drive(cache, whole, "dpo", SMALL_RUN_OBSERVED=str(observed)))
-    return SmallRun(whole, done.read_text(), observed, lambda *actions: drive(cache, *actions))
+    ours = lambda *actions: drive(cache, *actions)
+    return SmallRun(whole, done.read_text(), observed, cache, ours)
 
 
 @pytest.fixture(scope="module")
-def chain(small_run):
-    """The small run as the tests of the chain read it."""
-    from tests.chain import Chain  # not before jax is set
-
+def quick_to_compile():
     quick = "jax_disable_most_optimizations"
     before = jax.config.read(quick)
     jax.config.update(quick, True)
-    yield Chain(small_run.directory, small_run.observed)
+    yield
     jax.config.update(quick, before)
+
+
+@pytest.fixture(scope="module")
+def chain(small_run, quick_to_compile):
+    """The small run as the tests of the chain read it."""
+    from tests.chain import Chain  # not before jax is set
+
+    return Chain(small_run.directory, small_run.observed)
+
+
+@pytest.fixture(scope="session")
+def second_round_run(small_run):
+    """The stages of tests/second_round.py, in a copy of the small run, and what was observed."""
+    folder = small_run.directory.parent / "second"
+    with _alone(folder) as done:
+        if not done.exists():
+            shutil.copytree(small_run.directory, folder / "run")
+            told = {"SMALL_RUN_OBSERVED": str(folder / "observed")}
+            done.write_text(call("tests.second_round", small_run.cache, folder / "run", **told))
+    return folder / "run", folder / "observed"
 
 
 def drive(cache: Path, directory: Path, *actions: str, **environment: str) -> str:
     """What the driver's processes print; they end as told."""
-    command = [sys.executable, "-m", "tests.small_run", str(directory), *actions]
+    printed = call("tests.small_run", cache, directory, *actions, **environment)
+    ends = [line.split()[1:] for line in printed.splitlines() if line.startswith("ended")]
+    killed = lambda action: action.split(":")[0] not in ("stop", "dpo")
+    expected = [[action, "-9" if killed(action) else "0"] for action in actions]
+    assert ends == [*expected, ["None", "0"]], printed[-2000:]
+    return printed
+
+
+def call(module: str, cache: Path, directory: Path, *arguments: str, **environment: str) -> str:
+    """What a module of the tests prints, run on a directory."""
+    command = [sys.executable, "-m", module, str(directory), *arguments]
     # One device as in real use; quick to compile, and once for all the processes.
     environment |= {
         "XLA_FLAGS": "",
@@ -79,8 +116,5 @@ def drive(cache: Path, directory: Path, *actions: str, **environment: str) -> st
         command, cwd=ROOT, env=os.environ | environment, capture_output=True, text=True,
         timeout=500, check=False,
     )  # fmt: skip
-    ends = [line.split()[1:] for line in done.stdout.splitlines() if line.startswith("ended")]
-    killed = lambda action: action.split(":")[0] not in ("stop", "dpo")
-    expected = [[action, "-9" if killed(action) else "0"] for action in actions]
-    assert ends == [*expected, ["None", "0"]], done.stdout[-2000:] + done.stderr[-2000:]
+    assert done.returncode == 0, done.stdout[-2000:] + done.stderr[-2000:]
     return done.stdout

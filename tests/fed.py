@@ -8,6 +8,7 @@ from rlhf_jax.generation.ending import Ending
 from rlhf_jax.models.config import TransformerConfig
 from rlhf_jax.runs import chain
 from rlhf_jax.runs.inputs import StageInputs
+from rlhf_jax.sources.source import Source
 from tests.data.conftest import Letters
 
 MODEL = TransformerConfig(vocab_size=40, layers=2, width=16, heads=2, context=200)
@@ -29,12 +30,13 @@ def inputs_of(
     directory: Path = Path("nowhere"),
     seed: int = 0,
     ending: Ending = ENDING,
+    data: Source | None = None,
     **parts,
 ) -> StageInputs:
     """Of the stage `name`. records(kind, split, stage that ends with them); parts: of the run."""
     given = {"runner": Alone(), "tokenizer": Letters()} | parts
     run = SimpleNamespace(
-        config=SimpleNamespace(stages=stages, seed=seed),
+        config=SimpleNamespace(stages=stages, seed=seed, data=data),
         build=lambda stage: chain.build_of(stages, stage, MODEL, ending),
         stage_directory=lambda stage: directory / stage,
         records=records,

@@ -165,8 +165,10 @@ def main(directory: str, actions: list[str]) -> None:
             cli.command([command, __file__, "--out", directory, *options])
             sys.stdout.flush()
             os._exit(0)
-        status = os.waitpid(child, 0)[1]
-        print("ended", action, os.waitstatus_to_exitcode(status), flush=True)
+        code = os.waitstatus_to_exitcode(os.waitpid(child, 0)[1])
+        print("ended", action, code, flush=True)
+        if code not in (0, -signal.SIGKILL):
+            sys.exit(code)
 
 
 if __name__ == "__main__":

@@ -5,16 +5,17 @@ What is looked at is one run of tests/small_run.py; PPO's iterations are in test
 
 import hashlib
 import itertools
-import json
 import math
 from collections import Counter
 from statistics import NormalDist
 
+import jax
 import numpy as np
 import pytest
 
 from tests import oracles
 from tests.chain import as_text, assert_drawn_from, same
+from tests.observed import host
 
 # What each stage starts from, and what it leaves behind.
 
@@ -50,7 +51,7 @@ def test_the_training_demonstrations_score_0_on_average(chain):
     means = {}
     for split in ("train", "valid"):
         ids = [chain.ids(d.prompt, d.response) for d in chain.records("demonstrations", split)]
-        ids = [row for row in ids if len(row) <= chain.config.reward.length]
+        ids = [row for row in ids if len(row) <= chain.stages["reward"].length]
         scores = oracles.scores(chain.config.model, chain.model("reward"), ids)
         means[split] = np.mean([row[-1] for row in scores])
     assert abs(means["train"]) < 1e-5 < 1e-3 < abs(means["valid"])
@@ -73,7 +74,7 @@ def test_sft_learns_the_responses_of_all_training_demonstrations(chain):
     for d in chain.records("demonstrations", "train"):
         prompt = len(chain.ids(d.prompt, end=False))
         ids = chain.ids(d.prompt, d.response)
-        if len(ids) <= chain.config.sft.length:
+        if len(ids) <= chain.stages["sft"].length:
             expected[tuple(ids), tuple(t >= prompt for t in range(len(ids)))] += 1
     found = Counter()
     for batch in chain.batches("sft"):
@@ -86,7 +87,7 @@ def test_sft_learns_the_responses_of_all_training_demonstrations(chain):
 @pytest.mark.parametrize("stage", ["reward", "dpo"])
 def test_rankings_to_learn_from_are_those_of_the_train_split_that_are_not_tied(chain, stage):
     expected = {}
-    for ranking in chain.records("rankings", "train"):
+    for ranking in chain.rankings("train"):
         ids = tuple(
             tuple(chain.ids(ranking.prompt, text, end=ended))
             for text, ended in zip(ranking.responses, ranking.ended, strict=True)
@@ -177,7 +178,7 @@ def test_the_reward_model_s_loss_of_each_step_is_that_of_its_pairs(chain):
 
 
 def test_dpo_s_reference_is_the_sft_model_at_every_step(chain):
-    model, beta = chain.config.model, chain.config.dpo.objective.beta
+    model, beta = chain.config.model, chain.stages["dpo"].objective.beta
     for step, (state, batch, metrics) in enumerate(
         zip(chain.states("dpo"), chain.batches("dpo"), chain.metrics("dpo"), strict=False)
     ):
@@ -198,20 +199,44 @@ def test_dpo_s_reference_is_the_sft_model_at_every_step(chain):
 # Feedback.
 
 
-def test_feedback_s_outputs_are_sampled_from_sft_at_ppo_s_temperature(chain):
-    rankings = chain.records("rankings", "valid") + chain.records("rankings", "train")
+def test_feedback_s_outputs_are_sampled_from_sft_at_its_temperature(chain):
+    stage, rankings = chain.stages["feedback"], chain.rankings("valid") + chain.rankings("train")
     assert [r.prompt for r in rankings] == chain.world.prompts("feedback")
-    fewest, most = chain.config.data.outputs
+    fewest, most = stage.outputs
     assert {len(r.responses) for r in rankings} == set(range(fewest, most + 1))
     repeated = [r.prompt for r in rankings for _ in r.responses]
-    calls = chain.sampled("sft", repeated)
-    assert len(calls) == 1  # of the SFT model with these prompts
-    (rows,) = calls
+    assert [len(batch["rows"]) for batch in chain.outputs("feedback")[:-1]] == [10] * (
+        (len(repeated) - 1) // 10
+    )
+    assert all(same(batch["params"], chain.model("sft")) for batch in chain.outputs("feedback"))
+    rows = [row for batch in chain.outputs("feedback") for row in batch["rows"]]
+    assert [ids for ids, *_ in rows] == [chain.ids(prompt, end=False) for prompt in repeated]
+    responses = [ids for _, ids, _ in rows]
     texts = [text for r in rankings for text in r.responses]
-    assert [chain.tokenizer.decode(ids) for ids, _ in rows] == texts
-    ended = [ids[-1] == chain.tokenizer.eos_id for ids, _ in rows]
+    assert [chain.tokenizer.decode(ids) for ids in responses] == texts
+    ended = [ids[-1] == chain.tokenizer.eos_id for ids in responses]
     assert ended == [end for r in rankings for end in r.ended] and 0 < sum(ended) < len(ended)
-    assert_drawn_from(chain, chain.model("sft"), repeated, rows, chain.config.ppo.temperature)
+    drawn = [(ids, log_probs) for _, ids, log_probs in rows]
+    assert_drawn_from(chain, chain.model("sft"), repeated, drawn, stage.temperature)
+
+
+def test_each_batch_of_outputs_has_noise_of_its_own(chain):
+    first, *_ = chain.states("feedback")
+    key = jax.random.wrap_key_data(first.key)
+    expected = [
+        host(jax.random.fold_in(key, step)) for step in range(len(chain.batches("feedback")))
+    ]
+    found = [batch["key"] for batch in chain.outputs("feedback")]
+    np.testing.assert_array_equal(found, expected)
+
+
+def test_the_metrics_of_feedback_are_those_of_its_outputs(chain):
+    for batch, metrics in zip(chain.outputs("feedback"), chain.metrics("feedback"), strict=True):
+        responses = [ids for _, ids, _ in batch["rows"]]
+        assert metrics["outputs"] == len(responses)
+        np.testing.assert_allclose(metrics["response_tokens"], np.mean([len(r) for r in responses]))
+        ended = np.mean([ids[-1] == chain.tokenizer.eos_id for ids in responses])
+        np.testing.assert_allclose(metrics["ended"], ended)
 
 
 def likert(chain, noise, prompt, text):
@@ -224,12 +249,12 @@ def likert(chain, noise, prompt, text):
 
 
 def noise_of(chain) -> float:
-    return json.loads((chain.directory / "feedback" / "labelers.json").read_text())["noise"]
+    return chain.about("feedback")["noise"]
 
 
 def test_ranks_are_those_of_the_gold_scores_under_the_noise_that_was_written(chain):
     noise = noise_of(chain)
-    for ranking in chain.records("rankings", "train") + chain.records("rankings", "valid"):
+    for ranking in chain.rankings("train") + chain.rankings("valid"):
         levels = [likert(chain, noise, ranking.prompt, text) for text in ranking.responses]
         order = sorted(set(levels), reverse=True)
         assert list(ranking.ranks) == [order.index(level) for level in levels]
@@ -238,7 +263,7 @@ def test_ranks_are_those_of_the_gold_scores_under_the_noise_that_was_written(cha
 def test_two_labelers_of_that_noise_agree_as_often_as_asked(chain):
     rng, noise = np.random.default_rng(0), noise_of(chain)
     agreed = []
-    for ranking in chain.records("rankings", "train") + chain.records("rankings", "valid"):
+    for ranking in chain.rankings("train") + chain.rankings("valid"):
         texts = dict.fromkeys(ranking.responses)
         gold = np.array([chain.world.grade(ranking.prompt, text).score for text in texts])
         i, j = np.triu_indices(len(gold), 1)
@@ -246,12 +271,12 @@ def test_two_labelers_of_that_noise_agree_as_often_as_asked(chain):
         levels = np.clip(np.floor(6 * seen + 0.5), 0, 6)
         one, other = np.moveaxis(np.sign(levels[..., i] - levels[..., j]), 1, 0)
         agreed += list((one == other).mean(axis=0))
-    assert abs(np.mean(agreed) - chain.config.data.agreement) < 0.003
+    assert abs(np.mean(agreed) - chain.stages["feedback"].agreement) < 0.003
 
 
 def test_the_first_tenth_of_the_feedback_prompts_is_held_out(chain):
     prompts = chain.world.prompts("feedback")
-    held, rest = (
-        [r.prompt for r in chain.records("rankings", split)] for split in ("valid", "train")
-    )
+    wholly_tied = [max(r.ranks) == 0 for r in chain.rankings("valid") + chain.rankings("train")]
+    assert chain.about("feedback")["tied"] == sum(wholly_tied)
+    held, rest = ([r.prompt for r in chain.rankings(split)] for split in ("valid", "train"))
     assert held == prompts[: len(prompts) // 10] and rest == prompts[len(prompts) // 10 :]

@@ -40,7 +40,7 @@ def test_the_prompts_are_of_the_ppo_split(chain, stage):
     seen = [tuple(tokens[segments > 0].tolist()) for batch in chain.batches(stage)
             for tokens, segments in zip(batch["prompts"]["tokens"], batch["prompts"]["segments"],
                                         strict=True)]  # fmt: skip
-    config = getattr(chain.config, stage)
+    config = chain.stages[stage]
     assert len(seen) == config.iterations * config.batch_size
     assert set(seen) == known  # more than one epoch of them
 
@@ -71,19 +71,20 @@ def rows_of(found):
 @functools.cache
 def iteration(chain, stage, number):
     """Float64, from saved models and the state before: rows of each episode, and means."""
-    config, model = getattr(chain.config, stage), chain.config.model
+    config, model = chain.stages[stage], chain.config.model
+    reference, reward = config.reference or config.start, config.reward
     state, found = chain.states(stage)[number], chain.experiences(stage)[number]
     episodes = list(rows_of(found))
     sequences = [prompt + response for prompt, response in episodes]
     cut = lambda rows: [row[len(p) - 1 :] for row, (p, _) in zip(rows, episodes, strict=True)]
     log_probs, ref_log_probs = (
         cut(oracles.log_probs(model, params, sequences, config.temperature))
-        for params in (state.policy, chain.model("sft"))
+        for params in (state.policy, chain.model(reference))
     )
     values = [row[:-1] for row in cut(oracles.scores(model, state.value, sequences))]
-    scores = [row[-1] for row in oracles.scores(model, chain.model("reward"), sequences)]
+    scores = [row[-1] for row in oracles.scores(model, chain.model(reward), sequences)]
     ended = [response[-1] == chain.tokenizer.eos_id for _, response in episodes]
-    scores = np.where(ended, scores, config.missing_eos_score)
+    scores = np.where(ended, scores, chain.config.ending.missing_eos_score)
     advantages, returns = [], []
     for b in range(len(episodes)):
         rewards = -float(state.kl_coefficient) * (log_probs[b] - ref_log_probs[b])
@@ -155,7 +156,7 @@ def test_the_kl_coefficient_is_the_config_s_and_moves_by_ziegler_s_formula(chain
 
 @pytest.mark.parametrize("stage", STAGES)
 def test_rollouts_are_drawn_at_the_temperature_without_top_k(chain, stage):
-    temperature = getattr(chain.config, stage).temperature
+    temperature = chain.stages[stage].temperature
     for state, found in zip(chain.states(stage), chain.experiences(stage), strict=False):
         starts, responses = zip(*rows_of(found), strict=True)
         drawn = [row[: len(ids)] for row, ids in
@@ -219,7 +220,7 @@ class Adam:
 @pytest.fixture(scope="module")
 def updates(chain):
     """Of each iteration of PPO-ptx, two epochs: policy, value function and mean losses."""
-    config, model = chain.config.ppo_ptx, chain.config.model
+    config, model = chain.stages["ppo_ptx"], chain.config.model
     start, found = chain.states("ppo_ptx")[0], []
     policy, value = start.policy, start.value
     adams = Adam(config.policy_optimizer, policy), Adam(config.value_optimizer, value)
@@ -281,7 +282,7 @@ def test_the_saved_policy_is_the_average_of_the_weights_of_all_iterations(chain,
 
 @pytest.mark.parametrize("policy", POLICIES)
 def test_the_pretraining_loss_of_the_report_is_on_held_out_text(chain, policy):
-    length, documents = chain.config.pretrain.length, []
+    length, documents = chain.stages["pretrain"].length, []
     ids = [chain.ids(text.text) for text in chain.records("text", "valid")]
     room = length  # a document goes on in the next row from its last token here, no target there
     for document in ids:
@@ -301,7 +302,7 @@ def test_the_pretraining_loss_of_the_report_is_on_held_out_text(chain, policy):
 
 def kl_of(chain, stage, rows, prompts):
     """sum over tokens of sum_v p log(p / q), a mean over responses: from the two saved models."""
-    temperature = chain.config.ppo.temperature
+    temperature = chain.stages["ppo"].temperature
     starts = [chain.ids(prompt, end=False) for prompt in prompts]
     sequences = [start + ids for start, (ids, _) in zip(starts, rows, strict=True)]
     tables = [oracles.distributions(chain.config.model, chain.model(name), sequences, temperature)

@@ -90,6 +90,17 @@ def read_about(directory: Path) -> dict[str, Any]:
         raise UserError(f"{path}: expected kind, tokenizer and model, got: {error}") from None
 
 
+def shape_of(directory: Path, kind: str, tokenizer: str) -> TransformerConfig:
+    """Of a finished model. Raises UserError where it is of another kind or tokenizer."""
+    about = read_about(directory)
+    for field, wanted in (("kind", kind), ("tokenizer", tokenizer)):
+        if about[field] != wanted:
+            raise UserError(
+                f"{directory / 'model.json'}: {field}: expected {wanted!r}, got {about[field]!r}"
+            )
+    return about["model"]
+
+
 def load_model(
     directory: Path, kind: str, tokenizer: str, layout: Callable | None = None
 ) -> tuple[TransformerConfig, Any]:
@@ -107,13 +118,7 @@ def load_model(
             f"{directory} is damaged: {wrong[0]}; remove it: the same command makes it anew from "
             "the stage's last checkpoint"
         )
-    about = read_about(directory)
-    for field, wanted in (("kind", kind), ("tokenizer", tokenizer)):
-        if about[field] != wanted:
-            raise UserError(
-                f"{directory / 'model.json'}: {field}: expected {wanted!r}, got {about[field]!r}"
-            )
-    config = about["model"]
+    config = shape_of(directory, kind, tokenizer)
 
     def abstract(key):
         params = transformer.init(config, key)

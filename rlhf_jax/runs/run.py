@@ -16,7 +16,7 @@ import jax
 from rlhf_jax.durable import manifest
 from rlhf_jax.durable.fingerprint import check_fingerprint, fingerprint_of
 from rlhf_jax.durable.lock import lock
-from rlhf_jax.durable.model_files import has_model, load_model, save_model
+from rlhf_jax.durable.model_files import has_model, load_model, save_model, shape_of
 from rlhf_jax.durable.signals import SIGNALS
 from rlhf_jax.errors import UserError, inside, require
 from rlhf_jax.generation.ending import Ending
@@ -79,6 +79,10 @@ class Run:
         """Whether the stage is this run's own, and not another's that stands in for it."""
         return self.config.stages[stage].elsewhere(self.stage_directory) is None
 
+    def _is_another_run_s(self, stage: str) -> bool:
+        """Whether what stands in for it is no stage of this run."""
+        return not self.trains(stage) and not self.config.stages[stage].needs()
+
     def finished(self, stage: str) -> bool:
         if self.config.stages[stage].ends == "rankings":
             return self.collected(stage).is_whole
@@ -103,9 +107,13 @@ class Run:
             check_rows(self.runner, self.config.stages[stage], stage)
 
     def check(self, stages: Sequence[str], report: bool = False) -> None:
-        """Raises UserError, before any compute, where the records leave a stage that is yet to run,
-        or the report, nothing; counts what each leaves out, once."""
+        """Raises UserError, before any compute, where another run's model is not there or does not
+        fit, or where the records leave a stage that is yet to run, or the report, nothing; counts
+        what each leaves out, once."""
         self.check_rows(stages)
+        for stage in stages:
+            if self._is_another_run_s(stage):
+                self._check_model(stage)
         for stage in self.left(stages):
             self._check_records(stage, self.config.stages[stage])
         if report:
@@ -151,14 +159,21 @@ class Run:
         Raises UserError where those of another run are of another tokenizer or shape.
         """
         self.finish(stage)
-        kind, source = self.config.stages[stage].ends, self.stage_directory(stage) / "model"
-        found, params = load_model(source, kind, self.tokenizer.fingerprint, self.runner.layout)
-        shape = self.config.stages[stage].shape(self.build(stage))
+        source, *known = self._check_model(stage)
+        return load_model(source, *known, self.runner.layout)[1]
+
+    def _check_model(self, stage: str) -> tuple[Path, str, str]:
+        """The directory, kind and tokenizer of the finished model of a stage."""
+        directory = self.stage_directory(stage)
+        if not has_model(source := directory / "model"):
+            raise UserError(f"{stage}: {directory} holds no finished model")
+        known = source, self.config.stages[stage].ends, self.tokenizer.fingerprint
+        found, shape = shape_of(*known), self.config.stages[stage].shape(self.build(stage))
         if differ := different_fields(found, shape):
             name, about = differ[0], source / "model.json"
             there, here = (getattr(c, name) for c in (found, shape))
             raise UserError(f"{about}: {name}: expected {here!r} ({stage}), got {there!r}")
-        return params
+        return known
 
     def finish(self, stage: str) -> None:
         """Runs a stage to its end, those that it builds on first.
@@ -189,8 +204,7 @@ class Run:
         upstream = {need.stage for need in self.config.stages[stage].needs().values()}
         for name in upstream:
             self.finish(name)
-        if not self.finished(stage):
-            raise UserError(f"{stage}: {self.stage_directory(stage)} holds no finished model")
+        self._check_model(stage)
 
     def task(self, stage: str) -> tuple[loop.Task, StageInputs]:
         """What the loop runs of a stage; those that it builds on have ended."""
@@ -236,8 +250,7 @@ class Run:
                   "ending": config.ending}  # fmt: skip
         found = {name: fingerprint_of(value) for name, value in shared.items()}
         found["stages"] = {name: fingerprint_of(config.stages[name]) for name in names}
-        own = lambda name: config.stages[name].needs() or self.trains(name)
-        others = [name for name in names if not own(name)]
+        others = [name for name in names if self._is_another_run_s(name)]
         if others:  # of other runs: which model it is, the path alone does not say
             directory = {name: self.stage_directory(name) / "model" for name in others}
             found["models"] = {name: manifest.digest(path) for name, path in directory.items()}

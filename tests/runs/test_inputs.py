@@ -1,0 +1,122 @@
+"""What a stage is given: results of the host that outlive a kill, models, records, random keys."""
+
+import dataclasses
+import json
+
+import pytest
+
+from rlhf_jax.randomness import random_key, shuffle_seed
+from rlhf_jax.runs import inputs as module
+from rlhf_jax.runs.inputs import StageInputs
+from tests.fed import inputs_of
+from tests.small_run import config
+
+STAGES = config.stages
+
+
+@pytest.fixture
+def inputs(tmp_path) -> StageInputs:
+    return inputs_of(STAGES, "feedback", directory=tmp_path, seed=4)
+
+
+def never():
+    raise AssertionError("asked again")
+
+
+def test_a_result_of_the_host_is_made_once_and_read_by_a_step_that_is_done_again(inputs, tmp_path):
+    asked = []
+    made = lambda: asked.append(1) or [["one", True], ["caf\u00e9", False]]
+    found = inputs.on_host("outputs", 3, made)
+    assert found == [["one", True], ["caf\u00e9", False]] and asked == [1]
+    again = inputs_of(STAGES, "feedback", directory=tmp_path, seed=4)  # another process
+    assert again.on_host("outputs", 3, never) == found
+    other = inputs.on_host("outputs", 4, lambda: [])  # each step and each name of its own
+    assert other == [] and inputs.on_host("scores", 3, lambda: {"a": 1.5}) == {"a": 1.5}
+    assert again.on_host("outputs", 3, never) == found
+
+
+def test_it_is_written_down_before_it_is_used(inputs, tmp_path, monkeypatch):
+    file = tmp_path / "feedback" / "host" / "outputs" / "0.json"
+    assert inputs.on_host("outputs", 0, lambda: (1, 2)) == [1, 2]  # as the file says it
+    assert json.loads(file.read_text()) == [1, 2]
+    file.write_text("[7]")
+    assert inputs.on_host("outputs", 0, never) == [7]
+    with monkeypatch.context() as patch, pytest.raises(KeyboardInterrupt):
+
+        def killed(path, content):
+            raise KeyboardInterrupt
+
+        patch.setattr(module, "write_atomically", killed)
+        inputs.on_host("outputs", 1, lambda: [3])
+    assert inputs.on_host("outputs", 1, lambda: [4]) == [4]  # nothing was used of the first
+
+
+def test_what_is_no_json_is_not_written(inputs, tmp_path):
+    with pytest.raises(ValueError, match="not JSON compliant"):
+        inputs.on_host("scores", 0, lambda: [float("nan")])
+    assert inputs.on_host("scores", 0, lambda: [1.0]) == [1.0]
+
+
+def test_in_a_process_that_is_not_the_first_nothing_is_asked(inputs, monkeypatch):
+    """It reads what the first has written."""
+    inputs.on_host("outputs", 0, lambda: ["first"])
+    monkeypatch.setattr(module.processes, "first_alone", lambda function, name: None)
+    assert inputs.on_host("outputs", 0, never) == ["first"]
+
+
+def test_results_of_all_steps_come_in_their_order(inputs):
+    assert inputs.host_results("outputs") == []
+    for step in (0, 2, 10, 1, 9):
+        inputs.on_host("outputs", step, lambda step=step: [step])
+    assert inputs.host_results("outputs") == [[0], [1], [2], [9], [10]]
+    assert inputs.host_results("scores") == []
+
+
+def test_what_a_stage_tells_lies_beside_it(inputs, tmp_path):
+    inputs.tell(tied=3, noise=0.25)
+    about = tmp_path / "feedback" / "about.json"
+    assert json.loads(about.read_text()) == {"tied": 3, "noise": 0.25}
+
+
+def test_records_come_from_the_stage_that_is_named_or_from_the_data():
+    asked = lambda kind, split, stage: [(kind, split, stage)]
+    read = lambda stages, name, *of: inputs_of(stages, name, asked).records(*of)[0]
+    assert read(STAGES, "reward", "rankings", "train") == ("rankings", "train", "feedback")
+    assert read(STAGES, "reward", "demonstrations", "train") == ("demonstrations", "train", None)
+    assert read(STAGES, "ppo", "prompts", "ppo") == ("prompts", "ppo", None)
+    human = STAGES | {"reward": dataclasses.replace(STAGES["reward"], rankings=None)}
+    assert read(human, "reward", "rankings", "train") == ("rankings", "train", None)
+
+
+def test_a_role_s_model_is_that_of_the_stage_that_it_names_loaded_once():
+    loaded = []
+
+    def model(stage):
+        loaded.append(stage)
+        return {"of": stage}
+
+    given = inputs_of(STAGES, "ppo", model=model)
+    assert [given.model(role)["of"] for role in ("start", "reference", "reward")] == [
+        "sft", "sft", "reward",
+    ]  # fmt: skip
+    assert loaded == ["sft", "reward"] and given.model("reference") is given.model("start")
+    apart = STAGES | {"ppo": dataclasses.replace(STAGES["ppo"], reference="dpo")}
+    assert inputs_of(apart, "ppo", model=model).model("reference") == {"of": "dpo"}
+
+
+def test_keys_and_seeds_are_of_the_stage_s_stream(inputs):
+    assert inputs.key("outputs") == random_key(4, "feedback/outputs")
+    assert inputs.shuffle("counts") == shuffle_seed(4, "feedback/counts")
+    stages = STAGES | {"feedback": dataclasses.replace(STAGES["feedback"], stream="first")}
+    other = inputs_of(stages, "feedback", seed=4)
+    assert other.key("outputs") == random_key(4, "first/outputs")
+    assert other.shuffle("counts") == shuffle_seed(4, "first/counts")
+
+
+def test_the_grader_is_the_data_source_s_of_the_run_s_seed():
+    given = inputs_of(STAGES, "feedback", seed=1, data=config.data)
+    grade = config.data.grader(1)
+    right = config.data.records(1)[0]["demonstrations"]["valid"][0]
+    for text in (right.response, "", "Nonsense."):
+        assert given.grader()(right.prompt, text) == grade(right.prompt, text)
+    assert len({grade(right.prompt, text).score for text in (right.response, "")}) == 2
