@@ -94,7 +94,7 @@ INSTRUCTGPT = (
          ("PPOConfig.clip", "0.2", "0.5"), ("PPOConfig.ema_decay", "0.992", "0.5"),
          ("PPOConfig.ptx_ratio", "8", "4"), ("PPOConfig.temperature", "1.0", "0.7")),
     *row("PPO: minibatches of a batch, rows of each in a new order", "stages/ppo.py", LOOP,
-         ("make_update", "config.minibatches, -1)", "config.minibatches, -1)[:1]")),
+         ("make_update", "config.minibatches, -1)", "config.minibatches, -1)[::-1]")),
     *row("PPO: constant rate after a warm-up of 10 iterations from a tenth of it",
          "training/optimizer.py", SCHEDULES, ("OptimizerConfig.warmup_from", "0.1", "0.0")),
     *row("PPO: average of the weights", "stages/ppo.py",

@@ -232,9 +232,9 @@ def test_integer_rewards_become_floats(function):
 
 def test_integer_scores_do_not_swallow_the_kl():
     """The fault: rewards written into the scores' integer array, so that 0.7 becomes 0."""
-    log_probs = jnp.array([[-7.0, -1.0]])
+    log_probs = jnp.array([[-7.5, -1.5]])
     rewards = kl_shaped_rewards(np.array([1]), log_probs, jnp.zeros((1, 2)), np.ones((1, 2)), 0.1)
-    np.testing.assert_allclose(rewards, [[0.7, 1.1]], rtol=1e-6)
+    np.testing.assert_allclose(rewards, [[0.75, 1.15]], rtol=1e-6)
     half = kl_shaped_rewards(np.array([0.5]), log_probs, log_probs, np.ones((1, 2), int), 0.1)
     np.testing.assert_allclose(half, [[0.0, 0.5]])
 
