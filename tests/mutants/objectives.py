@@ -43,6 +43,8 @@ REDUCTIONS = mutants(
          "test_three_aggregations_of_the_same_losses"),
         ("aggregation_weights", "mask / length", "mask",
          "test_oracle[aggregation_weights-length]"),
+        ("aggregation_weights", "if length > 0", "if length >= 0",
+         "test_unknown_or_idle_aggregation_is_refused[length-0]"),
     ],
 )  # fmt: skip
 

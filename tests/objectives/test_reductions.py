@@ -283,7 +283,9 @@ def test_three_aggregations_of_the_same_losses():
         np.testing.assert_allclose(mean, expected, rtol=1e-6)
 
 
-@pytest.mark.parametrize("by, length", [("tokens", None), ("length", None), ("token", 8)])
+@pytest.mark.parametrize(
+    "by, length", [("tokens", None), ("length", None), ("length", 0), ("token", 8)]
+)
 def test_unknown_or_idle_aggregation_is_refused(by, length):
     with pytest.raises(ValueError, match="token, sequence, or length"):
         aggregation_weights(jnp.ones((2, 3)), by, length)
