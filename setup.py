@@ -18,6 +18,7 @@ setup(
         "jax>=0.10",
         "flax>=0.12",
         "optax>=0.2.8",
+        "etils[epath]>=1.9",
         "orbax-checkpoint>=0.12",
         "chex>=0.1.90",
         "grain>=0.2.18",
@@ -45,6 +46,8 @@ setup(
         "cuda": ["jax[cuda12]>=0.10"],
         "mutation": ["cosmic-ray>=8.7"],  # a sample of edits that the tests should notice
         "wandb": ["wandb>=0.18"],
+        # For runs in gs://: epath's and, of google's, Orbax's.
+        "gcs": ["gcsfs>=2024.2", "google-cloud-storage>=2", "google-cloud-storage-control>=1"],
     },
     entry_points={"console_scripts": ["rlhf-jax = rlhf_jax.cli:main"]},
 )

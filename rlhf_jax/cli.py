@@ -10,8 +10,10 @@ from pathlib import Path, PurePath
 from typing import Annotated, Any, Literal
 
 import tyro
+from etils import epath
 
-from rlhf_jax.errors import ConfigError, UserError, writable_directory
+from rlhf_jax.durable.files import writable_directory
+from rlhf_jax.errors import ConfigError, UserError
 from rlhf_jax.parallel.host import keep_pages
 
 STAGES = ("pretrain", "sft", "reward", "ppo", "ppo_ptx", "dpo")
@@ -211,10 +213,10 @@ def inspect(arguments: list[str]) -> int:
     if arguments[0] == "doctor":
         from rlhf_jax import doctor
 
-        return doctor.show(Path(arguments[1]))
+        return doctor.show(epath.Path(arguments[1]))
     from rlhf_jax import replay
 
-    replay.show(Path(arguments[1]))
+    replay.show(epath.Path(arguments[1]))
     return 0
 
 

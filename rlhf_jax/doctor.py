@@ -1,10 +1,12 @@
 """rlhf-jax doctor RUN: what is in a run's directory, what is damaged, what a resume would do."""
 
 import dataclasses
-from pathlib import Path
+
+from etils import epath
 
 from rlhf_jax.data.tokenizer import find_tokenizer, load_tokenizer
 from rlhf_jax.durable import checkpoint, manifest
+from rlhf_jax.durable.files import entries, modified
 from rlhf_jax.durable.lock import holder
 from rlhf_jax.durable.model_files import check_format, has_model, read_about
 from rlhf_jax.errors import UserError
@@ -23,12 +25,13 @@ class Finding:
     holder: str | None
 
 
-def examine(run: Path) -> tuple[list[Finding], list[str]]:
+def examine(run: epath.Path) -> tuple[list[Finding], list[str]]:
     """What each stage directory holds, and what is damaged outside of them.
 
     run: a run's directory, or one stage's. Raises UserError where it is neither, or where a part of
     it is of a format that is not read here.
     """
+    run = epath.Path(run)
     if not run.is_dir():
         raise UserError(f"{run}: no such directory")
     is_stage = lambda d: (d / "checkpoints").is_dir() or (d / "model").is_dir()
@@ -41,12 +44,12 @@ def examine(run: Path) -> tuple[list[Finding], list[str]]:
             tokenizer = load_tokenizer(file).fingerprint
         except UserError as error:
             wrong.append(str(error))
-    wrong += [line for file in (run / "data").glob("*.json") for line in _bad_json(file)]
+    wrong += [line for file in _json_files(run / "data") for line in _bad_json(file)]
     return [_stage(directory, tokenizer) for directory in stages], wrong
 
 
-def _stage(directory: Path, tokenizer: str | None) -> Finding:
-    damaged = [line for file in directory.glob("*.json") for line in _bad_json(file)]
+def _stage(directory: epath.Path, tokenizer: str | None) -> Finding:
+    damaged = [line for file in _json_files(directory) for line in _bad_json(file)]
     for name in (METRICS, SPEED):
         try:
             if (directory / name).is_file():
@@ -64,9 +67,9 @@ def _stage(directory: Path, tokenizer: str | None) -> Finding:
         states.append(f"{step} {'DAMAGED' if wrong else 'ok'}{told}")
         if not wrong and good is None:
             good, total = step, _total(folder)
-    half = [p.name for p in (directory / "checkpoints").glob("*") if checkpoint.half_written(p)]
+    half = list(filter(checkpoint.half_written, entries(directory / "checkpoints")))
     states += [f"{len(half)} half-written"] if half else []
-    if aside := list((directory / "damaged").glob("*")):
+    if aside := entries(directory / "damaged"):
         states.append(f"{len(aside)} set aside")
     model, wrong = _model(directory / "model", tokenizer)
     damaged += wrong
@@ -76,7 +79,7 @@ def _stage(directory: Path, tokenizer: str | None) -> Finding:
     return Finding(row, damaged, holder(directory))
 
 
-def _resume(good, total, some: bool, model: str, directory: Path) -> str:
+def _resume(good, total, some: bool, model: str, directory: epath.Path) -> str:
     if model == "ok":
         return "read the model"
     if model == "DAMAGED":
@@ -86,7 +89,7 @@ def _resume(good, total, some: bool, model: str, directory: Path) -> str:
     return "write the model" if good == total else f"go on from step {good}"
 
 
-def _model(directory: Path, tokenizer: str | None) -> tuple[str, list[str]]:
+def _model(directory: epath.Path, tokenizer: str | None) -> tuple[str, list[str]]:
     if not has_model(directory):
         return "none", []
     check_format(directory)
@@ -98,12 +101,16 @@ def _model(directory: Path, tokenizer: str | None) -> tuple[str, list[str]]:
     return ("DAMAGED" if wrong else "ok"), wrong
 
 
-def _total(folder: Path) -> int | str:
+def _total(folder: epath.Path) -> int | str:
     progress = read_json(folder / "progress" / "metadata")
     return progress.get("total_steps", "?")
 
 
-def _bad_json(file: Path) -> list[str]:
+def _json_files(folder: epath.Path) -> list[epath.Path]:
+    return [file for file in entries(folder) if file.suffix == ".json"]
+
+
+def _bad_json(file: epath.Path) -> list[str]:
     try:
         read_json(file)
     except UserError as error:
@@ -111,12 +118,12 @@ def _bad_json(file: Path) -> list[str]:
     return []
 
 
-def _first_written(directory: Path) -> float:
+def _first_written(directory: epath.Path) -> float:
     file = directory / "config.json"
-    return file.stat().st_mtime if file.is_file() else 0.0
+    return modified(file) if file.is_file() else 0.0
 
 
-def show(run: Path) -> int:
+def show(run: epath.Path) -> int:
     """Prints the table; 0 where all is well, 1 where something is damaged."""
     findings, damaged = examine(run)
     rows = [HEADINGS, *(finding.row for finding in findings)]

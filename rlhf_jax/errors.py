@@ -1,9 +1,7 @@
 """Errors that a user can mend. The command line prints them as one line and exits with 2."""
 
 import contextlib
-import tempfile
 from collections.abc import Iterator
-from pathlib import Path
 from typing import Any
 
 
@@ -42,13 +40,3 @@ def inside(path: str) -> Iterator[None]:
         yield
     except ConfigError as error:
         raise error.inside(path) from None
-
-
-def writable_directory(path: Path, field: str) -> None:
-    """Makes a directory, if it is not there. Raises ConfigError where no file can be made in it."""
-    try:
-        path.mkdir(parents=True, exist_ok=True)
-        tempfile.TemporaryFile(dir=path).close()
-    except OSError as error:
-        reason = "it is a file" if path.is_file() else (error.strerror or str(error)).lower()
-        require(False, field, str(path), f"a directory that can be written to: {reason}")

@@ -1,11 +1,11 @@
 """rlhf-jax replay BATCH: one step again, on the batch that stopped a stage, number by number."""
 
 import dataclasses
-from pathlib import Path
 from typing import Any
 
 import jax
 import numpy as np
+from etils.epath import Path
 
 from rlhf_jax.config_json import from_json
 from rlhf_jax.durable import checkpoint

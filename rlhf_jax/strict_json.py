@@ -2,8 +2,9 @@
 
 import json
 from collections.abc import Callable
-from pathlib import Path
 from typing import Any
+
+from etils import epath
 
 from rlhf_jax.errors import UserError
 
@@ -40,15 +41,15 @@ def parse_json(content: bytes, hook: Callable[[list], Any] | None = None) -> Any
         raise UserError("expected JSON, got: lists or objects nested too deep") from None
 
 
-def read_json(path: str | Path) -> Any:
+def read_json(path: epath.PathLike) -> Any:
     """The value of a JSON file.
 
     Raises:
       UserError: "path: ...": it cannot be read, or `parse_json` refuses it.
     """
     try:
-        return parse_json(Path(path).read_bytes())
+        return parse_json(epath.Path(path).read_bytes())
     except OSError as error:
-        raise UserError(f"{path}: cannot be read: {error.strerror}") from None
+        raise UserError(f"{path}: cannot be read: {error.strerror or error}") from None
     except UserError as error:
         raise UserError(f"{path}: cannot be read: {error}") from None

@@ -9,7 +9,8 @@ from types import SimpleNamespace
 import pytest
 
 import rlhf_jax.run
-from rlhf_jax import cli, errors, generate
+from rlhf_jax import cli, generate
+from rlhf_jax.durable import files
 from rlhf_jax.errors import UserError
 from rlhf_jax.generation.ending import Response
 from rlhf_jax.run import STAGES
@@ -199,9 +200,9 @@ def test_a_directory_that_takes_no_file_is_refused(monkeypatch, tmp_path):
     def refused(dir):
         raise PermissionError(13, "Permission denied", str(dir))
 
-    monkeypatch.setattr(errors.tempfile, "TemporaryFile", refused)
+    monkeypatch.setattr(files.tempfile, "TemporaryFile", refused)
     with pytest.raises(UserError, match=r"out = .*can be written to: permission denied"):
-        errors.writable_directory(tmp_path / "new", "out")
+        files.writable_directory(tmp_path / "new", "out")
 
 
 def test_devices_that_do_not_fit_are_told_before_data_are_built(monkeypatch, capsys, tmp_path):

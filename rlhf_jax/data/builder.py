@@ -1,7 +1,9 @@
 """Records as TFDS data sets in ArrayRecord files, without TensorFlow.
 
 A data set is the folder directory/name/1.0.0, the layout that `tensorflow_datasets` and Grain
-read. It appears by one rename when all of it is written, so a killed run leaves none.
+read. It appears by one rename when all of it is written, so a killed run leaves none. ArrayRecord
+neither writes to a bucket nor reads from one: there a copy on this host's disk is written and read,
+and dataset_info.json, without which there is no data set, is uploaded last.
 """
 
 import contextlib
@@ -11,17 +13,20 @@ import io
 import json
 import os
 import re
+import tempfile
 from collections.abc import Iterator, Mapping, Sequence
-from pathlib import Path
 from typing import Any, ClassVar
 
 import numpy as np
 import tensorflow_datasets as tfds
+from etils import epath
 
 from rlhf_jax.data.records import Demonstration, Prompt, Ranking, Record, Text, to_json
+from rlhf_jax.durable.files import all_files, in_bucket, local_copy, write_atomically
 from rlhf_jax.errors import RecordError, UserError, require
 
 VERSION = "1.0.0"
+INFO = "dataset_info.json"
 KINDS = {kind.__name__: kind for kind in (Text, Prompt, Demonstration, Ranking)}
 
 
@@ -109,7 +114,7 @@ def _fingerprint(splits: Mapping[str, Sequence[Record]], kind: type[Record]) -> 
 
 def write_dataset(
     directory: str | os.PathLike, name: str, splits: Mapping[str, Sequence[Record]]
-) -> Path:
+) -> epath.Path:
     """Writes splits of records of one kind and returns their folder.
 
     Writing the same records again changes nothing.
@@ -122,32 +127,42 @@ def write_dataset(
     require(re.fullmatch(r"[a-z][a-z0-9_]*", name) is not None, "name", name, "a-z, 0-9, _")
     kind = _kind_of(splits)
     fingerprint = _fingerprint(splits, kind)
-    folder = Path(directory) / name / VERSION
-    if not folder.exists():
-        tfds.disable_progress_bar()
-        builder = RecordsBuilder(directory, name, splits, kind, fingerprint)
-        # Another process may have finished the same data set first: judged below by its content.
-        with contextlib.suppress(FileExistsError), contextlib.redirect_stdout(io.StringIO()):
-            _prepare(builder, folder)
+    folder = epath.Path(directory) / name / VERSION
+    make = lambda place: RecordsBuilder(place, name, splits, kind, fingerprint)
+    if in_bucket(folder) and not (folder / INFO).exists():
+        with tempfile.TemporaryDirectory() as place:
+            _prepare(make(place), folder)
+            _upload(epath.Path(place) / name / VERSION, folder)
+    elif not folder.exists():
+        _prepare(make(directory), folder)
     if _open(folder).info.metadata["fingerprint"] != fingerprint:
         raise UserError(f"{folder}: holds other records; remove it or choose another name")
     return folder
 
 
-def _prepare(builder: tfds.core.DatasetBuilder, folder: Path) -> None:
+def _prepare(builder: tfds.core.DatasetBuilder, folder: epath.Path) -> None:
+    tfds.disable_progress_bar()
     try:
-        builder.download_and_prepare()
+        # Another process may have finished the same data set first: judged later by its content.
+        with contextlib.suppress(FileExistsError), contextlib.redirect_stdout(io.StringIO()):
+            builder.download_and_prepare()
     except RuntimeError as error:  # what ArrayRecord's writer makes of the system's errors
         if "No space left" not in str(error):
             raise
         raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC), str(folder)) from error
 
 
-def _open(folder: Path) -> tfds.core.DatasetBuilder:
-    if not folder.is_dir():
+def _upload(place: epath.Path, folder: epath.Path) -> None:
+    for path in sorted(all_files(place), key=lambda path: path.name == INFO):
+        write_atomically(folder / path.relative_to(place), path.read_bytes())
+
+
+def _open(folder: epath.Path) -> tfds.core.DatasetBuilder:
+    if not folder.is_dir() or (in_bucket(folder) and not (folder / INFO).exists()):
         raise UserError(f"{folder}: no such data set")
     try:
-        builder = tfds.builder_from_directory(folder)
+        mark = (folder / INFO).read_bytes() if in_bucket(folder) else b""
+        builder = tfds.builder_from_directory(local_copy(folder, mark))
         complete = builder.info.metadata["kind"] in KINDS
     except Exception as error:  # protobuf, JSON and file errors of many types
         reason = str(error).strip().partition("\n")[0]
@@ -160,7 +175,7 @@ def _open(folder: Path) -> tfds.core.DatasetBuilder:
 class RecordSource(Sequence):
     """Random access to the records of a split; Grain takes it as a source too."""
 
-    def __init__(self, folder: Path, split: str) -> None:
+    def __init__(self, folder: epath.Path, split: str) -> None:
         builder = _open(folder)
         self._kind = KINDS[builder.info.metadata["kind"]]
         if split not in builder.info.splits:
@@ -205,4 +220,4 @@ def read_dataset(directory: str | os.PathLike, name: str, split: str) -> RecordS
       UserError: no such data set or split.
       RecordError: its files are damaged.
     """
-    return RecordSource(Path(directory) / name / VERSION, split)
+    return RecordSource(epath.Path(directory) / name / VERSION, split)

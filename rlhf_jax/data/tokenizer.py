@@ -6,13 +6,12 @@ Files are read as data (protobuf, JSON), never unpickled.
 import hashlib
 import io
 import json
-import os
 from collections.abc import Iterable, Sequence
-from pathlib import Path
 
 import numpy as np
 import sentencepiece
 import tokenizers
+from etils import epath
 
 from rlhf_jax.data.tokenizer_contract import SPACE_MARK, try_contract
 from rlhf_jax.durable.files import write_atomically
@@ -110,9 +109,11 @@ class Tokenizer:
             raise UserError(f"token id {wrong}: must be in [0, {self.vocab_size})")
         return self._model.decode([i for i in ids if i not in self._specials])
 
-    def save(self, path: str | os.PathLike) -> None:
+    def save(self, path: epath.PathLike) -> None:
         """Writes the file that `load_tokenizer` reads, atomically."""
-        require(Path(path).suffix == self._suffix, "path", str(path), f"named *{self._suffix}")
+        require(
+            epath.Path(path).suffix == self._suffix, "path", str(path), f"named *{self._suffix}"
+        )
         write_atomically(path, self._content)
 
 
@@ -197,14 +198,14 @@ def _from_hugging_face(content: bytes, name: str, given: dict[str, str | None]) 
     return _checked(tokenizer, specials, name, tried)
 
 
-def find_tokenizer(directory: str | os.PathLike) -> Path:
+def find_tokenizer(directory: epath.PathLike) -> epath.Path:
     """tokenizer.json or tokenizer.model in a directory; the last where neither is there."""
-    files = [Path(directory) / name for name in NAMES]
+    files = [epath.Path(directory) / name for name in NAMES]
     return next((file for file in files if file.is_file()), files[-1])
 
 
 def load_tokenizer(
-    path: str | os.PathLike,
+    path: epath.PathLike,
     *,
     pad_token: str | None = None,
     bos_token: str | None = None,
@@ -220,13 +221,13 @@ def load_tokenizer(
       UserError: another suffix, an unreadable file, special tokens missing or equal, or a
         tokenizer that loses text in another way than by normalising it.
     """
-    suffix = Path(path).suffix
+    suffix = epath.Path(path).suffix
     if suffix not in (".model", ".json"):
         raise UserError(f"{path}: expected a .model or a .json file, got {suffix!r}")
     try:
-        content = Path(path).read_bytes()
+        content = epath.Path(path).read_bytes()
     except OSError as error:
-        raise UserError(f"{path}: cannot be read: {error.strerror}") from None
+        raise UserError(f"{path}: cannot be read: {error.strerror or error}") from None
     given = {"pad": pad_token, "bos": bos_token, "eos": eos_token}
     if suffix == ".json":
         return _from_hugging_face(content, str(path), given)
@@ -244,7 +245,7 @@ def _training_lines(texts: Iterable[str], seed: int) -> list[str]:
 
 
 def train_sentencepiece(
-    texts: Iterable[str], vocab_size: int, path: str | os.PathLike, seed: int = 0
+    texts: Iterable[str], vocab_size: int, path: epath.PathLike, seed: int = 0
 ) -> Tokenizer:
     """Trains byte-fallback BPE on texts, saves it at `path` (.model) and returns it.
 
@@ -255,7 +256,7 @@ def train_sentencepiece(
     Raises:
       ConfigError: a vocabulary too small for bytes and characters, or too large for the texts.
     """
-    require(Path(path).suffix == ".model", "path", str(path), "named *.model")
+    require(epath.Path(path).suffix == ".model", "path", str(path), "named *.model")
     lines = _training_lines(texts, seed)
     require(bool(lines), "texts", "", "some text")
     model = io.BytesIO()

@@ -4,11 +4,11 @@ import io
 import json
 import zipfile
 import zlib
-from pathlib import Path
 from typing import Any
 
 import jax
 import numpy as np
+from etils import epath
 
 from rlhf_jax.durable.files import write_atomically
 from rlhf_jax.errors import UserError
@@ -17,7 +17,7 @@ from rlhf_jax.strict_json import parse_json
 ABOUT = "about.json"
 
 
-def write_batch(path: Path, batch: Any, about: dict) -> None:
+def write_batch(path: epath.PathLike, batch: Any, about: dict) -> None:
     """Writes a pytree of dicts of arrays, and JSON values about it; whole or not at all."""
     leaves = jax.tree.flatten_with_path(batch)[0]
     name = lambda p: jax.tree_util.keystr(p, simple=True, separator="/")
@@ -28,14 +28,14 @@ def write_batch(path: Path, batch: Any, about: dict) -> None:
     write_atomically(path, content.getvalue())
 
 
-def read_batch(path: Path) -> tuple[Any, dict]:
+def read_batch(path: epath.PathLike) -> tuple[Any, dict]:
     """The batch and what was said about it.
 
     Raises:
         UserError: the file is absent, no such file, or holds Python objects, which are not read.
     """
     try:
-        with np.load(path, allow_pickle=False) as file:
+        with np.load(io.BytesIO(epath.Path(path).read_bytes()), allow_pickle=False) as file:
             arrays = {name: file[name] for name in file.files}
         about = parse_json(arrays.pop(ABOUT).tobytes())
     except OSError as error:

@@ -12,17 +12,17 @@ import contextlib
 import hashlib
 import json
 import logging
-import shutil
 import sys
-from pathlib import Path
 from typing import Any
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 import orbax.checkpoint as ocp
+from etils import epath
 
 from rlhf_jax.durable import formats, manifest
+from rlhf_jax.durable.files import absolute, entries, in_bucket, remove
 from rlhf_jax.errors import UserError
 from rlhf_jax.strict_json import read_json
 
@@ -58,8 +58,8 @@ class Checkpoints:
     name of a metric as "best", with "-" where less is better, and its "mean".
     """
 
-    def __init__(self, directory: str | Path, keep: int, keep_best: int = 0):
-        self.directory, self._keep = Path(directory).absolute(), keep
+    def __init__(self, directory: epath.PathLike, keep: int, keep_best: int = 0):
+        self.directory, self._keep = absolute(directory), keep
         self._keep_best = keep_best
         self._root = _root(self.directory)
         self._root.mkdir(parents=True, exist_ok=True)
@@ -88,8 +88,11 @@ class Checkpoints:
         )
         self.wait()
         self._writing = step
+        folder = self._root / str(step)
         with self._explained():
-            self._checkpointer.save(self._root / str(step), args=items, force=True)
+            if in_bucket(folder) and jax.process_index() == 0:
+                _remove(folder)
+            self._checkpointer.save(folder, args=items, force=True)
 
     def wait(self) -> None:
         """Blocks until all saves are on disk, then removes those that are no longer kept.
@@ -113,19 +116,31 @@ class Checkpoints:
                 self._checkpointer.close()
 
     def set_aside(self, after: int) -> None:
-        """Moves the checkpoints after a step, which could not be read, to <stage>/damaged."""
+        """Moves the checkpoints after a step, which could not be read, to <stage>/damaged; a
+        bucket, which cannot move them, loses them."""
         for step in steps(self.directory):
-            if step > after:
-                place = self.directory / "damaged" / str(step)
-                shutil.rmtree(place, ignore_errors=True)
-                place.parent.mkdir(exist_ok=True)
-                (self._root / str(step)).rename(place)
+            if step <= after:
+                continue
+            folder = self._root / str(step)
+            if in_bucket(folder):
+                _remove(folder)
+                continue
+            place = self.directory / "damaged" / str(step)
+            remove(place)
+            place.parent.mkdir(exist_ok=True)
+            folder.rename(place)
 
     def _sign(self) -> None:
-        """Called by Orbax when all files are written and the folder is still unnamed."""
+        """Called by Orbax when all files are written and, on a disk, the folder is still
+        unnamed."""
         config = self.directory / "config.json"
         digest = hashlib.sha256(config.read_bytes()).hexdigest() if config.is_file() else None
-        for folder in self._root.glob(f"{self._writing}{UNFINISHED}*"):
+        if in_bucket(self._root):
+            folders = [self._root / str(self._writing)]
+        else:
+            name = f"{self._writing}{UNFINISHED}"
+            folders = [path for path in entries(self._root) if path.name.startswith(name)]
+        for folder in folders:
             about = {"step": self._writing, "config": digest}
             manifest.write(folder, {formats.FIELD: formats.CHECKPOINT.now} | about)
 
@@ -142,12 +157,12 @@ class Checkpoints:
             ) from error
 
 
-def steps(directory: str | Path) -> list[int]:
+def steps(directory: epath.PathLike) -> list[int]:
     """Steps of the checkpoints of a stage directory that were written whole, ascending."""
     return sorted(int(path.name) for path in _folders(directory) if _is_whole(path))
 
 
-def ranked(directory: str | Path) -> list[tuple[int, str]]:
+def ranked(directory: epath.PathLike) -> list[tuple[int, str]]:
     """(step, its metric in words) of the checkpoints that tell how good they are, best first."""
     found = []
     for step in steps(directory):
@@ -161,7 +176,7 @@ def ranked(directory: str | Path) -> list[tuple[int, str]]:
     return [(-step, words) for _, step, words in sorted(found)]
 
 
-def restore(directory: str | Path, template: Any, step: int | None = None):
+def restore(directory: epath.PathLike, template: Any, step: int | None = None):
     """Reads one checkpoint: the newest that is undamaged, unless `step` is given.
 
     Args:
@@ -177,7 +192,7 @@ def restore(directory: str | Path, template: Any, step: int | None = None):
     return _newest(directory, template, step, partial=False)
 
 
-def restore_subtree(directory: str | Path, template: Any, step: int | None = None) -> Any:
+def restore_subtree(directory: epath.PathLike, template: Any, step: int | None = None) -> Any:
     """Reads a part of a state, such as {"params": template}, from a finished stage.
 
     Raises:
@@ -217,14 +232,14 @@ def _newest(directory, template, step: int | None, partial: bool):
     )
 
 
-def check_format(folder: Path) -> None:
+def check_format(folder: epath.Path) -> None:
     """Raises UserError where another version wrote a checkpoint in a format not read here."""
     content, damaged = manifest.signed(folder)
     if not damaged:
         formats.CHECKPOINT.check(content.get(formats.FIELD), folder)
 
 
-def _read(folder: Path, template, partial: bool):
+def _read(folder: epath.Path, template, partial: bool):
     check_format(folder)
     if wrong := manifest.problems(folder):
         more = f" (and {len(wrong) - 1} more)" if len(wrong) > 1 else ""
@@ -234,14 +249,14 @@ def _read(folder: Path, template, partial: bool):
     return state, _read_json(folder, "data"), _read_json(folder, "progress")
 
 
-def _compare_versions(folder: Path) -> None:
+def _compare_versions(folder: epath.Path) -> None:
     """Says which packages have changed: a run goes on under them, but not to the same bits."""
     then, now = manifest.read(folder)[0]["versions"], manifest.versions()
     if changed := [f"{p} {v} (now {now[p]})" for p, v in then.items() if now.get(p, v) != v]:
         LOG.warning("%s was written by %s: expect other bits", folder, ", ".join(changed))
 
 
-def _restore_state(folder: Path, template, partial: bool):
+def _restore_state(folder: epath.Path, template, partial: bool):
     flat = _flatten(template)
     try:
         with contextlib.closing(ocp.PyTreeCheckpointHandler()) as handler:
@@ -255,7 +270,7 @@ def _restore_state(folder: Path, template, partial: bool):
     return structure.unflatten([_from_stored(arrays.pop(_name(p, x)), x) for p, x in leaves])
 
 
-def _check(folder: Path, stored: dict, wanted: dict, partial: bool) -> None:
+def _check(folder: epath.Path, stored: dict, wanted: dict, partial: bool) -> None:
     """Every difference at once: Orbax itself would cast dtypes silently."""
     have = {name: _kind(x) for name, x in stored.items()}
     want = {name: _kind(x) for name, x in wanted.items()}
@@ -312,37 +327,41 @@ def _is_typed_key(leaf) -> bool:
     return dtype is not None and jax.dtypes.issubdtype(dtype, jax.dtypes.prng_key)
 
 
-def _root(directory) -> Path:
-    return Path(directory).absolute() / "checkpoints"
+def _root(directory) -> epath.Path:
+    return absolute(directory) / "checkpoints"
 
 
-def _folders(directory) -> list[Path]:
-    root = _root(directory)
-    return [p for p in root.iterdir() if p.name.isdigit()] if root.is_dir() else []
+def _folders(directory) -> list[epath.Path]:
+    return [path for path in entries(_root(directory)) if path.name.isdigit()]
 
 
-def _is_whole(folder: Path) -> bool:
+def _is_whole(folder: epath.Path) -> bool:
     return (folder / manifest.NAME).is_file()
 
 
-def half_written(folder: Path) -> bool:
+def half_written(folder: epath.Path) -> bool:
     """Left by a kill while it was written or removed; the next run removes it."""
     named = UNFINISHED in folder.name or folder.name.endswith(REMOVED)
     return named or (folder.name.isdigit() and not _is_whole(folder))
 
 
-def _remove_incomplete(root: Path) -> None:
-    for folder in filter(half_written, list(root.iterdir())):
+def _remove_incomplete(root: epath.Path) -> None:
+    for folder in filter(half_written, entries(root)):
         if folder.name.isdigit():
             LOG.warning("removing the half-written checkpoint %s", folder)
-        shutil.rmtree(folder)
+        remove(folder)
 
 
-def _remove(folder: Path) -> None:
-    """Under another name first, so that a kill leaves no folder with half of its files."""
+def _remove(folder: epath.Path) -> None:
+    """First under another name, or in a bucket without its manifest, so that after a kill no
+    folder counts as whole with half of its files."""
+    if in_bucket(folder):
+        (folder / manifest.NAME).unlink(missing_ok=True)
+        remove(folder)
+        return
     gone = folder.with_name(folder.name + REMOVED)
     folder.rename(gone)
-    shutil.rmtree(gone)
+    remove(gone)
 
 
 def reason(error: Exception) -> str:
@@ -354,7 +373,7 @@ def reason(error: Exception) -> str:
     return lines[0][:200]
 
 
-def _read_json(folder: Path, item: str) -> dict:
+def _read_json(folder: epath.Path, item: str) -> dict:
     return read_json(folder / item / "metadata")
 
 

@@ -1,16 +1,41 @@
-"""Files that are whole or absent."""
+"""Files of a run, on a disk or in a bucket: a path is an `etils.epath.Path`, as gs://name/run.
 
+A bucket has no rename, no append and no folders; what is written to it appears whole.
+"""
+
+import contextlib
+import functools
+import hashlib
 import os
 import tempfile
-from pathlib import Path
+from collections.abc import Iterator
+
+import fsspec
+from etils import epath
+
+from rlhf_jax.errors import require
+
+# Other processes and TensorStore write to the same bucket: no listing is remembered.
+fsspec.config.conf.setdefault("gcs", {})["use_listings_cache"] = False
 
 
-def write_atomically(path: str | os.PathLike, content: bytes) -> None:
+def in_bucket(path: epath.PathLike) -> bool:
+    return "://" in os.fspath(path)
+
+
+def absolute(path: epath.PathLike) -> epath.Path:
+    return epath.Path(path if in_bucket(path) else os.path.abspath(path))
+
+
+def write_atomically(path: epath.PathLike, content: bytes) -> None:
     """Writes a file that is either whole or as it was, whatever interrupts, a power cut included.
 
     Its folder is made where there is none. Raises OSError where it cannot be written.
     """
-    path = Path(path)
+    path = epath.Path(path)
+    if in_bucket(path):
+        path.write_bytes(content)
+        return
     path.parent.mkdir(parents=True, exist_ok=True)
     handle, temporary = tempfile.mkstemp(dir=path.parent, prefix=path.name, suffix=".partial")
     try:
@@ -21,15 +46,97 @@ def write_atomically(path: str | os.PathLike, content: bytes) -> None:
         os.chmod(temporary, 0o644)
         os.replace(temporary, path)
     except BaseException:
-        Path(temporary).unlink(missing_ok=True)
+        with contextlib.suppress(FileNotFoundError):
+            os.unlink(temporary)
         raise
     sync_directory(path.parent)
 
 
-def sync_directory(path: Path) -> None:
-    """Names that were written or replaced in a folder are on disk when this returns."""
+def sync_directory(path: epath.PathLike) -> None:
+    """Names that were written or replaced in a folder of a disk are there when this returns."""
     handle = os.open(path, os.O_RDONLY)
     try:
         os.fsync(handle)
     finally:
         os.close(handle)
+
+
+def remove(path: epath.Path) -> None:
+    """A file or a folder with all that is in it; one that is not there is no error."""
+    path.rmtree(missing_ok=True)
+
+
+def entries(folder: epath.Path) -> list[epath.Path]:
+    """What lies in a folder, by name; nothing where there is no such folder."""
+    return sorted(folder.iterdir()) if folder.is_dir() else []
+
+
+def all_files(folder: epath.Path) -> Iterator[epath.Path]:
+    """The files of a folder and of the folders in it."""
+    for path in entries(folder):
+        if path.is_dir():
+            yield from all_files(path)
+        else:
+            yield path
+
+
+def modified(path: epath.Path) -> float:
+    """When a file was last written, in seconds."""
+    return path.stat().mtime if in_bucket(path) else os.stat(path).st_mtime
+
+
+def place(path: epath.PathLike, field: str) -> epath.Path:
+    """Where a run may write. Raises ConfigError for a bucket of another kind than Orbax writes."""
+    ours = not in_bucket(path) or os.fspath(path).startswith("gs://")
+    require(ours, field, os.fspath(path), "a directory of a disk, or gs://...")
+    return epath.Path(path)
+
+
+def writable_directory(path: epath.PathLike, field: str) -> None:
+    """Makes a directory, if it is not there. Raises ConfigError where no file can be made in it."""
+    path = place(path, field)
+    (_writable_bucket if in_bucket(path) else _writable_folder)(path, field)
+
+
+def _writable_folder(path: epath.Path, field: str) -> None:
+    try:
+        path.mkdir(parents=True, exist_ok=True)
+        tempfile.TemporaryFile(dir=path).close()
+    except OSError as error:
+        reason = "it is a file" if path.is_file() else (error.strerror or str(error)).lower()
+        require(False, field, str(path), f"a directory that can be written to: {reason}")
+
+
+def _writable_bucket(path: epath.Path, field: str) -> None:
+    probe = path / ".writable"
+    try:
+        probe.write_bytes(b"")
+        probe.unlink()
+    except Exception as error:  # whatever the library raises that is there, or is not there
+        reason = (str(error).splitlines() or [type(error).__name__])[0]
+        needs = "gs:// needs pip install 'rlhf-jax[gcs]' and credentials"
+        require(False, field, str(path), f"a bucket that can be written to ({needs}): {reason}")
+
+
+def local_copy(folder: epath.Path, mark: bytes) -> epath.Path:
+    """A folder of files that only a disk can serve: itself, or a copy that lasts as this process.
+
+    mark: what tells the folder's content from another's that may have stood there before.
+    """
+    if not in_bucket(folder):
+        return folder
+    name = hashlib.sha256(os.fspath(folder).encode() + b"\n" + mark).hexdigest()
+    copy = epath.Path(_scratch().name) / name
+    if not copy.exists():
+        partial = epath.Path(tempfile.mkdtemp(dir=_scratch().name))
+        for path in all_files(folder):
+            target = partial / path.relative_to(folder)
+            target.parent.mkdir(parents=True, exist_ok=True)
+            target.write_bytes(path.read_bytes())
+        os.replace(partial, copy)
+    return copy
+
+
+@functools.cache
+def _scratch() -> tempfile.TemporaryDirectory:
+    return tempfile.TemporaryDirectory(prefix="rlhf-jax-")

@@ -3,8 +3,10 @@
 import dataclasses
 import json
 import math
-from pathlib import Path
+from pathlib import PurePath
 from typing import Any
+
+from etils import epath
 
 from rlhf_jax.durable import formats
 from rlhf_jax.durable.files import write_atomically
@@ -40,14 +42,16 @@ def fingerprint_of(config: Any) -> Any:
         return [fingerprint_of(value) for value in config]
     if isinstance(config, float) and not math.isfinite(config):
         return str(config)
-    if isinstance(config, Path):
+    if isinstance(config, PurePath):
         return str(config)
     if config is None or isinstance(config, bool | int | float | str):
         return config
     raise TypeError(f"{config!r} has no place in a config's fingerprint")
 
 
-def check_fingerprint(directory: str | Path, fingerprint: dict, insist: bool | None = None) -> None:
+def check_fingerprint(
+    directory: epath.PathLike, fingerprint: dict, insist: bool | None = None
+) -> None:
     """Writes `config.json` into a new stage directory, or compares with the one that is there.
 
     insist: a config that differs takes the place of the other, after the same lines on screen;
@@ -58,7 +62,7 @@ def check_fingerprint(directory: str | Path, fingerprint: dict, insist: bool | N
             that is not read here; or an earlier version of rlhf_jax wrote it, in which no class is
             named.
     """
-    path = Path(directory) / "config.json"
+    path = epath.Path(directory) / "config.json"
     now = fingerprint_of(fingerprint)
     content = {formats.FIELD: formats.RUN.now, "config": now}
     text = (json.dumps(content, indent=2) + "\n").encode()
@@ -87,7 +91,7 @@ def check_fingerprint(directory: str | Path, fingerprint: dict, insist: bool | N
         )
 
 
-def _stored(path: Path) -> Any:
+def _stored(path: epath.Path) -> Any:
     """The config that a config.json holds; of format 0 it is the whole file."""
     anew = "remove it to write it anew"
     try:

@@ -3,54 +3,69 @@
 import contextlib
 import errno
 import fcntl
+import json
+import logging
 import os
 import socket
+import sys
+import threading
+import time
+import uuid
 from collections.abc import Iterator
-from pathlib import Path
 
+import tensorstore
+from etils import epath
+
+from rlhf_jax.durable.files import absolute, in_bucket
 from rlhf_jax.errors import UserError
+from rlhf_jax.strict_json import parse_json
 
 NAME = "lock"
-_mine: set[Path] = set()  # held by this process: to hold one twice is no conflict
+SIGN = 20.0  # seconds between two signs of life in a bucket
+SILENCE = 90.0  # seconds without one after which a holder counts as dead
+LOG = logging.getLogger(__name__)
+_mine: set[str] = set()  # held by this process: to hold one twice is no conflict
 
 
 @contextlib.contextmanager
-def lock(directory: str | Path) -> Iterator[None]:
-    """Holds a directory; however the process ends, the system lets it go.
+def lock(directory: epath.PathLike) -> Iterator[None]:
+    """Holds a directory.
+
+    On a disk the system lets it go however the process ends.
+
+    In a bucket the lock is an object that its holder writes anew every SIGN seconds, always on the
+    condition that nobody else has: of two processes that come at once one gets it. A holder that
+    ends by itself deletes it. One that was killed is taken for dead at once on its own host, where
+    its process is gone, and elsewhere after SILENCE seconds without a sign, which a second process
+    waits for. What is not promised: a holder that lives but gives no sign for so long, as on a
+    stopped machine or without network, loses the lock to a process that waits; it ends at its next
+    sign, and until then both may write.
 
     Raises:
         UserError: another process holds it; the message names it.
     """
-    path = Path(directory).absolute() / NAME
-    if path in _mine:
+    path = absolute(directory) / NAME
+    if str(path) in _mine:
         yield
         return
-    path.parent.mkdir(parents=True, exist_ok=True)
-    with path.open("a+", encoding="utf-8") as file:
-        try:
-            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except OSError as error:
-            if error.errno not in (errno.EAGAIN, errno.EACCES):
-                raise UserError(f"{path}: cannot be locked: {error.strerror}") from error
-            raise UserError(
-                f"{directory} is in use by {_read(path)}: wait for its end, or give another "
-                "directory"
-            ) from None
-        file.truncate(0)
-        file.write(f"process {os.getpid()} on {socket.gethostname()}\n")
-        file.flush()
-        _mine.add(path)
+    with (_held_object if in_bucket(path) else _held_file)(path):
+        _mine.add(str(path))
         try:
             yield
         finally:
-            _mine.discard(path)
+            _mine.discard(str(path))
 
 
-def holder(directory: str | Path) -> str | None:
-    """Who holds the directory now; None: nobody."""
-    path = Path(directory) / NAME
+def holder(directory: epath.PathLike) -> str | None:
+    """Who holds the directory now; None: nobody. In a bucket a holder that was killed on another
+    host is still named."""
+    path = absolute(directory) / NAME
+    if in_bucket(path):
+        about = _about(_Object(path).read()[0])
+        held = about is not None and (str(path) in _mine or not _is_dead(about))
+        return _words(about) if held else None
     try:
-        with path.open(encoding="utf-8") as file:
+        with path.open() as file:
             fcntl.flock(file, fcntl.LOCK_SH | fcntl.LOCK_NB)
     except FileNotFoundError:
         return None
@@ -59,5 +74,136 @@ def holder(directory: str | Path) -> str | None:
     return None
 
 
-def _read(path: Path) -> str:
-    return path.read_text(encoding="utf-8").strip() or "another process"
+def _in_use(path: epath.Path, who: str) -> UserError:
+    return UserError(
+        f"{path.parent} is in use by {who}: wait for its end, or give another directory"
+    )
+
+
+@contextlib.contextmanager
+def _held_file(path: epath.Path) -> Iterator[None]:
+    path.parent.mkdir(parents=True, exist_ok=True)
+    with open(path, "a+", encoding="utf-8") as file:
+        try:
+            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except OSError as error:
+            if error.errno not in (errno.EAGAIN, errno.EACCES):
+                raise UserError(f"{path}: cannot be locked: {error.strerror}") from error
+            raise _in_use(path, _read(path)) from None
+        file.truncate(0)
+        file.write(f"process {os.getpid()} on {socket.gethostname()}\n")
+        file.flush()
+        yield
+
+
+def _read(path: epath.Path) -> str:
+    return path.read_text().strip() or "another process"
+
+
+class _Object:
+    """The lock of a bucket. A write says which generation of the object it replaces."""
+
+    def __init__(self, path: epath.Path):
+        bucket, _, name = str(path).removeprefix("gs://").partition("/")
+        spec = {"driver": "gcs", "bucket": bucket}
+        self._store, self._name = tensorstore.KvStore.open(spec).result(), name
+
+    def read(self) -> tuple[bytes | None, bytes]:
+        """Its content, None where there is none, and its generation."""
+        found = self._store.read(self._name).result()
+        return (found.value if found.state == "value" else None), found.stamp.generation
+
+    def replace(self, content: bytes | None, generation: bytes) -> bytes | None:
+        """Writes, or with None deletes; returns the new generation, None where the object is no
+        longer of the generation that is given."""
+        done = self._store.write(self._name, content, if_equal=generation).result()
+        return done.generation or None
+
+
+@contextlib.contextmanager
+def _held_object(path: epath.Path) -> Iterator[None]:
+    lock_object = _Object(path)
+    about = {"process": os.getpid(), "host": socket.gethostname(), "id": uuid.uuid4().hex}
+    content = json.dumps(about).encode()
+    there, generation = lock_object.read()
+    if there is not None:
+        _wait_for_silence(path, lock_object, there, generation)
+    generation = lock_object.replace(content, generation)
+    if generation is None:  # another was faster
+        raise _in_use(path, _words(_about(lock_object.read()[0])))
+    ended = threading.Event()
+    held = [generation]  # the last that is ours
+    signs = threading.Thread(
+        target=_give_signs, args=(path, lock_object, content, held, ended), daemon=True
+    )
+    signs.start()
+    try:
+        yield
+    finally:
+        ended.set()
+        signs.join()
+        with contextlib.suppress(Exception):  # as after SILENCE, the next one takes it over
+            lock_object.replace(None, held[0])
+
+
+def _give_signs(path, lock_object, content: bytes, held: list[bytes], ended) -> None:
+    while not ended.wait(SIGN):
+        try:
+            generation = lock_object.replace(content, held[0])
+        except Exception as error:  # the network: tried again
+            LOG.warning("%s: no sign of life could be written: %s", path, error)
+            continue
+        if generation is None:
+            who = _words(_about(lock_object.read()[0]))
+            print(f"rlhf-jax: {path.parent} was taken over by {who}, as this process gave no sign "
+                  f"for {SILENCE:.0f} s; it ends here", file=sys.stderr, flush=True)  # fmt: skip
+            os._exit(2)
+        held[0] = generation
+
+
+def _wait_for_silence(path, lock_object, content: bytes, generation: bytes) -> None:
+    """Returns where the holder is dead; raises UserError at its first sign of life."""
+    about = _about(content)
+    if _is_dead(about):
+        return
+    print(f"{path.parent}: held by {_words(about)}; waiting up to {SILENCE:.0f} s for a sign of "
+          "life", flush=True)  # fmt: skip
+    end = time.monotonic() + SILENCE
+    while time.monotonic() < end:
+        time.sleep(SIGN / 10)
+        now = lock_object.read()[1]
+        if now != generation:
+            raise _in_use(path, _words(about))
+
+
+def _about(content: bytes | None) -> dict | None:
+    if content is None:
+        return None
+    try:
+        about = parse_json(content)
+    except UserError:
+        return {}
+    return about if isinstance(about, dict) else {}
+
+
+def _words(about: dict | None) -> str:
+    if not about:
+        return "another process"
+    return f"process {about.get('process')} on {about.get('host')}"
+
+
+def _is_dead(about: dict) -> bool:
+    """Whether it ran on this host and runs no longer; a process of our own number is one before us,
+    as in a container that was started again."""
+    number = about.get("process")
+    if about.get("host") != socket.gethostname() or not isinstance(number, int):
+        return False
+    if number == os.getpid():
+        return True
+    try:
+        os.kill(number, 0)
+    except ProcessLookupError:
+        return True
+    except OSError:
+        return False
+    return False

@@ -9,34 +9,39 @@ A folder without one is half-written; one whose files differ from it is damaged.
 import hashlib
 import importlib.metadata
 import json
-import os
 import platform
-from pathlib import Path
+from pathlib import PurePath
 
-from rlhf_jax.durable.files import write_atomically
+from etils import epath
+
+from rlhf_jax.durable.files import all_files, write_atomically
 from rlhf_jax.errors import UserError
 from rlhf_jax.strict_json import parse_json
 
 NAME = "manifest.json"
 # Orbax writes its time of commit after everything else; nothing reads it.
 UNCHECKED = {NAME, "_CHECKPOINT_METADATA"}
+PART = 1 << 22  # bytes read at once
 PACKAGES = ("jax", "jaxlib", "flax", "optax", "orbax-checkpoint", "numpy", "rlhf-jax")
 
 
-def write(folder: Path, about: dict) -> None:
-    """Hashes every file of `folder`; `about`: more JSON values to keep with the hashes."""
-    names = sorted(
-        str(path.relative_to(folder))
-        for path in folder.rglob("*")
-        if path.is_file() and path.name not in UNCHECKED
-    )
-    files = {name: _describe(folder / name) for name in names}
+def write(folder: epath.PathLike, about: dict, later: dict[str, bytes] | None = None) -> None:
+    """Hashes every file of `folder`.
+
+    about: more JSON values to keep with the hashes; later: files that are yet to be written.
+    """
+    folder, hashed = epath.Path(folder), hashlib.sha256
+    there = [path for path in all_files(folder) if path.name not in UNCHECKED]
+    files = {str(path.relative_to(folder)): _describe(path) for path in there}
+    for name, bytes_ in (later or {}).items():
+        files[name] = {"bytes": len(bytes_), "sha256": hashed(bytes_).hexdigest()}
+    files = dict(sorted(files.items()))
     content = about | {"versions": versions(), "files": files}
     content["sha256"] = _digest(content)
     write_atomically(folder / NAME, (json.dumps(content, indent=1) + "\n").encode())
 
 
-def read(folder: Path) -> tuple[dict, list[str]]:
+def read(folder: epath.PathLike) -> tuple[dict, list[str]]:
     """The manifest of a folder, and what is wrong with it in words: nothing, or one line."""
     content, wrong = signed(folder)
     if not wrong and not _has_its_form(content):
@@ -44,12 +49,12 @@ def read(folder: Path) -> tuple[dict, list[str]]:
     return content, wrong
 
 
-def signed(folder: Path) -> tuple[dict, list[str]]:
+def signed(folder: epath.PathLike) -> tuple[dict, list[str]]:
     """As `read`, of a manifest of any format: an object whose own checksum is right."""
     try:
-        content = parse_json((folder / NAME).read_bytes())
+        content = parse_json((epath.Path(folder) / NAME).read_bytes())
     except OSError as error:
-        return {}, [f"{NAME} cannot be read: {error.strerror}"]
+        return {}, [f"{NAME} cannot be read: {error.strerror or error}"]
     except UserError:
         return {}, [f"{NAME} is not JSON"]
     if not isinstance(content, dict) or content.pop("sha256", None) != _digest(content):
@@ -57,14 +62,15 @@ def signed(folder: Path) -> tuple[dict, list[str]]:
     return content, []
 
 
-def problems(folder: Path) -> list[str]:
+def problems(folder: epath.PathLike) -> list[str]:
     """A line for each file that is missing or is not what was written; whole: none."""
+    folder = epath.Path(folder)
     content, found = read(folder)
     for name, wanted in content.get("files", {}).items():
         try:
             have = _describe(folder / name)
         except OSError as error:
-            found.append(f"{name} cannot be read: {error.strerror}")
+            found.append(f"{name} cannot be read: {error.strerror or error}")
             continue
         except ValueError:  # a name with NUL
             found.append(f"{name!r} is no name of a file")
@@ -76,7 +82,7 @@ def problems(folder: Path) -> list[str]:
     return found
 
 
-def digest(folder: Path) -> str | None:
+def digest(folder: epath.PathLike) -> str | None:
     """One hash of all that a folder must hold; None where its manifest is absent or damaged."""
     content, wrong = read(folder)
     return None if wrong else _digest(content)
@@ -100,14 +106,17 @@ def _has_its_form(content: dict) -> bool:
     files, packages = tables
     keys = {"bytes", "sha256"}
     described = all(isinstance(file, dict) and file.keys() == keys for file in files.values())
-    inside = not any(Path(name).is_absolute() or ".." in Path(name).parts for name in files)
+    inside = not any(PurePath(name).is_absolute() or ".." in PurePath(name).parts for name in files)
     return described and inside and all(isinstance(version, str) for version in packages.values())
 
 
-def _describe(path: Path) -> dict:
+def _describe(path: epath.Path) -> dict:
+    digest, size = hashlib.sha256(), 0
     with path.open("rb") as file:
-        digest = hashlib.file_digest(file, "sha256").hexdigest()
-        return {"bytes": os.fstat(file.fileno()).st_size, "sha256": digest}
+        while part := file.read(PART):
+            digest.update(part)
+            size += len(part)
+    return {"bytes": size, "sha256": digest.hexdigest()}
 
 
 def _digest(content: dict) -> str:

@@ -3,28 +3,34 @@
 import dataclasses
 import json
 import os
-import shutil
 from collections.abc import Callable
-from pathlib import Path
 from typing import Any
 
 import jax
 import orbax.checkpoint as ocp
+from etils import epath
 
 from rlhf_jax.durable import formats, manifest
 from rlhf_jax.durable.checkpoint import reason
-from rlhf_jax.durable.files import sync_directory, write_atomically
+from rlhf_jax.durable.files import (
+    absolute,
+    in_bucket,
+    remove,
+    sync_directory,
+    write_atomically,
+)
 from rlhf_jax.errors import UserError
 from rlhf_jax.models import score, transformer
 from rlhf_jax.models.config import TransformerConfig
 from rlhf_jax.parallel.processes import first_alone
 from rlhf_jax.strict_json import read_json
 
+ABOUT = "model.json"  # written last: with it a model is whole
 KINDS = ("policy", "score")
 
 
 def save_model(
-    directory: Path, config: TransformerConfig, params: Any, kind: str, tokenizer: str
+    directory: epath.Path, config: TransformerConfig, params: Any, kind: str, tokenizer: str
 ) -> None:
     """Writes params and model.json; a directory that is killed half-way reads as absent.
 
@@ -32,25 +38,30 @@ def save_model(
 
     Raises UserError where it cannot be written, as on a full disk.
     """
-    partial = directory.with_name(directory.name + ".partial")
+    directory = absolute(directory)
+    renamed = not in_bucket(directory)
+    place = directory.with_name(directory.name + ".partial") if renamed else directory
 
     def prepare():
-        shutil.rmtree(partial, ignore_errors=True)
-        partial.mkdir(parents=True)
+        (place / ABOUT).unlink(missing_ok=True)
+        remove(place)
+        place.mkdir(parents=True, exist_ok=True)
 
     def finish():
         about = {"kind": kind, "tokenizer": tokenizer, "model": dataclasses.asdict(config)}
         about = {formats.FIELD: formats.MODEL.now} | about
-        write_atomically(partial / "model.json", json.dumps(about, indent=1).encode())
-        manifest.write(partial, {"kind": kind})
-        shutil.rmtree(directory, ignore_errors=True)
-        os.replace(partial, directory)
-        sync_directory(directory.parent)
+        content = json.dumps(about, indent=1).encode()
+        manifest.write(place, {"kind": kind}, later={ABOUT: content})
+        write_atomically(place / ABOUT, content)
+        if renamed:
+            remove(directory)
+            os.replace(place, directory)
+            sync_directory(directory.parent)
 
     try:
         first_alone(prepare, "model")
         with ocp.StandardCheckpointer() as checkpointer:
-            checkpointer.save(partial.absolute() / "params", params)
+            checkpointer.save(place / "params", params)
         first_alone(finish, "model is whole")
     except (OSError, ValueError) as error:
         raise UserError(
@@ -59,14 +70,14 @@ def save_model(
         ) from error
 
 
-def has_model(directory: Path) -> bool:
-    return (directory / "model.json").is_file()
+def has_model(directory: epath.Path) -> bool:
+    return (directory / ABOUT).is_file()
 
 
-def check_format(directory: Path) -> None:
+def check_format(directory: epath.Path) -> None:
     """Raises UserError where another version wrote a model in a format that is not read here."""
     try:
-        content = read_json(directory / "model.json")
+        content = read_json(directory / ABOUT)
     except UserError:  # damage, which others tell
         return
     formats.MODEL.check(
@@ -74,13 +85,13 @@ def check_format(directory: Path) -> None:
     )
 
 
-def read_about(directory: Path) -> dict[str, Any]:
+def read_about(directory: epath.Path) -> dict[str, Any]:
     """What model.json says: kind, tokenizer, and model as a TransformerConfig.
 
     Raises UserError naming what is wrong in it, or that another version wrote it in a format that
     is not read here.
     """
-    path = directory / "model.json"
+    path = directory / ABOUT
     check_format(directory)
     about = read_json(path)
     try:
@@ -90,7 +101,7 @@ def read_about(directory: Path) -> dict[str, Any]:
         raise UserError(f"{path}: expected kind, tokenizer and model, got: {error}") from None
 
 
-def shape_of(directory: Path, kind: str, tokenizer: str) -> TransformerConfig:
+def shape_of(directory: epath.Path, kind: str, tokenizer: str) -> TransformerConfig:
     """Of a finished model. Raises UserError where it is of another kind or tokenizer."""
     about = read_about(directory)
     for field, wanted in (("kind", kind), ("tokenizer", tokenizer)):
@@ -102,7 +113,7 @@ def shape_of(directory: Path, kind: str, tokenizer: str) -> TransformerConfig:
 
 
 def load_model(
-    directory: Path, kind: str, tokenizer: str, layout: Callable | None = None
+    directory: epath.Path, kind: str, tokenizer: str, layout: Callable | None = None
 ) -> tuple[TransformerConfig, Any]:
     """The shape and the parameters of a finished model, laid out by layout(shapes); None: on the
     first device.
@@ -129,4 +140,4 @@ def load_model(
     here = lambda x: jax.ShapeDtypeStruct(x.shape, x.dtype, sharding=sharding)
     target = jax.tree.map(here, target) if layout is None else layout(target)
     with ocp.StandardCheckpointer() as checkpointer:
-        return config, checkpointer.restore(directory.absolute() / "params", target)
+        return config, checkpointer.restore(absolute(directory) / "params", target)

@@ -12,8 +12,8 @@ import numpy as np
 from rich.console import Console
 from rich.table import Table
 
-from rlhf_jax.durable.files import write_atomically
-from rlhf_jax.errors import require, writable_directory
+from rlhf_jax.durable.files import writable_directory, write_atomically
+from rlhf_jax.errors import require
 from rlhf_jax.estimators import figure
 from rlhf_jax.estimators.bench import Bench, draw, estimates, expected_in_theory, make_bench
 from rlhf_jax.estimators.drift import Curve, DriftConfig, measure_drift

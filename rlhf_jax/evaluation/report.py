@@ -2,8 +2,8 @@
 
 import json
 from collections.abc import Sequence
-from pathlib import Path
 
+from etils import epath
 from rich.box import SIMPLE_HEAD
 from rich.console import Console
 from rich.table import Table
@@ -18,7 +18,7 @@ __all__ = ["PolicyResult", "print_report", "summarise", "write_report"]
 
 
 def write_report(
-    report: dict, results: Sequence[PolicyResult], curves: Curves, directory: Path
+    report: dict, results: Sequence[PolicyResult], curves: Curves, directory: epath.PathLike
 ) -> None:
     """Writes report.png, report.html and, last, report.json into `directory`.
 
@@ -35,7 +35,7 @@ def write_report(
         "report.json": (json.dumps(report, indent=2, allow_nan=False) + "\n").encode("utf-8"),
     }
     for name, content in files.items():
-        write_atomically(Path(directory) / name, content)
+        write_atomically(epath.Path(directory) / name, content)
 
 
 def print_report(report: dict) -> None:

@@ -3,8 +3,8 @@
 import dataclasses
 from pathlib import Path
 
-from rlhf_jax.durable.files import write_atomically
-from rlhf_jax.errors import require, writable_directory
+from rlhf_jax.durable.files import writable_directory, write_atomically
+from rlhf_jax.errors import require
 from rlhf_jax.plan.chips import parse_topology
 from rlhf_jax.plan.compiling import topology_devices
 from rlhf_jax.plan.plan import make_plan

@@ -4,8 +4,10 @@ import dataclasses
 import importlib.util
 import traceback
 from collections.abc import Mapping
-from pathlib import Path
 
+from etils.epath import Path
+
+from rlhf_jax.durable.files import place
 from rlhf_jax.durable.fingerprint import NOT_FINGERPRINTED
 from rlhf_jax.errors import UserError, require
 from rlhf_jax.evaluation.evaluator import Evaluator
@@ -83,7 +85,7 @@ class Experiment:
 
     @property
     def directory(self) -> Path:
-        return Path(self.out or f"runs/{self.name}")
+        return place(self.out or f"runs/{self.name}", "out")
 
 
 def load_experiment(path: str) -> Experiment:

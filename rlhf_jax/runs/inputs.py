@@ -3,12 +3,12 @@ the host that are written down before they are used."""
 
 import json
 from collections.abc import Callable, Mapping, Sequence
-from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import jax
+from etils.epath import Path
 
-from rlhf_jax.durable.files import write_atomically
+from rlhf_jax.durable.files import entries, write_atomically
 from rlhf_jax.parallel import processes
 from rlhf_jax.randomness import random_key, shuffle_seed
 from rlhf_jax.stages.stage import Build, Program
@@ -66,7 +66,7 @@ class StageInputs:
 
     def host_results(self, name: str) -> list:
         folder = self.directory / HOST / name
-        steps = sorted(int(file.stem) for file in folder.glob("*.json"))
+        steps = sorted(int(file.stem) for file in entries(folder))
         return [read_json(folder / f"{step}.json") for step in steps]
 
     def tell(self, **about: Any) -> None:

@@ -8,10 +8,10 @@
 import contextlib
 import time
 from collections.abc import Sequence
-from pathlib import Path
 from typing import Any
 
 import jax
+from etils.epath import Path
 
 from rlhf_jax.durable import manifest
 from rlhf_jax.durable.fingerprint import check_fingerprint, fingerprint_of

@@ -3,7 +3,8 @@
 import dataclasses
 import json
 from collections.abc import Sequence
-from pathlib import Path
+
+from etils.epath import Path
 
 from rlhf_jax.data import counting, source_files
 from rlhf_jax.data.builder import RecordSource, read_dataset, write_dataset

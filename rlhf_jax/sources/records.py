@@ -3,7 +3,8 @@
 import dataclasses
 import json
 from collections.abc import Sequence
-from pathlib import Path
+
+from etils.epath import Path
 
 from rlhf_jax.data.builder import read_dataset, write_dataset
 from rlhf_jax.data.tokenizer import Tokenizer

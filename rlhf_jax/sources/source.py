@@ -5,8 +5,9 @@ A source is a frozen dataclass under `Source`, in the package or outside of it.
 
 import dataclasses
 from collections.abc import Callable, Sequence
-from pathlib import Path
 from typing import Any
+
+from etils.epath import Path
 
 from rlhf_jax.data.counting import Splits
 from rlhf_jax.errors import UserError

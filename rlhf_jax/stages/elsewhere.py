@@ -2,7 +2,8 @@
 examples."""
 
 import dataclasses
-from pathlib import Path
+
+from etils.epath import Path
 
 from rlhf_jax.errors import require
 from rlhf_jax.models.config import TransformerConfig

@@ -6,12 +6,12 @@ A stage is a frozen dataclass under `Stage`, in the package or outside of it.
 
 import dataclasses
 from collections.abc import Callable, Mapping, Sequence
-from pathlib import Path
 from typing import Any, ClassVar, Literal, NamedTuple, Protocol
 
 import jax
 import jax.numpy as jnp
 import numpy as np
+from etils.epath import Path
 
 from rlhf_jax.data.tokenizer import Tokenizer
 from rlhf_jax.generation.ending import Ending
@@ -23,7 +23,7 @@ from rlhf_jax.stages.facts import Facts
 from rlhf_jax.training.loop import Task
 
 Ends = Literal["policy", "score", "rankings"]
-KEY = jax.ShapeDtypeStruct((), jax.random.key(0).dtype)
+KEY = jax.eval_shape(jax.random.key, 0)  # an array here would start the devices
 MANY_STEPS = 10**9  # above every warm-up: for the shapes of a stage whose steps the data tell
 
 

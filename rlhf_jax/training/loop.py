@@ -8,13 +8,14 @@ import os
 import time
 import warnings
 from collections.abc import Callable
-from pathlib import Path
 from typing import Any, Protocol
 
 import jax
+from etils import epath
 
 from rlhf_jax.durable import checkpoint
 from rlhf_jax.durable.batch_file import write_batch
+from rlhf_jax.durable.files import in_bucket
 from rlhf_jax.durable.fingerprint import NOT_FINGERPRINTED, check_fingerprint
 from rlhf_jax.durable.lock import lock
 from rlhf_jax.durable.signals import SIGNALS
@@ -102,7 +103,7 @@ class LoopConfig:
 
 def run(
     task: Task,
-    directory: str | Path,
+    directory: epath.PathLike,
     config: LoopConfig,
     *,
     fingerprint: dict,
@@ -125,7 +126,7 @@ def run(
         SickError: config.max_skipped steps in a row were not finite, or no update of the whole
             stage was applied.
     """
-    directory = Path(directory)
+    directory = epath.Path(directory)
     end = task.total_steps
     if stop_after_steps is not None:
         require(stop_after_steps > 0, "stop_after_steps", stop_after_steps, "1 or more")
@@ -204,13 +205,13 @@ def _sick(task, checkpoints, config, step, state, batch, useless) -> SickError:
     )
 
 
-def _short(path: Path) -> str:
-    near = os.path.relpath(path)
+def _short(path: epath.Path) -> str:
+    near = str(path) if in_bucket(path) else os.path.relpath(path)
     return str(path) if near.startswith("..") else near
 
 
 @contextlib.contextmanager
-def _full_disk_told(directory: Path):
+def _full_disk_told(directory: epath.Path):
     try:
         yield
     except OSError as error:
@@ -226,7 +227,9 @@ def _full_disk_told(directory: Path):
 class _Log:
     """Metrics, speed and progress of one call of `run`."""
 
-    def __init__(self, task, directory: Path, config, step: int, progress: dict, health: Health):
+    def __init__(
+        self, task, directory: epath.Path, config, step: int, progress: dict, health: Health
+    ):
         self._task, self._every, self._before = task, config.log_every, progress
         self._first, self._start = step, time.monotonic()
         self._last = (step, self._start)

@@ -3,6 +3,9 @@
 metrics.jsonl   {"step": 10, "loss": 2.5, ...}: nothing that differs between two equal runs
 speed.jsonl     {"step": 10, "seconds": ..., "tokens_per_second": ..., "compilations": ...}
 tensorboard/    both; and Weights & Biases where a project is named
+
+A bucket has no append. There `sync`, before each checkpoint, writes the lines' whole file, and the
+events since the last one as a file of their own.
 """
 
 import contextlib
@@ -10,17 +13,18 @@ import hashlib
 import json
 import math
 import os
+import tempfile
 import time
 import warnings
 from collections.abc import Collection
-from pathlib import Path
 
 import numpy as np
+from etils import epath
 from tensorboardX.event_file_writer import EventsWriter
 from tensorboardX.proto.event_pb2 import Event, SessionLog
 from tensorboardX.summary import scalar
 
-from rlhf_jax.durable.files import write_atomically
+from rlhf_jax.durable.files import absolute, entries, in_bucket, write_atomically
 from rlhf_jax.errors import UserError
 from rlhf_jax.strict_json import parse_json
 
@@ -33,11 +37,12 @@ class MetricsWriter:
     wandb: a Weights & Biases project to send them to as well; None: none.
     """
 
-    def __init__(self, directory: Path, step: int, wandb: str | None = None):
+    def __init__(self, directory: epath.Path, step: int, wandb: str | None = None):
         self._files = {}
         for name in (METRICS, SPEED):
             trim(directory / name, step)
-            self._files[name] = (directory / name).open("a", encoding="utf-8")
+            kind = _KeptLines if in_bucket(directory) else _Lines
+            self._files[name] = kind(directory / name)
         self._board = _Board(directory / "tensorboard", step + 1)
         self._wandb = None if wandb is None else _start_wandb(wandb, directory)
         self._warned: set[tuple[str, bool]] = set()
@@ -54,7 +59,6 @@ class MetricsWriter:
                 k: self._finite(step, k, v, k in uncounted) for k, v in values.items()
             }
             self._files[name].write(json.dumps(line, allow_nan=False) + "\n")
-            self._files[name].flush()
             self._board.write(step, values, "speed/" if name == SPEED else "")
         if self._wandb is not None:
             self._wandb.log(metrics | {f"speed/{k}": v for k, v in speed.items()}, step=step)
@@ -62,8 +66,8 @@ class MetricsWriter:
     def sync(self) -> None:
         """Everything written so far is on disk (before a checkpoint that counts on it)."""
         for file in self._files.values():
-            os.fsync(file.fileno())
-        self._board.flush()
+            file.sync()
+        self._board.sync()
 
     def close(self) -> None:
         for file in (*self._files.values(), self._board):
@@ -83,33 +87,95 @@ class MetricsWriter:
         return None
 
 
+class _Lines:
+    """A file of a disk to which lines are appended."""
+
+    def __init__(self, path: epath.Path):
+        self._file = open(path, "a", encoding="utf-8")  # noqa: SIM115
+
+    def write(self, line: str) -> None:
+        self._file.write(line)
+        self._file.flush()
+
+    def sync(self) -> None:
+        os.fsync(self._file.fileno())
+
+    def close(self) -> None:
+        self._file.close()
+
+
+class _KeptLines:
+    """The same in a bucket: a reader sees the lines from `sync` or `close` on."""
+
+    def __init__(self, path: epath.Path):
+        self._path, self._new = path, False
+        self._content = bytearray(path.read_bytes() if path.exists() else b"")
+
+    def write(self, line: str) -> None:
+        self._content += line.encode()
+        self._new = True
+
+    def sync(self) -> None:
+        if self._new:
+            write_atomically(self._path, bytes(self._content))
+            self._new = False
+
+    def close(self) -> None:
+        self.sync()
+
+
 class _Board:
-    """A TensorBoard event file, written in the caller's thread.
+    """A TensorBoard event file, written in the caller's thread; in a bucket one for each `sync`.
 
     tensorboardX's SummaryWriter has a thread of its own, which dies on a full disk and leaves the
     caller waiting. purge: the first step that earlier files hold in vain.
     """
 
-    def __init__(self, directory: Path, purge: int):
+    def __init__(self, directory: epath.Path, purge: int):
+        self._directory, self._purge, self._part = directory, purge, 0
+        self._here = tempfile.TemporaryDirectory() if in_bucket(directory) else None
         directory.mkdir(parents=True, exist_ok=True)
-        self._writer = EventsWriter(str(directory / "events"), f".{os.getpid()}.{purge}")
+        self._open()
         started = SessionLog(status=SessionLog.START)
         self._writer.write_event(Event(wall_time=time.time(), step=purge, session_log=started))
 
+    def _open(self) -> None:
+        part = "" if self._here is None else f".{self._part:06d}"  # read in the order of the names
+        folder = self._directory if self._here is None else epath.Path(self._here.name)
+        suffix = f".{os.getpid()}.{self._purge}{part}"
+        self._writer, self._some = EventsWriter(str(folder / "events"), suffix), False
+
     def write(self, step: int, values: dict, prefix: str) -> None:
+        self._some = True
         for name, value in values.items():
             summary = scalar(prefix + name, value)
             event = Event(wall_time=time.time(), step=step, summary=summary)
             self._writer.write_event(event)
 
-    def flush(self) -> None:
-        self._writer.flush()
+    def sync(self) -> None:
+        if self._here is None:
+            self._writer.flush()
+            return
+        self._upload()
+        self._part += 1
+        self._open()
+
+    def _upload(self) -> None:
+        self._writer.close()
+        for file in entries(epath.Path(self._here.name)):
+            if self._some:
+                write_atomically(self._directory / file.name, file.read_bytes())
+            file.unlink()
 
     def close(self) -> None:
-        self._writer.close()
+        if self._here is None:
+            self._writer.close()
+            return
+        self._upload()
+        self._here.cleanup()
 
 
-def _start_wandb(project: str, directory: Path):
+def _start_wandb(project: str, directory: epath.Path):
     """The W&B run of a stage directory: the same one after each resume."""
     try:
         import wandb
@@ -117,13 +183,14 @@ def _start_wandb(project: str, directory: Path):
         raise UserError(
             "loop.wandb needs Weights & Biases: pip install 'rlhf-jax[wandb]'"
         ) from error
-    place = directory.absolute()
+    place = absolute(directory)
     run_id = hashlib.sha256(str(place).encode()).hexdigest()[:16]
     name = f"{place.parent.name}/{place.name}"
-    return wandb.init(project=project, id=run_id, name=name, resume="allow", dir=directory)
+    local = None if in_bucket(place) else str(place)
+    return wandb.init(project=project, id=run_id, name=name, resume="allow", dir=local)
 
 
-def trim(path: Path, step: int) -> None:
+def trim(path: epath.Path, step: int) -> None:
     """Keeps the whole lines up to `step`; a line that a kill cut short goes as well."""
     if not path.exists():
         return
@@ -133,7 +200,7 @@ def trim(path: Path, step: int) -> None:
         write_atomically(path, kept)
 
 
-def read_lines(path: Path) -> list[tuple[bytes, dict]]:
+def read_lines(path: epath.Path) -> list[tuple[bytes, dict]]:
     """The whole lines of a file, as they are and as JSON objects with a step.
 
     Raises:
@@ -155,9 +222,9 @@ def read_lines(path: Path) -> list[tuple[bytes, dict]]:
     return found
 
 
-def read_metrics(directory: str | Path, name: str = METRICS) -> list[dict]:
+def read_metrics(directory: epath.PathLike, name: str = METRICS) -> list[dict]:
     """The lines of metrics.jsonl (or SPEED) of a stage directory."""
-    return [values for _, values in read_lines(Path(directory) / name)]
+    return [values for _, values in read_lines(epath.Path(directory) / name)]
 
 
 def to_numbers(metrics: dict) -> dict[str, float | int]:

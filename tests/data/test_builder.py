@@ -60,9 +60,9 @@ def test_tensorflow_stays_out(tmp_path):
 def test_writing_again_changes_nothing_and_other_records_are_refused(tmp_path):
     splits = {"train": RECORDS[Prompt]}
     folder = write_dataset(tmp_path, "prompts", splits)
-    before = {file.name: file.stat().st_mtime_ns for file in folder.iterdir()}
+    before = {file.name: os.stat(file).st_mtime_ns for file in folder.iterdir()}
     assert write_dataset(tmp_path, "prompts", splits) == folder
-    assert {file.name: file.stat().st_mtime_ns for file in folder.iterdir()} == before
+    assert {file.name: os.stat(file).st_mtime_ns for file in folder.iterdir()} == before
     with pytest.raises(UserError, match="holds other records"):
         write_dataset(tmp_path, "prompts", {"train": RECORDS[Prompt][:-1]})
     assert list(read_dataset(tmp_path, "prompts", "train")) == RECORDS[Prompt]

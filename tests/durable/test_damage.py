@@ -165,7 +165,7 @@ def test_a_damaged_config_is_told_in_a_line(copy):
 def test_a_save_that_fails_leaves_the_last_good_one(copy, monkeypatch):
     checkpoints = Checkpoints(copy, keep=1)
 
-    def full(folder, about):
+    def full(folder, about, later=None):
         raise OSError(28, "No space left on device")
 
     with monkeypatch.context() as patch:
@@ -179,7 +179,7 @@ def test_a_save_that_fails_leaves_the_last_good_one(copy, monkeypatch):
 
 
 def test_a_model_that_does_not_fit_on_the_disk_is_told_in_a_line(tmp_path, monkeypatch):
-    def full(folder, about):
+    def full(folder, about, later=None):
         raise OSError(28, "No space left on device")
 
     shape = TransformerConfig(vocab_size=8, layers=1, width=4, heads=1, context=8)

@@ -13,18 +13,20 @@ import os
 import signal
 import sys
 import time
-from pathlib import Path
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 import optax
+from etils import epath
 
 from rlhf_jax.durable import checkpoint
+from rlhf_jax.durable.files import write_atomically
 from rlhf_jax.objectives.reductions import WeightedMean
 from rlhf_jax.training.gradients import accumulate_gradients, means
 from rlhf_jax.training.loop import LoopConfig, Task, run
 from rlhf_jax.training.optimizer import OptimizerConfig, make_optimizer
+from tests import bucket
 
 STEPS, ROWS, WIDTH = 12, 8, 16
 LOOP = LoopConfig(checkpoint_every=4, log_every=1, keep=1)
@@ -111,17 +113,17 @@ def _with_kill(task: Task, place: str, at: int) -> Task:
     return dataclasses.replace(task, step=stepping)
 
 
-def _train(directory: Path, kill: str | None) -> None:
+def _train(directory: epath.Path, kill: str | None) -> None:
     task = make_task()
     if kill:
         place, at = kill.split(":")
         task = _with_kill(task, place, int(at))
     state = run(task, directory, LOOP, fingerprint={"steps": STEPS})
     result = {"digest": digest(state), "data": task.batches.get_state()}
-    (directory / "result.json").write_text(json.dumps(result))
+    write_atomically(directory / "result.json", json.dumps(result).encode())
 
 
-def main(directory: Path, kills: list[str]) -> None:
+def main(directory: epath.Path, kills: list[str]) -> None:
     for kill in [*kills, None]:
         child = os.fork()
         if child == 0:
@@ -132,4 +134,6 @@ def main(directory: Path, kills: list[str]) -> None:
 
 
 if __name__ == "__main__":
-    main(Path(sys.argv[1]), sys.argv[2:])
+    if bucket.URL in os.environ:
+        bucket.use()
+    main(epath.Path(sys.argv[1]), sys.argv[2:])

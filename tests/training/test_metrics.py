@@ -67,7 +67,7 @@ def test_numbers_keep_their_kind_and_arrays_are_refused():
         to_numbers({"x": jnp.zeros(3)})
 
 
-def _scalars(directory):
+def scalars_of(directory):
     """(step, tag, value) of all TensorBoard event files; each record is framed by 12 + 4 bytes."""
     found = []
     for file in sorted(directory.glob("events*")):
@@ -84,7 +84,7 @@ def test_tensorboard_has_both_kinds(tmp_path):
     writer = MetricsWriter(tmp_path, 0)
     writer.write(1, {"loss": 2.5}, {"seconds": 0.5})
     writer.close()
-    assert _scalars(tmp_path / "tensorboard") == [(1, "loss", 2.5), (1, "speed/seconds", 0.5)]
+    assert scalars_of(tmp_path / "tensorboard") == [(1, "loss", 2.5), (1, "speed/seconds", 0.5)]
 
 
 def test_weights_and_biases_gets_every_line_and_one_run_for_a_directory(tmp_path, monkeypatch):
