@@ -15,9 +15,13 @@ from rlhf_jax.objectives.reductions import WeightedMean
 from rlhf_jax.parallel.config import ParallelConfig
 from rlhf_jax.parallel.layout import MeshShape
 from rlhf_jax.parallel.runner import JitRunner, layout_of, make_runner
-from rlhf_jax.stages import dpo, ppo, reward_model, supervised
-from rlhf_jax.stages.ppo_config import PPOConfig
-from rlhf_jax.training.optimizer import OptimizerConfig
+from rlhf_jax.stages import ppo, supervised
+from rlhf_jax.stages.dpo import DirectPreference
+from rlhf_jax.stages.ppo_stage import PPO
+from rlhf_jax.stages.reward_model import RewardModel
+from rlhf_jax.stages.sft import SFT
+from rlhf_jax.stages.stage import Build
+from rlhf_jax.training.optimizer import OptimizerConfig, make_optimizer
 from tests.objectives.harness import assert_close
 from tests.stages import tiny
 
@@ -66,58 +70,73 @@ def rankings():
     return {"tokens": tokens, "segments": segments, "weights": weights, "ranks": ranks}
 
 
+def programs(runner, stage) -> dict:
+    """What a run compiles of a stage of 10 steps."""
+    build = Build("stage", MODEL, dict.fromkeys(stage.needs(), MODEL), tiny.ENDING)
+    made = stage.programs(build, 10)
+    return {name: program.compile(runner) for name, program in made.items()}
+
+
 def sft(runner, micro_batches):
-    config = supervised.SupervisedConfig(RATE, batch_size=ROWS, length=LENGTH,
-                                         micro_batches=micro_batches)  # fmt: skip
-    loss = supervised.likelihood_loss(MODEL)
-    return trained(runner, loss, config, policy(), tiny.text_batch(ROWS))
+    stage = SFT(RATE, batch_size=ROWS, length=LENGTH, micro_batches=micro_batches, start="base")
+    return trained(runner, stage, policy(), tiny.text_batch(ROWS))
 
 
 def reward(runner, micro_batches):
-    config = reward_model.RewardConfig(RATE, batch_size=ROWS, outputs=OUTPUTS, length=LENGTH,
-                                       micro_batches=micro_batches)  # fmt: skip
-    return trained(runner, reward_model.reward_loss(MODEL), config, scorer(), rankings())
+    stage = RewardModel(RATE, batch_size=ROWS, outputs=OUTPUTS, length=LENGTH,
+                        micro_batches=micro_batches, start="sft")  # fmt: skip
+    return trained(runner, stage, scorer(), rankings())
 
 
 def preference(runner, micro_batches):
-    config = dpo.DPOConfig(RATE, batch_size=ROWS, outputs=OUTPUTS, length=LENGTH,
-                           micro_batches=micro_batches)  # fmt: skip
-    refer = dpo.make_reference(MODEL, micro_batches, runner.compile)
+    stage = DirectPreference(RATE, batch_size=ROWS, outputs=OUTPUTS, length=LENGTH,
+                             micro_batches=micro_batches, start="sft")  # fmt: skip
     reference = runner.state(policy(5))
-    loss = dpo.preference_loss(config.objective, MODEL)
-    return trained(runner, loss, config, policy(), rankings(), lambda b: refer(reference, b))
+    refer = programs(runner, stage)["reference"]
+
+    def referred(batch):
+        sequences = {name: batch[name] for name in ("tokens", "segments", "weights")}
+        return batch | {"ref_log_probs": refer(reference, sequences)}
+
+    return trained(runner, stage, policy(), rankings(), referred)
 
 
-def trained(runner, loss, config, params, batch, prepare=lambda batch: batch):
-    update, optimizer = supervised.make_update(loss, config, 10, runner.compile)
+def started(runner, stage, params):
+    """The state before the first step."""
+    optimizer = make_optimizer(stage.optimizer, 10)
     initial = lambda params, key: supervised.initial_state(params, optimizer, key)
-    state, metrics = runner.create(initial, params, KEY), []
+    return runner.create(initial, params, KEY)
+
+
+def trained(runner, stage, params, batch, prepare=lambda batch: batch):
+    update, state, metrics = programs(runner, stage)["update"], started(runner, stage, params), []
     for _ in range(2):
-        state, told = update(state, prepare(runner.rows(batch, ROWS)))
+        state, told = update(state, prepare(runner.rows(batch, ROWS)), {})
         metrics.append(told)
     return state.params, metrics
 
 
 def ppo_ptx(runner, micro_batches):
     """An iteration of two minibatches; the tokens that were sampled, too."""
-    config = PPOConfig(
+    stage = PPO(
         RATE, RATE, iterations=4, batch_size=2 * ROWS, minibatches=2, prompt_length=6,
         response_length=6, temperature=0.7, ema_decay=0.9, whiten_rewards=True, ptx_ratio=1,
         ptx_coefficient=2.0, ptx_length=LENGTH, micro_batches=micro_batches,
-        rollout_micro_batches=micro_batches,
+        rollout_micro_batches=micro_batches, start="sft", reward="reward",
     )  # fmt: skip
-    programs = ppo.compile_programs(config, MODEL, tiny.ENDING, compile=runner.compile)
-    initial = lambda policy, value, key: ppo.initial_state(config, policy, value, key)
+    compiled = programs(runner, stage)
+    initial = lambda policy, value, key: ppo.initial_state(stage, policy, value, key)
     state = runner.create(initial, policy(), scorer(), KEY)
-    frozen = ppo.Frozen(runner.state(policy(3)), runner.state(scorer()))
+    reference, reward = runner.state(policy(3)), runner.state(scorer())
+    frozen = ppo.frozen_of(stage, state.policy, reference, reward)
     prompts = [list(ids) for ids in (tiny.PROMPTS * 8)]
     tokens, segments = tiny.left_padded(prompts, 6)
     prompts = runner.rows({"tokens": tokens, "segments": segments}, 2 * ROWS)
     text = runner.rows(tiny.text_batch(2 * ROWS), 2 * ROWS)
-    rollout = programs.rollout(state.policy, KEY, prompts)
+    rollout = compiled["rollout"](state.policy, KEY, prompts)
     sampled = np.asarray(rollout.tokens).reshape(2 * ROWS, -1)
-    experience, metrics = programs.experience(state, frozen, prompts, rollout)
-    state, told = programs.update(state, experience, metrics["kl"], text)
+    experience, metrics = compiled["experience"](state, frozen, prompts, rollout)
+    state, told = compiled["update"](state, experience, metrics["kl"], text, frozen.fixed)
     return (state.policy, state.value, state.ema), metrics | told, sampled
 
 
@@ -149,13 +168,10 @@ STARTS = {"sft": policy, "reward": scorer, "dpo": policy}
 
 def test_state_is_cut_as_the_layout_says():
     runner = make_runner(LAYOUTS["2x2x2"])
-    config = supervised.SupervisedConfig(RATE, batch_size=ROWS, length=LENGTH)
-    update, optimizer = supervised.make_update(
-        supervised.likelihood_loss(MODEL), config, 10, runner.compile
-    )
-    initial = lambda params, key: supervised.initial_state(params, optimizer, key)
-    state = runner.create(initial, policy(), KEY)
-    after, _ = update(state, runner.rows(tiny.text_batch(ROWS), ROWS))
+    stage = SFT(RATE, batch_size=ROWS, length=LENGTH, start="base")
+    state = started(runner, stage, policy())
+    update = programs(runner, stage)["update"]
+    after, _ = update(state, runner.rows(tiny.text_batch(ROWS), ROWS), {})
     shards = lambda x: {shard.data.shape for shard in x.addressable_shards}
     for params in (after.params, after.opt_state[1].mu, after.opt_state[1].nu):
         assert shards(params["blocks"]["up"]) == {(2, 16, 64)}
@@ -168,7 +184,7 @@ def test_state_is_cut_as_the_layout_says():
 def test_adafactor_on_a_mesh_steps_as_on_one_device():
     """Its state has fewer axes than the parameters that it belongs to, or more than their names."""
     rate = OptimizerConfig(learning_rate=1e-2, method="adafactor")
-    config = supervised.SupervisedConfig(rate, batch_size=ROWS, length=LENGTH)
+    stage = SFT(rate, batch_size=ROWS, length=LENGTH, start="base")
 
     def loss(params, batch, key=None):
         total = sum((x * x).sum() for x in jax.tree.leaves(params))
@@ -177,8 +193,15 @@ def test_adafactor_on_a_mesh_steps_as_on_one_device():
 
     blocks = {name: policy()["blocks"][name] for name in ("qkv", "qkv_bias", "down")}
     params = {"tokens": policy()["tokens"], "blocks": blocks}
-    expected, _ = trained(ALONE, loss, config, params, tiny.text_batch(ROWS))
-    found, _ = trained(make_runner(LAYOUTS["2x2x2"]), loss, config, params, tiny.text_batch(ROWS))
+
+    def stepped(runner):
+        update, _ = supervised.make_update(loss, stage, 10, runner.compile)
+        state, batch = started(runner, stage, params), tiny.text_batch(ROWS)
+        for _ in range(2):
+            state, _ = update(state, runner.rows(batch, ROWS))
+        return state.params
+
+    expected, found = stepped(ALONE), stepped(make_runner(LAYOUTS["2x2x2"]))
     assert_close(found, expected, rtol=1e-5, atol=1e-6)
     assert np.abs(np.asarray(expected["tokens"]) - params["tokens"]).max() > 1e-3
 
@@ -226,14 +249,13 @@ def test_rows_that_fit_no_layout_are_refused_by_number():
 )
 def test_fewer_rows_than_devices_are_cut_along_time(layout, rows, cut):
     runner = make_runner(LAYOUTS[layout])
-    config = supervised.SupervisedConfig(RATE, batch_size=rows, length=LENGTH)
-    loss, batch = supervised.likelihood_loss(MODEL), tiny.text_batch(rows)
+    stage = SFT(RATE, batch_size=rows, length=LENGTH, start="base")
+    batch = tiny.text_batch(rows)
     assert runner.layout(batch)["tokens"].sharding.spec == cut
 
     def updated(runner):
-        update, optimizer = supervised.make_update(loss, config, 10, runner.compile)
-        initial = lambda params, key: supervised.initial_state(params, optimizer, key)
-        return update(runner.create(initial, policy(), KEY), runner.rows(batch, rows))[0].params
+        update, state = programs(runner, stage)["update"], started(runner, stage, policy())
+        return update(state, runner.rows(batch, rows), {})[0].params
 
     assert_close(updated(runner), updated(ALONE), rtol=1e-5, atol=1e-5)
 
