@@ -3,8 +3,8 @@
 #
 #   launch/gke.sh CLUSTER TPU_TYPE IMAGE COMMAND EXPERIMENT --out FOLDER [--field value ...]
 #
-# IMAGE is a container image with this package installed: `pip install '.[tpu]'`. FOLDER is a volume
-# that all hosts share. The workload is named after the folder; XPK restarts it up to 10 times after
+# IMAGE is a container image with this package installed: `pip install '.[tpu,gcs]'`. FOLDER is
+# gs://BUCKET/NAME or a volume that all hosts share. The workload is named after the folder; XPK restarts it up to 10 times after
 # a preemption, and it goes on where it was. Set XPK_ARGS for more of xpk's options.
 set -euo pipefail
 if [ $# -lt 5 ]; then

@@ -4,8 +4,8 @@
 #   launch/tpu_vm.sh SLICE ZONE COMMAND EXPERIMENT --out FOLDER [--field value ...]
 #
 # It copies this repository to the workers, installs it there, and starts the same
-# `rlhf-jax COMMAND EXPERIMENT ...` on all of them. FOLDER is one that all workers share (Filestore,
-# or a bucket mounted by gcsfuse). Called again after a preemption it goes on where it was.
+# `rlhf-jax COMMAND EXPERIMENT ...` on all of them. FOLDER is gs://BUCKET/NAME, or one that all
+# workers share (Filestore). Called again after a preemption it goes on where it was.
 set -euo pipefail
 if [ $# -lt 4 ]; then
   sed -n '2,8s/^# \{0,1\}//p' "$0" >&2
@@ -21,6 +21,6 @@ workers() { gcloud compute tpus tpu-vm "$@" --zone="$zone" --worker=all; }
 workers scp "$archive" "$slice:rlhf_jax.tgz"
 workers ssh "$slice" --command="
   mkdir -p rlhf_jax && tar xzf rlhf_jax.tgz -C rlhf_jax && cd rlhf_jax &&
-  python3 -m venv .venv && .venv/bin/pip install --quiet '.[tpu]'"
+  python3 -m venv .venv && .venv/bin/pip install --quiet '.[tpu,gcs]'"
 workers ssh "$slice" --command="
   cd rlhf_jax && .venv/bin/rlhf-jax $(printf '%q ' "$@") --parallel.coordinator auto"

@@ -1,5 +1,7 @@
 """A bucket on this machine: the part of Google's storage API that a run may use, and no more.
 
+    python -m tests.bucket COMMAND ...      # rlhf-jax COMMAND ... with the bucket as gs://
+
 `serve` starts it and tells this process and its children where it is: TensorStore's own driver of
 gs:// speaks to it, and so does etils' epath through the file system `Store`. What no bucket has
 (rename, append) is refused, by both.
@@ -252,3 +254,10 @@ def serve() -> Iterator[Bucket]:
                 os.environ.pop(name)
             else:
                 os.environ[name] = value
+
+
+if __name__ == "__main__":
+    from rlhf_jax import cli
+
+    use()
+    cli.main()

@@ -241,7 +241,7 @@ def check_format(folder: epath.Path) -> None:
 
 def _read(folder: epath.Path, template, partial: bool):
     check_format(folder)
-    if wrong := manifest.problems(folder):
+    if wrong := manifest.problems_of_all(folder):
         more = f" (and {len(wrong) - 1} more)" if len(wrong) > 1 else ""
         raise DamagedError(f"{folder} is damaged: {wrong[0]}{more}")
     _compare_versions(folder)

@@ -12,10 +12,12 @@ import json
 import platform
 from pathlib import PurePath
 
+import jax
 from etils import epath
 
 from rlhf_jax.durable.files import all_files, write_atomically
 from rlhf_jax.errors import UserError
+from rlhf_jax.parallel import processes
 from rlhf_jax.strict_json import parse_json
 
 NAME = "manifest.json"
@@ -62,11 +64,14 @@ def signed(folder: epath.PathLike) -> tuple[dict, list[str]]:
     return content, []
 
 
-def problems(folder: epath.PathLike) -> list[str]:
-    """A line for each file that is missing or is not what was written; whole: none."""
-    folder = epath.Path(folder)
+def problems(folder: epath.PathLike, part: tuple[int, int] = (0, 1)) -> list[str]:
+    """A line for each file that is missing or is not what was written; whole: none.
+
+    part: (which, of how many); the files are dealt out to the parts, (0, 1) gets all.
+    """
+    folder, (mine, parts) = epath.Path(folder), part
     content, found = read(folder)
-    for name, wanted in content.get("files", {}).items():
+    for name, wanted in list(content.get("files", {}).items())[mine::parts]:
         try:
             have = _describe(folder / name)
         except OSError as error:
@@ -80,6 +85,14 @@ def problems(folder: epath.PathLike) -> list[str]:
         elif have != wanted:
             found.append(f"{name} has changed since it was written")
     return found
+
+
+def problems_of_all(folder: epath.PathLike) -> list[str]:
+    """As `problems`, called by all processes together: each reads its part of the files, and where
+    one has found something none of them takes the folder for whole."""
+    found = problems(folder, (jax.process_index(), jax.process_count()))
+    elsewhere = processes.total(len(found)) > len(found)
+    return found + ["another process cannot read all of it"] * elsewhere
 
 
 def digest(folder: epath.PathLike) -> str | None:

@@ -124,7 +124,7 @@ def load_model(
     if not has_model(directory):
         raise UserError(f"{directory}: no finished model here")
     check_format(directory)
-    if wrong := manifest.problems(directory):
+    if wrong := manifest.problems_of_all(directory):
         raise UserError(
             f"{directory} is damaged: {wrong[0]}; remove it: the same command makes it anew from "
             "the stage's last checkpoint"

@@ -6,6 +6,7 @@ import sys
 from collections.abc import Callable, Iterator
 
 import jax
+import numpy as np
 from jax.experimental import multihost_utils
 
 from rlhf_jax.errors import UserError
@@ -53,6 +54,13 @@ def first_alone(function: Callable[[], None], name: str) -> None:
     if is_first():
         function()
     wait_for_all(name)
+
+
+def total(number: int) -> int:
+    """The sum of a number of every process."""
+    if jax.process_count() == 1:
+        return number
+    return int(multihost_utils.process_allgather(np.asarray(number)).sum())
 
 
 @contextlib.contextmanager

@@ -124,7 +124,9 @@ def test_a_checkpoint_is_whole_only_when_all_of_it_is_there(place, server):
     folder = place / "checkpoints" / "5"
     prefix = str(folder).removeprefix("gs://") + "/"
     times = {name.removeprefix(prefix): server.objects[name][1] for name in server.names(prefix)}
-    listed = manifest.read(folder)[0]["files"]
+    content, wrong = manifest.read(folder)
+    assert not wrong
+    listed = content["files"]
     assert times.keys() - listed.keys() == {
         manifest.NAME, "commit_success.txt", "_CHECKPOINT_METADATA"}  # fmt: skip
     assert times[manifest.NAME] > max(times[name] for name in listed)
@@ -211,8 +213,7 @@ def test_events_of_each_sync_are_an_object_and_none_is_twice(place, tmp_path):
     writer = MetricsWriter(place, 0)
     for step in (1, 2, 3):
         writer.write(step, {"loss": step / 2}, {})
-        if step < 3:
-            writer.sync()
+        writer.sync()
     writer.close()
     for file in files.entries(place / "tensorboard"):
         (tmp_path / file.name).write_bytes(file.read_bytes())
@@ -283,9 +284,11 @@ def test_one_process_holds_a_directory_and_lets_it_go(place, quick):
         pass
 
 
-def test_a_second_process_is_refused_by_the_name_of_the_first(place, quick):
+def test_a_second_process_is_refused_by_the_name_of_the_first(place, quick, monkeypatch):
+    """At its first sign, long before it would count as dead."""
+    monkeypatch.setattr(lock, "SILENCE", 20.0)
     _other(place, 12, "elsewhere")
-    ended = threading.Event()
+    started, ended = time.monotonic(), threading.Event()
 
     def signs():
         while not ended.wait(0.1):
@@ -297,6 +300,7 @@ def test_a_second_process_is_refused_by_the_name_of_the_first(place, quick):
         message = r"gs://.* in use by process 12 on elsewhere: wait"
         with pytest.raises(UserError, match=message), lock.lock(place):
             pass
+        assert time.monotonic() - started < 10
     finally:
         ended.set()
         alive.join()

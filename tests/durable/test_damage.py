@@ -145,6 +145,33 @@ def test_the_manifest_holds_versions_and_the_hash_of_the_config(saved, copy, cap
     assert f"jax 0.1 (now {jax.__version__}): expect other bits" in caplog.text
 
 
+def _as_process(monkeypatch, index, count, lines_elsewhere):
+    monkeypatch.setattr(manifest.jax, "process_index", lambda: index)
+    monkeypatch.setattr(manifest.jax, "process_count", lambda: count)
+    monkeypatch.setattr(manifest.processes, "total", lambda number: number + lines_elsewhere)
+
+
+def test_processes_share_the_files_and_what_one_finds_all_are_told(copy, monkeypatch):
+    folder, read = copy / "checkpoints" / "5", []
+    describe = manifest._describe
+    monkeypatch.setattr(manifest, "_describe", lambda path: read.append(path) or describe(path))
+    shares = []
+    for index in range(3):
+        with monkeypatch.context() as patch:
+            _as_process(patch, index, 3, lines_elsewhere=0)
+            assert manifest.problems_of_all(folder) == []
+        shares.append(read.copy())
+        read.clear()
+    files = manifest.read(folder)[0]["files"]
+    assert sorted(str(p.relative_to(folder)) for share in shares for p in share) == sorted(files)
+    assert max(map(len, shares)) - min(map(len, shares)) <= 1
+    with monkeypatch.context() as patch:
+        _as_process(patch, 0, 3, lines_elsewhere=1)
+        assert manifest.problems_of_all(folder) == ["another process cannot read all of it"]
+        with pytest.raises(DamagedError, match="5 is damaged: another process cannot read"):
+            restore(copy, _state(), step=5)
+
+
 @pytest.mark.parametrize("name", ["../3/data/metadata", "/etc/hostname", "data/../../3/state"])
 def test_a_manifest_that_leads_out_of_its_folder_is_none(copy, name):
     folder = copy / "checkpoints" / "5"

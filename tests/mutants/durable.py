@@ -59,4 +59,54 @@ FORMATS = (
     ]),
 )  # fmt: skip
 
-MUTANTS = FINGERPRINT + FILES + FORMATS
+BUCKET = (
+    *mutants("durable/checkpoint.py", "durable/test_bucket.py", [
+        ("_remove", "(folder / manifest.NAME).unlink(missing_ok=True)", "",
+         "test_a_checkpoint_is_removed_manifest_first"),
+        ("Checkpoints._sign", "if in_bucket(self._root)", "if False",
+         "test_a_checkpoint_is_whole_only_when_all_of_it_is_there"),
+    ]),
+    *mutants("durable/model_files.py", "durable/test_bucket.py", [
+        ("save_model.prepare", "(place / ABOUT).unlink(missing_ok=True)", "",
+         "test_a_model_is_whole_when_its_last_file_is_there"),
+        ("save_model.finish", """manifest.write(place, {"kind": kind}, later={ABOUT: content})
+        write_atomically(place / ABOUT, content)""", """write_atomically(place / ABOUT, content)
+        manifest.write(place, {"kind": kind})""",
+         "test_a_model_is_whole_when_its_last_file_is_there"),
+    ]),
+    *mutants("durable/lock.py", "durable/test_bucket.py", [
+        ("_Object.replace", ", if_equal=generation", "",
+         "test_of_two_that_find_no_lock_one_gets_it"),
+        ("_wait_for_silence", "now != generation", "False",
+         "test_a_second_process_is_refused_by_the_name_of_the_first"),
+        ("_wait_for_silence", "if _is_dead(about)", "if True",
+         "test_a_lock_without_signs_is_taken_over"),
+        ("_is_dead", "except ProcessLookupError: return True", "except ProcessLookupError:\n"
+         "        return False", "test_a_process_of_this_host_that_has_ended_holds_nothing"),
+        ("_give_signs", "os._exit(2)", "return", "test_who_lost_the_lock_ends"),
+        ("_held_object", "lock_object.replace(None, held[0])", "pass",
+         "test_one_process_holds_a_directory_and_lets_it_go"),
+    ]),
+    *mutants("training/metrics.py", "durable/test_bucket.py", [
+        ("_KeptLines.sync", "write_atomically(self._path, bytes(self._content))", "pass",
+         "test_metrics_are_there_from_each_sync_on_and_a_resume_cuts_them", "FileNotFoundError"),
+        ("_KeptLines.__init__", 'path.read_bytes() if path.exists() else b""', 'b""',
+         "test_metrics_are_there_from_each_sync_on_and_a_resume_cuts_them"),
+        ("_Board._upload", "if self._some", "if True",
+         "test_events_of_each_sync_are_an_object_and_none_is_twice"),
+    ]),
+    *mutants("data/builder.py", "durable/test_bucket.py", [
+        ("_upload", "key=lambda path: path.name == INFO", "key=lambda path: path.name != INFO",
+         "test_data_sets_are_read_and_one_cut_short_is_none"),
+        ("_open", "or (in_bucket(folder) and not (folder / INFO).exists())", "",
+         "test_data_sets_are_read_and_one_cut_short_is_none"),
+    ]),
+    *mutants("durable/manifest.py", "durable/test_damage.py", [
+        ("problems", "[mine::parts]", "",
+         "test_processes_share_the_files_and_what_one_finds_all_are_told"),
+        ("problems_of_all", "processes.total(len(found)) > len(found)", "False",
+         "test_processes_share_the_files_and_what_one_finds_all_are_told"),
+    ]),
+)  # fmt: skip
+
+MUTANTS = FINGERPRINT + FILES + FORMATS + BUCKET
