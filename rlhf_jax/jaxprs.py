@@ -66,8 +66,9 @@ def largest_arrays(function: Callable, *arguments: Any) -> dict[str, int]:
 
     By the names that models give arrays (`jax.ad_checkpoint.checkpoint_name`): the largest of a
     name, of all turns where a scan keeps it for a backward pass. "kept activations": what else a
-    scan keeps of all its turns. "loop state": what a `while` loop carries, of a decode loop its
-    cache.
+    scan keeps of all its turns. "gradients": what a scan of a backward pass makes in them, of a
+    model the gradients of its layers. "loop state": what a `while` loop carries, of a decode loop
+    its cache.
     """
     found: dict[str, int] = {}
     _find_arrays(jax.make_jaxpr(function)(*arguments).jaxpr, found)
@@ -90,10 +91,11 @@ def _find_arrays(jaxpr, found: dict[str, int]) -> dict[int, str]:
             largest("loop state", _bytes(eqn.outvars))
         elif eqn.primitive.name == "scan":
             (body, named), carried = inner[0], eqn.params["num_carry"]
+            other = "gradients" if eqn.params["reverse"] else "kept activations"
             kept: dict[str, int] = {}
             pairs = zip(body.outvars[carried:], eqn.outvars[carried:], strict=True)
             for one_turn, all_turns in pairs:
-                name = named.get(id(one_turn), "kept activations")
+                name = named.get(id(one_turn), other)
                 kept[name] = kept.get(name, 0) + _bytes([all_turns])
             for name, size in kept.items():
                 largest(name, size)

@@ -65,7 +65,7 @@ def is_out_of_memory(message: str) -> bool:
     if re.search(r"memory space (?!hbm)\w+", message):  # a kernel is too large for its core
         return False
     out = re.search(r"out of memory", message, re.IGNORECASE)
-    return bool(out or re.search(r"RESOURCE_EXHAUSTED.*alloc", message))
+    return bool(out or re.search(r"RESOURCE_EXHAUSTED.* to (allocate|reserve)", message))
 
 
 def parts_of(programs: Mapping[str, Program], runner: Runner) -> dict[str, Part]:
@@ -73,16 +73,21 @@ def parts_of(programs: Mapping[str, Program], runner: Runner) -> dict[str, Part]
     it: "parameters" of all models, averages among them, "optimizer", "batch", and what programs
     make."""
     found: dict[str, Part] = {}
-    devices = runner.layout.mesh.size
     for name, program in programs.items():
-        made = largest_arrays(program.function, *program.arguments)
         parts = _held(program, runner)
-        # Rows, heads and ids are cut over the devices, where they can be.
-        parts |= {MADE.get(n, n): Part(size // devices, (), name) for n, size in made.items()}
+        for kind, size in largest_arrays(program.function, *program.arguments).items():
+            parts[MADE.get(kind, kind)] = Part(size // _devices(kind, runner), (), name)
         for kind, part in parts.items():
             if part.size >= found.get(kind, Part(0)).size:
                 found[kind] = part
     return found
+
+
+def _devices(kind: str, runner: Runner) -> int:
+    """Over how many devices such arrays are cut where they divide: gradients as parameters are,
+    along two axes of the mesh; all else along rows or time, and heads or ids, over all of them."""
+    mesh = runner.layout.mesh
+    return mesh.shape["fsdp"] * mesh.shape["tensor"] if kind == "gradients" else mesh.size
 
 
 def _held(program: Program, runner: Runner) -> dict[str, Part]:
