@@ -5,6 +5,7 @@ from collections.abc import Callable
 from typing import Any
 
 import jax
+import numpy as np
 from jax.extend.core import jaxprs_in_params
 
 MOVES = {
@@ -58,3 +59,49 @@ def _other_flops(eqn) -> int:
     if name.startswith(("reduce_", "arg", "cum", "scatter")):
         return math.prod(eqn.invars[-1 if name.startswith("scatter") else 0].aval.shape)
     return 0 if name in MOVES else sum(math.prod(out.aval.shape) for out in eqn.outvars)
+
+
+def largest_arrays(function: Callable, *arguments: Any) -> dict[str, int]:
+    """Bytes of the largest arrays that one call makes, each of all devices together.
+
+    By the names that models give arrays (`jax.ad_checkpoint.checkpoint_name`): the largest of a
+    name, of all turns where a scan keeps it for a backward pass. "kept activations": what else a
+    scan keeps of all its turns. "gradients": what a scan of a backward pass makes in them, of a
+    model the gradients of its layers. "loop state": what a `while` loop carries, of a decode loop
+    its cache.
+    """
+    found: dict[str, int] = {}
+    _find_arrays(jax.make_jaxpr(function)(*arguments).jaxpr, found)
+    return found
+
+
+def _find_arrays(jaxpr, found: dict[str, int]) -> dict[int, str]:
+    """Adds to `found`; returns the names of the jaxpr's own arrays, by their variables' ids."""
+    names = {}
+
+    def largest(name: str, size: int) -> None:
+        found[name] = max(found.get(name, 0), size)
+
+    for eqn in jaxpr.eqns:
+        inner = [(j, _find_arrays(j, found)) for j in jaxprs_in_params(eqn.params)]
+        if eqn.primitive.name == "name":
+            names[id(eqn.outvars[0])] = eqn.params["name"]
+            largest(eqn.params["name"], _bytes(eqn.outvars))
+        elif eqn.primitive.name == "while":
+            largest("loop state", _bytes(eqn.outvars))
+        elif eqn.primitive.name == "scan":
+            (body, named), carried = inner[0], eqn.params["num_carry"]
+            other = "gradients" if eqn.params["reverse"] else "kept activations"
+            kept: dict[str, int] = {}
+            pairs = zip(body.outvars[carried:], eqn.outvars[carried:], strict=True)
+            for one_turn, all_turns in pairs:
+                name = named.get(id(one_turn), other)
+                kept[name] = kept.get(name, 0) + _bytes([all_turns])
+            for name, size in kept.items():
+                largest(name, size)
+    return names
+
+
+def _bytes(variables) -> int:
+    known = [v.aval for v in variables if isinstance(v.aval.dtype, np.dtype)]  # keys are small
+    return sum(math.prod(aval.shape) * aval.dtype.itemsize for aval in known)

@@ -4,6 +4,7 @@ import functools
 
 import jax
 import jax.numpy as jnp
+from jax.ad_checkpoint import checkpoint_name
 
 from rlhf_jax.models.matmul import on_cpu, product
 
@@ -50,8 +51,9 @@ def _scaled(q, dtype):
 
 
 def _weights(scores, visible, dtype):
-    scores = jnp.where(visible[:, None, None], scores, HIDDEN)
-    return jax.nn.softmax(scores, axis=-1).astype(dtype)
+    named = lambda x: checkpoint_name(x, "attention scores")
+    scores = named(jnp.where(visible[:, None, None], scores, HIDDEN))
+    return named(jax.nn.softmax(scores, axis=-1).astype(dtype))
 
 
 def _forward(q, k, v, visible, dtype):

@@ -11,6 +11,7 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 from flax import linen as nn
+from jax.ad_checkpoint import checkpoint_name
 
 from rlhf_jax.errors import require
 from rlhf_jax.models.attention import attention, cached_attention
@@ -243,8 +244,10 @@ def logits(config: TransformerConfig, params: Params, hidden_states: jax.Array) 
     """Logits [B, T, V] (float32) of hidden states [B, T, D]."""
     dtype = resolve_dtype(config.compute_dtype)
     if "columns" in params:
-        return einsum("btd,dv->btv", hidden_states, params["columns"], dtype)
-    return einsum("btd,vd->btv", hidden_states, head_matrix(config, params), dtype)
+        found = einsum("btd,dv->btv", hidden_states, params["columns"], dtype)
+    else:
+        found = einsum("btd,vd->btv", hidden_states, head_matrix(config, params), dtype)
+    return checkpoint_name(found, "logits")
 
 
 def for_decoding(config: TransformerConfig, params: Params) -> Params:

@@ -153,6 +153,7 @@ class PmapRunner:
         self.state, self.create = self._replicated.state, self._replicated.create
         self.evaluate, self.gather = self._replicated.evaluate, self._replicated.gather
         self.own_rows, self.fetch = self._replicated.own_rows, self._replicated.fetch
+        self.row_shapes = self._replicated.row_shapes
 
     def check_rows(self, field: str, count: int, pieces: int = 1) -> None:
         devices = self.layout.mesh.size

@@ -24,7 +24,7 @@ from rlhf_jax.models.config import different_fields
 from rlhf_jax.parallel import processes
 from rlhf_jax.parallel.runner import Runner, make_runner
 from rlhf_jax.randomness import random_key
-from rlhf_jax.runs import chain
+from rlhf_jax.runs import chain, memory
 from rlhf_jax.runs.evaluation import Evaluation
 from rlhf_jax.runs.experiment import Experiment
 from rlhf_jax.runs.inputs import StageInputs
@@ -223,8 +223,9 @@ class Run:
         for upstream in chain.builds_on(self.config.stages, stage):
             self.finish(upstream)
         directory, made = self.stage_directory(stage), self.config.stages[stage]
-        task, inputs = self.task(stage)
-        found = made.finish(task.model(self._train(stage, task)), inputs)
+        with memory.explained(self.config, self.build(stage), self.runner):
+            task, inputs = self.task(stage)
+            found = made.finish(task.model(self._train(stage, task)), inputs)
         if made.ends == "rankings":
             self.collected(stage).write("rankings", found)
             return

@@ -82,7 +82,7 @@ class Program:
         made = runner.compile_whole(self.function) if self.whole else self._on_devices(runner)
         return made.lower(*self.placed(runner))
 
-    def placed(self, runner: JitRunner) -> tuple:
+    def placed(self, runner: Runner) -> tuple:
         """The arguments as they lie on the runner's devices."""
         return tuple(
             runner.row_shapes(argument) if number in self.rows else runner.layout(argument)
@@ -216,10 +216,12 @@ class Stage:
         """What it ends with: parameters, or {split: rankings}. params: the task's model."""
         return params
 
-    def memory_fields(self) -> tuple[str, ...]:
-        """Its fields that say how much memory its programs take."""
-        ends = ("micro_batches", "batch_size", "length")
-        return tuple(f.name for f in dataclasses.fields(self) if f.name.endswith(ends))
+    def memory_fields(self) -> dict[str, str]:
+        """Its fields that decide how much memory its programs take: of which "more" takes less, and
+        of which "less"."""
+        ways = {"micro_batches": "more", "batch_size": "less", "length": "less"}
+        names = [field.name for field in dataclasses.fields(self)]
+        return {name: ways[end] for end in ways for name in names if name.endswith(end)}
 
     def with_micro_batches(self, times: int, groups: int) -> "Stage":
         """Itself in so many times the micro-batches, with a row or more for each of the groups of

@@ -111,6 +111,11 @@ def _method(config: OptimizerConfig) -> optax.GradientTransformation:
     return optax.scale_by_adam(b1, b2, config.epsilon, mu_dtype=dtype)
 
 
+def is_state(tree: Any) -> bool:
+    """Whether a pytree is the state of a transform of optax's or of this module."""
+    return isinstance(tree, FactoredMoments) or type(tree).__module__.split(".")[0] == "optax"
+
+
 def applied_updates(opt_state) -> jax.Array:
     """How many updates a state of `make_optimizer`'s has applied: skipped steps do not count."""
     return opt_state[-1].count
