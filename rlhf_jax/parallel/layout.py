@@ -11,6 +11,7 @@ from collections.abc import Mapping
 from typing import Any
 
 import jax
+import jax.numpy as jnp
 import numpy as np
 from jax.sharding import AxisType, Mesh, NamedSharding
 from jax.sharding import PartitionSpec as P
@@ -130,7 +131,7 @@ class Layout:
         """A tree of shapes with a sharding each: parameters and what mirrors them by name, numbers
         and keys everywhere, else rows where they divide over the mesh.
 
-        Parameters are dicts that have "blocks". Raises ValueError where one has no declared axes.
+        Raises ValueError where a parameter has no declared axes.
         """
 
         def placed(path, x):
@@ -141,7 +142,7 @@ class Layout:
         return jax.tree_util.tree_map_with_path(placed, tree, is_leaf=_is_parameters)
 
     def _parameter(self, path, x):
-        name = jax.tree_util.keystr(path, simple=True, separator="/")
+        name = _name(path)
         axes = DECLARED.get(name)
         if axes is None or x.ndim > len(axes):
             raise ValueError(
@@ -202,7 +203,17 @@ class Layout:
 
 
 def _is_parameters(tree: Any) -> bool:
-    return isinstance(tree, dict) and "blocks" in tree
+    """Whether a dict is a model's, or a part of one: it has layers, or a declared parameter. The
+    whole numbers of a batch are none."""
+    if not isinstance(tree, dict):
+        return False
+    found = jax.tree_util.tree_leaves_with_path(tree)
+    floating = lambda x: jnp.issubdtype(x.dtype, jnp.floating)
+    return "blocks" in tree or any(_name(path) in DECLARED and floating(x) for path, x in found)
+
+
+def _name(path) -> str:
+    return jax.tree_util.keystr(path, simple=True, separator="/")
 
 
 def _cuts(axes: tuple[str, ...], rules: Rules, use: Use) -> list[tuple[str, ...]]:

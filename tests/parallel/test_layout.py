@@ -172,6 +172,19 @@ def test_every_axis_has_a_rule():
     assert MODEL.axis_sizes.keys() == layout.PARAMETERS.keys()
 
 
+def test_a_part_of_a_model_lies_as_in_the_whole():
+    params, rules = parameters(MODEL), on((2, 2, 2))
+    for name in ("head", "tokens", "score"):
+        part = rules({"trained": {name: params[name]}})["trained"]
+        whole = {name: rules(params)[name]}
+        assert [(x.shape, x.sharding) for x in jax.tree.leaves(part)] == [
+            (x.shape, x.sharding) for x in jax.tree.leaves(whole)
+        ]
+    tokens = jax.ShapeDtypeStruct((8, TEXT), jnp.int32)
+    batch = rules({"tokens": tokens, "weights": tokens.update(dtype=jnp.float32)})
+    assert {x.sharding.spec for x in batch.values()} == {P(("data", "fsdp"), None)}
+
+
 def test_a_parameter_without_axes_is_refused():
     params = parameters(MODEL)
     for path, told in [("adapter", "adapter"), ("blocks", "blocks/adapter")]:
