@@ -11,8 +11,8 @@ from rlhf_jax.errors import UserError, require
 State = dict[str, Any]
 
 
-class Source(Protocol):
-    """An endless iterator with a JSON-able position."""
+class BatchIterator(Protocol):
+    """Batches whose position is a JSON value: what a training loop takes."""
 
     def __next__(self) -> Batch: ...
     def get_state(self) -> State: ...
@@ -27,7 +27,7 @@ class Batches:
 
     def __init__(
         self,
-        source: Source,
+        source: BatchIterator,
         identity: State,
         *,
         batch_size: int,

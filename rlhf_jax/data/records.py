@@ -27,21 +27,21 @@ from rlhf_jax.strict_json import parse_json
 MOST_RANK = 2**31
 
 
-def _expect(ok: bool, field: str, expected: str, got: Any) -> None:
+def _require(ok: bool, field: str, value: Any, allowed: str) -> None:
     if not ok:
-        shown = repr(got)
+        shown = repr(value)
         shown = shown if len(shown) <= 60 else shown[:57] + "..."
-        raise RecordError(f"field {field!r}: expected {expected}, got {shown}")
+        raise RecordError(f"field {field!r}: expected {allowed}, got {shown}")
 
 
 def _check_text(field: str, value: Any, empty_allowed: bool = False) -> None:
-    _expect(isinstance(value, str), field, "a string", value)
-    _expect(empty_allowed or value != "", field, "a string that is not empty", value)
-    _expect("\0" not in value, field, "text without NUL", value)
+    _require(isinstance(value, str), field, value, "a string")
+    _require(empty_allowed or value != "", field, value, "a string that is not empty")
+    _require("\0" not in value, field, value, "text without NUL")
     try:
         value.encode("utf-8")
     except UnicodeEncodeError:
-        _expect(False, field, "text that UTF-8 can hold (no lone surrogates)", value)
+        _require(False, field, value, "text that UTF-8 can hold (no lone surrogates)")
 
 
 @dataclass(frozen=True)
@@ -109,20 +109,20 @@ class Ranking:
         _check_text("prompt", self.prompt)
         for field in ("responses", "ranks"):
             value = getattr(self, field)
-            _expect(isinstance(value, list | tuple), field, "a list", value)
-        _expect(len(self.responses) >= 2, "responses", "at least 2 responses", self.responses)
+            _require(isinstance(value, list | tuple), field, value, "a list")
+        _require(len(self.responses) >= 2, "responses", self.responses, "at least 2 responses")
         for i, response in enumerate(self.responses):
             _check_text(f"responses[{i}]", response, empty_allowed=True)
-        _expect(
+        _require(
             len(self.ranks) == len(self.responses),
             "ranks",
-            f"{len(self.responses)} ranks, one a response",
             self.ranks,
+            f"{len(self.responses)} ranks, one a response",
         )
         for i, rank in enumerate(self.ranks):
             whole = isinstance(rank, numbers.Integral) and not isinstance(rank, bool)
             allowed = f"a whole number in [0, {MOST_RANK})"
-            _expect(whole and 0 <= rank < MOST_RANK, f"ranks[{i}]", allowed, rank)
+            _require(whole and 0 <= rank < MOST_RANK, f"ranks[{i}]", rank, allowed)
         _check_ended(self.ended, len(self.responses))
         object.__setattr__(self, "responses", tuple(self.responses))
         object.__setattr__(self, "ended", tuple(self.ended or (True,) * len(self.responses)))
@@ -137,10 +137,10 @@ class Ranking:
 def _check_ended(ended: Any, responses: int) -> None:
     if ended is None:
         return
-    _expect(isinstance(ended, list | tuple), "ended", "a list", ended)
-    _expect(len(ended) == responses, "ended", f"{responses} values, one a response", ended)
+    _require(isinstance(ended, list | tuple), "ended", ended, "a list")
+    _require(len(ended) == responses, "ended", ended, f"{responses} values, one a response")
     for i, value in enumerate(ended):
-        _expect(isinstance(value, bool), f"ended[{i}]", "true or false", value)
+        _require(isinstance(value, bool), f"ended[{i}]", value, "true or false")
 
 
 Record = Text | Prompt | Demonstration | Ranking
@@ -169,7 +169,7 @@ def from_json(fields: Any, kind: type[R]) -> R:
       RecordError: the object lacks a field, has one too many, or a value is wrong.
     """
     if not isinstance(fields, dict):
-        _expect(False, "(line)", "a JSON object", fields)
+        _require(False, "(line)", fields, "a JSON object")
     wanted, optional = FIELDS[kind], ("ended",) if kind is Ranking else ()
     comparison = kind is Ranking and ("chosen" in fields or "rejected" in fields)
     if comparison:
@@ -183,10 +183,10 @@ def from_json(fields: Any, kind: type[R]) -> R:
             raise RecordError(f"field {field!r}: expected {listed} only, got this field too")
     if not comparison:
         if "ended" in fields:
-            _expect(fields["ended"] is not None, "ended", "a list", None)
+            _require(fields["ended"] is not None, "ended", None, "a list")
         return kind(**fields)
     tie = fields.get("tie", False)
-    _expect(isinstance(tie, bool), "tie", "true or false", tie)
+    _require(isinstance(tie, bool), "tie", tie, "true or false")
     for field in ("chosen", "rejected"):
         _check_text(field, fields[field], empty_allowed=True)
     ranks = (0, 0) if tie else (0, 1)

@@ -74,6 +74,22 @@ class TransformerConfig:
     def feed_forward_width(self) -> int:
         return 4 * self.width if self.mlp_width is None else self.mlp_width
 
+    @property
+    def axis_sizes(self) -> dict[str, int]:
+        """Of the logical axes of its parameters."""
+        return {
+            "layers": self.layers,
+            "vocabulary": self.vocab_size,
+            "context": self.context,
+            "width": self.width,
+            "features": self.width,
+            "heads": self.key_value_heads,
+            "projections": self.heads // self.key_value_heads + 2,
+            "head_width": self.head_width,
+            "attended": self.width,
+            "feed_forward": self.feed_forward_width,
+        }
+
 
 # How a model computes, and not what.
 COMPUTATION = ("dropout", "compute_dtype", "scan_layers", "remat", "logit_chunk")

@@ -2,6 +2,7 @@
 
 import contextlib
 import contextvars
+import dataclasses
 import functools
 import math
 from pathlib import Path
@@ -11,9 +12,6 @@ import jax.numpy as jnp
 from jax.experimental.layout import Layout, with_layout_constraint
 
 from rlhf_jax.models.placement import place
-
-# Products whose right operand is a weight matrix of the model.
-WEIGHTS = ("btd,dkgh->btkgh", "bte,ed->btd", "btd,df->btf", "btf,fd->btd", "btd,vd->btv")
 
 _target: contextvars.ContextVar[str | None] = contextvars.ContextVar("target", default=None)
 
@@ -55,26 +53,37 @@ def _has_amx() -> bool:
     return flags.exists() and "amx_bf16" in flags.read_text(encoding="utf-8")
 
 
-@functools.partial(jax.custom_vjp, nondiff_argnums=(0, 3))
-def einsum(spec: str, a: jax.Array, b: jax.Array, dtype: jnp.dtype) -> jax.Array:
-    """Product of two arrays: operands cast to `dtype`, result and gradients in float32.
+@dataclasses.dataclass(frozen=True)
+class WeightProduct:
+    """A product of activations [B, T, ...] with weights, and the logical axes of all it takes and
+    gives (models/placement.py).
 
-    Every index of an operand stands in the other operand or in the result, as in
-    "btd,df->btf". The gradients are products of the same kind, so that the backward pass
-    multiplies `dtype` operands too:
+    spec  as of einsum; every index of an operand stands in the other one or in the result
+    """
+
+    spec: str
+    inputs: tuple[str, ...]
+    weights: tuple[str, ...]
+    outputs: tuple[str, ...]
+    input_gradient: tuple[str, ...]
+    output_gradient: tuple[str, ...]
+
+
+@functools.partial(jax.custom_vjp, nondiff_argnums=(0, 3))
+def einsum(of: WeightProduct, a: jax.Array, b: jax.Array, dtype: jnp.dtype) -> jax.Array:
+    """The product of a with weights b: operands cast to `dtype`, result and gradients in float32.
+
+    The gradients are products of the same kind, so that the backward pass multiplies `dtype`
+    operands too:
 
         da = einsum("out,b->a", g, b)        db = einsum("a,out->b", a, g)
     """
-    return _forward(spec, a, b, dtype)[0]
-
-
-def _placed(spec: str, role: str, x: jax.Array) -> jax.Array:
-    """An array of a product with weights where it is wanted."""
-    return place(x, f"{spec} {role}") if spec in WEIGHTS else x
+    return _forward(of, a, b, dtype)[0]
 
 
 def product(spec: str, a: jax.Array, b: jax.Array) -> jax.Array:
-    """The product in the dtype of a, summed in float32. b may hold such numbers in float32."""
+    """The product in the dtype of a, summed in float32. b may hold such numbers in float32. Where
+    its arrays lie is left to the compiler."""
     if a.dtype == jnp.bfloat16 and on_cpu():
         return _row_major_product(spec, a, b)
     return jnp.einsum(spec, a, b.astype(a.dtype), preferred_element_type=jnp.float32)
@@ -116,17 +125,17 @@ def _row_major(x):
     return with_layout_constraint(x, Layout(tuple(range(x.ndim))))
 
 
-def _forward(spec, a, b, dtype):
-    low_a, low_b = _placed(spec, "in", a.astype(dtype)), b.astype(dtype)
+def _forward(of, a, b, dtype):
+    low_a, low_b = place(a.astype(dtype), of.inputs), b.astype(dtype)
     if a.shape[1] > 1:  # one token a row is less than the weights: they stay where they are
-        low_b = _placed(spec, "weights", low_b)
-    return _placed(spec, "out", product(spec, low_a, low_b)), (low_a, low_b)
+        low_b = place(low_b, of.weights, "gathered")
+    return place(product(of.spec, low_a, low_b), of.outputs), (low_a, low_b)
 
 
-def _backward(spec, dtype, saved, g):
-    g = _placed(spec, "out gradient", g.astype(dtype))
-    da, db = _gradients(spec, saved, g)
-    return _placed(spec, "in gradient", da), _placed(spec, "weights gradient", db)
+def _backward(of, dtype, saved, g):
+    g = place(g.astype(dtype), of.output_gradient)
+    da, db = _gradients(of.spec, saved, g)
+    return place(da, of.input_gradient), place(db, of.weights, "kept")
 
 
 def _gradients(spec, saved, g):

@@ -5,6 +5,9 @@ import jax.numpy as jnp
 
 from rlhf_jax.models.transformer import Params
 
+# The parameters beside the trunk's, as transformer.PARAMETERS.
+PARAMETERS = {"score/weights": ("features",), "score/bias": ()}
+
 
 def with_score_head(params: Params, key: jax.Array) -> Params:
     """The trunk of `params` under a new scalar head: weights of std 1/sqrt(D + 1), bias 0

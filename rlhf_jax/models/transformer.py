@@ -16,13 +16,70 @@ from jax.ad_checkpoint import checkpoint_name
 from rlhf_jax.errors import require
 from rlhf_jax.models.attention import attention, cached_attention
 from rlhf_jax.models.config import TransformerConfig
-from rlhf_jax.models.matmul import cache_dtype, einsum, on_cpu, resolve_dtype, transposed
+from rlhf_jax.models.matmul import (
+    WeightProduct,
+    cache_dtype,
+    einsum,
+    on_cpu,
+    product,
+    resolve_dtype,
+    transposed,
+)
 from rlhf_jax.models.placement import place
 
 Params = dict[str, Any]
 Cache = list[tuple[jax.Array, jax.Array]]  # per layer: keys [B, KV, hd, S], values [B, KV, S, hd]
 
-MATRICES = ("qkv", "out", "up", "gate", "down")  # of a layer
+# Every parameter and its logical axes; a config has some of them, and their sizes (`axis_sizes`).
+PARAMETERS = {
+    "tokens": ("vocabulary", "width"),
+    "positions": ("context", "width"),
+    "head": ("vocabulary", "width"),
+    "final_norm/scale": ("features",),
+    "final_norm/bias": ("features",),
+    "blocks/attention_norm/scale": ("layers", "features"),
+    "blocks/attention_norm/bias": ("layers", "features"),
+    "blocks/qkv": ("layers", "width", "heads", "projections", "head_width"),
+    "blocks/qkv_bias": ("layers", "heads", "projections", "head_width"),
+    "blocks/out": ("layers", "attended", "width"),
+    "blocks/out_bias": ("layers", "features"),
+    "blocks/mlp_norm/scale": ("layers", "features"),
+    "blocks/mlp_norm/bias": ("layers", "features"),
+    "blocks/up": ("layers", "width", "feed_forward"),
+    "blocks/up_bias": ("layers", "feed_forward"),
+    "blocks/gate": ("layers", "width", "feed_forward"),
+    "blocks/gate_bias": ("layers", "feed_forward"),
+    "blocks/down": ("layers", "feed_forward", "width"),
+    "blocks/down_bias": ("layers", "features"),
+}
+TOKENS, STREAM = ("rows", "tokens", "width"), ("rows", "spread", "stream")
+STATES, LOGITS = ("rows", "spread", "final_width"), ("logit_rows", "spread", "vocabulary")
+
+
+def _first(name: str, spec: str) -> WeightProduct:
+    """A layer's first product of two: gathers the tokens of a row, and each chip makes its share of
+    the heads or of the feed-forward width."""
+    weights = PARAMETERS[f"blocks/{name}"][1:]
+    shares = ("rows", "tokens", *weights[1:])
+    return WeightProduct(spec, TOKENS, weights, shares, STREAM, shares)
+
+
+def _second(name: str, spec: str) -> WeightProduct:
+    """Sums over the shares. The residual stream that it adds to may be cut along time (Korthikanti
+    et al. 2022)."""
+    weights = PARAMETERS[f"blocks/{name}"][1:]
+    shares = ("rows", "tokens", weights[0])
+    return WeightProduct(spec, shares, weights, STREAM, shares, TOKENS)
+
+
+PRODUCTS = {  # of a layer, by its matrix
+    "qkv": _first("qkv", "btd,dkgh->btkgh"),
+    "out": _second("out", "bte,ed->btd"),
+    "up": _first("up", "btd,df->btf"),
+    "gate": _first("gate", "btd,df->btf"),
+    "down": _second("down", "btf,fd->btd"),
+}
+UNEMBED = WeightProduct("btd,vd->btv", STATES, PARAMETERS["tokens"], LOGITS, STATES, LOGITS)
 # What the forward pass keeps of a layer for the backward pass, by `TransformerConfig.remat`.
 KEPT = {
     "dots": jax.checkpoint_policies.dots_with_no_batch_dims_saveable,
@@ -32,6 +89,13 @@ KEPT = {
 gelu = jax.checkpoint(functools.partial(jax.nn.gelu, approximate=True))
 
 
+def _shape(config: TransformerConfig, name: str) -> tuple[int, ...]:
+    """Of a parameter; of one layer's where layers are stacked."""
+    if name not in PARAMETERS:
+        raise ValueError(f"parameter {name} has no axes: declare them in PARAMETERS, {__name__}")
+    return tuple(config.axis_sizes[axis] for axis in PARAMETERS[name] if axis != "layers")
+
+
 class Norm(nn.Module):
     """Layer norm, or RMS norm, in float32."""
 
@@ -39,13 +103,13 @@ class Norm(nn.Module):
 
     @nn.compact
     def __call__(self, x):
-        width = x.shape[-1:]
+        shape = _shape(self.config, "final_norm/scale")
         if self.config.norm == "layer":
             x = x - x.mean(-1, keepdims=True)
         x = x * jax.lax.rsqrt(jnp.mean(x * x, -1, keepdims=True) + self.config.norm_epsilon)
-        x = x * jnp.broadcast_to(self.param("scale", nn.initializers.ones, width), x.shape)
+        x = x * jnp.broadcast_to(self.param("scale", nn.initializers.ones, shape), x.shape)
         if self.config.norm == "layer":
-            x = x + jnp.broadcast_to(self.param("bias", nn.initializers.zeros, width), x.shape)
+            x = x + jnp.broadcast_to(self.param("bias", nn.initializers.zeros, shape), x.shape)
         return x
 
 
@@ -54,12 +118,14 @@ class Block(nn.Module):
 
     config: TransformerConfig
 
-    def _dense(self, name, spec, x, shape, bias_axes, scale=1.0):
-        """`einsum(spec, x, kernel)` plus a bias over the kernel's last `bias_axes` axes."""
-        kernel = self.param(name, nn.initializers.normal(0.02 * scale), shape)
-        y = einsum(spec, x, kernel, resolve_dtype(self.config.compute_dtype))
-        if self.config.biases:
-            bias = self.param(f"{name}_bias", nn.initializers.zeros, shape[-bias_axes:])
+    def _dense(self, name, x, scale=1.0):
+        """The product of x with the matrix of this name, plus its bias."""
+        c = self.config
+        normal, zeros = nn.initializers.normal(0.02 * scale), nn.initializers.zeros
+        kernel = self.param(name, normal, _shape(c, f"blocks/{name}"))
+        y = einsum(PRODUCTS[name], x, kernel, resolve_dtype(c.compute_dtype))
+        if c.biases:
+            bias = self.param(f"{name}_bias", zeros, _shape(c, f"blocks/{name}_bias"))
             y = y + jnp.broadcast_to(bias, y.shape)
         return y
 
@@ -67,9 +133,8 @@ class Block(nn.Module):
         """Queries [B, KV, G, T, hd], keys and values [B, KV, T, hd]; G queries share a key."""
         c = self.config
         groups = c.heads // c.key_value_heads
-        shape = (c.width, c.key_value_heads, groups + 2, c.head_width)
         x = Norm(c, name="attention_norm")(x)
-        qkv = self._dense("qkv", "btd,dkgh->btkgh", x, shape, 3)
+        qkv = self._dense("qkv", x)
         qkv = qkv.transpose(0, 2, 3, 1, 4)
         q, k, v = jax.lax.split(qkv, (groups, 1, 1), axis=2)
         if c.positions == "rotary":
@@ -80,20 +145,18 @@ class Block(nn.Module):
         c = self.config
         depth_scale = (2 * c.layers) ** -0.5
         batch, time = attended.shape[:2]
-        attended = place(attended, "attended").reshape(batch, time, c.width)
-        out = self._dense("out", "bte,ed->btd", attended, (c.width, c.width), 1, depth_scale)
+        attended = place(attended, ("rows", "time", "heads", "groups", "head_width"))
+        out = self._dense("out", attended.reshape(batch, time, c.width), depth_scale)
         x = x + drop(out)
         y = Norm(c, name="mlp_norm")(x)
-        up = self._dense("up", "btd,df->btf", y, (c.width, c.feed_forward_width), 1)
+        up = self._dense("up", y)
         if c.activation == "swiglu":
-            gate = self._dense("gate", "btd,df->btf", y, (c.width, c.feed_forward_width), 1)
+            gate = self._dense("gate", y)
             up = jax.nn.silu(gate) * up
         else:
             up = gelu(up)
-        down = self._dense(
-            "down", "btf,fd->btd", up, (c.feed_forward_width, c.width), 1, depth_scale
-        )
-        return place(x + drop(down), "residual")
+        down = self._dense("down", up, depth_scale)
+        return place(x + drop(down), STREAM)
 
     @nn.compact
     def __call__(self, x, visible, positions, last=None, training=False, cached=None, column=None):
@@ -179,15 +242,19 @@ def layers(params: Params) -> list[Params]:
 def decoding_layers(params: Params) -> list[Params]:
     """`layers`, their matrices where products with one token a row want them."""
 
-    placed = lambda name, leaf: place(leaf, f"decoding {name}") if name in MATRICES else leaf
+    def placed(name, leaf):
+        return place(leaf, PRODUCTS[name].weights, "decoding") if name in PRODUCTS else leaf
+
     return [{name: placed(name, leaf) for name, leaf in block.items()} for block in layers(params)]
 
 
 def _embed(config, params, tokens, positions):
-    x = place(place(params["tokens"][tokens], "looked up"), "half way").astype(jnp.float32)
+    x = place(params["tokens"][tokens], ("lookup_rows", "lookup_tokens", "lookup_width"))
+    # One axis at a time, else the compiler gathers the table.
+    x = place(x, ("lookup_rows", "half_tokens", "half_width")).astype(jnp.float32)
     if config.positions == "learned":
         x = x + params["positions"][positions]
-    return place(x, "residual")
+    return place(x, STREAM)
 
 
 def hidden(
@@ -244,9 +311,9 @@ def logits(config: TransformerConfig, params: Params, hidden_states: jax.Array) 
     """Logits [B, T, V] (float32) of hidden states [B, T, D]."""
     dtype = resolve_dtype(config.compute_dtype)
     if "columns" in params:
-        found = einsum("btd,dv->btv", hidden_states, params["columns"], dtype)
+        found = product("btd,dv->btv", hidden_states.astype(dtype), params["columns"])
     else:
-        found = einsum("btd,vd->btv", hidden_states, head_matrix(config, params), dtype)
+        found = einsum(UNEMBED, hidden_states, head_matrix(config, params), dtype)
     return checkpoint_name(found, "logits")
 
 
@@ -281,7 +348,8 @@ def prefill(
         x, (k, v) = Block(config).apply({"params": block_params}, x, visible, positions, last)
         pad = ((0, 0), (0, 0), (0, room), (0, 0))
         k, v = (jnp.pad(_cached(config, x), pad) for x in (k, v))
-        cache.append((place(k.swapaxes(2, 3), "cache"), place(v, "cache")))
+        keys = place(k.swapaxes(2, 3), ("cache_rows", "heads", "head_width", "columns"))
+        cache.append((keys, place(v, ("cache_rows", "heads", "columns", "head_width"))))
     return Norm(config).apply({"params": params["final_norm"]}, x), cache
 
 

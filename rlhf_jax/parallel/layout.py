@@ -7,6 +7,7 @@ tensor  heads and the feed-forward width are cut, and with them the KV cache
 
 import dataclasses
 import math
+from collections.abc import Mapping
 from typing import Any
 
 import jax
@@ -16,91 +17,88 @@ from jax.sharding import AxisType, Mesh, NamedSharding
 from jax.sharding import PartitionSpec as P
 
 from rlhf_jax.errors import require
+from rlhf_jax.models import score, transformer
+from rlhf_jax.models.placement import Use
 
 ROWS = ("data", "fsdp")
-EVERY, WIDE = ("fsdp", "tensor"), ("tensor", "fsdp")
-# Parameters by name: number of axes, blocks' leading layer axis included, and how they are cut.
+D, F, T = ("data",), ("fsdp",), ("tensor",)
+Rules = Mapping[str, tuple[str, ...]]  # logical axis -> the axes of the mesh that cut it
+
+# Of parameters, by what they are used for. Of two axes of an array that want the same axis of the
+# mesh, the one further up has it.
 PARAMETERS = {
-    "tokens": (2, P(None, EVERY)),
-    "positions": (2, P(None, EVERY)),
-    "head": (2, P(None, EVERY)),
-    "qkv": (5, P(None, "fsdp", "tensor")),
-    "qkv_bias": (4, P(None, "tensor")),
-    "out": (3, P(None, "tensor", "fsdp")),
-    "up": (3, P(None, "fsdp", "tensor")),
-    "up_bias": (2, P(None, "tensor")),
-    "gate": (3, P(None, "fsdp", "tensor")),
-    "gate_bias": (2, P(None, "tensor")),
-    "down": (3, P(None, "tensor", "fsdp")),
+    #                 kept   gathered  decoding
+    "layers":       ((),     (),       ()),
+    "vocabulary":   ((),     (),       ()),
+    "context":      ((),     (),       ()),
+    "features":     ((),     (),       ()),
+    "projections":  ((),     (),       ()),
+    "heads":        (T,      T,        T),
+    "attended":     (T,      T,        T),
+    "head_width":   ((),     (),       F),
+    "feed_forward": (T,      T,        T + F),
+    "width":        (F + T,  (),       F),
+}  # fmt: skip
+USES = {
+    use: {axis: cuts[column] for axis, cuts in PARAMETERS.items()}
+    for column, use in enumerate(("kept", "gathered", "decoding"))
 }
 # How rows and time of a batch are cut: the first that divides. With fewer rows than chips, one
 # axis of the mesh cuts the rows still, if it can, and time is cut over the other.
-CUTS = ((ROWS, ()), ("fsdp", ("data",)), ("data", ("fsdp",)), (None, ROWS))
-BATCHES = tuple(P(rows, time or None) for rows, time in CUTS)
-# What a model computes: the first that divides. A layer's first product of two gathers the tokens
-# and makes a share of the heads or of the feed-forward width; the second sums over the shares.
-# Between them the residual stream is cut along time over "tensor" too (Korthikanti et al. 2022).
-WHOLE = BATCHES
-SHARE = tuple(P(rows, time or None, "tensor") for rows, time in CUTS)
-STREAM = tuple(P(rows, cut or None) for rows, time in CUTS for cut in ((*time, "tensor"), time))
+CUTS = ((ROWS, ()), (F, D), (D, F), ((), ROWS))
 
 
-def _first_product(spec: str) -> dict:
-    return _product(spec, P(None, "tensor"), P("fsdp", "tensor"), WHOLE, SHARE, SHARE, STREAM)
+def _whole(*axes: str) -> Rules:
+    return dict.fromkeys(axes, ())
 
 
-def _second_product(spec: str) -> dict:
-    return _product(spec, P("tensor"), P("tensor", "fsdp"), SHARE, STREAM, WHOLE, SHARE)
-
-
-def _product(spec, weights, gradient, inputs, out, out_gradient, in_gradient) -> dict:
+def _many_tokens(rows, time, spread) -> Rules:
+    """Of what a model computes of many tokens a row: each chip has some rows, and makes a share of
+    the heads and of the feed-forward width."""
     return {
-        f"{spec} weights": (weights,),
-        f"{spec} weights gradient": (gradient,),
-        f"{spec} in": inputs,
-        f"{spec} out": out,
-        f"{spec} out gradient": out_gradient,
-        f"{spec} in gradient": in_gradient,
+        "rows": rows,
+        "time": time,
+        "tokens": time,
+        "spread": spread,
+        "heads": T,
+        "attended": T,
+        "feed_forward": T,
+        "logit_rows": rows,
+        "cache_rows": rows if rows == ROWS else (),
+        "lookup_rows": D,
+        "lookup_width": F + T,
+        "half_tokens": T,
+        "half_width": F,
+        **_whole("width", "stream", "final_width", "head_width", "projections", "groups"),
+        **_whole("lookup_tokens", "vocabulary", "columns"),
     }
 
 
-COMPUTED = {  # by the names of models/placement.py
-    "rows": BATCHES,
-    # From the table, cut along the width, to rows: one axis at a time, else the compiler gathers.
-    "looked up": (P("data", None, EVERY),),
-    "half way": (P("data", "tensor", "fsdp"),),
-    "residual": STREAM,
-    "attended": SHARE,
-    "cache": (P(ROWS, "tensor"), P(None, "tensor")),
-    **_first_product("btd,dkgh->btkgh"),
-    **_second_product("bte,ed->btd"),
-    **_first_product("btd,df->btf"),
-    **_second_product("btf,fd->btd"),
-    "decoding qkv": (P(None, "tensor", None, "fsdp"),),
-    "decoding out": (P("tensor", "fsdp"),),
-    "decoding up": (P(None, WIDE),),
-    "decoding gate": (P(None, WIDE),),
-    "decoding down": (P(WIDE),),
-    **_product("btd,vd->btv", P(), P(None, EVERY), STREAM, STREAM, STREAM, STREAM),
-}
-# The same of one token a row: less than the weights, which stay cut over both axes, along heads and
-# feed-forward width; it is the tokens that are gathered.
-SLICE = (P("data", None, "fsdp"),)
-PART = (P("data", None, "tensor"),)
-ONE_TOKEN = {
-    "half way": SLICE,
-    "residual": SLICE,
-    "btd,dkgh->btkgh in": (P("data"),),
-    "btd,dkgh->btkgh out": (P("data", None, "tensor", None, "fsdp"),),
-    "bte,ed->btd in": PART,
-    "bte,ed->btd out": SLICE,
-    "btd,df->btf in": (P("data"),),
-    "btd,df->btf out": (P("data", None, WIDE),),
-    "btf,fd->btd in": (P("data", None, WIDE),),
-    "btf,fd->btd out": SLICE,
-    "btd,vd->btv in": (P("data", None, EVERY),),
-    "btd,vd->btv out": (P((*ROWS, "tensor")), P(ROWS)),
-}
+def _one_token(logit_rows) -> Rules:
+    """Of one token a row: less than the weights, which stay cut over both axes, along heads and
+    feed-forward width; it is the tokens that are gathered."""
+    return {
+        "rows": D,
+        "heads": T,
+        "head_width": F,
+        "attended": T,
+        "feed_forward": T + F,
+        "stream": F,
+        "final_width": F + T,
+        "logit_rows": logit_rows,
+        "lookup_rows": D,
+        "half_width": F,
+        **_whole("tokens", "spread", "half_tokens", "width", "projections", "vocabulary"),
+    }
+
+
+# Alternatives, the first that divides. The residual stream is cut along time over "tensor" too.
+MANY_TOKENS = tuple(
+    _many_tokens(rows, time, spread) for rows, time in CUTS for spread in (time + T, time)
+)
+ONE_TOKEN = tuple(_one_token(rows) for rows in (ROWS + T, ROWS))
+TOKENS = ("tokens", "spread", "half_tokens")  # of length 1: one token a row
+DECLARED = transformer.PARAMETERS | score.PARAMETERS
 
 
 @dataclasses.dataclass(frozen=True)
@@ -130,22 +128,38 @@ class Layout:
     mesh: Mesh
 
     def __call__(self, tree: Any) -> Any:
-        """A tree of shapes with a sharding each: parameters and what mirrors them by name, whole
-        numbers and keys everywhere, else rows where they divide over the mesh."""
-        return jax.tree_util.tree_map_with_path(self._placed, tree)
+        """A tree of shapes with a sharding each: parameters and what mirrors them by name, numbers
+        and keys everywhere, else rows where they divide over the mesh.
 
-    def _placed(self, path, x):
-        last = path[-1] if path else None
-        name = last.key if isinstance(last, jax.tree_util.DictKey) else ""
-        axes, spec = PARAMETERS.get(name, (0, P()))
-        if axes == len(x.shape) and x.dtype != jnp.int32:
-            specs = (spec,)
-        elif len(x.shape) > 1 and name != "scale" and not name.endswith("bias"):
-            specs = BATCHES
-        else:
-            specs = ()
-        spec = self._first(specs, x.shape) or P()
-        return jax.ShapeDtypeStruct(x.shape, x.dtype, sharding=NamedSharding(self.mesh, spec))
+        Raises ValueError where a parameter has no declared axes.
+        """
+
+        def placed(path, x):
+            if _is_parameters(x):
+                return jax.tree_util.tree_map_with_path(self._parameter, x)
+            return self._laid(x, self._rows(x))
+
+        return jax.tree_util.tree_map_with_path(placed, tree, is_leaf=_is_parameters)
+
+    def _parameter(self, path, x):
+        name = _name(path)
+        axes = DECLARED.get(name)
+        if axes is None or x.ndim > len(axes):
+            raise ValueError(
+                f"parameter {name} of shape {x.shape} has the axes {axes}: declare one for each of "
+                "its axes beside it (PARAMETERS in models/)"
+            )
+        # Adafactor's means over some of the axes are cut as rows are.
+        fewer = x.ndim < len(axes)
+        return self._laid(x, self._rows(x) if fewer else self.spec(x.shape, axes, "kept"))
+
+    def _rows(self, x) -> P | None:
+        return self.spec(x.shape[:2], ("rows", "time"), "activation") if x.ndim > 1 else None
+
+    def _laid(self, x, spec: P | None) -> jax.ShapeDtypeStruct:
+        """Where no rule divides, everywhere."""
+        sharding = NamedSharding(self.mesh, spec or P())
+        return jax.ShapeDtypeStruct(x.shape, x.dtype, sharding=sharding)
 
     @property
     def row_groups(self) -> int:
@@ -162,24 +176,55 @@ class Layout:
 
         return jax.tree.map(kept, tree, self(tree))
 
-    def _first(self, specs, shape):
-        return next((spec for spec in specs if self._divides(spec, shape)), None)
+    def spec(self, shape: tuple[int, ...], axes: tuple[str, ...], use: Use) -> P | None:
+        """How an array with these logical axes is cut; None where no rule divides it.
 
-    def _divides(self, spec, shape) -> bool:
-        def parts(cut) -> int:
-            axes = cut if isinstance(cut, tuple) else (cut,) if cut else ()
-            return math.prod(self.mesh.shape[axis] for axis in axes)
+        Raises ValueError where an axis has no rule.
+        """
+        if use in USES:
+            alternatives = (USES[use],)
+        else:
+            sizes = dict(zip(axes, shape, strict=True))
+            alternatives = ONE_TOKEN if 1 in map(sizes.get, TOKENS) else MANY_TOKENS
+        every = (_cuts(axes, rules, use) for rules in alternatives)
+        cuts = next((cuts for cuts in every if self._divide(cuts, shape)), None)
+        return None if cuts is None else P(*(cut or None for cut in cuts))
 
-        pairs = zip(shape, spec, strict=False)
-        return len(spec) <= len(shape) and all(side % parts(cut) == 0 for side, cut in pairs)
+    def _divide(self, cuts, shape) -> bool:
+        parts = lambda cut: math.prod(self.mesh.shape[axis] for axis in cut)
+        return all(side % parts(cut) == 0 for side, cut in zip(shape, cuts, strict=True))
 
-    def place(self, x: jax.Array, name: str) -> jax.Array:
+    def place(self, x: jax.Array, axes: tuple[str, ...], use: Use) -> jax.Array:
         """The rule that models/placement.py asks; what does not divide is left to the compiler."""
-        one_token = ONE_TOKEN.get(name) if x.shape[1] == 1 else None
-        spec = self._first(one_token or COMPUTED[name], x.shape)
+        spec = self.spec(x.shape, axes, use)
         if spec is None:
             return x
         return jax.lax.with_sharding_constraint(x, NamedSharding(self.mesh, spec))
+
+
+def _is_parameters(tree: Any) -> bool:
+    """Whether a dict is a model's, or a part of one: it has layers, or a declared parameter. The
+    whole numbers of a batch are none."""
+    if not isinstance(tree, dict):
+        return False
+    found = jax.tree_util.tree_leaves_with_path(tree)
+    floating = lambda x: jnp.issubdtype(x.dtype, jnp.floating)
+    return "blocks" in tree or any(_name(path) in DECLARED and floating(x) for path, x in found)
+
+
+def _name(path) -> str:
+    return jax.tree_util.keystr(path, simple=True, separator="/")
+
+
+def _cuts(axes: tuple[str, ...], rules: Rules, use: Use) -> list[tuple[str, ...]]:
+    """The axes of the mesh that cut each logical axis."""
+    if unknown := [axis for axis in axes if axis not in rules]:
+        raise ValueError(f"no rule in {__name__} cuts axis {unknown[0]!r} of {axes} ({use})")
+    cuts, taken = {}, set()
+    for axis in sorted(axes, key=[*rules].index):
+        cuts[axis] = tuple(part for part in rules[axis] if part not in taken)
+        taken.update(cuts[axis])
+    return [cuts[axis] for axis in axes]
 
 
 def layout_of(devices: list, shape: MeshShape) -> Layout:

@@ -355,7 +355,8 @@ def make_update(
 
         def one(state, step):
             rows, part = step
-            picked = replicas.share(jax.tree.map(lambda x: place(x[rows], "rows"), experience))
+            of_minibatch = lambda x: place(x[rows], ("rows", "time"))
+            picked = replicas.share(jax.tree.map(of_minibatch, experience))
             return minibatch_update(state, picked, part, fixed)
 
         state, told = jax.lax.scan(one, state, (rows, text))

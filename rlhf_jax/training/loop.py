@@ -8,11 +8,12 @@ import os
 import time
 import warnings
 from collections.abc import Callable
-from typing import Any, Protocol
+from typing import Any
 
 import jax
 from etils import epath
 
+from rlhf_jax.data.batches import BatchIterator
 from rlhf_jax.durable import checkpoint
 from rlhf_jax.durable.batch_file import write_batch
 from rlhf_jax.durable.files import in_bucket
@@ -32,14 +33,6 @@ SICK = "sick"  # folder of a stage: batches saved for replay, and the state of t
 
 class SickError(UserError):
     """Too many steps in a row gave numbers that are not finite."""
-
-
-class Batches(Protocol):
-    """An infinite iterator of batches whose position is a JSON value."""
-
-    def __next__(self) -> Any: ...
-    def get_state(self) -> dict: ...
-    def set_state(self, state: dict) -> None: ...
 
 
 @dataclasses.dataclass(frozen=True)
@@ -67,7 +60,7 @@ class Task:
     name: str
     state: Any
     step: Callable[[Any, Any], tuple[Any, dict[str, Any]]]
-    batches: Batches
+    batches: BatchIterator
     total_steps: int
     tokens_per_step: int
     show: tuple[str, ...] = ()

@@ -80,4 +80,27 @@ MATMUL = mutants(
     ],
 )  # fmt: skip
 
-MUTANTS = MATMUL + TRANSFORMER + ATTENTION + SCORE
+MEASURED = "test_arrays_lie_where_they_were_measured"
+LAYOUT = mutants(
+    "parallel/layout.py",
+    "parallel/test_layout.py",
+    [
+        ("_many_tokens", '"spread": spread', '"spread": time', MEASURED),
+        ("_many_tokens", "rows if rows == ROWS else ()", "rows", MEASURED),
+        ("_one_token", '"feed_forward": T + F', '"feed_forward": T', MEASURED),
+        ("_cuts", "sorted(axes, key=[*rules].index)", "axes", MEASURED),
+        ("Layout.spec", "1 in map(sizes.get, TOKENS)", "False", MEASURED),
+        ("Layout._parameter", "self._rows(x) if fewer else", "None if fewer else", MEASURED),
+        ("Layout._parameter", "axes is None or x.ndim > len(axes)", "axes is None",
+         "test_a_parameter_without_axes_is_refused"),
+    ],
+) + mutants(
+    "models/matmul.py",
+    "parallel/test_layout.py",
+    [
+        ("_forward", 'place(low_b, of.weights, "gathered")', "low_b", MEASURED),
+        ("_backward", 'place(db, of.weights, "kept")', "db", MEASURED),
+    ],
+)  # fmt: skip
+
+MUTANTS = LAYOUT + MATMUL + TRANSFORMER + ATTENTION + SCORE
