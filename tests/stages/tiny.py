@@ -8,14 +8,18 @@ import numpy as np
 from rlhf_jax.generation.ending import Ending
 from rlhf_jax.models import score, transformer
 from rlhf_jax.models.config import TransformerConfig
-from rlhf_jax.stages.ppo_config import PPOConfig
+from rlhf_jax.parallel.layout import MeshShape
+from rlhf_jax.parallel.runner import JitRunner, layout_of
+from rlhf_jax.stages import ppo
+from rlhf_jax.stages.ppo_stage import PPO
+from rlhf_jax.stages.stage import Build
 from rlhf_jax.training.optimizer import OptimizerConfig
 
 MODEL = TransformerConfig(
     vocab_size=40, layers=2, width=16, heads=2, context=32, compute_dtype="float32"
 )
 PAD, BOS, EOS = 0, 1, 2
-ENDING = Ending(EOS, PAD)
+ENDING = Ending(EOS, PAD, missing=-1.0)
 PROMPTS = ([1, 7, 9], [1, 30, 31, 32, 33, 34], [1], [1, 5, 5, 5], [1, 8], [1, 39, 4],
            [1, 12, 13, 14, 15], [1, 6])  # fmt: skip
 RESPONSES = ([11, 12, EOS], [5, 6, 7, 8, 9, 10], [EOS], [20, 21, 22, 23, 24, EOS],
@@ -39,14 +43,27 @@ def score_params(seed=0):
     return noisy(score.with_score_head(transformer.init(MODEL, key), key), seed)
 
 
-def ppo_config(**changes) -> PPOConfig:
+def ppo_config(**changes) -> PPO:
     """Batches of 8 episodes, at a temperature that shows wherever it is forgotten."""
     rate = OptimizerConfig(learning_rate=1e-2, epsilon=0.1)  # smooth where gradients are tiny
-    config = PPOConfig(
+    config = PPO(
         rate, rate, iterations=4, batch_size=8, minibatches=2, epochs=2, prompt_length=6,
         response_length=RESPONSE, temperature=0.7, ema_decay=0.9, ptx_ratio=1, ptx_length=8,
+        start="sft", reward="reward",
     )  # fmt: skip
     return dataclasses.replace(config, **changes)
+
+
+def one_device() -> JitRunner:
+    return JitRunner(layout_of(jax.devices()[:1], MeshShape(1, 1, 1)))
+
+
+def ppo_programs(config: PPO, runner=None, model=MODEL, **shapes) -> ppo.Programs:
+    """Those of the stage, compiled as a run compiles them. shapes: of other models, by role."""
+    shapes = dict.fromkeys(("start", "reference", "reward"), model) | shapes
+    programs = config.programs(Build("ppo", model, shapes, ENDING), config.iterations)
+    runner = runner or one_device()
+    return ppo.Programs(**{name: made.compile(runner) for name, made in programs.items()})
 
 
 def left_padded(rows, length):
