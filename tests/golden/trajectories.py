@@ -25,7 +25,6 @@ from rlhf_jax.stages.ppo_stage import PPO
 from rlhf_jax.stages.pretrain import Pretrain
 from rlhf_jax.stages.reward_model import RewardModel
 from rlhf_jax.stages.sft import SFT
-from rlhf_jax.stages.stage import Build
 from rlhf_jax.training.optimizer import OptimizerConfig, make_optimizer
 from tests.stages import tiny
 
@@ -126,9 +125,8 @@ def rankings(seed: int, packed: bool):
 
 def trained(setting, steps, stage, params, batches, prepare=lambda programs, batch: batch):
     """The stage's own programs, on the batches."""
-    runner, model, told = setting.runner, setting.model, []
-    made = stage.programs(Build("golden", model, {"start": model}, tiny.ENDING), STEPS)
-    programs = {name: program.compile(runner) for name, program in made.items()}
+    runner, told = setting.runner, []
+    programs = tiny.programs_of(stage, STEPS, runner, setting.model)
     optimizer = make_optimizer(stage.optimizer, STEPS)
     initial = lambda params, key: supervised.initial_state(params, optimizer, key)
     state = runner.create(initial, params, KEY)

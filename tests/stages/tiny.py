@@ -12,7 +12,7 @@ from rlhf_jax.parallel.layout import MeshShape
 from rlhf_jax.parallel.runner import JitRunner, layout_of
 from rlhf_jax.stages import ppo
 from rlhf_jax.stages.ppo_stage import PPO
-from rlhf_jax.stages.stage import Build
+from rlhf_jax.stages.stage import Build, Stage
 from rlhf_jax.training.optimizer import OptimizerConfig
 
 MODEL = TransformerConfig(
@@ -58,12 +58,15 @@ def one_device() -> JitRunner:
     return JitRunner(layout_of(jax.devices()[:1], MeshShape(1, 1, 1)))
 
 
-def ppo_programs(config: PPO, runner=None, model=MODEL, **shapes) -> ppo.Programs:
-    """Those of the stage, compiled as a run compiles them. shapes: of other models, by role."""
-    shapes = dict.fromkeys(("start", "reference", "reward"), model) | shapes
-    programs = config.programs(Build("ppo", model, shapes, ENDING), config.iterations)
+def programs_of(stage: Stage, steps: int, runner=None, model=MODEL, **shapes) -> dict:
+    """A stage's, compiled as a run compiles them. shapes: of models of another shape, by role."""
+    build = Build("stage", model, dict.fromkeys(stage.needs(), model) | shapes, ENDING)
     runner = runner or one_device()
-    return ppo.Programs(**{name: made.compile(runner) for name, made in programs.items()})
+    return {name: made.compile(runner) for name, made in stage.programs(build, steps).items()}
+
+
+def ppo_programs(config: PPO, runner=None, model=MODEL, **shapes) -> ppo.Programs:
+    return ppo.Programs(**programs_of(config, config.iterations, runner, model, **shapes))
 
 
 def left_padded(rows, length):
