@@ -63,7 +63,7 @@ def test_what_is_not_there_cannot_be_trained():
     with pytest.raises(ConfigError) as caught:
         parts.split(MODEL, ("score", "head"))
     assert str(caught.value) == refused
-    with pytest.raises(ConfigError, match="^train = 'norm/bias': "):
+    with pytest.raises(ConfigError, match=r"^train = 'norm/bias': "):
         parts.split(MODEL, ("norm/bias",))  # names, not paths
 
 
