@@ -34,13 +34,13 @@ def noisy(params, seed):
     return tree.unflatten([x + 0.3 * rng.normal(size=x.shape).astype(np.float32) for x in leaves])
 
 
-def policy_params(seed=0):
-    return noisy(transformer.init(MODEL, jax.random.key(0)), seed)
+def policy_params(seed=0, model=MODEL):
+    return noisy(transformer.init(model, jax.random.key(0)), seed)
 
 
-def score_params(seed=0):
+def score_params(seed=0, model=MODEL):
     key = jax.random.key(0)
-    return noisy(score.with_score_head(transformer.init(MODEL, key), key), seed)
+    return noisy(score.with_score_head(transformer.init(model, key), key), seed)
 
 
 def ppo_config(**changes) -> PPO:
@@ -100,23 +100,21 @@ def text_batch(rows=8, length=8, seed=0):
             "weights": weights.astype(np.float32)}  # fmt: skip
 
 
-@jax.jit
-def _states(params, tokens, segments):
-    return transformer.hidden(MODEL, params, tokens, segments)
+_states = jax.jit(transformer.hidden, static_argnums=0)
 
 
-def sequence_states(params, sequences) -> list[np.ndarray]:
+def sequence_states(params, sequences, model=MODEL) -> list[np.ndarray]:
     """Hidden states [T, D], float64, of each list of ids; right padded, where PPO pads left."""
-    tokens, segments = right_padded(sequences, MODEL.context)
-    states = np.asarray(_states(params, tokens, segments), np.float64)
+    tokens, segments = right_padded(sequences, model.context)
+    states = np.asarray(_states(model, params, tokens, segments), np.float64)
     return [states[b, : len(ids)] for b, ids in enumerate(sequences)]
 
 
-def sequence_log_probs(params, sequences, temperature=1.0) -> list[np.ndarray]:
+def sequence_log_probs(params, sequences, temperature=1.0, model=MODEL) -> list[np.ndarray]:
     """log p(token t | tokens before it) of each list of ids, t = 1...; float64."""
     matrix = np.asarray(params["tokens"], np.float64)
     found = []
-    for ids, states in zip(sequences, sequence_states(params, sequences), strict=True):
+    for ids, states in zip(sequences, sequence_states(params, sequences, model), strict=True):
         row = []
         for t in range(1, len(ids)):
             scaled = matrix @ states[t - 1] / temperature
@@ -125,10 +123,10 @@ def sequence_log_probs(params, sequences, temperature=1.0) -> list[np.ndarray]:
     return found
 
 
-def sequence_scores(params, sequences) -> list[np.ndarray]:
+def sequence_scores(params, sequences, model=MODEL) -> list[np.ndarray]:
     """The scalar head at each token of each list of ids; float64."""
     head = jax.tree.map(lambda x: np.asarray(x, np.float64), params["score"])
     return [
         np.array([float(state @ head["weights"] + head["bias"]) for state in states])
-        for states in sequence_states(params, sequences)
+        for states in sequence_states(params, sequences, model)
     ]
