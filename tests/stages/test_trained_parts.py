@@ -150,18 +150,19 @@ def test_what_is_planned_has_an_optimizer_of_the_trained_parameters_alone(name):
     assert leaves(fixed).keys() == leaves(whole).keys() - leaves(state.params).keys()
 
 
-UNKNOWN = [
-    (Pretrain(RATE, **SIZES, train=("blocks", "head")), "train = 'head'"),
-    (SFT(RATE, **SIZES, start="base", train=("score",)), "train = 'score'"),
-    (DirectPreference(RATE, **RANKED, train=("score",)), "train = 'score'"),
-    (RewardModel(RATE, **RANKED, train=("score", "head")), "train = 'head'"),
-    (tiny.ppo_config(train_policy=("score",)), "train_policy = 'score'"),
-    (tiny.ppo_config(train_value=("score", "head")), "train_value = 'head'"),
-]
+UNKNOWN = {
+    "pretrain": (Pretrain(RATE, **SIZES, train=("blocks", "head")), "train = 'head'"),
+    "sft": (SFT(RATE, **SIZES, start="base", train=("score",)), "train = 'score'"),
+    "dpo": (DirectPreference(RATE, **RANKED, train=("score",)), "train = 'score'"),
+    "reward": (RewardModel(RATE, **RANKED, train=("score", "head")), "train = 'head'"),
+    "policy": (tiny.ppo_config(train_policy=("score",)), "train_policy = 'score'"),
+    "value": (tiny.ppo_config(train_value=("score", "head")), "train_value = 'head'"),
+}
 
 
-@pytest.mark.parametrize("stage, told", UNKNOWN, ids=lambda x: type(x).__name__)
-def test_a_parameter_that_the_model_does_not_have_is_refused_before_any_step(stage, told):
+@pytest.mark.parametrize("name", UNKNOWN)
+def test_a_parameter_that_the_model_does_not_have_is_refused_before_any_step(name):
+    stage, told = UNKNOWN[name]
     build = Build("stage", tiny.MODEL, dict.fromkeys(stage.needs(), tiny.MODEL), tiny.ENDING)
     with pytest.raises(ConfigError, match=f"^{told}: must be one of the model's parameters: "):
         stage.check_shapes(build)
