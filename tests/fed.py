@@ -30,14 +30,16 @@ def inputs_of(
     directory: Path = Path("nowhere"),
     seed: int = 0,
     ending: Ending = ENDING,
+    shape: TransformerConfig = MODEL,
     data: Source | None = None,
     **parts,
 ) -> StageInputs:
-    """Of the stage `name`. records(kind, split, stage that ends with them); parts: of the run."""
+    """Of the stage `name`. records(kind, split, stage that ends with them); shape: of the models;
+    parts: of the run."""
     given = {"runner": Alone(), "tokenizer": Letters()} | parts
     run = SimpleNamespace(
         config=SimpleNamespace(stages=stages, seed=seed, data=data),
-        build=lambda stage: chain.build_of(stages, stage, MODEL, ending),
+        build=lambda stage: chain.build_of(stages, stage, shape, ending),
         stage_directory=lambda stage: directory / stage,
         records=records,
         **given,

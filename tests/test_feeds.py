@@ -8,7 +8,6 @@ import pytest
 from rlhf_jax.data.records import Demonstration, Prompt, Ranking, Text
 from rlhf_jax.generation.ending import Ending
 from rlhf_jax.stages import feeds
-from rlhf_jax.stages.ppo_stage import PPO
 from rlhf_jax.stages.pretrain import Pretrain
 from rlhf_jax.stages.reward_model import RewardModel
 from rlhf_jax.stages.sft import SFT
@@ -19,7 +18,7 @@ from tests.fed import inputs_of
 from tests.stages import tiny
 
 RATE = OptimizerConfig()
-PPO_STAGE = PPO(**vars(tiny.ppo_config(ptx_coefficient=27.8)), start="sft", reward="reward")
+PPO_STAGE = tiny.ppo_config(ptx_coefficient=27.8)
 REWARD = RewardModel(RATE, batch_size=2, outputs=4, length=8, start="sft", rankings="feedback")
 STAGES = {
     "base": Pretrain(RATE, batch_size=5, length=9),

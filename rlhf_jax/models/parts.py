@@ -19,11 +19,11 @@ class Parts(NamedTuple):
     trained: Any
 
 
-def split(params: Any, train: Sequence[str] = ()) -> Parts:
+def split(params: Any, train: Sequence[str] = (), field: str = "train") -> Parts:
     """train: names of the parameters that are trained, as in ("score",): all of a branch of that
     name, at any depth; none: everything is.
 
-    Raises ConfigError where a name is none of the model's.
+    Raises ConfigError, naming the config's field, where a name is none of the model's.
     """
     if not train:
         return Parts({}, params)
@@ -32,7 +32,7 @@ def split(params: Any, train: Sequence[str] = ()) -> Parts:
     ]
     names = sorted({name for path in paths for name in path})
     for name in train:
-        require(name in names, "train", name, f"one of the model's parameters: {', '.join(names)}")
+        require(name in names, field, name, f"one of the model's parameters: {', '.join(names)}")
     return Parts(*(_pick(params, train, wanted) for wanted in (False, True)))
 
 

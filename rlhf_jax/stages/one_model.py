@@ -9,8 +9,9 @@ import jax
 from rlhf_jax.data.batches import Batches
 from rlhf_jax.errors import inside, require
 from rlhf_jax.models import parts
+from rlhf_jax.models.config import TransformerConfig
 from rlhf_jax.stages import supervised
-from rlhf_jax.stages.stage import KEY, Inputs, Program, Rows, Stage, divisor
+from rlhf_jax.stages.stage import KEY, Inputs, Program, Rows, Stage, divisor, policy_shapes
 from rlhf_jax.training.loop import Task
 from rlhf_jax.training.optimizer import OptimizerConfig, make_optimizer
 
@@ -40,6 +41,14 @@ class OneModelStage(Stage):
             self.micro_batches,
             f"a divisor of batch_size = {self.batch_size}",
         )
+
+    def parameters(self, model: TransformerConfig) -> Any:
+        """The shapes of all parameters of the model that it trains."""
+        return policy_shapes(model)
+
+    def check_shapes(self, build):
+        if self.train:
+            parts.split(self.parameters(self.shape(build)), self.train)
 
     def batches(self):
         return (Rows("batch_size", self.batch_size, self.micro_batches),)

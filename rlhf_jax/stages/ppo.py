@@ -71,11 +71,15 @@ class Programs(NamedTuple):
     update: Callable  # (state, experience, kl, text, fixed) -> (state, metrics)
 
 
+def value_at_start(config: PPOConfig, reward: Any) -> Any:
+    """The value function before the first iteration: the reward model, or its trunk."""
+    return score.zero_score_head(reward) if config.zero_value_head else reward
+
+
 def initial_state(config: PPOConfig, policy: Any, reward: Any, key: jax.Array) -> PPOState:
     """Policy from SFT, value function from the reward model, averages and controllers at start."""
-    value = score.zero_score_head(reward) if config.zero_value_head else reward
     policy = parts.split(policy, config.train_policy).trained
-    value = parts.split(value, config.train_value).trained
+    value = parts.split(value_at_start(config, reward), config.train_value).trained
     policy_optimizer, value_optimizer = optimizers(config)
     copy = lambda tree: jax.tree.map(jnp.copy, tree)  # the update donates its state
     return PPOState(
@@ -95,7 +99,7 @@ def frozen_of(config: PPOConfig, policy: Any, reference: Any, reward: Any) -> Fr
     the value function starts."""
     fixed = {
         "policy": parts.split(policy, config.train_policy).fixed,
-        "value": parts.split(reward, config.train_value).fixed,
+        "value": parts.split(value_at_start(config, reward), config.train_value).fixed,
     }
     return Frozen(reference, reward, fixed)
 

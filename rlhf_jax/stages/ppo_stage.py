@@ -59,6 +59,10 @@ class PPO(PPOConfig, Stage):
         allowed = f"<= the context of {self.start} = {model.context}"
         require(self.ptx_length <= model.context, "ptx_length", self.ptx_length, allowed)
         build.ending.check(self.response_length)
+        if self.train_policy:
+            parts.split(policy_shapes(model), self.train_policy, "train_policy")
+        if self.train_value:
+            parts.split(score_shapes(build.shapes["reward"]), self.train_value, "train_value")
 
     def batches(self):
         rows, steps = self.batch_size, self.minibatches
@@ -80,7 +84,8 @@ class PPO(PPOConfig, Stage):
     def programs(self, build, steps):
         model, scorer = build.shapes["start"], build.shapes["reward"]
         policy, reward = policy_shapes(model), score_shapes(scorer)
-        frozen = ppo.frozen_of(self, policy, policy_shapes(build.shapes["reference"]), reward)
+        reference = policy_shapes(build.shapes["reference"])
+        frozen = jax.eval_shape(lambda *a: ppo.frozen_of(self, *a), policy, reference, reward)
         state = jax.eval_shape(lambda *a: ppo.initial_state(self, *a), policy, reward, KEY)
         prompts = prompt_shapes(self.batch_size, self.prompt_length)
         functions = ppo.functions(self, model, build.ending, scorer, build.shapes["reference"])

@@ -6,7 +6,7 @@ from rlhf_jax.errors import require
 from rlhf_jax.models import transformer
 from rlhf_jax.stages import feeds
 from rlhf_jax.stages.one_model import OneModelStage
-from rlhf_jax.stages.stage import policy_shapes, text_shapes
+from rlhf_jax.stages.stage import text_shapes
 from rlhf_jax.stages.supervised import likelihood_loss
 
 
@@ -18,6 +18,7 @@ class Pretrain(OneModelStage):
         return build.model
 
     def check_shapes(self, build):
+        super().check_shapes(build)
         context = build.model.context
         require(self.length <= context, "length", self.length, f"<= model.context = {context}")
 
@@ -25,7 +26,7 @@ class Pretrain(OneModelStage):
         return None  # how many tokens the text has, the text alone tells
 
     def programs(self, build, steps):
-        batch, params = text_shapes(self.batch_size, self.length), policy_shapes(build.model)
+        batch, params = text_shapes(self.batch_size, self.length), self.parameters(build.model)
         return {"update": self.update_program(likelihood_loss(build.model), params, batch, steps)}
 
     def task(self, inputs):

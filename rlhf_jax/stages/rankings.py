@@ -47,6 +47,7 @@ class RankingStage(OneModelStage):
         return {"start": Need(self.start, "policy"), **collected}
 
     def check_shapes(self, build):
+        super().check_shapes(build)
         context = build.shapes["start"].context
         allowed = f"<= the context of {self.start} = {context}"
         require(self.length <= context, "length", self.length, allowed)

@@ -39,13 +39,16 @@ class RewardModel(RankingStage):
         ways = ("none", "shift", "gain_and_bias")
         require(self.normalise in ways, "normalise", self.normalise, f"one of {ways}")
 
+    def parameters(self, model):
+        return score_shapes(model)
+
     def check(self, facts):
         super().check(facts)
         if self.normalise != "none":
             facts.some("demonstrations", "train", "length", self.length)
 
     def programs(self, build, steps):
-        model, params = build.shapes["start"], score_shapes(build.shapes["start"])
+        model, params = build.shapes["start"], self.parameters(build.shapes["start"])
         loss = reward_loss(model, self.divide_by)
         update = self.update_program(loss, params, self.batch_shapes(), steps)
         return {"update": update}

@@ -8,7 +8,7 @@ from rlhf_jax.data.arrays import first_fit
 from rlhf_jax.errors import require
 from rlhf_jax.stages import feeds
 from rlhf_jax.stages.one_model import OneModelStage
-from rlhf_jax.stages.stage import Need, policy_shapes, text_shapes
+from rlhf_jax.stages.stage import Need, text_shapes
 from rlhf_jax.stages.supervised import likelihood_loss
 
 
@@ -44,6 +44,7 @@ class SFT(OneModelStage):
         return {"start": Need(self.start, "policy")}
 
     def check_shapes(self, build):
+        super().check_shapes(build)
         context = build.shapes["start"].context
         allowed = f"<= the context of {self.start} = {context}"
         require(self.length <= context, "length", self.length, allowed)
@@ -64,7 +65,7 @@ class SFT(OneModelStage):
 
     def programs(self, build, steps):
         model = build.shapes["start"]
-        batch, params = text_shapes(self.batch_size, self.length), policy_shapes(model)
+        batch, params = text_shapes(self.batch_size, self.length), self.parameters(model)
         return {"update": self.update_program(likelihood_loss(model), params, batch, steps)}
 
     def task(self, inputs):

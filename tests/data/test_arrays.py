@@ -137,7 +137,7 @@ def test_packed_rankings_share_an_element_and_none_is_split(letters):
         Ranking("c", ("abcd", "a"), (0, 1)),  # the first response is too long
         Ranking("d", ("", "a"), (0, 0)),
     ]
-    batches = ranking_pass(rankings, letters, batch_size=2, length=5, outputs=4, packed=True)
+    batches = ranking_pass(rankings, letters, batch_size=2, length=5, outputs=4, packed=2)
     assert (len(batches), batches.examples, batches.dropped) == (1, 3, LONG)
     pair = lambda prompt, *letters: [[1, prompt, letter, 2, 0] for letter in letters]
     empty = [0] * 5
@@ -157,6 +157,19 @@ def test_packed_rankings_share_an_element_and_none_is_split(letters):
         ],
         ranks=[[[1, 0, -1, -1], [-1, -1, 0, 0]], [[0, 1, 1, -1], [-1] * 4]],
     )
+
+
+def test_so_many_rankings_share_an_element_at_most_and_the_shape_says_how_many(letters):
+    """Three rankings of two outputs each in elements of six."""
+    rankings = [Ranking(prompt, ("c", "d"), (0, 1)) for prompt in "abc"]
+    ranks_of = lambda packed: ranking_pass(
+        rankings, letters, batch_size=2, length=5, outputs=6, packed=packed
+    )[0]["ranks"].tolist()
+    first, second, third = ([*[-1] * at, 0, 1, *[-1] * (4 - at)] for at in (0, 2, 4))
+    none = [-1] * 6
+    assert ranks_of(1) == [first, first]
+    assert ranks_of(2) == [[first, second], [first, none]]
+    assert ranks_of(4) == [[first, second, third, none], [none] * 4]
 
 
 def test_equal_responses_tie_at_the_mean_of_their_ranks(letters):
@@ -257,6 +270,13 @@ def test_packing_keeps_each_demonstration_whole_and_alone(pairs):
 def test_first_fit():
     assert first_fit([5, 5, 3, 4, 1, 8], 8) == [[0, 2], [1, 4], [3], [5]]
     assert first_fit([], 8) == []
+
+
+def test_first_fit_closes_a_bin_that_holds_the_most():
+    assert first_fit([2, 2, 2, 2, 3], 8, most=2) == [[0, 1], [2, 3], [4]]
+    assert first_fit([5, 5, 3, 4, 1, 8], 8, most=1) == [[0], [1], [2], [3], [4], [5]]
+    assert first_fit([7, 2, 1, 2], 8, most=2) == [[0, 2], [1, 3]]  # full by room, full by number
+    assert first_fit([0, 0, 0], 0, most=2) == [[0, 1], [2]]
 
 
 def test_what_cannot_make_batches(letters):

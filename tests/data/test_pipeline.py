@@ -6,10 +6,12 @@ from collections import Counter
 import numpy as np
 import pytest
 
+from rlhf_jax.data.batches import Finite
 from rlhf_jax.data.builder import read_dataset, write_dataset
 from rlhf_jax.data.pipeline import (
     mixed_batches,
     prompt_batches,
+    prompt_pass,
     ranking_batches,
     supervised_batches,
     text_batches,
@@ -54,7 +56,7 @@ BUILD = {
     "prompts": lambda t, s, n=10: prompt_batches(NAMES[:n], t, **SIZES, seed=s),
     "rankings": lambda t, s, n=10: ranking_batches(rankings(n), t, **SIZES, outputs=3, seed=s),
     "packed rankings": lambda t, s, n=10: ranking_batches(
-        rankings(n), t, **SIZES, outputs=5, seed=s, packed=True
+        rankings(n), t, **SIZES, outputs=5, seed=s, packed=2
     ),
     "mixed": lambda t, s, n=10: mixed(t, s, count=n),
 }
@@ -141,7 +143,7 @@ def test_sizes_and_counts(letters):
 
 def test_an_epoch_of_packed_rankings_holds_each_once(letters):
     batches = ranking_batches(
-        rankings(16), letters, batch_size=2, length=12, outputs=5, seed=0, packed=True
+        rankings(16), letters, batch_size=2, length=12, outputs=5, seed=0, packed=2
     )
     assert (batches.examples, batches.steps_per_epoch) == (16, 4)  # eight elements of 2 + 3
     found = []
@@ -246,6 +248,32 @@ def test_a_state_of_other_data_is_refused(letters):
     ]:
         with pytest.raises(UserError, match=message):
             other.set_state(state)
+
+
+def test_batches_packed_otherwise_are_other_batches(letters):
+    of = lambda packed: ranking_batches(
+        rankings(), letters, **SIZES, outputs=6, seed=7, packed=packed
+    )
+    for packed in (1, 3):
+        with pytest.raises(UserError, match="data state: kind was 'rankings, packed 2' when saved"):
+            of(packed).set_state(of(2).get_state())
+    of(2).set_state(of(2).get_state())
+
+
+def test_a_pass_goes_on_from_its_position_and_ends(letters):
+    batches = prompt_pass(NAMES[:10], letters, **SIZES)
+    finite, resumed = Finite(batches), Finite(batches)
+    assert finite.get_state() == {"position": 0}
+    assert next(finite)["index"].tolist() == [0, 1, 2, 3]
+    state = json.loads(json.dumps(finite.get_state()))
+    for each in (resumed, finite):  # another process, and the same one
+        each.set_state(state)
+        assert next(each)["index"].tolist() == [4, 5, 6, 7]
+        assert next(each)["index"].tolist() == [8, 9, -1, -1]
+        assert each.get_state() == {"position": 3}
+        with pytest.raises(StopIteration):
+            next(each)
+        assert each.get_state() == {"position": 3}
 
 
 @pytest.mark.parametrize("seed", [-1, 2**32])

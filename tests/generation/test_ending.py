@@ -1,5 +1,6 @@
 """Where a response ends, and one score of it in training, PPO and the report."""
 
+import dataclasses
 import functools
 
 import jax
@@ -9,10 +10,10 @@ import pytest
 
 from rlhf_jax.data.arrays import ranking_rows
 from rlhf_jax.data.records import Ranking
-from rlhf_jax.errors import UserError
+from rlhf_jax.errors import ConfigError
 from rlhf_jax.evaluation.policies import score_responses
 from rlhf_jax.generation.decode import Rollout
-from rlhf_jax.generation.ending import Ending, final_scores
+from rlhf_jax.generation.ending import Ending, EndingConfig, final_scores
 from rlhf_jax.objectives.kl import FixedController
 from rlhf_jax.stages import ppo
 from rlhf_jax.stages.reward_model import score_sequences
@@ -58,10 +59,31 @@ def test_whole_text_that_already_ends_with_the_stop_token_gets_no_second_one():
 
 
 def test_a_stop_token_is_one_token():
-    assert Ending.of(LETTERS, None, 3, "ppo.stop_token") == Ending(EOS, PAD)
-    assert Ending.of(LETTERS, "e", 2, "ppo.stop_token") == ENDINGS["stop"]
-    with pytest.raises(UserError, match=r"ppo.stop_token = 'ab': must be one token, .* 2 of it"):
-        Ending.of(LETTERS, "ab", 0, "ppo.stop_token")
+    of = lambda *fields: Ending.of(LETTERS, EndingConfig(*fields))
+    assert of(None, 3, -2.0) == Ending(EOS, PAD, missing=-2.0)
+    assert of("e", 2, None) == ENDINGS["stop"]
+    assert of("e", 2, -2.0) == dataclasses.replace(ENDINGS["stop"], missing=-2.0)
+    with pytest.raises(ConfigError, match=r"ending\.stop_token = 'ab': must be one token, .* 2"):
+        of("ab")
+
+
+def test_without_a_tokenizer_an_ending_has_a_stop_where_the_config_has_one():
+    """Plans compile with it; the ids are in any vocabulary."""
+    planned = Ending.planned(EndingConfig("e", 2, -2.0))
+    assert (planned.stop is None, planned.stop_after, planned.missing) == (False, 2, -2.0)
+    planned = Ending.planned(EndingConfig(missing_eos_score=None))
+    assert (planned.stop, planned.missing) == (None, None)
+
+
+def test_a_response_must_be_longer_than_the_column_from_which_it_may_stop():
+    with pytest.raises(ConfigError, match=r"^stop_after = -1: must be 0 or more"):
+        EndingConfig(stop_after=-1)
+    ENDINGS["stop"].check(response_length=3)
+    with pytest.raises(
+        ConfigError, match=r"^response_length = 2: must be above ending\.stop_after = 2$"
+    ):
+        ENDINGS["stop"].check(response_length=2)
+    Ending(EOS, PAD, stop_after=9).check(response_length=2)  # nothing stops but EOS
 
 
 def test_a_missing_end_scores_what_the_config_says():
@@ -84,17 +106,17 @@ def training_scores(ending, cases):
     found = []
     for prompt, (_, (text, _, ended)) in zip(PROMPTS, cases, strict=False):
         ranking = Ranking(prompt, (text, "x"), (0, 1), (ended, True))
-        rows = ranking_rows([ranking], LETTERS, 16, 2, packed=False, close=ending.close)
+        rows = ranking_rows([ranking], LETTERS, 16, 2, packed=1, close=ending.close)
         batch = rows.to_batch(rows.rows)
         found.append(float(score(reward(), batch["tokens"], batch["segments"])[0, 0]))
     return found
 
 
-def ppo_scores(ending, cases, missing):
+def ppo_scores(ending, cases):
     """Without KL penalty and discount the return at the last token is the score."""
     config = tiny.ppo_config(
-        missing_eos_score=missing, whiten_advantages=False, gae_lambda=1.0, minibatches=1,
-        batch_size=len(cases), kl=FixedController(0.0),
+        whiten_advantages=False, gae_lambda=1.0, minibatches=1, batch_size=len(cases),
+        kl=FixedController(0.0),
     )  # fmt: skip
     policy = tiny.policy_params(1)
     prompts = [[LETTERS.bos_id, *LETTERS.encode(p)] for p in PROMPTS[: len(cases)]]
@@ -106,7 +128,8 @@ def ppo_scores(ending, cases, missing):
     )
     run = jax.jit(ppo.make_experience(config, tiny.MODEL, ending))
     rollout = Rollout(jnp.array(tokens), mask, jnp.zeros_like(mask))
-    found, metrics = run(state, ppo.Frozen(policy, reward()), batch, rollout)
+    frozen = ppo.frozen_of(config, policy, policy, reward())
+    found, metrics = run(state, frozen, batch, rollout)
     last = np.asarray(mask.sum(axis=1), int) - 1
     scores = np.asarray(found.returns)[np.arange(len(cases)), last]
     np.testing.assert_allclose(metrics["score"], scores.mean(), atol=1e-5)
@@ -117,7 +140,7 @@ def ppo_scores(ending, cases, missing):
 @pytest.mark.parametrize("missing", [None, -1.0])
 @pytest.mark.parametrize("name", ENDINGS)
 def test_training_ppo_and_report_give_a_response_one_score(name, missing):
-    ending, cases = ENDINGS[name], CASES[name]
+    ending, cases = dataclasses.replace(ENDINGS[name], missing=missing), CASES[name]
     prompts = PROMPTS[: len(cases)]
     sequences = [
         [LETTERS.bos_id, *LETTERS.encode(prompt), *read]
@@ -129,9 +152,16 @@ def test_training_ppo_and_report_give_a_response_one_score(name, missing):
     ended = [case[2] for _, case in cases]
     expected = [s if e or missing is None else -1.0 for s, e in zip(last, ended, strict=True)]
     assert len(set(ended)) == 2
-    close(ppo_scores(ending, cases, missing), expected)
+    close(ppo_scores(ending, cases), expected)
     responses = [ending.response(ids, LETTERS) for ids, _ in cases]
     report = score_responses(
-        score, reward(), prompts, responses, LETTERS, missing=missing, batch_size=2, length=16
+        score,
+        reward(),
+        prompts,
+        responses,
+        LETTERS,
+        missing=ending.missing,
+        batch_size=2,
+        length=16,
     )
     close(report, expected)

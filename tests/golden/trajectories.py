@@ -18,11 +18,14 @@ from rlhf_jax.models import score, transformer
 from rlhf_jax.models.config import TransformerConfig
 from rlhf_jax.objectives.kl import AdaptiveController
 from rlhf_jax.parallel.config import ParallelConfig
-from rlhf_jax.parallel.layout import MeshShape
-from rlhf_jax.parallel.runner import JitRunner, layout_of, make_runner
-from rlhf_jax.stages import dpo, ppo, reward_model, supervised
-from rlhf_jax.stages.ppo_config import PPOConfig
-from rlhf_jax.training.optimizer import OptimizerConfig
+from rlhf_jax.parallel.runner import make_runner
+from rlhf_jax.stages import ppo, supervised
+from rlhf_jax.stages.dpo import DirectPreference
+from rlhf_jax.stages.ppo_stage import PPO
+from rlhf_jax.stages.pretrain import Pretrain
+from rlhf_jax.stages.reward_model import RewardModel
+from rlhf_jax.stages.sft import SFT
+from rlhf_jax.training.optimizer import OptimizerConfig, make_optimizer
 from tests.stages import tiny
 
 STEPS, BATCHES = 50, 5  # the batches come in turns
@@ -65,7 +68,7 @@ class Setting(NamedTuple):
     @property
     def runner(self):
         if self.layout == "one device":
-            return JitRunner(layout_of(jax.devices()[:1], MeshShape(1, 1, 1)))
+            return tiny.one_device()
         return make_runner(LAYOUTS[self.layout])
 
 
@@ -120,57 +123,72 @@ def rankings(seed: int, packed: bool):
     return ranking_batch(rows + [[]] * (8 - len(rows)), 8, 2 * OUTPUTS, OUTPUTS, tiny.PAD)
 
 
-def trained(setting, steps, config, loss, params, batches, prepare=lambda batch: batch):
+def trained(setting, steps, stage, params, batches, prepare=lambda programs, batch: batch):
+    """The stage's own programs, on the batches."""
     runner, told = setting.runner, []
-    update, optimizer = supervised.make_update(loss, config, STEPS, runner.compile)
+    programs = tiny.programs_of(stage, STEPS, runner, setting.model)
+    optimizer = make_optimizer(stage.optimizer, STEPS)
     initial = lambda params, key: supervised.initial_state(params, optimizer, key)
     state = runner.create(initial, params, KEY)
     for step in range(steps):
         batch = batches[step % BATCHES]
-        batch = prepare(runner.rows(batch, len(batch["tokens"])))
-        state, metrics = update(state, batch)
+        batch = prepare(programs, runner.rows(batch, len(batch["tokens"])))
+        state, metrics = programs["update"](state, batch, {})
         told.append({name: float(metrics[name]) for name in ("loss", "grad_norm")})
     return {name: [step[name] for step in told] for name in told[0]}
 
 
 def pretrain(setting: Setting, steps: int) -> Trajectory:
-    config = supervised.SupervisedConfig(RATE, micro_batches=setting.micro_batches)
-    loss = supervised.likelihood_loss(setting.model)
+    stage = Pretrain(RATE, batch_size=ROWS, length=TEXT, micro_batches=setting.micro_batches)
     batches = [text_batch(seed) for seed in range(BATCHES)]
-    return trained(setting, steps, config, loss, weights("policy", 1), batches)
+    return trained(setting, steps, stage, weights("policy", 1), batches)
 
 
 def sft(setting: Setting, steps: int) -> Trajectory:
-    config = supervised.SupervisedConfig(RATE, micro_batches=setting.micro_batches)
-    loss = supervised.likelihood_loss(setting.model)
     batches = [demonstration_batch(seed, setting.packed) for seed in range(BATCHES)]
-    return trained(setting, steps, config, loss, weights("policy", 1), batches)
+    rows, length = batches[0]["tokens"].shape
+    stage = SFT(
+        RATE, batch_size=rows, length=length, micro_batches=setting.micro_batches, start="base"
+    )
+    return trained(setting, steps, stage, weights("policy", 1), batches)
+
+
+def ranking_stage(kind, setting: Setting):
+    """The stage and its batches."""
+    batches = [rankings(seed, setting.packed) for seed in range(BATCHES)]
+    rows, outputs, length = batches[0]["tokens"].shape
+    packed = OUTPUTS if setting.packed else 1
+    stage = kind(
+        RATE, batch_size=rows, outputs=outputs, length=length, packed=packed,
+        micro_batches=setting.micro_batches, start="base",
+    )  # fmt: skip
+    assert stage.batch_shapes()["ranks"].shape == batches[0]["ranks"].shape
+    return stage, batches
 
 
 def reward(setting: Setting, steps: int) -> Trajectory:
-    config = reward_model.RewardConfig(RATE, micro_batches=setting.micro_batches)
-    loss = reward_model.reward_loss(setting.model)
-    batches = [rankings(seed, setting.packed) for seed in range(BATCHES)]
-    return trained(setting, steps, config, loss, weights("score", 2), batches)
+    stage, batches = ranking_stage(RewardModel, setting)
+    return trained(setting, steps, stage, weights("score", 2), batches)
 
 
 def preference(setting: Setting, steps: int) -> Trajectory:
-    config = dpo.DPOConfig(RATE, micro_batches=setting.micro_batches)
-    refer = dpo.make_reference(setting.model, setting.micro_batches, setting.runner.compile)
+    stage, batches = ranking_stage(DirectPreference, setting)
     reference = setting.runner.state(weights("policy", 3))
-    loss = dpo.preference_loss(config.objective, setting.model)
-    batches = [rankings(seed, setting.packed) for seed in range(BATCHES)]
-    return trained(setting, steps, config, loss, weights("policy", 1), batches,
-                   lambda batch: refer(reference, batch))  # fmt: skip
+
+    def refer(programs, batch):
+        sequences = {name: batch[name] for name in ("tokens", "segments", "weights")}
+        return batch | {"ref_log_probs": programs["reference"](reference, sequences)}
+
+    return trained(setting, steps, stage, weights("policy", 1), batches, refer)
 
 
-def ppo_config(setting: Setting) -> PPOConfig:
-    return PPOConfig(
+def ppo_config(setting: Setting) -> PPO:
+    return PPO(
         NEVER, RATE, iterations=ITERATIONS, batch_size=ROWS, minibatches=MINIBATCHES,
         epochs=EPOCHS, micro_batches=setting.micro_batches, prompt_length=PROMPT,
         response_length=RESPONSE, temperature=0.7, discount=0.95, gae_lambda=0.9,
         kl=AdaptiveController(0.1, target=2.0, horizon=400), whiten_rewards=True, ema_decay=0.9,
-        ptx_coefficient=2.0, ptx_ratio=2, ptx_length=TEXT,
+        ptx_coefficient=2.0, ptx_ratio=2, ptx_length=TEXT, start="base", reward="reward",
     )  # fmt: skip
 
 
@@ -191,10 +209,11 @@ def ppo_ptx(
     """A figure an iteration, the mean of its minibatches. responses: the tokens [B, R] of each
     iteration; None: they are sampled. drawn is called with them."""
     config, runner, told = ppo_config(setting), setting.runner, []
-    programs = ppo.compile_programs(config, setting.model, tiny.ENDING, compile=runner.compile)
+    programs = tiny.ppo_programs(config, runner, setting.model)
     initial = functools.partial(ppo.initial_state, config)
     state = runner.create(initial, weights("policy", 1), weights("score", 2), KEY)
-    frozen = ppo.Frozen(*map(runner.state, (weights("policy", 3), weights("score", 4))))
+    laid = map(runner.state, (weights("policy", 3), weights("score", 4)))
+    frozen = ppo.frozen_of(config, state.policy, *laid)
     for number in range(-(-steps // (EPOCHS * MINIBATCHES))):
         asked = runner.rows(prompts(number % BATCHES), ROWS)
         if responses is None:
@@ -205,7 +224,7 @@ def ppo_ptx(
             rollout = Rollout(*runner.rows(tuple(forced(responses[number])), ROWS))
         experience, metrics = programs.experience(state, frozen, asked, rollout)
         text = runner.rows(text_batch(number % BATCHES, 2 * ROWS), 2 * ROWS)
-        state, more = programs.update(state, experience, metrics["kl"], text)
+        state, more = programs.update(state, experience, metrics["kl"], text, frozen.fixed)
         told.append({name: float((metrics | more)[name]) for name in PPO_METRICS})
     return {name: [step[name] for step in told] for name in PPO_METRICS}
 

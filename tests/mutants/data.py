@@ -15,6 +15,13 @@ ARRAYS = mutants(
         ("ranking_batch", "ranks[b, g, start : start + len(its_ranks)]",
          "ranks[b, g, : len(its_ranks)]",
          "test_packed_rankings_share_an_element_and_none_is_split"),
+        ("first_fit", "if len(bins[b]) == most", "if len(bins[b]) > most",
+         "test_first_fit_closes_a_bin_that_holds_the_most", "AssertionError|TypeError"),
+        ("first_fit", "room[b] = -1", "room[b] = 0",
+         "test_first_fit_closes_a_bin_that_holds_the_most"),
+        ("ranking_rows", "outputs, packed)", "outputs)",
+         "test_so_many_rankings_share_an_element_at_most_and_the_shape_says_how_many",
+         "AssertionError|IndexError"),
         ("next_text_row", "row.append((piece, 1))", "row.append((piece, 0))", "test_text_rows"),
         ("next_text_row", "max(offset - 1, 0)", "offset", "test_text_rows"),
         ("text_ids", "*tokenizer.encode(text), tokenizer.eos_id]", "*tokenizer.encode(text)]",
@@ -38,6 +45,8 @@ PIPELINE = mutants(
     "data/pipeline.py",
     "data/test_pipeline.py",
     [
+        ("ranking_batches", 'f"rankings, packed {packed}"', '"rankings, packed"',
+         "test_batches_packed_otherwise_are_other_batches"),
         ("mixed_batches", "a.rows() / (1 - fraction)", "a.rows()",
          "test_mixing_takes_its_share_and_skips_no_row"),
         ("mixed_batches", "MixSource(a, b, fraction, seed, part, of)",
@@ -58,20 +67,33 @@ HUMAN = mutants(
 )  # fmt: skip
 
 WARM_UP = "test_a_warm_up_as_long_as_its_stage_is_refused_before_any_step"
-FITNESS = mutants(
-    "fitness.py",
-    "test_fitness.py",
+FACTS = (
+    *mutants("stages/facts.py", "stages/test_facts.py", [
+        ("Facts.warms_up", "warmup < steps", "True", WARM_UP),
+        ("Facts.warms_up", "epochs * math", "math", WARM_UP),
+        ("Facts.some", " if reason is None]", "]", WARM_UP),
+    ]),
+    *mutants("stages/sft.py", "stages/test_facts.py", [
+        ("SFT.check", "if self.packed", "if False", WARM_UP),
+        ("SFT.check", " / (1 - self.pretraining_fraction)", "", WARM_UP),
+    ]),
+    *mutants("stages/rankings.py", "stages/test_facts.py", [
+        ("RankingStage.check", "if self.packed > 1", "if False", WARM_UP),
+        ("RankingStage.check", "self.outputs, self.packed)", "self.outputs)", WARM_UP),
+    ]),
+)  # fmt: skip
+
+BATCHES = mutants(
+    "data/batches.py",
+    "data/test_pipeline.py",
     [
-        ("Fitness._warms_up", "warmup < steps", "True", WARM_UP, "Failed: DID NOT RAISE"),
-        ("Fitness._warms_up", "config.epochs * ", "", WARM_UP, "ConfigError"),
-        ("Fitness._sft", "if config.packed", "if False", WARM_UP, "Failed: DID NOT RAISE"),
-        ("Fitness._sft", " / (1 - config.pretraining_fraction)", "", WARM_UP, "ConfigError"),
-        ("Fitness._rankings", "if config.packed", "if False", WARM_UP, "Failed: DID NOT RAISE"),
-        ("Fitness._some", " if reason is None]", "]", WARM_UP, "Failed: DID NOT RAISE"),
-        ("Fitness._report", '"rankings", "valid", "reward.length"',
-         '"rankings", "train", "reward.length"',
-         "test_what_leaves_nothing_is_refused_before_any_step", "Failed: a stage began"),
+        ("Finite.__next__", "self._position += 1", "self._position += 2",
+         "test_a_pass_goes_on_from_its_position_and_ends", "AssertionError|IndexError"),
+        ("Finite.set_state", 'state["position"]', "0",
+         "test_a_pass_goes_on_from_its_position_and_ends"),
+        ("Finite.__next__", "raise StopIteration", "self._position = 0",
+         "test_a_pass_goes_on_from_its_position_and_ends"),
     ],
 )  # fmt: skip
 
-MUTANTS = ARRAYS + RECORDS + PIPELINE + HUMAN + FITNESS
+MUTANTS = ARRAYS + RECORDS + PIPELINE + BATCHES + HUMAN + FACTS

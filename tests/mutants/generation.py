@@ -36,6 +36,17 @@ ENDING = mutants(
          "test_whole_text_that_already_ends_with_the_stop_token_gets_no_second_one"),
         ("Ending.close", "if ended and not there", "if not there",
          "test_a_response_and_the_text_of_it_give_a_reward_model_the_same_ids"),
+        ("Ending.of", "ids[0], config.stop_after, missing", "ids[0], 0, missing",
+         "test_a_stop_token_is_one_token"),
+        ("Ending.of", "ids[0], config.stop_after, missing", "ids[0], config.stop_after",
+         "test_a_stop_token_is_one_token"),
+        ("Ending.of", "pad, missing=missing", "pad", "test_a_stop_token_is_one_token"),
+        ("Ending.planned", "None if config.stop_token is None else 3", "None",
+         "test_without_a_tokenizer_an_ending_has_a_stop_where_the_config_has_one"),
+        ("Ending.check", "self.stop is None or", "",
+         "test_a_response_must_be_longer_than_the_column_from_which_it_may_stop", "ConfigError"),
+        ("Ending.check", "response_length - 1, ", "response_length, ",
+         "test_a_response_must_be_longer_than_the_column_from_which_it_may_stop"),
         ("Ending.response", "read[:-1] if ended else read", "read",
          "test_a_response_and_the_text_of_it_give_a_reward_model_the_same_ids"),
         ("final_scores", "jnp.where(ended, scores, missing)", "scores",
@@ -46,7 +57,7 @@ ENDING = mutants(
 ONE_RULE = "test_training_ppo_and_report_give_a_response_one_score"
 USERS = (
     *mutants("stages/ppo.py", "generation/test_ending.py", [
-        ("make_experience", "final_scores(scores, ended, config.missing_eos_score)", "scores",
+        ("make_experience", "final_scores(scores, ended, ending.missing)", "scores",
          ONE_RULE),
         ("make_experience", "ending.read(tokens[:, -length:], mask)", "mask", ONE_RULE),
         ("make_experience", "jnp.where(rollout.sick.any(), jnp.nan, log_probs)", "log_probs",

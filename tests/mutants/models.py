@@ -103,4 +103,22 @@ LAYOUT = mutants(
     ],
 )  # fmt: skip
 
-MUTANTS = LAYOUT + MATMUL + TRANSFORMER + ATTENTION + SCORE
+WHOLE = "test_each_parameter_is_in_one_part_and_both_together_are_the_model"
+PARTS = mutants(
+    "models/parts.py",
+    "models/test_parts.py",
+    [
+        ("split", "require(name in names", "require(True",
+         "test_what_is_not_there_cannot_be_trained"),
+        ("split", "sorted({name for path in paths for name in path})",
+         "sorted({path[0] for path in paths})", f"{WHOLE}", "AssertionError|.*ConfigError"),
+        ("split", "for wanted in (False, True)", "for wanted in (True, False)", WHOLE),
+        ("_pick", "_pick(inner, names, named)", "inner", WHOLE),
+        ("_pick", "{} if named else tree", "tree", WHOLE),
+        ("_pick", "not isinstance(part, dict) or part", "True", WHOLE),
+        ("merge", "merge(fixed[name], trained[name])", "trained[name]", WHOLE),
+        ("merge", "**trained, **both", "**both", WHOLE),
+    ],
+)  # fmt: skip
+
+MUTANTS = LAYOUT + MATMUL + TRANSFORMER + ATTENTION + SCORE + PARTS

@@ -30,17 +30,21 @@ MUTANTS = (
     ]),
     *mutants("experiments/instructgpt_1b3.py", "test_recipes.py", [
         ("config", "learning_rate=5e-6", "learning_rate=1.04e-5", f"{PRINTED}[instructgpt_1b3]"),
-        ("config", "reward_model=six.model", "reward_model=None",
+        ("config", '"reward", model=six.model', '"reward"',
          f"{PRINTED}[instructgpt_1b3]", "AttributeError"),
+        ("config", '"runs/instructgpt_6b"', '"runs/instructgpt_1b3"',
+         f"{PRINTED}[instructgpt_1b3]"),
     ]),
     *mutants("experiments/instructgpt_175b.py", "test_recipes.py", [
         ("config", "learning_rate=2.45e-6", "learning_rate=5.03e-6",
          f"{PRINTED}[instructgpt_175b]"),
         ("value", "learning_rate=5e-6", "learning_rate=9e-6", f"{PRINTED}[instructgpt_175b]"),
     ]),
-    *mutants("experiment.py", "test_recipes.py", [
-        ("WorldData.agreement", "0.726", "0.9", "test_simulated_labelers_are_those_of_the_paper"),
-        ("WorldData.outputs", "(4, 9)", "(2, 9)", "test_simulated_labelers_are_those_of_the_paper"),
+    *mutants("stages/simulated_feedback.py", "test_recipes.py", [
+        ("SimulatedFeedback.agreement", "0.726", "0.9",
+         "test_simulated_labelers_are_those_of_the_paper"),
+        ("SimulatedFeedback.outputs", "(4, 9)", "(2, 9)",
+         "test_simulated_labelers_are_those_of_the_paper"),
     ]),
     *mutants("stages/ppo_config.py", "stages/test_ppo_config.py", [
         ("PPOConfig.gae_lambda", "0.95", "1.0", "test_the_defaults_are_the_papers"),

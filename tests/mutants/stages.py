@@ -105,8 +105,8 @@ PPO_EXPERIENCE = mutants(
     "stages/ppo.py",
     "stages/test_ppo_experience.py",
     [
-        ("make_experience", "log_probs(state.policy), log_probs(frozen.reference)",
-         "log_probs(state.policy), log_probs(state.policy)",
+        ("make_experience", "log_probs(reference, frozen.reference)",
+         "log_probs(reference, state.policy)",
          f"{EXPERIENCE}[plain]"),
         ("make_experience", "score.scores(state.value, states)",
          "score.scores(frozen.reward, states)",
@@ -147,8 +147,8 @@ PPO_UPDATE = mutants(
          LOOP),
         ("make_minibatch_update", "ok & ~empty[1]", "ok",
          SICK + "test_minibatches_of_ppo_without_a_token_change_nothing[True]"),
-        ("make_minibatch_update", "ptx_loss, state.policy, text",
-         "ptx_loss, state.ema, text", LOOP),
+        ("make_minibatch_update", 'ptx_loss, fixed["policy"], state.policy, text',
+         'ptx_loss, fixed["policy"], state.ema, text', LOOP),
         ("make_update", "kl, config.batch_size)", "kl, 2 * config.batch_size)",
          "test_the_controller_s_coefficient_moves_in_the_state_by_ziegler_s_formula"),
         ("make_update", "keep_if(jnp.isfinite(kl), kl_coefficient, state.kl_coefficient)",
@@ -158,4 +158,51 @@ PPO_UPDATE = mutants(
     ],
 )  # fmt: skip
 
-MUTANTS = SUPERVISED + REWARD_MODEL + DPO + PPO_LOSSES + PPO_EXPERIENCE + PPO_UPDATE
+PARTS = "stages/test_trained_parts.py"
+ONE = "test_two_steps_of_a_stage_that_trains_one_model"
+ITERATION = "test_an_iteration_of_ppo_ptx"
+UNKNOWN = "test_a_parameter_that_the_model_does_not_have_is_refused_before_any_step"
+# A model without its fixed part has no parameter of a name.
+NO_PART = "AssertionError|KeyError|ValueError|.*KeyError"
+TRAINED_PARTS = (
+    *mutants("stages/one_model.py", PARTS, [
+        ("OneModelStage.training", "parts.split(params, self.train)", "parts.split(params)",
+         f"{ONE}[sft]", NO_PART),
+        ("OneModelStage.training", "parts.merge(fixed, state.params)", "state.params",
+         f"{ONE}[dpo]", NO_PART),
+        ("OneModelStage.training", "prepare(programs, place(batch)), fixed",
+         "prepare(programs, place(batch)), {}", f"{ONE}[reward]", NO_PART),
+        ("OneModelStage.update_program", "parts.split(params, self.train)", "parts.split(params)",
+         "test_what_is_planned_has_an_optimizer_of_the_trained_parameters_alone"),
+        ("OneModelStage.check_shapes", "if self.train", "if False", f"{UNKNOWN}[sft]"),
+        ("OneModelStage.check_shapes", "self.parameters(", "policy_shapes(",
+         f"{UNKNOWN}[reward]"),
+    ]),
+    *mutants("stages/supervised.py", PARTS, [
+        ("make_update", "parts.merge(fixed, trained)", "trained", f"{ONE}[base]", NO_PART),
+    ]),
+    *mutants("stages/ppo.py", PARTS, [
+        ("initial_state", "parts.split(policy, config.train_policy).trained", "policy",
+         f"{ITERATION}[both]"),
+        ("initial_state", "config.train_value", "config.train_policy", f"{ITERATION}[both]",
+         NO_PART),
+        ("frozen_of", "reward), config.train_value", "reward), config.train_policy",
+         f"{ITERATION}[both]", NO_PART),
+        ("frozen_of", "value_at_start(config, reward)", "reward",
+         "test_a_value_head_of_zeros_that_is_not_trained_stays_one"),
+        ("make_iteration", 'parts.merge(frozen.fixed["policy"], state.policy)', "state.policy",
+         f"{ITERATION}[both]", NO_PART),
+        ("make_experience", "state = whole(state, frozen.fixed)", "", f"{ITERATION}[value]",
+         NO_PART),
+        ("make_minibatch_update", 'losses[1], fixed["value"]', 'losses[1], fixed["policy"]',
+         f"{ITERATION}[value]", NO_PART),
+    ]),
+    *mutants("stages/ppo_stage.py", PARTS, [
+        ("PPO.task", 'parts.merge(frozen.fixed["policy"], trained)', "trained",
+         f"{ITERATION}[both]"),
+        ("PPO.check_shapes", '(build.shapes["reward"]), self.train_value',
+         '(build.shapes["reward"]), self.train_policy', f"{UNKNOWN}[value]"),
+    ]),
+)  # fmt: skip
+
+MUTANTS = TRAINED_PARTS + SUPERVISED + REWARD_MODEL + DPO + PPO_LOSSES + PPO_EXPERIENCE + PPO_UPDATE

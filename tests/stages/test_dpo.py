@@ -26,9 +26,16 @@ RATE = OptimizerConfig(learning_rate=1e-2)
 
 @functools.cache
 def ranking_batch(length=10):
-    rows = ranking_rows(RANKINGS, Letters(), length, outputs=4, packed=False)
-    refer = dpo.make_reference(tiny.MODEL, 2)
-    return refer(tiny.policy_params(7), rows.to_batch(list(rows.rows)))
+    """With the reference's log-probabilities, taken in two micro-batches."""
+    rows = ranking_rows(RANKINGS, Letters(), length, outputs=4, packed=1)
+    batch = rows.to_batch(list(rows.rows))
+    refer = jax.jit(dpo.reference_log_probs(tiny.MODEL, 2))
+    return batch | {"ref_log_probs": refer(tiny.policy_params(7), sequences(batch))}
+
+
+def sequences(batch):
+    """What a reference reads of a batch."""
+    return {name: batch[name] for name in ("tokens", "segments", "weights")}
 
 
 def loops(params) -> list[list[float]]:
@@ -171,7 +178,9 @@ def test_micro_batches_of_uneven_pairs_give_the_whole_batch_s_gradient():
 
 @pytest.mark.parametrize("objective", [dpo.DPO(), dpo.SimPO(), dpo.ORPO()], ids=str)
 def test_updates_bring_the_policy_to_the_rankings(objective):
-    config = dpo.DPOConfig(RATE, objective=objective, batch_size=4, outputs=4, length=10)
+    config = dpo.DirectPreference(
+        RATE, objective=objective, batch_size=4, outputs=4, length=10, start="sft"
+    )
     loss = dpo.preference_loss(config.objective, tiny.MODEL)
     update, optimizer = supervised.make_update(loss, config, 20)
     params = jax.tree.map(jnp.copy, tiny.policy_params(7))  # the update donates them
@@ -191,7 +200,7 @@ def test_updates_bring_the_policy_to_the_rankings(objective):
 )
 def test_an_impossible_value_is_refused_by_name(field, value):
     with pytest.raises(ConfigError) as caught:
-        dpo.DPOConfig(RATE, **{field: value})
+        dpo.DirectPreference(RATE, start="sft", **{field: value})
     assert str(caught.value).startswith(f"{field} = ")
 
 
@@ -215,7 +224,7 @@ def test_an_impossible_objective_is_refused_by_name(kind, field, value):
 def test_equal_responses_ranked_apart_move_no_parameter():
     """Two texts that are one, ranked apart: no pair, and a gradient of 0 in every bit."""
     rankings = [Ranking("ab", ("cd", "cd"), (0, 1)), Ranking("m", ("n", "op", "n"), (0, 1, 2))]
-    rows = ranking_rows(rankings, Letters(), 10, outputs=3, packed=False)
+    rows = ranking_rows(rankings, Letters(), 10, outputs=3, packed=1)
     batch = rows.to_batch(list(rows.rows))
     np.testing.assert_array_equal(batch["ranks"], [[0, 0, -1], [0, 0, 0]])
     batch["ref_log_probs"] = np.zeros((2, 3), np.float32)

@@ -24,8 +24,9 @@ def batches():
 
 
 def preference_loss(params, batch):
-    refer = dpo.make_reference(MODEL, 1)
-    return dpo.preference_loss(dpo.DPO(), MODEL)(params, refer(policy_params(4), batch))
+    sequences = {name: batch[name] for name in ("tokens", "segments", "weights")}
+    reference = dpo.reference_log_probs(MODEL, 1)(policy_params(4), sequences)
+    return dpo.preference_loss(dpo.DPO(), MODEL)(params, batch | {"ref_log_probs": reference})
 
 
 @pytest.mark.parametrize(

@@ -3,6 +3,7 @@
 import pytest
 
 from rlhf_jax.errors import ConfigError
+from rlhf_jax.generation.ending import EndingConfig
 from rlhf_jax.objectives.kl import AdaptiveController, FixedController
 from rlhf_jax.stages.ppo_config import PPOConfig
 from rlhf_jax.training.optimizer import OptimizerConfig
@@ -21,7 +22,6 @@ IMPOSSIBLE = {
     "gae_lambda": -0.1,
     "clip": 0.0,
     "value_clip": 0.0,
-    "stop_after": 6,
     "ema_decay": 1.0,
     "ptx_coefficient": -1.0,
     "ptx_ratio": 0,
@@ -52,15 +52,16 @@ def test_the_defaults_are_the_papers():
         "batch_size": 512, "minibatches": 8, "epochs": 1, "temperature": 1.0,
         "kl": FixedController(0.02), "discount": 1.0, "gae_lambda": 0.95, "clip": 0.2,
         "value_clip": 0.2, "whiten_rewards": False, "whiten_advantages": True,
-        "missing_eos_score": -1.0, "ema_decay": 0.992, "ptx_ratio": 8, "ptx_coefficient": 0.0,
+        "ema_decay": 0.992, "ptx_ratio": 8, "ptx_coefficient": 0.0,
     }  # fmt: skip
     assert {field: getattr(config, field) for field in printed} == printed
+    assert EndingConfig().missing_eos_score == -1.0
     assert config.optimizer_steps == 500 * 8
 
 
 def test_values_at_the_edge_are_taken():
     config = tiny.ppo_config(
-        stop_after=5, ema_decay=None, value_clip=None, discount=0.0, gae_lambda=1.0, micro_batches=4
+        ema_decay=None, value_clip=None, discount=0.0, gae_lambda=1.0, micro_batches=4
     )
     assert config.optimizer_steps == 4 * 2 * 2
 

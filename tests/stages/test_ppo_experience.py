@@ -16,9 +16,10 @@ from tests.stages import tiny
 
 PLAIN = tiny.ppo_config()
 OTHER = tiny.ppo_config(
-    whiten_rewards=True, whiten_advantages=False, missing_eos_score=None, discount=0.9,
-    gae_lambda=0.8, minibatches=1, prompt_length=9,
+    whiten_rewards=True, whiten_advantages=False, discount=0.9, gae_lambda=0.8, minibatches=1,
+    prompt_length=9,
 )  # fmt: skip
+AS_READ = Ending(tiny.EOS, tiny.PAD)  # a missing end changes no score
 KL = 0.3
 
 
@@ -41,17 +42,20 @@ def networks():
 
 
 @functools.cache
-def program(config):
-    return jax.jit(ppo.make_experience(config, tiny.MODEL, tiny.ENDING))
+def program(config, ending=tiny.ENDING):
+    return jax.jit(ppo.make_experience(config, tiny.MODEL, ending))
 
 
-def experience(config, reference=None):
-    policy, value, other, reward = networks()
-    frozen = ppo.Frozen(other if reference is None else reference, reward)
-    batch = tiny.prompt_batch(config.prompt_length)
-    return jax.device_get(
-        program(config)(state_of(policy, value), frozen, batch, hand_made_rollout())
-    )
+def frozen_of(config, reference=None):
+    policy, _, other, reward = networks()
+    return ppo.frozen_of(config, policy, other if reference is None else reference, reward)
+
+
+def experience(config, ending=tiny.ENDING, reference=None, rollout=None):
+    policy, value, *_ = networks()
+    batch, rollout = tiny.prompt_batch(config.prompt_length), rollout or hand_made_rollout()
+    frozen, run = frozen_of(config, reference), program(config, ending)
+    return jax.device_get(run(state_of(policy, value), frozen, batch, rollout))
 
 
 def whitened_loops(rows, keep_mean):
@@ -61,7 +65,7 @@ def whitened_loops(rows, keep_mean):
     return [(row - mean) / np.sqrt(variance + 1e-8) + keep_mean * mean for row in rows]
 
 
-def oracle(config):
+def oracle(config, ending):
     """Per row: log-probs, values, advantages, returns over the response's tokens; metrics."""
     sequences = [p + r for p, r in zip(tiny.PROMPTS, tiny.RESPONSES, strict=True)]
     policy, value, reference, reward = networks()
@@ -73,8 +77,8 @@ def oracle(config):
     scores = [row[-1] for row in tiny.sequence_scores(reward, sequences)]
     rewards = []
     for b, response in enumerate(tiny.RESPONSES):
-        if config.missing_eos_score is not None and response[-1] != tiny.EOS:
-            scores[b] = config.missing_eos_score
+        if ending.missing is not None and response[-1] != tiny.EOS:
+            scores[b] = ending.missing
         row = [-KL * (p - r) for p, r in zip(log_probs[b], ref_log_probs[b], strict=True)]
         row[-1] += scores[b]
         rewards.append(np.array(row))
@@ -105,10 +109,12 @@ def oracle(config):
     return rows, metrics
 
 
-@pytest.mark.parametrize("config", [PLAIN, OTHER], ids=["plain", "other"])
-def test_experience_equals_loops_over_unpadded_sequences(config):
-    found, metrics = experience(config)
-    rows, expected = oracle(config)
+@pytest.mark.parametrize(
+    "config, ending", [(PLAIN, tiny.ENDING), (OTHER, AS_READ)], ids=["plain", "other"]
+)
+def test_experience_equals_loops_over_unpadded_sequences(config, ending):
+    found, metrics = experience(config, ending)
+    rows, expected = oracle(config, ending)
     for name, value in expected.items():
         np.testing.assert_allclose(metrics[name], value, rtol=2e-5, atol=2e-5, err_msg=name)
     for b, response in enumerate(tiny.RESPONSES):
@@ -160,14 +166,10 @@ def sampled(temperature):
 
 
 def gap(sampling_temperature, temperature):
-    policy, value, reference, reward = networks()
     config = dataclasses.replace(PLAIN, temperature=temperature)
-    frozen = ppo.Frozen(reference, reward)
     rollout = sampled(sampling_temperature)
     assert float(rollout.mask.sum()) > 8
-    run = program(config)
-    metrics = run(state_of(policy, value), frozen, tiny.prompt_batch(), rollout)[1]
-    return float(metrics["sampler_gap"])
+    return float(experience(config, rollout=rollout)[1]["sampler_gap"])
 
 
 @pytest.mark.parametrize("temperature", [0.7, 1.0])
@@ -175,14 +177,15 @@ def test_sampler_and_learner_agree_on_every_token(temperature):
     assert gap(temperature, temperature) < 1e-4
 
 
-def test_the_first_iteration_stops_where_sampler_and_learner_disagree(monkeypatch):
-    update = lambda state, *_: (state, {})
-    programs = ppo.Programs(lambda *_: sampled(1.0), program(PLAIN), update)
-    monkeypatch.setattr(ppo, "compile_programs", lambda *_: programs)
-    policy, value, reference, reward = networks()
-    frozen = ppo.Frozen(reference, reward)
-    step = ppo.make_iteration(PLAIN, tiny.MODEL, tiny.ENDING, frozen)
-    state = ppo.initial_state(PLAIN, policy, value, jax.random.key(0))
+def iteration(rollout):
+    """A step that samples so and updates nothing, and the first state."""
+    programs = ppo.Programs(rollout, program(PLAIN), lambda state, *_: (state, {}))
+    step = ppo.make_iteration(programs, frozen_of(PLAIN), tiny.MODEL.compute_dtype)
+    return step, ppo.initial_state(PLAIN, *networks()[:2], jax.random.key(0))
+
+
+def test_the_first_iteration_stops_where_sampler_and_learner_disagree():
+    step, state = iteration(lambda *_: sampled(1.0))
     with pytest.raises(UserError) as caught:
         step(state, {"prompts": tiny.prompt_batch()})
     assert f"{gap(1.0, 0.7):.3g}" in str(caught.value)
@@ -190,39 +193,27 @@ def test_the_first_iteration_stops_where_sampler_and_learner_disagree(monkeypatc
 
 def test_what_a_sick_sampler_drew_reaches_no_update():
     """One token was drawn from NaN; the learner's own numbers are all finite."""
-    policy, value, reference, reward = networks()
     rollout = hand_made_rollout()
     rollout = rollout._replace(log_probs=rollout.log_probs.at[3, 1].set(jnp.nan))
-    frozen, batch = ppo.Frozen(reference, reward), tiny.prompt_batch()
-    found, metrics = program(PLAIN)(state_of(policy, value), frozen, batch, rollout)
+    found, metrics = experience(PLAIN, rollout=rollout)
     assert metrics["sick_rows"] == 1 and np.isnan(metrics["kl"])
     for name in ("log_probs", "advantages", "returns"):  # a NaN in each row: no minibatch counts
         assert np.isnan(np.asarray(getattr(found, name))).any(axis=1).all(), name
     assert experience(PLAIN)[1]["sick_rows"] == 0
 
 
-def test_the_sampler_is_compared_with_the_learner_where_samples_are_finite(monkeypatch):
+def test_the_sampler_is_compared_with_the_learner_where_samples_are_finite():
     """An iteration of sick samples is left to the update, which skips it and counts it."""
     sick = sampled(0.7)._replace(log_probs=jnp.full((8, tiny.RESPONSE), jnp.nan))
     given = iter([sick, sampled(0.7), sampled(1.0)])
-    programs = ppo.Programs(lambda *_: next(given), program(PLAIN), lambda state, *_: (state, {}))
-    monkeypatch.setattr(ppo, "compile_programs", lambda *_: programs)
-    policy, value, reference, reward = networks()
-    step = ppo.make_iteration(PLAIN, tiny.MODEL, tiny.ENDING, ppo.Frozen(reference, reward))
-    state = ppo.initial_state(PLAIN, policy, value, jax.random.key(0))
+    step, state = iteration(lambda *_: next(given))
     rows = [step(state, {"prompts": tiny.prompt_batch()})[1]["sick_rows"] for _ in range(2)]
     assert rows == [8, 0]
 
 
 def test_with_a_stop_token_only_a_response_that_ends_in_it_is_scored():
-    ending = Ending(tiny.EOS, tiny.PAD, stop=10)
-    policy, value, reference, reward = networks()
-    config = dataclasses.replace(PLAIN, missing_eos_score=-50.0)
-    run = jax.jit(ppo.make_experience(config, tiny.MODEL, ending))
-    frozen = ppo.Frozen(reference, reward)
-    batch, rollout = tiny.prompt_batch(), hand_made_rollout()
-    metrics = run(state_of(policy, value), frozen, batch, rollout)[1]
+    _, metrics = experience(PLAIN, Ending(tiny.EOS, tiny.PAD, stop=10, missing=-50.0))
     assert float(metrics["ended"]) == 1 / 8  # the second response ends in 10
     sequence = tiny.PROMPTS[1] + tiny.RESPONSES[1]
-    expected = (tiny.sequence_scores(reward, [sequence])[0][-1] - 7 * 50) / 8
+    expected = (tiny.sequence_scores(networks()[3], [sequence])[0][-1] - 7 * 50) / 8
     np.testing.assert_allclose(metrics["score"], expected, rtol=1e-5)

@@ -33,9 +33,7 @@ def fresh_networks():
 networks = functools.cache(fresh_networks)
 
 
-@functools.cache
-def programs(config=CONFIG):
-    return ppo.compile_programs(config, tiny.MODEL, tiny.ENDING)
+programs = functools.cache(tiny.ppo_programs)
 
 
 def iterate(config=CONFIG, seed=0, text=True, count=3):
@@ -43,14 +41,13 @@ def iterate(config=CONFIG, seed=0, text=True, count=3):
     tokens, ends = [], []
 
     def rollout(*arguments):
-        sampled = programs().rollout(*arguments)
+        sampled = programs(CONFIG).rollout(*arguments)
         tokens.append(np.asarray(sampled.tokens))
         return sampled
 
-    with pytest.MonkeyPatch.context() as patch:
-        recording = programs(config)._replace(rollout=rollout, experience=programs().experience)
-        patch.setattr(ppo, "compile_programs", lambda *_: recording)
-        step = ppo.make_iteration(config, tiny.MODEL, tiny.ENDING, ppo.Frozen(*networks()))
+    recording = programs(config)._replace(rollout=rollout, experience=programs(CONFIG).experience)
+    frozen = ppo.frozen_of(config, networks()[0], *networks())
+    step = ppo.make_iteration(recording, frozen, tiny.MODEL.compute_dtype)
     state = ppo.initial_state(config, *networks(), jax.random.key(seed))
     batch = {"prompts": tiny.prompt_batch()} | ({"text": tiny.text_batch()} if text else {})
     for _ in range(count):
@@ -170,7 +167,7 @@ def test_update_equals_a_loop_over_minibatches_of_shuffled_rows():
             policy, value, policy_opt, value_opt = minibatch(
                 policy, value, policy_opt, value_opt, rows, part
             )
-    after, metrics = programs().update(state, experience, jnp.float32(0.5), text)
+    after, metrics = programs(CONFIG).update(state, experience, jnp.float32(0.5), text)
     for name, of_minibatches in zip(
         ("policy", "value", "ptx"), zip(*losses, strict=True), strict=True
     ):

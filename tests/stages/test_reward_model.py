@@ -34,7 +34,7 @@ def ids_of(prompt, response):
 
 
 def ranking_batch(length=10):
-    rows = ranking_rows(RANKINGS, Letters(), length, outputs=4, packed=False)
+    rows = ranking_rows(RANKINGS, Letters(), length, outputs=4, packed=1)
     return rows.to_batch(list(rows.rows))
 
 
@@ -128,7 +128,7 @@ def test_pair_counts_equal_explicit_pairs_prompt_by_prompt():
     for n, i, j in better_pairs():
         pairs[n] += 1
         correct[n] += scores[n][i] > scores[n][j]
-    rows = ranking_rows(RANKINGS, Letters(), 10, outputs=4, packed=False)
+    rows = ranking_rows(RANKINGS, Letters(), 10, outputs=4, packed=1)
     found = reward_model.pair_counts(tiny.MODEL, tiny.score_params(1), Pass(rows, 3))
     np.testing.assert_array_equal(found[0], correct)  # the last batch is filled with empty rows
     np.testing.assert_array_equal(found[1], pairs)
@@ -187,5 +187,5 @@ def test_scores_that_are_alike_up_to_rounding_keep_gain_1():
 )  # fmt: skip
 def test_an_impossible_value_is_refused_by_name(field, value):
     with pytest.raises(ConfigError) as caught:
-        reward_model.RewardConfig(OptimizerConfig(), **{field: value})
+        reward_model.RewardModel(OptimizerConfig(), start="sft", **{field: value})
     assert str(caught.value).startswith(f"{field} = ")

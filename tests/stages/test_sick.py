@@ -12,10 +12,11 @@ from rlhf_jax.objectives.kl import AdaptiveController
 from rlhf_jax.objectives.reductions import WeightedMean
 from rlhf_jax.objectives.reward_models import ranked_accuracy, ranked_loss
 from rlhf_jax.stages import ppo, supervised
+from rlhf_jax.stages.pretrain import Pretrain
 from rlhf_jax.training.optimizer import OptimizerConfig
 from tests.stages import tiny
 
-SUPERVISED = supervised.SupervisedConfig(OptimizerConfig(learning_rate=1e-2), batch_size=8)
+SUPERVISED = Pretrain(OptimizerConfig(learning_rate=1e-2), batch_size=8)
 PPO = tiny.ppo_config(kl=AdaptiveController(0.15, target=0.5, horizon=40), ptx_coefficient=2.0)
 
 
@@ -185,7 +186,7 @@ def slope(values_of):
 
 
 def test_after_a_sick_supervised_step_the_logged_rate_is_the_applied_rate():
-    config = supervised.SupervisedConfig(FALLING, batch_size=2)
+    config = Pretrain(FALLING, batch_size=2)
     update, optimizer = supervised.make_update(slope(lambda batch: batch), config, 8)
     state = supervised.initial_state(ONE_WEIGHT(), optimizer, jax.random.key(0))
     applied = 0

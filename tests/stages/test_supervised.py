@@ -13,6 +13,7 @@ from rlhf_jax.data.records import Demonstration
 from rlhf_jax.errors import ConfigError
 from rlhf_jax.models import transformer
 from rlhf_jax.stages import supervised
+from rlhf_jax.stages.sft import SFT
 from rlhf_jax.training.gradients import accumulate_gradients
 from rlhf_jax.training.optimizer import OptimizerConfig
 from tests.data.conftest import Letters
@@ -147,7 +148,7 @@ def test_losses_of_documents_equal_a_loop_also_where_a_row_cuts_one():
 
 
 def config(**changes):
-    return supervised.SupervisedConfig(RATE, **({"batch_size": 8, "length": 12} | changes))
+    return SFT(RATE, **({"batch_size": 8, "length": 12, "start": "base"} | changes))
 
 
 def test_dropout_is_on_in_supervised_training_with_new_noise_each_step():
@@ -166,7 +167,8 @@ def test_dropout_is_on_in_supervised_training_with_new_noise_each_step():
 @pytest.mark.parametrize(
     "field, value",
     [("epochs", 0), ("batch_size", 0), ("length", 0), ("micro_batches", 3),
-     ("pretraining_fraction", 1.0)],
+     ("pretraining_fraction", 1.0), ("pretraining_fraction", -0.1),
+     ("pretraining_fraction_of", "tokens")],
 )  # fmt: skip
 def test_an_impossible_value_is_refused_by_name(field, value):
     with pytest.raises(ConfigError) as caught:

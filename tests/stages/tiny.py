@@ -8,14 +8,18 @@ import numpy as np
 from rlhf_jax.generation.ending import Ending
 from rlhf_jax.models import score, transformer
 from rlhf_jax.models.config import TransformerConfig
-from rlhf_jax.stages.ppo_config import PPOConfig
+from rlhf_jax.parallel.layout import MeshShape
+from rlhf_jax.parallel.runner import JitRunner, layout_of
+from rlhf_jax.stages import ppo
+from rlhf_jax.stages.ppo_stage import PPO
+from rlhf_jax.stages.stage import Build, Stage
 from rlhf_jax.training.optimizer import OptimizerConfig
 
 MODEL = TransformerConfig(
     vocab_size=40, layers=2, width=16, heads=2, context=32, compute_dtype="float32"
 )
 PAD, BOS, EOS = 0, 1, 2
-ENDING = Ending(EOS, PAD)
+ENDING = Ending(EOS, PAD, missing=-1.0)
 PROMPTS = ([1, 7, 9], [1, 30, 31, 32, 33, 34], [1], [1, 5, 5, 5], [1, 8], [1, 39, 4],
            [1, 12, 13, 14, 15], [1, 6])  # fmt: skip
 RESPONSES = ([11, 12, EOS], [5, 6, 7, 8, 9, 10], [EOS], [20, 21, 22, 23, 24, EOS],
@@ -30,23 +34,39 @@ def noisy(params, seed):
     return tree.unflatten([x + 0.3 * rng.normal(size=x.shape).astype(np.float32) for x in leaves])
 
 
-def policy_params(seed=0):
-    return noisy(transformer.init(MODEL, jax.random.key(0)), seed)
+def policy_params(seed=0, model=MODEL):
+    return noisy(transformer.init(model, jax.random.key(0)), seed)
 
 
-def score_params(seed=0):
+def score_params(seed=0, model=MODEL):
     key = jax.random.key(0)
-    return noisy(score.with_score_head(transformer.init(MODEL, key), key), seed)
+    return noisy(score.with_score_head(transformer.init(model, key), key), seed)
 
 
-def ppo_config(**changes) -> PPOConfig:
+def ppo_config(**changes) -> PPO:
     """Batches of 8 episodes, at a temperature that shows wherever it is forgotten."""
     rate = OptimizerConfig(learning_rate=1e-2, epsilon=0.1)  # smooth where gradients are tiny
-    config = PPOConfig(
+    config = PPO(
         rate, rate, iterations=4, batch_size=8, minibatches=2, epochs=2, prompt_length=6,
         response_length=RESPONSE, temperature=0.7, ema_decay=0.9, ptx_ratio=1, ptx_length=8,
+        start="sft", reward="reward",
     )  # fmt: skip
     return dataclasses.replace(config, **changes)
+
+
+def one_device() -> JitRunner:
+    return JitRunner(layout_of(jax.devices()[:1], MeshShape(1, 1, 1)))
+
+
+def programs_of(stage: Stage, steps: int, runner=None, model=MODEL, **shapes) -> dict:
+    """A stage's, compiled as a run compiles them. shapes: of models of another shape, by role."""
+    build = Build("stage", model, dict.fromkeys(stage.needs(), model) | shapes, ENDING)
+    runner = runner or one_device()
+    return {name: made.compile(runner) for name, made in stage.programs(build, steps).items()}
+
+
+def ppo_programs(config: PPO, runner=None, model=MODEL, **shapes) -> ppo.Programs:
+    return ppo.Programs(**programs_of(config, config.iterations, runner, model, **shapes))
 
 
 def left_padded(rows, length):
@@ -80,23 +100,21 @@ def text_batch(rows=8, length=8, seed=0):
             "weights": weights.astype(np.float32)}  # fmt: skip
 
 
-@jax.jit
-def _states(params, tokens, segments):
-    return transformer.hidden(MODEL, params, tokens, segments)
+_states = jax.jit(transformer.hidden, static_argnums=0)
 
 
-def sequence_states(params, sequences) -> list[np.ndarray]:
+def sequence_states(params, sequences, model=MODEL) -> list[np.ndarray]:
     """Hidden states [T, D], float64, of each list of ids; right padded, where PPO pads left."""
-    tokens, segments = right_padded(sequences, MODEL.context)
-    states = np.asarray(_states(params, tokens, segments), np.float64)
+    tokens, segments = right_padded(sequences, model.context)
+    states = np.asarray(_states(model, params, tokens, segments), np.float64)
     return [states[b, : len(ids)] for b, ids in enumerate(sequences)]
 
 
-def sequence_log_probs(params, sequences, temperature=1.0) -> list[np.ndarray]:
+def sequence_log_probs(params, sequences, temperature=1.0, model=MODEL) -> list[np.ndarray]:
     """log p(token t | tokens before it) of each list of ids, t = 1...; float64."""
     matrix = np.asarray(params["tokens"], np.float64)
     found = []
-    for ids, states in zip(sequences, sequence_states(params, sequences), strict=True):
+    for ids, states in zip(sequences, sequence_states(params, sequences, model), strict=True):
         row = []
         for t in range(1, len(ids)):
             scaled = matrix @ states[t - 1] / temperature
@@ -105,10 +123,10 @@ def sequence_log_probs(params, sequences, temperature=1.0) -> list[np.ndarray]:
     return found
 
 
-def sequence_scores(params, sequences) -> list[np.ndarray]:
+def sequence_scores(params, sequences, model=MODEL) -> list[np.ndarray]:
     """The scalar head at each token of each list of ids; float64."""
     head = jax.tree.map(lambda x: np.asarray(x, np.float64), params["score"])
     return [
         np.array([float(state @ head["weights"] + head["bias"]) for state in states])
-        for states in sequence_states(params, sequences)
+        for states in sequence_states(params, sequences, model)
     ]

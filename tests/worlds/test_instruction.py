@@ -11,10 +11,9 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from rlhf_jax.corpora import world_splits
 from rlhf_jax.errors import ConfigError, UserError
-from rlhf_jax.experiment import WorldData
 from rlhf_jax.feedback.labelers import SimulatedLabeler
+from rlhf_jax.sources.world import WorldData
 from rlhf_jax.worlds.facts import Fact
 from rlhf_jax.worlds.instruction import FAMILIES, SPLITS, InstructionWorld, WorldConfig
 
@@ -53,7 +52,7 @@ def test_another_seed_gives_another_world():
 
 def test_runs_of_two_seeds_have_a_world_each_unless_the_worlds_seed_is_fixed():
     def prompts(run_seed: int, **fixed) -> list[str]:
-        splits, _ = world_splits(WorldData(WorldConfig(**fixed, **SMALL)), run_seed)
+        splits, _ = WorldData(WorldConfig(**fixed, **SMALL)).records(run_seed)
         return [record.prompt for record in splits["prompts"]["test"]]
 
     assert set(prompts(1)) != set(prompts(2))
@@ -149,7 +148,7 @@ def test_demonstrations_are_right_and_short():
 
 def test_careless_demonstrations_are_counted():
     data = WorldData(WorldConfig(**SMALL), careless=0.25)
-    splits, counts = world_splits(data, 5)
+    splits, counts = data.records(5)
     world = InstructionWorld(data.world, 5)
     hurried = world.hurried("sft", 0.25)
     assert counts["careless"] == {"demonstrations": sum(hurried), "of": 100}
