@@ -49,6 +49,7 @@ class JitRunner:
     def __init__(self, layout: Layout):
         self.layout = layout
         self._everywhere = NamedSharding(layout.mesh, P())
+        self._copied_to_all = jax.jit(lambda tree: tree, out_shardings=self._everywhere)
 
     def state(self, tree: Any) -> Any:
         """Copies of all arrays, laid out; they share no buffer with `tree`, so that a step may
@@ -94,14 +95,13 @@ class JitRunner:
         """A batch of `count` rows, of which each process gives its own, whole in all of them."""
         if jax.process_count() == 1:
             return batch
-        whole = jax.jit(lambda x: x, out_shardings=self._everywhere)
-        return jax.device_get(whole(self.rows(batch, count)))
+        return jax.device_get(self._copied_to_all(self.rows(batch, count)))
 
     def fetch_rows(self, tree: Any) -> Any:
         """A program's rows as whole NumPy arrays [B, ...], in every process."""
         if jax.process_count() == 1:
             return jax.device_get(tree)
-        return jax.device_get(jax.jit(lambda x: x, out_shardings=self._everywhere)(tree))
+        return jax.device_get(self._copied_to_all(tree))
 
     def place_rows(self, whole: Any) -> Any:
         """A batch that every process holds whole, as rows on the devices."""
