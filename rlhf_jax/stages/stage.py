@@ -23,7 +23,7 @@ from rlhf_jax.stages.facts import Facts
 from rlhf_jax.training.loop import Task
 
 Ends = Literal["policy", "score", "rankings"]
-KEY = jax.ShapeDtypeStruct((), jax.random.key(0).dtype)
+KEY = jax.eval_shape(jax.random.key, 0)  # starts no device: processes are yet to meet
 MANY_STEPS = 10**9  # above every warm-up: for the shapes of a stage whose steps the data tell
 
 
