@@ -76,7 +76,9 @@ class Spelling(Source):
         held = self.words // 5
         demonstrations = [Demonstration(f"{w}:", "".join(f" {c}" for c in w)) for w in words]
         splits = {"train": demonstrations[held:], "valid": demonstrations[:held]}
-        text = {name: [Text(d.prompt + d.response) for d in split] for name, split in splits.items()}
+        text = {
+            name: [Text(d.prompt + d.response) for d in split] for name, split in splits.items()
+        }
         prompts = {"ppo": splits["train"], "test": splits["valid"]}
         prompts = {name: [Prompt(d.prompt) for d in split] for name, split in prompts.items()}
         return {"text": text, "demonstrations": splits, "prompts": prompts}, {}
@@ -184,7 +186,10 @@ class GRPO(Stage):
 
     def programs(self, build, steps):
         model = build.shapes["start"]
-        policy, prompts = policy_shapes(model), prompt_shapes(self.prompts_a_step, self.prompt_length)
+        policy, prompts = (
+            policy_shapes(model),
+            prompt_shapes(self.prompts_a_step, self.prompt_length),
+        )
         state = jax.eval_shape(self.initial_state, policy, KEY)
         sample, update = self._sampling(model, build.ending), self._update(model, build.ending)
         sampled, scores = jax.eval_shape(sample, policy, KEY, prompts), floats(self.batch_size)
