@@ -60,15 +60,17 @@ def rankings(inputs: "Inputs", stage: "RankingStage") -> Batches:
     )
 
 
-def prompts(inputs: "Inputs", split: str, rows: int, length: int) -> Batches:
-    """Prompts of a split, longer ones than `length` left out."""
+def prompts(
+    inputs: "Inputs", split: str, rows: int, length: int, whole: bool = False
+) -> Batches:
+    """Prompts of a split, longer ones than `length` left out; whole: all rows in every process."""
     return pipeline.prompt_batches(
         inputs.records("prompts", split),
         inputs.tokenizer,
         batch_size=rows,
         length=length,
         seed=inputs.shuffle("prompts"),
-        part=inputs.runner.own_rows(rows),
+        part=pipeline.ALL if whole else inputs.runner.own_rows(rows),
     )
 
 
