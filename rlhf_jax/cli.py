@@ -1,55 +1,50 @@
 """rlhf-jax COMMAND EXPERIMENT [--field value ...]"""
 
-import contextlib
 import dataclasses
 import errno
 import os
 import sys
-from collections.abc import Iterator, Sequence
-from pathlib import Path, PurePath
-from typing import Annotated, Any, Literal
+import textwrap
+from collections.abc import Sequence
+from pathlib import Path
 
-import tyro
-from etils import epath
-
-from rlhf_jax.durable.files import writable_directory
-from rlhf_jax.errors import ConfigError, UserError
+from rlhf_jax.durable.files import absolute, writable_directory
+from rlhf_jax.errors import UserError
 from rlhf_jax.parallel.host import keep_pages
 
-STAGES = ("pretrain", "sft", "reward", "ppo", "ppo_ptx", "dpo")
 ABOUT = {
-    "run": "all stages but dpo, then the report",
-    "pretrain": "the base model, from plain text",
-    "sft": "supervised fine-tuning on demonstrations",
-    "reward": "the reward model, from rankings",
-    "ppo": "PPO against the reward model",
-    "ppo_ptx": "the same with the pretraining term",
-    "dpo": "direct preference optimisation on the reward model's rankings",
-    "generate": """read prompts from standard input, one a line, in which \\n is a line break;
-             trains nothing: --stage names the stage that answers, else the last finished one does;
-             --seed N is another sample of the same model""",
+    "run": "all stages of the experiment, each after those that it builds on, then the report",
+    "generate": """reads prompts from standard input, one a line, in which \\n is a line break;
+             trains nothing: --stage names the stage that answers, else the last in the
+             experiment's order that has finished and ends with a policy does; --seed N is
+             another sample of the same model""",
     "doctor": """RUN: what is in that run's directory, what is damaged, what a resume would do;
              exit code 1 where something is damaged""",
-    "replay": "BATCH: one step again, on that batch, saved when numbers were not finite",
+    "replay": """BATCH [--experiment FILE]: one step again, on that batch, saved when numbers were
+             not finite; FILE is the experiment's place, where it is not where it was""",
     "plan": """every program compiled for TPUs that need not be here, --topology v5p:4x4x4:
              memory, FLOPs, what chips send each other; exit code 1 where it does not fit""",
     "estimators": """every gradient estimator measured against the exact gradient; no experiment
              file""",
 }
 COMMANDS = tuple(ABOUT)
+STAGE = "a stage of the experiment by its name, after those that it builds on"
 _LINES = "\n".join(f"  {name:10} {about}" for name, about in ABOUT.items())
 USAGE = f"""rlhf-jax COMMAND EXPERIMENT.py [--field value ...]
 
 commands
+  STAGE      {STAGE};
+             rlhf-jax EXPERIMENT.py lists them
 {_LINES}
 
-A command first runs the stages that it builds on, where they are not finished; run again,
-it goes on where it was. Any field of the experiment can be given, as in
+What is finished stays as it is; a command that is run again goes on where it was. Any field of
+the experiment can be given, a stage's behind its name, as in
   rlhf-jax ppo experiments/quickstart.py --ppo.iterations 10 --out runs/short
-rlhf-jax COMMAND EXPERIMENT.py --help lists them all."""
+rlhf-jax STAGE EXPERIMENT.py --help lists those of a stage and of the run."""
 # Errors of a path that a user can mend. Any other OSError keeps its traceback.
 PATH_ERRORS = (errno.EACCES, errno.EPERM, errno.EROFS, errno.ENOTDIR, errno.EISDIR,
                errno.ENAMETOOLONG)  # fmt: skip
+HELP = ("-h", "--help")
 
 
 def main() -> None:
@@ -80,30 +75,35 @@ def main() -> None:
         sys.exit(130)
 
 
-def command(arguments: list[str]) -> int:
-    if not arguments or arguments[0] in ("-h", "--help"):
+def command(arguments: Sequence[str]) -> int:
+    if not arguments or arguments[0] in HELP:
         print(USAGE)
         return 0
-    if arguments[0] == "estimators":
-        return estimators(arguments[1:])
-    if arguments[0] in COMMANDS and arguments[1:2] in (["-h"], ["--help"]):
-        print(help_of(arguments[0]))
+    name, *rest = arguments
+    if name == "estimators":
+        return estimators(rest)
+    if name.endswith(".py"):
+        return list_stages(name)
+    if rest and rest[0] in HELP:
+        print(help_of(name))
         return 0
-    if arguments[0] in ("doctor", "replay"):
-        return inspect(arguments)
-    if arguments[0] not in COMMANDS:
-        raise UserError(f"no command {arguments[0]!r}: must be one of {', '.join(COMMANDS)}")
-    if len(arguments) < 2 or arguments[1].startswith("-"):
-        raise UserError(f"rlhf-jax {arguments[0]} needs an experiment file, as in "
-                        f"rlhf-jax {arguments[0]} experiments/quickstart.py")  # fmt: skip
-    if arguments[0] == "plan":
-        return plan(arguments[1:])
-    return run_command(*arguments)
+    if name == "doctor":
+        return doctor(rest)
+    if name == "replay":
+        return replay(rest)
+    if not rest or rest[0].startswith("-"):
+        what = name if name in COMMANDS else f"{name} is no command; a stage"
+        raise UserError(f"{what} needs an experiment file, as in "
+                        f"rlhf-jax {name} experiments/quickstart.py")  # fmt: skip
+    if name == "plan":
+        return plan(*rest)
+    return generate(*rest) if name == "generate" else run_stages(name, *rest)
 
 
 def help_of(command: str) -> str:
     """What a command does, where no experiment is named whose fields could be listed."""
-    about = "\n".join(line.strip() for line in ABOUT[command].splitlines())
+    about = ABOUT.get(command, STAGE)
+    about = "\n".join(line.strip() for line in about.splitlines())
     if command in ("doctor", "replay"):
         argument, about = about.split(": ", 1)
         return f"rlhf-jax {command} {argument}\n\n{about}"
@@ -111,46 +111,60 @@ def help_of(command: str) -> str:
             f"rlhf-jax {command} EXPERIMENT.py --help lists the fields.")  # fmt: skip
 
 
-def run_command(command: str, experiment: str, *options: str) -> int:
-    """A stage, all of them, or `generate`."""
+def list_stages(experiment: str) -> int:
+    """The stages of an experiment, a line each."""
+    from rlhf_jax.runs.experiment import load_experiment
+
+    print(f"stages of {experiment}\n{stages_told(load_experiment(experiment))}")
+    return 0
+
+
+def stages_told(config) -> str:
+    from rlhf_jax.runs.options import first_sentence
+
+    width = max(map(len, config.stages))
+    about = {name: first_sentence(type(stage)) for name, stage in config.stages.items()}
+    return "\n".join(f"  {name:{width}}  {text}".rstrip() for name, text in about.items())
+
+
+def run_stages(command: str, experiment: str, *options: str) -> int:
+    """A stage, or `run`: all of them and the report."""
     # Not before: these start jax.
-    from rlhf_jax import generate, judge
     from rlhf_jax.durable.signals import SIGNALS, Preempted
-    from rlhf_jax.experiment import Experiment, load_experiment
     from rlhf_jax.parallel import processes
-    from rlhf_jax.run import BUILDS_ON, PIPELINE, Run, Stopped
+    from rlhf_jax.runs import chain
+    from rlhf_jax.runs.experiment import load_experiment
+    from rlhf_jax.runs.options import RunOptions, parse
+    from rlhf_jax.runs.origin import Origin
+    from rlhf_jax.runs.run import Run, Stopped
 
-    @dataclasses.dataclass(frozen=True)
-    class Call:
-        config: Annotated[Experiment, tyro.conf.arg(name="")]
-        stop_after_steps: int | None = None  # ends the stage early, with a checkpoint
-        insist: bool = False  # goes on in a directory that another config made
-        # generate: the stage whose model answers; None: the last finished one, but never dpo
-        stage: Literal["pretrain", "sft", "ppo", "ppo_ptx", "dpo"] | None = None
-
-    default = Call(load_experiment(experiment))
-    with naming_options(default.config, options):
-        call = tyro.cli(
-            Call,
-            prog=f"rlhf-jax {command} {experiment}",
-            default=default,
-            args=options,
-            config=(tyro.conf.AvoidSubcommands,),
-        )
-    if command == "generate":
-        generate.generate(call.config, call.stage, call.insist)
-        return 0
-    processes.start(call.config.parallel)
+    config = load_experiment(experiment)
+    if command != "run" and command not in config.stages:
+        raise UserError(f"no command {command!r}: must be one of {', '.join(COMMANDS)}, or a stage "
+                        f"of {experiment}: {', '.join(config.stages)}")  # fmt: skip
+    config, how = parse(
+        [config, RunOptions()],
+        options,
+        f"rlhf-jax {command} {experiment}",
+        help_with(command, experiment, config),
+        shown=[command],
+    )
+    processes.start(config.parallel)
     try:
         with processes.ending_together(), SIGNALS.handled():
-            out = call.config.directory
+            out = config.directory
             processes.first_alone(lambda: writable_directory(out, "out"), "out")
-            stages = PIPELINE if command == "run" else (*BUILDS_ON[command], command)
-            run = Run(call.config, call.stop_after_steps, call.insist, stages)
+            asked = tuple(config.stages) if command == "run" else (command,)
+            stages = tuple(chain.in_order(config.stages, asked))
+            origin = Origin(str(absolute(experiment)), options)
+            run = Run(config, how.stop_after_steps, how.insist, stages, origin)
+            run.check(stages, report=command == "run")
+            for stage in stages if command == "run" else asked:
+                run.finish(stage)
             if command == "run":
-                judge.judge(run)
-            else:
-                run.finish(command)
+                from rlhf_jax.runs.report import report
+
+                report(run)
     except Stopped as stopped:
         print(stopped)
     except Preempted as signal:
@@ -158,80 +172,70 @@ def run_command(command: str, experiment: str, *options: str) -> int:
     return 0
 
 
-@contextlib.contextmanager
-def naming_options(config: Any, options: Sequence[str]) -> Iterator[None]:
-    """A ConfigError of this block names its field as the option that it is, as in
-    "sft.optimizer.learning_rate": the part of the config that an option changed, and that has
-    such a field."""
-    try:
-        yield
-    except ConfigError as error:
-        given = [o.split("=")[0][2:].replace("-", "_") for o in options if o.startswith("--")]
-        exact = {o.removesuffix(f".{error.field}") for o in given if o.endswith(f".{error.field}")}
-        above = {str(parent) for o in given for parent in PurePath(o.replace(".", "/")).parents}
-        above = {parent.replace("/", ".") for parent in above - {"."}}
-        field = error.field.split(".")[0]
-        found = [path for path in exact or above if _has(config, f"{path}.{field}")]
-        raise error.inside(found[0]) if len(found) == 1 else error from None
+def help_with(command: str, experiment: str, config) -> str:
+    """What --help begins with."""
+    told = [" ".join(ABOUT.get(command, STAGE).split())]
+    if others := [name for name in config.stages if name != command]:
+        each = f"rlhf-jax STAGE {experiment} --help lists them"
+        told.append(f"The fields of other stages are options too, {each}: {', '.join(others)}")
+    return "\n\n".join(textwrap.fill(text, 78) for text in told)
 
 
-def _has(config: Any, path: str) -> bool:
-    *above, last = path.split(".")
-    for field in above:
-        config = getattr(config, field, None)
-    return hasattr(config, last)
+def generate(experiment: str, *options: str) -> int:
+    from rlhf_jax.runs.experiment import load_experiment
+    from rlhf_jax.runs.generate import GenerateOptions, generate
+    from rlhf_jax.runs.options import parse
 
-
-def plan(arguments: list[str]) -> int:
-    """Compiles for a topology; runs and allocates nothing."""
-    os.environ.setdefault("JAX_PLATFORMS", "cpu")  # whatever accelerator is here stays free
-    from rlhf_jax.experiment import Experiment, load_experiment
-    from rlhf_jax.plan.command import PlanOptions, plan_command
-
-    @dataclasses.dataclass(frozen=True)
-    class Call:
-        config: Annotated[Experiment, tyro.conf.arg(name="")]
-        options: Annotated[PlanOptions, tyro.conf.arg(name="")]
-
-    default = Call(load_experiment(arguments[0]), PlanOptions("v5p:4x4x4"))
-    with naming_options(default.config, arguments[1:]):
-        call = tyro.cli(
-            Call,
-            prog=f"rlhf-jax plan {arguments[0]}",
-            default=default,
-            args=arguments[1:],
-            config=(tyro.conf.AvoidSubcommands,),
-        )
-    return plan_command(call.config, call.options)
-
-
-def inspect(arguments: list[str]) -> int:
-    """doctor RUN or replay BATCH."""
-    what = {"doctor": "RUN, a run's directory", "replay": "BATCH, a saved batch"}[arguments[0]]
-    if len(arguments) != 2 or arguments[1].startswith("-"):
-        raise UserError(f"rlhf-jax {arguments[0]} needs {what}")
-    if arguments[0] == "doctor":
-        from rlhf_jax import doctor
-
-        return doctor.show(epath.Path(arguments[1]))
-    from rlhf_jax import replay
-
-    replay.show(epath.Path(arguments[1]))
+    config, prog = load_experiment(experiment), f"rlhf-jax generate {experiment}"
+    about = help_with("generate", experiment, config)
+    config, how = parse([config, GenerateOptions()], options, prog, about, shown=())
+    generate(config, how)
     return 0
 
 
-def estimators(arguments: list[str]) -> int:
+def plan(experiment: str, *options: str) -> int:
+    """Compiles for a topology; runs and allocates nothing."""
+    os.environ.setdefault("JAX_PLATFORMS", "cpu")  # whatever accelerator is here stays free
+    from rlhf_jax.plan.command import PlanOptions, plan_command
+    from rlhf_jax.runs.experiment import load_experiment
+    from rlhf_jax.runs.options import parse
+
+    config, prog = load_experiment(experiment), f"rlhf-jax plan {experiment}"
+    roots = [config, PlanOptions("v5p:4x4x4")]
+    about = help_with("plan", experiment, config)
+    config, how = parse(roots, options, prog, about, shown=())
+    return plan_command(config, how)
+
+
+def doctor(arguments: Sequence[str]) -> int:
+    if len(arguments) != 1 or arguments[0].startswith("-"):
+        raise UserError("rlhf-jax doctor needs RUN, a run's directory")
+    from rlhf_jax.runs.doctor import show
+
+    return show(arguments[0])
+
+
+def replay(arguments: Sequence[str]) -> int:
+    batch, option, file = (*arguments, None, None)[:3] if len(arguments) in (1, 3) else (None,) * 3
+    if batch is None or batch.startswith("-") or option not in (None, "--experiment"):
+        raise UserError("rlhf-jax replay needs BATCH, a saved batch, and takes --experiment FILE")
+    from rlhf_jax.runs.replay import show
+
+    show(batch, file)
+    return 0
+
+
+def estimators(arguments: Sequence[str]) -> int:
     """The estimator lab: table on the screen, estimators.json and estimators.png in --out."""
     from rlhf_jax.estimators.lab import LabConfig, run
+    from rlhf_jax.runs.options import parse
 
     @dataclasses.dataclass(frozen=True)
-    class Call:
-        config: Annotated[LabConfig, tyro.conf.arg(name="")] = LabConfig()
+    class Place:
         out: Path = Path("runs/estimators")
 
-    with naming_options(LabConfig(), arguments):
-        call = tyro.cli(Call, prog="rlhf-jax estimators", args=arguments)
-    run(call.config, call.out)
+    config, place = parse([LabConfig(), Place()], arguments, "rlhf-jax estimators")
+    run(config, place.out)
     return 0
 
 

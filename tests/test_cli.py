@@ -1,5 +1,6 @@
 """The command line: one clear line and exit code 2 for a mistake, and options that take effect."""
 
+import dataclasses
 import io
 import os
 import subprocess
@@ -8,13 +9,18 @@ from types import SimpleNamespace
 
 import pytest
 
-import rlhf_jax.run
-from rlhf_jax import cli, generate
+from rlhf_jax import cli
 from rlhf_jax.durable import files
+from rlhf_jax.durable.fingerprint import check_fingerprint
 from rlhf_jax.errors import UserError
 from rlhf_jax.generation.ending import Response
-from rlhf_jax.run import STAGES
+from rlhf_jax.runs import experiment, generate
+from rlhf_jax.runs import run as runs
+from rlhf_jax.runs.experiment import load_experiment
+from rlhf_jax.stages.elsewhere import FewShot
+from rlhf_jax.stages.stage import Build, Prompting
 
+SMALL = "tests/small_run.py"
 QUICKSTART = "experiments/quickstart.py"
 
 
@@ -30,14 +36,19 @@ def calls(monkeypatch):
     made = []
 
     class Recorder:
-        def __init__(self, config, stop_after_steps, insist, stages):
-            made.append((config, stop_after_steps))
+        def __init__(self, config, stop_after_steps, insist, stages, origin):
+            made.append((config, stop_after_steps, insist, stages, origin))
+
+        def check(self, stages, report):
+            made.append(("check", stages, report))
 
         def finish(self, stage):
             made.append(stage)
 
-    monkeypatch.setattr(rlhf_jax.run, "Run", Recorder)
+    monkeypatch.setattr(runs, "Run", Recorder)
     monkeypatch.setattr(cli, "writable_directory", lambda path, field: None)
+    report = SimpleNamespace(report=lambda run: made.append("report"))
+    monkeypatch.setitem(sys.modules, "rlhf_jax.runs.report", report)
     return made
 
 
@@ -68,29 +79,98 @@ def test_a_reader_that_has_read_enough_is_no_traceback():
     assert (done.returncode, done.stderr) == (1, b"")
 
 
-def test_every_stage_is_a_command():
-    assert cli.STAGES == STAGES
-    assert {"run", "generate", *STAGES} <= set(cli.COMMANDS)
+def test_the_commands_are_those_that_no_stage_can_be():
+    assert set(cli.COMMANDS) == set(experiment.COMMANDS)
 
 
-def test_help_lists_the_experiment_s_fields(monkeypatch, capsys):
+CHAIN = ("pretrain", "sft", "feedback", "reward", "ppo")
+
+
+def test_every_stage_of_an_experiment_is_a_command(monkeypatch, capsys, calls):
+    for stage in load_experiment(SMALL).stages:
+        del calls[:]
+        assert run(monkeypatch, capsys, stage, SMALL)[0] == 0
+        assert calls[-1] == stage
+    del calls[:]
+    run(monkeypatch, capsys, "ppo", SMALL, "--insist", "--stop-after-steps", "3", "--seed", "4")
+    (config, stop, insist, stages, origin), checked, last = calls
+    assert (config.seed, stop, insist, stages, last) == (4, 3, True, CHAIN, "ppo")
+    assert checked == ("check", CHAIN, False)
+    assert origin.file == os.path.abspath(SMALL)
+    assert origin.options == ("--insist", "--stop-after-steps", "3", "--seed", "4")
+
+
+def test_run_is_all_stages_each_after_what_it_needs_and_the_report(monkeypatch, capsys, calls):
+    """In an experiment whose first stage is the last to run."""
+    small = load_experiment(SMALL)
+    order = dict(reversed(small.stages.items()))
+    turned = dataclasses.replace(small, stages=order)
+    monkeypatch.setattr(experiment, "load_experiment", lambda path: turned)
+    assert run(monkeypatch, capsys, "run", SMALL)[0] == 0
+    (*_, stages, _), checked, *ran, last = calls
+    assert checked == ("check", stages, True) and last == "report"
+    assert tuple(ran) == stages and set(stages) == set(small.stages)
+    assert stages == ("pretrain", "sft", "feedback", "dpo", "reward", "ppo_ptx", "ppo", "prompted")
+
+
+def test_the_stages_of_an_experiment_are_told_a_line_each(monkeypatch, capsys):
+    for arguments in ((SMALL,), (SMALL, "--help")):
+        code, out, err = run(monkeypatch, capsys, *arguments)
+        assert (code, err) == (0, "")
+        first, *lines = out.splitlines()
+        assert first == f"stages of {SMALL}"
+        assert [line.split()[0] for line in lines] == list(load_experiment(SMALL).stages)
+        assert "  sft       Fine-tunes the policy of the stage `start` on demonstrations" in lines
+
+
+def test_loading_an_experiment_starts_no_device():
+    """Processes have to join before."""
+    program = (
+        f"from rlhf_jax.runs.experiment import load_experiment; load_experiment({SMALL!r})\n"
+        "import rlhf_jax.runs.run, rlhf_jax.runs.options\n"
+        "from jax._src.xla_bridge import backends_are_initialized\n"
+        "raise SystemExit(3 + backends_are_initialized())"
+    )
+    path = {"PYTHONPATH": os.pathsep.join(["", *sys.path])}
+    done = subprocess.run([sys.executable, "-c", program], check=False, env=os.environ | path)
+    assert done.returncode == 3
+
+
+def test_help_lists_the_stage_s_fields_and_names_the_other_stages(monkeypatch, capsys):
     code, out, _ = run(monkeypatch, capsys, "ppo", QUICKSTART, "--help")
     assert code == 0
     for option in ("--ppo.iterations", "--data.world.sft", "--stop-after-steps", "--seed"):
         assert option in out
+    assert "--sft." not in out and "pretrain, prompted, sft, feedback, reward, ppo_ptx, dpo" in out
+    assert len(out.splitlines()) < 400
 
 
-@pytest.mark.parametrize("command", [c for c in cli.COMMANDS if c != "estimators"])
+@pytest.mark.parametrize("command", ["run", "generate"])
+def test_help_of_all_stages_lists_none_s_fields(monkeypatch, capsys, command):
+    code, out, _ = run(monkeypatch, capsys, command, SMALL, "--help")
+    assert code == 0 and "--ppo." not in out
+    assert "--evaluation.batch-size" in out
+    assert ("--stage " in out) == (command == "generate")
+
+
+@pytest.mark.parametrize("command", ["ppo", *(c for c in cli.COMMANDS if c != "estimators")])
 def test_every_command_has_help_without_an_experiment(monkeypatch, capsys, command):
-    code, out, err = run(monkeypatch, capsys, command, "--help")
-    assert (code, err) == (0, "")
-    assert out.startswith(f"rlhf-jax {command} ")
-    assert cli.ABOUT[command].splitlines()[0].split(": ")[-1] in out
+    for option in ("--help", "-h"):
+        code, out, err = run(monkeypatch, capsys, command, option)
+        assert (code, err) == (0, "")
+        assert out.startswith(f"rlhf-jax {command} ")
+        assert cli.ABOUT.get(command, cli.STAGE).splitlines()[0].split(": ")[-1] in out
 
 
 MISTAKES = {
-    "wrong command": (("fly", QUICKSTART), "no command 'fly'"),
-    "no file": (("run",), "needs an experiment file"),
+    "wrong command": (
+        ("fly", QUICKSTART),
+        "no command 'fly': must be one of run, generate, doctor, replay, plan, estimators, or a "
+        f"stage of {QUICKSTART}: pretrain, prompted, sft, ",
+    ),
+    "a command of an earlier version": (("report", QUICKSTART), "no command 'report'"),
+    "no file": (("run",), "run needs an experiment file"),
+    "a stage without its file": (("ppo",), "ppo is no command; a stage needs an experiment file"),
     "option for a file": (("run", "--seed", "1"), "needs an experiment file"),
     "absent file": (("run", "experiments/none.py"), "experiments/none.py: no such"),
     "no python": (("run", "README.md"), "README.md: an experiment is a Python file"),
@@ -114,6 +194,24 @@ MISTAKES = {
     "a warm-up as long as PPO": (
         ("ppo", QUICKSTART, "--ppo.value-optimizer.warmup-steps", "160"),
         " ppo.value_optimizer.warmup_steps = 160: must be below the 160 updates",
+    ),
+    "a field of an evaluator": (
+        ("run", QUICKSTART, "--evaluators.none.every", "3"),
+        " --evaluators.none.every: ",
+    ),
+    "an unknown field": (
+        ("ppo", QUICKSTART, "--ppo.iteratons", "3"),
+        " --ppo.iteratons: ppo is of the class PPO, which has no field iteratons; "
+        "did you mean --ppo.iterations?",
+    ),
+    "another class's field": (
+        ("ppo", QUICKSTART, "--ppo.kl.target", "6"),
+        " --ppo.kl.target: ppo.kl is of the class FixedController, which has no field target; "
+        "AdaptiveController has it: the experiment file sets the class",
+    ),
+    "a stage that is not there": (
+        ("ppo", QUICKSTART, "--ppo.start", "stf"),
+        " ppo.start = 'stf': must be a stage of this experiment: pretrain, ",
     ),
     "a field of the world": (
         ("pretrain", QUICKSTART, "--data.world.documents", "0"),
@@ -233,29 +331,43 @@ def finished(monkeypatch, tmp_path):
     """A run of seed 5 whose pretraining, SFT and DPO have finished, for `generate` to read."""
     for stage in ("pretrain", "sft", "dpo"):
         (tmp_path / stage / "model").mkdir(parents=True)
-        (tmp_path / stage / "experiment.json").write_text('{"seed": 5}')
+        check_fingerprint(tmp_path / stage, {"seed": 5})
     (tmp_path / "data").mkdir()
     (tmp_path / "data/counts.json").write_text("{}")
     monkeypatch.setattr(generate, "has_model", lambda path: path.is_dir())
+    monkeypatch.setattr(
+        FewShot, "prompting", lambda self, source, seed: Prompting(f"{seed}: ", "E", 7)
+    )
     asked = []
 
     class Reader:
         tokenizer = SimpleNamespace(encode=list)
+        ending, runner = "ending", SimpleNamespace(evaluate=None)
 
         def __init__(self, config, insist):
             self.config = config
 
-        def ppo_of(self, stage):
-            return self.config.ppo
+        def build(self, stage):
+            model = self.config.model
+            return Build(stage, model, {"start": model}, None)
 
         def model(self, stage):
             return f"model of {stage}"
 
-        def sample(self, stage, model, prompts, sampling, purpose):
-            asked.append((model, prompts, self.config.seed, purpose))
+        def key(self, purpose):
+            return self.config.seed, purpose
+
+    class Sampling:
+        def __init__(self, model, tokenizer, sampling, ending, **lengths):
+            asked.append((model.context, sampling.temperature, ending, lengths["prompt_length"],
+                          lengths["response_length"]))  # fmt: skip
+
+        def responses(self, params, prompts, key):
+            asked.append((params, prompts, key))
             return [Response(prompt.upper(), (), True) for prompt in prompts]
 
     monkeypatch.setattr(generate, "Run", Reader)
+    monkeypatch.setattr(generate, "Sampler", Sampling)
     monkeypatch.setattr("sys.stdin", io.TextIOWrapper(io.BytesIO(b"one\ntwo\n")))
     return tmp_path, asked
 
@@ -263,10 +375,10 @@ def finished(monkeypatch, tmp_path):
 @pytest.mark.parametrize(
     ("options", "stage", "purpose"),
     [
-        ((), "sft", "generate/responses/0"),
-        (("--seed", "3"), "sft", "generate/responses/3"),  # another sample of the same model
+        ((), "dpo", "generate/responses/0"),  # the last in the experiment's order
+        (("--seed", "3"), "dpo", "generate/responses/3"),  # another sample of the same model
         (("--stage", "pretrain"), "pretrain", "generate/responses/0"),
-        (("--stage", "dpo", "--seed", "5"), "dpo", "generate/responses/5"),
+        (("--stage", "sft", "--seed", "5"), "sft", "generate/responses/5"),
     ],
 )
 def test_generate_reads_the_last_finished_stage_or_the_one_named(
@@ -276,16 +388,30 @@ def test_generate_reads_the_last_finished_stage_or_the_one_named(
     code, said, err = run(monkeypatch, capsys, "generate", QUICKSTART, "--out", str(out), *options)
     assert (code, said) == (0, "ONE\nTWO\n")
     assert err == f"generate: the model of {stage} in {out}\n"
-    assert asked == [(f"model of {stage}", ["one", "two"], 5, purpose)]
+    how, who = asked
+    assert how == (160, 1.0, "ending", 32, 24)
+    assert who == (f"model of {stage}", ["one", "two"], (5, purpose))
 
 
-@pytest.mark.parametrize("text, told", [("{}", "got None"), ('{"seed": "5"}', "got '5'")])
-def test_generate_names_a_seed_that_is_missing(monkeypatch, capsys, finished, text, told):
+def test_generate_asks_as_the_stage_says(monkeypatch, capsys, finished):
+    """A prefix, a text before which the answer ends, the length of a prompt."""
+    out, asked = finished
+    arguments = ("--stage", "prompted", "--evaluation.response-length", "9")
+    code, said, _ = run(monkeypatch, capsys, "generate", QUICKSTART, "--out", str(out), *arguments)
+    assert (code, said) == (0, "5: ON\n5: TWO\n")
+    how, who = asked
+    assert how == (160, 1.0, "ending", 7, 9)
+    assert who[:2] == ("model of prompted", ["5: one", "5: two"])
+
+
+@pytest.mark.parametrize("seed", [None, "5"])
+def test_generate_names_a_seed_that_is_missing(monkeypatch, capsys, finished, seed):
     out, _ = finished
-    (out / "sft" / "experiment.json").write_text(text)
+    (out / "dpo/config.json").unlink()
+    check_fingerprint(out / "dpo", {"other": 1} if seed is None else {"seed": seed})
     code, _, err = run(monkeypatch, capsys, "generate", QUICKSTART, "--out", str(out))
     assert (code, err.count("\n")) == (2, 1)
-    assert f"experiment.json: seed: expected a whole number, {told}" in err
+    assert f"dpo/config.json: seed: expected a whole number, got {seed!r}" in err
 
 
 def test_generate_trains_nothing(monkeypatch, capsys, finished):
@@ -294,20 +420,39 @@ def test_generate_trains_nothing(monkeypatch, capsys, finished):
     code, _, err = run(monkeypatch, capsys, *arguments, str(out))
     assert code == 2
     assert err == (f"rlhf-jax: {out}: ppo_ptx has not finished, and generate trains nothing; "
-                   "finished are pretrain, sft, dpo\n")  # fmt: skip
+                   "finished are pretrain, prompted, sft, dpo\n")  # fmt: skip
     code, _, err = run(monkeypatch, capsys, *arguments, str(out / "none"))
     assert code == 2 and "no stage has finished whose model could answer" in err
     assert not asked and not (out / "none").exists()
 
 
-def test_generate_names_the_line_whose_prompt_leaves_no_room(monkeypatch, capsys, finished):
+@pytest.mark.parametrize("stage", ["reward", "feedback", "fly"])
+def test_generate_asks_a_policy_alone(monkeypatch, capsys, finished, stage):
     out, asked = finished
-    lines = io.BytesIO(b"one\n" + b"a" * 136 + b"\n")
-    monkeypatch.setattr("sys.stdin", io.TextIOWrapper(lines))
-    code, said, err = run(monkeypatch, capsys, "generate", QUICKSTART, "--out", str(out))
-    assert (code, said) == (2, "") and not asked
-    assert err == ("rlhf-jax: line 2: 137 tokens leave no room for a response: a prompt has 136 at "
-                   "most\n")  # fmt: skip
+    arguments = ("generate", QUICKSTART, "--stage", stage, "--out", str(out))
+    code, _, err = run(monkeypatch, capsys, *arguments)
+    assert (code, err.count("\n")) == (2, 1) and not asked
+    assert err.startswith(f"rlhf-jax: stage = '{stage}': must be one that ends with a policy: ")
+
+
+def test_generate_names_the_line_whose_prompt_is_too_long(monkeypatch, capsys, finished):
+    out, asked = finished
+    for options, told in (
+        ((), "line 2: 33 tokens, evaluation.prompt_length = 32 is the most"),
+        (("--stage", "prompted"), "line 2: 36 tokens, prompted.prompt_length = 7 is the most"),
+        (
+            ("--evaluation.prompt-length", "136"),
+            "evaluation.prompt_length + evaluation.response_length",
+        ),
+    ):
+        monkeypatch.setattr("sys.stdin", io.TextIOWrapper(io.BytesIO(b"one\n" + b"a" * 32)))
+        arguments = ("generate", QUICKSTART, "--out", str(out), *options)
+        code, said, err = run(monkeypatch, capsys, *arguments)
+        if options[:1] == ("--evaluation.prompt-length",):
+            assert code == 0  # 136 + 24 is the whole context
+            continue
+        assert (code, said) == (2, "") and not asked
+        assert err == f"rlhf-jax: {told}\n"
 
 
 def test_a_file_without_a_config_is_one_line(monkeypatch, capsys, tmp_path):
@@ -315,14 +460,16 @@ def test_a_file_without_a_config_is_one_line(monkeypatch, capsys, tmp_path):
     file.write_text("config = 3\n")
     code, _, err = run(monkeypatch, capsys, "run", str(file))
     assert code == 2
-    assert err == (f"rlhf-jax: {file}: must define `config`, an rlhf_jax.experiment.Experiment\n")
+    assert err == (
+        f"rlhf-jax: {file}: must define `config`, an rlhf_jax.runs.experiment.Experiment\n"
+    )
 
 
 @pytest.mark.parametrize(
     "option",
-    [("--ppo.iteratons", "3"), ("--ppo.iterations", "many"), ("--stage", "reward")],
+    [("--ppo.iterations", "many"), ("--ppo.ptx-per", "row"), ("--seed", "0.5")],
 )
-def test_an_unknown_field_or_a_value_of_another_type_is_named(monkeypatch, capsys, calls, option):
+def test_a_value_of_another_type_is_named(monkeypatch, capsys, calls, option):
     code, out, err = run(monkeypatch, capsys, "ppo", QUICKSTART, *option)
     assert code == 2
     assert option[0] in out + err
@@ -333,15 +480,15 @@ def test_options_change_the_config_however_deep_the_field(monkeypatch, capsys, c
     code, _, _ = run(
         monkeypatch, capsys, "ppo", QUICKSTART, "--ppo.policy-optimizer.learning-rate", "0.5",
         "--data.world.sft", "17", "--ppo.kl.coefficient", "0.07", "--model.layers", "2",
-        "--out", "elsewhere", "--stop-after-steps", "3", "--seed", "9",
+        "--out", "elsewhere", "--stop-after-steps", "3", "--seed", "9", "--ppo.value-clip", "None",
     )  # fmt: skip
     assert code == 0
-    (config, stop), stage = calls
-    assert (stage, stop) == ("ppo", 3)
-    assert config.ppo.policy_optimizer.learning_rate == 0.5
-    assert config.ppo_ptx.policy_optimizer.learning_rate != 0.5
+    config, stop, *_ = calls[0]
+    assert (calls[-1], stop) == ("ppo", 3)
+    ppo, ppo_ptx = config.stages["ppo"], config.stages["ppo_ptx"]
+    assert ppo.policy_optimizer.learning_rate == 0.5 != ppo_ptx.policy_optimizer.learning_rate
     assert config.data.world.sft == 17
-    assert config.ppo.kl.coefficient == 0.07
+    assert (ppo.kl.coefficient, ppo.value_clip) == (0.07, None)
     assert (config.model.layers, config.seed, str(config.directory)) == (2, 9, "elsewhere")
 
 
@@ -349,7 +496,7 @@ def test_an_interrupt_says_how_to_go_on(monkeypatch, capsys, calls):
     def interrupted(self, stage):
         raise KeyboardInterrupt
 
-    monkeypatch.setattr(rlhf_jax.run.Run, "finish", interrupted)
+    monkeypatch.setattr(runs.Run, "finish", interrupted)
     code, _, err = run(monkeypatch, capsys, "sft", QUICKSTART)
     assert code == 130
     assert err.count("\n") == 1
@@ -359,7 +506,7 @@ def test_a_full_disk_outside_of_training_is_one_line(monkeypatch, capsys, calls)
     def full(self, stage):
         raise OSError(28, "No space left on device", "runs/quickstart/data/text")
 
-    monkeypatch.setattr(rlhf_jax.run.Run, "finish", full)
+    monkeypatch.setattr(runs.Run, "finish", full)
     code, _, err = run(monkeypatch, capsys, "sft", QUICKSTART)
     assert code == 2 and err.count("\n") == 1
     assert err.startswith("rlhf-jax: no space left on the disk for runs/quickstart/data/text; ")

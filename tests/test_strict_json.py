@@ -6,18 +6,16 @@ import math
 import numpy as np
 import pytest
 
-from rlhf_jax.config_json import from_json
 from rlhf_jax.data import human
 from rlhf_jax.durable.batch_file import ABOUT, read_batch
-from rlhf_jax.durable.fingerprint import check_fingerprint, fingerprint_of
+from rlhf_jax.durable.fingerprint import check_fingerprint
 from rlhf_jax.durable.model_files import read_about
-from rlhf_jax.errors import ConfigError, RecordError, UserError
-from rlhf_jax.models.config import TransformerConfig
+from rlhf_jax.errors import RecordError, UserError
+from rlhf_jax.runs.origin import Origin
 from rlhf_jax.strict_json import parse_json, read_json
 from rlhf_jax.training.metrics import read_lines
 
 HUGE = b"9" * 5000
-SMALL = TransformerConfig(vocab_size=400, layers=2, width=32, heads=2, context=160)
 
 
 def test_values_are_those_of_json():
@@ -67,12 +65,9 @@ def test_every_reader_of_the_package_says_so(content, tmp_path):
     np.savez(tmp_path / "b.npz", **{ABOUT: np.frombuffer(HUGE, np.uint8)})
     with pytest.raises(UserError, match=r"b\.npz: expected a batch saved for replay"):
         read_batch(tmp_path / "b.npz")
-
-
-def test_a_config_with_such_a_number_names_the_field():
-    fields = fingerprint_of(SMALL) | {"layers": parse_json(HUGE)}
-    with pytest.raises(ConfigError, match=r"config\.layers = a number of 5000 digits: must be of"):
-        from_json(TransformerConfig, fields)
+    (tmp_path / "experiment.json").write_bytes(content)
+    with pytest.raises(UserError, match=r"experiment\.json: expected an experiment file and opt"):
+        Origin.read(tmp_path)
 
 
 def test_the_readers_of_human_feedback_name_line_and_field(tmp_path):

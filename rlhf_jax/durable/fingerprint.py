@@ -17,6 +17,7 @@ from rlhf_jax.strict_json import read_json
 # `field(default=None, metadata=NOT_FINGERPRINTED)`.
 NOT_FINGERPRINTED = {"fingerprint": False}
 CLASS = "class"  # a name that no field can have
+CONFIG = "config.json"  # in a stage's directory, and in data/
 
 
 def class_path(kind: type) -> str:
@@ -62,24 +63,13 @@ def check_fingerprint(
             that is not read here; or an earlier version of rlhf_jax wrote it, in which no class is
             named.
     """
-    path = epath.Path(directory) / "config.json"
-    now = fingerprint_of(fingerprint)
-    content = {formats.FIELD: formats.RUN.now, "config": now}
+    path = epath.Path(directory) / CONFIG
+    content = {formats.FIELD: formats.RUN.now, "config": fingerprint_of(fingerprint)}
     text = (json.dumps(content, indent=2) + "\n").encode()
     if not path.exists():
         write_atomically(path, text)
         return
-    old, new = _flatten(_stored(path)), _flatten(now)
-    if any(map(_names_class, new)) and not any(map(_names_class, old)):
-        raise UserError(
-            f"{directory} was made by an earlier version of rlhf_jax, which drew other random "
-            "numbers: finish it with that version, or give another directory"
-        )
-    lines = [
-        f"  {name}: {_shown(name, old, new)} there, {_shown(name, new, old)} now"
-        for name in sorted(old.keys() | new.keys())
-        if old.get(name) != new.get(name)
-    ]
+    lines = differences(directory, fingerprint)
     if lines and insist:
         print(f"{directory}: goes on under another config:\n" + "\n".join(lines), flush=True)
         write_atomically(path, text)
@@ -91,9 +81,31 @@ def check_fingerprint(
         )
 
 
-def _stored(path: epath.Path) -> Any:
-    """The config that a config.json holds; of format 0 it is the whole file."""
-    anew = "remove it to write it anew"
+def differences(directory: epath.PathLike, fingerprint: dict) -> list[str]:
+    """A line for each field in which a stage directory's config differs from a fingerprint.
+
+    Raises UserError as `check_fingerprint`.
+    """
+    now = fingerprint_of(fingerprint)
+    old, new = _flatten(stored(directory)), _flatten(now)
+    if any(map(_names_class, new)) and not any(map(_names_class, old)):
+        raise UserError(
+            f"{directory} was made by an earlier version of rlhf_jax, which drew other random "
+            "numbers: finish it with that version, or give another directory"
+        )
+    return [
+        f"  {name}: {_shown(name, old, new)} there, {_shown(name, new, old)} now"
+        for name in sorted(old.keys() | new.keys())
+        if old.get(name) != new.get(name)
+    ]
+
+
+def stored(directory: epath.PathLike) -> Any:
+    """The config that a directory's config.json holds; of format 0 it is the whole file.
+
+    Raises UserError where it is damaged, or of a format that is not read here.
+    """
+    path, anew = epath.Path(directory) / CONFIG, "remove it to write it anew"
     try:
         content = read_json(path)
     except UserError as error:

@@ -19,7 +19,8 @@ class ParallelConfig:
                  (data takes the devices that are left; rows are cut over data and fsdp)
     coordinator  of a run of several processes: "host:port" of process 0; "auto" asks the cluster
                  (Cloud TPU, GKE, SLURM, Open MPI); None: one process
-    processes    how many, and `process` which of them this is; only with "host:port"
+    processes    how many there are; only with "host:port"
+    process      which of them this is, from 0; only with "host:port"
     heartbeat    seconds without a sign of life after which a process counts as dead
     """
 

@@ -52,6 +52,12 @@ def build_of(stages: Stages, name: str, model: TransformerConfig, ending: Ending
     return Build(name, model, shapes, ending)
 
 
+def check_name(field: str, name: str) -> None:
+    """Raises ConfigError unless it can stand in paths and options; my-x and my_x are one option."""
+    ok = isinstance(name, str) and NAME.fullmatch(name) is not None
+    require(ok, field, name, "named in small letters, digits and _, as in my_name")
+
+
 def check_chain(
     stages: Stages, model: TransformerConfig, ending: Ending, reserved: Sequence[str]
 ) -> None:
@@ -59,9 +65,8 @@ def check_chain(
     needs what is not there, itself, or what ends otherwise, or shapes that do not fit."""
     require(len(stages) > 0, "stages", {}, "one or more")
     for name, stage in stages.items():
-        ok = isinstance(name, str) and NAME.fullmatch(name) is not None
-        require(ok, "stages", name, "named in small letters, digits and _, as in my_stage")
-        allowed = "another name: a field of the experiment, a command or a folder of a run has it"
+        check_name("stages", name)
+        allowed = "another name: a field of the experiment, a command or an option of one has it"
         require(name not in reserved, "stages", name, allowed)
         builds_on(stages, name)
         for role, need in stage.needs().items():

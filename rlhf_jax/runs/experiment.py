@@ -2,6 +2,7 @@
 
 import dataclasses
 import importlib.util
+import sys
 import traceback
 from collections.abc import Mapping
 
@@ -20,7 +21,8 @@ from rlhf_jax.sources.source import Source
 from rlhf_jax.stages.stage import Stage
 from rlhf_jax.training.loop import LoopConfig
 
-COMMANDS = ("run", "report", "generate", "doctor", "replay", "plan", "estimators")
+COMMANDS = ("run", "generate", "doctor", "replay", "plan", "estimators")
+OPTIONS = ("stop_after_steps", "insist", "stage", "topology", "suggest", "tries", "json")  # theirs
 
 
 @dataclasses.dataclass(frozen=True)
@@ -45,6 +47,8 @@ class Experiment:
     stages  by name; the name is the stage's directory, command and prefix of options
     ending  where every policy's responses end, and what one scores that does not
     evaluators  what the report measures of the models that stages end with
+    seed    of the data and of every random number
+    out     the run's directory; None: runs/<name>
 
     Raises ConfigError where stages do not fit each other or the model.
     """
@@ -61,14 +65,15 @@ class Experiment:
         default=ParallelConfig(), metadata=NOT_FINGERPRINTED
     )
     seed: int = 0
-    out: str | None = None  # None: runs/<name>
+    out: str | None = None
 
     def __post_init__(self):
         require(0 <= self.seed < 2**63, "seed", self.seed, "in [0, 2**63)")
         total = self.evaluation.prompt_length + self.evaluation.response_length
         field, context = "evaluation.prompt_length + response_length", self.model.context
         require(total <= context, field, total, f"<= model.context = {context}")
-        reserved = (*COMMANDS, *(field.name for field in dataclasses.fields(self)))
+        fields = (field.name for field in dataclasses.fields(self))
+        reserved = (*COMMANDS, *OPTIONS, *fields)
         chain.check_chain(self.stages, self.model, Ending.planned(self.ending), reserved)
         names = [evaluator.name for evaluator in self.evaluators]
         twice = sorted({name for name in names if names.count(name) > 1})
@@ -87,6 +92,10 @@ class Experiment:
     def directory(self) -> Path:
         return place(self.out or f"runs/{self.name}", "out")
 
+    def directory_of(self, stage: str) -> Path:
+        """A stage's own, or that of the stage that stands in for it."""
+        return self.stages[stage].elsewhere(self.directory_of) or self.directory / stage
+
 
 def load_experiment(path: str) -> Experiment:
     """The `config` of an experiment file.
@@ -101,6 +110,7 @@ def load_experiment(path: str) -> Experiment:
     if spec is None:
         raise UserError(f"{path}: an experiment is a Python file, named *.py")
     module = importlib.util.module_from_spec(spec)
+    sys.modules[spec.name] = module  # for classes that the file defines: their types and comments
     try:
         spec.loader.exec_module(module)
     except (Exception, SystemExit) as error:

@@ -27,6 +27,7 @@ from rlhf_jax.randomness import random_key
 from rlhf_jax.runs import chain
 from rlhf_jax.runs.experiment import Experiment
 from rlhf_jax.runs.inputs import StageInputs
+from rlhf_jax.runs.origin import Origin
 from rlhf_jax.sources import corpora
 from rlhf_jax.sources.records import StageRecords
 from rlhf_jax.stages.facts import Expected, Facts, Measures
@@ -48,10 +49,12 @@ class Run:
         stop_after_steps: int | None = None,
         insist: bool = False,
         stages: Sequence[str] = (),
+        origin: Origin | None = None,
     ):
         """stages: those that are to run, refused here, before data are built, where their rows do
-        not fit the devices."""
+        not fit the devices. origin: where the config came from, kept beside each stage."""
         self.config, self.stop_after_steps, self.insist = config, stop_after_steps, insist
+        self.origin = origin
         self.directory = config.directory
         self.runner = make_runner(config.parallel)
         self.check_rows(stages)
@@ -73,7 +76,7 @@ class Run:
 
     def stage_directory(self, stage: str) -> Path:
         """Its own, or that of the stage that stands in for it."""
-        return self.config.stages[stage].elsewhere(self.stage_directory) or self.directory / stage
+        return self.config.directory_of(stage)
 
     def trains(self, stage: str) -> bool:
         """Whether the stage is this run's own, and not another's that stands in for it."""
@@ -227,6 +230,8 @@ class Run:
     def _train(self, stage: str, task: loop.Task) -> Any:
         if processes.is_first():
             self._same_config(stage)
+            if self.origin is not None:
+                self.origin.write(self.stage_directory(stage))
         state = loop.run(
             task,
             self.stage_directory(stage),

@@ -16,17 +16,17 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-import rlhf_jax.run
 from rlhf_jax import cli
-from rlhf_jax.config_json import from_json
 from rlhf_jax.data import human
 from rlhf_jax.data.records import Demonstration, Prompt, Ranking, Text, read_jsonl
 from rlhf_jax.durable import manifest
 from rlhf_jax.durable.batch_file import read_batch, write_batch
-from rlhf_jax.durable.fingerprint import check_fingerprint, fingerprint_of
+from rlhf_jax.durable.fingerprint import check_fingerprint
 from rlhf_jax.durable.model_files import read_about
 from rlhf_jax.errors import UserError
-from rlhf_jax.experiment import Experiment
+from rlhf_jax.runs import options, run
+from rlhf_jax.runs.experiment import Experiment
+from rlhf_jax.runs.origin import ORIGIN, Origin
 from rlhf_jax.training.metrics import trim
 from tests.small_run import config
 
@@ -166,24 +166,35 @@ def test_human_feedback(folder, data, name):
 
 @cases(60)
 @given(data=st.data())
-def test_configs(data):
-    COUNTS["configs"] += 1
-    value = data.draw(changed(fingerprint_of(config)))
-    found = refused_or(from_json, Experiment, value)
-    assert found is None or isinstance(found, Experiment)
+def test_origins(folder, data):
+    """What a run's JSON says of the file and the options that it was started with."""
+    COUNTS["origins"] += 1
+    place = folder / "origin"
+    place.mkdir(exist_ok=True)
+    file = str(Path(__file__).parents[1] / "small_run.py")
+    whole = {"file": file, "options": ["--seed", "3", "--ppo.clip", "0.1"]}
+    content = json.dumps(data.draw(changed(whole))).encode()
+    if data.draw(st.booleans()):
+        content = data.draw(damaged(content))
+    (place / ORIGIN).write_bytes(content)
+    found = refused_or(Origin.read, place)
+    assert found is None or isinstance(found.file, str)
+    if found is not None and found.file == file:
+        refused_by_a_line(lambda: isinstance(found.config(), Experiment))
 
 
-def _fields(value, prefix=""):
-    if isinstance(value, dict):
-        for name, inner in value.items():
-            if name == "class":
-                continue
-            yield from _fields(inner, f"{prefix}.{name}" if prefix else name)
-    else:
-        yield prefix.replace("_", "-")
+def refused_by_a_line(function, *arguments):
+    """As `refused_or`; an option that tyro refuses is as good: it names it and what it takes."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr("sys.stdout", io.StringIO())
+        patch.setattr("sys.stderr", io.StringIO())
+        try:
+            refused_or(function, *arguments)
+        except SystemExit as ended:
+            assert ended.code in (0, 2)
 
 
-OPTIONS = sorted(_fields(fingerprint_of(config)))
+OPTIONS = sorted(path.replace("_", "-") for path, _ in options.paths([config]))
 VALUES = st.integers().map(str) | st.floats().map(str) | st.text(max_size=5) | st.sampled_from(
     ["0", "-1", "1e400", "None", "True", "nan", "1.5", "", "--", "{}", "0x10", "9" * 30]
 )  # fmt: skip
@@ -193,24 +204,23 @@ class Nothing:
     def __init__(self, *arguments):
         pass
 
+    def check(self, stages, report):
+        pass
+
     def finish(self, stage):
         pass
 
 
 @cases(10)
-@given(options=st.lists(st.tuples(st.sampled_from(OPTIONS), VALUES), min_size=1, max_size=2))
-def test_overrides(options):
+@given(given_options=st.lists(st.tuples(st.sampled_from(OPTIONS), VALUES), min_size=1, max_size=2))
+def test_overrides(given_options):
     COUNTS["overrides"] += 1
     file = str(Path(__file__).parents[1] / "small_run.py")
-    arguments = [part for name, value in options for part in (f"--{name}", value)]
+    arguments = [part for name, value in given_options for part in (f"--{name}", value)]
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(rlhf_jax.run, "Run", Nothing)
-        patch.setattr("sys.stdout", io.StringIO())
-        patch.setattr("sys.stderr", io.StringIO())
-        try:
-            refused_or(cli.command, ["sft", file, *arguments])
-        except SystemExit as ended:  # tyro names the option and what it takes
-            assert ended.code in (0, 2)
+        patch.setattr(run, "Run", Nothing)
+        patch.setattr(cli, "writable_directory", lambda path, field: None)
+        refused_by_a_line(cli.command, ["sft", file, *arguments])
 
 
 @pytest.fixture(scope="module")

@@ -10,13 +10,15 @@ import numpy as np
 import pytest
 
 from rlhf_jax.cli import main
+from rlhf_jax.data.records import Ranking
 from rlhf_jax.data.tokenizer import train_sentencepiece
 from rlhf_jax.durable.model_files import save_model
 from rlhf_jax.errors import UserError
+from rlhf_jax.generation.ending import EndingConfig
 from rlhf_jax.models import score, transformer
-from rlhf_jax.run import Run
+from rlhf_jax.runs.run import Run
 from tests.small_run import config
-from tests.test_fitness import RECORDS, experiment
+from tests.stages.test_facts import RECORDS, experiment
 
 PACKAGE = Path(__file__).resolve().parents[2] / "rlhf_jax"
 UNPICKLERS = {"pickle", "cPickle", "cloudpickle", "dill", "joblib", "shelve", "marshal", "torch",
@@ -39,10 +41,12 @@ def save(run, stage, model, tokenizer):
 
 @pytest.fixture(scope="module")
 def run(tmp_path_factory):
-    """A run whose models up to the reward model are there, untrained."""
+    """A run whose models and rankings up to the reward model are there, untrained."""
     run = Run(dataclasses.replace(config, out=str(tmp_path_factory.mktemp("run"))))
     for stage in ("pretrain", "sft", "reward"):
         save(run, stage, config.model, run.tokenizer.fingerprint)
+    ranked = [Ranking("a", ("b", "c"), (0, 1))]
+    run.collected("feedback").write("rankings", {"train": ranked, "valid": ranked})
     return run
 
 
@@ -62,7 +66,7 @@ MISFITS = {
     ),
     "policy of another width": (
         "sft", {"model": dataclasses.replace(config.model, width=16)},
-        "sft/model/model.json: width",
+        r"sft/model/model.json: width: expected 32 \(sft\), got 16",
     ),
     "policy of another vocabulary": (
         "sft", {"model": dataclasses.replace(config.model, vocab_size=500)},
@@ -70,7 +74,7 @@ MISFITS = {
     ),
     "reward model of another depth": (
         "reward", {"model": dataclasses.replace(config.model, layers=1)},
-        "reward/model/model.json: layers",
+        r"reward/model/model.json: layers: expected 2 \(reward\), got 1",
     ),
 }  # fmt: skip
 
@@ -99,26 +103,27 @@ def test_a_vocabulary_too_small_for_the_tokenizer_is_refused(tmp_path):
 
 
 def test_a_stop_token_that_is_several_tokens_is_refused_before_any_stage(run):
-    wrong = dataclasses.replace(config.ppo_ptx, stop_token="no one token")
-    with pytest.raises(UserError, match=r"^ppo_ptx.stop_token = 'no one token': must be one token"):
-        Run(dataclasses.replace(run.config, ppo_ptx=wrong))
+    wrong = dataclasses.replace(run.config, ending=EndingConfig(stop_token="no one token"))
+    with pytest.raises(UserError, match=r"^ending.stop_token = 'no one token': must be one token"):
+        Run(wrong)
 
 
 def test_another_config_is_refused_and_goes_on_where_the_user_insists(run, capsys):
     stage = run.stage_directory("sft")
     run._same_config("sft")
     text = (stage / "config.json").read_text()
-    changed = dataclasses.replace(
-        run.config, sft=dataclasses.replace(config.sft, epochs=3.0), loop=config.loop
-    )
-    with pytest.raises(UserError, match=r"--insist to go on:\n  sft.epochs: 5.0 there, 3.0 now"):
+    changed = run.config.with_stages(sft=dataclasses.replace(config.stages["sft"], epochs=3.0))
+    told = r"--insist to go on:\n  stages.sft.epochs: 5.0 there, 3.0 now"
+    with pytest.raises(UserError, match=told):
         Run(changed).finish("sft")
     assert (stage / "config.json").read_text() == text
     Run(changed, insist=True).finish("sft")
     assert (
-        "goes on under another config:\n  sft.epochs: 5.0 there, 3.0 now" in capsys.readouterr().out
+        "goes on under another config:\n  stages.sft.epochs: 5.0 there, 3.0 now"
+        in capsys.readouterr().out
     )
-    assert json.loads((stage / "config.json").read_text())["config"]["sft"]["epochs"] == 3.0
+    stored = json.loads((stage / "config.json").read_text())["config"]
+    assert stored["stages"]["sft"]["epochs"] == 3.0
     Run(run.config, insist=True).finish("sft")
 
 
@@ -147,9 +152,10 @@ def test_a_record_that_no_field_takes_is_told_in_a_line(name, tmp_path, monkeypa
     with open(f"{path}/{file}.jsonl", "a") as records:
         records.write(line + "\n")
     (tmp_path / "experiment.py").write_text(
-        "import dataclasses\nfrom rlhf_jax.experiment import FolderData\n"
-        "from tests.small_run import config\n"
-        f"config = dataclasses.replace(config, data=FolderData(path={path!r}))\n"
+        "import dataclasses\nfrom rlhf_jax.sources.folder import FolderData\n"
+        "from tests.stages.test_facts import config\n"
+        "stages = {n: config.stages[n] for n in ('pretrain', 'sft')}\n"
+        f"config = dataclasses.replace(config, data=FolderData(path={path!r}), stages=stages)\n"
     )
     arguments = ["rlhf-jax", "sft", str(tmp_path / "experiment.py"), "--out", str(tmp_path / "run")]
     monkeypatch.setattr("sys.argv", arguments)

@@ -52,9 +52,9 @@ FORMATS = (
     *mutants("durable/fingerprint.py", "durable/test_formats.py", [
         ("check_fingerprint", "formats.FIELD: formats.RUN.now, ", "",
          "durable/test_fingerprint.py::test_the_file_holds_the_whole_nested_config"),
-        ("_stored", "formats.RUN.check(content[formats.FIELD] if numbered else None, path.parent)",
+        ("stored", "formats.RUN.check(content[formats.FIELD] if numbered else None, path.parent)",
          "", "test_a_later_run_is_refused_and_stays_as_it_is[True]"),
-        ("_stored", 'content["config"] if numbered else content', 'content["config"]',
+        ("stored", 'content["config"] if numbered else content', 'content["config"]',
          "test_a_run_without_a_number_is_read_and_compared", "KeyError"),
     ]),
 )  # fmt: skip

@@ -1,6 +1,7 @@
 """rlhf-jax doctor RUN: what is in a run's directory, what is damaged, what a resume would do."""
 
 import dataclasses
+from typing import NamedTuple
 
 from etils import epath
 
@@ -10,10 +11,21 @@ from rlhf_jax.durable.files import entries, modified
 from rlhf_jax.durable.lock import holder
 from rlhf_jax.durable.model_files import check_format, has_model, read_about
 from rlhf_jax.errors import UserError
+from rlhf_jax.runs.inputs import HOST
+from rlhf_jax.sources.records import WHOLE, StageRecords
 from rlhf_jax.strict_json import read_json
 from rlhf_jax.training.metrics import METRICS, SPEED, read_lines
 
-HEADINGS = ("stage", "stands at", "checkpoints", "model", "a resume would")
+_collected = StageRecords.there
+HEADINGS = ("stage", "stands at", "checkpoints", "ends with", "a resume would")
+
+
+class End(NamedTuple):
+    """What a stage has ended with: in words, where it lies, and what of it is damaged."""
+
+    told: str
+    places: tuple[epath.Path, ...] = ()
+    damaged: tuple[str, ...] = ()
 
 
 @dataclasses.dataclass(frozen=True)
@@ -25,7 +37,7 @@ class Finding:
     holder: str | None
 
 
-def examine(run: epath.Path) -> tuple[list[Finding], list[str]]:
+def examine(run: epath.PathLike) -> tuple[list[Finding], list[str]]:
     """What each stage directory holds, and what is damaged outside of them.
 
     run: a run's directory, or one stage's. Raises UserError where it is neither, or where a part of
@@ -34,7 +46,7 @@ def examine(run: epath.Path) -> tuple[list[Finding], list[str]]:
     run = epath.Path(run)
     if not run.is_dir():
         raise UserError(f"{run}: no such directory")
-    is_stage = lambda d: (d / "checkpoints").is_dir() or (d / "model").is_dir()
+    is_stage = lambda d: (d / "checkpoints").is_dir() or (d / "model").is_dir() or _collected(d)
     stages = [run] if is_stage(run) else sorted(filter(is_stage, run.iterdir()), key=_first_written)
     if not stages and not (run / "data").is_dir():
         raise UserError(f"{run}: no stage of a run in it")
@@ -49,7 +61,8 @@ def examine(run: epath.Path) -> tuple[list[Finding], list[str]]:
 
 
 def _stage(directory: epath.Path, tokenizer: str | None) -> Finding:
-    damaged = [line for file in _json_files(directory) for line in _bad_json(file)]
+    folders = [directory, *entries(directory / HOST)]
+    damaged = [line for each in folders for file in _json_files(each) for line in _bad_json(file)]
     for name in (METRICS, SPEED):
         try:
             if (directory / name).is_file():
@@ -71,34 +84,52 @@ def _stage(directory: epath.Path, tokenizer: str | None) -> Finding:
     states += [f"{len(half)} half-written"] if half else []
     if aside := entries(directory / "damaged"):
         states.append(f"{len(aside)} set aside")
-    model, wrong = _model(directory / "model", tokenizer)
-    damaged += wrong
+    end = _records(directory) if _collected(directory) else _model(directory, tokenizer)
     stands = "nothing" if good is None else f"step {good} of {total}"
-    would = _resume(good, total, bool(states), model, directory)
-    row = (directory.name, stands, ", ".join(states) or "none", model, would)
-    return Finding(row, damaged, holder(directory))
+    would = _resume(good, total, bool(states), end)
+    row = (directory.name, stands, ", ".join(states) or "none", end.told, would)
+    return Finding(row, [*damaged, *end.damaged], holder(directory))
 
 
-def _resume(good, total, some: bool, model: str, directory: epath.Path) -> str:
-    if model == "ok":
-        return "read the model"
-    if model == "DAMAGED":
-        return f"refuse until {directory / 'model'} is removed"
+def _resume(good, total, some: bool, end: End) -> str:
+    if end.damaged:
+        return f"refuse until what is damaged is removed: {', '.join(map(str, end.places))}"
+    if end.places:
+        return "read it"
     if good is None:
         return "refuse: no checkpoint is good" if some else "begin at step 0"
-    return "write the model" if good == total else f"go on from step {good}"
+    return "write what it ends with" if good == total else f"go on from step {good}"
 
 
-def _model(directory: epath.Path, tokenizer: str | None) -> tuple[str, list[str]]:
-    if not has_model(directory):
-        return "none", []
-    check_format(directory)
-    wrong = [f"{directory}: {line}" for line in manifest.problems(directory)]
+def _model(directory: epath.Path, tokenizer: str | None) -> End:
+    place = directory / "model"
+    if not has_model(place):
+        return End("nothing yet")
+    check_format(place)
+    wrong = [f"{place}: {line}" for line in manifest.problems(place)]
     if not wrong:
-        about = read_about(directory)
+        about = read_about(place)
         if tokenizer is not None and about["tokenizer"] != tokenizer:
-            wrong = [f"{directory}: made with another tokenizer than that of data/"]
-    return ("DAMAGED" if wrong else "ok"), wrong
+            wrong = [f"{place}: made with another tokenizer than that of data/"]
+    return End(f"a model, {'DAMAGED' if wrong else 'ok'}", (place,), tuple(wrong))
+
+
+def _records(directory: epath.Path) -> End:
+    places, told, wrong = (directory / WHOLE, directory / "records"), [], []
+    records = StageRecords(directory.name, directory, tokenizer=None)
+    try:
+        counts = read_json(places[0])
+        written = [(kind, split, n) for kind in counts for split, n in counts[kind].items()]
+        for kind, split, expected in written:
+            found = len(list(records.read(kind, split)))
+            told.append(f"{found} {kind}.{split}")
+            if found != expected:
+                wrong.append(f"{places[1]}: {found} {kind}.{split}, {expected} were written")
+    except UserError as error:
+        wrong.append(str(error))
+    except (TypeError, AttributeError, IndexError):
+        wrong.append(f"{places[0]}: expected counts of records")
+    return End(", ".join([*told, "DAMAGED" if wrong else "ok"]), places, tuple(wrong))
 
 
 def _total(folder: epath.Path) -> int | str:
@@ -123,8 +154,9 @@ def _first_written(directory: epath.Path) -> float:
     return modified(file) if file.is_file() else 0.0
 
 
-def show(run: epath.Path) -> int:
+def show(run: epath.PathLike) -> int:
     """Prints the table; 0 where all is well, 1 where something is damaged."""
+    run = epath.Path(run)
     findings, damaged = examine(run)
     rows = [HEADINGS, *(finding.row for finding in findings)]
     widths = [max(len(row[i]) for row in rows) for i in range(len(HEADINGS))]

@@ -1,0 +1,332 @@
+"""Fields of configs as options of the command line, `--ppo.kl.coefficient 0.1`.
+
+The groups of options are the config's own instances: what class a stage, an objective or an
+evaluator is, the experiment file says; an option changes a field of it.
+"""
+
+import ast
+import collections
+import dataclasses
+import difflib
+import enum
+import functools
+import inspect
+import re
+import textwrap
+import types
+from collections.abc import Collection, Mapping, Sequence
+from pathlib import Path
+from typing import Annotated, Any, Literal, NamedTuple, Union, get_args, get_origin, get_type_hints
+
+import tyro
+
+from rlhf_jax.errors import UserError, inside
+from rlhf_jax.runs.experiment import Experiment
+
+HELP = ("-h", "--help")
+FILE = "the experiment file"
+WORDS = (str, int, float, bool, Path, types.NoneType)  # what a text can stand for
+ENTRY = re.compile(r"(?P<names>\w+(?:, \w+)*)(?:: |  +)(?P<text>\S.*)")
+
+
+@dataclasses.dataclass(frozen=True)
+class RunOptions:
+    """Of a command that runs stages."""
+
+    stop_after_steps: int | None = None  # ends the stage early, with a checkpoint
+    insist: bool = False  # goes on in a directory that another config made
+
+
+class Part(NamedTuple):
+    """An option, or a group of options."""
+
+    name: str
+    value: Any
+    hint: Any  # what the field may hold
+    about: str
+
+
+def parse(
+    roots: Sequence[Any],
+    arguments: Sequence[str],
+    prog: str,
+    about: str = "",
+    shown: Collection[str] | None = None,
+) -> list[Any]:
+    """The roots, dataclasses whose fields are the options at the top, changed as arguments say.
+
+    about: what --help begins with. shown: the stages whose options --help lists; None: all.
+    Raises UserError, which names the option, where there is none such or a config refuses its
+    value; prints what is wrong and exits with 2 where a value is of another type.
+    """
+    asks = any(argument in HELP for argument in arguments)
+    refuse_unknown(roots, arguments)
+    given = {_path(argument).split(".")[0].removeprefix("no_") for argument in arguments}
+    left_out = {name for root in roots for name in _stages(root)} - set(shown or ())
+    listed = lambda name: (shown is None or name not in left_out) if asks else name in given
+    parts = [part for part in _options(_top(roots)) if listed(part.name)]
+    default = _mirror("Call", parts)
+    parsed = tyro.cli(
+        type(default),
+        prog=prog,
+        description=about,
+        default=default,
+        args=HELP[1:] if asks else arguments,
+        config=(tyro.conf.AvoidSubcommands,),
+    )
+    found = dict(zip((part.name for part in parts), vars(parsed).values(), strict=True))
+    return [_changed(root, found) for root in roots]
+
+
+def first_sentence(kind: type) -> str:
+    """Of a class's docstring, as far as its first full stop, colon or semicolon."""
+    return re.split(r"[.:;](?: |$)", described(kind), maxsplit=1)[0]
+
+
+def described(kind: type) -> str:
+    """The first paragraph of a class's own docstring, in one line."""
+    return " ".join(_docstring(kind).split("\n\n")[0].split())
+
+
+def _docstring(kind: type) -> str:
+    text = inspect.cleandoc(vars(kind).get("__doc__") or "")
+    return "" if text.startswith(f"{kind.__name__}(") else text  # what dataclasses write
+
+
+@functools.cache
+def field_texts(kind: type) -> dict[str, str]:
+    """What a class and those above it say of their fields: an entry of the docstring, "name  text"
+    or "name: text", or the comment in a field's line or right above it."""
+    names, found = {field.name for field in dataclasses.fields(kind)}, {}
+    for each in reversed(kind.__mro__[:-1]):
+        entry: list[str] = []
+        found |= _comments(each)
+        for line in _docstring(each).splitlines():
+            match = ENTRY.fullmatch(line)
+            if match and set(match["names"].split(", ")) <= names:
+                entry = match["names"].split(", ")
+                found |= dict.fromkeys(entry, match["text"])
+            elif not line.strip():
+                entry = []
+            else:
+                found |= {name: f"{found[name]} {line.strip()}" for name in entry}
+    return {name: text for name, text in found.items() if name in names}
+
+
+def _comments(kind: type) -> dict[str, str]:
+    try:
+        source = textwrap.dedent(inspect.getsource(kind))
+    except (OSError, TypeError):  # made in no file
+        return {}
+    lines, found = source.splitlines(), {}
+    for node in ast.parse(source).body[0].body:
+        if not isinstance(node, ast.AnnAssign) or not isinstance(node.target, ast.Name):
+            continue
+        above = node.lineno - 1
+        while lines[above - 1].strip().startswith("#"):
+            above -= 1
+        behind = lines[node.end_lineno - 1].encode()[node.end_col_offset :].decode()
+        comments = [line.strip(" #") for line in [*lines[above : node.lineno - 1], behind]]
+        comments = [text for text in comments if text and not text.startswith(("fmt:", "noqa"))]
+        if comments:
+            found[node.target.id] = " ".join(comments)
+    return found
+
+
+def _parts(value: Any) -> list[Part] | None:
+    """The parts of a group; None: the value is no group."""
+    if isinstance(value, Experiment):
+        stages = [Part(name, stage, type(stage), "") for name, stage in value.stages.items()]
+        named = {evaluator.name: evaluator for evaluator in value.evaluators}
+        own = [part for part in _fields(value) if part.name not in ("stages", "evaluators")]
+        return [*own, *stages, Part("evaluators", named, Mapping, "")]
+    if _is_config(value):
+        return _fields(value)
+    items = ()
+    if isinstance(value, Mapping):
+        items = value.items()
+    elif isinstance(value, tuple | list):
+        items = enumerate(value)
+    found = [Part(str(name), inner, type(inner), "") for name, inner in items]
+    return found if found and all(_is_config(part.value) for part in found) else None
+
+
+def _is_config(value: Any) -> bool:
+    return dataclasses.is_dataclass(value) and not isinstance(value, type)
+
+
+def _fields(value: Any) -> list[Part]:
+    kind = type(value)
+    hints, texts = get_type_hints(kind), field_texts(kind)
+    fields = [field.name for field in dataclasses.fields(value) if field.init]
+    return [Part(n, vars(value)[n], hints[n], texts.get(n, "")) for n in fields]
+
+
+def _stages(value: Any) -> Collection[str]:
+    return value.stages if isinstance(value, Experiment) else ()
+
+
+def _top(roots: Sequence[Any]) -> list[Part]:
+    return [part for root in roots for part in _parts(root) or ()]
+
+
+def _options(parts: Sequence[Part]) -> list[Part]:
+    """Those that are options or groups with options."""
+    found = []
+    for part in parts:
+        below = _parts(part.value)
+        if _is_worded(part.hint) if below is None else _options(below):
+            found.append(part)
+    return found
+
+
+def _is_worded(hint: Any) -> bool:
+    """Whether a text can stand for every value that a field may hold."""
+    origin, inner = get_origin(hint), get_args(hint)
+    if origin is Literal:
+        return True
+    if origin in (Union, types.UnionType, tuple, list, collections.abc.Sequence):
+        return all(each is ... or _is_worded(each) for each in inner)
+    return isinstance(hint, type) and (hint in WORDS or issubclass(hint, enum.Enum))
+
+
+def _mirror(name: str, parts: Sequence[Part]) -> Any:
+    """A dataclass of the parts' values whose types are those of the values, for tyro."""
+    fields, values = [], []
+    for number, part in enumerate(parts):
+        value, hint, about = part.value, part.hint, part.about
+        if _parts(value) is not None:
+            about = about or described(type(value))
+            value = _mirror(type(value).__name__, _options(_parts(value)))
+            hint = type(value)
+        option = tyro.conf.arg(name=part.name.replace("_", "-"), help=about or None)
+        fields.append((f"part_{number}", Annotated[hint, option]))
+        values.append(value)
+    kind = dataclasses.make_dataclass(name, fields, frozen=True)
+    kind.__doc__ = " "  # else tyro prints the one that dataclasses write
+    return kind(*values)
+
+
+def _changed(value: Any, found: Mapping[str, Any], path: str = "") -> Any:
+    """A group with the parts that were found, of which some are as they were.
+
+    Raises ConfigError, which names the option, where the group refuses them.
+    """
+    changed = {}
+    for part in _options(_parts(value)):
+        new, name = found.get(part.name, part.value), part.name
+        if _parts(part.value) is not None and new is not part.value:
+            inner = [inner.name for inner in _options(_parts(part.value))]
+            parsed = dict(zip(inner, vars(new).values(), strict=True))
+            new = _changed(part.value, parsed, f"{path}.{name}".lstrip("."))
+        if new is not part.value and new != part.value:
+            changed[name] = new
+    if not changed:
+        return value
+    if isinstance(value, Experiment):
+        stages = {name: changed.pop(name) for name in value.stages if name in changed}
+        if "evaluators" in changed:
+            changed["evaluators"] = tuple(changed["evaluators"].values())
+        return dataclasses.replace(value, stages={**value.stages, **stages}, **changed)
+    if isinstance(value, Mapping):
+        return {**value, **changed}
+    if isinstance(value, tuple | list):
+        return type(value)(changed.get(str(n), inner) for n, inner in enumerate(value))
+    if not path:
+        return dataclasses.replace(value, **changed)
+    with inside(path):
+        return dataclasses.replace(value, **changed)
+
+
+def refuse_unknown(roots: Sequence[Any], arguments: Sequence[str]) -> None:
+    """Raises UserError where an argument names no option: why, and which one is near it."""
+    parts, found = _top(roots), paths(roots)
+    known = {path for path, _ in found}
+    known |= {_no(path) for path, part in found if part.hint is bool}
+    for argument in arguments:
+        name, path = argument.split("=")[0], _path(argument)
+        if not name.startswith("--") or name in ("--", *HELP) or path in known:
+            continue
+        why = _why_unknown(parts, path.split("."))
+        near = None if FILE in why else _near(path, known)
+        hint = f"; did you mean --{near.replace('_', '-')}?" if near else ""
+        raise UserError(f"{name}: {why}{hint}")
+
+
+def _near(path: str, known: Collection[str]) -> str | None:
+    """An option whose last name is spelt nearly so, or the names above it."""
+    above, _, last = path.rpartition(".")
+    split = [option.rpartition(".") for option in known]
+    beside = [name for group, _, name in split if group == above]
+    if near := difflib.get_close_matches(last, beside, 1, 0.7):
+        return f"{above}.{near[0]}".lstrip(".")
+    others = [f"{group}.{name}" for group, _, name in split if name == last and group]
+    return next(iter(difflib.get_close_matches(path, others, 1, 0.8)), None)
+
+
+def _path(argument: str) -> str:
+    """Of the option that an argument names, if it does: "ppo.kl.coefficient"."""
+    return argument.split("=")[0].lstrip("-").replace("-", "_")
+
+
+def _no(path: str) -> str:
+    *above, last = path.split(".")
+    return ".".join([*above, f"no_{last}"])
+
+
+def paths(roots: Sequence[Any]) -> list[tuple[str, Part]]:
+    """Every option of the roots, as "ppo.kl.coefficient"."""
+    return _paths(_top(roots), "")
+
+
+def _paths(parts: Sequence[Part], above: str) -> list[tuple[str, Part]]:
+    found = []
+    for part in _options(parts):
+        path, below = f"{above}{part.name}", _parts(part.value)
+        found += [(path, part)] if below is None else _paths(below, f"{path}.")
+    return found
+
+
+def _why_unknown(parts: Sequence[Part], names: list[str]) -> str:
+    """Why --a.b.c is no option."""
+    group, path = None, []
+    for name in names:
+        below = {part.name: part for part in parts}
+        if name not in below:
+            break
+        group, path = below[name], [*path, name]
+        parts = _parts(group.value) or ()
+    if group is None:
+        return "no such option"
+    told, place = names[len(path) :], ".".join(path)
+    if not told:
+        if _parts(group.value) is None:
+            return f"{place} is not text: {FILE} sets it"
+        return "it names a group of options, not one"
+    if _parts(group.value) is None:
+        is_leaf = _is_worded(group.hint)
+        return "no such option" if is_leaf else f"{place} is {group.value!r} in {FILE}"
+    if not _is_config(group.value):
+        return "no such option"
+    kind = type(group.value)
+    others = [each.__name__ for each in _allowed(group.hint) if told[0] in _names(each)]
+    about = f"{place} is of the class {kind.__name__}, which has no field {told[0]}"
+    if others:
+        verb = "has" if len(others) == 1 else "have"
+        about += f"; {' and '.join(others)} {verb} it: {FILE} sets the class"
+    return about
+
+
+def _names(kind: type) -> set[str]:
+    return {field.name for field in dataclasses.fields(kind)}
+
+
+def _allowed(hint: Any) -> list[type]:
+    """The dataclasses that a field may hold: members of a union, and what is below a class."""
+    members = get_args(hint) if get_origin(hint) in (Union, types.UnionType) else (hint,)
+    found: dict[type, None] = {}
+    while members:
+        kinds = [kind for kind in members if isinstance(kind, type)]
+        found |= dict.fromkeys(kind for kind in kinds if dataclasses.is_dataclass(kind))
+        members = [below for kind in kinds for below in kind.__subclasses__()]
+    return list(found)

@@ -1,0 +1,304 @@
+"""Fields as options: types and groups come from the config's own instances, in what they change,
+in what they refuse, and in what --help says of them."""
+
+import collections.abc
+import dataclasses
+import re
+from pathlib import Path
+from typing import Any, Literal, Protocol
+
+import pytest
+
+from rlhf_jax.errors import ConfigError, UserError, require
+from rlhf_jax.evaluation.evaluator import Evaluator
+from rlhf_jax.objectives.kl import AdaptiveController, FixedController
+from rlhf_jax.parallel.config import ParallelConfig
+from rlhf_jax.runs import options
+from rlhf_jax.runs.experiment import Experiment
+from rlhf_jax.stages.dpo import IPO
+from rlhf_jax.stages.elsewhere import FromRun
+from rlhf_jax.stages.ppo_stage import PPO
+from rlhf_jax.training.optimizer import OptimizerConfig
+from tests.small_run import config
+
+
+class Reward(Protocol):
+    """What a field may be typed by: nothing of it says which fields there are."""
+
+    def score(self, text: str) -> float: ...
+
+
+@dataclasses.dataclass(frozen=True)
+class Base:
+    """Nothing."""
+
+
+@dataclasses.dataclass(frozen=True)
+class Length(Base):
+    """Scores the length.
+
+    weight  of the score, in
+            points a token
+    """
+
+    weight: float = 1.0
+    most: int | None = None  # tokens that count
+    # Longer ones
+    # count nothing.
+    strict: bool = False
+
+    def __post_init__(self):
+        require(self.weight > 0, "weight", self.weight, "positive")
+
+
+@dataclasses.dataclass(frozen=True)
+class Words(Base):
+    """Scores words: only some of them."""
+
+    words: tuple[str, ...] = ("yes",)
+    how: Literal["any", "all"] = "any"
+    place: Path = Path("here")
+    call: collections.abc.Callable = len  # no text can stand for it
+    anything: Any = None
+
+
+@dataclasses.dataclass(frozen=True)
+class Config:
+    """One of each kind of field."""
+
+    protocol: Reward = Length()
+    base: Base = Length()
+    union: Length | Words = Words()
+    absent: Length | None = None
+    present: Length | None = Length()
+    several: tuple[Base, ...] = (Length(), Words())
+    named: collections.abc.Mapping[str, Base] = dataclasses.field(
+        default_factory=lambda: {"my_first": Length()}
+    )
+    bare: Base = Base()
+    lam: float = 1.0
+
+
+def parsed(*arguments, roots=(Config(),), **how):
+    return options.parse(roots, arguments, "program", **how)[0]
+
+
+def helped(capsys, roots, **how) -> str:
+    with pytest.raises(SystemExit) as ended:
+        options.parse(roots, ["--help"], "program", **how)
+    assert ended.value.code == 0
+    return " ".join(re.sub("[│╭╮╰╯─|+]|-{3,}", " ", capsys.readouterr().out).split())
+
+
+def test_without_options_the_config_is_the_file_s_own():
+    found = Config()
+    assert parsed(roots=[found]) is found
+
+
+CHANGES = {
+    "a protocol's instance": ("--protocol.weight 2", {"protocol": Length(2.0)}),
+    "a base class's instance": ("--base.most 3", {"base": Length(most=3)}),
+    "the member of a union that is there": (
+        "--union.how all --union.words no maybe --union.place there",
+        {"union": Words(("no", "maybe"), "all", Path("there"))},
+    ),
+    "an optional group": ("--present.strict", {"present": Length(strict=True)}),
+    "a member of a tuple": ("--several.1.words", {"several": (Length(), Words(()))}),
+    "a member of a mapping, - for _": (
+        "--named.my-first.weight=3", {"named": {"my_first": Length(3.0)}},
+    ),
+    "_ as it is": ("--named.my_first.weight 3", {"named": {"my_first": Length(3.0)}}),
+    "a flag back": ("--base.strict --base.no-strict --lam 2", {"lam": 2.0}),
+    "several at once": (
+        "--base.weight 2 --base.most 1 --lam 0", {"base": Length(2.0, 1), "lam": 0.0},
+    ),
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("name", CHANGES)
+def test_an_option_changes_its_field_alone(name):
+    arguments, changes = CHANGES[name]
+    assert parsed(*arguments.split()) == dataclasses.replace(Config(), **changes)
+
+
+def test_an_optional_number_may_be_none():
+    roots = [Config(base=Length(most=3))]
+    assert parsed("--base.most", "None", roots=roots) == Config()
+
+
+def test_several_roots_change_each_their_own():
+    found = options.parse([Length(), Words()], ["--weight", "2", "--how", "all"], "program")
+    assert found == [Length(2.0), Words(how="all")]
+
+
+def test_a_refused_value_is_named_by_its_option():
+    for option in ("protocol", "base", "present", "several.0", "named.my_first"):
+        with pytest.raises(ConfigError, match=rf"^{option}\.weight = -1\.0: must be positive"):
+            parsed(f"--{option}.weight", "-1")
+    with pytest.raises(ConfigError, match=r"^weight = -1\.0: must be positive"):
+        parsed("--weight", "-1", roots=[Length()])
+
+
+UNKNOWN = {
+    "--fly": "no such option$",
+    "--la": r"no such option; did you mean --lam\?$",
+    "--base.wieght": r"base is of the class Length, which has no field wieght; did you mean "
+    r"--base.weight\?$",
+    "--bsae.most": r"no such option; did you mean --base.most\?$",
+    "--union.weight": "union is of the class Words, which has no field weight; Length has it: the "
+    "experiment file sets the class$",
+    "--base.how": "base is of the class Length, which has no field how; Words has it: .*file sets",
+    "--base": "it names a group of options, not one$",
+    "--base.weight.x": "no such option",
+    "--absent.weight": "absent is None in the experiment file$",
+    "--union.call": "union.call is not text: the experiment file sets it$",
+    "--union.anything": "union.anything is not text",
+    "--several.7.weight": "no such option",
+    "--named.other.weight": "no such option",
+    "--bare.x": "bare is of the class Base, which has no field x$",
+    "--no-lam": "no such option$",
+}
+
+
+@pytest.mark.parametrize("option", UNKNOWN)
+def test_an_option_that_is_none_is_told_with_its_reason(option):
+    for arguments in ((option, "1"), (f"{option}=1",)):
+        with pytest.raises(UserError, match=rf"^{re.escape(option)}: {UNKNOWN[option]}"):
+            parsed(*arguments)
+
+
+@pytest.mark.parametrize("arguments", [("--lam", "many"), ("--union.how", "some"), ("x",)])
+def test_a_value_of_another_type_ends_with_2(capsys, arguments):
+    with pytest.raises(SystemExit) as ended:
+        parsed(*arguments)
+    assert ended.value.code == 2 and arguments[0] in capsys.readouterr().err
+
+
+def test_a_field_s_text_is_its_own():
+    assert options.field_texts(Length) == {
+        "weight": "of the score, in points a token",
+        "most": "tokens that count",
+        "strict": "Longer ones count nothing.",
+    }
+    assert options.described(Words) == "Scores words: only some of them."
+    assert options.first_sentence(Words) == "Scores words"
+    bare = dataclasses.make_dataclass("Bare", [("x", int)])
+    assert (options.described(bare), options.field_texts(bare)) == ("", {})
+
+
+def test_help_gives_each_group_and_field_its_own_text(capsys):
+    told = helped(capsys, [Config()], about="What it does.")
+    assert told.startswith("usage: program [-h] [OPTIONS] What it does.")
+    assert "base options Scores the length. --base.weight FLOAT of the score, in points a" in told
+    assert "--base.most {None} INT tokens that count (default: None)" in told
+    assert "union options Scores words: only some of them. --union.words" in told
+    for absent in ("absent", "call", "anything", "bare", "One of each kind", "fixed"):
+        assert absent not in told, absent
+
+
+class Gold(Evaluator):
+    """Outside of the package."""
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class Counted(Evaluator):
+    """Counts.
+
+    limit  of what is counted
+    """
+
+    limit: Base = Length()
+
+
+def in_experiment(**changes) -> Experiment:
+    return dataclasses.replace(config, evaluators=(Gold(), Counted()), **changes)
+
+
+def changed(*arguments, **changes) -> Experiment:
+    return parsed(*arguments, roots=(in_experiment(**changes), options.RunOptions()))
+
+
+def test_every_stage_source_and_evaluator_has_its_options_behind_its_name():
+    ipo = dataclasses.replace(config.stages["dpo"], objective=IPO(0.1))
+    found = changed(
+        "--ppo.kl.coefficient", "0.3", "--dpo.objective.beta", "0.2", "--ppo-ptx.clip", "0.7",
+        "--sft.optimizer.learning-rate", "1e-4", "--data.world.sft", "61", "--model.layers", "1",
+        "--evaluation.sampling.top-k", "5", "--loop.keep", "7", "--parallel.fsdp", "2",
+        "--ending.missing-eos-score", "None", "--evaluators.counted.limit.weight", "4",
+        "--evaluators.gold.every", "9", "--feedback.outputs", "2", "4", "--seed", "8",
+        "--reward.outputs", "4", "--dpo.outputs", "4", "--out", "there", "--data.world.seed", "3",
+        stages={**config.stages, "dpo": ipo},
+    )  # fmt: skip
+    stages = found.stages
+    assert list(stages) == list(config.stages)
+    assert stages["ppo"].kl == AdaptiveController(0.3, target=0.1, horizon=40)
+    assert stages["ppo_ptx"] == dataclasses.replace(config.stages["ppo_ptx"], clip=0.7)
+    assert stages["dpo"].objective == IPO(0.2)
+    assert stages["sft"].optimizer.learning_rate == 1e-4
+    assert stages["feedback"].outputs == (2, 4)
+    assert stages["pretrain"] is config.stages["pretrain"]
+    assert (found.data.world.sft, found.data.world.seed, found.model.layers) == (61, 3, 1)
+    assert (found.evaluation.sampling.top_k, found.loop.keep, found.parallel.fsdp) == (5, 7, 2)
+    assert (found.ending.missing_eos_score, found.seed, found.out) == (None, 8, "there")
+    assert found.evaluators == (Gold(every=9), Counted(limit=Length(4.0)))
+
+
+def test_a_controller_s_class_is_the_file_s():
+    fixed = {
+        **config.stages,
+        "ppo": dataclasses.replace(config.stages["ppo"], kl=FixedController(0.1)),
+    }
+    told = (
+        "--ppo.kl.target: ppo.kl is of the class FixedController, which has no field target; "
+        "AdaptiveController has it: the experiment file sets the class"
+    )
+    with pytest.raises(UserError, match=f"^{re.escape(told)}$"):
+        changed("--ppo.kl.target", "6", stages=fixed)
+    assert changed("--ppo.kl.target", "6").stages["ppo"].kl.target == 6.0
+
+
+def test_another_run_s_shape_that_is_none_is_told():
+    stages = {**config.stages, "reward": FromRun("elsewhere", "reward")}
+    with pytest.raises(UserError, match=r"reward.model is None in the experiment file$"):
+        changed("--reward.model.layers", "3", stages=stages)
+    shaped = {**config.stages, "reward": FromRun("elsewhere", "reward", model=config.model)}
+    found = changed("--reward.model.layers", "3", "--reward.run", "there", stages=shaped)
+    assert (found.stages["reward"].run, found.stages["reward"].model.layers) == ("there", 3)
+
+
+@pytest.mark.parametrize("name", ["my-x", "seed", "data", "run", "insist", "stage", "json", "X"])
+def test_a_stage_whose_name_would_hide_an_option_is_refused(name):
+    with pytest.raises(ConfigError, match=rf"^stages = '{name}': must be "):
+        in_experiment(stages={**config.stages, name: config.stages["pretrain"]})
+
+
+def test_no_option_of_a_command_can_be_a_stage():
+    from rlhf_jax.plan.command import PlanOptions
+    from rlhf_jax.runs.experiment import OPTIONS
+    from rlhf_jax.runs.generate import GenerateOptions
+
+    of_commands = [options.RunOptions, GenerateOptions, PlanOptions]
+    names = {field.name for kind in of_commands for field in dataclasses.fields(kind)}
+    assert names - {"stages"} == set(OPTIONS)  # `stages` is a field of the experiment
+
+
+def test_help_of_a_stage_lists_its_own_options_and_the_shared_ones(capsys):
+    told = helped(capsys, [in_experiment(), options.RunOptions()], shown=["ppo"])
+    for option in ("--ppo.iterations", "--data.world.sft", "--stop-after-steps", "--seed",
+                   "--evaluators.counted.limit.weight", "--evaluation.batch-size"):  # fmt: skip
+        assert f"{option} " in told, option
+    assert "--sft." not in told and "--ppo-ptx." not in told
+    assert f"ppo options {options.described(PPO)}" in told
+    assert f"evaluators.counted options {options.described(Counted)}" in told
+    assert "evaluation options How every policy is sampled when it is compared" in told
+    assert "loop options What is written and how often, in steps" in told
+    assert "parallel options The mesh, the runner and the processes of a run" in told
+    assert "ppo.policy-optimizer options A method and its schedule; the defaults are" in told
+    told = helped(capsys, [in_experiment(), options.RunOptions()])
+    assert "--sft.epochs " in told and "--dpo.objective.beta " in told
+
+
+def test_entries_of_a_docstring_part_ways():
+    texts = options.field_texts(ParallelConfig)
+    assert texts["process"] == 'which of them this is, from 0; only with "host:port"'
+    assert options.field_texts(OptimizerConfig)["b1"] == options.field_texts(OptimizerConfig)["b2"]
