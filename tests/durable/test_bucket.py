@@ -16,7 +16,6 @@ import numpy as np
 import pytest
 from etils import epath
 
-from rlhf_jax import doctor
 from rlhf_jax.data.builder import INFO, read_dataset, write_dataset
 from rlhf_jax.data.records import Prompt
 from rlhf_jax.data.tokenizer import find_tokenizer, load_tokenizer, train_sentencepiece
@@ -28,6 +27,7 @@ from rlhf_jax.durable.model_files import has_model, load_model, save_model
 from rlhf_jax.errors import ConfigError, UserError
 from rlhf_jax.models import transformer
 from rlhf_jax.models.config import TransformerConfig
+from rlhf_jax.runs import doctor
 from rlhf_jax.strict_json import read_json
 from rlhf_jax.training.metrics import SPEED, MetricsWriter, read_metrics
 from tests import bucket
@@ -251,7 +251,7 @@ def test_doctor_reads_it(place):
         assert f"process {os.getpid()} on" in lock.holder(place)
         findings, damaged = doctor.examine(str(place))
     assert [f.row for f in findings] == [
-        ("sft", "step 5 of 5", "5 ok, 3 ok", "none", "write the model")
+        ("sft", "step 5 of 5", "5 ok, 3 ok", "nothing yet", "write what it ends with")
     ]
     assert damaged == [] and findings[0].damaged == [] and lock.holder(place) is None
 

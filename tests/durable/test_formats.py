@@ -6,7 +6,6 @@ import jax
 import jax.numpy as jnp
 import pytest
 
-from rlhf_jax import doctor
 from rlhf_jax.durable import formats, manifest
 from rlhf_jax.durable.checkpoint import Checkpoints, restore, steps
 from rlhf_jax.durable.fingerprint import check_fingerprint
@@ -15,6 +14,7 @@ from rlhf_jax.durable.model_files import load_model, save_model
 from rlhf_jax.errors import UserError
 from rlhf_jax.models import transformer
 from rlhf_jax.models.config import TransformerConfig
+from rlhf_jax.runs import doctor
 
 OLD = Format("map", ("on paper", "on cloth", "on glass"), oldest=1, advice="draw it anew")
 LATER = r"was written by a later version of rlhf_jax \({} format 9, here 0 to 1\): update rlhf_jax"
