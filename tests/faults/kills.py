@@ -19,27 +19,30 @@ import jax
 
 from rlhf_jax import cli
 from rlhf_jax.durable import checkpoint
-from rlhf_jax.stages import ppo
+from rlhf_jax.runs.inputs import StageInputs
 from rlhf_jax.training import loop
 from tests import small_run
 
 LOOP = loop.LoopConfig(checkpoint_every=2, log_every=1, keep=2)
 ITERATIONS = int(os.environ.get("RLHF_JAX_ITERATIONS", 60))
-# A stage: the field's changes that give it some 60 steps, and the moments at which it is killed.
+# A stage: the changes that give it some 60 steps, and the moments at which it is killed: before a
+# step, a save, a checkpoint's signature, a program, before what the host found is written down.
 TRAINING = ("step", "save", "sign")
 STAGES = {
     "sft": ({"epochs": 15.0}, TRAINING),
+    "feedback": ({"batch_size": 1}, (*TRAINING, "sample", "host")),
     "reward": ({"epochs": 25.0, "batch_size": 8}, TRAINING),
     "ppo_ptx": ({"iterations": ITERATIONS, "batch_size": 16}, (*TRAINING, "rollout")),
     "dpo": ({"epochs": 25.0, "batch_size": 8}, TRAINING),
 }
+CHANGES = {"pretrain": {"batch_size": 8}} | {name: changes for name, (changes, _) in STAGES.items()}
 config = dataclasses.replace(
     small_run.config,
     loop=LOOP,
-    pretrain=dataclasses.replace(small_run.config.pretrain, batch_size=8),
-    **{
-        stage: dataclasses.replace(getattr(small_run.config, stage), **changes)
-        for stage, (changes, _) in STAGES.items()
+    stages=small_run.config.stages
+    | {
+        stage: dataclasses.replace(small_run.config.stages[stage], **changes)
+        for stage, changes in CHANGES.items()
     },
 )
 
@@ -60,18 +63,27 @@ def tell(pipe: int) -> None:
     telling(checkpoint.Checkpoints, "save", "save")
     telling(checkpoint.manifest, "write", "sign")
     telling(loop._Compilations, "__enter__", "step")
-    compile_programs = ppo.compile_programs
+    compiled, on_host = StageInputs.compile, StageInputs.on_host
 
-    def programs(*arguments):
-        compiled = compile_programs(*arguments)
+    def compile(inputs, programs):
+        def call(name, program):
+            def telling_first(*arguments):
+                told(name)
+                return program(*arguments)
 
-        def rollout(*inputs):
-            told("rollout")
-            return compiled.rollout(*inputs)
+            return telling_first
 
-        return compiled._replace(rollout=rollout)
+        return {name: call(name, made) for name, made in compiled(inputs, programs).items()}
 
-    ppo.compile_programs = programs
+    def asked(inputs, name, step, function, *arguments):
+        def answer(*given):
+            found = function(*given)
+            told("host")
+            return found
+
+        return on_host(inputs, name, step, answer, *arguments)
+
+    StageInputs.compile, StageInputs.on_host = compile, asked
 
 
 def train(directory: str, stage: str, devices: int, options: tuple[str, ...] = ()) -> None:
