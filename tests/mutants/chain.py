@@ -2,37 +2,48 @@
 
 from tests.mutants import mutants
 
-FEEDS = mutants(
-    "feeds.py",
-    "test_feeds.py",
-    [
-        ("Feeds.text", '"text", "train"', '"text", "valid"',
-         "test_text_is_of_the_train_split_in_rows_of_the_length"),
-        ("Feeds.text", "length=length", "length=length - 1",
-         "test_text_is_of_the_train_split_in_rows_of_the_length"),
-        ("Feeds.demonstrations", '"demonstrations", "train"', '"demonstrations", "valid"',
-         "test_demonstrations_are_of_the_train_split_packed_where_the_config_says_so"),
-        ("Feeds.demonstrations", "packed=config.packed", "packed=False",
-         "test_demonstrations_are_of_the_train_split_packed_where_the_config_says_so"),
-        ("Feeds.demonstrations", "fraction = config.pretraining_fraction", "fraction = 0.1",
+PACKED = "test_demonstrations_are_of_the_train_split_packed_where_the_config_says_so"
+RANKED = "test_rankings_have_the_outputs_and_the_packing_of_the_config"
+TEXT = "test_text_is_of_the_train_split_in_rows_of_the_length"
+PROMPTS = "test_prompts_are_of_the_split_at_the_prompt_length"
+PPO_PROMPTS = "test_ppo_reads_the_split_of_prompts_that_it_names"
+
+FEEDS = (
+    *mutants("stages/feeds.py", "test_feeds.py", [
+        ("text", '"text", "train"', '"text", "valid"', TEXT),
+        ("text", "length=length", "length=length - 1", TEXT),
+        ("demonstrations", '"demonstrations", "train"', '"demonstrations", "valid"', PACKED),
+        ("demonstrations", "packed=stage.packed", "packed=False", PACKED),
+        ("demonstrations", "stage.pretraining_fraction, stage.pretraining_fraction_of",
+         "0.1, stage.pretraining_fraction_of",
          "test_a_fraction_of_a_batch_of_demonstrations_is_text"),
-        ("Feeds.rankings", "packed=config.packed", "packed=False",
-         "test_rankings_have_the_outputs_and_the_packing_of_the_config"),
-        ("Feeds.rankings", "outputs=config.outputs", "outputs=9",
-         "test_rankings_have_the_outputs_and_the_packing_of_the_config"),
-        ("Feeds.rankings", "close=close", "close=None",
-         "test_rankings_have_the_outputs_and_the_packing_of_the_config"),
-        ("Feeds.prompts", '"prompts", "ppo"', '"prompts", "test"',
-         "test_prompts_are_of_the_ppo_split_at_the_prompt_length"),
-        ("Feeds.prompts", "length=config.prompt_length", "length=16",
-         "test_prompts_are_of_the_ppo_split_at_the_prompt_length"),
-        ("PPOBatches", "rows, config.ptx_length", "rows, config.prompt_length",
+        ("rankings", '"rankings", "train"', '"rankings", "valid"',
+         "test_rankings_are_of_the_stage_that_collects_them_or_of_the_data[reward-abcd]"),
+        ("rankings", "packed=stage.packed", "packed=1", RANKED),
+        ("rankings", "outputs=stage.outputs", "outputs=9", RANKED),
+        ("rankings", "close=inputs.build.ending.close", "close=None", RANKED),
+        ("prompts", '"prompts", split', '"prompts", "test"', PROMPTS),
+        ("prompts", "length=length", "length=16", PROMPTS),
+    ]),
+    *mutants("stages/ppo_stage.py", "test_feeds.py", [
+        ("PPO._batches", 'rows["text"], self.ptx_length', 'rows["text"], self.prompt_length',
          "test_ptx_reads_its_rows_of_text_an_episode"),
-        ("PPOBatches", "config.ptx_coefficient > 0", "True",
+        ("PPO._batches", "self.batch_size * self.ptx_ratio", "self.batch_size * 2",
+         "test_ptx_reads_its_rows_of_text_an_episode"),
+        ("PPO._batches", "self.ptx_coefficient > 0", "True",
          "test_without_a_coefficient_no_text_is_read"),
-    ],
+        ("PPO._batches", "inputs, self.prompts", 'inputs, "ppo"', PPO_PROMPTS),
+        ("PPO._batches", "self.batch_size, self.prompt_length)", "self.batch_size, 6)",
+         PPO_PROMPTS),
+    ]),
+    *mutants("stages/feeds.py", "test_feeds.py", [
+        ("Together.set_state", "part.set_state(state[name])", "pass",
+         "test_ppo_s_position_is_of_prompts_and_of_text"),
+    ]),
 )  # fmt: skip
 
+FED = "test_each_feed_is_shuffled_by_the_seed_of_its_purpose"
+STREAM = "test_a_stage_of_another_stream_draws_that_stream_s_numbers"
 RANDOMNESS = (
     *mutants("randomness.py", "test_randomness.py", [
         ("_words", 'f"{seed}/{purpose}"', 'f"{purpose}"',
@@ -42,98 +53,176 @@ RANDOMNESS = (
         ("random_key", "jax.random.fold_in(jax.random.key(high), low)", "jax.random.key(high)",
          "test_key_and_seed_are_the_words_of_the_digest"),
     ]),
-    *mutants("feeds.py", "test_randomness.py", [
-        ("PPOBatches", 'f"{stage}/prompts"', '"ppo/prompts"',
-         "test_ppo_and_ppo_ptx_read_in_orders_of_their_own"),
-        ("PPOBatches", 'f"{stage}/text"', '"ppo/text"',
-         "test_ppo_and_ppo_ptx_read_in_orders_of_their_own"),
-        ("Feeds.rankings", "self._shuffled(purpose)", 'self._shuffled("reward/rankings")',
-         "test_each_feed_is_shuffled_by_the_seed_of_its_purpose"),
-        ("Feeds.demonstrations", '"sft/text", whole', '"sft/demonstrations", whole',
+    *mutants("stages/feeds.py", "test_randomness.py", [
+        ("prompts", 'inputs.shuffle("prompts")', 'inputs.shuffle("text")', f"{FED}[ppo]"),
+        ("rankings", 'inputs.shuffle("rankings")', 'inputs.shuffle("text")', f"{FED}[reward]"),
+        ("demonstrations", 'stage.length, "text", whole', 'stage.length, "demonstrations", whole',
+         "test_mixed_demonstrations_are_shuffled_for_three_purposes"),
+        ("demonstrations", 'inputs.shuffle("mix")', 'inputs.shuffle("text")',
          "test_mixed_demonstrations_are_shuffled_for_three_purposes"),
     ]),
+    *mutants("stages/ppo_stage.py", "test_randomness.py", [
+        ("PPO._batches", 'self.ptx_length, "text")', 'self.ptx_length, "prompts")',
+         "test_prompts_and_text_of_ppo_are_read_in_orders_of_their_own"),
+    ]),
+    *mutants("runs/inputs.py", "test_randomness.py", [
+        ("StageInputs.__init__", "self._stage.stream or stage", "stage", f"{STREAM}[sft]"),
+        ("StageInputs.key", 'f"{self._stream}/{use}"', 'f"{use}"', f"{STREAM}[sft]"),
+        ("StageInputs.shuffle", 'f"{self._stream}/{use}"', 'f"{use}"', f"{FED}[dpo]"),
+    ]),
+)  # fmt: skip
+
+# What a stage is given, and the host's results.
+
+ROLES = "test_a_role_s_model_is_that_of_the_stage_that_it_names_loaded_once"
+RECORDS = "test_records_come_from_the_stage_that_is_named_or_from_the_data"
+ONCE = "test_a_result_of_the_host_is_made_once_and_read_by_a_step_that_is_done_again"
+GIVEN = (
+    *mutants("runs/inputs.py", "runs/test_inputs.py", [
+        ("StageInputs.model", "if stage not in self._models", "if not self._models", ROLES,
+         "KeyError"),
+        ("StageInputs.model", "if stage not in self._models", "if True", ROLES),
+        ("StageInputs.records", "needs[kind].stage if kind in needs else None", "None", RECORDS),
+        ("StageInputs.on_host", "if not file.is_file()", "if True", ONCE),
+        ("StageInputs.on_host", 'f"{step}.json"', '"0.json"', ONCE),
+        ("StageInputs.host_results", "sorted(int(file.stem)", "sorted(str(file.stem)",
+         "test_results_of_all_steps_come_in_their_order"),
+        ("StageInputs.grader", "self._run.config.seed", "self._run.config.seed + 1",
+         "test_the_grader_is_the_data_source_s_of_the_run_s_seed"),
+    ]),
+    *mutants("stages/ppo_stage.py", "runs/test_inputs.py", [
+        ("PPO.needs", '"start": Need(self.start', '"start": Need(self.reference or self.start',
+         ROLES),
+        ("PPO.needs", "Need(self.reference or self.start", "Need(self.start", ROLES),
+        ("PPO.needs", "Need(self.reward,", 'Need("reward_1",', ROLES),
+    ]),
+)  # fmt: skip
+
+FIT = "runs/test_stages_fit.py"
+ORDER = "test_a_stage_comes_after_all_that_it_builds_on_and_nothing_else_is_run"
+GRAPH = mutants(
+    "runs/chain.py",
+    FIT,
+    [
+        ("builds_on", "found[need.stage] = None", "found.setdefault(stage)", ORDER),
+        ("builds_on", "visit(need.stage, (*above, need.stage))", "pass", ORDER),
+        ("builds_on", "require(need.stage in stages, field", "require(True, field",
+         "test_a_stage_needs_one_that_is_there_and_not_itself", "KeyError"),
+        ("builds_on", "require(need.stage not in above", "require(need.stage != stage",
+         "test_a_circle_is_told_from_the_stage_at_which_it_is_met", "RecursionError"),
+        ("build_of", "upstream.shape(build_of(stages, need.stage, model, ending))", "model",
+         "test_shapes_of_a_stage_are_those_of_what_it_reads"),
+        ("check_chain", "require(ends == wanted", "require(True",
+         "test_a_stage_needs_one_that_ends_as_it_reads", "Failed|KeyError|AssertionError"),
+        ("check_chain", "name not in reserved", "True",
+         "test_a_name_that_is_none_or_is_taken_is_refused", "Failed"),
+        ("check_chain", "stage.check_shapes(build_of(stages, name, model, ending))", "pass",
+         "test_lengths_and_words_fit_the_models", "Failed"),
+    ],
 )  # fmt: skip
 
 REPORT_SCORES = "test_the_scores_of_the_report_are_of_each_policy_s_responses_to_test_prompts"
 REPORT_KL = "test_the_kl_of_the_report_is_of_the_policy_to_sft_on_its_own_samples"
 REPORT_LOSS = "test_the_pretraining_loss_of_the_report_is_on_held_out_text"
 EXPERIENCE = "test_experience_is_that_of_the_saved_sft_and_reward_models"
-FEEDBACK = "test_feedback_s_outputs_are_sampled_from_sft_at_ppo_s_temperature"
+FEEDBACK = "test_feedback_s_outputs_are_sampled_from_sft_at_its_temperature"
 RANKINGS = "test_rankings_to_learn_from_are_those_of_the_train_split_that_are_not_tied"
 CARELESS = "test_the_share_of_careless_demonstrations_is_the_config_s_and_none_is_held_out"
 NORMALISED = "test_the_training_demonstrations_score_0_on_average"
+AGREE = "test_two_labelers_of_that_noise_agree_as_often_as_asked"
+INITIAL = 'jax.tree.map(lambda x: 0.9 * x, inputs.model("start"))'
 
-STAGES = mutants(
-    "run.py",
-    "test_chain.py",
-    [
-        ("Run._sft", 'self.model("pretrain"), self.feeds',
-         'transformer.init(model, self.key("pretrain/initialise")), self.feeds',
-         "test_sft_starts_from_the_base_model"),
-        ("Run._reward", 'policy = self.model("sft")', 'policy = self.model("pretrain")',
+STAGES = (
+    *mutants("runs/inputs.py", "test_chain.py", [
+        ("StageInputs.model", "self._stage.needs()[role].stage", '"pretrain"',
          "test_the_reward_model_starts_from_sft_under_a_new_head"),
-        ("Run._reward", 'self.rankings("train")', 'self.rankings("valid")',
-         f"{RANKINGS}[reward]"),
-        ("Run._reward", "(model, config.divide_by)", '(model, "untied_pairs")',
+    ]),
+    *mutants("stages/one_model.py", "test_chain.py", [
+        ("OneModelStage.training", "fixed, trained = parts.split(params, self.train)",
+         "fixed, trained = parts.split(jax.tree.map(lambda x: 0.9 * x, params), self.train)",
+         "test_sft_starts_from_the_base_model"),
+        ("OneModelStage.training", "parts.merge(fixed, state.params)",
+         "parts.merge(fixed, jax.tree.map(lambda x: 0.9 * x, state.params))",
+         "test_the_last_parameters_are_saved[sft]"),
+    ]),
+    *mutants("stages/reward_model.py", "test_chain.py", [
+        ("RewardModel.task", 'inputs.model("start")', INITIAL,
+         "test_the_reward_model_starts_from_sft_under_a_new_head"),
+        ("RewardModel.programs", "(model, self.divide_by)", '(model, "untied_pairs")',
          "test_the_reward_model_s_loss_of_each_step_is_that_of_its_pairs"),
-        ("Run._reward", "return self._normalise_reward(params)", "return params", NORMALISED),
-        ("Run._normalise_reward", '"demonstrations", "train"', '"demonstrations", "valid"',
+        ("RewardModel.finish", '"demonstrations", "train"', '"demonstrations", "valid"',
          NORMALISED),
-        ("Run._dpo", 'policy = self.model("sft")', 'policy = self.model("pretrain")',
+        ("RewardModel.finish", "demonstrations, self.normalise,", 'demonstrations, "none",',
+         NORMALISED),
+    ]),
+    *mutants("stages/feeds.py", "test_chain.py", [
+        ("rankings", '"rankings", "train"', '"rankings", "valid"', f"{RANKINGS}[reward]"),
+        ("rankings", '"rankings", "train"', '"rankings", "valid"', f"{RANKINGS}[dpo]"),
+    ]),
+    *mutants("stages/dpo.py", "test_chain.py", [
+        ("DirectPreference.task", 'reference = inputs.model("start")', f"reference = {INITIAL}",
          "test_dpo_starts_from_sft"),
-        ("Run._dpo", "refer(policy, batch)", 'refer(self.model("pretrain"), batch)',
+        ("DirectPreference.task", "(reference, sequences)",
+         "(jax.tree.map(lambda x: 0.9 * x, reference), sequences)",
          "test_dpo_s_reference_is_the_sft_model_at_every_step"),
-        ("Run._dpo", 'self.rankings("train")', 'self.rankings("valid")', f"{RANKINGS}[dpo]"),
-        ("Run._dpo", "config.objective, model, config.divide_by", "config.objective, model",
-         "test_dpo_s_reference_is_the_sft_model_at_every_step"),
-        ("Run._collect_feedback", 'self.model("sft")', 'self.model("pretrain")', FEEDBACK),
-        ("Run._collect_feedback", '"prompts", "feedback"', '"prompts", "ppo"', FEEDBACK),
-        ("Run._collect_feedback", "SamplingConfig(self.config.ppo.temperature)",
-         "self.config.evaluation.sampling", FEEDBACK),
-        ("Run._collect_feedback", "*data.outputs", "2, 2", FEEDBACK),
-        ("Run._collect_feedback", "calibrate_noise(scores, data.agreement)",
-         "calibrate_noise(scores)",
-         "test_two_labelers_of_that_noise_agree_as_often_as_asked"),
-        ("Run._collect_feedback", "SimulatedLabeler(noise,", "SimulatedLabeler(noise / 10,",
-         "test_two_labelers_of_that_noise_agree_as_often_as_asked"),
-        ("Run._collect_feedback", '"feedback/labelers"', '"feedback/counts/again"',
+        ("DirectPreference.programs", "self.objective, model, self.divide_by",
+         "self.objective, model", "test_dpo_s_reference_is_the_sft_model_at_every_step"),
+    ]),
+    *mutants("stages/simulated_feedback.py", "test_chain.py", [
+        ("SimulatedFeedback.task", 'policy = inputs.model("policy")',
+         'policy = jax.tree.map(lambda x: 0.9 * x, inputs.model("policy"))', FEEDBACK),
+        ("SimulatedFeedback._asked", '"prompts", self.prompts', '"prompts", "ppo"', FEEDBACK),
+        ("SimulatedFeedback.programs", "SamplingConfig(self.temperature)", "SamplingConfig()",
+         FEEDBACK),
+        ("SimulatedFeedback._asked", "*self.outputs", "2, 2", FEEDBACK),
+        ("SimulatedFeedback.task", "jax.random.fold_in(state.key, state.step)", "state.key",
+         "test_each_batch_of_outputs_has_noise_of_its_own"),
+        ("SimulatedFeedback.task", "rollout.mask[real].sum(axis=1)", "rollout.mask.sum(axis=1)",
+         "test_the_metrics_of_feedback_are_those_of_its_outputs"),
+        ("SimulatedFeedback.finish", "calibrate_noise(scores, self.agreement)",
+         "calibrate_noise(scores)", AGREE),
+        ("SimulatedFeedback.finish", "SimulatedLabeler(noise,", "SimulatedLabeler(noise / 10,",
          "test_ranks_are_those_of_the_gold_scores_under_the_noise_that_was_written"),
-        ("Run._collect_feedback", '"train": ranked[held:], "valid": ranked[:held]',
+        ("SimulatedFeedback.finish", 'inputs.shuffle("labelers")', 'inputs.shuffle("counts")',
+         "test_ranks_are_those_of_the_gold_scores_under_the_noise_that_was_written"),
+        ("SimulatedFeedback.finish", '"train": ranked[held:], "valid": ranked[:held]',
          '"train": ranked[:-held], "valid": ranked[-held:]',
          "test_the_first_tenth_of_the_feedback_prompts_is_held_out"),
-    ],
+    ]),
 )  # fmt: skip
 
-PPO = mutants(
-    "run.py",
-    "test_chain_ppo.py",
-    [
-        ("Run._run_ppo", 'self.model("sft"), self.model("reward")',
-         'self.model("pretrain"), self.model("reward")',
+PPO = (
+    *mutants("stages/ppo_stage.py", "test_chain_ppo.py", [
+        ("PPO.task", 'policy, reward = inputs.model("start"), inputs.model("reward")',
+         f'policy, reward = {INITIAL}, inputs.model("reward")',
          "test_policy_and_average_start_from_sft[ppo]"),
-        ("Run._run_ppo", "ppo.Frozen(policy, reward)", 'ppo.Frozen(self.model("pretrain"), reward)',
+        ("PPO.task", 'inputs.model("reference"), reward)',
+         'jax.tree.map(lambda x: 0.9 * x, inputs.model("reference")), reward)',
          "test_the_kl_penalty_is_measured_from_sft[ppo]"),
-        ("Run._run_ppo", "ppo.Frozen(policy, reward)",
-         "ppo.Frozen(policy, score.zero_score_head(reward))", f"{EXPERIENCE}[ppo-0-returns]"),
-        ("Run._run_ppo", "ppo.initial_state(config, policy, reward, key)",
-         "ppo.initial_state(config, policy, score.zero_score_head(reward), key)",
+        ("PPO.task", 'inputs.model("reference"), reward)',
+         'inputs.model("reference"), jax.tree.map(lambda x: 0.9 * x, reward))',
+         f"{EXPERIENCE}[ppo-0-returns]"),
+        ("PPO.task", "runner.create(initial, policy, reward,",
+         "runner.create(initial, policy, jax.tree.map(lambda x: 0.9 * x, reward),",
          "test_the_value_function_starts_as_the_reward_model[ppo]"),
-        ("Run._run_ppo", "getattr(self.config, stage)", "self.config.ppo",
-         "test_an_iteration_of_ptx_reads_ptx_ratio_rows_of_training_text_an_episode",
-         "AssertionError|KeyError"),
-        ("Run._run_ppo", "state.policy if state.ema is None else state.ema", "state.policy",
+        ("PPO.task.model", "state.policy if state.ema is None else state.ema", "state.policy",
          "test_the_saved_policy_is_the_average_of_the_weights_of_all_iterations[ppo]"),
-        ("Run.model", 'self.stage_directory(stage) / "model"',
-         'self.stage_directory("sft" if stage == "ppo" else stage) / "model"',
-         f"{REPORT_LOSS}[ppo]"),
-    ],
+        ("PPO.task", "total_steps=self.iterations", "total_steps=2",
+         "test_the_prompts_are_of_the_ppo_split[ppo]"),
+    ]),
+    *mutants("stages/ppo_stage.py", "test_second_round.py", [
+        ("PPO.task", 'self, policy, inputs.model("reference"), reward)',
+         "self, policy, policy, reward)",
+         "test_experience_is_that_of_the_models_that_the_stage_names[ppo_2-0-returns]"),
+    ]),
 )  # fmt: skip
 
 ITERATION = mutants(
     "stages/ppo.py",
     "test_chain_ppo.py",
     [
-        ("make_iteration", "programs.rollout(state.policy, key", "programs.rollout(state.ema, key",
+        ("make_iteration", 'frozen.fixed["policy"], state.policy)',
+         'frozen.fixed["policy"], state.ema)',
          "test_rollouts_are_drawn_at_the_temperature_without_top_k[ppo]"),
         ("make_update", "x.sum(axis=0), told", "x[0], told",
          "test_the_losses_of_an_iteration_are_means_of_its_epochs"),
@@ -141,35 +230,16 @@ ITERATION = mutants(
 )  # fmt: skip
 
 DATA = mutants(
-    "corpora.py",
+    "sources/world.py",
     "test_chain.py",
     [
-        ("world_splits", '"train": world.demonstrations("sft", data.careless)',
+        ("WorldData.records", '"train": world.demonstrations("sft", self.careless)',
          '"train": world.demonstrations("sft")', CARELESS),
-        ("world_splits", 'world.demonstrations("valid")',
-         'world.demonstrations("valid", data.careless)', CARELESS),
-        ("world_splits", "InstructionWorld(data.world, seed)", "InstructionWorld(data.world)",
+        ("WorldData.records", 'world.demonstrations("valid")',
+         'world.demonstrations("valid", self.careless)', CARELESS),
+        ("WorldData.records", "InstructionWorld(self.world, seed)", "InstructionWorld(self.world)",
          CARELESS),
     ],
 )  # fmt: skip
 
-REPORT = mutants(
-    "judge.py",
-    "test_chain_ppo.py",
-    [
-        ("judge_world", '"prompts", "test"', '"prompts", "ppo"', f"{REPORT_SCORES}[ppo]",
-         "AssertionError|IndexError"),
-        ("judge_world", "run.config.evaluation.sampling", "SamplingConfig()",
-         f"{REPORT_SCORES}[ppo]"),
-        ("judge_world", 'reference, results = run.model("sft")',
-         'reference, results = run.model("pretrain")', f"{REPORT_KL}[ppo]"),
-        ("kl_to", "sampler.kl(params, reference,", "sampler.kl(reference, params,",
-         f"{REPORT_KL}[ppo]"),
-        ("kl_to", "SamplingConfig(run.ppo_of(stage).temperature)",
-         "run.config.evaluation.sampling", f"{REPORT_KL}[ppo]"),
-        ("text_losses", '"text", "valid"', '"text", "train"', f"{REPORT_LOSS}[sft]"),
-        ("STAGE_OF", '"ppo_ptx": "ppo_ptx"', '"ppo_ptx": "ppo"', f"{REPORT_LOSS}[ppo_ptx]"),
-    ],
-)  # fmt: skip
-
-MUTANTS = FEEDS + RANDOMNESS + STAGES + PPO + ITERATION + DATA + REPORT
+MUTANTS = FEEDS + RANDOMNESS + GIVEN + GRAPH + STAGES + PPO + ITERATION + DATA

@@ -13,29 +13,23 @@ RANDOMNESS = mutants(
     ],
 )  # fmt: skip
 
-FEEDS = mutants(
-    "feeds.py",
-    "test_randomness.py",
-    [
-        ("PPOBatches", 'f"{stage}/prompts"', '"ppo/prompts"',
-         "test_each_feed_is_shuffled_by_the_seed_of_its_purpose"),
-        ("PPOBatches", 'f"{stage}/text"', '"ppo/text"',
-         "test_each_feed_is_shuffled_by_the_seed_of_its_purpose"),
-        ("Feeds", '"sft/mix"', '"sft/text"',
-         "test_mixed_demonstrations_are_shuffled_for_three_purposes"),
-    ],
-)  # fmt: skip
-
+CHANGES = "test_a_change_reaches_the_stages_downstream_and_no_other"
+ELSEWHERE = "test_a_model_of_another_run_is_known_by_its_content"
 RUN = mutants(
-    "run.py",
+    "runs/run.py",
     "test_identity.py",
     [
-        ("Run._fingerprint", "(*SHARED, *BUILDS_ON[stage], stage)", "(*SHARED, stage)",
+        ("Run.fingerprint", "chain.in_order(self.config.stages, [stage])", "[stage]",
          "test_a_stage_holds_all_stages_upstream[sft]"),
-        ("Run._fingerprint", '"model": digest', '"model": None',
-         "test_a_reward_model_of_another_run_is_known_by_its_content"),
-        ("Run._fingerprint", "ppo.response_length", "8",
-         "test_a_change_reaches_the_stages_downstream_and_no_other[changed9-stages9]"),
+        ("Run.fingerprint", "chain.in_order(self.config.stages, [stage])",
+         "list(self.config.stages)", "test_a_stage_holds_all_stages_upstream[sft]"),
+        ("Run.fingerprint", '"seed": config.seed', '"seed": 0', f"{CHANGES}[seed]"),
+        ("Run.fingerprint", '"data": config.data', '"data": 0', f"{CHANGES}[data]"),
+        ("Run.fingerprint", '"model": config.model', '"model": 0', f"{CHANGES}[model]"),
+        ("Run.fingerprint", '"ending": config.ending', '"ending": 0', f"{CHANGES}[ending]"),
+        ("Run.fingerprint", "manifest.digest(path)", "str(path)", ELSEWHERE),
+        ("Run._is_another_run_s", "and not self.config.stages[stage].needs()", "",
+         "test_a_stage_holds_all_stages_upstream[prompted]"),
     ],
 )  # fmt: skip
 
@@ -70,4 +64,4 @@ TEXT = mutants(
     ],
 )  # fmt: skip
 
-MUTANTS = RANDOMNESS + FEEDS + RUN + HEALTH + MIX + TEXT
+MUTANTS = RANDOMNESS + RUN + HEALTH + MIX + TEXT
