@@ -88,13 +88,12 @@ GIVEN = (
         ("StageInputs.host_results", "sorted(int(file.stem)", "sorted(str(file.stem)",
          "test_results_of_all_steps_come_in_their_order"),
         ("StageInputs.grader", "self._run.config.seed", "self._run.config.seed + 1",
-         "test_the_grader_is_the_data_source_s_of_the_run_s_seed"),
+         "test_the_grader_is_the_data_source_s_of_the_run_s_seed", "UserError"),
     ]),
     *mutants("stages/ppo_stage.py", "runs/test_inputs.py", [
         ("PPO.needs", '"start": Need(self.start', '"start": Need(self.reference or self.start',
          ROLES),
         ("PPO.needs", "Need(self.reference or self.start", "Need(self.start", ROLES),
-        ("PPO.needs", "Need(self.reward,", 'Need("reward_1",', ROLES),
     ]),
 )  # fmt: skip
 

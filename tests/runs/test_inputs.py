@@ -101,7 +101,8 @@ def test_a_role_s_model_is_that_of_the_stage_that_it_names_loaded_once():
     ]  # fmt: skip
     assert loaded == ["sft", "reward"] and given.model("reference") is given.model("start")
     apart = STAGES | {"ppo": dataclasses.replace(STAGES["ppo"], reference="dpo")}
-    assert inputs_of(apart, "ppo", model=model).model("reference") == {"of": "dpo"}
+    given = inputs_of(apart, "ppo", model=model)
+    assert given.model("reference") == {"of": "dpo"} and given.model("start") == {"of": "sft"}
 
 
 def test_keys_and_seeds_are_of_the_stage_s_stream(inputs):
