@@ -108,6 +108,11 @@ class Ending:
         text = tokenizer.decode(read[:-1] if ended else read)
         return Response(text.replace("\0", "\ufffd"), read, ended)  # no record holds NUL
 
+    def responses(self, tokens, mask, tokenizer: Tokenizer) -> list[Response]:
+        """Each sampled response [B, R], of NumPy arrays with all of them."""
+        rows = zip(tokens, mask, strict=True)
+        return [self.response(row[kept > 0].tolist(), tokenizer) for row, kept in rows]
+
 
 def final_scores(scores: jax.Array, ended: jax.Array, missing: float | None) -> jax.Array:
     """Scores [B] of responses: a reward model's, read at the last token of what it reads; `missing`

@@ -49,6 +49,7 @@ class JitRunner:
     def __init__(self, layout: Layout):
         self.layout = layout
         self._everywhere = NamedSharding(layout.mesh, P())
+        self._copied_to_all = jax.jit(lambda tree: tree, out_shardings=self._everywhere)
 
     def state(self, tree: Any) -> Any:
         """Copies of all arrays, laid out; they share no buffer with `tree`, so that a step may
@@ -94,14 +95,17 @@ class JitRunner:
         """A batch of `count` rows, of which each process gives its own, whole in all of them."""
         if jax.process_count() == 1:
             return batch
-        whole = jax.jit(lambda x: x, out_shardings=self._everywhere)
-        return jax.device_get(whole(self.rows(batch, count)))
+        return jax.device_get(self._copied_to_all(self.rows(batch, count)))
 
-    def fetch(self, tree: Any) -> Any:
-        """Arrays of the devices as whole NumPy arrays, in every process."""
+    def fetch_rows(self, tree: Any) -> Any:
+        """A program's rows as whole NumPy arrays [B, ...], in every process."""
         if jax.process_count() == 1:
             return jax.device_get(tree)
-        return jax.device_get(jax.jit(lambda x: x, out_shardings=self._everywhere)(tree))
+        return jax.device_get(self._copied_to_all(tree))
+
+    def place_rows(self, whole: Any) -> Any:
+        """A batch that every process holds whole, as rows on the devices."""
+        return _placed(self, whole)
 
     def _rows_sharding(self, count: int) -> NamedSharding:
         groups = self.layout.row_groups
@@ -152,7 +156,7 @@ class PmapRunner:
         self.layout = self._replicated.layout
         self.state, self.create = self._replicated.state, self._replicated.create
         self.evaluate, self.gather = self._replicated.evaluate, self._replicated.gather
-        self.own_rows, self.fetch = self._replicated.own_rows, self._replicated.fetch
+        self.own_rows = self._replicated.own_rows
 
     def check_rows(self, field: str, count: int, pieces: int = 1) -> None:
         devices = self.layout.mesh.size
@@ -166,6 +170,14 @@ class PmapRunner:
         del count
         split = lambda x: np.asarray(x).reshape(jax.local_device_count(), -1, *x.shape[1:])
         return jax.tree.map(split, batch)
+
+    def place_rows(self, whole: Any) -> Any:
+        return _placed(self, whole)
+
+    def fetch_rows(self, tree: Any) -> Any:
+        own = jax.tree.map(_local_rows, tree)
+        count = len(jax.tree.leaves(own)[0]) * jax.process_count()
+        return self.gather(own, count)
 
     def compile(self, function, *, rows=(), returns_rows=False, donate=False) -> Callable:
         def replica(*arguments):
@@ -244,6 +256,18 @@ def _put(x: Any, sharding: NamedSharding) -> jax.Array:
         return jax.jit(jnp.copy, out_shardings=sharding)(x)
     host = np.asarray(x)
     return jax.make_array_from_callback(host.shape, sharding, lambda index: host[index])
+
+
+def _placed(runner: "Runner", whole: Any) -> Any:
+    count = len(jax.tree.leaves(whole)[0])
+    own = runner.own_rows(count)
+    return runner.rows(jax.tree.map(lambda x: x[own], whole), count)
+
+
+def _local_rows(x: jax.Array) -> np.ndarray:
+    """[n, B / n, ...] of replicas -> the rows of this process's, in order."""
+    shards = sorted(x.addressable_shards, key=lambda shard: shard.index[0].indices(x.shape[0]))
+    return np.concatenate([np.asarray(shard.data).reshape(-1, *x.shape[2:]) for shard in shards])
 
 
 def _place_rows(x: np.ndarray, sharding: NamedSharding, count: int) -> jax.Array:

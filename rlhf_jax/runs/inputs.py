@@ -1,6 +1,7 @@
 """What a stage of a run has while it runs: models, records, keys, compiled programs, and results of
 the host that are written down before they are used."""
 
+import hashlib
 import json
 from collections.abc import Callable, Mapping, Sequence
 from typing import TYPE_CHECKING, Any
@@ -54,25 +55,30 @@ class StageInputs:
     def compile(self, programs: Mapping[str, Program]) -> dict[str, Callable]:
         return {name: program.compile(self.runner) for name, program in programs.items()}
 
-    def on_host(self, name: str, step: int, function: Callable[[], Any]) -> Any:
+    def on_host(self, name: str, step: int, function: Callable, *arguments: Any) -> Any:
         file = self.directory / HOST / name / f"{step}.json"
+        of = hashlib.sha256(json.dumps(arguments).encode()).hexdigest()
 
         def write():
-            if not file.is_file():
-                write_atomically(file, json.dumps(function(), allow_nan=False).encode())
+            if not file.is_file() or read_json(file)["of"] != of:
+                found = {"of": of, "found": function(*arguments)}
+                write_atomically(file, json.dumps(found, allow_nan=False).encode())
 
         processes.first_alone(write, f"{name} {step}")
-        return read_json(file)
+        return read_json(file)["found"]
 
     def host_results(self, name: str) -> list:
         folder = self.directory / HOST / name
         steps = sorted(int(file.stem) for file in entries(folder))
-        return [read_json(folder / f"{step}.json") for step in steps]
+        return [read_json(folder / f"{step}.json")["found"] for step in steps]
 
     def tell(self, **about: Any) -> None:
         text = json.dumps(about, indent=1, allow_nan=False)
         write = lambda: write_atomically(self.directory / ABOUT, text.encode())
         processes.first_alone(write, ABOUT)
 
-    def fetch(self, tree: Any) -> Any:
-        return self.runner.fetch(tree)
+    def fetch_rows(self, tree: Any) -> Any:
+        return self.runner.fetch_rows(tree)
+
+    def place_rows(self, whole: Any) -> Any:
+        return self.runner.place_rows(whole)

@@ -117,10 +117,8 @@ class SimulatedFeedback(Stage):
                                 "not finite: the policy is damaged")  # fmt: skip
 
             def responses():
-                ids = (t[m > 0].tolist() for t, m in zip(*rollout[:2], strict=True))
-                found = [ending.response(each, tokenizer) for each in ids]
-                pairs = zip(found, real, strict=True)
-                return [[response.text, response.ended] for response, here in pairs if here]
+                found = ending.responses(rollout.tokens[real], rollout.mask[real], tokenizer)
+                return [[response.text, response.ended] for response in found]
 
             written = inputs.on_host("outputs", int(state.step), responses)
             tokens = rollout.mask[real].sum(axis=1).mean()

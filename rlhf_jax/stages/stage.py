@@ -137,9 +137,10 @@ class Inputs(Protocol):
     def compile(self, programs: Mapping[str, Program]) -> dict[str, Callable]:
         """Each program, compiled as the runner does."""
 
-    def on_host(self, name: str, step: int, function: Callable[[], Any]) -> Any:
-        """JSON values that `function` made on the host in a step, called in one process and once:
-        they are written down before they are used, and a step that is done again reads them."""
+    def on_host(self, name: str, step: int, function: Callable, *arguments: Any) -> Any:
+        """The JSON values function(*arguments) of a step, made on the host of one process: they are
+        written down before they are used, and a step that is done again reads them. With arguments,
+        JSON values that every process has, it reads only what was made of equal ones."""
 
     def host_results(self, name: str) -> list:
         """What `on_host` wrote down of each step, in order."""
@@ -147,8 +148,11 @@ class Inputs(Protocol):
     def tell(self, **about: Any) -> None:
         """Numbers about what the stage ends with, kept beside it."""
 
-    def fetch(self, tree: Any) -> Any:
-        """Arrays of the devices as whole NumPy arrays in every process."""
+    def fetch_rows(self, tree: Any) -> Any:
+        """The rows that a program returned as whole NumPy arrays [B, ...], in every process."""
+
+    def place_rows(self, whole: Any) -> Any:
+        """The inverse: arrays [B, ...] that every process holds whole, as a program's rows."""
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)

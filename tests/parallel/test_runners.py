@@ -224,6 +224,16 @@ def test_evaluation_gives_all_rows_on_the_host():
         assert isinstance(found, np.ndarray) and bits == jax.random.bits(KEY)
 
 
+@pytest.mark.parametrize("layout", ["8x1x1", "2x2x2", "pmap"])
+def test_rows_go_to_the_devices_and_come_back_in_order(layout):
+    runner, whole = make_runner(LAYOUTS[layout]), np.arange(16 * 3, dtype=np.int32).reshape(16, 3)
+    double = runner.compile(lambda rows: {"sums": rows.sum(axis=1), "twice": 2 * rows},
+                            rows=(0,), returns_rows=True)  # fmt: skip
+    found = runner.fetch_rows(double(runner.place_rows(whole)))
+    assert_close(found, {"sums": whole.sum(axis=1), "twice": 2 * whole}, rtol=0, atol=0)
+    assert all(isinstance(x, np.ndarray) for x in found.values())
+
+
 def test_rows_that_fit_no_layout_are_refused_by_number():
     with pytest.raises(ConfigError, match=r"sft.batch_size = 12: must be .* the 8 groups"):
         make_runner(LAYOUTS["8x1x1"]).check_rows("sft.batch_size", 12)

@@ -19,7 +19,7 @@ def inputs(tmp_path) -> StageInputs:
     return inputs_of(STAGES, "feedback", directory=tmp_path, seed=4)
 
 
-def never():
+def never(*arguments):
     raise AssertionError("asked again")
 
 
@@ -38,8 +38,8 @@ def test_a_result_of_the_host_is_made_once_and_read_by_a_step_that_is_done_again
 def test_it_is_written_down_before_it_is_used(inputs, tmp_path, monkeypatch):
     file = tmp_path / "feedback" / "host" / "outputs" / "0.json"
     assert inputs.on_host("outputs", 0, lambda: (1, 2)) == [1, 2]  # as the file says it
-    assert json.loads(file.read_text()) == [1, 2]
-    file.write_text("[7]")
+    assert json.loads(file.read_text())["found"] == [1, 2]
+    file.write_text(file.read_text().replace("[1, 2]", "[7]"))
     assert inputs.on_host("outputs", 0, never) == [7]
     with monkeypatch.context() as patch, pytest.raises(KeyboardInterrupt):
 
@@ -49,6 +49,17 @@ def test_it_is_written_down_before_it_is_used(inputs, tmp_path, monkeypatch):
         patch.setattr(module, "write_atomically", killed)
         inputs.on_host("outputs", 1, lambda: [3])
     assert inputs.on_host("outputs", 1, lambda: [4]) == [4]  # nothing was used of the first
+
+
+def test_a_result_counts_for_equal_arguments_only(inputs):
+    """Of a step that is done again and draws other responses, none of the old scores is used."""
+    asked = []
+    length = lambda *texts: asked.append(texts) or [len(text) for text in texts]
+    assert inputs.on_host("scores", 2, length, "one", "seven") == [3, 5]
+    assert inputs.on_host("scores", 2, never, "one", "seven") == [3, 5]
+    assert inputs.on_host("scores", 2, length, "one", "eleven") == [3, 6]
+    assert inputs.on_host("scores", 2, length, ["one"], "eleven") == [1, 6]
+    assert inputs.host_results("scores") == [[1, 6]] and len(asked) == 3
 
 
 def test_what_is_no_json_is_not_written(inputs, tmp_path):
@@ -101,8 +112,7 @@ def test_a_role_s_model_is_that_of_the_stage_that_it_names_loaded_once():
     ]  # fmt: skip
     assert loaded == ["sft", "reward"] and given.model("reference") is given.model("start")
     apart = STAGES | {"ppo": dataclasses.replace(STAGES["ppo"], reference="dpo")}
-    given = inputs_of(apart, "ppo", model=model)
-    assert given.model("reference") == {"of": "dpo"} and given.model("start") == {"of": "sft"}
+    assert inputs_of(apart, "ppo", model=model).model("reference") == {"of": "dpo"}
 
 
 def test_keys_and_seeds_are_of_the_stage_s_stream(inputs):
