@@ -90,7 +90,7 @@ def test_text_is_of_the_train_split_in_rows_of_the_length():
 @pytest.mark.parametrize("packed, rows", [(False, 12), (True, 3)])
 def test_demonstrations_are_of_the_train_split_packed_where_the_config_says_so(packed, rows):
     stage = dataclasses.replace(STAGES["sft"], packed=packed)
-    batches = feeds.demonstrations(inputs("sft", stage), stage)
+    batches = stage._batches(inputs("sft", stage))
     assert batches.rows() == rows  # of five tokens each
     batch = next(batches)
     assert batch["tokens"].shape == (4, 20) and words_of(batch) <= set("abcdefghijklmn")
@@ -100,7 +100,7 @@ def test_demonstrations_are_of_the_train_split_packed_where_the_config_says_so(p
 @pytest.mark.parametrize("fraction, rows", [(0.0, 0), (0.25, 1), (0.5, 2)])
 def test_a_fraction_of_a_batch_of_demonstrations_is_text(fraction, rows):
     stage = dataclasses.replace(STAGES["sft"], length=9, pretraining_fraction=fraction)
-    batch = next(feeds.demonstrations(inputs("sft", stage), stage))
+    batch = next(stage._batches(inputs("sft", stage)))
     text = np.isin(batch["tokens"], Letters().encode("qrstu")).any(axis=1)
     assert text.sum() == rows
 
@@ -109,7 +109,7 @@ def test_a_fraction_of_a_batch_of_demonstrations_is_text(fraction, rows):
 def test_rankings_have_the_outputs_and_the_packing_of_the_config(packed, shape):
     stage = dataclasses.replace(REWARD, packed=packed)
     ending = Ending(2, 0, stop=29)  # another end than eos
-    batch = next(feeds.rankings(inputs("reward", stage, ending=ending), stage))
+    batch = next(stage._batches(inputs("reward", stage, ending=ending)))
     assert batch["tokens"].shape == (2, 4, 8) and batch["ranks"].shape == shape
     assert (batch["tokens"][:, :2, 3] == 29).all() and not (batch["tokens"] == 2).any()
     if packed == 2:
@@ -118,7 +118,7 @@ def test_rankings_have_the_outputs_and_the_packing_of_the_config(packed, shape):
 
 @pytest.mark.parametrize("stage, words", [("reward", "abcd"), ("human", "efgh")])
 def test_rankings_are_of_the_stage_that_collects_them_or_of_the_data(stage, words):
-    batches = feeds.rankings(inputs(stage), STAGES[stage])
+    batches = STAGES[stage]._batches(inputs(stage))
     seen = words_of(next(batches)) | words_of(next(batches))
     assert seen == set(words + "xy")
 

@@ -68,9 +68,9 @@ def fed(name, **changes) -> dict:
     given, stage = inputs(name, **changes), dataclasses.replace(STAGES[name], **changes)
     of = {
         "pretrain": lambda: {"text": feeds.text(given, 8, 8, "text")},
-        "sft": lambda: {"demonstrations": feeds.demonstrations(given, stage)},
-        "reward": lambda: {"rankings": feeds.rankings(given, stage)},
-        "dpo": lambda: {"rankings": feeds.rankings(given, stage)},
+        "sft": lambda: {"demonstrations": stage._batches(given)},
+        "reward": lambda: {"rankings": stage._batches(given)},
+        "dpo": lambda: {"rankings": stage._batches(given)},
         "ppo": lambda: stage._batches(given).parts,
         "ppo_ptx": lambda: stage._batches(given).parts,
     }
@@ -116,5 +116,5 @@ def test_mixed_demonstrations_are_shuffled_for_three_purposes(monkeypatch):
     shuffle = given.shuffle
     monkeypatch.setattr(given, "shuffle", lambda use: asked.append(use) or shuffle(use))
     mixed = dataclasses.replace(STAGES["sft"], pretraining_fraction=0.5, packed=False)
-    feeds.demonstrations(given, mixed)
+    mixed._batches(given)
     assert asked == ["demonstrations", "text", "mix"]

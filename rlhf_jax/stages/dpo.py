@@ -18,7 +18,6 @@ from rlhf_jax.objectives import preferences
 from rlhf_jax.objectives.likelihood import sequence_log_prob
 from rlhf_jax.objectives.reductions import WeightedMean
 from rlhf_jax.objectives.reward_models import DivideBy, over_pairs, ranked_accuracy
-from rlhf_jax.stages import feeds
 from rlhf_jax.stages.log_probs import log_probs_of
 from rlhf_jax.stages.rankings import RankingStage
 from rlhf_jax.stages.reward_model import ranking_by_ranking
@@ -174,7 +173,7 @@ class DirectPreference(RankingStage):
             return batch | {"ref_log_probs": programs["reference"](reference, sequences)}
 
         show = ("loss", "accuracy", "margin")
-        batches = feeds.rankings(inputs, self)
+        batches = self._batches(inputs)
         return self.training(inputs, reference, batches, self.tokens_per_step, show, refer)
 
 

@@ -9,8 +9,6 @@ from rlhf_jax.data.batches import Batches
 from rlhf_jax.parallel.runner import Runner
 
 if TYPE_CHECKING:
-    from rlhf_jax.stages.rankings import RankingStage
-    from rlhf_jax.stages.sft import SFT
     from rlhf_jax.stages.stage import Inputs
 
 
@@ -26,43 +24,47 @@ def text(inputs: "Inputs", rows: int, length: int, use: str, whole: bool = False
     )
 
 
-def demonstrations(inputs: "Inputs", stage: "SFT") -> Batches:
-    """Demonstrations, with plain text among them where the stage wants it."""
-    part, mixed = inputs.runner.own_rows(stage.batch_size), stage.pretraining_fraction > 0
+def demonstrations(
+    inputs: "Inputs",
+    rows: int,
+    length: int,
+    packed: bool = False,
+    text_fraction: float = 0.0,
+    fraction_of: str = "rows",
+) -> Batches:
+    """Demonstrations; text_fraction: of plain text among them (`pipeline.mixed_batches`)."""
+    part = inputs.runner.own_rows(rows)
     batches = pipeline.supervised_batches(
         inputs.records("demonstrations", "train"),
         inputs.tokenizer,
-        batch_size=stage.batch_size,
-        length=stage.length,
+        batch_size=rows,
+        length=length,
         seed=inputs.shuffle("demonstrations"),
-        packed=stage.packed,
-        part=pipeline.ALL if mixed else part,
+        packed=packed,
+        part=part if text_fraction == 0 else pipeline.ALL,
     )
-    if not mixed:
+    if text_fraction == 0:
         return batches
-    more = text(inputs, stage.batch_size, stage.length, "text", whole=True)
-    fraction, of = stage.pretraining_fraction, stage.pretraining_fraction_of
-    return pipeline.mixed_batches(batches, more, fraction, inputs.shuffle("mix"), part, of)
+    more, seed = text(inputs, rows, length, "text", whole=True), inputs.shuffle("mix")
+    return pipeline.mixed_batches(batches, more, text_fraction, seed, part, fraction_of)
 
 
-def rankings(inputs: "Inputs", stage: "RankingStage") -> Batches:
-    """Rankings, as many a row as the stage packs."""
+def rankings(inputs: "Inputs", rows: int, length: int, outputs: int, packed: int = 1) -> Batches:
+    """Rankings, as many an element as `packed` says, of `outputs` outputs in all at most."""
     return pipeline.ranking_batches(
         inputs.records("rankings", "train"),
         inputs.tokenizer,
-        batch_size=stage.batch_size,
-        length=stage.length,
-        outputs=stage.outputs,
+        batch_size=rows,
+        length=length,
+        outputs=outputs,
         seed=inputs.shuffle("rankings"),
-        packed=stage.packed,
-        part=inputs.runner.own_rows(stage.batch_size),
+        packed=packed,
+        part=inputs.runner.own_rows(rows),
         close=inputs.build.ending.close,
     )
 
 
-def prompts(
-    inputs: "Inputs", split: str, rows: int, length: int, whole: bool = False
-) -> Batches:
+def prompts(inputs: "Inputs", split: str, rows: int, length: int, whole: bool = False) -> Batches:
     """Prompts of a split, longer ones than `length` left out; whole: all rows in every process."""
     return pipeline.prompt_batches(
         inputs.records("prompts", split),

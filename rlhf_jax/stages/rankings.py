@@ -7,6 +7,7 @@ from typing import get_args
 from rlhf_jax.data.arrays import first_fit
 from rlhf_jax.errors import require
 from rlhf_jax.objectives.reward_models import DivideBy
+from rlhf_jax.stages import feeds
 from rlhf_jax.stages.facts import Facts
 from rlhf_jax.stages.one_model import OneModelStage
 from rlhf_jax.stages.stage import Need, ints, text_shapes
@@ -86,3 +87,6 @@ class RankingStage(OneModelStage):
     @property
     def tokens_per_step(self) -> int:
         return self.batch_size * self.outputs * self.length
+
+    def _batches(self, inputs):
+        return feeds.rankings(inputs, self.batch_size, self.length, self.outputs, self.packed)

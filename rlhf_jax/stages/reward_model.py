@@ -21,7 +21,6 @@ from rlhf_jax.objectives.reward_models import (
     ranked_loss,
     shift_to_zero,
 )
-from rlhf_jax.stages import feeds
 from rlhf_jax.stages.rankings import RankingStage
 from rlhf_jax.stages.stage import score_shapes
 
@@ -57,7 +56,7 @@ class RewardModel(RankingStage):
         params = score.with_score_head(inputs.model("start"), inputs.key("head"))
         if self.normalise == "gain_and_bias":  # before training too (Ziegler et al. 2019)
             params = self.finish(params, inputs)
-        batches = feeds.rankings(inputs, self)
+        batches = self._batches(inputs)
         return self.training(inputs, params, batches, self.tokens_per_step, ("loss", "accuracy"))
 
     def finish(self, params, inputs):

@@ -69,5 +69,9 @@ class SFT(OneModelStage):
         return {"update": self.update_program(likelihood_loss(model), params, batch, steps)}
 
     def task(self, inputs):
-        batches, params = feeds.demonstrations(inputs, self), inputs.model("start")
+        batches, params = self._batches(inputs), inputs.model("start")
         return self.training(inputs, params, batches, self.batch_size * self.length, ("loss",))
+
+    def _batches(self, inputs):
+        fraction, of = self.pretraining_fraction, self.pretraining_fraction_of
+        return feeds.demonstrations(inputs, self.batch_size, self.length, self.packed, fraction, of)
