@@ -41,6 +41,12 @@ that does not end within 48 tokens scores -1: 66 % of SFT's end, 98 % of PPO's, 
 Pretraining loss in nats a token: base 4.96, SFT 6.00, PPO 6.07, PPO-ptx 5.41.
 """
 
+from rlhf_jax.evaluation.kl import KL
+from rlhf_jax.evaluation.pretraining_loss import PretrainingLoss
+from rlhf_jax.evaluation.reward_accuracy import RewardAccuracy
+from rlhf_jax.evaluation.reward_score import RewardScore
+from rlhf_jax.evaluation.samples import Samples
+from rlhf_jax.evaluation.win_rate import WinRate
 from rlhf_jax.models.config import TransformerConfig
 from rlhf_jax.objectives.kl import FixedController
 from rlhf_jax.runs.experiment import EvaluationConfig, Experiment
@@ -103,5 +109,13 @@ config = Experiment(
         ),
     },
     evaluation=EvaluationConfig(prompt_length=128, response_length=48, batch_size=64),
+    evaluators=(
+        RewardAccuracy(length=256, outputs=10, batch_size=6),
+        RewardScore("reward"),
+        WinRate("sft", of="reward_score", told=("ppo", "ppo_ptx")),
+        KL("sft"),
+        PretrainingLoss(length=256, against="sft", told=("ppo", "ppo_ptx"), over="reward_score"),
+        Samples(),
+    ),
     loop=LoopConfig(checkpoint_every=50, log_every=10),
 )

@@ -27,6 +27,13 @@ PPO-ptx its repair:
     2  1.17        2.91       3.08   .65     1.31   1.13
 """
 
+from rlhf_jax.evaluation.behaviour import Behaviour
+from rlhf_jax.evaluation.gold_score import GoldScore
+from rlhf_jax.evaluation.kl import KL
+from rlhf_jax.evaluation.pretraining_loss import PretrainingLoss
+from rlhf_jax.evaluation.reward_accuracy import RewardAccuracy
+from rlhf_jax.evaluation.samples import Samples
+from rlhf_jax.evaluation.win_rate import WinRate
 from rlhf_jax.models.config import TransformerConfig
 from rlhf_jax.objectives.kl import FixedController
 from rlhf_jax.runs.experiment import EvaluationConfig, Experiment
@@ -106,5 +113,21 @@ config = Experiment(
         ),
     },
     evaluation=EvaluationConfig(prompt_length=32, response_length=24, batch_size=200),
+    evaluators=(
+        GoldScore(
+            above=(
+                ("ppo", "sft"),
+                ("ppo_ptx", "sft"),
+                ("sft", "prompted"),
+                ("prompted", "pretrain"),
+            )
+        ),
+        WinRate("sft"),
+        Behaviour(),
+        KL("sft"),
+        PretrainingLoss(length=128, against="sft", tax=("ppo", "ppo_ptx")),
+        RewardAccuracy(length=48, batch_size=16, rankings="feedback"),
+        Samples(),
+    ),
     loop=LoopConfig(checkpoint_every=200, log_every=1),
 )

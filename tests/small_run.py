@@ -16,6 +16,13 @@ import sys
 from pathlib import Path
 
 from rlhf_jax import cli, randomness
+from rlhf_jax.evaluation.behaviour import Behaviour
+from rlhf_jax.evaluation.gold_score import GoldScore
+from rlhf_jax.evaluation.kl import KL
+from rlhf_jax.evaluation.pretraining_loss import PretrainingLoss
+from rlhf_jax.evaluation.reward_accuracy import RewardAccuracy
+from rlhf_jax.evaluation.samples import Samples
+from rlhf_jax.evaluation.win_rate import WinRate
 from rlhf_jax.generation.ending import EndingConfig
 from rlhf_jax.generation.sampling import SamplingConfig
 from rlhf_jax.models.config import TransformerConfig
@@ -95,6 +102,15 @@ config = Experiment(
     ending=EndingConfig(missing_eos_score=-0.5),
     evaluation=EvaluationConfig(
         prompt_length=56, response_length=8, sampling=SamplingConfig(0.9), batch_size=10
+    ),
+    evaluators=(
+        GoldScore(above=(("ppo", "sft"),)),
+        WinRate("sft"),
+        Behaviour(),
+        KL("sft", temperature=0.8),
+        PretrainingLoss(length=32, batch_size=4, against="sft", tax=("ppo", "ppo_ptx")),
+        RewardAccuracy(length=80, outputs=3, batch_size=6, rankings="feedback"),
+        Samples(3),
     ),
     loop=loop.LoopConfig(checkpoint_every=2, log_every=1),
     seed=1,  # not the default: a seed that is not passed on shows

@@ -1,4 +1,4 @@
-"""What policies say to prompts, how far they are from a reference, and what it scores."""
+"""What policies say to prompts, how far they are from a reference, and what a scorer says."""
 
 import functools
 from collections.abc import Callable, Iterable, Sequence
@@ -17,10 +17,66 @@ from rlhf_jax.generation.sampling import SamplingConfig
 from rlhf_jax.models import transformer
 from rlhf_jax.models.config import TransformerConfig
 from rlhf_jax.objectives.kl import exact_kl
+from rlhf_jax.stages.stage import KEY, Program, floats, ints, policy_shapes, prompt_shapes
+
+
+def sampling_program(
+    model: TransformerConfig,
+    sampling: SamplingConfig,
+    ending: Ending,
+    *,
+    prompt_length: int,
+    response_length: int,
+    batch_size: int,
+) -> Program:
+    """sample(params, tokens, segments, key) -> Rollout of a batch of prompts."""
+    function = functools.partial(
+        generate, model, sampling=sampling, response_length=response_length, ending=ending
+    )
+    prompts = prompt_shapes(batch_size, prompt_length)
+    arguments = (policy_shapes(model), prompts["tokens"], prompts["segments"], KEY)
+    return Program(function, arguments, whole=True, turns=response_length - 1)
+
+
+def kl_program(
+    model: TransformerConfig,
+    reference: TransformerConfig,
+    temperature: float,
+    *,
+    prompt_length: int,
+    response_length: int,
+    batch_size: int,
+) -> Program:
+    """kl(params, reference params, tokens, segments, mask): `response_kl` of a batch."""
+    tokens = ints(batch_size, prompt_length + response_length)
+    mask = floats(batch_size, response_length)
+    function = functools.partial(response_kl, model, reference, temperature)
+    policies = policy_shapes(model), policy_shapes(reference)
+    return Program(function, (*policies, tokens, tokens, mask), whole=True)
+
+
+def response_kl(model, reference, temperature, params, reference_params, tokens, segments, mask):
+    """KL(policy || reference) of each response [B], nats: the sum over its tokens of the KL of
+    their full distributions at the temperature.
+
+    tokens, segments: [B, P + R]; mask: [B, R] of the response.
+    """
+    logits = [
+        transformer.logits(
+            shape,
+            p,
+            transformer.hidden(shape, p, tokens, segments, last=mask.shape[1] + 1)[:, :-1],
+        )
+        for shape, p in ((model, params), (reference, reference_params))
+    ]
+    return (exact_kl(*logits, temperature) * mask).sum(axis=1)
 
 
 class Sampler:
-    """Responses of policies of one shape, sampled in batches; compiled once for all of them."""
+    """Responses of policies of one shape, sampled in batches of prompts; compiled once for all.
+
+    sample, kl: the programs above, compiled; None: for the first device.
+    """
 
     def __init__(
         self,
@@ -32,21 +88,19 @@ class Sampler:
         prompt_length: int,
         response_length: int,
         batch_size: int,
-        compile: Callable = jax.jit,
+        sample: Callable | None = None,
+        kl: Callable | None = None,
     ):
-        self.model, self.tokenizer, self.batch_size = model, tokenizer, batch_size
-        self.temperature, self.ending = sampling.temperature, ending
-        self.prompt_length, self.response_length = prompt_length, response_length
-        self._generate = compile(
-            functools.partial(
-                generate,
-                model,
-                sampling=sampling,
-                response_length=response_length,
-                ending=ending,
-            )
-        )
-        self._kl = compile(self._response_kl)
+        self.tokenizer, self.ending = tokenizer, ending
+        self.prompt_length, self.batch_size = prompt_length, batch_size
+        shape = {
+            "prompt_length": prompt_length,
+            "response_length": response_length,
+            "batch_size": batch_size,
+        }
+        here = lambda program: jax.jit(program.function)
+        self._sample = sample or here(sampling_program(model, sampling, ending, **shape))
+        self._kl = kl or here(kl_program(model, model, sampling.temperature, **shape))
 
     def batches(self, params: Any, prompts: Sequence[str], key: jax.Array) -> Iterable:
         """(prompt batch, rollout) for all prompts in order, as arrays on the host.
@@ -59,7 +113,7 @@ class Sampler:
         )
         for number, batch in enumerate(passes):
             row_key = jax.random.fold_in(key, number)
-            rollout = self._generate(params, batch["tokens"], batch["segments"], row_key)
+            rollout = self._sample(params, batch["tokens"], batch["segments"], row_key)
             rollout = jax.device_get(rollout)
             real = batch["index"] >= 0
             if sick := int(np.asarray(rollout.sick)[real].sum()):
@@ -81,28 +135,17 @@ class Sampler:
                     found[index] = self.ending.response(ids, self.tokenizer)
         return found
 
-    def _response_kl(self, params, reference, tokens, segments, mask):
-        logits = [
-            transformer.logits(
-                self.model,
-                p,
-                transformer.hidden(self.model, p, tokens, segments, last=mask.shape[1] + 1)[:, :-1],
-            )
-            for p in (params, reference)
-        ]
-        return (exact_kl(*logits, self.temperature) * mask).sum(axis=1)
-
-    def kl(self, params: Any, reference: Any, prompts: Sequence[str], key: jax.Array) -> float:
-        """KL(policy || reference), nats a response: the mean over responses of the policy of the
-        summed KL of each token's full distribution, both at the temperature of the sampling."""
-        total, count = 0.0, 0
+    def kl(self, params: Any, reference: Any, prompts: Sequence[str], key: jax.Array) -> np.ndarray:
+        """KL(policy || reference) on one response of the policy to each prompt: `response_kl` of
+        it, [N]; NaN where the prompt is longer than prompt_length."""
+        found = np.full(len(prompts), np.nan)
         for batch, rollout in self.batches(params, prompts, key):
-            real = batch["index"] >= 0
             tokens = np.concatenate([batch["tokens"], rollout.tokens], axis=1)
             segments = np.concatenate([batch["segments"], rollout.mask.astype(np.int32)], axis=1)
             kl = np.asarray(self._kl(params, reference, tokens, segments, rollout.mask))
-            total, count = total + float(kl[real].sum()), count + int(real.sum())
-        return total / count
+            real = batch["index"] >= 0
+            found[batch["index"][real]] = kl[real]
+        return found
 
 
 def score_responses(
@@ -115,14 +158,13 @@ def score_responses(
     missing: float | None,
     batch_size: int,
     length: int,
-    compile: Callable = jax.jit,
 ) -> np.ndarray:
     """What PPO would score each sampled response, [N] float32 (`final_scores`).
 
-    score: score_sequences(params, tokens, segments); missing: PPO's `missing_eos_score`.
+    score: score_sequences(params, tokens, segments), compiled; missing: `Ending.missing`.
     Raises UserError where prompt and response are longer than `length` tokens.
     """
-    run, values = compile(score), []
+    values = []
     for start in range(0, len(prompts), batch_size):
         tokens = np.full((batch_size, length), tokenizer.pad_id, np.int32)
         segments = np.zeros((batch_size, length), np.int32)
@@ -133,6 +175,6 @@ def score_responses(
                 raise UserError(f"prompt {start + row + 1}: {len(ids)} tokens with its response, "
                                 f"must be {length} at most")  # fmt: skip
             tokens[row, : len(ids)], segments[row, : len(ids)] = ids, 1
-        values.append(np.asarray(run(params, jnp.array(tokens), jnp.array(segments))))
+        values.append(np.asarray(score(params, jnp.array(tokens), jnp.array(segments))))
     ended = np.array([response.ended for response in responses])
     return np.asarray(final_scores(np.concatenate(values)[: len(prompts)], ended, missing))

@@ -4,6 +4,7 @@ import re
 from collections.abc import Mapping, Sequence
 
 from rlhf_jax.errors import inside, require
+from rlhf_jax.evaluation.evaluator import Evaluator
 from rlhf_jax.generation.ending import Ending
 from rlhf_jax.models.config import TransformerConfig
 from rlhf_jax.stages.stage import Build, Stage
@@ -76,3 +77,51 @@ def check_chain(
     for name, stage in stages.items():
         with inside(name):
             stage.check_shapes(build_of(stages, name, model, ending))
+
+
+def stages_of(evaluators: Mapping[str, Evaluator], evaluator: Evaluator) -> set[str]:
+    """The stages that an evaluator reads, by those that it reads too."""
+    found = {need.stage for need in evaluator.needs().values()}
+    for name in evaluator.reads():
+        found |= stages_of(evaluators, evaluators[name])
+    return found
+
+
+def check_evaluators(stages: Stages, evaluators: Sequence[Evaluator], best: str | None) -> None:
+    """Raises ConfigError where two evaluators have one name or column, or one reads what is not
+    there, or cannot run in the training of a stage that it names; or where `best`, a metric of
+    checkpoints with "-" where less is better, is none of those of training."""
+    by_name: dict[str, Evaluator] = {}
+    columns: dict[str, Evaluator] = {}
+    for evaluator in evaluators:
+        name, taken = evaluator.name, by_name.keys() | stages.keys()
+        require(
+            name not in taken, "evaluators", name, "of another name: a stage or evaluator has it"
+        )
+        for column in evaluator.columns():
+            allowed = (
+                f"in one evaluator: {columns[column].name} has it too" if column in columns else ""
+            )
+            require(column not in columns, f"evaluators: {name}: column", column, allowed)
+        for field in evaluator.reads():
+            allowed = f"an evaluator that stands before it: {', '.join(by_name) or 'there is none'}"
+            require(field in by_name, f"evaluators: {name}: what it reads", field, allowed)
+        for role, need in evaluator.needs().items():
+            there = need.stage in stages and stages[need.stage].ends == need.ends
+            allowed = f"a stage of this experiment that ends with {ENDS[need.ends]}"
+            require(there, f"evaluators: {name}.{role}", need.stage, allowed)
+        by_name[name] = evaluator
+        columns |= dict.fromkeys(evaluator.columns(), evaluator)
+        for stage in evaluator.within:
+            there = stage in stages and stages[stage].ends == evaluator.judges
+            allowed = f"stages that end with {ENDS[evaluator.judges]}"
+            require(there, f"evaluators: {name}.within", stage, allowed)
+            late = stages_of(by_name, evaluator) - set(builds_on(stages, stage))
+            allowed = f"stages that build on what it reads, {', '.join(sorted(late))}"
+            require(not late, f"evaluators: {name}.within", stage, allowed)
+    if best is not None:
+        known = [
+            f"evaluation/{c}" for c, evaluator in columns.items() if evaluator.every is not None
+        ]
+        allowed = f"a column of an evaluator with `every`: {', '.join(known) or 'there is none'}"
+        require(best.removeprefix("-") in known, "loop.best", best, allowed)

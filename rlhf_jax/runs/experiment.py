@@ -11,9 +11,8 @@ from etils.epath import Path
 from rlhf_jax.durable.files import place
 from rlhf_jax.durable.fingerprint import NOT_FINGERPRINTED
 from rlhf_jax.errors import UserError, require
-from rlhf_jax.evaluation.evaluator import Evaluator
+from rlhf_jax.evaluation.evaluator import EvaluationConfig, Evaluator
 from rlhf_jax.generation.ending import Ending, EndingConfig
-from rlhf_jax.generation.sampling import SamplingConfig
 from rlhf_jax.models.config import TransformerConfig
 from rlhf_jax.parallel.config import ParallelConfig
 from rlhf_jax.runs import chain
@@ -23,20 +22,6 @@ from rlhf_jax.training.loop import LoopConfig
 
 COMMANDS = ("run", "generate", "doctor", "replay", "plan", "estimators")
 OPTIONS = ("stop_after_steps", "insist", "stage", "topology", "suggest", "tries", "json")  # theirs
-
-
-@dataclasses.dataclass(frozen=True)
-class EvaluationConfig:
-    """How every policy is sampled when it is compared with others."""
-
-    prompt_length: int  # tokens of a prompt, at most
-    response_length: int  # tokens of a response, at most
-    sampling: SamplingConfig = SamplingConfig()
-    batch_size: int = 64
-
-    def __post_init__(self):
-        for field in ("prompt_length", "response_length", "batch_size"):
-            require(getattr(self, field) > 0, field, getattr(self, field), "positive")
 
 
 @dataclasses.dataclass(frozen=True)
@@ -75,14 +60,7 @@ class Experiment:
         fields = (field.name for field in dataclasses.fields(self))
         reserved = (*COMMANDS, *OPTIONS, *fields)
         chain.check_chain(self.stages, self.model, Ending.planned(self.ending), reserved)
-        names = [evaluator.name for evaluator in self.evaluators]
-        twice = sorted({name for name in names if names.count(name) > 1})
-        require(not twice, "evaluators", twice, "of different names")
-        for evaluator in self.evaluators:
-            for role, need in evaluator.needs().items():
-                there = need.stage in self.stages and self.stages[need.stage].ends == need.ends
-                allowed = f"a stage of this experiment that ends with {chain.ENDS[need.ends]}"
-                require(there, f"evaluators: {evaluator.name}.{role}", need.stage, allowed)
+        chain.check_evaluators(self.stages, self.evaluators, self.loop.best)
 
     def with_stages(self, **stages: Stage) -> "Experiment":
         """The experiment with other stages of these names."""

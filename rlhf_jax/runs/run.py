@@ -7,7 +7,7 @@
 
 import contextlib
 import time
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import jax
@@ -25,6 +25,7 @@ from rlhf_jax.parallel import processes
 from rlhf_jax.parallel.runner import Runner, make_runner
 from rlhf_jax.randomness import random_key
 from rlhf_jax.runs import chain
+from rlhf_jax.runs.evaluation import Evaluation
 from rlhf_jax.runs.experiment import Experiment
 from rlhf_jax.runs.inputs import StageInputs
 from rlhf_jax.runs.origin import Origin
@@ -69,6 +70,7 @@ class Run:
         )
         self.ending = Ending.of(self.tokenizer, config.ending)
         self._measures, self._checked = Measures(self.ending.close), set()
+        self.evaluation = Evaluation(self)
 
     def build(self, stage: str) -> Build:
         """What the programs of a stage are made from."""
@@ -117,18 +119,20 @@ class Run:
         for stage in stages:
             if self._is_another_run_s(stage):
                 self._check_model(stage)
-        for stage in self.left(stages):
-            self._check_records(stage, self.config.stages[stage])
-        if report:
-            for evaluator in self.config.evaluators:
-                self._check_records(evaluator.name, evaluator)
+        left, measuring = self.left(stages), {}
+        for stage in left:
+            self._check_records(stage, self.config.stages[stage], self.config.stages[stage].check)
+            measuring |= {e.name: e for e in self.evaluation.in_training(stage)}
+        found = self.config.evaluators if report else list(measuring.values())
+        self.evaluation.check(found, self._check_records)
 
-    def _check_records(self, name: str, reader: Any) -> None:
+    def _check_records(self, name: str, reader: Any, check: Callable[[Facts], None]) -> None:
+        """check(facts) of what a reader needs, once. reader: what has `needs`."""
         if name in self._checked:
             return
         facts = self.facts(name, reader)
         with inside(name):
-            reader.check(facts)
+            check(facts)
         self._checked.add(name)
         if processes.is_first():
             self.corpora.keep("left_out", {name: facts.left_out})
@@ -233,7 +237,7 @@ class Run:
             if self.origin is not None:
                 self.origin.write(self.stage_directory(stage))
         state = loop.run(
-            task,
+            self.evaluation.attach(task),
             self.stage_directory(stage),
             self.config.loop,
             fingerprint=self.fingerprint(stage),

@@ -1,6 +1,7 @@
 """A reward model from rankings: all pairs of a prompt in one batch element."""
 
 import dataclasses
+import functools
 from collections.abc import Callable, Iterable
 from typing import Any, ClassVar, Literal
 
@@ -105,19 +106,18 @@ def reward_loss(model: TransformerConfig, divide_by: DivideBy = "all_pairs") -> 
     return loss
 
 
+def count_pairs(model: TransformerConfig, params: Any, batch: dict) -> tuple[Any, Any]:
+    """Correctly ordered and all non-tied pairs of each ranking of a batch: two [N] arrays. A tie
+    between two scores counts one half."""
+    scores = score_sequences(model, params, batch["tokens"], batch["segments"])
+    return ranked_accuracy(*ranking_by_ranking(scores, batch["ranks"]))
+
+
 def pair_counts(
-    model: TransformerConfig, params: Any, batches: Iterable, compile: Callable = jax.jit
+    model: TransformerConfig, params: Any, batches: Iterable, count: Callable | None = None
 ) -> tuple[Any, Any]:
-    """Correctly ordered and all non-tied pairs, prompt by prompt: two [N] arrays.
-
-    A tie between two scores counts one half.
-    """
-
-    def count(params, batch):
-        scores = score_sequences(model, params, batch["tokens"], batch["segments"])
-        return ranked_accuracy(*ranking_by_ranking(scores, batch["ranks"]))
-
-    count = compile(count)
+    """`count_pairs` of all batches. count: that of the model, compiled; None: compiled here."""
+    count = count or jax.jit(functools.partial(count_pairs, model))
     counts = [count(params, batch) for batch in batches]
     return tuple(jnp.concatenate(part) for part in zip(*counts, strict=True))
 

@@ -5,6 +5,7 @@ A stage is a frozen dataclass under `Stage`, in the package or outside of it.
 """
 
 import dataclasses
+import functools
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any, ClassVar, Literal, NamedTuple, Protocol
 
@@ -230,11 +231,13 @@ class Stage:
         return self
 
 
+@functools.cache
 def policy_shapes(model: TransformerConfig) -> Any:
     """The shapes of a policy's parameters."""
     return jax.eval_shape(lambda key: transformer.init(model, key), KEY)
 
 
+@functools.cache
 def score_shapes(model: TransformerConfig) -> Any:
     """The shapes of a scorer's parameters."""
     make = lambda key: score.with_score_head(transformer.init(model, key), key)

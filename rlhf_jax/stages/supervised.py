@@ -1,5 +1,6 @@
 """Maximum likelihood on tokens: the update of a stage that trains one model, and its loss."""
 
+import functools
 from collections.abc import Callable
 from typing import Any, NamedTuple, Protocol
 
@@ -47,13 +48,13 @@ def likelihood_loss(model: TransformerConfig) -> Callable:
     """
 
     def loss(params, batch: Batch, key=None):
-        mean = WeightedMean.of(_token_losses(model, params, batch, key), batch["weights"][:, 1:])
+        mean = WeightedMean.of(token_losses(model, params, batch, key), batch["weights"][:, 1:])
         return mean, {"loss": mean}
 
     return loss
 
 
-def _token_losses(model: TransformerConfig, params: Any, batch: Batch, key=None) -> jax.Array:
+def token_losses(model: TransformerConfig, params: Any, batch: Batch, key=None) -> jax.Array:
     """[B, T - 1]: -log p of every token but the first."""
     dropout_key = key if model.dropout > 0 else None
     states = transformer.hidden(
@@ -102,13 +103,14 @@ def make_update(
 
 
 def document_losses(
-    model: TransformerConfig, params: Any, batches: Pass, compile: Callable = jax.jit
+    model: TransformerConfig, params: Any, batches: Pass, evaluate: Callable | None = None
 ) -> tuple[np.ndarray, np.ndarray]:
     """Of each document of a `text_pass`: the sum of -log p over its targets, and their number.
 
+    evaluate: `token_losses` of the model, compiled; None: compiled here.
     Returns: losses in nats and tokens, both [documents] in float64.
     """
-    evaluate = compile(lambda params, batch: _token_losses(model, params, batch))
+    evaluate = evaluate or jax.jit(functools.partial(token_losses, model))
     losses, tokens = np.zeros(batches.examples), np.zeros(batches.examples)
     for batch in batches:
         rows = dict(batch)

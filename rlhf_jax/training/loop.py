@@ -60,6 +60,8 @@ class Task:
     whole            makes a batch of this process the batch of all, to save it for replay
     best             the metric that makes a checkpoint a good one, with "-" where less is better
     model            of a state, what the stage ends with: whole parameters
+    evaluate         (step, state after it) -> {name: number} beside the step's metrics; {}: none
+    evaluated        the names that it may give
     """
 
     name: str
@@ -73,6 +75,8 @@ class Task:
     whole: Callable[[Any], Any] = lambda batch: batch
     best: str = "-loss"
     model: Callable[[Any], Any] = lambda state: state
+    evaluate: Callable[[int, Any], dict[str, float]] = lambda step, state: {}
+    evaluated: tuple[str, ...] = ()
 
     def __post_init__(self):
         require(self.total_steps > 0, "total_steps", self.total_steps, "1 or more")
@@ -82,16 +86,19 @@ class Task:
 class LoopConfig:
     """What is written and how often, in steps; nothing here changes what is computed.
 
-    keep: so many newest checkpoints stay; keep_best: and so many of the best, by the mean of the
-    stage's own metric (loss, or PPO's score) since the checkpoint before. max_skipped: after so
-    many steps in a row with an update left out the stage stops, its batch saved for replay. wandb:
-    the Weights & Biases project that metrics go to beside the files.
+    keep: so many newest checkpoints stay; keep_best: and so many of the best, by the mean of a
+    metric since the checkpoint before. best: that metric, of an evaluator that measures the stage
+    in its training ("evaluation/gold_score", "-evaluation/pretraining_loss": "-" where less is
+    better); None, and in other stages: the stage's own (loss, or PPO's score). max_skipped: after
+    so many steps in a row with an update left out the stage stops, its batch saved for replay.
+    wandb: the Weights & Biases project that metrics go to beside the files.
     """
 
     checkpoint_every: int = dataclasses.field(default=100, metadata=NOT_FINGERPRINTED)
     log_every: int = dataclasses.field(default=1, metadata=NOT_FINGERPRINTED)
     keep: int = dataclasses.field(default=2, metadata=NOT_FINGERPRINTED)
     keep_best: int = dataclasses.field(default=0, metadata=NOT_FINGERPRINTED)
+    best: str | None = dataclasses.field(default=None, metadata=NOT_FINGERPRINTED)
     max_skipped: int = dataclasses.field(default=10, metadata=NOT_FINGERPRINTED)
     wandb: str | None = dataclasses.field(default=None, metadata=NOT_FINGERPRINTED)
 
@@ -163,7 +170,7 @@ def _train(task, state, step, end, config, checkpoints, log):
         if waiting is not None:
             log.write(*waiting)
         step += 1
-        waiting = (step, metrics)
+        waiting = (step, metrics, task.evaluate(step, state))  # the next step may donate the state
         end = step if SIGNALS.stop_at(step) else end
         save = step % config.checkpoint_every == 0 or step == end
         # One more skipped step would be the last: then the state must not run ahead of its number.
@@ -234,6 +241,8 @@ class _Log:
         self._first, self._start = step, time.monotonic()
         self._last = (step, self._start)
         self._warned, self._best = False, []
+        chosen = config.best is not None and config.best.removeprefix("-") in task.evaluated
+        self._best_name = config.best if chosen else task.best
         self.compilations = _Compilations()
         self.health = health
         self._open = contextlib.ExitStack()
@@ -247,13 +256,14 @@ class _Log:
                 contextlib.closing(ProgressLine(task.name, step, total, tokens, task.show))
             )
 
-    def write(self, step: int, metrics: dict) -> None:
-        """Waits for the metrics of `step`; writes them if it is a step to log."""
+    def write(self, step: int, metrics: dict, evaluated: dict[str, float]) -> None:
+        """Waits for the metrics of `step`; writes them, and what was evaluated, if it is a step to
+        log or one that was."""
         numbers = to_numbers(jax.device_get(metrics))
         # Where every update was finite, what is no number is a mean over nothing.
         healthy = numbers.get("skipped_steps") == 0
         uncounted = {name for name, value in numbers.items() if healthy and math.isnan(value)}
-        numbers = self.health.count(step, numbers)
+        numbers = self.health.count(step, numbers) | evaluated
         late = self.compilations.after_warm_steps
         if late and not self._warned:
             self._warned = True
@@ -262,11 +272,11 @@ class _Log:
                 "is a shape or a Python argument of the step changing?"
             )
             warnings.warn(message, RuntimeWarning, stacklevel=3)
-        if math.isfinite(value := numbers.get(self._task.best.removeprefix("-"), math.nan)):
+        if math.isfinite(value := numbers.get(self._best_name.removeprefix("-"), math.nan)):
             self._best.append(value)
         if self._line is not None:
             self._line.update(step, numbers, self.compilations.count)
-        if step % self._every == 0 or step in (1, self._task.total_steps):
+        if step % self._every == 0 or step in (1, self._task.total_steps) or evaluated:
             now, (last, then) = time.monotonic(), self._last
             self._last = (step, now)
             speed = self.progress(step)
@@ -288,9 +298,10 @@ class _Log:
         }
 
     def quality(self) -> dict:
-        """The mean of Task.best over the steps since the last call, for a checkpoint's progress."""
+        """The mean of the metric of checkpoints over the steps since the last call, for a
+        checkpoint's progress."""
         values, self._best = self._best, []
-        return {"best": self._task.best, "mean": sum(values) / len(values)} if values else {}
+        return {"best": self._best_name, "mean": sum(values) / len(values)} if values else {}
 
     def sync(self) -> None:
         if self._writer is not None:

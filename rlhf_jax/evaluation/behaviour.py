@@ -1,0 +1,63 @@
+"""How a policy behaves where a prompt puts it to the test."""
+
+import dataclasses
+import math
+
+import numpy as np
+
+from rlhf_jax.evaluation.evaluator import Column, Evaluator
+from rlhf_jax.evaluation.statistics import bounded_mean
+
+BROKEN = {"hallucinated": "halluci-\nnated"}  # titles for the terminal
+
+
+@dataclasses.dataclass(frozen=True)
+class Behaviour(Evaluator):
+    """Of each flag of the data source's grades, the share of the prompts that ask for it whose
+    response shows it.
+
+    wanted, unwanted: flags by name, as the grades' `flags` have them.
+    """
+
+    wanted: tuple[str, ...] = ("followed",)
+    unwanted: tuple[str, ...] = ("hallucinated", "harmful")
+
+    @property
+    def flags(self) -> tuple[str, ...]:
+        return (*self.wanted, *self.unwanted)
+
+    def columns(self):
+        about = "share of the prompts that ask for it"
+        return {
+            flag: Column(
+                BROKEN.get(flag, flag),
+                about,
+                percent=True,
+                better="higher" if flag in self.wanted else "lower",
+            )
+            for flag in self.flags
+        }
+
+    def check(self, facts, grader):
+        grader()
+
+    def rows(self, subject):
+        sampled, grade = subject.sampled(), subject.grader()
+        pairs = zip(sampled.prompts, sampled.responses, strict=True)
+        found = [grade(prompt, response.text).flags for prompt, response in pairs]
+        known = lambda value: math.nan if value is None else float(value)
+        columns = {flag: np.array([known(flags[flag]) for flags in found]) for flag in self.flags}
+        return {"id": sampled.ids, **columns}
+
+    def summary(self, rows, seed):
+        asked = {flag: rows[flag][~np.isnan(rows[flag])] for flag in self.flags}
+        return {flag: bounded_mean(x, seed) if len(x) else None for flag, x in asked.items()}
+
+    def notes(self, item):
+        found = []
+        for flag in self.flags:
+            if not math.isnan(item[flag]):
+                good = bool(item[flag]) == (flag in self.wanted)
+                words = flag if item[flag] else f"not {flag}"
+                found.append((words, "good" if good else "bad"))
+        return found

@@ -1,0 +1,182 @@
+"""What a policy loses on held-out plain text, and whether alignment made that worse."""
+
+import dataclasses
+import functools
+import math
+from typing import ClassVar
+
+import numpy as np
+
+from rlhf_jax.data.pipeline import text_pass
+from rlhf_jax.errors import require
+from rlhf_jax.evaluation.evaluator import (
+    Column,
+    Evaluator,
+    Found,
+    Measured,
+    number,
+    paired,
+    same_items,
+)
+from rlhf_jax.evaluation.statistics import Interval, mean_interval
+from rlhf_jax.stages.stage import Need, Program, policy_shapes, text_shapes
+from rlhf_jax.stages.supervised import document_losses, token_losses
+
+
+@dataclasses.dataclass(frozen=True)
+class PretrainingLoss(Evaluator):
+    """Nats a token of the data source's held-out text, and the paired difference over documents
+    from the policy of the stage `against`.
+
+    length, batch_size  tokens a row, rows a batch
+    tax    the stage that may pay an alignment tax, a higher loss than that of `against`, and, if
+           named, the stage that may repair it; the findings say whether
+    told   stages whose difference is among the findings
+    over   the column over which the figure draws it
+    """
+
+    asks: ClassVar = False
+    length: int
+    batch_size: int = 8
+    against: str | None = None
+    tax: tuple[str, ...] = ()
+    told: tuple[str, ...] = ()
+    over: str | None = "gold_score"
+
+    def __post_init__(self):
+        super().__post_init__()
+        for field in ("length", "batch_size"):
+            require(getattr(self, field) > 0, field, getattr(self, field), "positive")
+        named = (*self.tax, *self.told)
+        ok = self.against is not None or not named
+        require(ok, "against", self.against, f"a stage, to compare {', '.join(named)} with")
+        require(len(self.tax) <= 2, "tax", self.tax, "a stage that pays and one that repairs")
+
+    def needs(self):
+        return {} if self.against is None else {"against": Need(self.against, "policy")}
+
+    def columns(self):
+        about, below = "nats per token of held-out text", None
+        if self.against is not None:
+            below = f"{self.name}_vs_{self.against}"
+            about += f"; below, its paired difference from that of {self.against}, over documents"
+        found = {self.name: Column("loss", about, better="lower", below=below, over=self.over)}
+        if below is not None:
+            about = f"loss on held-out text, difference from that of {self.against}"
+            found[below] = Column("difference", about, middle=0.0, drawn=False)
+        return found
+
+    def check_shapes(self, build, asked):
+        context = build.shapes["subject"].context
+        require(self.length <= context, "length", self.length, f"<= a context of {context}")
+
+    def programs(self, build, asked):
+        model = build.shapes["subject"]
+        function = functools.partial(token_losses, model)
+        arguments = (policy_shapes(model), text_shapes(self.batch_size, self.length))
+        return {"losses": Program(function, arguments, whole=True)}
+
+    def rows(self, subject):
+        text = text_pass(
+            subject.records("text", "valid"),
+            subject.tokenizer,
+            batch_size=self.batch_size,
+            length=self.length,
+        )
+        model, program = subject.build.shapes["subject"], subject.programs["losses"]
+        nats, tokens = document_losses(model, subject.params, text, program)
+        ids = np.array([f"document {i}" for i in range(len(nats))])
+        rows = {"id": ids, "nats": nats, "tokens": tokens}
+        if self.against not in (None, subject.stage):
+            other = subject.rows(self.name, self.against)
+            rows["against"] = same_items(rows, other, "nats")[1]
+        return rows
+
+    def summary(self, rows, seed):
+        loss, *difference = self.columns()
+        found = {loss: float(rows["nats"].sum() / rows["tokens"].sum())}
+        compared = "against" in rows
+        for name in difference:
+            found[name] = loss_difference(rows, rows["against"]) if compared else None
+        return found
+
+    def findings(self, found, seed):
+        sentences = [self._moved(stage, found) for stage in self.told if stage in found]
+        stages = [stage for stage in (self.against, *self.tax) if stage in found]
+        if not self.tax:
+            return sentences
+        if not {self.against, self.tax[0]} <= set(stages):
+            words = f"the alignment tax of {self.tax[0]} on {self.against}"
+            return [*sentences, f"Not measured, so not judged: {words}."]
+        loss = lambda stage: found[stage].summary[self.name]
+        if diverged := [stage for stage in stages if not math.isfinite(loss(stage))]:
+            told = ", ".join(diverged)
+            return [*sentences, "Not known: the alignment tax, as the pretraining loss of "
+                    f"{told} is not finite."]  # fmt: skip
+        return [*sentences, *self._tax(found)]
+
+    def _moved(self, stage: str, found: Found) -> str:
+        names = [name for name in (self.against, stage) if name in found]
+        losses = ", ".join(f"{name} {_told(found[name].summary[self.name])}" for name in names)
+        start = f"Loss on held-out text, nats per token: {losses}"
+        difference = found[stage].summary[f"{self.name}_vs_{self.against}"]
+        if number(difference) is None or not math.isfinite(number(difference)):
+            return f"{start}: not known, one is not finite."
+        verdict = {1: "raised it", -1: "lowered it", 0: "did not surely move it"}
+        return f"{start}; {stage} {verdict[difference.side()]} ({difference.text('+')})."
+
+    def _tax(self, found: Found) -> list[str]:
+        """Whether the first stage of `tax` worsens the loss, and whether the second repairs it."""
+        stage, before = self.tax[0], self.against
+        tax = _difference(found[stage], found[before])
+        verdict = {
+            1: "Holds: there is an alignment tax, a pretraining loss of",
+            0: "Not sure: whether there is an alignment tax, the pretraining loss is",
+            -1: "Does not hold: there is no alignment tax, the pretraining loss is",
+        }
+        losses = [found[name].summary[self.name] for name in (stage, before)]
+        sentence = (
+            f"{verdict[tax.side()]} {losses[0]:.4f} nats per token for {stage}, {losses[1]:.4f} "
+            f"for {before}, a difference of {tax.text('+')}."
+        )
+        repaired = [name for name in self.tax[1:] if name in found]
+        return [sentence, *(self._repair(name, found, tax) for name in repaired)]
+
+    def _repair(self, stage: str, found: Found, tax: Interval) -> str:
+        """Whether the loss of a stage is below that of the one that pays the tax, and what it
+        leaves of the tax."""
+        payer, one = self.tax[0], found[stage]
+        gain, left = (_difference(one, found[name]) for name in (payer, self.against))
+        figures = (
+            f"{stage} has {one.summary[self.name]:.4f} nats per token, against {payer} "
+            f"{gain.text('+')}, against {self.against} {left.text('+')}."
+        )
+        if tax.side() <= 0:
+            return f"Not known: whether {stage} repairs the tax, as there is no sure one; {figures}"
+        if gain.side() > 0:
+            return f"Does not hold: {stage} does not repair the alignment tax; {figures}"
+        if gain.side() == 0:
+            return f"Not sure: whether {stage} repairs the alignment tax; {figures}"
+        if left.side() > 0:
+            share = -100 * gain.mean / tax.mean
+            return f"Holds in part: {stage} repairs {share:.0f} % of the tax; {figures}"
+        if left.side() == 0:
+            unsure = "what is left of it is not sure"
+            return f"Holds: {stage} repairs the alignment tax, {unsure}; {figures}"
+        return f"Holds: {stage} repairs all of the alignment tax; {figures}"
+
+
+def loss_difference(rows, others: np.ndarray) -> Interval | float:
+    """How much more a policy loses on the documents of its rows than another, whose nats are
+    `others`, in nats a token; NaN where one of them diverged."""
+    difference = np.subtract(rows["nats"], others)
+    finite = np.isfinite(difference).all()
+    return mean_interval(difference, rows["tokens"]) if finite else math.nan
+
+
+def _difference(one: Measured, other: Measured) -> Interval:
+    return loss_difference(one.rows, paired(one, other, "nats")[1])
+
+
+def _told(loss: float) -> str:
+    return f"{loss:.3f}" if math.isfinite(loss) else "-"

@@ -1,0 +1,73 @@
+"""What a scorer says of a policy's responses."""
+
+import dataclasses
+import functools
+
+import numpy as np
+
+from rlhf_jax.errors import require
+from rlhf_jax.evaluation.evaluator import Column, Evaluator
+from rlhf_jax.evaluation.policies import score_responses
+from rlhf_jax.evaluation.statistics import mean_interval
+from rlhf_jax.stages.reward_model import score_sequences
+from rlhf_jax.stages.stage import Need, Program, ints, score_shapes
+
+
+@dataclasses.dataclass(frozen=True)
+class RewardScore(Evaluator):
+    """The mean over test prompts of the score of a response by the scorer of the stage `by`; where
+    a response does not end, what PPO would score it: `Ending.missing`."""
+
+    by: str
+
+    @property
+    def name(self):
+        return f"{self.by}_score"
+
+    def needs(self):
+        return {"by": Need(self.by, "score")}
+
+    def columns(self):
+        about = f"mean score of a response by {self.by}"
+        return {self.name: Column(f"score by\n{self.by}", about, better="higher")}
+
+    def check_shapes(self, build, asked):
+        scorer, model = build.shapes["by"], build.shapes["subject"]
+        same = scorer.vocab_size == model.vocab_size
+        require(same, "by", self.by, f"a scorer of {model.vocab_size} tokens, as the policy")
+        total, field = self._length(asked), "evaluation.prompt_length + response_length"
+        require(total <= scorer.context, field, total, f"<= the context of {self.by}")
+
+    def programs(self, build, asked):
+        scorer, rows = build.shapes["by"], ints(asked.batch_size, self._length(asked))
+        score = functools.partial(score_sequences, scorer)
+        return {"score": Program(score, (score_shapes(scorer), rows, rows), whole=True)}
+
+    def rows(self, subject):
+        sampled = subject.sampled()
+        scores = score_responses(
+            subject.programs["score"],
+            subject.model("by"),
+            sampled.prompts,
+            sampled.responses,
+            subject.tokenizer,
+            missing=subject.build.ending.missing,
+            batch_size=subject.asked.batch_size,
+            length=self._length(subject.asked),
+        )
+        return {"id": sampled.ids, "score": scores.astype(np.float64)}
+
+    def summary(self, rows, seed):
+        return {self.name: mean_interval(rows["score"])}
+
+    def findings(self, found, seed):
+        return [
+            f"The scores by {self.by} are the scorer's own, which training against it raises: they "
+            "say how far that went, not whether people would prefer the responses."
+        ]
+
+    def notes(self, item):
+        return [(f"{self.by} {item['score']:.2f}", "")]
+
+    def _length(self, asked) -> int:
+        return asked.prompt_length + asked.response_length

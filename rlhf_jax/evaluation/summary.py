@@ -1,0 +1,121 @@
+"""What the evaluators found, as the content of report.json, and how its values read."""
+
+from collections.abc import Mapping, Sequence
+
+from rlhf_jax.errors import UserError
+from rlhf_jax.evaluation.evaluator import Column, Evaluator, Found, Measured, Rows, as_json
+from rlhf_jax.evaluation.statistics import Interval
+
+Values = Mapping[str, dict | float | None]  # by column, as in report.json
+Results = Sequence[tuple[Evaluator, Found]]
+SECTIONS = {"policy": "policies", "score": "scorers"}  # of the report, by what stages end with
+
+
+def measured(evaluator: Evaluator, rows: Rows, seed: int) -> Measured:
+    """The rows, what they come to, and what those of each group do, where there are several."""
+    groups = list(dict.fromkeys(rows["group"])) if "group" in rows else []
+    found = {}
+    for group in groups if len(groups) > 1 else []:
+        here = rows["group"] == group
+        found[group] = evaluator.summary({name: x[here] for name, x in rows.items()}, seed)
+    return Measured(rows, evaluator.summary(rows, seed), found)
+
+
+def summarise(results: Results, seed: int) -> dict:
+    """{"policies": {stage: {column: value}}, "scorers": the same, "findings": [sentence, ...]}.
+
+    A value is a number, {"mean", "low", "high"} with the bounds of a 95 % interval, or None where
+    it is not known: what is compared with the model itself, a share that no prompt asks for, a loss
+    or KL that diverged; a bound where there are too few items. A stage whose rows have several
+    groups holds "groups": {group: {column: value}} too.
+
+    Raises UserError where two evaluators give a column of one name.
+    """
+    report: dict = {section: {} for section in SECTIONS.values()}
+    for evaluator, found in results:
+        section = report[SECTIONS[evaluator.judges]]
+        for stage, of in found.items():
+            entry = section.setdefault(stage, {})
+            _add(entry, evaluator, of.summary)
+            for group, summary in of.groups.items():
+                _add(entry.setdefault("groups", {}).setdefault(group, {}), evaluator, summary)
+    sentences = (
+        s for evaluator, found in results if found for s in evaluator.findings(found, seed)
+    )
+    return report | {"findings": list(sentences)}
+
+
+def _add(entry: dict, evaluator: Evaluator, summary: Mapping) -> None:
+    if taken := entry.keys() & summary.keys():
+        told = ", ".join(sorted(taken))
+        raise UserError(f"{evaluator.name}: another evaluator has a column of this name: {told}")
+    entry |= {column: as_json(value) for column, value in summary.items()}
+
+
+def columns_of(results: Results, judges: str) -> dict[str, Column]:
+    """The columns of all evaluators of policies, or of scorers, in order."""
+    columns: dict[str, Column] = {}
+    for evaluator, found in results:
+        if evaluator.judges == judges:
+            columns |= columns_of_one(evaluator, found)
+    return columns
+
+
+def columns_of_one(evaluator: Evaluator, found: Found) -> dict[str, Column]:
+    """Those that it describes, and those that it gives beside."""
+    given = dict.fromkeys(name for of in found.values() for name in of.summary)
+    return {name: Column(name) for name in given} | evaluator.columns()
+
+
+def shown(columns: Mapping[str, Column]) -> dict[str, Column]:
+    """The columns that stand by themselves in a table."""
+    below = {column.below for column in columns.values()}
+    return {name: c for name, c in columns.items() if c.shown and name not in below}
+
+
+def entries(section: Mapping[str, dict]) -> dict[str, Values]:
+    """The rows of a table: each stage, then its groups."""
+    rows: dict[str, Values] = {}
+    for stage, values in section.items():
+        rows[stage] = values
+        rows |= {f"{stage}, {group}": of for group, of in values.get("groups", {}).items()}
+    return rows
+
+
+def estimate(value: dict | float | None, column: Column) -> str:
+    """A value without its interval; a dash where it is not known."""
+    mean = value["mean"] if isinstance(value, dict) else value
+    if mean is None:
+        return "-"
+    return f"{100 * mean:.0f} %" if column.percent else f"{mean:.{column.digits}f}"
+
+
+def bounds(value: dict | float | None, column: Column, between: str | None = None) -> str:
+    """The interval of a value, "" where it has none. between: its ends; None: "-", or ".." beside a
+    minus."""
+    if not isinstance(value, dict):
+        return ""
+    ends = value["low"], value["high"]
+    if None in ends:
+        return "no interval"
+    scale, digits = (100, 0) if column.percent else (1, 2)
+    between = between or ("-" if min(ends) >= 0 else "..")
+    return between.join(f"{scale * end:.{digits}f}" for end in ends)
+
+
+def compared(value: dict | float | None, column: Column) -> str:
+    """A value that stands below another: an interval as the difference that it is."""
+    if isinstance(value, dict):
+        return Interval.of_json(value).text("+")
+    return "" if value is None else estimate(value, column)
+
+
+def duration(seconds: float) -> str:
+    """Seconds as "41 s", "3 min 05 s" or "2 h 07 min"."""
+    whole = round(seconds)
+    if whole < 60:
+        return f"{whole} s"
+    minutes, rest = divmod(whole, 60)
+    if minutes < 60:
+        return f"{minutes} min {rest:02d} s"
+    return f"{minutes // 60} h {minutes % 60:02d} min"

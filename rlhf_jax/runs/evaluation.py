@@ -1,0 +1,327 @@
+"""The models of a run's stages as evaluators read them, at the end and in training."""
+
+import dataclasses
+import functools
+from collections.abc import Callable, Mapping, Sequence
+from typing import TYPE_CHECKING, Any, NamedTuple
+
+import jax
+import numpy as np
+
+from rlhf_jax.errors import UserError, inside, require
+from rlhf_jax.evaluation.evaluator import (
+    EvaluationConfig,
+    Evaluator,
+    Grade,
+    Rows,
+    Sampled,
+    checked,
+    number,
+)
+from rlhf_jax.evaluation.policies import Sampler, sampling_program
+from rlhf_jax.generation.ending import Ending, Response
+from rlhf_jax.models.config import TransformerConfig
+from rlhf_jax.runs import chain
+from rlhf_jax.stages.facts import Facts
+from rlhf_jax.stages.stage import Build, Program, Prompting
+from rlhf_jax.training.loop import Task
+from rlhf_jax.training.metrics import METRICS, read_metrics
+
+if TYPE_CHECKING:
+    from rlhf_jax.runs.experiment import Experiment
+    from rlhf_jax.runs.run import Run
+
+
+PREFIX = "evaluation/"  # of a column among the metrics of training
+
+
+class TestPrompts(NamedTuple):
+    """Those that leave room for a response, behind the examples of every policy too."""
+
+    ids: np.ndarray  # their places in the split
+    texts: tuple[str, ...]
+    all: int  # how many the split holds
+
+
+class Evaluation:
+    """The evaluators of a run, and what they found of its models."""
+
+    def __init__(self, run: "Run"):
+        self.run, self.config = run, run.config
+        self.evaluators = {evaluator.name: evaluator for evaluator in self.config.evaluators}
+        self.prompting = functools.cache(functools.partial(prompting_of, self.config))
+        self.asked = functools.cache(functools.partial(asked_of, self.config))
+        self.grader = functools.cache(lambda: self.config.data.grader(self.config.seed))
+        self._compiled: dict[tuple, dict[str, Callable]] = {}
+        self._finished: dict[str, StageModel] = {}
+        needs = (need for e in self.config.evaluators for need in e.needs().values())
+        self._needed = {need.stage for need in needs}
+
+    def stages(self, evaluator: Evaluator) -> list[str]:
+        """Those that end with what an evaluator judges."""
+        return [name for name, s in self.config.stages.items() if s.ends == evaluator.judges]
+
+    def check(self, evaluators: Sequence[Evaluator], count: Callable) -> None:
+        """Raises UserError where evaluators cannot measure the models of their stages.
+
+        count(name, reader, check): calls check(facts) and keeps what that leaves out.
+        """
+        if any(evaluator.asks for evaluator in evaluators):
+            count("evaluation", self, self._check_prompts)
+        for evaluator in evaluators:
+            for stage in self.stages(evaluator):
+                build = build_of(self.config, self.run.ending, evaluator, stage)
+                with inside(evaluator.name):
+                    evaluator.check_shapes(build, self.asked(stage))
+            check = functools.partial(evaluator.check, grader=self.grader)
+            count(evaluator.name, evaluator, check)
+
+    def needs(self) -> dict:
+        """None, of the test prompts."""
+        return {}
+
+    def _check_prompts(self, facts: Facts) -> None:
+        config = self.config.evaluation
+        self.run.ending.check(config.response_length)
+        for stage in self._policies:
+            context = shape_of(self.config, self.run.ending, stage).context
+            total = self.asked(stage).prompt_length + config.response_length
+            allowed = f"<= the context of {stage} = {context}"
+            require(total <= context, "prompt_length + response_length", total, allowed)
+        fitting = facts.some("prompts", config.prompts, "prompt_length", config.prompt_length)
+        left, where = self.test_prompts, facts.where("prompts", config.prompts)
+        if behind := len(fitting) - len(left.ids):
+            print(f"evaluation: {where}: {behind} leave no room behind the examples of a policy "
+                  "and are left out for all")  # fmt: skip
+        if not len(left.ids):
+            raise UserError(f"{where}: no prompt leaves room behind the examples of every policy")
+
+    @property
+    def _policies(self) -> list[str]:
+        return [name for name, stage in self.config.stages.items() if stage.ends == "policy"]
+
+    @functools.cached_property
+    def test_prompts(self) -> TestPrompts:
+        split, encode = self.config.evaluation.prompts, self.run.tokenizer.encode
+        rooms = {(self.prompting(stage).before, self.asked(stage).prompt_length)
+                 for stage in self._policies}  # fmt: skip
+        rooms.add(("", self.config.evaluation.prompt_length))
+        fits = lambda prompt: all(1 + len(encode(b + prompt)) <= room for b, room in rooms)
+        texts = [record.prompt for record in self.run.corpora.read("prompts", split)]
+        ids = [i for i, text in enumerate(texts) if fits(text)]
+        return TestPrompts(np.array(ids), tuple(texts[i] for i in ids), len(texts))
+
+    def finished(self, stage: str) -> "StageModel":
+        """The model that a stage has ended with."""
+        if stage not in self._finished:
+            self._finished[stage] = StageModel(self, stage)
+        return self._finished[stage]
+
+    def release(self, stage: str) -> None:
+        """Forgets a stage's parameters, unless an evaluator reads them beside others'."""
+        if stage not in self._needed:
+            self.finished(stage).release()
+
+    def programs(self, evaluator: Evaluator, stage: str) -> dict[str, Callable]:
+        """An evaluator's programs for the model of a stage, compiled once for models of a shape."""
+        build = build_of(self.config, self.run.ending, evaluator, stage)
+        make = lambda: evaluator.programs(build, self.asked(stage))
+        return self._compile(
+            (evaluator.name, *sorted(build.shapes.items()), self.asked(stage)), make
+        )
+
+    def _compile(self, key: tuple, make: Callable[[], Mapping[str, Program]]) -> dict:
+        if key not in self._compiled:
+            runner = self.run.runner
+            self._compiled[key] = {n: program.compile(runner) for n, program in make().items()}
+        return self._compiled[key]
+
+    def answers(
+        self, stage: str, params: Any, prompts: Sequence[str], key: jax.Array
+    ) -> list[Response | None]:
+        """A response of a stage's policy to each prompt, asked as the stage has it; None where a
+        prompt leaves no room."""
+        how, asked, ending = self.prompting(stage), self.asked(stage), self.run.ending
+        model = shape_of(self.config, ending, stage)
+        make = lambda: {"sample": sampling_program(model, asked.sampling, ending, **asked.shape)}
+        compiled = self._compile(("responses", model, asked), make)
+        sampler = Sampler(
+            model, self.run.tokenizer, asked.sampling, ending, **asked.shape, **compiled
+        )
+        found = sampler.responses(params, [how.before + prompt for prompt in prompts], key)
+        return [self._until(how.until, response) for response in found]
+
+    def _until(self, until: str | None, response: Response | None) -> Response | None:
+        """The response before a text that ends it."""
+        if response is None or until is None or until not in response.text:
+            return response
+        text = response.text.split(until)[0]
+        ids = self.run.ending.close(self.run.tokenizer.encode(text), True)
+        return Response(text, tuple(ids), True)
+
+    def in_training(self, stage: str) -> list[Evaluator]:
+        """The evaluators that measure the model of a stage while it trains."""
+        upstream = set(chain.builds_on(self.config.stages, stage))
+        return [
+            evaluator
+            for evaluator in self.evaluators.values()
+            if evaluator.every is not None
+            and stage in self.stages(evaluator)
+            and (not evaluator.within or stage in evaluator.within)
+            and chain.stages_of(self.evaluators, evaluator) <= upstream
+        ]
+
+    def attach(self, task: Task) -> Task:
+        """The task of a stage, measured every so many steps."""
+        found = self.in_training(task.name)
+        if not found:
+            return task
+
+        def evaluate(step: int, state: Any) -> dict[str, float]:
+            due = [evaluator for evaluator in found if step % evaluator.every == 0]
+            model = StageModel(self, task.name, task.model(state)) if due else None
+            numbers = {}
+            for evaluator in due:
+                summary = evaluator.summary(model.rows(evaluator.name), self.config.seed)
+                numbers |= {PREFIX + column: number(value) for column, value in summary.items()}
+            return {column: value for column, value in numbers.items() if value is not None}
+
+        names = tuple(PREFIX + column for evaluator in found for column in evaluator.columns())
+        return dataclasses.replace(task, evaluate=evaluate, evaluated=names)
+
+
+class StageModel:
+    """The model of a stage and what evaluators found of it, each once.
+
+    params: of a state in training; None: those that the stage ends with.
+    """
+
+    def __init__(self, evaluation: Evaluation, stage: str, params: Any = None):
+        self.evaluation, self.stage = evaluation, stage
+        self._params, self._training = params, params is not None
+        self._rows: dict[str, Rows] = {}
+
+    @property
+    def params(self) -> Any:
+        if self._params is None:
+            self._params = self.evaluation.run.model(self.stage)
+        return self._params
+
+    def release(self) -> None:
+        self._params = None
+
+    def rows(self, name: str) -> Rows:
+        """Those of an evaluator, by its name."""
+        if name not in self._rows:
+            evaluator = self.evaluation.evaluators[name]
+            self._rows[name] = checked(name, evaluator.rows(OneSubject(self, evaluator)))
+        return self._rows[name]
+
+    @functools.cached_property
+    def sampled(self) -> Sampled:
+        evaluation = self.evaluation
+        ids, prompts, _ = evaluation.test_prompts
+        key = evaluation.run.key("report/responses")  # one purpose: the same noise for every policy
+        responses = evaluation.answers(self.stage, self.params, prompts, key)
+        return Sampled(ids, prompts, tuple(responses))
+
+    def metrics(self) -> list[dict]:
+        run = self.evaluation.run
+        file = run.stage_directory(self.stage) / METRICS
+        own = not self._training and run.trains(self.stage) and file.is_file()
+        return read_metrics(file.parent) if own else []
+
+
+class OneSubject:
+    """`evaluation.evaluator.Subject` of one evaluator."""
+
+    def __init__(self, model: StageModel, evaluator: Evaluator):
+        self._model, self._evaluator, self._evaluation = model, evaluator, model.evaluation
+        self.stage, self.metrics = model.stage, model.metrics
+        self._run = self._evaluation.run
+        self.tokenizer = self._run.tokenizer
+        self.asked: EvaluationConfig = self._evaluation.asked(self.stage)
+        self.behind = self._evaluation.prompting(self.stage).before
+        self.build = build_of(self._run.config, self._run.ending, evaluator, self.stage)
+
+    @property
+    def params(self) -> Any:
+        return self._model.params
+
+    @property
+    def ids(self) -> np.ndarray:
+        return self._evaluation.test_prompts.ids
+
+    @property
+    def prompts(self) -> tuple[str, ...]:
+        return self._evaluation.test_prompts.texts
+
+    @property
+    def programs(self) -> Mapping[str, Callable]:
+        return self._evaluation.programs(self._evaluator, self.stage)
+
+    def model(self, role: str) -> Any:
+        return self._evaluation.finished(self._evaluator.needs()[role].stage).params
+
+    def sampled(self) -> Sampled:
+        return self._model.sampled
+
+    def rows(self, evaluator: str, stage: str | None = None) -> Rows:
+        model = self._model if stage is None else self._evaluation.finished(stage)
+        return model.rows(evaluator)
+
+    def _collector(self, kind: str) -> str | None:
+        needs = self._evaluator.needs()
+        return needs[kind].stage if kind in needs else None
+
+    def records(self, kind: str, split: str) -> Sequence:
+        return self._run.records(kind, split, self._collector(kind))
+
+    def sources(self, kind: str, split: str) -> Mapping[str, int]:
+        stage = self._collector(kind)
+        data = self._run.corpora if stage is None else self._run.collected(stage)
+        return data.sources(kind, split)
+
+    def grader(self) -> Callable[[str, str], Grade]:
+        return self._evaluation.grader()
+
+    def key(self, use: str) -> jax.Array:
+        return self._run.key(f"report/{use}")
+
+
+def prompting_of(config: "Experiment", stage: str) -> Prompting:
+    return config.stages[stage].prompting(config.data, config.seed)
+
+
+def asked_of(config: "Experiment", stage: str) -> EvaluationConfig:
+    """How the policy of a stage is sampled."""
+    length = prompting_of(config, stage).prompt_length or config.evaluation.prompt_length
+    return dataclasses.replace(config.evaluation, prompt_length=length)
+
+
+def shape_of(config: "Experiment", ending: Ending, stage: str) -> TransformerConfig:
+    """Of the model that a stage ends with."""
+    build = chain.build_of(config.stages, stage, config.model, ending)
+    return config.stages[stage].shape(build)
+
+
+def build_of(config: "Experiment", ending: Ending, evaluator: Evaluator, stage: str) -> Build:
+    """What the programs of an evaluator are made from, for the model of a stage."""
+    needs = {role: n.stage for role, n in evaluator.needs().items() if n.ends != "rankings"}
+    named = needs | {"subject": stage}
+    shapes = {role: shape_of(config, ending, name) for role, name in named.items()}
+    return Build(stage, config.model, shapes, ending)
+
+
+def report_programs(config: "Experiment", ending: Ending, stage: str) -> dict[str, Program]:
+    """Every program that the report runs on the model of a stage."""
+    asked, found = asked_of(config, stage), {}
+    judging = [e for e in config.evaluators if e.judges == config.stages[stage].ends]
+    if any(evaluator.asks for evaluator in judging):
+        model = shape_of(config, ending, stage)
+        found["responses"] = sampling_program(model, asked.sampling, ending, **asked.shape)
+    for evaluator in judging:
+        build = build_of(config, ending, evaluator, stage)
+        programs = evaluator.programs(build, asked).items()
+        found |= {f"{evaluator.name} {name}": program for name, program in programs}
+    return found
