@@ -20,7 +20,7 @@ class GoldScore(Evaluator):
 
     def columns(self):
         about = "mean grade of a response by the data source's grader"
-        return {self.name: Column("gold score", about, better="higher")}
+        return {self.name: Column("gold\nscore", about, better="higher")}
 
     def check(self, facts, grader):
         grader()

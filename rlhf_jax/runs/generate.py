@@ -8,7 +8,6 @@ from collections.abc import Iterable
 from rlhf_jax.durable.fingerprint import stored
 from rlhf_jax.durable.model_files import has_model
 from rlhf_jax.errors import UserError, require
-from rlhf_jax.evaluation.policies import Sampler
 from rlhf_jax.runs.experiment import Experiment
 from rlhf_jax.runs.run import Run
 
@@ -39,33 +38,21 @@ def generate(config: Experiment, options: GenerateOptions) -> None:
     run = Run(dataclasses.replace(config, seed=seed_of(config, stage)), insist=options.insist)
     made, evaluation = config.stages[stage], config.evaluation
     prompting = made.prompting(config.data, run.config.seed)
-    prompts = [prompting.before + prompt for prompt in prompts]
     length, field = evaluation.prompt_length, "evaluation.prompt_length"
     if prompting.prompt_length is not None:
         length, field = prompting.prompt_length, f"{stage}.prompt_length"
     for number, prompt in enumerate(prompts, 1):
-        tokens = 1 + len(run.tokenizer.encode(prompt))
+        tokens = 1 + len(run.tokenizer.encode(prompting.before + prompt))
         if tokens > length:
             raise UserError(f"line {number}: {tokens} tokens, {field} = {length} is the most")
     shape = made.shape(run.build(stage))
     total, allowed = length + evaluation.response_length, f"<= the model's context {shape.context}"
     require(total <= shape.context, f"{field} + evaluation.response_length", total, allowed)
-    sampler = Sampler(
-        shape,
-        run.tokenizer,
-        evaluation.sampling,
-        run.ending,
-        prompt_length=length,
-        response_length=evaluation.response_length,
-        batch_size=evaluation.batch_size,
-        compile=run.runner.evaluate,
-    )
     key = run.key(f"generate/responses/{config.seed}")
-    responses = sampler.responses(run.model(stage), prompts, key)
+    responses = run.evaluation.answers(stage, run.model(stage), prompts, key)
     print(f"generate: the model of {stage} in {config.directory}", file=sys.stderr)
     for response in responses:
-        text = response.text if prompting.until is None else response.text.split(prompting.until)[0]
-        print(text.replace("\n", "\\n"))
+        print(response.text.replace("\n", "\\n"))
 
 
 def seed_of(config: Experiment, stage: str) -> int:
