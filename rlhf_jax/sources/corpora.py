@@ -17,6 +17,7 @@ from rlhf_jax.data.tokenizer import (
 from rlhf_jax.durable.files import write_atomically
 from rlhf_jax.durable.fingerprint import check_fingerprint
 from rlhf_jax.durable.lock import lock
+from rlhf_jax.parallel import processes
 from rlhf_jax.randomness import shuffle_seed
 from rlhf_jax.sources.source import Source
 from rlhf_jax.strict_json import read_json
@@ -71,7 +72,8 @@ def prepare(source: Source, directory: Path, vocab_size: int, seed: int) -> Corp
     done = (directory / "counts.json").is_file()
     identity = {"data": source, "vocab_size": vocab_size, "seed": seed}
     check_fingerprint(directory, identity, insist=None if done else True)
-    files = _files(source, directory, done)
+    # The source files may lie on the disk of the first process alone.
+    files = _files(source, directory, done) if processes.is_first() else None
     if done:
         return corpora
     with lock(directory):
