@@ -390,3 +390,48 @@ def test_a_training_that_is_killed_ends_in_the_bits_of_one_on_a_disk(place, tmp_
     assert checkpoint.steps(place) == [12]
     assert [path.name for path in files.entries(place / "checkpoints")] == ["12"]
     assert not (place / lock.NAME).exists()
+
+
+def _sft(out, cache) -> subprocess.Popen:
+    """The small run's SFT by the command line, as that run does it."""
+    command = [sys.executable, "-m", "tests.bucket", "sft", "tests/small_run.py", "--out", str(out)]
+    environment = os.environ | {
+        "XLA_FLAGS": "",
+        "JAX_DISABLE_MOST_OPTIMIZATIONS": "1",
+        "JAX_COMPILATION_CACHE_DIR": str(cache),
+        "JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS": "0",
+    }
+    return subprocess.Popen(
+        command, cwd=ROOT, env=environment, stdout=subprocess.PIPE, stderr=subprocess.STDOUT,
+        text=True,
+    )  # fmt: skip
+
+
+def _kill_at_first(process: subprocess.Popen, server, name: str) -> None:
+    end = time.monotonic() + 300
+    while name not in server.objects:
+        assert process.poll() is None and time.monotonic() < end, process.communicate()[0]
+        time.sleep(0.05)
+    process.kill()
+    process.communicate()
+
+
+def test_a_run_is_killed_and_goes_on_to_the_lines_of_one_on_a_disk(place, server, small_run):
+    name = str(place).removeprefix("gs://")
+    _kill_at_first(_sft(place, small_run.cache), server, f"{name}/sft/metrics.jsonl")
+    assert not has_model(place / "sft" / "model")
+    second = _sft(place, small_run.cache)
+    printed = second.communicate(timeout=300)[0]
+    assert second.returncode == 0 and f"sft: {place}/sft\n" in printed, printed
+    assert "sft: done" in printed and "pretrain: done" not in printed
+    for stage in ("pretrain", "sft"):
+        lines = (place / stage / "metrics.jsonl").read_bytes()
+        assert lines == (small_run.directory / stage / "metrics.jsonl").read_bytes()
+        assert {path.name for path in files.entries(place / stage)} == {
+            "checkpoints", "config.json", "experiment.json", "metrics.jsonl", "model",
+            "speed.jsonl", "tensorboard"}  # fmt: skip
+    data, local = {path.name for path in files.entries(place / "data")}, {"lock", "downloads"}
+    assert data == {path.name for path in (small_run.directory / "data").iterdir()} - local
+    assert {path.name for path in files.entries(place)} == {"data", "pretrain", "sft"}
+    findings, damaged = doctor.examine(place)
+    assert damaged == [] and [f.row[-1] for f in findings] == ["read it", "read it"]

@@ -12,8 +12,10 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from etils import epath
 
 from rlhf_jax.parallel.processes import LOST
+from tests import bucket
 
 ROOT = Path(__file__).resolve().parents[2]
 EXPERIMENT = str(ROOT / "tests" / "small_run.py")
@@ -23,7 +25,14 @@ FIRST, SECOND = 0, 1
 
 
 def start(
-    directory, cache, command, *options, devices, together=(), environment=None
+    directory,
+    cache,
+    command,
+    *options,
+    devices,
+    together=(),
+    environment=None,
+    module="rlhf_jax.cli",
 ) -> subprocess.Popen:
     environment = (
         os.environ
@@ -35,21 +44,23 @@ def start(
             "JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS": "0",
         }
     )
-    line = [sys.executable, "-m", "rlhf_jax.cli", command, EXPERIMENT, "--out", str(directory)]
+    line = [sys.executable, "-m", module, command, EXPERIMENT, "--out", str(directory)]
     return subprocess.Popen(
         [*line, *ROWS, *options, *together], cwd=ROOT, env=environment, text=True,
         stdout=subprocess.PIPE, stderr=subprocess.STDOUT,
     )  # fmt: skip
 
 
-def start_two(directory, cache, command, *options) -> list[subprocess.Popen]:
+def start_two(directory, cache, command, *options, **more) -> list[subprocess.Popen]:
     with socket.socket() as free:
         free.bind(("localhost", 0))
         port = free.getsockname()[1]
     place = ["--parallel.coordinator", f"localhost:{port}", "--parallel.processes", "2",
              "--parallel.heartbeat", "10", "--parallel.process"]  # fmt: skip
     return [
-        start(directory, cache, command, *options, devices=2, together=[*place, str(process)])
+        start(
+            directory, cache, command, *options, devices=2, together=[*place, str(process)], **more
+        )
         for process in (FIRST, SECOND)
     ]
 
@@ -99,6 +110,17 @@ def test_two_processes_train_stop_and_go_on_as_one(alone, tmp_path):
     assert "pretrain" not in stopped[SECOND]  # one of them speaks
     assert "pretrain: done" in finish(start_two(tmp_path, cache, "pretrain"))[FIRST]
     assert_same(tmp_path, alone / "one", "pretrain")
+
+
+@pytest.mark.slow
+def test_two_processes_in_a_bucket_go_on_as_one_on_a_disk(alone):
+    cache, out = alone / "cache two", epath.Path("gs://tests/two")
+    with bucket.serve() as served:
+        pair = lambda *options: start_two(out, cache, "pretrain", *options, module="tests.bucket")
+        assert "pretrain: stopped at step 3 of" in finish(pair("--stop-after-steps", "3"))[FIRST]
+        assert "pretrain: done" in finish(pair())[FIRST]
+        assert_same(out, alone / "one", "pretrain")
+        assert served.unknown == []
 
 
 @pytest.mark.slow
