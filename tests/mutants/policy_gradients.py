@@ -111,4 +111,25 @@ SURROGATES = mutants(
     ],
 )  # fmt: skip
 
-MUTANTS = ADVANTAGES + SURROGATES
+KEY, EMPTY = (
+    "test_each_rollout_draws_from_a_key_of_its_own",
+    "test_a_response_without_a_token_to_read_is_scored_at_the_end_of_its_prompt",
+)
+TEST = "stages/test_ppo_wires.py"
+WIRES = (
+    *mutants("stages/ppo.py", TEST, [
+        ("make_iteration", "state.step), 0)", "state.step), 1)", KEY),
+        ("make_iteration", "jax.random.fold_in(state.key, state.step)", "state.key", KEY),
+        ("make_experience", "constant_values=1", "constant_values=0", EMPTY),
+    ]),
+    *mutants("stages/one_model.py", TEST, [
+        ("OneModelStage.__post_init__", "% self.micro_batches == 0", "% self.micro_batches >= 0",
+         "test_bounds_of_configs", ".*DID NOT RAISE"),
+    ]),
+    *mutants("stages/dpo.py", TEST, [
+        ("DPO.__post_init__", "0 <= smoothing", "-1 <= smoothing", "test_bounds_of_configs",
+         ".*DID NOT RAISE"),
+    ]),
+)  # fmt: skip
+
+MUTANTS = ADVANTAGES + SURROGATES + WIRES
