@@ -27,7 +27,7 @@ from rlhf_jax.generation.ending import EndingConfig
 from rlhf_jax.generation.sampling import SamplingConfig
 from rlhf_jax.models.config import TransformerConfig
 from rlhf_jax.objectives.kl import AdaptiveController
-from rlhf_jax.runs import inputs, run
+from rlhf_jax.runs import inputs, report, run
 from rlhf_jax.runs.experiment import EvaluationConfig, Experiment
 from rlhf_jax.sources import corpora, human, records
 from rlhf_jax.sources.world import WorldData
@@ -156,8 +156,6 @@ def kill_at(place: str) -> None:
     elif place == "records":  # the rankings are there, the word that they are is not
         before(records, "write_atomically", lambda path, content: path.name == records.WHOLE)
     elif place == "report":
-        from rlhf_jax.evaluation import report
-
         before(report, "page", lambda *_: True)
     else:
         stage, step = place.split(":")

@@ -16,9 +16,9 @@ SECTION = (ROOT / "README.md").read_text(encoding="utf-8").split("## Never lose 
 EXPERIMENT = """
 import dataclasses
 from tests.small_run import config
-pretrain = dataclasses.replace(config.pretrain, epochs=0.3)
 loop = dataclasses.replace(config.loop, checkpoint_every=1000)
-config = dataclasses.replace(config, pretrain=pretrain, loop=loop, out={!r})
+config = dataclasses.replace(config, loop=loop, out={!r})
+config = config.with_stages(pretrain=dataclasses.replace(config.stages["pretrain"], epochs=0.3))
 """
 
 
@@ -78,8 +78,8 @@ def test_they_do_what_is_said(commands, tmp_path, monkeypatch, capsys):
     assert int(first[1]) == step  # where it stands before its first step
 
     code, _, err = call(monkeypatch, capsys, other)
-    assert code == 2 and "\n  pretrain.epochs: 0.3 there, 9.0 now" in err and "--insist" in err
+    assert code == 2 and "\n  stages.pretrain.epochs: 0.3 there, 9.0 now" in err and "--insist" in err
     code, out, _ = call(monkeypatch, capsys, insist)
-    assert code == 0 and "goes on under another config:\n  pretrain.epochs: 0.3 there" in out
+    assert code == 0 and "goes on under another config:\n  stages.pretrain.epochs: 0.3 there" in out
     code, _, err = call(monkeypatch, capsys, replay)  # nothing was sick: tests/test_replay.py
     assert code == 2 and "step_300.npz: cannot be read" in err

@@ -69,7 +69,8 @@ class StageInputs:
 
     def host_results(self, name: str) -> list:
         folder = self.directory / HOST / name
-        steps = sorted(int(file.stem) for file in entries(folder))
+        whole = (file for file in entries(folder) if file.suffix == ".json")  # a kill leaves others
+        steps = sorted(int(file.stem) for file in whole)
         return [read_json(folder / f"{step}.json")["found"] for step in steps]
 
     def tell(self, **about: Any) -> None:

@@ -75,12 +75,14 @@ def test_in_a_process_that_is_not_the_first_nothing_is_asked(inputs, monkeypatch
     assert inputs.on_host("outputs", 0, never) == ["first"]
 
 
-def test_results_of_all_steps_come_in_their_order(inputs):
+def test_results_of_all_steps_come_in_their_order(inputs, tmp_path):
     assert inputs.host_results("outputs") == []
     for step in (0, 2, 10, 1, 9):
         inputs.on_host("outputs", step, lambda step=step: [step])
     assert inputs.host_results("outputs") == [[0], [1], [2], [9], [10]]
     assert inputs.host_results("scores") == []
+    (tmp_path / "feedback/host/outputs/11.json0x4.partial").write_text("[")  # a kill in a write
+    assert inputs.host_results("outputs") == [[0], [1], [2], [9], [10]]
 
 
 def test_what_a_stage_tells_lies_beside_it(inputs, tmp_path):
