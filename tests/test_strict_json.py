@@ -57,7 +57,7 @@ def test_every_reader_of_the_package_says_so(content, tmp_path):
         (tmp_path / name).write_bytes(content)
     with pytest.raises(UserError, match=r"model\.json: expected"):
         read_about(tmp_path)
-    with pytest.raises(UserError, match="belongs to a run with another config"):
+    with pytest.raises(UserError, match=r"run format 0, here|config\.json: expected format and"):
         check_fingerprint(tmp_path, {"kind": "policy"})
     (tmp_path / "metrics.jsonl").write_bytes(content + b"\n")
     with pytest.raises(UserError, match=r"metrics\.jsonl:1: is damaged \(no step in it\)"):

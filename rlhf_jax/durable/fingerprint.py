@@ -59,9 +59,8 @@ def check_fingerprint(
     None: it cannot.
 
     Raises:
-        UserError: a field differs, one line per difference; config.json is damaged, or of a format
-            that is not read here; or an earlier version of rlhf_jax wrote it, in which no class is
-            named.
+        UserError: a field differs, one line per difference; or config.json is damaged, or of a
+            format that is not read here.
     """
     path = epath.Path(directory) / CONFIG
     content = {formats.FIELD: formats.RUN.now, "config": fingerprint_of(fingerprint)}
@@ -86,13 +85,7 @@ def differences(directory: epath.PathLike, fingerprint: dict) -> list[str]:
 
     Raises UserError as `check_fingerprint`.
     """
-    now = fingerprint_of(fingerprint)
-    old, new = _flatten(stored(directory)), _flatten(now)
-    if any(map(_names_class, new)) and not any(map(_names_class, old)):
-        raise UserError(
-            f"{directory} was made by an earlier version of rlhf_jax, which drew other random "
-            "numbers: finish it with that version, or give another directory"
-        )
+    old, new = _flatten(stored(directory)), _flatten(fingerprint_of(fingerprint))
     return [
         f"  {name}: {_shown(name, old, new)} there, {_shown(name, new, old)} now"
         for name in sorted(old.keys() | new.keys())
@@ -101,7 +94,7 @@ def differences(directory: epath.PathLike, fingerprint: dict) -> list[str]:
 
 
 def stored(directory: epath.PathLike) -> Any:
-    """The config that a directory's config.json holds; of format 0 it is the whole file.
+    """The config that a directory's config.json holds.
 
     Raises UserError where it is damaged, or of a format that is not read here.
     """
@@ -110,11 +103,11 @@ def stored(directory: epath.PathLike) -> Any:
         content = read_json(path)
     except UserError as error:
         raise UserError(f"{error}; {anew}") from None
-    numbered = isinstance(content, dict) and formats.FIELD in content
-    formats.RUN.check(content[formats.FIELD] if numbered else None, path.parent)
-    if numbered and "config" not in content:
-        raise UserError(f"{path}: expected format and config, got {', '.join(content)}; {anew}")
-    return content["config"] if numbered else content
+    if isinstance(content, dict):
+        formats.RUN.check(content.get(formats.FIELD), path.parent)
+    if not isinstance(content, dict) or "config" not in content:
+        raise UserError(f"{path}: expected format and config, got other JSON; {anew}")
+    return content["config"]
 
 
 def _names_class(name: str) -> bool:

@@ -66,7 +66,8 @@ MODEL = Format(
 RUN = Format(
     "run",
     (
-        "the config alone in config.json",
-        "config.json holds the number and the config",
+        "six stages that each experiment has; the config alone in config.json",
+        "stages by name; config.json holds the number and the config",
     ),
+    oldest=1,
 )

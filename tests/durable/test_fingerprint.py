@@ -77,17 +77,6 @@ def test_two_classes_without_fields_differ(tmp_path):
         check_fingerprint(tmp_path, {"penalty": other()})
 
 
-@pytest.mark.parametrize("insist", [None, False, True])
-def test_a_directory_of_an_earlier_version_is_refused_by_that_word(tmp_path, insist):
-    earlier = '{"seed": 0, "optimizer": {"learning_rate": 1e-05}}'
-    (tmp_path / "config.json").write_text(earlier)
-    with pytest.raises(
-        UserError, match=r"was made by an earlier version of rlhf_jax, .*: finish it"
-    ):
-        check_fingerprint(tmp_path, {"seed": 0, "optimizer": OptimizerConfig()}, insist)
-    assert (tmp_path / "config.json").read_text() == earlier
-
-
 def test_floats_survive_and_what_json_lacks_is_text(tmp_path):
     config = {"rate": 0.1 + 0.2, "clip": float("inf"), "none": None, 3: True}
     check_fingerprint(tmp_path, config)

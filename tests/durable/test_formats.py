@@ -117,29 +117,32 @@ def test_a_later_model_is_refused_before_it_is_called_damaged(tmp_path, params):
         doctor.examine(tmp_path / "stage")
 
 
-def _number_run(directory, number):
-    content = {"seed": 0} if number is None else {"format": number, "config": {"seed": 0}}
-    directory.mkdir()
-    (directory / "config.json").write_text(json.dumps(content))
+RUNS = {
+    "earlier": (
+        {"seed": 0},
+        r"run was written by an earlier version of .* \(run format 0, here 1 to 1\): finish it",
+    ),
+    "later": (
+        {"format": 9, "config": {"seed": 0}},
+        r"run was written by a later version of rlhf_jax \(run format 9, here 1 to 1\): update",
+    ),
+}
 
 
-def test_a_run_without_a_number_is_read_and_compared(tmp_path):
-    _number_run(tmp_path / "run", None)
-    check_fingerprint(tmp_path / "run", {"seed": 0})
-    with pytest.raises(UserError, match="\n  seed: 0 there, 1 now"):
-        check_fingerprint(tmp_path / "run", {"seed": 1})
-
-
-@pytest.mark.parametrize("insist", [None, True])
-def test_a_later_run_is_refused_and_stays_as_it_is(tmp_path, insist):
-    _number_run(tmp_path / "run", 9)
-    before = (tmp_path / "run" / "config.json").read_text()
-    with pytest.raises(UserError, match="run " + LATER.format("run")):
+@pytest.mark.parametrize("insist", [None, False, True])
+@pytest.mark.parametrize("which", RUNS)
+def test_a_run_of_another_format_is_refused_and_stays_as_it_is(tmp_path, which, insist):
+    content, message = RUNS[which]
+    file = tmp_path / "run" / "config.json"
+    file.parent.mkdir()
+    file.write_text(json.dumps(content))
+    with pytest.raises(UserError, match=message):
         check_fingerprint(tmp_path / "run", {"seed": 0}, insist)
-    assert (tmp_path / "run" / "config.json").read_text() == before
+    assert json.loads(file.read_text()) == content
 
 
-def test_a_number_without_a_config_is_told(tmp_path):
-    (tmp_path / "config.json").write_text('{"format": 1}')
-    with pytest.raises(UserError, match=r"config\.json: expected format and config, got format"):
+@pytest.mark.parametrize("content", ['{"format": 1}', "[1]", "7"])
+def test_a_file_without_a_config_is_told(tmp_path, content):
+    (tmp_path / "config.json").write_text(content)
+    with pytest.raises(UserError, match=r"config\.json: expected format and config, got other"):
         check_fingerprint(tmp_path, {"seed": 0})

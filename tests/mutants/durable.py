@@ -52,10 +52,12 @@ FORMATS = (
     *mutants("durable/fingerprint.py", "durable/test_formats.py", [
         ("check_fingerprint", "formats.FIELD: formats.RUN.now, ", "",
          "durable/test_fingerprint.py::test_the_file_holds_the_whole_nested_config"),
-        ("stored", "formats.RUN.check(content[formats.FIELD] if numbered else None, path.parent)",
-         "", "test_a_later_run_is_refused_and_stays_as_it_is[True]"),
-        ("stored", 'content["config"] if numbered else content', 'content["config"]',
-         "test_a_run_without_a_number_is_read_and_compared", "KeyError"),
+        ("stored", "formats.RUN.check(content.get(formats.FIELD), path.parent)", "pass",
+         "test_a_run_of_another_format_is_refused_and_stays_as_it_is[later-True]"),
+    ]),
+    *mutants("durable/formats.py", "durable/test_formats.py", [
+        ("RUN", "oldest=1", "oldest=0",
+         "test_a_run_of_another_format_is_refused_and_stays_as_it_is[earlier-None]"),
     ]),
 )  # fmt: skip
 
