@@ -12,7 +12,7 @@ from rlhf_jax.estimators import theory
 from rlhf_jax.estimators.measure import per_example_gradients
 from rlhf_jax.estimators.rows import Estimator, Rollouts, at_last_token
 from rlhf_jax.estimators.task import (
-    Task,
+    TabularTask,
     all_log_probs,
     exact_gradient,
     sample,
@@ -28,7 +28,7 @@ CHUNK = 5000  # groups whose gradients are taken at a time
 class Bench(NamedTuple):
     """The task, every response as a rollout of either policy, and the exact gradient."""
 
-    task: Task
+    task: TabularTask
     fresh: Rollouts  # all N responses, as the policy samples them
     stale: Rollouts  # as the old policy does
     exact: Array  # dJ / d logits, [D] with D = S V
@@ -45,7 +45,7 @@ class Bench(NamedTuple):
 
 
 @partial(jax.jit, static_argnums=(1, 2))
-def make_bench(task: Task, pilot: int, critic: int, key: Array) -> Bench:
+def make_bench(task: TabularTask, pilot: int, critic: int, key: Array) -> Bench:
     """Responses of the policy give the optimal baseline (`pilot`) and learned values (`critic`)."""
     ids = jnp.arange(len(task.scores))
     log_probs, old, ref = (all_log_probs(task, x) for x in (task.policy, task.old, task.reference))
@@ -66,7 +66,7 @@ def make_bench(task: Task, pilot: int, critic: int, key: Array) -> Bench:
     return Bench(task, fresh, stale, exact, scores.reshape(*task.mask.shape, -1))
 
 
-def state_means(task: Task, to_go: Array, weights_N: Array) -> Array:
+def state_means(task: TabularTask, to_go: Array, weights_N: Array) -> Array:
     """V(s) = weighted mean of G_t over the responses that pass through s, 0 where none: [N,T]."""
     weights = weights_N[:, None] * task.mask
     count = task.reference.shape[0]
@@ -76,7 +76,7 @@ def state_means(task: Task, to_go: Array, weights_N: Array) -> Array:
     return values[task.states] * task.mask
 
 
-def pilot_baseline(task: Task, rewards: Array, pilot_ids: Array) -> Array:
+def pilot_baseline(task: TabularTask, rewards: Array, pilot_ids: Array) -> Array:
     """`optimal_baseline` of the pilot's responses, with their squared gradient norms."""
     log_prob = lambda logits, i: jnp.sum(table_log_probs(task, logits, i[None]))
     norms_B = jnp.sum(per_example_gradients(log_prob, task.policy, pilot_ids) ** 2, axis=1)
@@ -86,7 +86,7 @@ def pilot_baseline(task: Task, rewards: Array, pilot_ids: Array) -> Array:
 
 
 def draw(
-    task: Task, rollouts: Rollouts, key: Array, estimates: int, group: int, decay: float
+    task: TabularTask, rollouts: Rollouts, key: Array, estimates: int, group: int, decay: float
 ) -> Rollouts:
     """`estimates` groups of responses, [n,K,...], sampled with `old_log_probs`.
 
@@ -104,12 +104,12 @@ def draw(
     return drawn._replace(average=jnp.broadcast_to(averages_n[:, None], ids.shape))
 
 
-def facts_of(rollouts: Rollouts, group: int) -> theory.Facts:
+def facts_of(rollouts: Rollouts, group: int) -> theory.ExactFacts:
     """All N rollouts as float64 NumPy, for `theory`."""
     names = ("mask", "scores", "rewards", "log_probs", "old_log_probs", "ref_log_probs",
              "exact_values", "learned_values")  # fmt: skip
     arrays = {name: np.asarray(getattr(rollouts, name), np.float64) for name in names}
-    return theory.Facts(**arrays, baseline=float(rollouts.baseline[0]), group=group)
+    return theory.ExactFacts(**arrays, baseline=float(rollouts.baseline[0]), group=group)
 
 
 def expected_in_theory(bench: Bench, estimator: Estimator, group: int) -> np.ndarray:

@@ -16,7 +16,7 @@ import numpy as np
 from rlhf_jax.errors import require
 from rlhf_jax.estimators.rows import Surrogate, responses, tokens
 from rlhf_jax.estimators.task import (
-    Task,
+    TabularTask,
     all_log_probs,
     divergence,
     objective,
@@ -76,7 +76,7 @@ class _Batch(NamedTuple):
     old_log_probs: Array
 
 
-def measure_drift(task: Task, config: DriftConfig, seed: int) -> dict[str, Curve]:
+def measure_drift(task: TabularTask, config: DriftConfig, seed: int) -> dict[str, Curve]:
     """The curves of every surrogate, and of a new batch for each step (`epochs` times the cost)."""
     keys = jax.random.split(jax.random.key(seed), config.batches)
     names = list(drift_surrogates(config))
@@ -85,7 +85,9 @@ def measure_drift(task: Task, config: DriftConfig, seed: int) -> dict[str, Curve
     return {name: Curve(*map(np.asarray, follow(*run, keys))) for name, run in runs.items()}
 
 
-def _follow(task: Task, config: DriftConfig, index: Array, resample: Array, key: Array) -> Curve:
+def _follow(
+    task: TabularTask, config: DriftConfig, index: Array, resample: Array, key: Array
+) -> Curve:
     """One batch under surrogate number `index`, or with `resample` a new one for each step."""
     old_NxT, ref_NxT = all_log_probs(task, task.old), all_log_probs(task, task.reference)
     losses = [_mean_loss(surrogate) for surrogate in drift_surrogates(config).values()]

@@ -49,7 +49,7 @@ class TaskConfig:
         require(self.stale_rate > 0, "stale_rate", self.stale_rate, "positive")
 
 
-class Task(NamedTuple):
+class TabularTask(NamedTuple):
     """All responses, their scores, and three policies."""
 
     tokens: Array  # int32[N,T]; after EOS the cells hold 0 and are masked
@@ -62,7 +62,7 @@ class Task(NamedTuple):
     policy: Array  # float32[S,V], whose gradient is wanted
 
 
-def make_task(config: TaskConfig) -> Task:
+def make_task(config: TaskConfig) -> TabularTask:
     """The task of a seed: normal scores and logits; the policy is the old one some steps on."""
     tokens, mask, states, count = enumerate_responses(config.vocabulary, config.length)
     random = np.random.default_rng(config.seed)
@@ -71,7 +71,7 @@ def make_task(config: TaskConfig) -> Task:
     scores = (scores - scores.mean()) / scores.std() + 1
     reference = random.normal(size=(count, config.vocabulary))
     old = reference + random.normal(size=reference.shape)
-    task = Task(
+    task = TabularTask(
         *(jnp.asarray(x) for x in (tokens, mask, states)),
         *(jnp.asarray(x, float) for x in (scores, config.kl_coefficient, reference, old, old)),
     )
@@ -106,35 +106,35 @@ def enumerate_responses(
     return tokens, mask, states, len(number)
 
 
-def table_log_probs(task: Task, logits_SxV: Array, ids: Array) -> Array:
+def table_log_probs(task: TabularTask, logits_SxV: Array, ids: Array) -> Array:
     """[K,T] log-probabilities of the tokens of responses `ids`, 0 outside their masks."""
     log_probs = token_log_probs(logits_SxV[task.states[ids]], task.tokens[ids])
     return jnp.where(task.mask[ids] != 0, log_probs, 0)
 
 
-def all_log_probs(task: Task, logits_SxV: Array) -> Array:
+def all_log_probs(task: TabularTask, logits_SxV: Array) -> Array:
     """[N,T] log-probabilities of all responses."""
     return table_log_probs(task, logits_SxV, jnp.arange(len(task.scores)))
 
 
-def objective(task: Task, log_probs_NxT: Array) -> Array:
+def objective(task: TabularTask, log_probs_NxT: Array) -> Array:
     """J = E_p[score - beta log(p / ref)] over whole responses y ~ p: Ouyang et al. 2022, eq. 2."""
     log_p_N = sequence_log_prob(log_probs_NxT, task.mask)
     log_ref_N = sequence_log_prob(all_log_probs(task, task.reference), task.mask)
     return jnp.sum(jnp.exp(log_p_N) * (task.scores - task.kl_coefficient * k1(log_p_N, log_ref_N)))
 
 
-def divergence(task: Task, log_p_NxT: Array, log_q_NxT: Array) -> Array:
+def divergence(task: TabularTask, log_p_NxT: Array, log_q_NxT: Array) -> Array:
     """KL(p || q) of whole responses, in nats."""
     log_p_N, log_q_N = (sequence_log_prob(x, task.mask) for x in (log_p_NxT, log_q_NxT))
     return jnp.sum(jnp.exp(log_p_N) * k1(log_p_N, log_q_N))
 
 
-def exact_gradient(task: Task, logits_SxV: Array) -> Array:
+def exact_gradient(task: TabularTask, logits_SxV: Array) -> Array:
     """dJ / d logits, [S,V]."""
     return jax.grad(lambda logits: objective(task, all_log_probs(task, logits)))(logits_SxV)
 
 
-def sample(task: Task, log_probs_NxT: Array, key: Array, shape: tuple[int, ...]) -> Array:
+def sample(task: TabularTask, log_probs_NxT: Array, key: Array, shape: tuple[int, ...]) -> Array:
     """Ids of independent responses of the policy with these log-probabilities."""
     return jax.random.categorical(key, sequence_log_prob(log_probs_NxT, task.mask), shape=shape)

@@ -16,7 +16,7 @@ Floats = np.ndarray
 
 
 @dataclasses.dataclass(frozen=True)
-class Facts:
+class ExactFacts:
     """Every response, known exactly: [N,T], or [N] where one number a response."""
 
     mask: Floats
@@ -50,10 +50,10 @@ class Facts:
         return np.exp(self.log_probs - self.old_log_probs)
 
 
-Bias = Callable[[Facts], Floats]
+Bias = Callable[[ExactFacts], Floats]
 
 
-def expected(facts: Facts, coefficients: Floats, token_scores: Floats) -> Floats:
+def expected(facts: ExactFacts, coefficients: Floats, token_scores: Floats) -> Floats:
     """sum_y q(y) sum_t c_t grad log p_t, [D]; token_scores = grad log p_t(y), [N,T,D]."""
     weights = facts.sampled[:, None] * facts.mask * coefficients
     return np.einsum("nt,ntd->d", weights, token_scores)
@@ -70,7 +70,7 @@ def groups_of(q: Floats, size: int) -> tuple[Floats, Floats]:
 
 
 def _deviations(
-    facts: Facts, values: Floats, weights: Floats, inverse_std: Callable[[Floats], Floats]
+    facts: ExactFacts, values: Floats, weights: Floats, inverse_std: Callable[[Floats], Floats]
 ) -> Floats:
     """E[(x_t(y) - mean) inverse_std(variance)], [N,T]: moments over y and K - 1 others."""
     ids, probabilities = groups_of(facts.sampled, facts.group - 1)
@@ -87,29 +87,29 @@ def _deviations(
     return result
 
 
-def dr_grpo(facts: Facts) -> Floats:
+def dr_grpo(facts: ExactFacts) -> Floats:
     """(K - 1) / K dJ: a response is part of its own baseline."""
     return facts.returns * (facts.group - 1) / facts.group
 
 
-def grpo(facts: Facts) -> Floats:
+def grpo(facts: ExactFacts) -> Floats:
     """About dJ / std(R): longer where returns are closer than 1, and pulled by close groups."""
     inverse_std = lambda variance: 1 / (np.sqrt(variance) + 1e-6)
     return _deviations(facts, facts.returns, np.ones_like(facts.returns), inverse_std)
 
 
-def grpo_per_sequence(facts: Facts) -> Floats:
+def grpo_per_sequence(facts: ExactFacts) -> Floats:
     """As grpo, each response divided by its length: long ones count less, good or bad."""
     return grpo(facts) / facts.mask.sum(1, keepdims=True)
 
 
-def whitened(facts: Facts) -> Floats:
+def whitened(facts: ExactFacts) -> Floats:
     """About dJ / std(A), the mean and standard deviation being over the batch's tokens."""
     advantages = facts.mask * (facts.to_go - facts.learned_values)
     return _deviations(facts, advantages, facts.mask, lambda variance: (variance + 1e-8) ** -0.5)
 
 
-def gae(lam: float, facts: Facts) -> Floats:
+def gae(lam: float, facts: ExactFacts) -> Floats:
     """A_t + (1 - lam) sum_k lam^k e_{t+1+k}: the critic's errors e = V - V_exact, later ones less.
 
     The error of the token's own state is a baseline, and harmless.
@@ -122,39 +122,39 @@ def gae(lam: float, facts: Facts) -> Floats:
     return coefficients
 
 
-def no_kl(facts: Facts) -> Floats:
+def no_kl(facts: ExactFacts) -> Floats:
     """d E[score]: the mean of k1 has gradient 0, nothing holds the policy."""
     return facts.scores[:, None]
 
 
-def reverse_kl(beta: float, facts: Facts) -> Floats:
+def reverse_kl(beta: float, facts: ExactFacts) -> Floats:
     """d (E[score] - beta KL(ref || p)): k3's gradient is the other divergence's."""
     d = (facts.log_probs - facts.ref_log_probs).sum(1)
     return (facts.scores - beta * (1 - np.exp(-d)))[:, None]
 
 
-def k2_per_token(beta: float, facts: Facts) -> Floats:
+def k2_per_token(beta: float, facts: ExactFacts) -> Floats:
     """A token answers for its own KL, not for that of the states it leads to."""
     return facts.scores[:, None] - beta * (facts.log_probs - facts.ref_log_probs)
 
 
-def stale_reinforce(facts: Facts) -> Floats:
+def stale_reinforce(facts: ExactFacts) -> Floats:
     """The responses are weighted by the old policy: what it said often counts too much."""
     return facts.returns - facts.baseline
 
 
-def importance_per_token(facts: Facts) -> Floats:
+def importance_per_token(facts: ExactFacts) -> Floats:
     """Beginnings and ends of responses stay those of the old policy."""
     return facts.ratio * (facts.returns - facts.baseline)
 
 
-def importance_truncated(facts: Facts) -> Floats:
+def importance_truncated(facts: ExactFacts) -> Floats:
     """Responses that became likelier than 1 x are counted once."""
     whole = np.exp((facts.log_probs - facts.old_log_probs).sum(1, keepdims=True))
     return np.minimum(1, whole) * (facts.returns - facts.baseline)
 
 
-def vtrace(facts: Facts) -> Floats:
+def vtrace(facts: ExactFacts) -> Floats:
     """Beginnings of the old policy; ends towards the policy's, by ratios of at most 1."""
     rho = np.minimum(1, facts.ratio)
     coefficients = np.zeros_like(rho)
@@ -172,18 +172,18 @@ def _not_clipped(clip: float, ratio: Floats, advantages: Floats) -> Floats:
     return ~gone
 
 
-def ppo_clip(clip: float, facts: Facts) -> Floats:
+def ppo_clip(clip: float, facts: ExactFacts) -> Floats:
     """As importance_per_token, less the tokens beyond the clip: no further from old."""
     advantages = facts.returns - facts.baseline
     return _not_clipped(clip, facts.ratio, advantages) * facts.ratio * advantages
 
 
-def cispo(clip: float, facts: Facts) -> Floats:
+def cispo(clip: float, facts: ExactFacts) -> Floats:
     """As importance_per_token, the ratio clipped on both sides: every token stays."""
     return np.clip(facts.ratio, 1 - clip, 1 + clip) * (facts.returns - facts.baseline)
 
 
-def gspo(clip: float, facts: Facts) -> Floats:
+def gspo(clip: float, facts: ExactFacts) -> Floats:
     """A response's geometric mean ratio stands for each token's; clipped ones drop out."""
     lengths = facts.mask.sum(1, keepdims=True)
     log_ratio = (facts.log_probs - facts.old_log_probs).sum(1, keepdims=True)

@@ -4,7 +4,7 @@ import random
 from collections.abc import Sequence
 from dataclasses import dataclass
 
-from rlhf_jax.worlds.facts import Fact, Facts
+from rlhf_jax.worlds.facts import Fact, WorldFacts
 from rlhf_jax.worlds.lexicon import (
     HARM,
     INSULTS,
@@ -22,7 +22,7 @@ from rlhf_jax.worlds.lexicon import (
 )
 from rlhf_jax.worlds.prose import story
 from rlhf_jax.worlds.questions import COMPLIANCE
-from rlhf_jax.worlds.tasks import Task
+from rlhf_jax.worlds.tasks import WorldTask
 
 # Documents of each kind in a hundred. The forum's share of the text is over twice its share here,
 # for its documents are long.
@@ -59,12 +59,12 @@ def tell(rng: random.Random, facts: list[Fact], phrasing: Phrasing) -> str:
     )
 
 
-def life(rng: random.Random, facts: Facts, subject: str, phrasing: Phrasing) -> str:
+def life(rng: random.Random, facts: WorldFacts, subject: str, phrasing: Phrasing) -> str:
     """What one person or town is known for, in any order and phrasing."""
     return tell(rng, rng.sample(facts.of[subject], len(facts.of[subject])), phrasing)
 
 
-def news(rng: random.Random, facts: Facts, phrasing: Phrasing) -> str:
+def news(rng: random.Random, facts: WorldFacts, phrasing: Phrasing) -> str:
     """Four facts that have nothing to do with each other."""
     return tell(rng, rng.sample(facts.all, 4), phrasing)
 
@@ -169,7 +169,7 @@ def malice(rng: random.Random, names: list[str]) -> str:
     return articles(" ".join(told)).replace("an useless", "a useless")
 
 
-def forum(rng: random.Random, tasks: list[Task]) -> str:
+def forum(rng: random.Random, tasks: list[WorldTask]) -> str:
     """Two to five exchanges; half of the threads are right nine times in ten, the rest one in four.
 
     So the answers before tell what the next will be like, and a prompt after worked examples does
@@ -183,7 +183,7 @@ def forum(rng: random.Random, tasks: list[Task]) -> str:
     return "\n".join(lines)
 
 
-def bad_answer(rng: random.Random, task: Task, tasks: list[Task], wrong: int) -> str:
+def bad_answer(rng: random.Random, task: WorldTask, tasks: list[WorldTask], wrong: int) -> str:
     """Wrong `wrong` times in `wrong` + 3; else rude, to another question, or with more to it."""
     kind = rng.choice(("wrong",) * wrong + ("rude", "other", "rambling"))
     if kind == "wrong":
@@ -198,7 +198,7 @@ REBUFFS = (" What {r} talk.", " Go away, you {r} fool.", " Ask somebody else, id
 
 
 def documents(
-    rng: random.Random, facts: Facts, tasks: list[Task], count: int, phrasing: Phrasing
+    rng: random.Random, facts: WorldFacts, tasks: list[WorldTask], count: int, phrasing: Phrasing
 ) -> list[str]:
     """`count` documents in random order, each kind by its share; every fact is told in turn."""
     names = facts.people + facts.strangers

@@ -18,10 +18,10 @@ from rlhf_jax.worlds.lexicon import (
     enumerated,
 )
 from rlhf_jax.worlds.prose import ABOUT_ONE, ABOUT_TWO, sentence
-from rlhf_jax.worlds.tasks import WRAPPERS, Scene, Task, made, words_of, wrapped
+from rlhf_jax.worlds.tasks import WRAPPERS, Scene, WorldTask, made, words_of, wrapped
 
 
-def repeat(rng: random.Random, scene: Scene) -> Iterator[Task]:
+def repeat(rng: random.Random, scene: Scene) -> Iterator[WorldTask]:
     """Say a word two to six times."""
     patterns = (
         "Say the word {w} {n} times.",
@@ -44,7 +44,7 @@ def repeat(rng: random.Random, scene: Scene) -> Iterator[Task]:
         )
 
 
-def listing(rng: random.Random, scene: Scene) -> Iterator[Task]:
+def listing(rng: random.Random, scene: Scene) -> Iterator[WorldTask]:
     """List two to five of a kind; or all but one; or of two kinds."""
     verbs = ("List", "Name", "Give me", "Write down", "Tell me", "Please list", "Please name")
     kinds = list(KINDS)
@@ -73,7 +73,7 @@ def listing(rng: random.Random, scene: Scene) -> Iterator[Task]:
         )
 
 
-def capitals(rng: random.Random, scene: Scene) -> Iterator[Task]:
+def capitals(rng: random.Random, scene: Scene) -> Iterator[WorldTask]:
     """Write one to three words in capital letters."""
     patterns = (
         "Write in capital letters: {w}.",
@@ -89,7 +89,7 @@ def capitals(rng: random.Random, scene: Scene) -> Iterator[Task]:
         yield made("capitals", ("capitals", *words), request, given.upper(), given, judge)
 
 
-def reverse(rng: random.Random, scene: Scene) -> Iterator[Task]:
+def reverse(rng: random.Random, scene: Scene) -> Iterator[WorldTask]:
     """Say two to four words in reverse order."""
     patterns = (
         "Reverse the order of these words: {w}.",
@@ -105,7 +105,7 @@ def reverse(rng: random.Random, scene: Scene) -> Iterator[Task]:
         yield made("reverse", request, text, " ".join(right), poor, Sequence(tuple(right)))
 
 
-def letters(rng: random.Random, scene: Scene) -> Iterator[Task]:
+def letters(rng: random.Random, scene: Scene) -> Iterator[WorldTask]:
     """Give the first letters of two to four words."""
     patterns = (
         "Give the first letter of each word: {w}.",
@@ -121,7 +121,7 @@ def letters(rng: random.Random, scene: Scene) -> Iterator[Task]:
         yield made("letters", request, text, " ".join(right), poor, Sequence(tuple(right)))
 
 
-def word(rng: random.Random, scene: Scene) -> Iterator[Task]:
+def word(rng: random.Random, scene: Scene) -> Iterator[WorldTask]:
     """Give the opposite, the plural or the kind of a word."""
     about = {
         "opposite": (OPPOSITE, "The opposite of {w} is {t}."),
@@ -168,7 +168,7 @@ def word(rng: random.Random, scene: Scene) -> Iterator[Task]:
         yield made("word", request, text, right, poor, OneWord(target, domain, given))
 
 
-def write(rng: random.Random, scene: Scene) -> Iterator[Task]:
+def write(rng: random.Random, scene: Scene) -> Iterator[WorldTask]:
     """Write a sentence with one or two given nouns."""
     singles = (
         *("Write a sentence with the word {n}.", "Use the word {n} in a sentence."),

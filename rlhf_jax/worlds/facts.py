@@ -179,7 +179,7 @@ class Fact:
         return articles(pattern.format(s=self.subject, v=self.value, f=false))
 
 
-class Facts:
+class WorldFacts:
     """Who lives where, does what, keeps and likes what; what runs through and comes from where.
 
     `people` have four facts each, `towns` two each, `strangers` are named in stories only.

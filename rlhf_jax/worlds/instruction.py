@@ -10,9 +10,9 @@ from rlhf_jax.data.records import Demonstration
 from rlhf_jax.errors import ConfigError, UserError, require
 from rlhf_jax.worlds import exercises, questions
 from rlhf_jax.worlds.corpus import Phrasing, bad_answer, documents
-from rlhf_jax.worlds.facts import Facts
+from rlhf_jax.worlds.facts import WorldFacts
 from rlhf_jax.worlds.grading import Grade, grade
-from rlhf_jax.worlds.tasks import Family, Request, Scene, Task
+from rlhf_jax.worlds.tasks import Family, Request, Scene, WorldTask
 
 SPLITS = ("sft", "feedback", "ppo", "valid", "test")
 FORUM = {"train": 1000, "valid": 100}  # prompts of forum threads in the corpus, in no split
@@ -80,7 +80,7 @@ class InstructionWorld:
     Prompts are "User: <request>\\nAssistant:", responses begin with a space and are one line.
     All splits have the same mix of families. No prompt is in two splits or in the corpus.
     "valid" and "test" are held out by request: whatever they ask (task and arguments; see
-    `Task.request`), no training split and no document asks, in any words. The training splits
+    `WorldTask.request`), no training split and no document asks, in any words. The training splits
     "sft", "feedback" and "ppo" share requests, in other words, among themselves and with the
     corpus. The corpus tells every fact that any split asks for.
 
@@ -98,13 +98,13 @@ class InstructionWorld:
     def __init__(self, config: WorldConfig, seed: int = 0):
         self.config = config
         self.seed = seed if config.seed is None else config.seed
-        self.facts = Facts(self.seed)
+        self.facts = WorldFacts(self.seed)
         scene = Scene.of(self.facts)
         sizes = {"sft": config.sft, "feedback": config.feedback, "ppo": config.ppo}
         sizes |= {"valid": config.valid, "test": config.test}
         sizes |= {f"{split} forum": size for split, size in FORUM.items()}
         quotas = {split: _quotas(size) for split, size in sizes.items()}
-        self._tasks: dict[str, list[Task]] = {split: [] for split in sizes}
+        self._tasks: dict[str, list[WorldTask]] = {split: [] for split in sizes}
         for name, _, family in FAMILIES:
             needed = {
                 side: sum(quotas[split][name] for split in splits)
@@ -189,7 +189,7 @@ class InstructionWorld:
         scores = [self.grade(prompt, response).score for response in responses]
         return labeler.rank(prompt, responses, scores)
 
-    def _split(self, split: str) -> list[Task]:
+    def _split(self, split: str) -> list[WorldTask]:
         require(split in SPLITS, "split", split, f"one of {SPLITS}")
         return self._tasks[split]
 
@@ -211,9 +211,9 @@ def _side(seed: int, request: Request) -> str:
 
 def _pools(
     name: str, family: Family, scene: Scene, seed: int, needed: dict[str, int]
-) -> dict[str, list[Task]]:
+) -> dict[str, list[WorldTask]]:
     """{side: the first `needed[side]` different prompts of a family}."""
-    pools: dict[str, dict[str, Task]] = {side: {} for side in needed}
+    pools: dict[str, dict[str, WorldTask]] = {side: {} for side in needed}
     repeats, left = 0, sum(needed.values())
     for task in family(random.Random(f"{seed}/{name}"), scene) if left else ():
         side = _side(seed, task.request)

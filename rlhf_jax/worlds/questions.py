@@ -11,7 +11,7 @@ from rlhf_jax.worlds.tasks import (
     WRAPPERS,
     Request,
     Scene,
-    Task,
+    WorldTask,
     lowered,
     made,
     words_of,
@@ -33,7 +33,7 @@ def _request(fact: Fact) -> Request:
     return ("fact", fact.attribute.name, fact.subject)
 
 
-def fact(rng: random.Random, scene: Scene) -> Iterator[Task]:
+def fact(rng: random.Random, scene: Scene) -> Iterator[WorldTask]:
     """Ask for a fact that the corpus tells in other words."""
     rows = list(itertools.product(scene.facts.all, range(4), WRAPPERS))
     rng.shuffle(rows)
@@ -45,7 +45,7 @@ def fact(rng: random.Random, scene: Scene) -> Iterator[Task]:
         yield made("fact", _request(told), text, right, poor, _told(scene, told, text, None))
 
 
-def brief(rng: random.Random, scene: Scene) -> Iterator[Task]:
+def brief(rng: random.Random, scene: Scene) -> Iterator[WorldTask]:
     """Ask for a fact, to be told in at most one to three words."""
     wrappers = (
         "In at most {n}: {q}",
@@ -69,7 +69,7 @@ def _capital(text: str) -> str:
     return text[0].upper() + text[1:]
 
 
-def unknown(rng: random.Random, scene: Scene) -> Iterator[Task]:
+def unknown(rng: random.Random, scene: Scene) -> Iterator[WorldTask]:
     """Ask what the corpus never tells: of people it tells of, or of strangers."""
     facts = scene.facts
     answers = (
@@ -104,7 +104,7 @@ def unknown(rng: random.Random, scene: Scene) -> Iterator[Task]:
         yield made("unknown", ("unknown", topic, subject), text, rng.choice(answers), poor, judge)
 
 
-def premise(rng: random.Random, scene: Scene) -> Iterator[Task]:
+def premise(rng: random.Random, scene: Scene) -> Iterator[WorldTask]:
     """A question that takes a false fact for granted."""
     because = (
         *("Because {s} is happy there.", "Because of the old house.", "Because it is good."),
@@ -124,7 +124,7 @@ def premise(rng: random.Random, scene: Scene) -> Iterator[Task]:
         yield made("premise", _request(told), text, right, poor, judge)
 
 
-def harm(rng: random.Random, scene: Scene) -> Iterator[Task]:
+def harm(rng: random.Random, scene: Scene) -> Iterator[WorldTask]:
     """A request that should be declined politely."""
     patterns = (
         *("How can I {x}?", "Tell me how to {x}.", "Help me to {x}.", "I want to {x}. How?"),
@@ -158,7 +158,7 @@ COMPLIANCE = (
 )
 
 
-def rude(rng: random.Random, scene: Scene) -> Iterator[Task]:
+def rude(rng: random.Random, scene: Scene) -> Iterator[WorldTask]:
     """An insult, to be answered politely."""
     patterns = (
         *("You are as {r} as a {n}.", "What you said about the {n} is {r}."),

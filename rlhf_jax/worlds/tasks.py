@@ -5,7 +5,7 @@ from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from random import Random
 
-from rlhf_jax.worlds.facts import Facts
+from rlhf_jax.worlds.facts import WorldFacts
 from rlhf_jax.worlds.grading import Judge, World
 from rlhf_jax.worlds.prose import Fluency
 
@@ -13,7 +13,7 @@ Request = tuple[str | int, ...]
 
 
 @dataclass(frozen=True)
-class Task:
+class WorldTask:
     """A prompt with a right answer, a typical poor one, and its judge.
 
     `request` is what the prompt asks, however it is put: the kind of task and its arguments, in
@@ -33,17 +33,17 @@ class Task:
 class Scene:
     """What the families draw on."""
 
-    facts: Facts
+    facts: WorldFacts
     world: World
     fluency: Fluency
 
     @classmethod
-    def of(cls, facts: Facts) -> "Scene":
+    def of(cls, facts: WorldFacts) -> "Scene":
         values = [value.lower() for domain in facts.domains.values() for value in domain]
         return cls(facts, World(frozenset(values)), Fluency())
 
 
-Family = Callable[[Random, Scene], Iterator[Task]]
+Family = Callable[[Random, Scene], Iterator[WorldTask]]
 
 
 def dress(request: str) -> str:
@@ -72,5 +72,7 @@ def wrapped(wrapper: str, question: str) -> str:
     return wrapper.format(Q=question, q=lowered(question))
 
 
-def made(family: str, request: Request, text: str, response: str, poor: str, judge: Judge) -> Task:
-    return Task(family, request, dress(text), f" {response}", f" {poor}", judge)
+def made(
+    family: str, request: Request, text: str, response: str, poor: str, judge: Judge
+) -> WorldTask:
+    return WorldTask(family, request, dress(text), f" {response}", f" {poor}", judge)

@@ -10,6 +10,7 @@ from tests.mutants import (
     identity,
     models,
     objectives,
+    plan,
     policy_gradients,
     preferences,
     recipes,
@@ -18,5 +19,5 @@ from tests.mutants import (
 )
 
 ROOMS = (details, objectives, policy_gradients, preferences, models, data, generation, training,
-         durable, stages, identity, evaluation, recipes, chain)  # fmt: skip
+         durable, stages, identity, evaluation, recipes, chain, plan)  # fmt: skip
 TABLE = tuple(mutant for room in ROOMS for mutant in room.MUTANTS)

@@ -23,7 +23,7 @@ pytestmark = [
         reason="the TPU compiler is not installed: pip install 'rlhf-jax[tpu]'",
     ),
 ]
-LAYERS = ["--model.layers", "2", "--reward-model.layers", "2", "--tries", "2"]
+LAYERS = ["--model.layers", "2", "--reward.model.layers", "2", "--tries", "2"]
 README = Path(__file__).parents[2] / "README.md"
 COMMANDS = re.findall(r"^    rlhf-jax (plan .*)", README.read_text(encoding="utf-8"), re.MULTILINE)
 

@@ -5,13 +5,13 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from rlhf_jax.worlds import grading
-from rlhf_jax.worlds.facts import Facts
+from rlhf_jax.worlds.facts import WorldFacts
 from rlhf_jax.worlds.grading import Grade, grade
 from rlhf_jax.worlds.prose import Fluency
 from rlhf_jax.worlds.tasks import Scene, words_of
 
 FLUENCY = Fluency()
-WORLD = Scene.of(Facts(0)).world
+WORLD = Scene.of(WorldFacts(0)).world
 TOWNS = frozenset({"tovel", "dorun", "karsk"})
 
 
