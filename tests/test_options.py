@@ -39,6 +39,8 @@ class Length(Base):
 
     weight  of the score, in
             points a token
+
+    Nothing else.
     """
 
     weight: float = 1.0
@@ -77,6 +79,7 @@ class Config:
     )
     bare: Base = Base()
     lam: float = 1.0
+    flag: bool = True
 
 
 def parsed(*arguments, roots=(Config(),), **how):
@@ -109,6 +112,7 @@ CHANGES = {
     ),
     "_ as it is": ("--named.my_first.weight 3", {"named": {"my_first": Length(3.0)}}),
     "a flag back": ("--base.strict --base.no-strict --lam 2", {"lam": 2.0}),
+    "a flag at the top": ("--no-flag", {"flag": False}),
     "several at once": (
         "--base.weight 2 --base.most 1 --lam 0", {"base": Length(2.0, 1), "lam": 0.0},
     ),
@@ -124,6 +128,20 @@ def test_an_option_changes_its_field_alone(name):
 def test_an_optional_number_may_be_none():
     roots = [Config(base=Length(most=3))]
     assert parsed("--base.most", "None", roots=roots) == Config()
+
+
+@dataclasses.dataclass(frozen=True, slots=True)
+class Checked:
+    """Its types are for a type checker; it has no __dict__."""
+
+    count: "OnlyThere" = 3  # noqa: F821
+    inner: "OnlyThere" = Length()  # noqa: F821
+
+
+def test_where_a_type_cannot_be_found_the_value_s_own_counts():
+    found = parsed("--count", "5", "--inner.weight", "2", roots=[Checked()])
+    assert found == Checked(5, Length(2.0))
+    assert options.field_texts(Checked) == {}
 
 
 def test_several_roots_change_each_their_own():
@@ -241,6 +259,7 @@ def test_every_stage_source_and_evaluator_has_its_options_behind_its_name():
     assert (found.evaluation.sampling.top_k, found.loop.keep, found.parallel.fsdp) == (5, 7, 2)
     assert (found.ending.missing_eos_score, found.seed, found.out) == (None, 8, "there")
     assert found.evaluators == (Gold(every=9), Counted(limit=Length(4.0)))
+    assert changed("--evaluators.gold.every", "9").evaluators == (Gold(every=9), Counted())
 
 
 def test_a_controller_s_class_is_the_file_s():
@@ -290,6 +309,7 @@ def test_help_of_a_stage_lists_its_own_options_and_the_shared_ones(capsys):
     assert "--sft." not in told and "--ppo-ptx." not in told
     assert f"ppo options {options.described(PPO)}" in told
     assert f"evaluators.counted options {options.described(Counted)}" in told
+    assert "--ppo.stream {None} STR names its randomness; None: the stage's name. Two" in told
     assert "evaluation options How every policy is sampled when it is compared" in told
     assert "loop options What is written and how often, in steps" in told
     assert "parallel options The mesh, the runner and the processes of a run" in told

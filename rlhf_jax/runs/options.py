@@ -116,10 +116,15 @@ def field_texts(kind: type) -> dict[str, str]:
 def _comments(kind: type) -> dict[str, str]:
     try:
         source = textwrap.dedent(inspect.getsource(kind))
-    except (OSError, TypeError):  # made in no file
+        tree = ast.parse(source)
+    except (
+        OSError,
+        TypeError,
+        SyntaxError,
+    ):  # of no file, or not alone
         return {}
     lines, found = source.splitlines(), {}
-    for node in ast.parse(source).body[0].body:
+    for node in tree.body[0].body:
         if not isinstance(node, ast.AnnAssign) or not isinstance(node.target, ast.Name):
             continue
         above = node.lineno - 1
@@ -145,7 +150,7 @@ def _parts(value: Any) -> list[Part] | None:
     items = ()
     if isinstance(value, Mapping):
         items = value.items()
-    elif isinstance(value, tuple | list):
+    elif type(value) in (tuple, list):
         items = enumerate(value)
     found = [Part(str(name), inner, type(inner), "") for name, inner in items]
     return found if found and all(_is_config(part.value) for part in found) else None
@@ -156,10 +161,17 @@ def _is_config(value: Any) -> bool:
 
 
 def _fields(value: Any) -> list[Part]:
-    kind = type(value)
-    hints, texts = get_type_hints(kind), field_texts(kind)
-    fields = [field.name for field in dataclasses.fields(value) if field.init]
-    return [Part(n, vars(value)[n], hints[n], texts.get(n, "")) for n in fields]
+    kind, found = type(value), []
+    try:
+        hints = get_type_hints(kind)
+    except NameError:  # types that only a type checker imports
+        hints = {}
+    texts = field_texts(kind)
+    for field in dataclasses.fields(value):
+        if field.init:
+            name, inner = field.name, getattr(value, field.name)
+            found.append(Part(name, inner, hints.get(name, type(inner)), texts.get(name, "")))
+    return found
 
 
 def _stages(value: Any) -> Collection[str]:

@@ -133,20 +133,6 @@ WORLD = mutants(
     ],
 )  # fmt: skip
 
-GENERATE = mutants(
-    "generate.py",
-    "test_cli.py",
-    [
-        ("generate", "seed=seed_of(config, stage)", "seed=config.seed",
-         "test_generate_reads_the_last_finished_stage_or_the_one_named"),
-        ("generate", "/{config.seed}", "/{run.config.seed}",
-         "test_generate_reads_the_last_finished_stage_or_the_one_named"),
-        ("finished_stage", 'if name != "dpo"', "",
-         "test_generate_reads_the_last_finished_stage_or_the_one_named"),
-        ("finished_stage", "stage not in finished", "False", "test_generate_trains_nothing"),
-    ],
-)  # fmt: skip
-
 HELD_OUT = (
     *mutants("worlds/corpus.py", "worlds/test_requests.py", [
         ("Phrasing.__call__", " if p != kept", "",
@@ -167,4 +153,4 @@ HELD_OUT = (
 )  # fmt: skip
 
 MUTANTS = (POLICIES + STATISTICS + REPORT + HUMAN_REPORT + LABELERS + GRADING + WORLD
-           + GENERATE + HELD_OUT)  # fmt: skip
+           + HELD_OUT)  # fmt: skip

@@ -2,6 +2,7 @@
 
 from tests.mutants import (
     chain,
+    command_line,
     data,
     details,
     durable,
@@ -19,5 +20,5 @@ from tests.mutants import (
 )
 
 ROOMS = (details, objectives, policy_gradients, preferences, models, data, generation, training,
-         durable, stages, identity, evaluation, recipes, chain, plan)  # fmt: skip
+         durable, stages, identity, evaluation, recipes, chain, plan, command_line)  # fmt: skip
 TABLE = tuple(mutant for room in ROOMS for mutant in room.MUTANTS)

@@ -1,0 +1,127 @@
+"""Mutants of the command line: options, origins, replay, doctor, generate."""
+
+from tests.mutants import mutants
+
+ALONE = "test_an_option_changes_its_field_alone"
+TEXTS = "test_a_field_s_text_is_its_own"
+REASON = "test_an_option_that_is_none_is_told_with_its_reason"
+REFUSED = "test_a_refused_value_is_named_by_its_option"
+OPTIONS = mutants(
+    "runs/options.py",
+    "test_options.py",
+    [
+        ("parse", "refuse_unknown(roots, arguments)", "pass", f"{REASON}[--fly]", "SystemExit"),
+        ("parse", '.removeprefix("no_")', "", f"{ALONE}[a flag at the top]", "SystemExit"),
+        ("parse", "shown or ()", "()",
+         "test_help_of_a_stage_lists_its_own_options_and_the_shared_ones"),
+        ("parse", "(shown is None or name not in left_out)", "True",
+         "test_help_of_a_stage_lists_its_own_options_and_the_shared_ones"),
+        ("first_sentence", "[.:;]", "[.;]", TEXTS),
+        ("described", '.split("\\n\\n")[0]', "",
+         "test_help_gives_each_group_and_field_its_own_text"),
+        ("_docstring", '"" if text.startswith(f"{kind.__name__}(") else text', "text", TEXTS),
+        ("field_texts", "entry = []", "pass", TEXTS),
+        ("field_texts", "reversed(kind.__mro__[:-1])", "kind.__mro__[:1]",
+         "test_help_of_a_stage_lists_its_own_options_and_the_shared_ones"),
+        ("_comments", 'lines[above - 1].strip().startswith("#")', "False", TEXTS),
+        ("_comments", "behind]]", "]]", TEXTS),
+        ("_parts", "evaluator.name: evaluator", "type(evaluator).__name__: evaluator",
+         "test_every_stage_source_and_evaluator_has_its_options_behind_its_name", "UserError"),
+        ("_fields", "hints = {}", "raise",
+         "test_where_a_type_cannot_be_found_the_value_s_own_counts", "NameError"),
+        ("_options", "_is_worded(part.hint) if below is None", "True if below is None",
+         "test_help_gives_each_group_and_field_its_own_text"),
+        ("_mirror", "about or described(type(value))", "about",
+         "test_help_gives_each_group_and_field_its_own_text"),
+        ("_changed", 'f"{path}.{name}".lstrip(".")', "name", REFUSED),
+        ("_changed", "{**value.stages, **stages}", "stages",
+         "test_every_stage_source_and_evaluator_has_its_options_behind_its_name", "ConfigError"),
+        ("_changed", "{**value, **changed}", "changed",
+         "test_every_stage_source_and_evaluator_has_its_options_behind_its_name"),
+        ("_changed", "changed.get(str(n), inner)", "inner", f"{ALONE}[a member of a tuple]"),
+        ("_changed", "with inside(path):\n        return", "if True:\n        return", REFUSED),
+        ("_near", "0.7", "0.99", f"{REASON}[--base.wieght]"),
+        ("_near", "name == last and group", "False", f"{REASON}[--bsae.most]"),
+        ("_why_unknown", "if told[0] in _names(each)", "", f"{REASON}[--bare.x]"),
+        ("_allowed", "kind.__subclasses__()", "()", f"{REASON}[--base.how]"),
+    ],
+)  # fmt: skip
+
+CLI = mutants(
+    "cli.py",
+    "test_cli.py",
+    [
+        ("run_stages", "(command,)", "tuple(config.stages)",
+         "test_every_stage_of_an_experiment_is_a_command"),
+        ("run_stages", "stages if command", "asked if command",
+         "test_run_is_all_stages_each_after_what_it_needs_and_the_report"),
+        ("run_stages", 'report=command == "run"', "report=False",
+         "test_run_is_all_stages_each_after_what_it_needs_and_the_report"),
+        ("run_stages", "how.insist, stages, origin", "False, stages, origin",
+         "test_every_stage_of_an_experiment_is_a_command"),
+        ("run_stages", "absolute(experiment)", "experiment",
+         "test_every_stage_of_an_experiment_is_a_command"),
+        ("command", "if rest and rest[0] in HELP:", "if False:",
+         "test_every_command_has_help_without_an_experiment[ppo]"),
+        ("list_stages", "stages_told(load_experiment(experiment))", "''",
+         "test_the_stages_of_an_experiment_are_told_a_line_each"),
+        ("replay", 'option not in (None, "--experiment")', "False",
+         "test_replay.py::test_doctor_and_replay_want_a_place[arguments4]"),
+    ],
+)  # fmt: skip
+
+REPLAY = (
+    *mutants("runs/replay.py", "test_replay.py", [
+        ("replay", "if differ := differences(sick.parent, run.fingerprint(stage)):",
+         "if differ := []:",
+         "test_a_config_other_than_the_stage_s_is_refused_by_what_differs"),
+        ("replay", "if left := run.left(chain.builds_on(config.stages, stage)):", "if left := []:",
+         "test_replay_names_what_it_lacks[pretrain/model]", "SystemExit|AssertionError|IndexError"),
+        ("replay", "or config.directory_of(stage) != sick.parent", "",
+         "test_a_batch_of_no_stage_of_the_experiment_is_refused"),
+        ("replay", "config or _origin", "_origin",
+         "test_a_run_that_python_made_is_replayed_with_its_config", "UserError"),
+        ("_in_place", "out=str(directory), ", "", "test_replay_finds_what_was_sick",
+         "AssertionError"),
+        ("show", "() if origin is None else origin.options", "()",
+         "test_an_experiment_file_that_moved_is_told_and_given"),
+    ]),
+    *mutants("runs/origin.py", "test_replay.py", [
+        ("Origin.config", "self.options", "()",
+         "test_a_stage_keeps_the_file_and_the_options_that_it_was_started_with"),
+    ]),
+    *mutants("runs/run.py", "test_replay.py", [
+        ("Run._train", "self.origin.write(self.stage_directory(stage))", "pass",
+         "test_a_stage_keeps_the_file_and_the_options_that_it_was_started_with"),
+    ]),
+)  # fmt: skip
+
+DOCTOR = mutants(
+    "runs/doctor.py",
+    "test_replay.py",
+    [
+        ("examine", " or _collected(d)", "",
+         "test_doctor_tells_the_rankings_that_a_stage_ends_with"),
+        ("_stage", "*entries(directory / HOST)", "",
+         "test_doctor_reads_what_the_host_wrote_down"),
+        ("_records", "found != expected", "False",
+         "test_doctor_tells_rankings_that_are_damaged[another count]"),
+        ("_records", "len(list(records.read(kind, split)))", "expected",
+         "test_doctor_tells_rankings_that_are_damaged[a file of records]"),
+    ],
+)  # fmt: skip
+
+READS = "test_generate_reads_the_last_finished_stage_or_the_one_named"
+GENERATE = mutants(
+    "runs/generate.py",
+    "test_cli.py",
+    [
+        ("generate", "seed=seed_of(config, stage)", "seed=config.seed", READS),
+        ("generate", "/{config.seed}", "/{run.config.seed}", READS),
+        ("finished_stage", "finished[-1]", "finished[0]", READS),
+        ("finished_stage", "stage not in finished", "False", "test_generate_trains_nothing"),
+        ("finished_stage", 'if made.ends == "policy"', "", "test_generate_asks_a_policy_alone"),
+    ],
+)  # fmt: skip
+
+MUTANTS = OPTIONS + CLI + REPLAY + DOCTOR + GENERATE
