@@ -12,9 +12,9 @@ SUPERVISED = mutants(
     "stages/supervised.py",
     "stages/test_supervised.py",
     [
-        ("_token_losses", "states[:, :-1], batch", "states[:, 1:], batch",
+        ("token_losses", "states[:, :-1], batch", "states[:, 1:], batch",
          "test_the_loss_equals_a_loop_over_response_tokens"),
-        ("_token_losses", "-log_probs_of(", "log_probs_of(",
+        ("token_losses", "-log_probs_of(", "log_probs_of(",
          "test_the_loss_equals_a_loop_over_response_tokens"),
         ("likelihood_loss", 'batch["weights"][:, 1:])', 'batch["segments"][:, 1:] > 0)',
          "test_the_loss_equals_a_loop_over_response_tokens"),
@@ -231,7 +231,7 @@ STAGES = (
         ("SFT.steps", "self.epochs * ", "", TOLD),
     ]),
     *mutants("stages/feeds.py", STAGE, [
-        ("demonstrations", "part, of)", "part)",
+        ("demonstrations", "part, fraction_of)", "part)",
          "test_a_fraction_of_sft_s_rows_or_of_its_loss_is_text[loss]"),
     ]),
     *mutants("stages/rankings.py", STAGE, [

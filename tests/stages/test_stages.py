@@ -9,6 +9,7 @@ import pytest
 
 from rlhf_jax.data.records import Demonstration, Prompt, Ranking, Text
 from rlhf_jax.errors import ConfigError
+from rlhf_jax.generation.ending import Ending
 from rlhf_jax.models import score, transformer
 from rlhf_jax.stages.dpo import DPO, DirectPreference, preference_loss, response_log_probs
 from rlhf_jax.stages.pretrain import Pretrain
@@ -20,6 +21,7 @@ from rlhf_jax.training.optimizer import OptimizerConfig
 from tests.data.conftest import Letters
 from tests.fed import inputs_of
 from tests.models.test_parts import leaves
+from tests.objectives.harness import assert_close
 from tests.stages import tiny
 
 RATE = OptimizerConfig(learning_rate=1e-2)
@@ -127,10 +129,10 @@ MODELS = {"base": tiny.policy_params(1), "sft": tiny.policy_params(2),
           "reward": tiny.score_params(3)}  # fmt: skip
 
 
-def inputs(name, stage=None):
+def inputs(name, stage=None, ending=tiny.ENDING):
     return inputs_of(
         STAGES | {name: stage or STAGES[name]}, name, lambda kind, split, _: RECORDS[kind, split],
-        ending=tiny.ENDING, shape=tiny.MODEL, runner=tiny.one_device(), model=MODELS.__getitem__,
+        ending=ending, shape=tiny.MODEL, runner=tiny.one_device(), model=MODELS.__getitem__,
     )  # fmt: skip
 
 
@@ -233,8 +235,10 @@ def test_each_stage_starts_from_the_model_that_it_names():
     for name in ("base", "sft", "reward", "dpo", "ppo"):
         task = STAGES[name].task(inputs(name))
         start[name] = task.model(task.state)
-    first = transformer.init(tiny.MODEL, inputs("base").key("initialise"))
-    assert_is(start["base"], first)
+    first = jax.jit(transformer.init, static_argnums=0)(
+        tiny.MODEL, inputs("base").key("initialise")
+    )
+    assert_close(start["base"], first, rtol=1e-6, atol=1e-7)
     assert_is(start["sft"], MODELS["base"])
     assert_is(start["reward"], score.with_score_head(MODELS["sft"], inputs("reward").key("head")))
     assert_is(start["dpo"], MODELS["sft"])
@@ -262,6 +266,17 @@ def test_scores_of_demonstrations_are_normalised_at_the_end_or_before_training_t
     }
     for found, value in zip((before, after), expected[how], strict=True):
         np.testing.assert_allclose(found, value, rtol=1e-3, atol=2e-4)
+
+
+def test_demonstrations_that_are_normalised_end_as_responses_do():
+    z = Letters().encode("z")[0]
+    given = inputs("reward", ending=Ending(tiny.EOS, tiny.PAD, stop=z))
+    head = score.with_score_head(MODELS["sft"], given.key("head"))
+    normed = STAGES["reward"].finish(head, given)
+    texts = [Letters().encode(d.prompt + d.response) for d in RECORDS["demonstrations", "train"]]
+    scored = lambda end: tiny.sequence_scores(normed, [[1, *ids, end] for ids in texts])
+    mean_of = lambda end: np.mean([row[-1] for row in scored(end)])
+    assert abs(mean_of(z)) < 1e-4 < 0.01 < abs(mean_of(tiny.EOS))
 
 
 @pytest.mark.parametrize("name", ["reward", "dpo"])
