@@ -44,15 +44,16 @@ def measure(size: str, saves: int) -> dict:
     from rlhf_jax.models import transformer
     from rlhf_jax.models.config import SIZES
     from rlhf_jax.stages import supervised
+    from rlhf_jax.stages.pretrain import Pretrain
     from rlhf_jax.training import loop, metrics
     from rlhf_jax.training.optimizer import OptimizerConfig
 
     model = dataclasses.replace(SIZES["gpt2" if size == "small" else size], scan_layers=False)
-    config = supervised.SupervisedConfig(OptimizerConfig(1e-5), batch_size=ROWS, length=LENGTH)
+    stage = Pretrain(OptimizerConfig(1e-5), batch_size=ROWS, length=LENGTH)
     params = transformer.init(model, jax.random.key(0))
     every, half = EVERY[size], EVERY[size] // 2
     steps = every * (saves + 1)  # the first interval compiles
-    update, optimizer = supervised.make_update(supervised.likelihood_loss(model), config, steps)
+    update, optimizer = supervised.make_update(supervised.likelihood_loss(model), stage, steps)
     started, saved, blocking, written = [], [], [], []
 
     class Batches:

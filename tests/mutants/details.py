@@ -52,8 +52,8 @@ INSTRUCTGPT = (
     *row("SFT: residual dropout", "stages/supervised.py",
          "stages/test_supervised.py::"
          "test_dropout_is_on_in_supervised_training_with_new_noise_each_step",
-         ("likelihood_loss", "_token_losses(model, params, batch, key)",
-          "_token_losses(model, params, batch)")),
+         ("likelihood_loss", "token_losses(model, params, batch, key)",
+          "token_losses(model, params, batch)")),
     *row("SFT and reward model: cosine to 10 % of the peak", "training/optimizer.py", SCHEDULES,
          ("OptimizerConfig.final_fraction", "0.1", "0.0")),
     *row("SFT: 10 % of pretraining rows mixed in (`sft.pretraining_fraction`)",
@@ -80,7 +80,7 @@ INSTRUCTGPT = (
          ("normalise", "shift_to_zero(scores, counted)", "0.0")),
     *row("reward model: held-out accuracy by prompt", "stages/reward_model.py",
          "stages/test_reward_model.py::test_pair_counts_equal_explicit_pairs_prompt_by_prompt",
-         ("pair_counts", "ranking_by_ranking(scores,", "ranking_by_ranking(-scores,")),
+         ("count_pairs", "ranking_by_ranking(scores,", "ranking_by_ranking(-scores,")),
     *row("PPO: reference and start are the SFT model", "stages/ppo.py", START,
          ("initial_state", "policy=copy(policy)",
           "policy=copy(jax.tree.map(jnp.zeros_like, policy))")),
@@ -129,11 +129,11 @@ INSTRUCTGPT = (
          UPDATE + "test_ptx_coefficient_zero_gives_the_bits_of_no_ptx",
          ("make_update", "if config.ptx_coefficient > 0 else None",
           "if text is not None else None")),
-    *row("results: wins over SFT, truthfulness, toxicity, the alignment tax", "judge.py",
-         "test_chain_ppo.py::"
-         "test_the_scores_of_the_report_are_of_each_policy_s_responses_to_test_prompts[ppo]",
-         ("judge_world", "run.sample(stage, params,", "run.sample(stage, reference,",
-          "AssertionError|IndexError")),
+    *row("results: wins over SFT, truthfulness, toxicity, the alignment tax",
+         "evaluation/win_rate.py", "evaluation/test_evaluators.py::"
+         "test_a_win_is_a_higher_score_than_the_named_stage_s_on_the_same_prompt",
+         ("WinRate.summary", 'rows["score"], rows["against"], seed',
+          'rows["against"], rows["score"], seed')),
 )  # fmt: skip
 
 ZIEGLER = (
@@ -252,7 +252,8 @@ OTHERS = (
     *row("KL to the initial policy beside every gold score", "evaluation/policies.py",
          "evaluation/test_policies.py::"
          "test_kl_equals_a_loop_over_the_tokens_distributions_at_the_sampling_temperature",
-         ("Sampler._response_kl", "for p in (params, reference)", "for p in (reference, params)")),
+         ("response_kl", "((model, params), (reference, reference_params))",
+          "((reference, reference_params), (model, params))")),
     *row("KL coefficient 0 is allowed", "objectives/kl.py",
          "objectives/test_kl.py::test_fixed_controller_stays",
          ("FixedController", "0 <= self.coefficient", "0 < self.coefficient", "ConfigError")),
@@ -328,7 +329,7 @@ FAULTS = (
           "jnp.zeros(len(self.log_probs), bool)")),
     *row("options that do nothing", "cli.py",
          "test_cli.py::test_options_change_the_config_however_deep_the_field",
-         ("run_command", "Run(call.config,", "Run(default.config,")),
+         ("run_stages", "Run(config, how", "Run(load_experiment(experiment), how")),
 )  # fmt: skip
 
 MUTANTS = INSTRUCTGPT + ZIEGLER + HUANG + OTHERS + FAULTS

@@ -71,18 +71,13 @@ USERS = (
         ("close_with_eos", "if ended else list(ids)", "",
          "test_a_response_that_was_cut_has_no_eos_and_none_as_a_target"),
     ]),
-    *mutants("run.py", "test_endings.py", [
-        *((f"Run.{stage}", 'self.ending("sft").close', "None",
-           "test_all_that_reads_rankings_or_demonstrations_ends_them_so", "TypeError")
-          for stage in ("_reward", "_dpo", "_normalise_reward")),
-        ("Run.ppo_of", 'if stage == "ppo_ptx"', "if False",
-         "test_responses_end_as_those_of_the_stage_that_made_the_policy"),
+    *mutants("stages/reward_model.py", "stages/test_stages.py", [
+        ("RewardModel.finish", "inputs.build.ending.close", "None",
+         "test_demonstrations_that_are_normalised_end_as_responses_do"),
     ]),
-    *mutants("judge.py", "test_endings.py", [
-        ("pairs_by_prompt", "close=close", "close=None",
-         "test_all_that_reads_rankings_or_demonstrations_ends_them_so", "TypeError"),
-        ("reward_scores", "config.missing_eos_score", "None",
-         "test_the_report_scores_a_missing_end_as_the_stage_s_ppo"),
+    *mutants("evaluation/reward_score.py", "evaluation/test_evaluators.py", [
+        ("RewardScore.rows", "missing=subject.build.ending.missing", "missing=None",
+         "test_a_reward_score_is_the_scorer_s_and_of_a_missing_end_what_ppo_says"),
     ]),
 )  # fmt: skip
 

@@ -12,9 +12,9 @@ SUPERVISED = mutants(
     "stages/supervised.py",
     "stages/test_supervised.py",
     [
-        ("_token_losses", "states[:, :-1], batch", "states[:, 1:], batch",
+        ("token_losses", "states[:, :-1], batch", "states[:, 1:], batch",
          "test_the_loss_equals_a_loop_over_response_tokens"),
-        ("_token_losses", "-log_probs_of(", "log_probs_of(",
+        ("token_losses", "-log_probs_of(", "log_probs_of(",
          "test_the_loss_equals_a_loop_over_response_tokens"),
         ("likelihood_loss", 'batch["weights"][:, 1:])', 'batch["segments"][:, 1:] > 0)',
          "test_the_loss_equals_a_loop_over_response_tokens"),
@@ -205,4 +205,105 @@ TRAINED_PARTS = (
     ]),
 )  # fmt: skip
 
-MUTANTS = TRAINED_PARTS + SUPERVISED + REWARD_MODEL + DPO + PPO_LOSSES + PPO_EXPERIENCE + PPO_UPDATE
+STAGE = "stages/test_stages.py"
+TOLD = "test_steps_that_the_config_tells_are_those_that_the_stage_takes"
+UNTOLD = "test_steps_that_only_the_data_tell_are_not_guessed"
+STARTS = "test_each_stage_starts_from_the_model_that_it_names"
+DIVIDED = "test_rankings_are_divided_as_the_stage_says"
+MORE = "test_more_micro_batches_are_the_next_divisor_with_a_row_for_each_group"
+NORMALISED = "test_scores_of_demonstrations_are_normalised_at_the_end_or_before_training_too"
+PPO_SHAPES = "stages/test_ppo_stage.py::"
+STAGES = (
+    *mutants("stages/one_model.py", STAGE, [
+        ("OneModelStage.training", "self.epochs * batches.steps_per_epoch",
+         "batches.steps_per_epoch", TOLD),
+        ("OneModelStage.with_micro_batches", "self.batch_size // groups", "self.batch_size", MORE),
+        ("OneModelStage.with_micro_batches", "self.micro_batches * times", "times", MORE),
+        ("OneModelStage.batches", "self.batch_size, self.micro_batches", "self.batch_size, 1",
+         "test_batches_that_have_to_fit_the_devices"),
+    ]),
+    *mutants("stages/pretrain.py", STAGE, [
+        ("Pretrain.task", 'inputs.key("initialise")', 'inputs.key("training")', STARTS),
+    ]),
+    *mutants("stages/sft.py", STAGE, [
+        ("SFT.steps", " / (1 - self.pretraining_fraction)", "", TOLD),
+        ("SFT.steps", "None if self.packed else", "", UNTOLD),
+        ("SFT.steps", "self.epochs * ", "", TOLD),
+    ]),
+    *mutants("stages/feeds.py", STAGE, [
+        ("demonstrations", "part, fraction_of)", "part)",
+         "test_a_fraction_of_sft_s_rows_or_of_its_loss_is_text[loss]"),
+    ]),
+    *mutants("stages/rankings.py", STAGE, [
+        ("RankingStage.steps", "self.packed > 1 or", "", UNTOLD),
+        ("RankingStage.steps", "or self.rankings is not None", "", UNTOLD),
+        ("RankingStage.steps", "self.epochs * ", "", TOLD),
+        ("RankingStage.__post_init__", "whole and 1 <=", "1 <=",
+         "test_a_field_that_cannot_be_is_refused_by_its_name", "Failed: DID NOT RAISE"),
+        ("RankingStage.batch_shapes", "(rows, self.packed, outputs)", "(rows, outputs, outputs)",
+         "test_fields_at_the_edge_are_taken"),
+    ]),
+    *mutants("stages/reward_model.py", STAGE, [
+        ("RewardModel.programs", "reward_loss(model, self.divide_by)", "reward_loss(model)",
+         f"{DIVIDED}[untied_pairs-reward]"),
+        ("RewardModel.task", 'self.normalise == "gain_and_bias"', 'self.normalise != "none"',
+         f"{NORMALISED}[shift]"),
+        ("RewardModel.task", 'self.normalise == "gain_and_bias"', "False",
+         f"{NORMALISED}[gain_and_bias]"),
+        ("RewardModel.task", 'inputs.key("head")', 'inputs.key("training")', STARTS),
+        ("RewardModel.finish", "demonstrations, self.normalise", 'demonstrations, "shift"',
+         f"{NORMALISED}[none]"),
+    ]),
+    *mutants("stages/dpo.py", STAGE, [
+        ("DirectPreference.programs", "model, self.divide_by)", "model)",
+         f"{DIVIDED}[untied_pairs-dpo]"),
+    ]),
+    *mutants("stages/ppo_stage.py", STAGE, [
+        ("PPO.needs", "self.reference or self.start", "self.start",
+         "test_what_each_stage_reads_and_ends_with"),
+        ("PPO.task", 'inputs.model("reference")', 'inputs.model("start")',
+         PPO_SHAPES + "test_the_kl_is_to_the_reference_that_is_named", "AssertionError|.*Error"),
+        ("PPO.task", 'policy, reward, inputs.key("training")', 'policy, reward, inputs.key("text")',
+         PPO_SHAPES + "test_the_kl_is_to_the_reference_that_is_named"),
+        ("PPO.batches", "steps * self.micro_batches", "self.micro_batches",
+         "test_batches_that_have_to_fit_the_devices"),
+        ("PPO.batches", "steps * self.text_pieces", "self.text_pieces",
+         "test_batches_that_have_to_fit_the_devices"),
+        ("PPO.with_micro_batches", "rows * self.ptx_ratio // groups", "rows // groups",
+         "test_more_micro_batches_of_ppo"),
+        ("PPO.with_micro_batches", "self.batch_size // self.minibatches", "self.batch_size",
+         "test_more_micro_batches_of_ppo"),
+    ]),
+)  # fmt: skip
+
+FEEDBACK = mutants(
+    "stages/simulated_feedback.py",
+    "stages/test_simulated_feedback.py",
+    [
+        ("SimulatedFeedback.programs", "SamplingConfig(self.temperature)", "SamplingConfig()",
+         "test_outputs_are_the_policy_s_batch_by_batch"),
+        ("SimulatedFeedback.task", "jax.random.fold_in(state.key, state.step)", "state.key",
+         "test_outputs_are_the_policy_s_batch_by_batch"),
+        ("SimulatedFeedback.task", "rollout.mask[real].sum(axis=1)", "rollout.mask.sum(axis=1)",
+         "test_outputs_are_the_policy_s_batch_by_batch"),
+        ("SimulatedFeedback.task", "np.asarray(rollout.sick)[real].sum()", "0",
+         "test_outputs_of_a_damaged_policy_are_refused", "Failed: DID NOT RAISE"),
+        ("SimulatedFeedback.finish", "len(ranked) // 10", "len(ranked) // 5",
+         "test_each_prompt_has_outputs_of_the_range_and_the_first_tenth_is_held_out"),
+        ("SimulatedFeedback.finish", "max(1, len(ranked) // 10)", "len(ranked) // 10",
+         "test_each_prompt_has_outputs_of_the_range_and_the_first_tenth_is_held_out"),
+        ("SimulatedFeedback.finish", "list(dict.fromkeys(r.responses))", "list(r.responses)",
+         "test_equal_outputs_tie_and_only_different_ones_tell_how_often_labelers_agree",
+         "AssertionError|.*UserError"),
+        ("SimulatedFeedback.finish", "calibrate_noise(scores, self.agreement)",
+         "calibrate_noise(scores)",
+         "test_equal_outputs_tie_and_only_different_ones_tell_how_often_labelers_agree"),
+        ("SimulatedFeedback.finish", 'seed=inputs.shuffle("labelers")', "seed=0",
+         "test_two_labelers_agree_as_often_as_asked"),
+        ("SimulatedFeedback._asked", "*self.outputs", "4, 9",
+         "test_each_prompt_has_outputs_of_the_range_and_the_first_tenth_is_held_out"),
+    ],
+)  # fmt: skip
+
+MUTANTS = (*SUPERVISED, *REWARD_MODEL, *DPO, *PPO_LOSSES, *PPO_EXPERIENCE, *PPO_UPDATE,
+           *TRAINED_PARTS, *STAGES, *FEEDBACK)  # fmt: skip
