@@ -14,6 +14,7 @@ from rlhf_jax.parallel.host import keep_pages
 
 ABOUT = {
     "run": "all stages of the experiment, each after those that it builds on, then the report",
+    "report": "the report of the stages that have finished; trains nothing",
     "generate": """reads prompts from standard input, one a line, in which \\n is a line break;
              trains nothing: --stage names the stage that answers, else the last in the
              experiment's order that has finished and ends with a policy does; --seed N is
@@ -97,6 +98,8 @@ def command(arguments: Sequence[str]) -> int:
                         f"rlhf-jax {name} experiments/quickstart.py")  # fmt: skip
     if name == "plan":
         return plan(*rest)
+    if name == "report":
+        return report(*rest)
     return generate(*rest) if name == "generate" else run_stages(name, *rest)
 
 
@@ -132,7 +135,7 @@ def run_stages(command: str, experiment: str, *options: str) -> int:
     # Not before: these start jax.
     from rlhf_jax.durable.signals import SIGNALS, Preempted
     from rlhf_jax.parallel import processes
-    from rlhf_jax.runs import chain
+    from rlhf_jax.runs import chain, report
     from rlhf_jax.runs.experiment import load_experiment
     from rlhf_jax.runs.options import RunOptions, parse
     from rlhf_jax.runs.origin import Origin
@@ -147,7 +150,7 @@ def run_stages(command: str, experiment: str, *options: str) -> int:
         options,
         f"rlhf-jax {command} {experiment}",
         help_with(command, experiment, config),
-        shown=[command],
+        hidden={*config.stages, *(() if command == "run" else ("evaluators",))} - {command},
     )
     processes.start(config.parallel)
     try:
@@ -158,13 +161,7 @@ def run_stages(command: str, experiment: str, *options: str) -> int:
             stages = tuple(chain.in_order(config.stages, asked))
             origin = Origin(str(absolute(experiment)), options)
             run = Run(config, how.stop_after_steps, how.insist, stages, origin)
-            run.check(stages, report=command == "run")
-            for stage in stages if command == "run" else asked:
-                run.finish(stage)
-            if command == "run":
-                from rlhf_jax.runs.report import report
-
-                report(run)
+            report.report(run) if command == "run" else run.finish(command)
     except Stopped as stopped:
         print(stopped)
     except Preempted as signal:
@@ -174,11 +171,35 @@ def run_stages(command: str, experiment: str, *options: str) -> int:
 
 def help_with(command: str, experiment: str, config) -> str:
     """What --help begins with."""
-    told = [" ".join(ABOUT.get(command, STAGE).split())]
-    if others := [name for name in config.stages if name != command]:
-        each = f"rlhf-jax STAGE {experiment} --help lists them"
-        told.append(f"The fields of other stages are options too, {each}: {', '.join(others)}")
+    others = [name for name in config.stages if name != command]
+    told = [
+        " ".join(ABOUT.get(command, STAGE).split()),
+        f"The fields of other stages and of evaluators are options too. rlhf-jax STAGE "
+        f"{experiment} --help lists those of a stage: {', '.join(others)}; rlhf-jax run "
+        f"{experiment} --help those of evaluators.",
+    ]
     return "\n\n".join(textwrap.fill(text, 78) for text in told)
+
+
+def report(experiment: str, *options: str) -> int:
+    """The report of the stages that have finished."""
+    from rlhf_jax.parallel import processes
+    from rlhf_jax.runs.experiment import load_experiment
+    from rlhf_jax.runs.options import ReadOptions, parse
+    from rlhf_jax.runs.report import report_finished
+    from rlhf_jax.runs.run import Run
+
+    config, prog = load_experiment(experiment), f"rlhf-jax report {experiment}"
+    about = help_with("report", experiment, config)
+    config, how = parse([config, ReadOptions()], options, prog, about, config.stages)
+    processes.start(config.parallel)
+    with processes.ending_together():
+        if not (config.directory / "data" / "counts.json").is_file():
+            raise UserError(f"{config.directory}: holds no run to report on")
+        run = Run(config, insist=how.insist)
+        run.check((), report=True)
+        report_finished(run)
+    return 0
 
 
 def generate(experiment: str, *options: str) -> int:
@@ -187,8 +208,8 @@ def generate(experiment: str, *options: str) -> int:
     from rlhf_jax.runs.options import parse
 
     config, prog = load_experiment(experiment), f"rlhf-jax generate {experiment}"
-    about = help_with("generate", experiment, config)
-    config, how = parse([config, GenerateOptions()], options, prog, about, shown=())
+    about, hidden = help_with("generate", experiment, config), {*config.stages, "evaluators"}
+    config, how = parse([config, GenerateOptions()], options, prog, about, hidden)
     generate(config, how)
     return 0
 
@@ -202,8 +223,8 @@ def plan(experiment: str, *options: str) -> int:
 
     config, prog = load_experiment(experiment), f"rlhf-jax plan {experiment}"
     roots = [config, PlanOptions("v5p:4x4x4")]
-    about = help_with("plan", experiment, config)
-    config, how = parse(roots, options, prog, about, shown=())
+    about, hidden = help_with("plan", experiment, config), {*config.stages, "evaluators"}
+    config, how = parse(roots, options, prog, about, hidden)
     return plan_command(config, how)
 
 

@@ -14,10 +14,10 @@ from rlhf_jax.durable import files
 from rlhf_jax.durable.fingerprint import check_fingerprint
 from rlhf_jax.errors import UserError
 from rlhf_jax.generation.ending import Response
-from rlhf_jax.runs import experiment, generate
+from rlhf_jax.runs import experiment, generate, report
 from rlhf_jax.runs import run as runs
 from rlhf_jax.runs.experiment import load_experiment
-from rlhf_jax.stages.elsewhere import FewShot
+from rlhf_jax.stages.dpo import DirectPreference
 from rlhf_jax.stages.stage import Build, Prompting
 
 SMALL = "tests/small_run.py"
@@ -36,10 +36,10 @@ def calls(monkeypatch):
     made = []
 
     class Recorder:
-        def __init__(self, config, stop_after_steps, insist, stages, origin):
+        def __init__(self, config, stop_after_steps=None, insist=False, stages=(), origin=None):
             made.append((config, stop_after_steps, insist, stages, origin))
 
-        def check(self, stages, report):
+        def check(self, stages, report=False):
             made.append(("check", stages, report))
 
         def finish(self, stage):
@@ -47,8 +47,8 @@ def calls(monkeypatch):
 
     monkeypatch.setattr(runs, "Run", Recorder)
     monkeypatch.setattr(cli, "writable_directory", lambda path, field: None)
-    report = SimpleNamespace(report=lambda run: made.append("report"))
-    monkeypatch.setitem(sys.modules, "rlhf_jax.runs.report", report)
+    monkeypatch.setattr(report, "report", lambda run: made.append("report"))
+    monkeypatch.setattr(report, "report_finished", lambda run: made.append("report of finished"))
     return made
 
 
@@ -93,9 +93,8 @@ def test_every_stage_of_an_experiment_is_a_command(monkeypatch, capsys, calls):
         assert calls[-1] == stage
     del calls[:]
     run(monkeypatch, capsys, "ppo", SMALL, "--insist", "--stop-after-steps", "3", "--seed", "4")
-    (config, stop, insist, stages, origin), checked, last = calls
+    (config, stop, insist, stages, origin), last = calls
     assert (config.seed, stop, insist, stages, last) == (4, 3, True, CHAIN, "ppo")
-    assert checked == ("check", CHAIN, False)
     assert origin.file == os.path.abspath(SMALL)
     assert origin.options == ("--insist", "--stop-after-steps", "3", "--seed", "4")
 
@@ -103,14 +102,26 @@ def test_every_stage_of_an_experiment_is_a_command(monkeypatch, capsys, calls):
 def test_run_is_all_stages_each_after_what_it_needs_and_the_report(monkeypatch, capsys, calls):
     """In an experiment whose first stage is the last to run."""
     small = load_experiment(SMALL)
-    order = dict(reversed(small.stages.items()))
-    turned = dataclasses.replace(small, stages=order)
+    turned = dataclasses.replace(small, stages=dict(reversed(small.stages.items())))
     monkeypatch.setattr(experiment, "load_experiment", lambda path: turned)
     assert run(monkeypatch, capsys, "run", SMALL)[0] == 0
-    (*_, stages, _), checked, *ran, last = calls
-    assert checked == ("check", stages, True) and last == "report"
-    assert tuple(ran) == stages and set(stages) == set(small.stages)
+    (*_, stages, _), last = calls
+    assert last == "report"
     assert stages == ("pretrain", "sft", "feedback", "dpo", "reward", "ppo_ptx", "ppo", "prompted")
+
+
+def test_report_is_of_what_has_finished(monkeypatch, capsys, calls, tmp_path):
+    arguments = ("report", SMALL, "--insist", "--out", str(tmp_path))
+    code, _, err = run(monkeypatch, capsys, *arguments)
+    assert (code, err, calls) == (2, f"rlhf-jax: {tmp_path}: holds no run to report on\n", [])
+    (tmp_path / "data").mkdir()
+    (tmp_path / "data/counts.json").write_text("{}")
+    assert run(monkeypatch, capsys, *arguments)[0] == 0
+    (config, stop, insist, stages, origin), *then = calls
+    assert (str(config.directory), stop, insist, stages) == (str(tmp_path), None, True, ())
+    assert origin is None and then == [("check", (), True), "report of finished"]
+    code, _, err = run(monkeypatch, capsys, *arguments, "--stop-after-steps", "3")
+    assert code == 2 and "--stop-after-steps: no such option" in err  # it would do nothing
 
 
 def test_the_stages_of_an_experiment_are_told_a_line_each(monkeypatch, capsys):
@@ -138,19 +149,24 @@ def test_loading_an_experiment_starts_no_device():
 
 def test_help_lists_the_stage_s_fields_and_names_the_other_stages(monkeypatch, capsys):
     code, out, _ = run(monkeypatch, capsys, "ppo", QUICKSTART, "--help")
-    assert code == 0
+    assert code == 0 and len(out.splitlines()) < 400
     for option in ("--ppo.iterations", "--data.world.sft", "--stop-after-steps", "--seed"):
         assert option in out
-    assert "--sft." not in out and "pretrain, prompted, sft, feedback, reward, ppo_ptx, dpo" in out
-    assert len(out.splitlines()) < 400
+    assert "--sft." not in out and "--evaluators." not in out
+    assert "a stage: pretrain, prompted, sft, feedback, reward, ppo_ptx, dpo" in " ".join(
+        out.split()
+    )
 
 
-@pytest.mark.parametrize("command", ["run", "generate"])
+@pytest.mark.parametrize("command", ["run", "report", "generate", "plan"])
 def test_help_of_all_stages_lists_none_s_fields(monkeypatch, capsys, command):
     code, out, _ = run(monkeypatch, capsys, command, SMALL, "--help")
-    assert code == 0 and "--ppo." not in out
+    assert code == 0 and "--ppo." not in out and "--feedback." not in out
     assert "--evaluation.batch-size" in out
     assert ("--stage " in out) == (command == "generate")
+    assert ("--topology " in out) == (command == "plan")
+    assert ("--stop-after-steps " in out) == (command == "run")
+    assert ("--evaluators." in out) == (command in ("run", "report"))
 
 
 @pytest.mark.parametrize("command", ["ppo", *(c for c in cli.COMMANDS if c != "estimators")])
@@ -165,10 +181,9 @@ def test_every_command_has_help_without_an_experiment(monkeypatch, capsys, comma
 MISTAKES = {
     "wrong command": (
         ("fly", QUICKSTART),
-        "no command 'fly': must be one of run, generate, doctor, replay, plan, estimators, or a "
-        f"stage of {QUICKSTART}: pretrain, prompted, sft, ",
+        "no command 'fly': must be one of run, report, generate, doctor, replay, plan, "
+        f"estimators, or a stage of {QUICKSTART}: pretrain, prompted, sft, ",
     ),
-    "a command of an earlier version": (("report", QUICKSTART), "no command 'report'"),
     "no file": (("run",), "run needs an experiment file"),
     "a stage without its file": (("ppo",), "ppo is no command; a stage needs an experiment file"),
     "option for a file": (("run", "--seed", "1"), "needs an experiment file"),
@@ -335,17 +350,14 @@ def finished(monkeypatch, tmp_path):
     (tmp_path / "data").mkdir()
     (tmp_path / "data/counts.json").write_text("{}")
     monkeypatch.setattr(generate, "has_model", lambda path: path.is_dir())
-    monkeypatch.setattr(
-        FewShot, "prompting", lambda self, source, seed: Prompting(f"{seed}: ", "E", 7)
-    )
     asked = []
 
     class Reader:
-        tokenizer = SimpleNamespace(encode=list)
-        ending, runner = "ending", SimpleNamespace(evaluate=None)
+        tokenizer, runner = SimpleNamespace(encode=list), SimpleNamespace(evaluate=None)
 
         def __init__(self, config, insist):
-            self.config = config
+            self.config, self.evaluation = config, self
+            asked.append((config.seed, insist))
 
         def build(self, stage):
             model = self.config.model
@@ -355,19 +367,20 @@ def finished(monkeypatch, tmp_path):
             return f"model of {stage}"
 
         def key(self, purpose):
-            return self.config.seed, purpose
+            return purpose
 
-    class Sampling:
-        def __init__(self, model, tokenizer, sampling, ending, **lengths):
-            asked.append((model.context, sampling.temperature, ending, lengths["prompt_length"],
-                          lengths["response_length"]))  # fmt: skip
+        def prompting(self, stage):
+            return Prompting("1234" if stage == "prompted" else "")
 
-        def responses(self, params, prompts, key):
-            asked.append((params, prompts, key))
-            return [Response(prompt.upper(), (), True) for prompt in prompts]
+        def asked(self, stage):
+            config = self.config.evaluation
+            return dataclasses.replace(config, prompt_length=7) if stage == "prompted" else config
+
+        def answers(self, stage, params, prompts, key):
+            asked.append((stage, params, prompts, key))
+            return [Response(prompt.upper() + "\n", (), True) for prompt in prompts]
 
     monkeypatch.setattr(generate, "Run", Reader)
-    monkeypatch.setattr(generate, "Sampler", Sampling)
     monkeypatch.setattr("sys.stdin", io.TextIOWrapper(io.BytesIO(b"one\ntwo\n")))
     return tmp_path, asked
 
@@ -386,22 +399,9 @@ def test_generate_reads_the_last_finished_stage_or_the_one_named(
 ):
     out, asked = finished
     code, said, err = run(monkeypatch, capsys, "generate", QUICKSTART, "--out", str(out), *options)
-    assert (code, said) == (0, "ONE\nTWO\n")
+    assert (code, said) == (0, "ONE\\n\nTWO\\n\n")
     assert err == f"generate: the model of {stage} in {out}\n"
-    how, who = asked
-    assert how == (160, 1.0, "ending", 32, 24)
-    assert who == (f"model of {stage}", ["one", "two"], (5, purpose))
-
-
-def test_generate_asks_as_the_stage_says(monkeypatch, capsys, finished):
-    """A prefix, a text before which the answer ends, the length of a prompt."""
-    out, asked = finished
-    arguments = ("--stage", "prompted", "--evaluation.response-length", "9")
-    code, said, _ = run(monkeypatch, capsys, "generate", QUICKSTART, "--out", str(out), *arguments)
-    assert (code, said) == (0, "5: ON\n5: TWO\n")
-    how, who = asked
-    assert how == (160, 1.0, "ending", 7, 9)
-    assert who[:2] == ("model of prompted", ["5: one", "5: two"])
+    assert asked == [(5, False), (stage, f"model of {stage}", ["one", "two"], purpose)]
 
 
 @pytest.mark.parametrize("seed", [None, "5"])
@@ -435,24 +435,32 @@ def test_generate_asks_a_policy_alone(monkeypatch, capsys, finished, stage):
     assert err.startswith(f"rlhf-jax: stage = '{stage}': must be one that ends with a policy: ")
 
 
-def test_generate_names_the_line_whose_prompt_is_too_long(monkeypatch, capsys, finished):
+TOO_LONG = {
+    "a line": ((), "line 2: 33 tokens, a prompt of dpo has 32 at most (prompt_length)"),
+    "behind examples": (
+        ("--stage", "prompted"),
+        "line 1: 8 tokens, a prompt of prompted has 7 at most (prompt_length)",
+    ),
+    "both": (
+        ("--evaluation.prompt-length", "100", "--evaluation.response-length", "61",
+         "--model.context", "161"),
+        "prompt_length + response_length of dpo = 161: must be <= its context 160",
+    ),
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("name", TOO_LONG)
+def test_generate_names_the_line_whose_prompt_is_too_long(monkeypatch, capsys, finished, name):
     out, asked = finished
-    for options, told in (
-        ((), "line 2: 33 tokens, evaluation.prompt_length = 32 is the most"),
-        (("--stage", "prompted"), "line 2: 36 tokens, prompted.prompt_length = 7 is the most"),
-        (
-            ("--evaluation.prompt-length", "136"),
-            "evaluation.prompt_length + evaluation.response_length",
-        ),
-    ):
-        monkeypatch.setattr("sys.stdin", io.TextIOWrapper(io.BytesIO(b"one\n" + b"a" * 32)))
-        arguments = ("generate", QUICKSTART, "--out", str(out), *options)
-        code, said, err = run(monkeypatch, capsys, *arguments)
-        if options[:1] == ("--evaluation.prompt-length",):
-            assert code == 0  # 136 + 24 is the whole context
-            continue
-        assert (code, said) == (2, "") and not asked
-        assert err == f"rlhf-jax: {told}\n"
+    monkeypatch.setattr("sys.stdin", io.TextIOWrapper(io.BytesIO(b"one\n" + b"a" * 32)))
+    monkeypatch.setattr(DirectPreference, "shape", lambda self, build: replaced(build.model))
+    options, told = TOO_LONG[name]
+    code, said, err = run(monkeypatch, capsys, "generate", QUICKSTART, "--out", str(out), *options)
+    assert (code, said, err) == (2, "", f"rlhf-jax: {told}\n") and len(asked) == 1
+
+
+def replaced(model):
+    return dataclasses.replace(model, context=160)
 
 
 def test_a_file_without_a_config_is_one_line(monkeypatch, capsys, tmp_path):

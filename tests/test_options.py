@@ -18,6 +18,7 @@ from rlhf_jax.runs.experiment import Experiment
 from rlhf_jax.stages.dpo import IPO
 from rlhf_jax.stages.elsewhere import FromRun
 from rlhf_jax.stages.ppo_stage import PPO
+from rlhf_jax.training.loop import LoopConfig
 from rlhf_jax.training.optimizer import OptimizerConfig
 from tests.small_run import config
 
@@ -79,7 +80,7 @@ class Config:
     )
     bare: Base = Base()
     lam: float = 1.0
-    flag: bool = True
+    switch: bool = True
 
 
 def parsed(*arguments, roots=(Config(),), **how):
@@ -112,7 +113,7 @@ CHANGES = {
     ),
     "_ as it is": ("--named.my_first.weight 3", {"named": {"my_first": Length(3.0)}}),
     "a flag back": ("--base.strict --base.no-strict --lam 2", {"lam": 2.0}),
-    "a flag at the top": ("--no-flag", {"flag": False}),
+    "a flag at the top": ("--no-switch", {"switch": False}),
     "several at once": (
         "--base.weight 2 --base.most 1 --lam 0", {"base": Length(2.0, 1), "lam": 0.0},
     ),
@@ -202,6 +203,8 @@ def test_a_field_s_text_is_its_own():
     assert options.first_sentence(Words) == "Scores words"
     bare = dataclasses.make_dataclass("Bare", [("x", int)])
     assert (options.described(bare), options.field_texts(bare)) == ("", {})
+    bare.__doc__ = "Bare(x) is a formula."  # and not what dataclasses write
+    assert options.described(bare) == "Bare(x) is a formula."
 
 
 def test_help_gives_each_group_and_field_its_own_text(capsys):
@@ -296,13 +299,25 @@ def test_no_option_of_a_command_can_be_a_stage():
     from rlhf_jax.runs.experiment import OPTIONS
     from rlhf_jax.runs.generate import GenerateOptions
 
-    of_commands = [options.RunOptions, GenerateOptions, PlanOptions]
+    of_commands = [options.RunOptions, options.ReadOptions, GenerateOptions, PlanOptions]
     names = {field.name for kind in of_commands for field in dataclasses.fields(kind)}
     assert names - {"stages"} == set(OPTIONS)  # `stages` is a field of the experiment
 
 
+@pytest.mark.parametrize("name", ["my-x", "a/b", ""])
+def test_an_evaluator_s_name_stands_in_paths_and_options(name):
+    class Named(Counted):
+        @property
+        def name(self):
+            return name
+
+    with pytest.raises(ConfigError, match=r"^evaluators = .*: must be named in small letters"):
+        dataclasses.replace(config, evaluators=(Named(),))
+
+
 def test_help_of_a_stage_lists_its_own_options_and_the_shared_ones(capsys):
-    told = helped(capsys, [in_experiment(), options.RunOptions()], shown=["ppo"])
+    hidden = set(config.stages) - {"ppo"}
+    told = helped(capsys, [in_experiment(), options.RunOptions()], hidden=hidden)
     for option in ("--ppo.iterations", "--data.world.sft", "--stop-after-steps", "--seed",
                    "--evaluators.counted.limit.weight", "--evaluation.batch-size"):  # fmt: skip
         assert f"{option} " in told, option
@@ -310,7 +325,7 @@ def test_help_of_a_stage_lists_its_own_options_and_the_shared_ones(capsys):
     assert f"ppo options {options.described(PPO)}" in told
     assert f"evaluators.counted options {options.described(Counted)}" in told
     assert "--ppo.stream {None} STR names its randomness; None: the stage's name. Two" in told
-    assert "evaluation options How every policy is sampled when it is compared" in told
+    assert "evaluation options How every policy is asked when it is compared" in told
     assert "loop options What is written and how often, in steps" in told
     assert "parallel options The mesh, the runner and the processes of a run" in told
     assert "ppo.policy-optimizer options A method and its schedule; the defaults are" in told
@@ -319,6 +334,9 @@ def test_help_of_a_stage_lists_its_own_options_and_the_shared_ones(capsys):
 
 
 def test_entries_of_a_docstring_part_ways():
+    texts = options.field_texts(LoopConfig)
+    assert texts["keep"] == "so many newest checkpoints stay"
+    assert texts["wandb"] == "the Weights & Biases project that metrics go to beside the files"
     texts = options.field_texts(ParallelConfig)
     assert texts["process"] == 'which of them this is, from 0; only with "host:port"'
     assert options.field_texts(OptimizerConfig)["b1"] == options.field_texts(OptimizerConfig)["b2"]

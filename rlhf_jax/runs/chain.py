@@ -95,6 +95,7 @@ def check_evaluators(stages: Stages, evaluators: Sequence[Evaluator], best: str 
     columns: dict[str, Evaluator] = {}
     for evaluator in evaluators:
         name, taken = evaluator.name, by_name.keys() | stages.keys()
+        check_name("evaluators", name)
         require(
             name not in taken, "evaluators", name, "of another name: a stage or evaluator has it"
         )

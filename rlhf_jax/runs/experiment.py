@@ -20,7 +20,7 @@ from rlhf_jax.sources.source import Source
 from rlhf_jax.stages.stage import Stage
 from rlhf_jax.training.loop import LoopConfig
 
-COMMANDS = ("run", "generate", "doctor", "replay", "plan", "estimators")
+COMMANDS = ("run", "report", "generate", "doctor", "replay", "plan", "estimators")
 OPTIONS = ("stop_after_steps", "insist", "stage", "topology", "suggest", "tries", "json")  # theirs
 
 

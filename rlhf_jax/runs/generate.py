@@ -9,18 +9,18 @@ from rlhf_jax.durable.fingerprint import stored
 from rlhf_jax.durable.model_files import has_model
 from rlhf_jax.errors import UserError, require
 from rlhf_jax.runs.experiment import Experiment
+from rlhf_jax.runs.options import ReadOptions
 from rlhf_jax.runs.run import Run
 
 
 @dataclasses.dataclass(frozen=True)
-class GenerateOptions:
+class GenerateOptions(ReadOptions):
     """Of the command, beside the experiment's fields; `seed` is of the responses.
 
-    stage: whose policy answers; None: the last in the experiment's order that has finished.
+    stage: whose policy answers; None: the last in the experiment's order that has finished
     """
 
     stage: str | None = None
-    insist: bool = False  # reads a directory that another config made
 
 
 def generate(config: Experiment, options: GenerateOptions) -> None:
@@ -36,18 +36,15 @@ def generate(config: Experiment, options: GenerateOptions) -> None:
     stage = finished_stage(config, options.stage)
     prompts = read_prompts(sys.stdin.buffer)
     run = Run(dataclasses.replace(config, seed=seed_of(config, stage)), insist=options.insist)
-    made, evaluation = config.stages[stage], config.evaluation
-    prompting = made.prompting(config.data, run.config.seed)
-    length, field = evaluation.prompt_length, "evaluation.prompt_length"
-    if prompting.prompt_length is not None:
-        length, field = prompting.prompt_length, f"{stage}.prompt_length"
+    asked, before = run.evaluation.asked(stage), run.evaluation.prompting(stage).before
     for number, prompt in enumerate(prompts, 1):
-        tokens = 1 + len(run.tokenizer.encode(prompting.before + prompt))
-        if tokens > length:
-            raise UserError(f"line {number}: {tokens} tokens, {field} = {length} is the most")
-    shape = made.shape(run.build(stage))
-    total, allowed = length + evaluation.response_length, f"<= the model's context {shape.context}"
-    require(total <= shape.context, f"{field} + evaluation.response_length", total, allowed)
+        tokens, most = 1 + len(run.tokenizer.encode(before + prompt)), asked.prompt_length
+        if tokens > most:
+            raise UserError(f"line {number}: {tokens} tokens, a prompt of {stage} has {most} at "
+                            "most (prompt_length)")  # fmt: skip
+    context = config.stages[stage].shape(run.build(stage)).context
+    total, allowed = asked.prompt_length + asked.response_length, f"<= its context {context}"
+    require(total <= context, f"prompt_length + response_length of {stage}", total, allowed)
     key = run.key(f"generate/responses/{config.seed}")
     responses = run.evaluation.answers(stage, run.model(stage), prompts, key)
     print(f"generate: the model of {stage} in {config.directory}", file=sys.stderr)

@@ -37,6 +37,13 @@ class RunOptions:
     insist: bool = False  # goes on in a directory that another config made
 
 
+@dataclasses.dataclass(frozen=True)
+class ReadOptions:
+    """Of a command that reads what stages have ended with."""
+
+    insist: bool = False  # reads a directory that another config made
+
+
 class Part(NamedTuple):
     """An option, or a group of options."""
 
@@ -51,19 +58,18 @@ def parse(
     arguments: Sequence[str],
     prog: str,
     about: str = "",
-    shown: Collection[str] | None = None,
+    hidden: Collection[str] = (),
 ) -> list[Any]:
     """The roots, dataclasses whose fields are the options at the top, changed as arguments say.
 
-    about: what --help begins with. shown: the stages whose options --help lists; None: all.
+    about: what --help begins with. hidden: groups at the top that --help does not list.
     Raises UserError, which names the option, where there is none such or a config refuses its
     value; prints what is wrong and exits with 2 where a value is of another type.
     """
     asks = any(argument in HELP for argument in arguments)
     refuse_unknown(roots, arguments)
     given = {_path(argument).split(".")[0].removeprefix("no_") for argument in arguments}
-    left_out = {name for root in roots for name in _stages(root)} - set(shown or ())
-    listed = lambda name: (shown is None or name not in left_out) if asks else name in given
+    listed = lambda name: name not in hidden if asks else name in given
     parts = [part for part in _options(_top(roots)) if listed(part.name)]
     default = _mirror("Call", parts)
     parsed = tyro.cli(
@@ -90,7 +96,8 @@ def described(kind: type) -> str:
 
 def _docstring(kind: type) -> str:
     text = inspect.cleandoc(vars(kind).get("__doc__") or "")
-    return "" if text.startswith(f"{kind.__name__}(") else text  # what dataclasses write
+    written = rf"{kind.__name__}\(.*\)"  # by dataclasses, where the class has none
+    return "" if re.fullmatch(written, text, re.DOTALL) else text
 
 
 @functools.cache
@@ -172,10 +179,6 @@ def _fields(value: Any) -> list[Part]:
             name, inner = field.name, getattr(value, field.name)
             found.append(Part(name, inner, hints.get(name, type(inner)), texts.get(name, "")))
     return found
-
-
-def _stages(value: Any) -> Collection[str]:
-    return value.stages if isinstance(value, Experiment) else ()
 
 
 def _top(roots: Sequence[Any]) -> list[Part]:

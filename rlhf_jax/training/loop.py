@@ -79,12 +79,14 @@ class Task:
 class LoopConfig:
     """What is written and how often, in steps; nothing here changes what is computed.
 
-    keep: so many newest checkpoints stay; keep_best: and so many of the best, by the mean of a
-    metric since the checkpoint before. best: that metric, of an evaluator that measures the stage
-    in its training ("evaluation/gold_score", "-evaluation/pretraining_loss": "-" where less is
-    better); None, and in other stages: the stage's own (loss, or PPO's score). max_skipped: after
-    so many steps in a row with an update left out the stage stops, its batch saved for replay.
-    wandb: the Weights & Biases project that metrics go to beside the files.
+    keep         so many newest checkpoints stay
+    keep_best    and so many of the best, by the mean of a metric since the checkpoint before
+    best         that metric, of an evaluator that measures the stage in its training
+                 ("evaluation/gold_score", "-evaluation/pretraining_loss": "-" where less is
+                 better); None, and in other stages: the stage's own (loss, or PPO's score)
+    max_skipped  after so many steps in a row with an update left out the stage stops, its batch
+                 saved for replay
+    wandb        the Weights & Biases project that metrics go to beside the files
     """
 
     checkpoint_every: int = dataclasses.field(default=100, metadata=NOT_FINGERPRINTED)
