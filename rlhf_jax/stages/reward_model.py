@@ -27,8 +27,12 @@ from rlhf_jax.stages.stage import score_shapes
 
 @dataclasses.dataclass(frozen=True)
 class RewardModel(RankingStage):
-    """A scorer from rankings, and how its scores are moved at the end: on the demonstrations of the
-    data source."""
+    """A scorer from rankings.
+
+    normalise  how its scores of the data source's demonstrations are moved at the end. "shift": to
+               mean 0, as InstructGPT; "gain_and_bias": to mean 0 and standard deviation 1, before
+               training too (Ziegler et al. 2019)
+    """
 
     ends: ClassVar = "score"
     normalise: Literal["none", "shift", "gain_and_bias"] = "shift"

@@ -1,5 +1,7 @@
 """Impossible PPO configs are refused by the name of the field."""
 
+import ast
+
 import pytest
 
 from rlhf_jax.errors import ConfigError
@@ -9,32 +11,64 @@ from rlhf_jax.stages.ppo_config import PPOConfig
 from rlhf_jax.training.optimizer import OptimizerConfig
 from tests.stages import tiny
 
+POSITIVE = "positive"
+PIECES = "a multiple of minibatches x micro_batches ="
+# What stands before "must be", of a stage with the field; and what it must be.
 IMPOSSIBLE = {
-    "iterations": 0,
-    "batch_size": 7,
-    "minibatches": 3,
-    "epochs": 0,
-    "micro_batches": -1,
-    "prompt_length": 0,
-    "response_length": 0,
-    "temperature": 0.0,
-    "discount": 1.1,
-    "gae_lambda": -0.1,
-    "clip": 0.0,
-    "value_clip": 0.0,
-    "ema_decay": 1.0,
-    "ptx_coefficient": -1.0,
-    "ptx_ratio": 0,
-    "ptx_length": 0,
+    "iterations = 0": POSITIVE,
+    "batch_size = 0": POSITIVE,
+    "batch_size = 7": f"{PIECES} 2",
+    "minibatches = 0": POSITIVE,
+    "minibatches = 3": f"{PIECES} 3",
+    "epochs = 0": POSITIVE,
+    "micro_batches = -1": POSITIVE,
+    "micro_batches = 3": f"{PIECES} 6",
+    "rollout_micro_batches = 0": POSITIVE,
+    "rollout_micro_batches = 3": "a divisor of batch_size 8",
+    "prompt_length = 0": POSITIVE,
+    "response_length = 0": POSITIVE,
+    "temperature = 0.0": POSITIVE,
+    "discount = 1.1": "in [0, 1]",
+    "gae_lambda = -0.1": "in [0, 1]",
+    "clip = 0.0": POSITIVE,
+    "value_clip = 0.0": "> 0",
+    "ema_decay = 1.0": "in [0, 1)",
+    "ema_decay = -0.1": "in [0, 1)",
+    "ptx_coefficient = -1.0": ">= 0",
+    "ptx_ratio = 0": POSITIVE,
+    "ptx_length = 0": POSITIVE,
+    "ptx_micro_batches = 0": "a divisor of a minibatch's 4 rows of text",
+    "ptx_per = 'row'": "one of ('token', 'sequence')",
 }
 
 
-@pytest.mark.parametrize("field, value", IMPOSSIBLE.items(), ids=list(IMPOSSIBLE))
-def test_an_impossible_value_is_refused_by_name(field, value):
+@pytest.mark.parametrize("given, allowed", IMPOSSIBLE.items(), ids=list(IMPOSSIBLE))
+def test_an_impossible_value_is_refused_by_name(given, allowed):
+    field, value = given.split(" = ")
     with pytest.raises(ConfigError) as caught:
-        tiny.ppo_config(**{field: value})
-    named = "batch_size" if field == "minibatches" else field
-    assert str(caught.value).startswith(f"{named} = ")
+        tiny.ppo_config(**{field: ast.literal_eval(value)})
+    of_batch = field in ("minibatches", "micro_batches") and allowed != POSITIVE
+    assert str(caught.value) == f"{'batch_size = 8' if of_batch else given}: must be {allowed}"
+
+
+def test_rows_of_text_are_cut_where_there_are_some():
+    """Of 4 episodes a minibatch, 3 rows each."""
+    tiny.ppo_config(ptx_ratio=3, ptx_micro_batches=5)  # without a coefficient no text is read
+    told = "^ptx_micro_batches = 5: must be a divisor of a minibatch's 12 rows of text$"
+    with pytest.raises(ConfigError, match=told):
+        tiny.ppo_config(ptx_ratio=3, ptx_micro_batches=5, ptx_coefficient=1.0)
+    assert tiny.ppo_config(ptx_ratio=3, ptx_micro_batches=6, ptx_coefficient=1.0).text_pieces == 6
+    assert tiny.ppo_config(micro_batches=2, ptx_coefficient=1.0).text_pieces == 2
+
+
+@pytest.mark.parametrize("name", ["policy_optimizer", "value_optimizer"])
+def test_a_warm_up_ends_before_the_last_update(name):
+    """4 iterations of 2 epochs of 2 minibatches."""
+    warm = lambda steps: tiny.ppo_config(**{name: OptimizerConfig(warmup_steps=steps)})
+    warm(15)
+    told = f"^{name}.warmup_steps = 16: must be below the 16 updates of all iterations$"
+    with pytest.raises(ConfigError, match=told):
+        warm(16)
 
 
 def test_a_horizon_that_could_make_the_kl_coefficient_zero_is_refused():

@@ -1,6 +1,7 @@
 """What each stage says of itself: what it reads, its steps, its batches, and fields that cannot be;
 and what it starts from and learns from."""
 
+import ast
 import dataclasses
 
 import jax
@@ -83,7 +84,7 @@ CASES = [(name, given, told) for name, wrong in IMPOSSIBLE.items() for given, to
 def test_a_field_that_cannot_be_is_refused_by_its_name(name, given, told):
     field, value = given.split(" = ")
     with pytest.raises(ConfigError) as refused:
-        changed(name, **{field: eval(value)})
+        changed(name, **{field: ast.literal_eval(value)})
     assert str(refused.value) == f"{given}: must be {told}"
 
 
