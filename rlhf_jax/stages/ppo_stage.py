@@ -57,7 +57,8 @@ class PPO(PPOConfig, Stage):
         allowed = f"<= {context}, the shortest context of the models"
         require(total <= context, "prompt_length + response_length", total, allowed)
         allowed = f"<= the context of {self.start} = {model.context}"
-        require(self.ptx_length <= model.context, "ptx_length", self.ptx_length, allowed)
+        fits = self.ptx_coefficient == 0 or self.ptx_length <= model.context
+        require(fits, "ptx_length", self.ptx_length, allowed)
         build.ending.check(self.response_length)
         if self.train_policy:
             parts.split(policy_shapes(model), self.train_policy, "train_policy")
