@@ -40,9 +40,14 @@ from rlhf_jax.stages.stage import (
     text_shapes,
 )
 from rlhf_jax.stages.supervised import token_losses
-from rlhf_jax.training.gradients import accumulate_gradients, all_finite, keep_if, means
+from rlhf_jax.training.gradients import (
+    accumulate_gradients,
+    all_finite,
+    in_pieces,
+    keep_if,
+    means,
+)
 from rlhf_jax.training.loop import Task
-from rlhf_jax.training.micro_batches import in_pieces
 from rlhf_jax.training.optimizer import (
     OptimizerConfig,
     applied_updates,
