@@ -5,6 +5,7 @@ Nothing in rlhf_jax knows of them (tests/test_extending.py); docs/extending.md e
 """
 
 import dataclasses
+import functools
 import random
 from typing import Any, ClassVar, NamedTuple
 
@@ -13,9 +14,11 @@ import jax.numpy as jnp
 import numpy as np
 import optax
 
+from rlhf_jax.data.pipeline import supervised_pass
 from rlhf_jax.data.records import Demonstration, Prompt, Text
 from rlhf_jax.errors import require
-from rlhf_jax.evaluation.evaluator import Evaluator
+from rlhf_jax.evaluation.evaluator import Column, Evaluator
+from rlhf_jax.evaluation.statistics import mean_interval
 from rlhf_jax.generation.ending import final_scores
 from rlhf_jax.objectives.advantages import group_normalised, kl_shaped_rewards
 from rlhf_jax.objectives.kl import k3, kl_loss
@@ -34,10 +37,17 @@ from rlhf_jax.stages.stage import (
     floats,
     policy_shapes,
     prompt_shapes,
+    text_shapes,
 )
-from rlhf_jax.training.gradients import accumulate_gradients, all_finite, keep_if, means
+from rlhf_jax.stages.supervised import token_losses
+from rlhf_jax.training.gradients import (
+    accumulate_gradients,
+    all_finite,
+    in_pieces,
+    keep_if,
+    means,
+)
 from rlhf_jax.training.loop import Task
-from rlhf_jax.training.micro_batches import in_pieces
 from rlhf_jax.training.optimizer import (
     OptimizerConfig,
     applied_updates,
@@ -94,14 +104,53 @@ class Spelling(Source):
 class Liking(Evaluator):
     """The share of the liked letter in each sampled response, as the source's grader counts it."""
 
+    def columns(self):
+        return {"liking": Column("liking", f"share of {LIKED} in a response", better="higher")}
+
+    def check(self, facts, grader):
+        grader()
+
     def rows(self, subject):
-        sampled, judge = subject.sampled(), subject.grader()
+        sampled = subject.sampled()
         pairs = zip(sampled.prompts, sampled.responses, strict=True)
-        scores = [judge(prompt, response.text).score for prompt, response in pairs]
-        return {"id": np.arange(len(scores)), "liking": np.array(scores)}
+        shares = [grade(prompt, response.text).score for prompt, response in pairs]
+        return {"id": sampled.ids, "share": np.array(shares)}
 
     def summary(self, rows, seed):
-        return {"liking": float(rows["liking"].mean())}
+        return {"liking": mean_interval(rows["share"], seed)}
+
+
+@dataclasses.dataclass(frozen=True)
+class Spells(Evaluator):
+    """Nats a token of the held-out demonstrations, given their prompts."""
+
+    asks: ClassVar = False  # reads no responses
+    length: int
+
+    def columns(self):
+        return {"spells": Column("spells", "nats a token of a demonstration", better="lower")}
+
+    def programs(self, build, asked):
+        model = build.shapes["subject"]
+        arguments = policy_shapes(model), text_shapes(asked.batch_size, self.length)
+        return {"losses": Program(functools.partial(token_losses, model), arguments, whole=True)}
+
+    def rows(self, subject):
+        batches = supervised_pass(
+            subject.records("demonstrations", "valid"),
+            subject.tokenizer,
+            batch_size=subject.asked.batch_size,
+            length=self.length,
+        )
+        nats, program = [], subject.programs["losses"]
+        for batch in batches:
+            weights, losses = batch["weights"][:, 1:], program(subject.params, batch)
+            real = weights.sum(axis=1) > 0
+            nats += [*((losses * weights).sum(axis=1)[real] / weights.sum(axis=1)[real])]
+        return {"id": np.arange(len(nats)), "nats": np.array(nats)}
+
+    def summary(self, rows, seed):
+        return {"spells": float(rows["nats"].mean())}
 
 
 class State(NamedTuple):

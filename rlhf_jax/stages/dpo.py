@@ -18,11 +18,11 @@ from rlhf_jax.objectives import preferences
 from rlhf_jax.objectives.likelihood import sequence_log_prob
 from rlhf_jax.objectives.reductions import WeightedMean
 from rlhf_jax.objectives.reward_models import DivideBy, over_pairs, ranked_accuracy
-from rlhf_jax.stages.log_probs import log_probs_of
 from rlhf_jax.stages.rankings import RankingStage
 from rlhf_jax.stages.reward_model import ranking_by_ranking
 from rlhf_jax.stages.stage import Program, policy_shapes
-from rlhf_jax.training.micro_batches import in_pieces
+from rlhf_jax.stages.supervised import log_probs_of
+from rlhf_jax.training.gradients import in_pieces
 
 
 class Response(NamedTuple):

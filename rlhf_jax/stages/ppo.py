@@ -20,11 +20,16 @@ from rlhf_jax.objectives.advantages import gae, kl_shaped_rewards
 from rlhf_jax.objectives.reductions import WeightedMean, masked_mean, whiten
 from rlhf_jax.objectives.surrogates import clipped_value_loss, ppo_clip, ppo_diagnostics
 from rlhf_jax.parallel import replicas
-from rlhf_jax.stages.log_probs import log_probs_of
 from rlhf_jax.stages.ppo_config import PPOConfig
-from rlhf_jax.stages.supervised import likelihood_loss
-from rlhf_jax.training.gradients import accumulate_gradients, all_finite, keep_if, means
-from rlhf_jax.training.micro_batches import in_pieces, split_each_epoch
+from rlhf_jax.stages.supervised import likelihood_loss, log_probs_of
+from rlhf_jax.training.gradients import (
+    accumulate_gradients,
+    all_finite,
+    in_pieces,
+    keep_if,
+    means,
+    split_each_epoch,
+)
 from rlhf_jax.training.optimizer import applied_updates, learning_rate_at, make_optimizer
 
 NOTHING_FIXED: dict[str, Any] = {"policy": {}, "value": {}}

@@ -1,4 +1,5 @@
-"""Maximum likelihood on tokens: the update of a stage that trains one model, and its loss."""
+"""Log-probabilities of tokens, their maximum likelihood, and the update of a stage that trains one
+model."""
 
 import functools
 from collections.abc import Callable
@@ -12,9 +13,9 @@ import optax
 from rlhf_jax.data.batches import Pass
 from rlhf_jax.models import parts, transformer
 from rlhf_jax.models.config import TransformerConfig
+from rlhf_jax.objectives.likelihood import chunked_over_time, token_log_probs
 from rlhf_jax.objectives.reductions import WeightedMean
 from rlhf_jax.parallel.runner import Compile, one_device
-from rlhf_jax.stages.log_probs import log_probs_of
 from rlhf_jax.training.gradients import accumulate_gradients, all_finite, keep_if, means
 from rlhf_jax.training.optimizer import (
     OptimizerConfig,
@@ -38,6 +39,27 @@ class TrainState(NamedTuple):
 def initial_state(params: Any, optimizer: optax.GradientTransformation, key) -> TrainState:
     """The state before the first step; params: the trained part."""
     return TrainState(jnp.zeros((), jnp.int32), params, optimizer.init(params), key)
+
+
+def log_probs_of(
+    model: TransformerConfig,
+    params: Any,
+    states: jax.Array,
+    targets: jax.Array,
+    temperature: float = 1.0,
+) -> jax.Array:
+    """log p(target) [B, T], nats at the temperature, of hidden states [B, T, D].
+
+    With model.logit_chunk only the logits of so many tokens a row are ever held, in the backward
+    pass too: they are computed twice.
+    """
+
+    def log_probs(states, targets):
+        return token_log_probs(transformer.logits(model, params, states), targets, temperature)
+
+    if model.logit_chunk is None:
+        return log_probs(states, targets)
+    return chunked_over_time(log_probs, model.logit_chunk)(states, targets)
 
 
 def likelihood_loss(model: TransformerConfig) -> Callable:

@@ -54,7 +54,7 @@ MIX = mutants(
 )  # fmt: skip
 
 TEXT = mutants(
-    "training/micro_batches.py",
+    "training/gradients.py",
     "stages/test_ppo_update.py",
     [
         ("split_each_epoch", "in range(1, epochs)", "in [1] * (epochs - 1)",

@@ -139,7 +139,8 @@ SHAPES = {
         changed("feedback", response_length=105),
     "ppo.prompt_length + response_length = 64: must be <= 60, the shortest context of the models":
         changed("ppo", reward="scorer"),
-    "ppo.ptx_length = 161: must be <= the context of sft = 160": changed("ppo", ptx_length=161),
+    "ppo.ptx_length = 161: must be <= the context of sft = 160":
+        changed("ppo", ptx_length=161, ptx_coefficient=1.0),
     "ppo.reward = 'words': must be a stage whose model has 400 tokens, as sft; it has 300":
         changed("ppo", reward="words"),
     "ppo.reference = 'spoken': must be a stage whose model has 400 tokens, as sft; it has 300":

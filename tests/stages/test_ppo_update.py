@@ -16,7 +16,7 @@ from rlhf_jax.parallel.config import ParallelConfig
 from rlhf_jax.parallel.runner import make_runner
 from rlhf_jax.stages import ppo
 from rlhf_jax.stages.supervised import likelihood_loss
-from rlhf_jax.training.micro_batches import split_each_epoch
+from rlhf_jax.training.gradients import split_each_epoch
 from rlhf_jax.training.optimizer import OptimizerConfig
 from tests.objectives.harness import assert_close
 from tests.stages import tiny
