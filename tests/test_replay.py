@@ -165,7 +165,7 @@ def test_a_batch_of_no_stage_of_the_experiment_is_refused(copy):
     (copy / "other").rename(copy / "sft")
     left = {name: stage for name, stage in config.stages.items() if name == "pretrain"}
     with pytest.raises(UserError, match=r"\(pretrain\) in its directory, got one of sft$"):
-        replay(copy / SICK, dataclasses.replace(config, stages=left))
+        replay(copy / SICK, dataclasses.replace(config, stages=left, evaluators=()))
 
 
 @pytest.mark.parametrize("content", ["{", "[]", '{"file": 3, "options": []}', '{"file": "a.py"}',

@@ -155,7 +155,8 @@ def test_a_record_that_no_field_takes_is_told_in_a_line(name, tmp_path, monkeypa
         "import dataclasses\nfrom rlhf_jax.sources.folder import FolderData\n"
         "from tests.stages.test_facts import config\n"
         "stages = {n: config.stages[n] for n in ('pretrain', 'sft')}\n"
-        f"config = dataclasses.replace(config, data=FolderData(path={path!r}), stages=stages)\n"
+        f"data = FolderData(path={path!r})\n"
+        "config = dataclasses.replace(config, data=data, stages=stages, evaluators=())\n"
     )
     arguments = ["rlhf-jax", "sft", str(tmp_path / "experiment.py"), "--out", str(tmp_path / "run")]
     monkeypatch.setattr("sys.argv", arguments)

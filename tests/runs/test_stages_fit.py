@@ -98,8 +98,8 @@ def test_a_stage_needs_one_that_ends_as_it_reads(told):
     assert refusal(STAGES | ENDS_OTHERWISE[told]) == told
 
 
-NAME = "named in small letters, digits and _, as in my_stage"
-TAKEN = "another name: a field of the experiment, a command or a folder of a run has it"
+NAME = "named in small letters, digits and _, as in my_name"
+TAKEN = "another name: a field of the experiment, a command or an option of one has it"
 
 
 @pytest.mark.parametrize(
@@ -220,5 +220,5 @@ def test_an_evaluator_needs_a_stage_that_ends_as_it_reads(stage):
 
 
 def test_evaluators_have_names_of_their_own():
-    told = "evaluators = ['against']: must be of different names"
+    told = "evaluators = 'against': must be of another name: a stage or evaluator has it"
     assert refusal(evaluators=(Against(), Against("dpo"))) == told

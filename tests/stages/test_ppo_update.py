@@ -221,7 +221,7 @@ def test_each_iteration_has_another_order(monkeypatch):
         policy_optimizer=rate, value_optimizer=rate, iterations=2, epochs=1, minibatches=8
     )
     update = jax.jit(ppo.make_update(config, tiny.MODEL))
-    rows = ppo.Experience(*[jnp.zeros(8)] * 7)._replace(advantages=jnp.eye(8))
+    rows = ppo.Experience(*[jnp.zeros((8, 1))] * 7)._replace(advantages=jnp.eye(8))
     start = {"w": jnp.zeros(8)}
     state = ppo.initial_state(config, start, start, jax.random.key(3))
     orders = []

@@ -210,9 +210,9 @@ def test_after_a_sick_minibatch_of_ppo_the_logged_rate_is_the_applied_rate(monke
     rate = lambda applied: 1e-2 * (1 - applied / 8)
     applied = 0
     for sick in (False, True, False):
-        experience = ppo.Experience(*[jnp.ones(8)] * 7)
+        experience = ppo.Experience(*[jnp.ones((8, 1))] * 7)
         if sick:
-            experience = experience._replace(advantages=jnp.ones(8).at[5].set(np.nan))
+            experience = experience._replace(advantages=jnp.ones((8, 1)).at[5].set(np.nan))
         before = state.policy["w"], state.value["w"]
         state, metrics = update(state, experience, jnp.float32(0.5), None)
         steps = 2 - sick
