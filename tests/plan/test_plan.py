@@ -73,9 +73,8 @@ def test_a_stage_of_any_name_is_planned():
         "first": ppo(start="base", reward="judge"),
         "second": ppo(start="base", reward="judge", batch_size=16, ptx_coefficient=1.0),
     }
-    planned = programs_of(
-        dataclasses.replace(SMALL, stages=stages, evaluators=()), ("first", "second")
-    )
+    other = dataclasses.replace(SMALL, stages=stages, evaluators=())
+    planned = programs_of(other, ("first", "second"))
     shape = lambda p: p.program.arguments[2]["tokens"].shape
     assert [(p.stage, shape(p)) for p in planned if p.name == "rollout"] == [
         ("first", (8, 56)), ("second", (16, 56))
