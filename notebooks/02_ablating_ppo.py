@@ -264,7 +264,7 @@ def judged(policy):
     grades = [world.grade(p, a.text).score for p, a in zip(prompts, answers, strict=True)]
     return {
         "gold score": bounded_mean(grades),
-        "KL to SFT": sampler.kl(policy, sft, prompts, key),
+        "KL to SFT": sampler.kl(policy, sft, prompts, key).mean(),
         "text": losses.sum() / tokens.sum(),
     }
 

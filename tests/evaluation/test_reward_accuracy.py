@@ -19,9 +19,9 @@ PROMPTS = 200
 RANKINGS = {
     "hh": [
         Ranking("ab", ("xyz", "q"), (0, 1)),
+        Ranking("d", ("aaaaaaaaaaaaaaaaaa", "b"), (0, 1)),  # too long
         Ranking("c", ("a", "bb", "ccc"), (1, 0, 2), (True, False, True)),
         Ranking("ab", ("m", "nn"), (1, 0)),
-        Ranking("d", ("aaaaaaaaaaaaaaaaaa", "b"), (0, 1)),  # too long
     ],
     "web": [
         Ranking("ab", ("k", "lm", "n", "op"), (0, 1, 1, 2)),
@@ -92,7 +92,7 @@ def test_the_pairs_of_the_sources_are_those_of_the_whole(rows):
 
 
 def test_a_source_that_is_too_long_as_a_whole_has_no_pair():
-    data = {("rankings", "valid"): {"hh": RANKINGS["hh"][3:]}}
+    data = {("rankings", "valid"): {"hh": RANKINGS["hh"][1:2]}}
     found = EVALUATOR.rows(Subject(EVALUATOR, tiny.score_params(1), data=data))
     assert found["over_long"].tolist() == [1] and found["pairs"].tolist() == [0]
     assert EVALUATOR.summary(found, 0)["accuracy"] is None

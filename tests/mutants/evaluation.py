@@ -1,4 +1,4 @@
-"""Evaluators, statistics, labelers and the gold grader."""
+"""Evaluators, the report, statistics, labelers and the gold grader."""
 
 from tests.mutants import mutants
 
@@ -6,9 +6,11 @@ POLICIES = mutants(
     "evaluation/policies.py",
     "evaluation/test_policies.py",
     [
-        ("Sampler._response_kl", "exact_kl(*logits, self.temperature)", "exact_kl(*logits)",
+        ("response_kl", "exact_kl(*logits, temperature)", "exact_kl(*logits)",
          "test_kl_equals_a_loop_over_the_tokens_distributions_at_the_sampling_temperature"),
-        ("Sampler._response_kl", "* mask).sum(axis=1)", ").sum(axis=1)",
+        ("response_kl", "* mask).sum(axis=1)", ").sum(axis=1)",
+         "test_kl_equals_a_loop_over_the_tokens_distributions_at_the_sampling_temperature"),
+        ("Sampler.kl", "self._kl(params, reference,", "self._kl(reference, params,",
          "test_kl_equals_a_loop_over_the_tokens_distributions_at_the_sampling_temperature"),
         ("Sampler.batches", "jax.random.fold_in(key, number)", "key",
          "test_noise_is_each_row_s_own_and_more_prompts_change_no_response_before"),
@@ -43,40 +45,160 @@ STATISTICS = mutants(
     ],
 )  # fmt: skip
 
-REPORT = mutants(
-    "evaluation/report_summary.py",
-    "evaluation/test_report.py",
-    [
-        ("summarise", "win_rate(result.scores, sft.scores, seed)",
-         "win_rate(sft.scores, result.scores, seed)", "test_schema_and_figures"),
-        ("summarise", "bounded_mean(result.scores, seed)", "bounded_mean(result.scores, 0)",
-         "test_schema_and_figures"),
-        ("loss_difference", "np.subtract(losses, others)", "np.subtract(others, losses)",
-         "test_findings_where_every_order_holds"),
-        ("_share", "sum(asked) / len(asked)", "sum(asked) / len(flags)",
-         "test_schema_and_figures"),
-        ("_order", "verdict[difference.side()]", "verdict[1]", "test_findings_where_orders_fail"),
-        ("_order", "difference.side()", "(1 if a.mean > b.mean else -1)",
-         "test_one_prompt_is_no_verdict_whoever_wins"),
-        ("_repair", "against_ppo.side() > 0", "False", "test_how_far_ptx_repairs_the_tax"),
-        ("_tax", 'verdict[tax.side()]', "verdict[1 if tax.mean > 0 else -1]",
+GOLD = "test_a_gold_score_is_the_grade_of_each_response_to_its_own_prompt"
+BEHAVIOUR = "test_behaviour_is_a_share_of_the_prompts_that_ask"
+WINS = "test_a_win_is_a_higher_score_than_the_named_stage_s_on_the_same_prompt"
+DISTANCE = "test_kl_is_of_the_policy_to_the_reference_on_the_policy_s_own_responses"
+LOSS = "test_the_pretraining_loss_is_of_each_held_out_document"
+SCORED = "test_a_reward_score_is_the_scorer_s_and_of_a_missing_end_what_ppo_says"
+EVALUATORS = (
+    *mutants("evaluation/gold_score.py", "evaluation/test_evaluators.py", [
+        ("GoldScore.rows", "grade(prompt, response.text)", "grade(prompt, response.text * 2)",
+         GOLD),
+        ("GoldScore.summary", 'rows["score"], seed', 'rows["score"], 0', GOLD),
+        ("GoldScore.check", "grader()", "pass",
+         "test_a_source_without_a_grader_is_told_before_any_step", "Failed"),
+        ("order", "verdict[difference.side()]", "verdict[1]",
+         "evaluation/test_findings.py::test_orders_that_fail"),
+        ("order", "difference.side()", "(1 if a.mean > b.mean else -1)",
+         "evaluation/test_findings.py::test_one_prompt_is_no_verdict_whoever_wins"),
+    ]),
+    *mutants("evaluation/behaviour.py", "evaluation/test_evaluators.py", [
+        ("Behaviour.summary", "rows[flag][~np.isnan(rows[flag])]", "np.nan_to_num(rows[flag])",
+         BEHAVIOUR),
+        ("Behaviour.notes", "bool(item[flag]) == (flag in self.wanted)", "bool(item[flag])",
+         BEHAVIOUR),
+    ]),
+    *mutants("evaluation/win_rate.py", "evaluation/test_evaluators.py", [
+        ("WinRate.summary", 'rows["score"], rows["against"]', 'rows["against"], rows["score"]',
+         WINS),
+        ("WinRate.rows", "subject.rows(self.of, self.against)", "subject.rows(self.of)", WINS),
+        ("WinRate.rows", "subject.stage != self.against", "True", WINS),
+        ("WinRate._moved", "wins.side(0.5)", "int(wins.mean > 0.5)",
+         "evaluation/test_findings.py::test_what_a_named_stage_did_to_the_score"),
+    ]),
+    *mutants("evaluation/kl.py", "evaluation/test_evaluators.py", [
+        ("KL._nats", 'subject.params, subject.model("to")', 'subject.model("to"), subject.params',
+         DISTANCE),
+        ("KL.programs", "SamplingConfig(self.temperature)", "SamplingConfig()", DISTANCE),
+        ("KL.programs", "reference, self.temperature,", "reference, 1.0,", DISTANCE),
+        ("KL._nats", 'subject.key("kl")', 'subject.key("responses")', DISTANCE),
+        ("KL.rows", "[-1:]", "[:1]", DISTANCE),
+        ("KL._mean", "np.isfinite(nats).all()", "True",
+         "test_kl_that_diverged_is_no_number", "UserError"),
+    ]),
+    *mutants("evaluation/pretraining_loss.py", "evaluation/test_evaluators.py", [
+        ("PretrainingLoss.rows", '"text", "valid"', '"text", "train"', LOSS, "KeyError"),
+        ("PretrainingLoss.summary", 'rows["tokens"].sum()', 'len(rows["tokens"])', LOSS),
+        ("loss_difference", 'np.subtract(rows["nats"], others)',
+         'np.subtract(others, rows["nats"])', LOSS),
+        ("loss_difference", 'difference, rows["tokens"]', "difference", LOSS),
+        ("PretrainingLoss.rows", "(None, subject.stage)", "(None,)", LOSS, "KeyError"),
+        ("PretrainingLoss._tax", "verdict[tax.side()]", "verdict[1 if tax.mean > 0 else -1]",
+         "evaluation/test_findings.py::"
          "test_a_loss_that_moved_by_less_than_its_error_is_no_verdict"),
-        ("_repair", "-100 * against_ppo.mean / tax.mean", "100 * against_ppo.mean / tax.mean",
-         "test_how_far_ptx_repairs_the_tax"),
-    ],
-)  # fmt: skip
-
-HUMAN_REPORT = mutants(
-    "evaluation/human_report.py",
-    "evaluation/test_human_report.py",
-    [
+        ("PretrainingLoss._repair", "gain.side() > 0", "False",
+         "evaluation/test_findings.py::test_how_far_ptx_repairs_the_tax"),
+        ("PretrainingLoss._repair", "-100 * gain.mean / tax.mean", "100 * gain.mean / tax.mean",
+         "evaluation/test_findings.py::test_how_far_ptx_repairs_the_tax"),
+        ("PretrainingLoss._moved", "verdict[difference.side()]", "verdict[1]",
+         "evaluation/test_findings.py::test_how_a_named_stage_moved_the_loss"),
+    ]),
+    *mutants("evaluation/reward_score.py", "evaluation/test_evaluators.py", [
+        ("RewardScore.rows", "subject.build.ending.missing", "None", SCORED),
+        ("RewardScore.rows", "sampled.responses", "sampled.responses[::-1]", SCORED),
+    ]),
+    *mutants("evaluation/reward_accuracy.py", "evaluation/test_reward_accuracy.py", [
+        ("RewardAccuracy._of_source", "of[fits]", "of[: fits.sum()]",
+         "test_a_row_is_a_prompt_of_a_source_with_its_pairs"),
+        ("RewardAccuracy.rows", "start += count", "start += 1",
+         "test_a_row_is_a_prompt_of_a_source_with_its_pairs"),
         ("pair_accuracy", "correct - longer + pairs", "longer - correct + pairs",
          "test_accuracy_and_its_difference_are_of_pairs_and_over_prompts"),
         ("pair_accuracy", "(pairs > 0).sum()", "len(pairs)",
          "test_accuracy_and_its_difference_are_of_pairs_and_over_prompts"),
-        ("findings", 'whole["accuracy"]["low"] <= 0.5', 'whole["accuracy"]["mean"] <= 0.5',
-         "test_chance"),
-    ],
+        ("RewardAccuracy._of_the_whole", 'whole["accuracy"].low <= 0.5',
+         'whole["accuracy"].mean <= 0.5', "test_chance"),
+    ]),
+    *mutants("evaluation/samples.py", "evaluation/test_report.py", [
+        ("Samples._sample", 'escape(items[id]["response"].strip())',
+         'items[id]["response"].strip()', "test_the_page_escapes_and_needs_nothing_else"),
+        ("Samples._sample", "of[stage][id]", "next(iter(of[stage].values()))",
+         "test_a_sample_shows_every_policy_s_response_and_what_is_said_of_it"),
+    ]),
+)  # fmt: skip
+
+REPORT = (
+    *mutants("evaluation/summary.py", "evaluation/test_report.py", [
+        ("measured", 'rows["group"] == group', 'rows["group"] != group',
+         "test_groups_stand_beside_the_whole"),
+        ("_add", "taken := entry.keys() & summary.keys()", "taken := ()",
+         "test_two_columns_of_one_name_are_refused", "Failed"),
+        ("shown", "name not in below", "True", "test_the_table_keeps_its_figures_at_80_columns"),
+    ]),
+    *mutants("evaluation/evaluator.py", "evaluation/test_report.py", [
+        ("as_json", "if math.isfinite(value.mean) else None", "",
+         "test_a_diverged_policy_is_told_and_still_reported"),
+        ("same_items", 'np.array_equal(one["id"], other["id"])', "True",
+         f"evaluation/test_evaluators.py::{WINS}", "Failed"),
+    ]),
+    *mutants("evaluation/table.py", "evaluation/test_report.py", [
+        ("tables", "room -= needed", "room -= 0",
+         "test_columns_that_do_not_fit_stand_in_another_table"),
+    ]),
+    *mutants("evaluation/page.py", "evaluation/test_report.py", [
+        ("_section", "escape(row)", "row", "test_the_page_escapes_and_needs_nothing_else"),
+    ]),
+    *mutants("evaluation/figure.py", "evaluation/test_report.py", [
+        ("_over", "panel, across.mean, point.mean", "panel, point.mean, across.mean",
+         "test_the_figure_has_a_panel_for_each_evaluator_and_each_metric"),
+    ]),
+)  # fmt: skip
+
+ASKED = "test_every_policy_is_asked_with_the_same_noise_and_graded_by_the_world"
+REFUSED = "test_evaluators_that_do_not_fit_the_stages_are_refused"
+RUN = (
+    *mutants("runs/evaluation.py", "runs/test_evaluation.py", [
+        ("StageModel.sampled", '"report/responses"', '"report/kl"', f"{ASKED}[sft]"),
+        ("Evaluation.answers", "how.before + prompt", "prompt", f"{ASKED}[prompted]"),
+        ("asked_of", "prompting_of(config, stage).prompt_length or", "", f"{ASKED}[prompted]",
+         "AssertionError|UserError"),
+        ("Evaluation.answers", "self._until(how.until, response)", "response",
+         "test_an_answer_ends_where_the_stage_says"),
+        ("Evaluation.test_prompts", 'read("prompts", split)', 'read("prompts", "ppo")',
+         "test_prompts_without_room_are_left_out_of_all_figures_and_counted",
+         "AssertionError|UserError"),
+        ("Evaluation.test_prompts", "encode(b + prompt)", "encode(prompt)",
+         "test_prompts_without_room_are_left_out_of_all_figures_and_counted",
+         "AssertionError|AttributeError"),
+        ("Evaluation.release", "stage not in self._needed", "False",
+         "test_only_models_that_others_are_measured_by_stay_in_memory"),
+        ("Evaluation.in_training", "<= upstream", "is not None",
+         "test_it_runs_where_what_it_reads_comes_before"),
+        ("Evaluation.in_training", "not evaluator.within or stage in evaluator.within", "True",
+         "test_it_runs_where_what_it_reads_comes_before"),
+        ("Evaluation.attach", "step % evaluator.every == 0", "step > 1",
+         "test_the_model_is_measured_every_so_many_steps_of_its_training"),
+        ("Evaluation.attach", "task.model(state)", 'self.run.model("pretrain")',
+         "test_the_model_is_measured_every_so_many_steps_of_its_training"),
+    ]),
+    *mutants("runs/report.py", "runs/test_evaluation.py", [
+        ("measure", "needed <= set(stages)", "True",
+         "test_what_is_compared_with_a_stage_that_has_not_finished_is_left_out"),
+        ("seconds", "[-1]", "[0]", "test_the_rows_are_the_finished_stages_in_order"),
+    ]),
+    *mutants("runs/chain.py", "runs/test_evaluation.py", [
+        ("check_evaluators", "not late", "True", REFUSED, "Failed"),
+        ("check_evaluators", "field in by_name", "True", REFUSED, "Failed|KeyError"),
+    ]),
+    *mutants("training/loop.py", "training/test_evaluated.py", [
+        ("_train", "task.evaluate(step, state)", "task.evaluate(step - 1, state)",
+         "test_it_is_of_the_state_after_the_step_and_stands_beside_its_metrics"),
+        ("_Log.write", " or evaluated", "",
+         "test_a_step_that_is_evaluated_has_a_line_whatever_log_every_is"),
+        ("_Log", "config.best if chosen else task.best", "task.best",
+         "test_the_best_checkpoint_may_be_by_what_was_evaluated"),
+    ]),
 )  # fmt: skip
 
 LABELERS = mutants(
@@ -146,11 +268,11 @@ HELD_OUT = (
         ("premise", "_request(told)", '("premise", told.attribute.name, told.subject)',
          "test_no_request_is_on_the_held_out_and_on_the_training_side"),
     ]),
-    *mutants("corpora.py", "worlds/test_instruction.py", [
-        ("world_splits", "InstructionWorld(data.world, seed)", "InstructionWorld(data.world)",
+    *mutants("sources/world.py", "worlds/test_instruction.py", [
+        ("WorldData.records", "InstructionWorld(self.world, seed)", "InstructionWorld(self.world)",
          "test_runs_of_two_seeds_have_a_world_each_unless_the_worlds_seed_is_fixed"),
     ]),
 )  # fmt: skip
 
-MUTANTS = (POLICIES + STATISTICS + REPORT + HUMAN_REPORT + LABELERS + GRADING + WORLD
+MUTANTS = (POLICIES + STATISTICS + EVALUATORS + REPORT + RUN + LABELERS + GRADING + WORLD
            + HELD_OUT)  # fmt: skip

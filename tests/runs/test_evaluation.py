@@ -26,7 +26,7 @@ from rlhf_jax.generation.sampling import SamplingConfig
 from rlhf_jax.parallel.config import ParallelConfig
 from rlhf_jax.randomness import random_key
 from rlhf_jax.runs.evaluation import report_programs
-from rlhf_jax.runs.report import report_finished
+from rlhf_jax.runs.report import measure, report_finished
 from rlhf_jax.runs.run import Run, Stopped
 from rlhf_jax.stages.sft import SFT
 from rlhf_jax.stages.stage import Prompting, policy_shapes, score_shapes
@@ -82,7 +82,8 @@ def run(tmp_path_factory, quick_to_compile):
     finish(run, pretrain=1, sft=2, ppo=3, reward=4)
     run.collected("feedback").write("rankings", {"train": RANKED, "valid": RANKED})
     (run.directory / "ppo" / METRICS).write_text('{"step": 3, "kl": 0.5, "score": 0.25}\n')
-    (run.directory / "ppo" / SPEED).write_text('{"step": 3, "seconds": 12.04}\n')
+    speed = '{"step": 2, "seconds": 7.5}\n{"step": 3, "seconds": 12.04}\n'
+    (run.directory / "ppo" / SPEED).write_text(speed)
     return run
 
 
@@ -136,6 +137,14 @@ def test_the_rows_are_the_finished_stages_in_order(report, run):
     assert [of.get("kl_to_sft_in_training") for of in found["policies"].values()] == [None] * 3 + [
         0.5
     ]
+
+
+def test_what_is_compared_with_a_stage_that_has_not_finished_is_left_out(report, run):
+    del report
+    found = {evaluator.name: list(of) for evaluator, of in measure(run, ["pretrain"])}
+    measured = {name for name, stages in found.items() if stages == ["pretrain"]}
+    assert measured == {"gold_score", "samples"}
+    assert not any(found[name] for name in found.keys() - measured)
 
 
 def test_prompts_without_room_are_left_out_of_all_figures_and_counted(report, run):
