@@ -133,6 +133,20 @@ def before(module, name: str, condition) -> None:
     setattr(module, name, killing)
 
 
+def tell_host() -> None:
+    """Prints a line for each result that is asked of the host."""
+    on_host = inputs.StageInputs.on_host
+
+    def told(given, name, step, function, *arguments):
+        def asked(*given):
+            print(f"host: {name} {step}", flush=True)  # a kill may come soon
+            return function(*given)
+
+        return on_host(given, name, step, asked, *arguments)
+
+    inputs.StageInputs.on_host = told
+
+
 def tell_purposes() -> None:
     """Prints a line for each purpose that a random number is asked for."""
 
@@ -159,7 +173,7 @@ def kill_at(place: str) -> None:
         before(report, "page", lambda *_: True)
     else:
         stage, step = place.split(":")
-        before(loop._Log, "write", lambda log, at, _: (log._task.name, str(at)) == (stage, step))
+        before(loop._Log, "write", lambda log, at, *_: (log._task.name, str(at)) == (stage, step))
 
 
 def main(directory: str, actions: list[str]) -> None:
@@ -176,6 +190,7 @@ def main(directory: str, actions: list[str]) -> None:
             elif action:
                 kill_at(action)
             tell_purposes()
+            tell_host()
             cli.command([command, __file__, "--out", directory, *options])
             sys.stdout.flush()
             os._exit(0)

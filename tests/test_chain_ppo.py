@@ -17,7 +17,8 @@ from tests.chain import as_text, assert_drawn_from, same
 from tests.objectives.harness import assert_close
 
 STAGES = ("ppo", "ppo_ptx")
-POLICIES = {"base": "pretrain", "sft": "sft", "ppo": "ppo", "ppo_ptx": "ppo_ptx", "dpo": "dpo"}
+POLICIES = ("pretrain", "sft", "ppo", "ppo_ptx", "dpo")
+TEMPERATURE = 0.8  # of the report's KL
 
 
 # What an iteration starts from and reads.
@@ -295,46 +296,50 @@ def test_the_pretraining_loss_of_the_report_is_on_held_out_text(chain, policy):
             start = len(document) if ended else start + len(piece) - 1
             room = room or length
     assert sum(sum(weights) for _, weights in documents) == sum(len(d) - 1 for d in ids)
-    expected = oracles.mean_loss(chain.config.model, chain.model(POLICIES[policy]), documents)
+    expected = oracles.mean_loss(chain.config.model, chain.model(policy), documents)
     found = chain.report["policies"][policy]["pretraining_loss"]
     np.testing.assert_allclose(found, expected, rtol=1e-5)
 
 
 def kl_of(chain, stage, rows, prompts):
-    """sum over tokens of sum_v p log(p / q), a mean over responses: from the two saved models."""
-    temperature = chain.stages["ppo"].temperature
+    """sum over tokens of sum_v p log(p / q), of each response: from the two saved models."""
     starts = [chain.ids(prompt, end=False) for prompt in prompts]
     sequences = [start + ids for start, (ids, _) in zip(starts, rows, strict=True)]
-    tables = [oracles.distributions(chain.config.model, chain.model(name), sequences, temperature)
+    tables = [oracles.distributions(chain.config.model, chain.model(name), sequences, TEMPERATURE)
               for name in (stage, "sft")]  # fmt: skip
-    total = 0.0
+    found = []
     for start, p, q in zip(starts, *tables, strict=True):
         p, q = p[len(start) - 1 : -1], q[len(start) - 1 : -1]
-        total += (np.exp(p) * (p - q)).sum()
-    return total / len(prompts)
+        found.append((np.exp(p) * (p - q)).sum())
+    return np.mean(found)
 
 
-@pytest.mark.parametrize("policy", ["base", "ppo", "ppo_ptx", "dpo"])
+@pytest.mark.parametrize("policy", ["pretrain", "ppo", "ppo_ptx", "dpo"])
 def test_the_kl_of_the_report_is_of_the_policy_to_sft_on_its_own_samples(chain, policy):
     prompts = chain.world.prompts("test")
-    calls = chain.sampled(POLICIES[policy], prompts)
-    found = chain.report["policies"][policy]["kl"]
-    expected = [kl_of(chain, POLICIES[policy], rows, prompts) for rows in calls]
+    calls = chain.sampled(policy, prompts)
+    found = chain.report["policies"][policy]["kl_to_sft"]["mean"]
+    expected = [kl_of(chain, policy, rows, prompts) for rows in calls]
     assert len(calls) == 2 and min(abs(found / kl - 1) for kl in expected) < 1e-4
-    assert chain.report["policies"]["sft"]["kl"] == 0
+    drawn = min(zip(expected, calls, strict=True), key=lambda pair: abs(found / pair[0] - 1))[1]
+    assert_drawn_from(chain, chain.model(policy), prompts, drawn, TEMPERATURE)
+    assert chain.report["policies"]["sft"]["kl_to_sft"]["mean"] == 0
 
 
-@pytest.mark.parametrize("policy", POLICIES)
+@pytest.mark.parametrize("policy", [*POLICIES, "prompted"])
 def test_the_scores_of_the_report_are_of_each_policy_s_responses_to_test_prompts(chain, policy):
     prompts = chain.world.prompts("test")
-    rows = chain.sampled(POLICIES[policy], prompts)[0]
+    before = chain.config.data.worked_examples(1, 1) if policy == "prompted" else ""
+    asked = [before + prompt for prompt in prompts]
+    rows = chain.sampled(policy, asked)[0]
     temperature = chain.config.evaluation.sampling.temperature
-    assert_drawn_from(chain, chain.model(POLICIES[policy]), prompts, rows, temperature)
+    assert_drawn_from(chain, chain.model(policy), asked, rows, temperature)
     texts = [chain.tokenizer.decode(ids) for ids, _ in rows]
+    texts = [text.split("\n")[0] if policy == "prompted" else text for text in texts]
     grades = [chain.world.grade(p, text) for p, text in zip(prompts, texts, strict=True)]
     ours = chain.report["policies"][policy]
     np.testing.assert_allclose(ours["gold_score"]["mean"], np.mean([g.score for g in grades]))
     for flag in ("followed", "hallucinated", "harmful"):
         known = [x for x in (getattr(g, flag) for g in grades) if x is not None]
-        expected = np.mean(known) if known else None
-        assert ours[flag] == (None if expected is None else pytest.approx(expected))
+        found = None if ours[flag] is None else ours[flag]["mean"]
+        assert found == (pytest.approx(np.mean(known)) if known else None)

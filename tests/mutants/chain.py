@@ -13,14 +13,13 @@ FEEDS = (
         ("text", '"text", "train"', '"text", "valid"', TEXT),
         ("text", "length=length", "length=length - 1", TEXT),
         ("demonstrations", '"demonstrations", "train"', '"demonstrations", "valid"', PACKED),
-        ("demonstrations", "packed=stage.packed", "packed=False", PACKED),
-        ("demonstrations", "stage.pretraining_fraction, stage.pretraining_fraction_of",
-         "0.1, stage.pretraining_fraction_of",
+        ("demonstrations", "packed=packed", "packed=False", PACKED),
+        ("demonstrations", "batches, more, text_fraction,", "batches, more, 0.1,",
          "test_a_fraction_of_a_batch_of_demonstrations_is_text"),
         ("rankings", '"rankings", "train"', '"rankings", "valid"',
          "test_rankings_are_of_the_stage_that_collects_them_or_of_the_data[reward-abcd]"),
-        ("rankings", "packed=stage.packed", "packed=1", RANKED),
-        ("rankings", "outputs=stage.outputs", "outputs=9", RANKED),
+        ("rankings", "packed=packed", "packed=1", RANKED),
+        ("rankings", "outputs=outputs", "outputs=9", RANKED),
         ("rankings", "close=inputs.build.ending.close", "close=None", RANKED),
         ("prompts", '"prompts", split', '"prompts", "test"', PROMPTS),
         ("prompts", "length=length", "length=16", PROMPTS),
@@ -35,6 +34,16 @@ FEEDS = (
         ("PPO._batches", "inputs, self.prompts", 'inputs, "ppo"', PPO_PROMPTS),
         ("PPO._batches", "self.batch_size, self.prompt_length)", "self.batch_size, 6)",
          PPO_PROMPTS),
+    ]),
+    *mutants("stages/sft.py", "test_feeds.py", [
+        ("SFT._batches", "self.length, self.packed, fraction", "self.length, False, fraction",
+         PACKED),
+        ("SFT._batches", "self.packed, fraction, of", "self.packed, 0.1, of",
+         "test_a_fraction_of_a_batch_of_demonstrations_is_text"),
+    ]),
+    *mutants("stages/rankings.py", "test_feeds.py", [
+        ("RankingStage._batches", "self.outputs, self.packed)", "self.outputs)", RANKED),
+        ("RankingStage._batches", "self.outputs, self.packed)", "9, self.packed)", RANKED),
     ]),
     *mutants("stages/feeds.py", "test_feeds.py", [
         ("Together.set_state", "part.set_state(state[name])", "pass",
@@ -56,7 +65,7 @@ RANDOMNESS = (
     *mutants("stages/feeds.py", "test_randomness.py", [
         ("prompts", 'inputs.shuffle("prompts")', 'inputs.shuffle("text")', f"{FED}[ppo]"),
         ("rankings", 'inputs.shuffle("rankings")', 'inputs.shuffle("text")', f"{FED}[reward]"),
-        ("demonstrations", 'stage.length, "text", whole', 'stage.length, "demonstrations", whole',
+        ("demonstrations", 'length, "text", whole', 'length, "demonstrations", whole',
          "test_mixed_demonstrations_are_shuffled_for_three_purposes"),
         ("demonstrations", 'inputs.shuffle("mix")', 'inputs.shuffle("text")',
          "test_mixed_demonstrations_are_shuffled_for_three_purposes"),
@@ -241,4 +250,61 @@ DATA = mutants(
     ],
 )  # fmt: skip
 
-MUTANTS = FEEDS + RANDOMNESS + GIVEN + GRAPH + STAGES + PPO + ITERATION + DATA
+REPORT = (
+    *mutants("runs/evaluation.py", "test_chain_ppo.py", [
+        ("Evaluation.test_prompts", "self.config.evaluation.prompts,", '"ppo",',
+         f"{REPORT_SCORES}[ppo]", "AssertionError|IndexError"),
+        ("Evaluation.answers", "asked.sampling, ending, **asked.shape)}",
+         "dataclasses.replace(asked.sampling, temperature=1.0), ending, **asked.shape)}",
+         f"{REPORT_SCORES}[ppo]"),
+        ("Evaluation.answers", "how.before + prompt for", "prompt for",
+         f"{REPORT_SCORES}[prompted]", "AssertionError|IndexError"),
+        ("Evaluation._until", "response.text.split(until)[0]", "response.text",
+         f"{REPORT_SCORES}[prompted]"),
+        ("StageModel.params", "self.evaluation.run.model(self.stage)",
+         'self.evaluation.run.model("ppo" if self.stage == "ppo_ptx" else self.stage)',
+         f"{REPORT_LOSS}[ppo_ptx]"),
+    ]),
+    *mutants("evaluation/kl.py", "test_chain_ppo.py", [
+        ("KL.needs", "Need(self.to,", 'Need("pretrain",', f"{REPORT_KL}[ppo]"),
+        ("KL._nats", 'subject.params, subject.model("to")', 'subject.model("to"), subject.params',
+         f"{REPORT_KL}[ppo]"),
+        ("KL.programs", "SamplingConfig(self.temperature)", "asked.sampling", f"{REPORT_KL}[ppo]"),
+        ("KL.programs", "reference, self.temperature,", "reference, 1.0,", f"{REPORT_KL}[ppo]"),
+    ]),
+    *mutants("evaluation/pretraining_loss.py", "test_chain_ppo.py", [
+        ("PretrainingLoss.rows", '"text", "valid"', '"text", "train"', f"{REPORT_LOSS}[sft]"),
+    ]),
+    *mutants("runs/run.py", "test_chain_ppo.py", [
+        ("Run._check_model", "directory = self.stage_directory(stage)",
+         'directory = self.stage_directory("sft" if stage == "ppo" else stage)',
+         f"{REPORT_LOSS}[ppo]"),
+    ]),
+)  # fmt: skip
+
+SECOND = "test_the_second_reward_model_starts_from_sft_and_reads_the_second_rankings"
+ELSEWHERE = (
+    *mutants("runs/run.py", "runs/test_elsewhere.py", [
+        ("Run.check", "if self._is_another_run_s(stage)", "if False",
+         "test_a_model_that_does_not_fit_is_refused_before_any_stage", "Failed"),
+        ("Run._check_model", "different_fields(found, shape)", "[]",
+         "test_another_shape_is_refused_by_field", "Failed"),
+        ("Run._finish_elsewhere", "self.finish(name)", "pass",
+         "test_a_prompted_policy_waits_for_what_it_starts_from"),
+    ]),
+    *mutants("stages/elsewhere.py", "runs/test_elsewhere.py", [
+        ("FromRun.shape", "self.model or build.model", "build.model",
+         "test_how_a_model_is_computed_may_differ", "UserError"),
+        ("FewShot.prompting", "self.examples, seed", "self.examples, 0",
+         "test_it_is_asked_behind_worked_examples_a_line_each"),
+        ("FewShot.prompting", '"\\n", self.prompt_length', "None, self.prompt_length",
+         "test_it_is_asked_behind_worked_examples_a_line_each"),
+    ]),
+    *mutants("runs/run.py", "test_second_round.py", [
+        ("Run.records", "return self.collected(stage).read(kind, split)",
+         'return self.collected("feedback").read(kind, split)', SECOND),
+    ]),
+)  # fmt: skip
+
+MUTANTS = (FEEDS + RANDOMNESS + GIVEN + GRAPH + STAGES + PPO + ITERATION + DATA + REPORT
+           + ELSEWHERE)  # fmt: skip

@@ -14,6 +14,7 @@ import numpy as np
 import pytest
 from etils import epath
 
+from rlhf_jax.data.builder import read_dataset
 from rlhf_jax.parallel.processes import LOST
 from tests import bucket
 
@@ -143,6 +144,23 @@ def test_a_death_ends_the_others_and_what_is_left_goes_on(alone, tmp_path, runne
     assert pair[FIRST].returncode in ends and ends[pair[FIRST].returncode] in told, told
     finish([start(tmp_path, alone / "cache", "ppo_ptx", *more, devices=4)])
     assert_same(tmp_path, whole, "ppo_ptx")
+
+
+@pytest.mark.slow
+def test_two_processes_collect_the_rankings_of_one(alone, tmp_path):
+    """Stopped among the outputs; the first of them asks the host and writes what it says."""
+    cache = alone / "cache two"
+    finish([start(tmp_path / "one", alone / "cache", "feedback", devices=1)])
+    pair = start_two(tmp_path / "two", cache, "sft")
+    finish(pair)
+    stopped = finish(start_two(tmp_path / "two", cache, "feedback", "--stop-after-steps", "3"))
+    assert "feedback: stopped at step 3 of 6" in stopped[FIRST] and "feedback" not in stopped[SECOND]
+    finish(start_two(tmp_path / "two", cache, "feedback"))
+    assert_same(tmp_path / "two", tmp_path / "one", "feedback")
+    read = lambda run, split: list(read_dataset(run / "feedback/records", "rankings", split))
+    for split, count in (("train", 18), ("valid", 2)):
+        one, two = (read(tmp_path / name, split) for name in ("one", "two"))
+        assert one == two and len(one) == count
 
 
 @pytest.mark.slow

@@ -8,6 +8,9 @@ import pytest
 from rlhf_jax.data.pipeline import prompt_batches, ranking_batches, supervised_batches
 from rlhf_jax.data.records import Demonstration, Prompt, Ranking, Text, write_jsonl
 from rlhf_jax.errors import UserError, inside
+from rlhf_jax.evaluation.reward_accuracy import RewardAccuracy
+from rlhf_jax.evaluation.samples import Samples
+from rlhf_jax.runs.report import report
 from rlhf_jax.runs.run import Run
 from rlhf_jax.sources.folder import FolderData
 from tests import small_run
@@ -42,6 +45,9 @@ RECORDS = {
 }
 
 
+EVALUATORS = (RewardAccuracy(length=80, outputs=3), Samples())
+
+
 def tied(*prompts):
     return [Ranking(prompt, ("b", "c"), (0, 0)) for prompt in prompts]
 
@@ -56,11 +62,26 @@ def experiment(place, records=None, **changes):
     stages = {n: x for n, x in given.stages.items() if n not in ("feedback", "prompted")}
     model = dataclasses.replace(config.model, vocab_size=tokenizer.get_vocab_size())
     data, out = FolderData(path=str(place / "records")), str(place / "run")
-    given = dataclasses.replace(given, data=data, model=model, stages=stages, out=out)
+    parts = {"data": data, "model": model, "out": out, "evaluators": EVALUATORS}
+    given = dataclasses.replace(given, stages=stages, **parts)
     return with_fields(given, **changes)
 
 
 LACKING = {
+    "held-out rankings too long": (
+        {"rankings.valid": [Ranking("g", ("b", LONG), (0, 1))]}, {}, "report",
+        r"rankings\.valid\.jsonl: nothing is left for accuracy: 1 too long \(accuracy\.length = "
+        r"80; those too long have 103 tokens or more\)",
+    ),
+    "held-out rankings tied": (
+        {"rankings.valid": tied("f", "g")}, {}, "report",
+        r"rankings\.valid\.jsonl: nothing is left for accuracy: 2 tied",
+    ),
+    "test prompts": (
+        {"prompts.test": [Prompt(LONG)]}, {}, "report",
+        r"prompts\.test\.jsonl: nothing is left for evaluation: 1 too long "
+        r"\(evaluation\.prompt_length = 56",
+    ),
     "training rankings tied": (
         {"rankings.train": [*tied("a", "b"), Ranking("c", ("b", "b"), (0, 1))]}, {}, "reward",
         r"rankings\.train\.jsonl: nothing is left for reward: 3 tied$",
@@ -92,11 +113,10 @@ def test_what_leaves_nothing_is_refused_before_any_step(name, tmp_path, monkeypa
     records, changes, stage, message = LACKING[name]
     run = Run(experiment(tmp_path, records, **changes))
     monkeypatch.setattr(Run, "_run", lambda run, stage: pytest.fail("a stage began"))
-    with pytest.raises(UserError, match=message) as caught:
-        run.finish(stage)
-    assert "\n" not in str(caught.value)
-    with pytest.raises(UserError, match=message):  # each time that it is asked for
-        run.finish(stage)
+    for _ in range(2):  # each time that it is asked for
+        with pytest.raises(UserError, match=message) as caught:
+            report(run) if stage == "report" else run.finish(stage)
+        assert "\n" not in str(caught.value)
 
 
 def test_of_all_stages_that_are_to_run_the_first_that_lacks_something_is_named(tmp_path):
@@ -146,12 +166,14 @@ def test_a_warm_up_as_long_as_its_stage_is_refused_before_any_step(tmp_path):
 
 def test_what_is_left_out_is_counted_by_stage_and_source(tmp_path, capsys):
     run = Run(experiment(tmp_path))
-    run.check(("pretrain", "sft", "reward", "ppo", "dpo"))
+    run.check(("pretrain", "sft", "reward", "ppo", "dpo"), report=True)
     rankings = {"rankings.train": {"all": {"tied": 2, "too long": 2}}}
     demonstrations = {"demonstrations.train": {"all": {"too long": 1}}}
     told = {
         "pretrain": {}, "sft": demonstrations, "reward": rankings | demonstrations,
         "ppo": {"prompts.ppo": {"all": {"too long": 1}}}, "dpo": rankings,
+        "evaluation": {"prompts.test": {"all": {"too long": 1}}},
+        "accuracy": {"rankings.valid": {"all": {"too long": 1}}}, "samples": {},
     }  # fmt: skip
     assert run.corpora.counts["left_out"] == json.loads(json.dumps(told))
     out = capsys.readouterr().out
