@@ -319,9 +319,9 @@ FAULTS = (
          "generation/ending.py", "generation/test_ending.py::"
          "test_training_ppo_and_report_give_a_response_one_score",
          ("final_scores", "jnp.where(ended, scores, missing)", "scores")),
-    *row("evaluation samples past where PPO's responses end", "run.py",
-         "test_endings.py::test_generate_ends_where_ppo_s_responses_do",
-         ("Run.ending", "self.tokenizer, config.stop_token,", "self.tokenizer, None,")),
+    *row("evaluation samples past where PPO's responses end", "generation/ending.py",
+         "test_endings.py::test_generate_and_the_report_end_so_too",
+         ("Ending.of", "if config.stop_token is None", "if True")),
     *row("a policy whose logits are NaN samples token 0, and is trained or graded on it",
          "generation/decode.py",
          EXPERIENCE + "test_what_a_sick_sampler_drew_reaches_no_update",

@@ -7,13 +7,13 @@ from pathlib import Path
 
 import pytest
 
-from rlhf_jax import cli
-from rlhf_jax.experiment import load_experiment
+from rlhf_jax.runs.experiment import load_experiment
+from rlhf_jax.runs.options import parse
 from tests.parallel.test_processes import FIRST, SECOND, finish, start
 
 ROOT = Path(__file__).resolve().parents[2]
 COMMAND = ["ppo_ptx", "experiments/instructgpt_1b3.py", "--out", "/mnt/shared/My_run.1",
-           "--parallel.fsdp", "16", "--ppo-ptx.stop-token", "a b"]  # fmt: skip
+           "--parallel.fsdp", "16", "--ending.stop-token", "a b"]  # fmt: skip
 SCRIPTS = {
     "tpu_vm.sh": (["my-slice", "us-east5-a"], "gcloud"),
     "gke.sh": (["my-cluster", "v5p-128", "image:1"], "xpk"),
@@ -67,14 +67,13 @@ def test_without_arguments_it_says_what_it_wants(tmp_path, script):
     assert code == 2 and not calls and f"launch/{script}" in said and "--out FOLDER" in said
 
 
-def test_the_command_that_is_launched_is_one(monkeypatch):
-    """Its options are fields, and the experiment is there."""
-    seen = []
-    monkeypatch.setattr(cli.tyro, "cli", lambda call, **more: seen.append(more["args"]) or 1 / 0)
-    with pytest.raises(ZeroDivisionError):
-        cli.command([COMMAND[0], str(ROOT / COMMAND[1]), *COMMAND[2:]])
-    config = load_experiment(str(ROOT / COMMAND[1]))
-    assert config.parallel.coordinator is None and seen
+def test_the_command_that_is_launched_is_one():
+    """Its options are fields, the stage and the experiment are there."""
+    stage, file, *options = COMMAND
+    config = load_experiment(str(ROOT / file))
+    assert stage in config.stages and config.parallel.coordinator is None
+    (changed,) = parse([config], options, "rlhf-jax")
+    assert (changed.parallel.fsdp, changed.ending.stop_token) == (16, "a b")
 
 
 @pytest.mark.slow
