@@ -78,7 +78,8 @@ def test_they_do_what_is_said(commands, tmp_path, monkeypatch, capsys):
     assert int(first[1]) == step  # where it stands before its first step
 
     code, _, err = call(monkeypatch, capsys, other)
-    assert code == 2 and "\n  stages.pretrain.epochs: 0.3 there, 9.0 now" in err and "--insist" in err
+    assert code == 2 and "--insist" in err
+    assert "\n  stages.pretrain.epochs: 0.3 there, 9.0 now" in err
     code, out, _ = call(monkeypatch, capsys, insist)
     assert code == 0 and "goes on under another config:\n  stages.pretrain.epochs: 0.3 there" in out
     code, _, err = call(monkeypatch, capsys, replay)  # nothing was sick: tests/test_replay.py

@@ -154,7 +154,8 @@ def test_two_processes_collect_the_rankings_of_one(alone, tmp_path):
     pair = start_two(tmp_path / "two", cache, "sft")
     finish(pair)
     stopped = finish(start_two(tmp_path / "two", cache, "feedback", "--stop-after-steps", "3"))
-    assert "feedback: stopped at step 3 of 6" in stopped[FIRST] and "feedback" not in stopped[SECOND]
+    assert "feedback: stopped at step 3 of 6" in stopped[FIRST]
+    assert "feedback" not in stopped[SECOND]
     finish(start_two(tmp_path / "two", cache, "feedback"))
     assert_same(tmp_path / "two", tmp_path / "one", "feedback")
     read = lambda run, split: list(read_dataset(run / "feedback/records", "rankings", split))
