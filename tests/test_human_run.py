@@ -5,11 +5,11 @@ import json
 from pathlib import Path
 
 import pytest
+from rlhf_jax.experiment import HumanData, load_experiment
+from rlhf_jax.run import Run
 
 from rlhf_jax import judge
-from rlhf_jax.experiment import HumanData, load_experiment
 from rlhf_jax.models.config import TransformerConfig
-from rlhf_jax.run import Run
 from rlhf_jax.training.optimizer import OptimizerConfig
 
 EXPERIMENT = Path(__file__).parents[1] / "experiments" / "hh.py"
