@@ -96,6 +96,10 @@ def test_of_ppo_both_models_their_optimizers_and_the_cache():
     assert found["KV cache"] == (cache + drawn, (), "rollout")
 
 
+def test_of_dpo_the_reference_that_lies_beside_its_update():
+    assert parts("dpo")["parameters"] == (2 * PARAMETERS, ("params",), None)
+
+
 def test_what_is_cut_over_devices_counts_by_its_share():
     whole, cut = parts("sft"), parts("sft", make_runner(ParallelConfig(fsdp=8)))
     assert cut["logits"].size == whole["logits"].size // 8
