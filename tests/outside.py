@@ -111,9 +111,9 @@ class Liking(Evaluator):
         grader()
 
     def rows(self, subject):
-        sampled = subject.sampled()
+        sampled, judge = subject.sampled(), subject.grader()
         pairs = zip(sampled.prompts, sampled.responses, strict=True)
-        shares = [grade(prompt, response.text).score for prompt, response in pairs]
+        shares = [judge(prompt, response.text).score for prompt, response in pairs]
         return {"id": sampled.ids, "share": np.array(shares)}
 
     def summary(self, rows, seed):
