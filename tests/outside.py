@@ -18,7 +18,7 @@ from rlhf_jax.data.pipeline import supervised_pass
 from rlhf_jax.data.records import Demonstration, Prompt, Text
 from rlhf_jax.errors import require
 from rlhf_jax.evaluation.evaluator import Column, Evaluator
-from rlhf_jax.evaluation.statistics import mean_interval
+from rlhf_jax.evaluation.statistics import bounded_mean, mean_interval
 from rlhf_jax.generation.ending import final_scores
 from rlhf_jax.objectives.advantages import group_normalised, kl_shaped_rewards
 from rlhf_jax.objectives.kl import k3, kl_loss
@@ -111,13 +111,13 @@ class Liking(Evaluator):
         grader()
 
     def rows(self, subject):
-        sampled = subject.sampled()
+        sampled, judge = subject.sampled(), subject.grader()
         pairs = zip(sampled.prompts, sampled.responses, strict=True)
-        shares = [grade(prompt, response.text).score for prompt, response in pairs]
+        shares = [judge(prompt, response.text).score for prompt, response in pairs]
         return {"id": sampled.ids, "share": np.array(shares)}
 
     def summary(self, rows, seed):
-        return {"liking": mean_interval(rows["share"], seed)}
+        return {"liking": bounded_mean(rows["share"], seed)}
 
 
 @dataclasses.dataclass(frozen=True)
@@ -150,7 +150,7 @@ class Spells(Evaluator):
         return {"id": np.arange(len(nats)), "nats": np.array(nats)}
 
     def summary(self, rows, seed):
-        return {"spells": float(rows["nats"].mean())}
+        return {"spells": mean_interval(rows["nats"])}
 
 
 class State(NamedTuple):

@@ -15,11 +15,16 @@ import numpy as np
 import pytest
 
 from rlhf_jax.durable.model_files import load_model, read_about
+from rlhf_jax.plan.chips import CHIPS, Topology
+from rlhf_jax.plan.flops import matrix_parameters
+from rlhf_jax.plan.plan import make_plan
+from rlhf_jax.runs.experiment import load_experiment
 
 ROOT = Path(__file__).resolve().parents[1]
-STEPS, GROUPED = 6, 32  # of GRPO: iterations, and responses in each
-# In the fifth step: the last checkpoint is of the third, the fourth's scores are written down.
-KILL = 4 * GROUPED + 5
+STEPS, GROUPED = 5, 32  # of GRPO: iterations, and responses in each
+REPORTED = 3 * 8  # responses that the report grades: of three policies to the test prompts
+# In the fourth step: the last checkpoint is of the second, the third's scores are written down.
+KILL = 3 * GROUPED + 5
 
 EXPERIMENT = '''
 """An experiment whose source, stage and evaluator are not of the package. Its grader writes a line
@@ -53,8 +58,9 @@ class Counted(outside.Spelling):
         return counted
 
 
+FAST = OptimizerConfig(learning_rate=1e-2)
 # Smooth where gradients are rounding, so that other orders of sums give the same numbers.
-RATE = OptimizerConfig(learning_rate=1e-2, epsilon=1e-3)
+SMOOTH = OptimizerConfig(learning_rate=5e-3, epsilon=1e-3)
 config = Experiment(
     name="outside",
     data=Counted(),
@@ -63,14 +69,14 @@ config = Experiment(
         scan_layers=False,
     ),
     stages={
-        "base": Pretrain(RATE, batch_size=8, length=16),
-        "sft": SFT(RATE, epochs=3, batch_size=8, length=16, start="base"),
-        "grpo": outside.GRPO(RATE, iterations=6, start="sft"),
+        "base": Pretrain(FAST, batch_size=8, length=16),
+        "sft": SFT(FAST, epochs=3, batch_size=8, length=16, start="base"),
+        "grpo": outside.GRPO(SMOOTH, iterations=5, start="sft"),
     },
     ending=EndingConfig(missing_eos_score=None),
     evaluation=EvaluationConfig(prompt_length=8, response_length=8, batch_size=8),
     evaluators=(outside.Liking(), outside.Spells(length=16)),
-    loop=LoopConfig(checkpoint_every=3),
+    loop=LoopConfig(checkpoint_every=2),
 )
 '''
 
@@ -116,10 +122,10 @@ def finish(process: subprocess.Popen, *expected: int) -> str:
     return printed
 
 
-def run(name: str, *options: str, calls: str | None = None, kill: int = 0) -> tuple:
-    """The whole experiment and its report, in the folder `name`."""
+def run(command: str, name: str, *options: str, calls: str | None = None, kill: int = 0) -> tuple:
+    """A stage, or "run": the whole experiment and its report, in the folder `name`."""
     environment = {"CALLS": calls or f"{name} calls", "KILL": str(kill)}
-    return environment, ["run", "experiment.py", "--out", name, *options]
+    return environment, [command, "experiment.py", "--out", name, *options]
 
 
 def metrics(directory: Path, stage: str) -> list[dict]:
@@ -128,26 +134,20 @@ def metrics(directory: Path, stage: str) -> list[dict]:
 
 def assert_same(directory: Path, other: Path) -> None:
     """Within what sums in another order make of float32 in a few steps."""
-    for stage in ("sft", "grpo"):
-        found, expected = metrics(directory, stage), metrics(other, stage)
-        assert len(found) == len(expected) > 2
-        for line, wanted in zip(found, expected, strict=True):
-            assert line.keys() == wanted.keys()
-            for name, value in wanted.items():
-                np.testing.assert_allclose(line[name], value, rtol=1e-3, atol=1e-4, err_msg=name)
-    found, expected = report(directory), report(other)
-    assert found.keys() == expected.keys()
-    for stage, columns in expected.items():
-        assert found[stage] == pytest.approx(columns, rel=1e-3)
+    found, expected = metrics(directory, "grpo"), metrics(other, "grpo")
+    assert len(found) == len(expected) == STEPS
+    for line, wanted in zip(found, expected, strict=True):
+        assert line.keys() == wanted.keys()
+        for name, value in wanted.items():
+            np.testing.assert_allclose(line[name], value, rtol=1e-3, atol=1e-4, err_msg=name)
 
 
 def report(directory: Path) -> dict[str, dict[str, float]]:
     """{stage: {column: value}}."""
-    stages = json.loads((directory / "report.json").read_text())["stages"]
-    number = lambda value: value["mean"] if isinstance(value, dict) else value
+    policies = json.loads((directory / "report.json").read_text())["policies"]
     return {
-        stage: {name: number(found[name]) for name in ("liking", "spells")}
-        for stage, found in stages.items()
+        stage: {name: found[name]["mean"] for name in ("liking", "spells")}
+        for stage, found in policies.items()
     }
 
 
@@ -157,25 +157,24 @@ def folder(tmp_path_factory):
     numbers were not finite, "sick"."""
     folder = tmp_path_factory.mktemp("extending")
     (folder / "experiment.py").write_text(EXPERIMENT)
-    finish(start(folder, run("one")), 0)
+    finish(start(folder, run("run", "one")), 0)
     for name in ("killed", "sick"):
-        copied(folder, name, "data", "base", "sft")
+        copied(folder, name)
     sick = "--grpo.optimizer.learning-rate", "1e30", "--loop.max-skipped", "2"
-    batch = "sick/grpo/sick/step_2.npz"
     commands = (
-        run("killed", kill=KILL),
-        run("killed"),
-        run("sick", *sick),
-        ({"CALLS": "replay calls"}, ["replay", batch]),
+        run("grpo", "killed", kill=KILL),
+        run("run", "killed"),
+        run("grpo", "sick", *sick),
+        ({"CALLS": "replay calls"}, ["replay", "sick/grpo/sick/step_2.npz"]),
     )
     printed = finish(start(folder, *commands), -signal.SIGKILL, 0, 2, 0)
     (folder / "printed").write_text(printed)
     return folder
 
 
-def copied(folder: Path, name: str, *parts: str) -> None:
-    """Parts of the whole run, where another begins."""
-    for part in parts:
+def copied(folder: Path, name: str) -> None:
+    """What the stage builds on, in the folder of another run."""
+    for part in ("data", "base", "sft"):
         shutil.copytree(folder / "one" / part, folder / name / part)
 
 
@@ -194,7 +193,7 @@ def test_the_report_has_the_evaluators_columns(folder):
 
 
 def test_after_a_kill_it_goes_on_to_the_same_bits(folder):
-    for file in ("metrics.jsonl", "host/scores/3.json", "host/scores/5.json", "about.json"):
+    for file in ("metrics.jsonl", "host/scores/2.json", "host/scores/4.json", "about.json"):
         path = Path("grpo") / file
         assert (folder / "killed" / path).read_bytes() == (folder / "one" / path).read_bytes()
     one, killed = (model_bytes(folder / name / "grpo" / "model") for name in ("one", "killed"))
@@ -211,9 +210,9 @@ def model_bytes(directory: Path) -> dict[str, bytes]:
 def test_no_response_of_a_step_that_was_written_down_is_graded_again(folder):
     calls = lambda name: (folder / f"{name} calls").read_text().splitlines()
     whole, killed = calls("one"), calls("killed")
-    assert len(whole) == STEPS * GROUPED
-    # Step 4 was cut short after five of its responses; step 3, done again, read its scores.
-    before = 4 * GROUPED
+    assert len(whole) == STEPS * GROUPED + REPORTED
+    # Step 3 was cut short after five of its responses; step 2, done again, read its scores.
+    before = 3 * GROUPED
     assert killed == whole[: before + 5] + whole[before:]
 
 
@@ -224,23 +223,41 @@ def test_a_batch_whose_numbers_were_not_finite_is_replayed(folder):
 
 
 def test_two_processes_give_the_same_numbers(folder):
-    copied(folder, "two", "data", "base")
+    copied(folder, "two")
     with socket.socket() as free:
         free.bind(("localhost", 0))
         place = f"localhost:{free.getsockname()[1]}"
     together = ["--parallel.coordinator", place, "--parallel.processes", "2"]
     pair = [
-        start(folder, run("two", *together, "--parallel.process", str(n), calls=f"two calls {n}"))
+        start(
+            folder,
+            run("run", "two", *together, "--parallel.process", str(n), calls=f"two calls {n}"),
+        )
         for n in (0, 1)
     ]
     for process in pair:
         finish(process, 0)
     assert_same(folder / "two", folder / "one")
-    graded = (folder / "two calls 0").read_text().splitlines()
-    assert len(graded) == STEPS * GROUPED and not (folder / "two calls 1").exists()
+    found, expected = report(folder / "two"), report(folder / "one")
+    assert found == {stage: pytest.approx(columns, rel=1e-3) for stage, columns in expected.items()}
+    graded = [len((folder / f"two calls {n}").read_text().splitlines()) for n in (0, 1)]
+    assert graded == [STEPS * GROUPED + REPORTED, REPORTED]
 
 
 def test_pmap_on_eight_devices_gives_the_same_numbers(folder):
-    copied(folder, "pmap", "data", "base")
-    finish(start(folder, run("pmap", "--parallel.runner", "pmap"), devices=8), 0)
+    copied(folder, "pmap")
+    pmap = run("grpo", "pmap", "--parallel.runner", "pmap")
+    finish(start(folder, pmap, devices=8), 0)
     assert_same(folder / "pmap", folder / "one")
+
+
+def test_plan_compiles_its_programs(folder):
+    config = load_experiment(str(folder / "experiment.py"))
+    eight = Topology("v5e:2x4", CHIPS["v5e"], 8)
+    plan = make_plan(config, eight, jax.devices(), ("grpo",), platform="cpu")
+    assert [(p.name, p.runs) for p in plan.programs] == [("sample", STEPS), ("update", STEPS)]
+    sample, update = plan.programs
+    assert sample.parts.keys() == {"prefill", "decode"} and sum(update.sent.values()) > 0
+    # Forward for policy and start, then twice forward and backward.
+    responses = GROUPED * (8 + 8)
+    assert update.useful_flops > (2 + 2 * 3) * 2 * responses * matrix_parameters(config.model)

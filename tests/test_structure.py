@@ -43,7 +43,12 @@ BY_NAME = {
     "models/config.py:different_fields": "every field of a shape",
     "plan/suggest.py:options": "every field of a stage, to say which differ",
     "runs/experiment.py:load_experiment": "`config` of an experiment file",
-    "runs/run.py:model": "the field of a shape that differs, for a message",
+    "runs/memory.py:remedies": "the fields that a stage names in memory_fields, for a message",
+    "runs/options.py:_changed": "every field of a config, as options",
+    "runs/options.py:_docstring": "the docstring of a class, and not that of a class above it",
+    "runs/options.py:_fields": "every field of a config, as options",
+    "runs/options.py:parse": "every field of a config, as options",
+    "runs/run.py:_check_model": "the field of a shape that differs, for a message",
     "training/optimizer.py:__post_init__": "the default of a field that a method does not read",
     "worlds/grading.py:score": "flags of a grade, listed in WEIGHTS",
     "worlds/instruction.py:__post_init__": "every field of a size",
@@ -92,7 +97,7 @@ def inner_modules() -> list[str]:
     return [name for name in modules() if name != "rlhf_jax"]
 
 
-def functions(module: str) -> Iterator[tuple[str, ast.AST]]:
+def functions(tree: ast.Module) -> Iterator[tuple[str, ast.AST]]:
     """Every node of a module with the name of the function that it stands in."""
 
     def walk(node: ast.AST, name: str) -> Iterator[tuple[str, ast.AST]]:
@@ -101,7 +106,7 @@ def functions(module: str) -> Iterator[tuple[str, ast.AST]]:
             yield inner, child
             yield from walk(child, inner)
 
-    return walk(modules()[module], "")
+    return walk(tree, "")
 
 
 def test_every_module_has_its_room():
@@ -122,7 +127,7 @@ def test_imports_go_downwards():
 
 
 def test_no_circle():
-    """Neither of modules that run nor, but for the inputs of a run, of types."""
+    """Of what runs: a type may be named by a module that the other imports."""
     found, done = [], set()
 
     def visit(module: str, above: tuple[str, ...]) -> None:
@@ -138,34 +143,48 @@ def test_no_circle():
     assert not found
 
 
-def by_name(module: str) -> Iterator[tuple[str, ast.Call]]:
-    """Calls that reach an attribute by a name that is no literal, with their function."""
-    for function, node in functions(module):
-        called = isinstance(node, ast.Call) and isinstance(node.func, ast.Name)
-        if called and node.func.id in ("getattr", "setattr", "hasattr", "delattr"):
-            owner, name = node.args[:2]
-            own_field = function == "__post_init__" and ast.unparse(owner) == "self"
-            if not isinstance(name, ast.Constant) and not (own_field and is_field(name)):
-                yield function, node
+def by_name(tree: ast.Module) -> Iterator[tuple[str, ast.AST]]:
+    """What reaches an attribute by a name that is no literal, with its function; but a check of an
+    object's own fields, one after the other, may."""
+    for function, node in functions(tree):
         if isinstance(node, ast.Attribute) and node.attr in ("__dict__", "__getattribute__"):
             yield function, node
-        if called and node.func.id in ("vars", "globals", "locals", "eval", "exec"):
+        if not isinstance(node, ast.Call) or not isinstance(node.func, ast.Name):
+            continue
+        if node.func.id in ("vars", "globals", "locals", "eval", "exec"):
             yield function, node
-
-
-def is_field(name: ast.AST) -> bool:
-    """A variable, and not a name that is put together."""
-    return isinstance(name, ast.Name)
+        if node.func.id in ("getattr", "setattr", "hasattr", "delattr"):
+            owner, name = node.args[:2]
+            own = function == "__post_init__" and ast.unparse(owner) == "self"
+            if not isinstance(name, ast.Constant) and not (own and isinstance(name, ast.Name)):
+                yield function, node
 
 
 def test_attributes_are_reached_by_made_up_names_nowhere():
     found = {}
     for module in inner_modules():
-        for function, node in by_name(module):
+        for function, node in by_name(modules()[module]):
             place = "/".join(module.split(".")[1:])
             found[f"{place}.py:{function}"] = ast.unparse(node)
     assert found.keys() - BY_NAME.keys() == set(), found
     assert BY_NAME.keys() - found.keys() == set()
+
+
+@pytest.mark.parametrize(
+    "line",
+    [
+        'getattr(self, f"_{stage}")()',
+        "getattr(self, stage)()",
+        "vars(self)[stage]()",
+        "self.__dict__[stage]()",
+        'globals()["run_" + stage]()',
+    ],
+)
+def test_the_ways_to_make_up_a_name_are_known(line):
+    run = ast.parse(f"class Run:\n    def finish(self, stage):\n        {line}")
+    assert [function for function, _ in by_name(run)] == ["finish"]
+    known = "getattr(jax, 'jit'), self.stages[stage].task(inputs)"
+    assert not list(by_name(ast.parse(known)))
 
 
 def kinds() -> set[str]:

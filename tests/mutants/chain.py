@@ -14,7 +14,7 @@ FEEDS = (
         ("text", "length=length", "length=length - 1", TEXT),
         ("demonstrations", '"demonstrations", "train"', '"demonstrations", "valid"', PACKED),
         ("demonstrations", "packed=packed", "packed=False", PACKED),
-        ("demonstrations", "batches, more, text_fraction,", "batches, more, 0.1,",
+        ("demonstrations", "more, text_fraction, seed", "more, 0.1, seed",
          "test_a_fraction_of_a_batch_of_demonstrations_is_text"),
         ("rankings", '"rankings", "train"', '"rankings", "valid"',
          "test_rankings_are_of_the_stage_that_collects_them_or_of_the_data[reward-abcd]"),

@@ -1,0 +1,38 @@
+"""The code of docs/extending.md: its blocks are an experiment that runs as it stands."""
+
+import json
+import re
+import textwrap
+from pathlib import Path
+
+from rlhf_jax import cli
+
+ROOT = Path(__file__).resolve().parents[1]
+PAGE = (ROOT / "docs" / "extending.md").read_text(encoding="utf-8")
+
+
+def blocks(kind: str) -> list[str]:
+    return re.findall(rf"^```{kind}\n(.*?)^```$", PAGE, re.MULTILINE | re.DOTALL)
+
+
+def test_the_blocks_are_an_experiment_that_runs(tmp_path, monkeypatch, capsys):
+    (tmp_path / "sums.py").write_text("\n\n".join(blocks("python")))
+    monkeypatch.chdir(tmp_path)
+    assert cli.command(["sums.py"]) == 0
+    assert "focal" in capsys.readouterr().out
+    cli.command(["run", "sums.py"])
+    found = json.loads((tmp_path / "runs" / "sums" / "report.json").read_text())["policies"]
+    assert found.keys() == {"base", "focal"}
+    for columns in found.values():
+        assert columns.keys() == {"gold_score", "digits"}
+    assert found["focal"]["digits"]["mean"] > found["base"]["digits"]["mean"]
+
+
+def test_an_excerpt_is_what_stands_in_its_file():
+    (excerpt,) = blocks("python excerpt of tests/outside.py")
+    lines = (ROOT / "tests" / "outside.py").read_text(encoding="utf-8")
+    assert textwrap.indent(excerpt, " " * 8) in lines
+
+
+def test_no_block_is_left_out():
+    assert PAGE.count("```") == 2 * (len(blocks("python")) + len(blocks(r"python excerpt .*?")))
