@@ -54,6 +54,7 @@ def plan():
 
 
 def test_every_program_of_a_run_is_there():
+    assert stages_of(SMALL) == tuple(name for name in SMALL.stages if name != "prompted")
     names = [(p.stage, p.name) for p in programs_of(SMALL, stages_of(SMALL))]
     iteration = ["rollout", "experience", "update"]
     assert names == [
