@@ -1,6 +1,7 @@
 """Records of the instruction world, a small English world with a grader."""
 
 import dataclasses
+import functools
 
 from rlhf_jax.data.records import Prompt, Text
 from rlhf_jax.errors import require
@@ -35,7 +36,13 @@ class WorldData(Source):
         return self.world.sft if kind == "demonstrations" else None
 
     def grader(self, seed):
-        return InstructionWorld(self.world, seed).grade
+        return _world(self.world, seed).grade
 
     def worked_examples(self, count, seed):
-        return InstructionWorld(self.world, seed).few_shot(count)
+        return _world(self.world, seed).few_shot(count)
+
+
+@functools.lru_cache(2)
+def _world(config: WorldConfig, seed: int) -> InstructionWorld:
+    """Made once for all that grade and show examples."""
+    return InstructionWorld(config, seed)
