@@ -74,6 +74,19 @@ def test_every_test_of_the_table_exists():
     assert [node for node in sorted(nodes) if not there(*node.split("::"))] == []
 
 
+def test_the_sample_has_tests_of_every_module_of_its_rooms():
+    """Read as text: tests/mutants/sample.py imports what is not there for most tests."""
+    tree = ast.parse(text_of("tests/mutants/sample.py"))
+    (value,) = (
+        x.value for x in tree.body if isinstance(x, ast.Assign) and x.targets[0].id == "TESTS"
+    )
+    tests = ast.literal_eval(value)
+    rooms = {name.split("/")[0] for name in tests}
+    files = (path for room in rooms for path in (ROOT / "rlhf_jax" / room).glob("[!_]*.py"))
+    assert tests.keys() == {f"{path.parent.name}/{path.name}" for path in files}
+    assert [t for of in tests.values() for t in of if not (ROOT / "tests" / t).is_file()] == []
+
+
 def test_no_mutant_is_there_twice():
     counts = Counter((mutant.detail, str(mutant), mutant.test) for mutant in TABLE)
     assert [what for what, count in counts.items() if count > 1] == []

@@ -50,13 +50,37 @@ TESTS = {
     "objectives/reward_models.py": ("objectives/test_reward_models.py",),
     "objectives/surrogates.py": ("objectives/test_surrogates.py",),
     "objectives/terms.py": ("objectives/test_terms.py",),
-    "stages/dpo.py": ("stages/test_dpo.py", "stages/test_packed_rankings.py"),
+    "stages/dpo.py": (
+        "stages/test_dpo.py", "stages/test_packed_rankings.py", "stages/test_stages.py",
+    ),
+    "stages/elsewhere.py": ("runs/test_stages_fit.py", "runs/test_elsewhere.py"),
+    "stages/facts.py": ("stages/test_facts.py",),
+    "stages/feeds.py": ("test_feeds.py", "test_randomness.py"),
+    "stages/one_model.py": ("stages/test_stages.py", "stages/test_trained_parts.py"),
     "stages/ppo.py": (
         "stages/test_ppo_experience.py", "stages/test_ppo_losses.py", "stages/test_ppo_update.py",
-        "stages/test_sick.py",
+        "stages/test_sick.py", "stages/test_trained_parts.py",
     ),
     "stages/ppo_config.py": ("stages/test_ppo_config.py",),
-    "stages/reward_model.py": ("stages/test_reward_model.py", "stages/test_packed_rankings.py"),
+    "stages/ppo_stage.py": (
+        "stages/test_stages.py", "runs/test_stages_fit.py", "stages/test_ppo_stage.py",
+        "stages/test_trained_parts.py", "test_feeds.py",
+    ),
+    "stages/pretrain.py": ("stages/test_stages.py", "runs/test_stages_fit.py"),
+    "stages/rankings.py": (
+        "stages/test_stages.py", "runs/test_stages_fit.py", "stages/test_facts.py",
+    ),
+    "stages/reward_model.py": (
+        "stages/test_reward_model.py", "stages/test_packed_rankings.py", "stages/test_stages.py",
+    ),
+    "stages/sft.py": (
+        "stages/test_stages.py", "runs/test_stages_fit.py", "stages/test_facts.py", "test_feeds.py",
+    ),
+    "stages/simulated_feedback.py": (
+        "stages/test_simulated_feedback.py", "stages/test_stages.py", "runs/test_stages_fit.py",
+        "stages/test_facts.py",
+    ),
+    "stages/stage.py": ("stages/test_stages.py", "plan/test_same_programs.py"),
     "stages/supervised.py": (
         "stages/test_supervised.py", "stages/test_ppo_losses.py", "stages/test_sick.py",
     ),
