@@ -135,7 +135,6 @@ REPORT_LOSS = "test_the_pretraining_loss_of_the_report_is_on_held_out_text"
 EXPERIENCE = "test_experience_is_that_of_the_saved_sft_and_reward_models"
 FEEDBACK = "test_feedback_s_outputs_are_sampled_from_sft_at_its_temperature"
 RANKINGS = "test_rankings_to_learn_from_are_those_of_the_train_split_that_are_not_tied"
-CARELESS = "test_the_share_of_careless_demonstrations_is_the_config_s_and_none_is_held_out"
 NORMALISED = "test_the_training_demonstrations_score_0_on_average"
 AGREE = "test_two_labelers_of_that_noise_agree_as_often_as_asked"
 INITIAL = 'jax.tree.map(lambda x: 0.9 * x, inputs.model("start"))'
@@ -237,16 +236,19 @@ ITERATION = mutants(
     ],
 )  # fmt: skip
 
+OF_THE_SEED = "test_records_and_grader_are_of_the_world_of_the_seed"
 DATA = mutants(
     "sources/world.py",
-    "test_chain.py",
+    "sources/test_world.py",
     [
         ("WorldData.records", '"train": world.demonstrations("sft", self.careless)',
-         '"train": world.demonstrations("sft")', CARELESS),
+         '"train": world.demonstrations("sft")', OF_THE_SEED),
         ("WorldData.records", 'world.demonstrations("valid")',
-         'world.demonstrations("valid", self.careless)', CARELESS),
+         'world.demonstrations("valid", self.careless)', OF_THE_SEED),
         ("WorldData.records", "InstructionWorld(self.world, seed)", "InstructionWorld(self.world)",
-         CARELESS),
+         OF_THE_SEED),
+        ("WorldData.grader", "self.world, seed", "self.world, 0", OF_THE_SEED, "UserError"),
+        ("WorldData.worked_examples", "self.world, seed", "self.world, 0", OF_THE_SEED),
     ],
 )  # fmt: skip
 

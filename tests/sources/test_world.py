@@ -32,6 +32,7 @@ def test_records_and_grader_are_of_the_world_of_the_seed():
     data = WorldData(SMALL, careless=0.5)
     splits, counts = data.records(4)
     assert splits["demonstrations"]["train"] == world.demonstrations("sft", 0.5)
+    assert splits["demonstrations"]["valid"] == world.demonstrations("valid")
     assert [p.prompt for p in splits["prompts"]["feedback"]] == world.prompts("feedback")
     assert counts == {"careless": {"demonstrations": sum(world.hurried("sft", 0.5)), "of": 30}}
     right = world.demonstrations("valid")[0]
