@@ -3,10 +3,11 @@ iteration runs, from sampling to the averages.
 
     python -m benchmarks.ppo_step_size
 
-Counted are the lines of these functions from `def` to their end, docstrings included. The programs
-are traced on shapes and not compiled; PPO-ptx, so that all of them are.
+Counted are the lines of these functions from `def` to their end, docstrings included; of a function
+inside another, those of the outer one. The programs are traced on shapes and not compiled; it is
+PPO-ptx, which runs all that PPO runs.
 
-Result: FILES files, LINES lines; 24 files, 1,300 lines before stages were objects.
+Result: 1,271 lines in 22 files.
 """
 
 import ast

@@ -1,6 +1,7 @@
 """The benchmarks run and write what they print."""
 
 import json
+import re
 import subprocess
 import sys
 from pathlib import Path
@@ -42,3 +43,21 @@ def test_one_save_between_steps(tmp_path):
     assert 3 * result["parameters"] * 4 > 2**20 * result["checkpoint_mib"] > result["parameters"]
     assert 0 < result["blocking_seconds"] < result["written_seconds"] and step > 0
     assert f"{result['share_at_default']:.2%}" in table
+
+
+def test_a_ppo_step_is_read_in_few_files_and_lines():
+    command = [sys.executable, "-m", "benchmarks.ppo_step_size"]
+    done = subprocess.run(
+        command, cwd=BENCHMARKS.parent, capture_output=True, text=True, check=True
+    )
+    size = re.compile(r"([\d,]+) +lines in (\d+) files")
+    lines, files = (int(n.replace(",", "")) for n in size.search(done.stdout).groups())
+    assert files < 24 and lines < 1600
+    named = [line.split() for line in done.stdout.splitlines()[:-1]]
+    assert sum(int(count) for count, _ in named) == lines and len(named) == files
+    assert {"stages/ppo.py", "generation/decode.py", "models/transformer.py"} < {
+        name for _, name in named
+    }
+    about = (BENCHMARKS / "ppo_step_size.py").read_text(encoding="utf-8")
+    told = [int(n.replace(",", "")) for n in size.search(about).groups()]
+    assert told == pytest.approx([lines, files], rel=0.05)  # else write it anew

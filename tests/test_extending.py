@@ -163,7 +163,7 @@ def folder(tmp_path_factory):
     sick = "--grpo.optimizer.learning-rate", "1e30", "--loop.max-skipped", "2"
     commands = (
         run("grpo", "killed", kill=KILL),
-        run("run", "killed"),
+        run("grpo", "killed"),
         run("grpo", "sick", *sick),
         ({"CALLS": "replay calls"}, ["replay", "sick/grpo/sick/step_2.npz"]),
     )
@@ -198,7 +198,6 @@ def test_after_a_kill_it_goes_on_to_the_same_bits(folder):
         assert (folder / "killed" / path).read_bytes() == (folder / "one" / path).read_bytes()
     one, killed = (model_bytes(folder / name / "grpo" / "model") for name in ("one", "killed"))
     assert one == killed and len(one) > 0
-    assert report(folder / "killed") == report(folder / "one")
 
 
 def model_bytes(directory: Path) -> dict[str, bytes]:
@@ -213,7 +212,7 @@ def test_no_response_of_a_step_that_was_written_down_is_graded_again(folder):
     assert len(whole) == STEPS * GROUPED + REPORTED
     # Step 3 was cut short after five of its responses; step 2, done again, read its scores.
     before = 3 * GROUPED
-    assert killed == whole[: before + 5] + whole[before:]
+    assert killed == whole[: before + 5] + whole[before : STEPS * GROUPED]
 
 
 def test_a_batch_whose_numbers_were_not_finite_is_replayed(folder):
