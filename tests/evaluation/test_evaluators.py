@@ -10,7 +10,7 @@ import pytest
 from rlhf_jax.data.records import Text
 from rlhf_jax.errors import ConfigError, UserError
 from rlhf_jax.evaluation.behaviour import Behaviour
-from rlhf_jax.evaluation.evaluator import EvaluationConfig, Evaluator, checked
+from rlhf_jax.evaluation.evaluator import EvaluationConfig, Evaluator, as_json, checked, number
 from rlhf_jax.evaluation.gold_score import GoldScore
 from rlhf_jax.evaluation.kl import KL
 from rlhf_jax.evaluation.policies import Sampler
@@ -260,6 +260,17 @@ def test_rows_are_one_an_item(rows, words):
         checked("liking", rows)
     fine = {"id": np.array(["a", "b"]), "score": np.zeros(2)}
     assert checked("liking", fine) == fine
+
+
+@pytest.mark.parametrize("value", [math.nan, math.inf, Interval(math.nan, 0, 1), None])
+def test_what_is_not_finite_is_not_known(value):
+    assert as_json(value) is None
+
+
+def test_an_interval_or_a_number_is_what_it_is():
+    assert as_json(Interval(0.5, -math.inf, 1)) == {"mean": 0.5, "low": None, "high": 1}
+    assert (as_json(0.25), as_json(3)) == (0.25, 3)
+    assert (number(Interval(0.5, 0, 1)), number(2), number(None)) == (0.5, 2, None)
 
 
 def test_an_evaluator_is_named_by_its_class():
