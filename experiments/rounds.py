@@ -16,10 +16,10 @@ float32:
        base               SFT                PPO                second PPO         longer
     0  .345 [.335, .355]  .536 [.516, .556]  .596 [.577, .616]  .589 [.570, .609]  .599 [.580, .619]
 
-The first round raises the score; the second does not, nor do as many more iterations of the first:
-paired differences -.007 [-.023, +.008] and -.010 [-.026, +.006]. On outputs of the first round's
-policy the first reward model is right on .521 [.472, .571] of the held-out pairs, no better than
-chance; the second, trained on such outputs, on .572 [.519, .622].
+The first round raises the score; the second does not surely move it: the second PPO differs from
+the first by -.007 [-.023, +.008] (paired), from `longer` by -.010 [-.026, +.006]. On outputs of the
+first round's policy the first reward model is right on .521 [.472, .571] of the held-out pairs, not
+surely better than chance; the second, trained on such outputs, on .572 [.519, .622].
 """
 
 from rlhf_jax.evaluation.behaviour import Behaviour
