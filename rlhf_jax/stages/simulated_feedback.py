@@ -126,9 +126,10 @@ class SimulatedFeedback(Stage):
             metrics = {"outputs": len(written), "response_tokens": tokens, "ended": ended}
             return state._replace(step=state.step + 1), metrics
 
+        initial = lambda key: Collecting(jnp.zeros((), jnp.int32), key)
         return Task(
             name=inputs.build.name,
-            state=Collecting(jnp.zeros((), jnp.int32), inputs.key("outputs")),
+            state=inputs.runner.create(initial, inputs.key("outputs")),
             step=step,
             batches=Finite(asked),
             total_steps=len(asked),
