@@ -151,7 +151,8 @@ def test_two_processes_collect_the_rankings_of_one(alone, tmp_path):
     """Stopped among the outputs; the first of them asks the host and writes what it says."""
     cache = alone / "cache two"
     finish([start(tmp_path / "one", alone / "cache", "feedback", devices=1)])
-    finish(start_two(tmp_path / "two", cache, "sft"))
+    left_out = shutil.ignore_patterns("feedback")
+    shutil.copytree(tmp_path / "one", tmp_path / "two", ignore=left_out)
     stopped = finish(start_two(tmp_path / "two", cache, "feedback", "--stop-after-steps", "3"))
     assert "feedback: stopped at step 3 of 6" in stopped[FIRST]
     assert "feedback" not in stopped[SECOND]
