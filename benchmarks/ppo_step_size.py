@@ -12,6 +12,7 @@ Result: 1,271 lines in 22 files.
 
 import ast
 import functools
+import os
 import sys
 from collections.abc import Callable
 from pathlib import Path
@@ -49,8 +50,8 @@ def traced(function: Callable) -> Callable:
 def prepared() -> Callable[[], None]:
     """One call of PPO's step, its programs traced in place of run."""
     key = jax.random.key(0)
-    policy = transformer.init(MODEL, key)
-    reward = score.with_score_head(policy, key)
+    policy = traced(functools.partial(transformer.init, MODEL))(key)
+    reward = traced(score.with_score_head)(policy, key)
     functions = ppo.functions(CONFIG, MODEL, Ending(2, 0))
     frozen = ppo.frozen_of(CONFIG, policy, policy, reward)
     step = ppo.make_iteration(ppo.Programs(*map(traced, functions)), frozen, MODEL.compute_dtype)
@@ -61,17 +62,18 @@ def prepared() -> Callable[[], None]:
     return lambda: step(state, batch)
 
 
-def run_lines(function: Callable[[], None]) -> dict[Path, set[int]]:
+def run_lines(function: Callable[[], None]) -> dict[str, set[int]]:
     """The lines of the package that a call runs, by file."""
-    found: dict[Path, set[int]] = {}
+    found: dict[str, set[int]] = {}
+    inside = f"{PACKAGE}{os.sep}"
 
     def of_frame(frame, event, argument):
         if event == "line":
-            found.setdefault(Path(frame.f_code.co_filename), set()).add(frame.f_lineno)
+            found.setdefault(frame.f_code.co_filename, set()).add(frame.f_lineno)
         return of_frame
 
     def trace(frame, event, argument):
-        return of_frame if PACKAGE in Path(frame.f_code.co_filename).parents else None
+        return of_frame if frame.f_code.co_filename.startswith(inside) else None
 
     before = sys.gettrace()
     sys.settrace(trace)
@@ -93,14 +95,13 @@ def function_lines(path: Path, lines: set[int]) -> int:
     return len(whole)
 
 
-@functools.cache
 def counted() -> dict[str, int]:
     """{file: lines} of a step, the largest first."""
     step = prepared()
     jax.clear_caches()  # what was traced before would not run again
     found = {
-        str(path.relative_to(PACKAGE)): function_lines(path, lines)
-        for path, lines in run_lines(step).items()
+        str(Path(name).relative_to(PACKAGE)): function_lines(Path(name), lines)
+        for name, lines in run_lines(step).items()
     }
     return dict(sorted(found.items(), key=lambda item: -item[1]))
 
