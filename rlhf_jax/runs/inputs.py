@@ -10,6 +10,7 @@ import jax
 from etils.epath import Path
 
 from rlhf_jax.durable.files import entries, write_atomically
+from rlhf_jax.errors import UserError
 from rlhf_jax.parallel import processes
 from rlhf_jax.randomness import random_key, shuffle_seed
 from rlhf_jax.stages.stage import Build, Program
@@ -62,10 +63,17 @@ class StageInputs:
         def write():
             if not file.is_file() or read_json(file)["of"] != of:
                 found = {"of": of, "found": function(*arguments)}
-                write_atomically(file, json.dumps(found, allow_nan=False).encode())
+                write_atomically(file, self._json(name, step, found))
 
         processes.first_alone(write, f"{name} {step}")
         return read_json(file)["found"]
+
+    def _json(self, name: str, step: int, found: Any) -> bytes:
+        try:
+            return json.dumps(found, allow_nan=False).encode()
+        except ValueError:
+            about = f"{self.build.name}: {name} of step {step}"
+            raise UserError(f"{about}: a number that is not finite came from the host") from None
 
     def host_results(self, name: str) -> list:
         folder = self.directory / HOST / name

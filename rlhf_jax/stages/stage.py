@@ -213,7 +213,8 @@ class Stage:
         raise NotImplementedError
 
     def task(self, inputs: Inputs) -> Task:
-        """What the loop runs: `programs`, compiled, on the stage's own batches."""
+        """What the loop runs: `programs`, compiled, on the stage's own batches. Its state is a
+        NamedTuple with a `step`, and holds everything that moves."""
         raise NotImplementedError
 
     def finish(self, params: Any, inputs: Inputs) -> Any:

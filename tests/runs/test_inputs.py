@@ -5,6 +5,7 @@ import json
 
 import pytest
 
+from rlhf_jax.errors import UserError
 from rlhf_jax.randomness import random_key, shuffle_seed
 from rlhf_jax.runs import inputs as module
 from rlhf_jax.runs.inputs import StageInputs
@@ -62,8 +63,8 @@ def test_a_result_counts_for_equal_arguments_only(inputs):
     assert inputs.host_results("scores") == [[1, 6]] and len(asked) == 3
 
 
-def test_what_is_no_json_is_not_written(inputs, tmp_path):
-    with pytest.raises(ValueError, match="not JSON compliant"):
+def test_what_is_not_finite_is_not_written(inputs, tmp_path):
+    with pytest.raises(UserError, match="feedback: scores of step 0: a number that is not finite"):
         inputs.on_host("scores", 0, lambda: [float("nan")])
     assert inputs.on_host("scores", 0, lambda: [1.0]) == [1.0]
 
