@@ -3,9 +3,11 @@
 import gzip
 import json
 import shutil
+from pathlib import Path
 
 import pytest
 
+from rlhf_jax.cli import main
 from rlhf_jax.data.human import ASSISTANT, HUMAN
 from rlhf_jax.data.records import Ranking
 from rlhf_jax.errors import RecordError, UserError
@@ -13,6 +15,7 @@ from rlhf_jax.sources import corpora
 from rlhf_jax.sources.human import HumanData, best_reply, no_best, recent_turns
 
 VOCABULARY = 1024
+EXPERIMENT = Path(__file__).parents[2] / "experiments" / "hh.py"
 
 
 @pytest.fixture(scope="module")
@@ -153,6 +156,18 @@ def test_demonstrations_are_replies_alone_at_the_top():
     assert no_best(Ranking("p", ("a", "a", "b"), (0, 0, 1))) is None  # twice the same reply
     assert no_best(Ranking("p", ("a", "b", "c"), (0, 0, 1))) == "tied"
     assert no_best(Ranking("p", (" ", "b"), (0, 1))) == "empty"
+
+
+def test_without_data_the_command_says_what_to_do(monkeypatch, capsys, tmp_path):
+    monkeypatch.delenv("RLHF_JAX_DATA", raising=False)
+    options = ["--out", str(tmp_path), "--reward.batch-size", "8"]  # rows for 8 devices
+    monkeypatch.setattr("sys.argv", ["rlhf-jax", "reward", str(EXPERIMENT), *options])
+    with pytest.raises(SystemExit) as stop:
+        main()
+    assert stop.value.code == 2
+    error = capsys.readouterr().err
+    assert error.count("\n") == 1
+    assert "RLHF_JAX_DATA" in error and "download_human_data('human_data')" in error
 
 
 def test_a_folder_that_lacks_a_file(tmp_path, human_data):
