@@ -237,12 +237,13 @@ def doctor(arguments: Sequence[str]) -> int:
 
 
 def replay(arguments: Sequence[str]) -> int:
-    batch, option, file = (*arguments, None, None)[:3] if len(arguments) in (1, 3) else (None,) * 3
-    if batch is None or batch.startswith("-") or option not in (None, "--experiment"):
-        raise UserError("rlhf-jax replay needs BATCH, a saved batch, and takes --experiment FILE")
-    from rlhf_jax.runs.replay import show
+    if not arguments or arguments[0].startswith("-"):
+        raise UserError("rlhf-jax replay needs BATCH, a saved batch")
+    from rlhf_jax.runs.options import parse
+    from rlhf_jax.runs.replay import ReplayOptions, show
 
-    show(batch, file)
+    batch, *options = arguments
+    show(batch, parse([ReplayOptions()], options, f"rlhf-jax replay {batch}")[0])
     return 0
 
 

@@ -14,13 +14,14 @@ from rlhf_jax.plan.command import PlanOptions
 from rlhf_jax.runs.experiment import Experiment, load_experiment
 from rlhf_jax.runs.generate import GenerateOptions
 from rlhf_jax.runs.options import RunOptions, refuse_unknown
+from rlhf_jax.runs.replay import ReplayOptions
 
 ROOT = Path(__file__).resolve().parents[1]
 EXPERIMENTS = sorted((ROOT / "experiments").glob("*.py"))
 PACKAGE = sorted((ROOT / "rlhf_jax").rglob("*.py"))
 CONFIGURE = ("Config", "Controller", "Options", "Data")
 BASES = {"Stage", "Source", "Evaluator"}
-COMMAND_OPTIONS = (RunOptions(), GenerateOptions(), PlanOptions("v5e:2x2"))
+COMMAND_OPTIONS = (RunOptions(), GenerateOptions(), PlanOptions("v5e:2x2"), ReplayOptions())
 
 
 @pytest.mark.parametrize("path", EXPERIMENTS, ids=lambda path: path.stem)
@@ -155,7 +156,9 @@ def test_the_readme_names_existing_targets_commands_and_files():
     calls = commands_in(README)
     assert {"run", "ppo", "reward", "generate", "plan"} <= {command for command, *_ in calls}
     for command, file, _ in calls:
-        if file.startswith("experiments/"):
+        if command.startswith("experiments/"):  # lists its stages
+            assert (ROOT / command).is_file() and not file
+        elif file.startswith("experiments/"):
             known = {*cli.COMMANDS, *load_experiment(str(ROOT / file)).stages}
             assert command in known, (command, file)
         else:

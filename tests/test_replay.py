@@ -271,18 +271,16 @@ def test_doctor_tells_who_holds_a_run(copy, monkeypatch, capsys):
 
 
 @pytest.mark.parametrize(
-    "arguments",
-    [
-        ("doctor",),
-        ("replay",),
-        ("doctor", "--all"),
-        ("replay", "x.npz", "--experiment"),
-        ("replay", "x.npz", "--seed", "1"),
-    ],
+    "arguments", [("doctor",), ("replay",), ("doctor", "--all"), ("replay", "--experiment", "x.py")]
 )
 def test_doctor_and_replay_want_a_place(monkeypatch, capsys, arguments):
     code, _, err = command(monkeypatch, capsys, *arguments)
     assert code == 2 and f"rlhf-jax {arguments[0]} needs" in err
+
+
+def test_replay_takes_the_options_of_the_start_alone(monkeypatch, capsys):
+    code, _, err = command(monkeypatch, capsys, "replay", "x.npz", "--seed", "1")
+    assert (code, err) == (2, "rlhf-jax: --seed: no such option\n")
 
 
 def test_doctor_of_another_directory(tmp_path):

@@ -19,6 +19,17 @@ from rlhf_jax.runs.origin import Origin
 from rlhf_jax.runs.run import Run
 
 
+@dataclasses.dataclass(frozen=True)
+class ReplayOptions:
+    """Of the command.
+
+    experiment  the experiment file, where it is not the one that the stage was started with; the
+                options are those in any case
+    """
+
+    experiment: str | None = None
+
+
 def replay(path: PathLike, config: Experiment | None = None) -> tuple[dict[str, Any], list[str]]:
     """The step's metrics, and lines that say where numbers are not finite.
 
@@ -86,13 +97,13 @@ def not_finite(tree: Any) -> list[str]:
     return lines
 
 
-def show(path: PathLike, experiment: str | None = None) -> None:
-    """Prints what `replay` gives. experiment: its file, where it is not the one that the stage was
-    started with; the options are those in any case."""
+def show(path: PathLike, options: ReplayOptions) -> None:
+    """Prints what `replay` gives."""
     config = None
-    if experiment is not None:
+    if options.experiment is not None:
         origin = Origin.read(absolute(path).parent.parent)
-        config = Origin(experiment, () if origin is None else origin.options).config()
+        given = () if origin is None else origin.options
+        config = Origin(options.experiment, given).config()
     metrics, lines = replay(path, config)
     print(f"{path}: one step again")
     for name, value in sorted(metrics.items()):

@@ -65,8 +65,6 @@ CLI = mutants(
          "test_every_command_has_help_without_an_experiment[ppo]"),
         ("list_stages", "stages_told(load_experiment(experiment))", "''",
          "test_the_stages_of_an_experiment_are_told_a_line_each", "IndexError"),
-        ("replay", 'option not in (None, "--experiment")', "False",
-         "test_replay.py::test_doctor_and_replay_want_a_place[arguments4]"),
     ],
 )  # fmt: skip
 
