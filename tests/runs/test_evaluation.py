@@ -116,13 +116,18 @@ def asked_by_hand(run) -> list[str]:
     return [prompt for prompt in world.prompts("test") if fits(prompt)]
 
 
+SAMPLERS: dict[int, Sampler] = {}  # by prompt length, each compiled once
+
+
 def answers_by_hand(run, stage, before="", length=44) -> list[Response]:
-    sampler = Sampler(
-        MODEL, run.tokenizer, SamplingConfig(0.9), run.ending,
-        prompt_length=length, response_length=8, batch_size=4,
-    )  # fmt: skip
+    if length not in SAMPLERS:
+        SAMPLERS[length] = Sampler(
+            MODEL, run.tokenizer, SamplingConfig(0.9), run.ending,
+            prompt_length=length, response_length=8, batch_size=4,
+        )  # fmt: skip
     prompts = [before + prompt for prompt in asked_by_hand(run)]
-    return sampler.responses(run.model(stage), prompts, random_key(1, "report/responses"))
+    key = random_key(1, "report/responses")
+    return SAMPLERS[length].responses(run.model(stage), prompts, key)
 
 
 def test_the_rows_are_the_finished_stages_in_order(report, run):
@@ -167,6 +172,7 @@ def test_every_policy_is_asked_with_the_same_noise_and_graded_by_the_world(repor
     else:
         answers = answers_by_hand(run, stage)
         texts = [answer.text for answer in answers]
+    assert run.evaluation.finished(stage).rows("samples")["response"].tolist() == texts
     asked = asked_by_hand(run)
     scores = [world.grade(p, text).score for p, text in zip(asked, texts, strict=True)]
     policy = found["policies"][stage]
