@@ -262,8 +262,6 @@ REPORT = (
          f"{REPORT_SCORES}[ppo]"),
         ("Evaluation.answers", "how.before + prompt for", "prompt for",
          f"{REPORT_SCORES}[prompted]", "AssertionError|IndexError"),
-        ("Evaluation._until", "response.text.split(until)[0]", "response.text",
-         f"{REPORT_SCORES}[prompted]"),
         ("StageModel.params", "self.evaluation.run.model(self.stage)",
          'self.evaluation.run.model("ppo" if self.stage == "ppo_ptx" else self.stage)',
          f"{REPORT_LOSS}[ppo_ptx]"),
