@@ -80,12 +80,17 @@ config = Experiment(
 )
 '''
 
-# Each command in a process of its own, forked before jax starts its devices.
+# Each command in a process of its own, forked before jax starts its devices. It may begin with what
+# the stage builds on, of another run.
 DRIVER = """
-import json, os, sys
+import json, os, shutil, sys
 from rlhf_jax import cli
+from rlhf_jax.runs import replay, report
 
-for environment, arguments in json.loads(sys.argv[1]):
+for environment, arguments, into, other in json.loads(sys.argv[1]):
+    if other and not os.path.exists(into):
+        for part in ("data", "base", "sft"):
+            shutil.copytree(f"{other}/{part}", f"{into}/{part}")
     if os.fork() == 0:
         os.environ |= environment
         sys.argv[1:] = arguments
@@ -122,10 +127,13 @@ def finish(process: subprocess.Popen, *expected: int) -> str:
     return printed
 
 
-def run(command: str, name: str, *options: str, calls: str | None = None, kill: int = 0) -> tuple:
-    """A stage, or "run": the whole experiment and its report, in the folder `name`."""
+def run(
+    command: str, name: str, *options: str, calls: str | None = None, kill: int = 0, of: str = "one"
+) -> tuple:
+    """A stage, or "run": the whole experiment and its report, in the folder `name`. What the stage
+    builds on is that of another run; "": its own."""
     environment = {"CALLS": calls or f"{name} calls", "KILL": str(kill)}
-    return environment, [command, "experiment.py", "--out", name, *options]
+    return environment, [command, "experiment.py", "--out", name, *options], name, of
 
 
 def metrics(directory: Path, stage: str) -> list[dict]:
@@ -157,25 +165,17 @@ def folder(tmp_path_factory):
     numbers were not finite, "sick"."""
     folder = tmp_path_factory.mktemp("extending")
     (folder / "experiment.py").write_text(EXPERIMENT)
-    finish(start(folder, run("run", "one")), 0)
-    for name in ("killed", "sick"):
-        copied(folder, name)
     sick = "--grpo.optimizer.learning-rate", "1e30", "--loop.max-skipped", "2"
     commands = (
+        run("run", "one", of=""),
         run("grpo", "killed", kill=KILL),
         run("grpo", "killed"),
         run("grpo", "sick", *sick),
-        ({"CALLS": "replay calls"}, ["replay", "sick/grpo/sick/step_2.npz"]),
+        ({"CALLS": "replay calls"}, ["replay", "sick/grpo/sick/step_2.npz"], "", ""),
     )
-    printed = finish(start(folder, *commands), -signal.SIGKILL, 0, 2, 0)
+    printed = finish(start(folder, *commands), 0, -signal.SIGKILL, 0, 2, 0)
     (folder / "printed").write_text(printed)
     return folder
-
-
-def copied(folder: Path, name: str) -> None:
-    """What the stage builds on, in the folder of another run."""
-    for part in ("data", "base", "sft"):
-        shutil.copytree(folder / "one" / part, folder / name / part)
 
 
 def test_the_stage_learns_what_the_function_likes(folder):
@@ -222,10 +222,10 @@ def test_a_batch_whose_numbers_were_not_finite_is_replayed(folder):
 
 
 def test_two_processes_give_the_same_numbers(folder):
-    copied(folder, "two")
     with socket.socket() as free:
         free.bind(("localhost", 0))
         place = f"localhost:{free.getsockname()[1]}"
+    shutil.copytree(folder / "one", folder / "two", ignore=shutil.ignore_patterns("grpo", "rep*"))
     together = ["--parallel.coordinator", place, "--parallel.processes", "2"]
     pair = [
         start(
@@ -244,7 +244,6 @@ def test_two_processes_give_the_same_numbers(folder):
 
 
 def test_pmap_on_eight_devices_gives_the_same_numbers(folder):
-    copied(folder, "pmap")
     pmap = run("grpo", "pmap", "--parallel.runner", "pmap")
     finish(start(folder, pmap, devices=8), 0)
     assert_same(folder / "pmap", folder / "one")

@@ -139,8 +139,8 @@ STEPS = [  # of 3 epochs; 8 rows are a batch
     ("sft", {"packed": False, "pretraining_fraction": 0.5}, 9),
     ("reward", {}, 6),
     ("dpo", {"packed": 2, "outputs": 4}, 3),  # two rankings a row
-    ("dpo", {"packed": 2, "outputs": 6}, 3),  # still
-    ("dpo", {"packed": 3, "outputs": 6}, 3),  # three
+    ("dpo", {"packed": 2, "outputs": 6, "batch_size": 4}, 6),  # still: five rows
+    ("dpo", {"packed": 3, "outputs": 6, "batch_size": 4}, 3),  # three rankings: three rows
 ]
 
 
