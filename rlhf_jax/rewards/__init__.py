@@ -1,0 +1,1 @@
+"""Terms of a reward: what a response scores before the KL penalty."""

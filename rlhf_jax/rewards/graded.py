@@ -1,0 +1,20 @@
+"""The score that the data source's grader gives."""
+
+import dataclasses
+
+from rlhf_jax.rewards.reward import Reward
+
+
+@dataclasses.dataclass(frozen=True)
+class GradedReward(Reward):
+    """The data source's grader: what people who follow its guidelines without error would say."""
+
+    def function(self, grader):
+        grade = grader()
+        return lambda records, responses: [
+            float(grade(record.prompt, response).score)
+            for record, response in zip(records, responses, strict=True)
+        ]
+
+    def of(self, judged):
+        return judged.found
