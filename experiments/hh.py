@@ -49,10 +49,12 @@ from rlhf_jax.evaluation.samples import Samples
 from rlhf_jax.evaluation.win_rate import WinRate
 from rlhf_jax.models.config import TransformerConfig
 from rlhf_jax.objectives.kl import FixedController
+from rlhf_jax.rewards.learned import LearnedReward
 from rlhf_jax.runs.experiment import EvaluationConfig, Experiment
 from rlhf_jax.sources.human import HumanData
+from rlhf_jax.stages import presets
 from rlhf_jax.stages.dpo import DPO, DirectPreference
-from rlhf_jax.stages.ppo_stage import PPO
+from rlhf_jax.stages.policy_gradient import PolicyGradient
 from rlhf_jax.stages.pretrain import Pretrain
 from rlhf_jax.stages.reward_model import RewardModel
 from rlhf_jax.stages.sft import SFT
@@ -64,8 +66,8 @@ def cosine(learning_rate: float, warmup_steps: int) -> OptimizerConfig:
     return OptimizerConfig(learning_rate, schedule="cosine", warmup_steps=warmup_steps)
 
 
-def ppo(**changes) -> PPO:
-    return PPO(
+def ppo(**changes) -> PolicyGradient:
+    return presets.ppo(
         policy_optimizer=OptimizerConfig(learning_rate=1e-4, warmup_steps=10),
         value_optimizer=OptimizerConfig(learning_rate=3e-4, warmup_steps=10),
         iterations=20,
@@ -78,7 +80,7 @@ def ppo(**changes) -> PPO:
         ptx_ratio=1,
         ptx_length=128,
         start="sft",
-        reward="reward",
+        rewards=(LearnedReward("reward"),),
         **changes,
     )
 

@@ -31,11 +31,13 @@ import dataclasses
 
 from rlhf_jax.generation.ending import EndingConfig
 from rlhf_jax.models.config import SIZES
+from rlhf_jax.objectives.estimator import GAE, PPOClip
 from rlhf_jax.objectives.kl import FixedController
 from rlhf_jax.parallel.config import ParallelConfig
+from rlhf_jax.rewards.learned import LearnedReward
 from rlhf_jax.runs.experiment import EvaluationConfig, Experiment
 from rlhf_jax.sources.folder import FolderData
-from rlhf_jax.stages.ppo_stage import PPO
+from rlhf_jax.stages import presets
 from rlhf_jax.stages.pretrain import Pretrain
 from rlhf_jax.stages.reward_model import RewardModel
 from rlhf_jax.stages.sft import SFT
@@ -54,7 +56,7 @@ CONSTANT = dataclasses.replace(  # warm-up: 10 iterations of 8 minibatches
     ADAM, schedule="constant", warmup_steps=80, warmup_from=0.1
 )
 
-ppo = PPO(
+ppo = presets.ppo(
     # Not printed: the sweep went from 2.55e-6 to 2.55e-5, above 8.05e-6 it diverged without ptx.
     policy_optimizer=dataclasses.replace(CONSTANT, learning_rate=5e-6),
     value_optimizer=dataclasses.replace(CONSTANT, learning_rate=9e-6),
@@ -68,9 +70,8 @@ ppo = PPO(
     response_length=1024,
     temperature=1.0,
     kl=FixedController(0.02),
-    discount=1.0,
-    gae_lambda=0.95,  # not printed
-    clip=0.2,
+    advantage=GAE(discount=1.0, lam=0.95),  # lam is not printed
+    surrogate=PPOClip(0.2),
     value_clip=0.2,  # not printed
     whiten_rewards=False,  # not printed
     whiten_advantages=True,  # not printed
@@ -80,7 +81,7 @@ ppo = PPO(
     ptx_length=2048,  # not printed
     start="sft",
     reference="sft",
-    reward="reward",
+    rewards=(LearnedReward("reward"),),
 )
 
 config = Experiment(

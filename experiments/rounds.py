@@ -37,9 +37,11 @@ from rlhf_jax.evaluation.reward_score import RewardScore
 from rlhf_jax.evaluation.win_rate import WinRate
 from rlhf_jax.models.config import TransformerConfig
 from rlhf_jax.objectives.kl import FixedController
+from rlhf_jax.rewards.learned import LearnedReward
 from rlhf_jax.runs.experiment import EvaluationConfig, Experiment
 from rlhf_jax.sources.world import WorldData
-from rlhf_jax.stages.ppo_stage import PPO
+from rlhf_jax.stages import presets
+from rlhf_jax.stages.policy_gradient import PolicyGradient
 from rlhf_jax.stages.pretrain import Pretrain
 from rlhf_jax.stages.reward_model import RewardModel
 from rlhf_jax.stages.sft import SFT
@@ -69,8 +71,8 @@ def reward(rankings: str) -> RewardModel:
     )
 
 
-def ppo(start: str, reward: str) -> PPO:
-    return PPO(
+def ppo(start: str, reward: str) -> PolicyGradient:
+    return presets.ppo(
         policy_optimizer=OptimizerConfig(learning_rate=3e-4, warmup_steps=10),
         value_optimizer=OptimizerConfig(learning_rate=1e-3, warmup_steps=10),
         iterations=24,
@@ -82,7 +84,7 @@ def ppo(start: str, reward: str) -> PPO:
         kl=FixedController(0.4),
         start=start,
         reference="sft",
-        reward=reward,
+        rewards=(LearnedReward(reward),),
     )
 
 

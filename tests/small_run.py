@@ -26,14 +26,17 @@ from rlhf_jax.evaluation.win_rate import WinRate
 from rlhf_jax.generation.ending import EndingConfig
 from rlhf_jax.generation.sampling import SamplingConfig
 from rlhf_jax.models.config import TransformerConfig
+from rlhf_jax.objectives.estimator import GAE, PPOClip
 from rlhf_jax.objectives.kl import AdaptiveController
+from rlhf_jax.rewards.learned import LearnedReward
 from rlhf_jax.runs import inputs, report, run
 from rlhf_jax.runs.experiment import EvaluationConfig, Experiment
 from rlhf_jax.sources import corpora, human, records
 from rlhf_jax.sources.world import WorldData
+from rlhf_jax.stages import presets
 from rlhf_jax.stages.dpo import DirectPreference
 from rlhf_jax.stages.elsewhere import FewShot
-from rlhf_jax.stages.ppo_stage import PPO
+from rlhf_jax.stages.policy_gradient import PolicyGradient
 from rlhf_jax.stages.pretrain import Pretrain
 from rlhf_jax.stages.reward_model import RewardModel
 from rlhf_jax.stages.sft import SFT
@@ -50,14 +53,27 @@ POLICY_RATE = OptimizerConfig(learning_rate=3e-3, epsilon=1e-4)
 VALUE_RATE = OptimizerConfig(learning_rate=2e-3, epsilon=1e-4)
 
 
-def ppo(**changes) -> PPO:
+def ppo(**changes) -> PolicyGradient:
     """No value is a default's or neutral: a stage that forgets one shows."""
-    stage = PPO(
-        POLICY_RATE, VALUE_RATE, iterations=3, batch_size=8, minibatches=2, prompt_length=56,
-        response_length=8, kl=AdaptiveController(0.1, target=0.1, horizon=40), temperature=0.8,
-        discount=0.95, gae_lambda=0.9, clip=0.01, value_clip=0.05, ema_decay=0.7, ptx_ratio=3,
-        ptx_length=16, start="sft", reward="reward",
-    )  # fmt: skip
+    stage = presets.ppo(
+        policy_optimizer=POLICY_RATE,
+        value_optimizer=VALUE_RATE,
+        iterations=3,
+        advantage=GAE(0.95, 0.9),
+        surrogate=PPOClip(0.01),
+        batch_size=8,
+        minibatches=2,
+        prompt_length=56,
+        response_length=8,
+        kl=AdaptiveController(0.1, target=0.1, horizon=40),
+        temperature=0.8,
+        value_clip=0.05,
+        ema_decay=0.7,
+        ptx_ratio=3,
+        ptx_length=16,
+        start="sft",
+        rewards=(LearnedReward("reward"),),
+    )
     return dataclasses.replace(stage, **changes)
 
 

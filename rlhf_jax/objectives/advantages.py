@@ -25,11 +25,13 @@ def kl_shaped_rewards(
     ref_log_probs_BxR: Array,
     mask_BxR: Array,
     kl_coefficient: chex.Numeric,
+    estimator: Callable[[Array, Array], Array] = k1,
 ) -> Array:
     """r_t = -beta (log p_t - log ref_t) + [t is the last response token] score, zero outside.
 
     The last response token is the last 1 of the mask, be it EOS or not. Scores may be integers;
-    the rewards are floats. A row without response tokens gets no reward.
+    the rewards are floats. A row without response tokens gets no reward. estimator: `kl.k2` or
+    `kl.k3` in place of the log-ratio, k1.
     Source: Ouyang et al. 2022 (arXiv 2203.02155), equation 2; Ziegler et al. 2019, equation 2.
     """
     chex.assert_rank([score_B, mask_BxR], [1, 2])
@@ -39,7 +41,7 @@ def kl_shaped_rewards(
     last_B = length - 1 - jnp.argmax(mask[:, ::-1], axis=1)
     is_last_BxR = jax.nn.one_hot(last_B, length, dtype=bool)
     score_BxR = jnp.broadcast_to(as_float(score_B)[:, None], mask.shape)
-    penalty_BxR = -kl_coefficient * as_float(k1(log_probs_BxR, ref_log_probs_BxR))
+    penalty_BxR = -kl_coefficient * as_float(estimator(log_probs_BxR, ref_log_probs_BxR))
     return jnp.where(mask, penalty_BxR + jnp.where(is_last_BxR, score_BxR, 0), 0)
 
 
@@ -61,6 +63,12 @@ def _backwards(step: Callable, carry: chex.ArrayTree, mask: Array, *arrays: Arra
 
 def _nothing(rewards: Array) -> Array:
     return jnp.zeros(rewards.shape[0], as_float(rewards).dtype)
+
+
+def paid_at_end(rewards: Array, mask: Array) -> Array:
+    """The same sum of rewards of each response, all of it at its last token: [B,T]."""
+    nothing = jnp.zeros(mask.shape, as_float(rewards).dtype)
+    return kl_shaped_rewards(_episode_returns(rewards, mask), nothing, nothing, mask, 0.0)
 
 
 def reward_to_go(rewards: Array, mask: Array, discount: float = 1.0) -> Array:

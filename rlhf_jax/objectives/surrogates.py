@@ -113,6 +113,12 @@ def ppo_penalty(
     return importance_weighted(log_probs, old_log_probs, advantages) + coefficient * penalty
 
 
+def mean_log_ratio(log_probs: Array, old_log_probs: Array, mask: Array) -> Array:
+    """mean_t(log p_t - log old_t) over a response's tokens, for each of them: [B,T]."""
+    mean_B = sequence_log_prob(log_probs - old_log_probs, mask, per_token=True)
+    return jnp.broadcast_to(mean_B[:, None], mask.shape)
+
+
 def gspo(
     log_probs: Array,
     old_log_probs: Array,
@@ -128,8 +134,7 @@ def gspo(
     Source: Zheng et al. 2025 (arXiv 2507.18071), equations 7 and 14.
     """
     chex.assert_equal_shape([log_probs, old_log_probs, advantages, mask])
-    log_ratio_B = sequence_log_prob(log_probs - old_log_probs, mask, per_token=True)
-    log_ratio = jnp.broadcast_to(log_ratio_B[:, None], mask.shape)
+    log_ratio = mean_log_ratio(log_probs, old_log_probs, mask)
     through = jax.lax.stop_gradient(log_ratio - log_probs) + log_probs
     return ppo_clip(through, jnp.zeros_like(through), advantages, clip, clip_high)
 

@@ -264,8 +264,10 @@ def _placed(runner: "Runner", whole: Any) -> Any:
     return runner.rows(jax.tree.map(lambda x: x[own], whole), count)
 
 
-def _local_rows(x: jax.Array) -> np.ndarray:
+def _local_rows(x: jax.Array | np.ndarray) -> np.ndarray:
     """[n, B / n, ...] of replicas -> the rows of this process's, in order."""
+    if isinstance(x, np.ndarray):  # as `rows` gives them to the devices
+        return x.reshape(-1, *x.shape[2:])
     shards = sorted(x.addressable_shards, key=lambda shard: shard.index[0].indices(x.shape[0]))
     return np.concatenate([np.asarray(shard.data).reshape(-1, *x.shape[2:]) for shard in shards])
 

@@ -1,6 +1,7 @@
 """The score that the data source's grader gives."""
 
 import dataclasses
+from typing import ClassVar
 
 from rlhf_jax.rewards.reward import Reward
 
@@ -8,6 +9,8 @@ from rlhf_jax.rewards.reward import Reward
 @dataclasses.dataclass(frozen=True)
 class GradedReward(Reward):
     """The data source's grader: what people who follow its guidelines without error would say."""
+
+    on_host: ClassVar = True
 
     def function(self, grader):
         grade = grader()

@@ -6,7 +6,7 @@ A term is a frozen dataclass under `Reward`, in the package or outside of it.
 
 import dataclasses
 from collections.abc import Callable, Mapping, Sequence
-from typing import Any, NamedTuple
+from typing import Any, ClassVar, NamedTuple
 
 import jax
 import jax.numpy as jnp
@@ -31,9 +31,11 @@ Function = Callable[[Sequence[Any], Sequence[str]], list[float]]
 class Reward:
     """A term; the reward of a response is the sum of weight x term.
 
-    weight: may be negative, a penalty
+    on_host  it has a `function`
+    weight   may be negative
     """
 
+    on_host: ClassVar[bool] = False
     weight: float = dataclasses.field(default=1.0, kw_only=True)
 
     def __post_init__(self):
@@ -43,12 +45,12 @@ class Reward:
         """The stages that end with a score and are read."""
         return ()
 
-    def function(self, grader: Callable[[], Callable[[str, str], Any]]) -> Function | None:
-        """What is called on the host between sampling and scoring; None: nothing.
+    def function(self, grader: Callable[[], Callable[[str, str], Any]]) -> Function:
+        """Of a term `on_host`: what is called between sampling and scoring.
 
         grader(): the data source's, grade(prompt, response) with a `score`.
         """
-        return None
+        raise NotImplementedError
 
     def identity(self) -> Any:
         """JSON values, beside its fields, that a run's config is compared by."""
@@ -59,7 +61,7 @@ class Reward:
         raise NotImplementedError
 
 
-def total(terms: Sequence[Reward], judged: Sequence[Judged]) -> jax.Array:
+def total(rewards: Sequence[Reward], terms: Sequence[jax.Array]) -> jax.Array:
     """sum_i weight_i term_i: [B]."""
-    first, *rest = (term.weight * term.of(one) for term, one in zip(terms, judged, strict=True))
+    first, *rest = (reward.weight * term for reward, term in zip(rewards, terms, strict=True))
     return sum(rest, start=first)

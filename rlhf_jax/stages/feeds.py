@@ -2,7 +2,11 @@
 rows that this process loads."""
 
 import dataclasses
-from typing import TYPE_CHECKING
+from collections.abc import Iterator
+from typing import TYPE_CHECKING, Any
+
+import jax
+import numpy as np
 
 from rlhf_jax.data import pipeline
 from rlhf_jax.data.batches import Batches
@@ -104,3 +108,46 @@ class Together:
     def set_state(self, state: dict) -> None:
         for name, part in self.parts.items():
             part.set_state(state[name])
+
+
+@dataclasses.dataclass(frozen=True)
+class Repeated:
+    """Batches of prompts, each prompt `group` times side by side; of all rows, those of `own`."""
+
+    batches: Batches
+    group: int
+    own: slice
+
+    def __next__(self) -> dict:
+        repeated = lambda x: np.repeat(x, self.group, axis=0)[self.own]
+        return jax.tree.map(repeated, next(self.batches))
+
+    def get_state(self) -> dict:
+        return self.batches.get_state()
+
+    def set_state(self, state: dict) -> None:
+        self.batches.set_state(state)
+
+
+class Prompted(Together):
+    """Batches of "prompts", and of "text" where there is any; a step may draw more prompts, which
+    become part of its batch, {"more": {"1": ..., "2": ...}}."""
+
+    def draws(self, batch: dict) -> Iterator[dict]:
+        """Prompts on the devices, those of the batch first."""
+        rows, number = self.rows["prompts"], 0
+        yield self.runner.rows(batch["prompts"], rows)
+        while True:
+            number += 1
+            more = batch.setdefault("more", {})
+            if str(number) not in more:
+                more[str(number)] = next(self.parts["prompts"])
+            yield self.runner.rows(more[str(number)], rows)
+
+    def text(self, batch: dict) -> Any:
+        """On the devices; None without."""
+        return self.runner.rows(batch["text"], self.rows["text"]) if "text" in batch else None
+
+    def whole(self, batch: dict) -> dict:
+        rows = self.rows | {"more": self.rows["prompts"]}
+        return {name: self.runner.gather(part, rows[name]) for name, part in batch.items()}

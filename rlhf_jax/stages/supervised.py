@@ -13,7 +13,7 @@ import optax
 from rlhf_jax.data.batches import Pass
 from rlhf_jax.models import parts, transformer
 from rlhf_jax.models.config import TransformerConfig
-from rlhf_jax.objectives.likelihood import chunked_over_time, token_log_probs
+from rlhf_jax.objectives.likelihood import chunked_over_time, entropy, token_log_probs
 from rlhf_jax.objectives.reductions import WeightedMean
 from rlhf_jax.parallel.runner import Compile, one_device
 from rlhf_jax.training.gradients import accumulate_gradients, all_finite, keep_if, means
@@ -60,6 +60,24 @@ def log_probs_of(
     if model.logit_chunk is None:
         return log_probs(states, targets)
     return chunked_over_time(log_probs, model.logit_chunk)(states, targets)
+
+
+def log_probs_and_entropy_of(
+    model: TransformerConfig,
+    params: Any,
+    states: jax.Array,
+    targets: jax.Array,
+    temperature: float = 1.0,
+) -> tuple[jax.Array, jax.Array]:
+    """`log_probs_of`, and the entropy of each token's distribution at the temperature, nats."""
+
+    def both(states, targets):
+        logits = transformer.logits(model, params, states)
+        return token_log_probs(logits, targets, temperature), entropy(logits, temperature)
+
+    if model.logit_chunk is None:
+        return both(states, targets)
+    return chunked_over_time(both, model.logit_chunk)(states, targets)
 
 
 def likelihood_loss(model: TransformerConfig) -> Callable:

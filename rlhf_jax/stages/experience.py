@@ -1,0 +1,325 @@
+"""What a policy-gradient stage learns from: sampled responses, their scores and advantages."""
+
+from collections.abc import Callable, Mapping
+from typing import Any, NamedTuple
+
+import jax
+import jax.numpy as jnp
+
+from rlhf_jax.generation.decode import Rollout, generate
+from rlhf_jax.generation.ending import Ending, final_scores
+from rlhf_jax.generation.sampling import SamplingConfig
+from rlhf_jax.models import parts, score, transformer
+from rlhf_jax.models.config import TransformerConfig
+from rlhf_jax.models.placement import place
+from rlhf_jax.objectives.advantages import kl_shaped_rewards
+from rlhf_jax.objectives.estimator import Episodes
+from rlhf_jax.objectives.reductions import masked_mean, whiten
+from rlhf_jax.parallel import replicas
+from rlhf_jax.rewards.reward import Judged, total
+from rlhf_jax.stages.policy_gradient_config import KL_ESTIMATORS, PolicyGradientConfig
+from rlhf_jax.stages.supervised import log_probs_of
+from rlhf_jax.training.gradients import in_pieces
+
+
+class Shapes(NamedTuple):
+    """Of the models that a stage reads."""
+
+    policy: TransformerConfig
+    reference: TransformerConfig
+    value: TransformerConfig
+    scorers: Mapping[str, TransformerConfig]  # by stage
+
+
+class State(NamedTuple):
+    """All that moves."""
+
+    step: jax.Array  # iterations done
+    policy: Any  # the trained part, as of the value function and of the average
+    value: Any  # None without a value network, as its optimizer
+    policy_opt: Any
+    value_opt: Any
+    ema: Any  # of the policy; None without an average
+    kl_coefficient: jax.Array
+    advantage: Any  # what the advantage carries; None: nothing
+    surrogate: Any  # the same of the surrogate
+    queue: Any  # Sampled of `stale` + 1 iterations; None without stale ones
+    key: jax.Array
+
+
+class Frozen(NamedTuple):
+    """What is read and never changes."""
+
+    reference: Any
+    scorers: Mapping[str, Any]  # the reward terms' models, by stage
+    fixed: Mapping[str, Any]  # parts of "policy" and "value" that are not trained (models/parts.py)
+
+
+class Sampled(NamedTuple):
+    """A batch of responses and what the policy that sampled them, the reference and the reward say.
+    T = prompt + response columns; float32."""
+
+    tokens: jax.Array  # [B, T]
+    segments: jax.Array  # [B, T]
+    mask: jax.Array  # [B, R], as log-probabilities
+    log_probs: jax.Array  # of the policy that sampled; NaN in all where a row was drawn from NaN
+    ref_log_probs: jax.Array
+    scores: jax.Array  # [B]
+    about: Mapping[str, jax.Array]  # [B] numbers of each response, for metrics
+
+
+class Experience(NamedTuple):
+    """What an update reads of episodes. Tokens and segments are [B, T], all else [B, R]."""
+
+    tokens: jax.Array
+    segments: jax.Array
+    mask: jax.Array
+    log_probs: jax.Array  # of the policy that sampled
+    ref_log_probs: jax.Array | None  # None where the KL stands in the reward
+    values: jax.Array | None  # None without a value network, as the returns
+    advantages: jax.Array
+    returns: jax.Array | None
+
+
+class Moved(NamedTuple):
+    """What a batch moves beside the networks."""
+
+    kl: jax.Array  # mean over responses, nats
+    advantage: Any  # what the advantage carries on
+
+
+def whole(state: State, fixed: Mapping[str, Any]) -> State:
+    """The state with the whole of policy and value function."""
+    value = None if state.value is None else parts.merge(fixed["value"], state.value)
+    return state._replace(policy=parts.merge(fixed["policy"], state.policy), value=value)
+
+
+def response_states(model: TransformerConfig, params, tokens, segments, length: int) -> jax.Array:
+    """Hidden states [B, R, D] from which each of the last `length` tokens is predicted."""
+    return transformer.hidden(model, params, tokens, segments, last=length + 1)[:, :-1]
+
+
+def response_log_probs(
+    model: TransformerConfig, params, tokens, segments, length: int, temperature: float
+) -> jax.Array:
+    """log p [B, R] of the last `length` tokens of each sequence [B, T], at the temperature."""
+    states = response_states(model, params, tokens, segments, length)
+    return log_probs_of(model, params, states, tokens[:, -length:], temperature)
+
+
+def make_rollout(
+    config: PolicyGradientConfig, model: TransformerConfig, ending: Ending
+) -> Callable:
+    """rollout(policy, key, prompts): a response to each row."""
+
+    def sample(policy, key, tokens, segments, rows):
+        return generate(
+            model,
+            policy,
+            tokens,
+            segments,
+            key,
+            sampling=SamplingConfig(config.temperature),
+            response_length=config.response_length,
+            ending=ending,
+            rows=rows,
+        )
+
+    def rollout(policy, key, batch):
+        size = len(batch["tokens"])
+        rows = jnp.arange(size) + replicas.index() * size
+        return in_pieces(
+            lambda *piece: sample(policy, key, *piece),
+            config.rollout_micro_batches,
+            (batch["tokens"], batch["segments"], rows),
+        )
+
+    return rollout
+
+
+def joined(prompts: Mapping, rollout: Rollout) -> tuple[jax.Array, jax.Array]:
+    """Tokens and segments [B, T] of prompts with their responses."""
+    tokens = jnp.concatenate([prompts["tokens"], rollout.tokens], axis=1)
+    return tokens, jnp.concatenate([prompts["segments"], rollout.mask.astype(jnp.int32)], axis=1)
+
+
+class Experiences:
+    """The pure functions from a rollout to experience.
+
+    ending: where responses end and what a missing end scores.
+    """
+
+    def __init__(self, config: PolicyGradientConfig, shapes: Shapes, ending: Ending):
+        self.config, self.shapes, self.ending = config, shapes, ending
+        self.chunks = config.minibatches * config.micro_batches
+
+    def fresh(self, state: State, frozen: Frozen, prompts, rollout: Rollout, found: Mapping):
+        """experience(...) -> (Experience, Moved, metrics) of responses of the policy itself.
+
+        found: what the reward's functions say of each row, {number of the term: [B]}.
+        """
+        tokens, segments = joined(prompts, rollout)
+        params = whole(state, frozen.fixed)
+
+        def evaluate(*rows):
+            values = self._values(params, *rows[:2])
+            return self._evaluate(params, frozen, *rows), values
+
+        rows = tokens, segments, rollout.mask
+        evaluated, values = in_pieces(evaluate, self.chunks, rows)
+        # From here on all episodes: whitening, groups, metrics and minibatches are of the whole.
+        gathered = replicas.gather((tokens, segments, rollout, evaluated, values, found))
+        *gathered, values, found = gathered
+        sampled = self._sampled(*gathered, found)
+        return self._experience(state, sampled, values, sampled.log_probs)
+
+    def push(self, queue: Sampled, state: State, frozen: Frozen, number, prompts, rollout, found):
+        """The queue with the responses to learn from in iteration `number` in their place.
+
+        state: without its queue, which gives its memory to the new one.
+        """
+        sampled = self._one(state, frozen, prompts, rollout, found)
+        slot = number % (self.config.stale + 1)
+        return (jax.tree.map(lambda all_, one: all_.at[slot].set(one), queue, sampled),)
+
+    def queue(self, *arguments) -> Sampled:
+        """The shapes of a queue; arguments: those of `fresh`, as shapes."""
+        places, sampled = self.config.stale + 1, jax.eval_shape(self._one, *arguments)
+        return jax.tree.map(lambda x: jax.ShapeDtypeStruct((places, *x.shape), x.dtype), sampled)
+
+    def _one(self, state: State, frozen: Frozen, prompts, rollout: Rollout, found) -> Sampled:
+        tokens, segments = joined(prompts, rollout)
+        params = whole(state, frozen.fixed)
+        evaluate = lambda *rows: self._evaluate(params, frozen, *rows)
+        evaluated = in_pieces(evaluate, self.chunks, (tokens, segments, rollout.mask))
+        return self._sampled(*replicas.gather((tokens, segments, rollout, evaluated, found)))
+
+    def stale(self, state: State, frozen: Frozen):
+        """experience(...) -> (Experience, Moved, metrics) of what stands in the queue for this
+        iteration."""
+        slot = state.step % (self.config.stale + 1)
+        sampled = jax.tree.map(lambda x: x[slot], state.queue)
+        params, config = whole(state, frozen.fixed), self.config
+        length, temperature = config.response_length, config.temperature
+
+        def evaluate(tokens, segments):
+            log_probs = response_log_probs(
+                self.shapes.policy, params.policy, tokens, segments, length, temperature
+            )
+            return log_probs, self._values(params, tokens, segments)
+
+        own = replicas.share((sampled.tokens, sampled.segments))
+        own = jax.tree.map(lambda x: place(x, ("rows", "time")), own)
+        log_probs, values = replicas.gather(in_pieces(evaluate, self.chunks, own))
+        experience, moved, metrics = self._experience(state, sampled, values, log_probs)
+        gap = 0.5 * jnp.square(log_probs - sampled.log_probs)
+        return experience, moved, metrics | {"stale_kl": masked_mean(gap, sampled.mask)}
+
+    def scores(self, frozen: Frozen, prompts, rollout: Rollout, found: Mapping) -> jax.Array:
+        """[B], rows: what each response scores, for choosing among groups."""
+        tokens, segments = joined(prompts, rollout)
+        evaluate = lambda *rows: self._read(frozen, *rows)
+        read = in_pieces(evaluate, self.chunks, (tokens, segments, rollout.mask))
+        return self._scores(rollout, read, found)[0]
+
+    def _evaluate(self, params: State, frozen: Frozen, tokens, segments, mask):
+        """log p of the policy and of the reference [B, R], and each scorer's score [B]."""
+        log_probs = lambda shape, params: response_log_probs(
+            shape, params, tokens, segments, self.config.response_length, self.config.temperature
+        )
+        read = self._read(frozen, tokens, segments, mask)
+        learner = log_probs(self.shapes.policy, params.policy)
+        return learner, log_probs(self.shapes.reference, frozen.reference), read
+
+    def _read(self, frozen: Frozen, tokens, segments, mask) -> dict[str, jax.Array]:
+        length = self.config.response_length
+        # From the prompt's last token on: a reward model may read no token of a response.
+        read = jnp.pad(
+            self.ending.read(tokens[:, -length:], mask), ((0, 0), (1, 0)), constant_values=1
+        )
+
+        def of(shape, params):
+            last = transformer.hidden(shape, params, tokens, segments, last=length + 1)
+            return score.at_last_token(score.scores(params, last), read)
+
+        shapes = self.shapes.scorers
+        return {stage: of(shapes[stage], params) for stage, params in frozen.scorers.items()}
+
+    def _values(self, params: State, tokens, segments) -> jax.Array | None:
+        if params.value is None:
+            return None
+        length = self.config.response_length
+        states = response_states(self.shapes.value, params.value, tokens, segments, length)
+        return score.scores(params.value, states)
+
+    def _scores(self, rollout: Rollout, read: Mapping, found: Mapping):
+        """The reward of each response [B], whether it ended, and each term of the reward."""
+        ended = self.ending.ended(rollout.tokens, rollout.mask)
+        terms = []
+        for number, term in enumerate(self.config.rewards):
+            scores = {stage: read[stage] for stage in term.scorers()}
+            terms.append(term.of(Judged(scores, found.get(str(number)), rollout.mask, ended)))
+        scores = total(self.config.rewards, terms)
+        return final_scores(scores, ended, self.ending.missing), ended, terms
+
+    def _sampled(self, tokens, segments, rollout: Rollout, evaluated, found: Mapping) -> Sampled:
+        log_probs, ref_log_probs, read = evaluated
+        mask = rollout.mask
+        # Not drawn from the policy, so no experience of it: NaN, and the update skips all of it.
+        log_probs = jnp.where(rollout.sick.any(), jnp.nan, log_probs)
+        scores, ended, terms = self._scores(rollout, read, found)
+        about = {
+            "ended": ended,
+            "sick_rows": rollout.sick,
+            "sampler_gap": jnp.max(jnp.abs(log_probs - rollout.log_probs) * mask, axis=1),
+        }
+        if len(terms) > 1:
+            about |= {f"reward_{number}": term for number, term in enumerate(terms)}
+        return Sampled(tokens, segments, mask, log_probs, ref_log_probs, scores, about)
+
+    def _experience(self, state: State, sampled: Sampled, values, log_probs):
+        """log_probs: of the policy that learns."""
+        config, mask = self.config, sampled.mask
+        in_reward = config.kl_in == "reward"
+        rewards = kl_shaped_rewards(
+            sampled.scores,
+            sampled.log_probs,
+            sampled.ref_log_probs,
+            mask,
+            state.kl_coefficient if in_reward else 0.0,
+            KL_ESTIMATORS[config.kl_estimator],
+        )
+        if config.whiten_rewards:
+            rewards = whiten(rewards, mask, shift_mean=False)
+        episodes = Episodes(mask, rewards, log_probs, sampled.log_probs, values, config.group)
+        advantages, returns = config.advantage(episodes, state.advantage)
+        if config.whiten_advantages:
+            advantages = whiten(advantages, mask)
+        log_ratio = (sampled.log_probs - sampled.ref_log_probs) * mask
+        kl = log_ratio.sum(axis=1).mean()
+        moved = Moved(kl, config.advantage.carry(state.advantage, episodes))
+        experience = Experience(
+            sampled.tokens,
+            sampled.segments,
+            mask,
+            sampled.log_probs,
+            None if in_reward else sampled.ref_log_probs,
+            values,
+            advantages,
+            returns,
+        )
+        metrics = {name: values.mean() for name, values in sampled.about.items()}
+        return (
+            experience,
+            moved,
+            metrics
+            | {
+                "score": sampled.scores.mean(),
+                "kl": kl,
+                "kl_coefficient": state.kl_coefficient,
+                "entropy": -masked_mean(sampled.log_probs, mask),
+                "response_tokens": mask.sum(axis=1).mean(),
+                "sick_rows": sampled.about["sick_rows"].sum(),
+                "sampler_gap": sampled.about["sampler_gap"].max(),
+            },
+        )

@@ -1,0 +1,257 @@
+"""Policy gradient as a stage: what it reads, its programs, and the loop's task."""
+
+import dataclasses
+import functools
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from rlhf_jax.errors import require
+from rlhf_jax.models import parts
+from rlhf_jax.stages import feeds
+from rlhf_jax.stages.experience import Experiences, Shapes, make_rollout
+from rlhf_jax.stages.iteration import Host, Iteration
+from rlhf_jax.stages.policy_gradient_config import PolicyGradientConfig
+from rlhf_jax.stages.policy_update import frozen_of, initial_state, make_update
+from rlhf_jax.stages.stage import (
+    KEY,
+    Build,
+    Need,
+    Program,
+    Rows,
+    Stage,
+    divisor,
+    floats,
+    ints,
+    policy_shapes,
+    prompt_shapes,
+    score_shapes,
+    text_shapes,
+)
+from rlhf_jax.training.loop import Task
+
+
+@dataclasses.dataclass(frozen=True)
+class PolicyGradient(PolicyGradientConfig, Stage):
+    """Policy gradient against a reward; presets.py has the settings of PPO, GRPO and others.
+
+    start      the stage whose policy it starts from
+    reference  the stage whose policy the KL penalty is to; None: `start`
+    value      the stage whose scorer the value network starts from; None: the first that the
+               rewards read, and without any the trunk of `start`
+    prompts    the data source's split of prompts
+    """
+
+    start: str = dataclasses.field(kw_only=True)
+    reference: str | None = dataclasses.field(default=None, kw_only=True)
+    value: str | None = dataclasses.field(default=None, kw_only=True)
+    prompts: str = dataclasses.field(default="ppo", kw_only=True)
+
+    def __post_init__(self):
+        super().__post_init__()
+        ok = self.value is None or self.advantage.critic
+        allowed = f"None: {type(self.advantage).__name__} reads no value network"
+        require(ok, "value", self.value, allowed)
+
+    @property
+    def scorers(self) -> dict[str, str]:
+        """Role -> stage, of the reward's models."""
+        stages = dict.fromkeys(stage for term in self.rewards for stage in term.scorers())
+        return {f"rewards {stage}": stage for stage in stages}
+
+    def needs(self):
+        found = {
+            "start": Need(self.start, "policy"),
+            "reference": Need(self.reference or self.start, "policy"),
+        }
+        found |= {role: Need(stage, "score") for role, stage in self.scorers.items()}
+        value = self.value or next(iter(self.scorers.values()), None)
+        if self.advantage.critic and value is not None:
+            found["value"] = Need(value, "score")
+        return found
+
+    def check_shapes(self, build):
+        model = build.shapes["start"]
+        words = model.vocab_size
+        for role, (stage, _) in self.needs().items():
+            found = build.shapes[role].vocab_size
+            allowed = f"a stage whose model has {words} tokens, as {self.start}; it has {found}"
+            require(found == words, role, stage, allowed)
+        context = min(shape.context for shape in build.shapes.values())
+        total = self.prompt_length + self.response_length
+        allowed = f"<= {context}, the shortest context of the models"
+        require(total <= context, "prompt_length + response_length", total, allowed)
+        allowed = f"<= the context of {self.start} = {model.context}"
+        fits = self.ptx_coefficient == 0 or self.ptx_length <= model.context
+        require(fits, "ptx_length", self.ptx_length, allowed)
+        build.ending.check(self.response_length)
+        if self.train_policy:
+            parts.split(policy_shapes(model), self.train_policy, "train_policy")
+        if self.train_value:
+            shapes = score_shapes(self._shapes(build).value)
+            parts.split(shapes, self.train_value, "train_value")
+
+    def batches(self):
+        rows, steps = self.batch_size, self.minibatches
+        found = [
+            Rows("batch_size", rows, self.rollout_micro_batches),
+            Rows("batch_size", rows, steps * self.micro_batches),
+        ]
+        if self.ptx_coefficient > 0:
+            pieces = steps * self.text_pieces
+            found.append(Rows("batch_size x ptx_ratio", rows * self.ptx_ratio, pieces))
+        return found
+
+    def check(self, facts):
+        facts.some("prompts", self.prompts, "prompt_length", self.prompt_length)
+
+    def steps(self, examples):
+        return self.iterations
+
+    def programs(self, build, steps):
+        shapes, size = self._shapes(build), self.batch_size
+        scorers = {stage: score_shapes(shape) for stage, shape in shapes.scorers.items()}
+        policy, reference = policy_shapes(shapes.policy), policy_shapes(shapes.reference)
+        value = score_shapes(shapes.value) if "value" in build.shapes else None
+        frozen = jax.eval_shape(
+            functools.partial(frozen_of, self), policy, reference, scorers, value
+        )
+        prompts = prompt_shapes(size, self.prompt_length)
+        experiences = Experiences(self, shapes, build.ending)
+        rollout = make_rollout(self, shapes.policy, build.ending)
+        sampled = jax.eval_shape(rollout, policy, KEY, prompts)
+        found = {number: floats(size) for number in self._functions}
+        drawn = prompts, sampled, found
+        state = jax.eval_shape(functools.partial(initial_state, self), policy, value, KEY)
+        programs = {
+            "rollout": Program(
+                rollout,
+                (policy, KEY, prompts),
+                rows=(2,),
+                returns_rows=True,
+                beside=(state._replace(policy=None), frozen),
+                turns=self.response_length - 1,
+            )
+        }
+        if self.max_draws > 1:
+            programs["scores"] = Program(
+                experiences.scores, (frozen, *drawn), rows=(1, 2, 3), returns_rows=True
+            )
+        experience = Program(experiences.fresh, (state, frozen, *drawn), rows=(2, 3, 4))
+        if self.stale:
+            queue = experiences.queue(state, frozen, *drawn)
+            programs["push"] = Program(
+                experiences.push, (queue, state, frozen, ints(), *drawn), rows=(4, 5, 6),
+                donates=True,
+            )  # fmt: skip
+            state = state._replace(queue=queue)
+            experience = Program(experiences.stale, (state, frozen))
+        episodes, moved, _ = jax.eval_shape(experience.function, *experience.arguments)
+        text = None
+        if self.ptx_coefficient > 0:
+            text = text_shapes(size * self.ptx_ratio, self.ptx_length)
+        update = Program(
+            make_update(self, shapes),
+            (state, episodes, moved, text, frozen.fixed),
+            rows=(3,),
+            donates=True,
+            beside=(frozen._replace(fixed=None),),
+        )
+        return programs | {"experience": experience, "update": update}
+
+    def task(self, inputs):
+        name, runner, build = inputs.build.name, inputs.runner, inputs.build
+        if warning := self.average_warning:
+            print(f"{name}: {warning}", flush=True)
+        policy = inputs.model("start")
+        scorers = {stage: inputs.model(role) for role, stage in self.scorers.items()}
+        scorer = inputs.model("value") if "value" in build.shapes else None
+        batches = self._batches(inputs)
+        frozen = frozen_of(self, policy, inputs.model("reference"), scorers, scorer)
+        planned = self.programs(build, self.iterations)
+        host = Host(self._asks(inputs), inputs.fetch_rows, inputs.place_rows)
+        step = Iteration(
+            self, inputs.compile(planned), frozen, batches, host,
+            build.shapes["start"].compute_dtype,
+        )  # fmt: skip
+        queue = planned["push"].arguments[0] if self.stale else None
+        empty = lambda: jax.tree.map(lambda x: jnp.zeros(x.shape, x.dtype), queue)
+        initial = lambda *a: initial_state(self, *a, queue=empty())
+
+        def model(state):
+            trained = state.policy if state.ema is None else state.ema
+            return parts.merge(frozen.fixed["policy"], trained)
+
+        return Task(
+            name=name,
+            state=runner.create(initial, policy, scorer, inputs.key("training")),
+            step=step,
+            batches=batches,
+            total_steps=self.iterations,
+            tokens_per_step=self.batch_size * self.response_length,
+            show=("score", "kl", "response_tokens"),
+            updates=self.epochs * self.minibatches,
+            whole=batches.whole,
+            best="score",
+            model=model,
+        )
+
+    def with_micro_batches(self, times, groups):
+        rows = self.batch_size // self.minibatches
+        return dataclasses.replace(
+            self,
+            micro_batches=divisor(max(1, rows // groups), self.micro_batches * times),
+            ptx_micro_batches=divisor(
+                max(1, rows * self.ptx_ratio // groups), self.text_pieces * times
+            ),
+            rollout_micro_batches=divisor(
+                max(1, self.batch_size // groups), self.rollout_micro_batches * times
+            ),
+        )
+
+    def _shapes(self, build: Build) -> Shapes:
+        shapes, policy = build.shapes, build.shapes["start"]
+        scorers = {stage: shapes[role] for role, stage in self.scorers.items()}
+        return Shapes(policy, shapes["reference"], shapes.get("value", policy), scorers)
+
+    def _batches(self, inputs) -> feeds.Prompted:
+        asked, whole = self.batch_size // self.group, self.group > 1
+        prompts = feeds.prompts(inputs, self.prompts, asked, self.prompt_length, whole)
+        if prompts.dropped:
+            about = f"prompts: {prompts.left_out} (length = {self.prompt_length})"
+            print(f"{inputs.build.name}: {about}")
+        if whole:
+            own = inputs.runner.own_rows(self.batch_size)
+            prompts = feeds.Repeated(prompts, self.group, own)
+        found, rows = {"prompts": prompts}, {"prompts": self.batch_size}
+        if self.ptx_coefficient > 0:
+            rows["text"] = self.batch_size * self.ptx_ratio
+            found["text"] = feeds.text(inputs, rows["text"], self.ptx_length, "text")
+        return feeds.Prompted(inputs.runner, found, rows)
+
+    @property
+    def _functions(self) -> list[str]:
+        """The numbers of the reward's terms that have a function on the host."""
+        return [str(number) for number, term in enumerate(self.rewards) if term.on_host]
+
+    def _asks(self, inputs):
+        """ask(iteration, draw, places of the prompts, rollout) -> what functions say, as rows."""
+        functions = {n: self.rewards[int(n)].function(inputs.grader) for n in self._functions}
+        if not functions:
+            return lambda *_: {}
+        records, ending = inputs.records("prompts", self.prompts), inputs.build.ending
+
+        def ask(number, draw, places, rollout):
+            fetched = inputs.fetch_rows((places, rollout.tokens, rollout.mask))
+            places, tokens, mask = (np.asarray(x) for x in fetched)
+            responses = ending.responses(tokens, mask, inputs.tokenizer)
+            texts, found = [response.text for response in responses], {}
+            for term, function in functions.items():
+                name = f"reward_{term}" if draw == 0 else f"reward_{term}_{draw}"
+                of = lambda places, texts, f=function: f([records[i] for i in places], texts)
+                values = inputs.on_host(name, int(number), of, places.tolist(), texts)
+                found[term] = np.array(values, np.float32)
+            return inputs.place_rows(found)
+
+        return ask

@@ -1,0 +1,177 @@
+"""The settings of a policy-gradient stage."""
+
+import dataclasses
+from typing import Literal
+
+from rlhf_jax.errors import require
+from rlhf_jax.objectives import kl
+from rlhf_jax.objectives.estimator import GAE, Advantage, PPOClip, Surrogate
+from rlhf_jax.objectives.kl import AdaptiveController, DoublingController, FixedController
+from rlhf_jax.rewards.reward import Reward
+from rlhf_jax.training.optimizer import OptimizerConfig
+
+KL_ESTIMATORS = {"k1": kl.k1, "k2": kl.k2, "k3": kl.k3}
+
+
+@dataclasses.dataclass(frozen=True)
+class PolicyGradientConfig:
+    """An advantage x a surrogate, with a KL penalty, on responses that the policy samples.
+
+    Learning rates count optimizer steps: iterations x epochs x minibatches. The defaults are PPO's;
+    presets.py has those of others. The InstructGPT paper prints neither the final policy learning
+    rate nor the GAE lambda, nor how the ptx term is normalised beside the policy's.
+
+    rewards          terms of what a response scores
+    value_optimizer  of the value network, where the advantage reads one; else None
+    group            responses to each prompt
+    aggregation      how the losses of tokens become one number: a mean over "token"s, over
+                     "sequence"s of means over their tokens, or over sequences of sums over tokens
+                     divided by response_length, the "length" (reductions.aggregation_weights)
+    kl_in            where the KL penalty stands, in the "reward" of each token or in the "loss"
+    kl_estimator     of the KL of a token, "k1", "k2" or "k3" (objectives/kl.py)
+    kl_gradient      in the loss: the "right" one (kl.kl_loss, stale tokens weighed by their ratio),
+                     or the estimator's "own", as GRPO is published
+    entropy_coefficient  times the entropy of each token's distribution, subtracted from its loss
+    stale            iteration t learns from responses of the policy of iteration max(0, t - stale)
+    max_draws        batches of prompts an iteration at most, drawn until batch_size responses are
+                     of groups whose scores differ; 1: the first is learned from as it is
+    ptx_per          what the ptx gradient is a mean over, times its coefficient. "token": over
+                     tokens of text, as the policy's is over tokens of responses. "sequence":
+                     equation 2 with both expectations over sequences: the mean over tokens, times
+                     the mean tokens of a row of text, by those of a response, in the minibatch
+    """
+
+    policy_optimizer: OptimizerConfig
+    value_optimizer: OptimizerConfig | None
+    iterations: int
+    rewards: tuple[Reward, ...]
+    advantage: Advantage = GAE()
+    surrogate: Surrogate = PPOClip()
+    aggregation: Literal["token", "sequence", "length"] = "token"
+    batch_size: int = 512  # episodes an iteration
+    group: int = 1
+    minibatches: int = 8
+    epochs: int = 1
+    micro_batches: int = 1  # of each minibatch
+    rollout_micro_batches: int = 1  # of the whole batch
+    ptx_micro_batches: int | None = None  # of a minibatch's pretraining rows; None: micro_batches
+    prompt_length: int = 1024
+    response_length: int = 1024
+    temperature: float = 1.0
+    kl: FixedController | AdaptiveController | DoublingController = FixedController(0.02)
+    kl_in: Literal["reward", "loss"] = "reward"
+    kl_estimator: Literal["k1", "k2", "k3"] = "k1"
+    kl_gradient: Literal["right", "own"] = "right"
+    entropy_coefficient: float = 0.0
+    value_clip: float | None = 0.2  # None: plain squared error
+    whiten_rewards: bool = False  # keeps the mean (Ziegler et al. 2019)
+    whiten_advantages: bool = True
+    zero_value_head: bool = False  # else the value function starts as the scorer that it is made of
+    ema_decay: float | None = 0.992  # of the policy, an iteration; None: no average
+    stale: int = 0
+    max_draws: int = 1
+    ptx_coefficient: float = 0.0
+    ptx_per: Literal["token", "sequence"] = "token"  # what the ptx gradient is a mean over
+    ptx_ratio: int = 8  # rows of pretraining text an episode
+    ptx_length: int = 1024  # tokens of such a row
+    # Names of the parameters that are trained, as in ("score",), branches of the tree of
+    # parameters; none: all are. The others stay as they are and have no optimizer.
+    train_policy: tuple[str, ...] = ()
+    train_value: tuple[str, ...] = ()
+
+    def __post_init__(self):
+        positive = (
+            "iterations", "batch_size", "group", "minibatches", "epochs", "micro_batches",
+            "rollout_micro_batches", "prompt_length", "response_length", "temperature", "max_draws",
+            "ptx_ratio", "ptx_length",
+        )  # fmt: skip
+        for field in positive:
+            value = getattr(self, field)
+            require(value > 0, field, value, "positive")
+        for field in ("stale", "entropy_coefficient", "ptx_coefficient"):
+            require(getattr(self, field) >= 0, field, getattr(self, field), ">= 0")
+        clip, decay = self.value_clip, self.ema_decay
+        require(clip is None or clip > 0, "value_clip", clip, "> 0")
+        require(decay is None or 0 <= decay < 1, "ema_decay", decay, "in [0, 1)")
+        require(len(self.rewards) > 0, "rewards", self.rewards, "a term or more")
+        self._check_rows()
+        self._check_estimator()
+        self._check_kl()
+        steps = self.optimizer_steps
+        for name in ("policy_optimizer", "value_optimizer"):
+            if (optimizer := getattr(self, name)) is None:
+                continue
+            warmup, field = optimizer.warmup_steps, f"{name}.warmup_steps"
+            require(warmup < steps, field, warmup, f"below the {steps} updates of all iterations")
+
+    def _check_rows(self):
+        size, pieces = self.batch_size, self.minibatches * self.micro_batches
+        allowed = f"a multiple of minibatches x micro_batches = {pieces}"
+        require(size % pieces == 0, "batch_size", size, allowed)
+        pieces = self.rollout_micro_batches
+        require(size % pieces == 0, "rollout_micro_batches", pieces, f"a divisor of {size}")
+        require(size % self.group == 0, "group", self.group, f"a divisor of batch_size {size}")
+        rows = size // self.minibatches * self.ptx_ratio
+        pieces = self.text_pieces
+        ok = pieces > 0 and (self.ptx_coefficient == 0 or rows % pieces == 0)
+        require(ok, "ptx_micro_batches", pieces, f"a divisor of a minibatch's {rows} rows of text")
+        ways = ("token", "sequence")
+        require(self.ptx_per in ways, "ptx_per", self.ptx_per, f"one of {ways}")
+
+    def _check_estimator(self):
+        """Refuses what contradicts itself."""
+        advantage = type(self.advantage).__name__
+        if self.advantage.critic:
+            allowed = f"an OptimizerConfig: {advantage} reads a value network"
+            require(self.value_optimizer is not None, "value_optimizer", None, allowed)
+        else:
+            unread = {"value_optimizer": None, "zero_value_head": False, "train_value": ()}
+            for field, idle in unread.items():
+                value = getattr(self, field)
+                allowed = f"{idle!r}: {advantage} reads no value network"
+                require(value == idle, field, value, allowed)
+        ok = self.group > 1 or not self.advantage.grouped
+        require(ok, "group", self.group, f"2 or more: {advantage} compares responses to a prompt")
+        ok = self.max_draws == 1 or self.group > 1
+        require(ok, "max_draws", self.max_draws, "1: the scores of groups of one never differ")
+        ways = ("token", "sequence", "length")
+        require(self.aggregation in ways, "aggregation", self.aggregation, f"one of {ways}")
+        ok = self.ptx_per == "token" or self.aggregation == "token"
+        allowed = f"'token' where aggregation = {self.aggregation!r}"
+        require(ok, "ptx_per", self.ptx_per, allowed)
+
+    def _check_kl(self):
+        if isinstance(self.kl, AdaptiveController):
+            self.kl.check(self.batch_size, "kl.horizon")
+        require(self.kl_in in ("reward", "loss"), "kl_in", self.kl_in, "'reward' or 'loss'")
+        known = tuple(KL_ESTIMATORS)
+        require(self.kl_estimator in known, "kl_estimator", self.kl_estimator, f"one of {known}")
+        gradient = self.kl_gradient
+        require(gradient in ("right", "own"), "kl_gradient", gradient, "'right' or 'own'")
+        ok = gradient == "right" or self.kl_in == "loss"
+        require(ok, "kl_gradient", gradient, "'right': the KL stands in the reward, a constant")
+        ok = gradient == "right" or self.kl_estimator != "k1"
+        require(ok, "kl_gradient", gradient, "'right': k1's own gradient is 0 in the mean")
+
+    @property
+    def text_pieces(self) -> int:
+        return self.micro_batches if self.ptx_micro_batches is None else self.ptx_micro_batches
+
+    @property
+    def optimizer_steps(self) -> int:
+        return self.iterations * self.epochs * self.minibatches
+
+    @property
+    def average_warning(self) -> str | None:
+        """Said where more than a tenth of the saved average is still the policy at the start.
+
+        Its share is d^n in the average after n iterations: d^n start + (1 - d) sum_i d^(n-i) w_i.
+        """
+        decay, count = self.ema_decay, self.iterations
+        if decay is None or (left := decay**count) <= 0.1:
+            return None
+        return (
+            f"ema_decay = {decay}: after {count} iterations {left:.0%} of the average of weights "
+            "that is saved is still the policy at the start; a smaller ema_decay, or None, leaves "
+            "less of it"
+        )

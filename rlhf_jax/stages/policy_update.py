@@ -1,0 +1,267 @@
+"""The update of a policy-gradient stage: its losses, minibatches, averages and controllers."""
+
+import dataclasses
+from collections.abc import Callable, Mapping
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import optax
+
+from rlhf_jax.models import parts, score
+from rlhf_jax.models.config import TransformerConfig
+from rlhf_jax.models.placement import place
+from rlhf_jax.objectives.kl import kl_loss
+from rlhf_jax.objectives.reductions import WeightedMean, aggregation_weights
+from rlhf_jax.objectives.surrogates import clipped_value_loss, importance_ratio
+from rlhf_jax.parallel import replicas
+from rlhf_jax.stages.experience import (
+    Experience,
+    Frozen,
+    Moved,
+    Shapes,
+    State,
+    response_states,
+)
+from rlhf_jax.stages.policy_gradient_config import KL_ESTIMATORS, PolicyGradientConfig
+from rlhf_jax.stages.supervised import likelihood_loss, log_probs_and_entropy_of, log_probs_of
+from rlhf_jax.training.gradients import (
+    accumulate_gradients,
+    all_finite,
+    keep_if,
+    means,
+    split_each_epoch,
+)
+from rlhf_jax.training.optimizer import applied_updates, learning_rate_at, make_optimizer
+
+NOTHING_FIXED: dict[str, Any] = {"policy": {}, "value": {}}
+
+
+def value_at_start(config: PolicyGradientConfig, policy: Any, scorer: Any) -> Any:
+    """The value function before the first iteration: the scorer, or its trunk under a head of
+    zeros; the policy's trunk under such a head where there is no scorer; None without a critic."""
+    if not config.advantage.critic:
+        return None
+    if scorer is None:
+        return score.zero_score_head(score.with_score_head(policy, jax.random.key(0)))
+    return score.zero_score_head(scorer) if config.zero_value_head else scorer
+
+
+def initial_state(
+    config: PolicyGradientConfig, policy: Any, scorer: Any, key: jax.Array, queue: Any = None
+) -> State:
+    """Policy from its start, value function from a scorer (`value_at_start`), what is carried at
+    its beginning. queue: an empty one, where responses are stale."""
+    value = value_at_start(config, policy, scorer)
+    policy = parts.split(policy, config.train_policy).trained
+    policy_optimizer, value_optimizer = optimizers(config)
+    copy = lambda tree: jax.tree.map(jnp.copy, tree)  # the update donates its state
+    if value is not None:
+        value = parts.split(value, config.train_value).trained
+    return State(
+        step=jnp.zeros((), jnp.int32),
+        policy=copy(policy),
+        value=copy(value),
+        policy_opt=policy_optimizer.init(policy),
+        value_opt=None if value is None else value_optimizer.init(value),
+        ema=None if config.ema_decay is None else copy(policy),
+        kl_coefficient=config.kl.init(),
+        advantage=config.advantage.init(),
+        surrogate=config.surrogate.init(),
+        queue=copy(queue),
+        key=jnp.copy(key),
+    )
+
+
+def frozen_of(
+    config: PolicyGradientConfig, policy: Any, reference: Any, scorers: Mapping, scorer: Any
+) -> Frozen:
+    """What stays as it is of a policy at its start, its reference, the reward's scorers, and the
+    one that the value function starts from."""
+    fixed = {"policy": parts.split(policy, config.train_policy).fixed, "value": {}}
+    if config.advantage.critic:
+        value = value_at_start(config, policy, scorer)
+        fixed["value"] = parts.split(value, config.train_value).fixed
+    return Frozen(reference, scorers, fixed)
+
+
+def optimizers(config: PolicyGradientConfig):
+    """Of the policy, and of the value function; None without one."""
+    steps, value = config.optimizer_steps, config.value_optimizer
+    return (
+        make_optimizer(config.policy_optimizer, steps),
+        None if value is None else make_optimizer(value, steps),
+    )
+
+
+def policy_loss(config: PolicyGradientConfig, model: TransformerConfig) -> Callable:
+    """loss(params, minibatch, state): the surrogate, the KL and the entropy bonus where they stand
+    in the loss, token by token, and aggregated.
+
+    state: whose coefficients count.
+    """
+    length, temperature = config.response_length, config.temperature
+    by = config.aggregation
+    aggregated = (by, length) if by == "length" else (by,)
+
+    def loss(params, batch: Experience, state: State):
+        states = response_states(model, params, batch.tokens, batch.segments, length)
+        targets = batch.tokens[:, -length:]
+        arguments = model, params, states, targets, temperature
+        entropy = None
+        if config.entropy_coefficient > 0:
+            log_probs, entropy = log_probs_and_entropy_of(*arguments)
+        else:
+            log_probs = log_probs_of(*arguments)
+        compared = log_probs, batch.log_probs, batch.advantages, batch.mask
+        losses = config.surrogate(*compared, state.surrogate)
+        mean = lambda values: WeightedMean.of(values, batch.mask)
+        told = {
+            "approximate_kl": mean(0.5 * jnp.square(log_probs - batch.log_probs)),
+            "clip_fraction": mean(config.surrogate.clipped(*compared)),
+        }
+        if entropy is not None:
+            losses = losses - config.entropy_coefficient * entropy
+            told["token_entropy"] = mean(entropy)
+        if config.kl_in == "loss":
+            penalty = kl_penalty(config, log_probs, batch)
+            losses = losses + state.kl_coefficient * penalty
+            told["token_kl"] = mean(penalty)
+        return WeightedMean.of(losses, *aggregation_weights(batch.mask, *aggregated)), told
+
+    return loss
+
+
+def kl_penalty(config: PolicyGradientConfig, log_probs: jax.Array, batch: Experience) -> jax.Array:
+    """The KL of each token to the reference, as it stands in the loss: [B, R]."""
+    estimator = KL_ESTIMATORS[config.kl_estimator]
+    if config.kl_gradient == "own":
+        return estimator(log_probs, batch.ref_log_probs)
+    ratio = jax.lax.stop_gradient(importance_ratio(log_probs, batch.log_probs))
+    return ratio * kl_loss(log_probs, batch.ref_log_probs, estimator)
+
+
+def value_loss(config: PolicyGradientConfig, model: TransformerConfig) -> Callable:
+    """loss(params, minibatch): squared error to the returns, clipped around the old values."""
+
+    def loss(params, batch: Experience):
+        states = response_states(
+            model, params, batch.tokens, batch.segments, config.response_length
+        )
+        values = score.scores(params, states)
+        errors = clipped_value_loss(values, batch.values, batch.returns, config.value_clip)
+        mean = WeightedMean.of(errors, batch.mask)
+        return mean, {}
+
+    return loss
+
+
+def make_minibatch_update(config: PolicyGradientConfig, shapes: Shapes) -> Callable:
+    """minibatch_update(state, experience, text, fixed): a step of the policy, and one of the value
+    function where there is one. fixed: the parts of both that are not trained.
+
+    The policy's gradient and ptx's are taken one after the other and added, ptx times its
+    coefficient (Ouyang et al. 2022, eq. 2 and appendix C.4). A loss or gradient that is not finite
+    leaves both networks as they were, and so does a minibatch without weight; skipped_steps and
+    empty_steps say so.
+    """
+    policy_optimizer, value_optimizer = optimizers(config)
+    # Dropout stays off here, ptx included (Huang et al. 2023, detail 13).
+    ptx_loss = likelihood_loss(dataclasses.replace(shapes.policy, dropout=0.0))
+    of_policy, of_values = policy_loss(config, shapes.policy), value_loss(config, shapes.value)
+
+    def gradients(loss, fixed, params, batch, name, pieces=config.micro_batches):
+        of_trained = lambda trained, micro: loss(parts.merge(fixed, trained), micro)
+        grads, metrics = accumulate_gradients(of_trained, params, batch, pieces)
+        named = {f"{name}_{key}": metrics.pop(key) for key in ("loss", "grad_norm")}
+        return grads, metrics | named
+
+    def policy_gradients(state: State, experience: Experience, text, fixed):
+        """Of surrogate and ptx together, metrics, and the weight of either and of the first."""
+        loss = lambda params, batch: of_policy(params, batch, state)
+        grads, metrics = gradients(loss, fixed["policy"], state.policy, experience, "policy")
+        weight = of_episodes = metrics["policy_loss"].weight
+        if text is not None:
+            ptx_grads, ptx_metrics = gradients(
+                ptx_loss, fixed["policy"], state.policy, text, "ptx", config.text_pieces
+            )
+            metrics |= ptx_metrics
+            of_text, coefficient = metrics["ptx_loss"].weight, config.ptx_coefficient
+            if config.ptx_per == "sequence":
+                episodes_a_row = len(experience.mask) / len(text["weights"])
+                coefficient *= episodes_a_row * of_text / jnp.maximum(of_episodes, 1)
+            grads = jax.tree.map(lambda g, p: g + coefficient * p, grads, ptx_grads)
+            weight = weight + of_text
+        return grads, metrics, weight, of_episodes
+
+    def minibatch_update(state: State, experience: Experience, text, fixed=NOTHING_FIXED):
+        grads, metrics, weight, of_episodes = policy_gradients(state, experience, text, fixed)
+        updates, policy_opt = policy_optimizer.update(grads, state.policy_opt, state.policy)
+        new = {"policy": optax.apply_updates(state.policy, updates), "policy_opt": policy_opt}
+        critic = {}
+        if state.value is not None:
+            value_grads, value_metrics = gradients(
+                of_values, fixed["value"], state.value, experience, "value"
+            )
+            metrics |= value_metrics
+            updates, value_opt = value_optimizer.update(value_grads, state.value_opt, state.value)
+            critic = {"value": optax.apply_updates(state.value, updates), "value_opt": value_opt}
+        # One sick term, and the minibatch changes neither network.
+        terms = [term for name, term in metrics.items() if name.endswith(("_loss", "_norm"))]
+        ok, empty = all_finite(*(term.mean for term in terms)), weight == 0
+        old = state._asdict()
+        new = keep_if(ok & ~empty, new, {name: old[name] for name in new})
+        critic = keep_if(ok & (of_episodes != 0), critic, {name: old[name] for name in critic})
+        steps = {"skipped_steps": ~ok, "empty_steps": ok & empty}
+        state = state._replace(**new, **critic)
+        return state, (metrics, jax.tree.map(lambda x: x.astype(jnp.int32), steps))
+
+    return minibatch_update
+
+
+def make_update(config: PolicyGradientConfig, shapes: Shapes) -> Callable:
+    """update(state, experience, moved, text, fixed): epochs x minibatches, then the averages and
+    what is carried on.
+
+    Metrics are means over all minibatches, each by its own weight: tokens of responses or of text.
+    """
+    minibatch_update = make_minibatch_update(config, shapes)
+
+    def update(state: State, experience: Experience, moved: Moved, text, fixed=NOTHING_FIXED):
+        key = jax.random.fold_in(jax.random.fold_in(state.key, state.step), 1)
+        shuffle = lambda k: jax.random.permutation(k, config.batch_size)
+        orders = jax.vmap(shuffle)(jax.random.split(key, config.epochs))
+        rows = orders.reshape(config.epochs * config.minibatches, -1)
+        text_key = jax.random.fold_in(key, config.epochs)
+        text = (
+            split_each_epoch(text, config.minibatches, config.epochs, text_key)
+            if config.ptx_coefficient > 0
+            else None
+        )
+        applied = applied_updates(state.policy_opt)
+        rate = learning_rate_at(config.policy_optimizer, applied, config.optimizer_steps)
+        kl_coefficient = config.kl.update(state.kl_coefficient, moved.kl, config.batch_size)
+        carried = {"kl_coefficient": kl_coefficient, "advantage": moved.advantage}
+        before = {"kl_coefficient": state.kl_coefficient, "advantage": state.advantage}
+        carried = keep_if(jnp.isfinite(moved.kl), carried, before)
+
+        def one(state, step):
+            rows, part = step
+            of_minibatch = lambda x: place(x[rows], ("rows", "time"))
+            picked = replicas.share(jax.tree.map(of_minibatch, experience))
+            return minibatch_update(state, picked, part, fixed)
+
+        state, told = jax.lax.scan(one, state, (rows, text))
+        sums, steps = jax.tree.map(lambda x: x.sum(axis=0), told)  # over the minibatches
+        metrics = means(sums) | steps
+        metrics["learning_rate"] = rate  # of the first minibatch
+        ema = state.ema
+        if ema is not None:
+            decay = config.ema_decay
+            ema = jax.tree.map(lambda a, p: decay * a + (1 - decay) * p, ema, state.policy)
+        kl, surrogate = sums["approximate_kl"].mean, state.surrogate
+        surrogate = keep_if(jnp.isfinite(kl), config.surrogate.carry(surrogate, kl), surrogate)
+        step = state.step + 1
+        return state._replace(ema=ema, surrogate=surrogate, step=step, **carried), metrics
+
+    return update
