@@ -14,13 +14,15 @@ class GoldScore(Evaluator):
 
     above: pairs of stages; the findings say whether the first scores above the second, by the
     paired difference over prompts.
+    over: the column that it is drawn over in the picture, as "kl_to_sft"; None: none
     """
 
     above: tuple[tuple[str, str], ...] = ()
+    over: str | None = None
 
     def columns(self):
         about = "mean grade of a response by the data source's grader"
-        return {self.name: Column("gold\nscore", about, better="higher")}
+        return {self.name: Column("gold\nscore", about, better="higher", over=self.over)}
 
     def check(self, facts, grader):
         grader()

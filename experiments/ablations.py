@@ -1,0 +1,99 @@
+"""Policy-gradient estimators and DPO from one SFT model and one reward model, in the instruction
+world: gold score against KL.
+
+    rlhf-jax run experiments/ablations.py [--seed N]
+
+Every policy gradient maximises the same, the reward model's score minus 0.4 KL to SFT in nats,
+on as many responses (3,840) with as many optimizer steps (120). So presets of another KL, batch or
+group are given these; what differs is advantage, surrogate and aggregation. REINFORCE and RLOO take
+each step on responses of the policy itself, the others four steps a batch. GSPO's clip is wider
+than the published one, which is for responses of thousands of tokens.
+"""
+
+from typing import Any
+
+from rlhf_jax.evaluation.behaviour import Behaviour
+from rlhf_jax.evaluation.gold_score import GoldScore
+from rlhf_jax.evaluation.kl import KL
+from rlhf_jax.evaluation.reward_accuracy import RewardAccuracy
+from rlhf_jax.evaluation.reward_score import RewardScore
+from rlhf_jax.models.config import TransformerConfig
+from rlhf_jax.objectives.estimator import GSPO
+from rlhf_jax.objectives.kl import FixedController
+from rlhf_jax.rewards.learned import LearnedReward
+from rlhf_jax.runs.experiment import EvaluationConfig, Experiment
+from rlhf_jax.sources.world import WorldData
+from rlhf_jax.stages import presets
+from rlhf_jax.stages.dpo import DPO, DirectPreference
+from rlhf_jax.stages.pretrain import Pretrain
+from rlhf_jax.stages.reward_model import RewardModel
+from rlhf_jax.stages.sft import SFT
+from rlhf_jax.stages.simulated_feedback import SimulatedFeedback
+from rlhf_jax.training.loop import LoopConfig
+from rlhf_jax.training.optimizer import OptimizerConfig
+from rlhf_jax.worlds.instruction import WorldConfig
+
+
+def cosine(learning_rate: float, warmup_steps: int) -> OptimizerConfig:
+    return OptimizerConfig(learning_rate, schedule="cosine", warmup_steps=warmup_steps)
+
+
+PREFERENCES: dict[str, Any] = {
+    "batch_size": 8, "outputs": 18, "packed": 4, "length": 48, "start": "sft",
+    "rankings": "feedback",
+}  # fmt: skip
+ALIKE: dict[str, Any] = {
+    "policy_optimizer": OptimizerConfig(learning_rate=3e-4, warmup_steps=10),
+    "prompt_length": 32,
+    "response_length": 24,
+    "kl": FixedController(0.4),
+    "kl_in": "reward",
+    "kl_estimator": "k1",
+    "kl_gradient": "right",
+    "ema_decay": None,
+    "start": "sft",
+    "rewards": (LearnedReward("reward"),),
+}
+BATCHES = ALIKE | {"iterations": 30, "batch_size": 128, "minibatches": 4}
+STEPS = ALIKE | {"iterations": 120, "batch_size": 32, "minibatches": 1}
+GROUPS = BATCHES | {"group": 4}
+POLICIES = {
+    "ppo": presets.ppo(
+        **BATCHES, value_optimizer=OptimizerConfig(learning_rate=1e-3, warmup_steps=10)
+    ),
+    "reinforce": presets.reinforce(**STEPS),
+    "rloo": presets.rloo(**STEPS, group=4),
+    "grpo": presets.grpo(**GROUPS),
+    "dr_grpo": presets.dr_grpo(**GROUPS),
+    "gspo": presets.gspo(**GROUPS, surrogate=GSPO(0.05, 0.05)),
+    "cispo": presets.cispo(**GROUPS),
+    "dpo": DirectPreference(cosine(5e-4, 5), objective=DPO(beta=0.1), **PREFERENCES),
+}
+
+config = Experiment(
+    name="ablations",
+    data=WorldData(WorldConfig(sft=5000, feedback=1500, test=800)),
+    model=TransformerConfig(
+        vocab_size=1024, layers=4, width=128, heads=4, context=160, scan_layers=False
+    ),
+    stages={
+        "pretrain": Pretrain(cosine(3e-3, 50), epochs=2.5, batch_size=8, length=128),
+        "sft": SFT(
+            cosine(1.5e-3, 10), epochs=3, batch_size=8, length=96, packed=True, start="pretrain"
+        ),
+        "feedback": SimulatedFeedback(
+            prompt_length=32, response_length=24, batch_size=200, policy="sft"
+        ),
+        "reward": RewardModel(cosine(5e-4, 5), **PREFERENCES),
+        **POLICIES,
+    },
+    evaluation=EvaluationConfig(prompt_length=32, response_length=24, batch_size=200),
+    evaluators=(
+        GoldScore(above=tuple((name, "sft") for name in POLICIES), over="kl_to_sft"),
+        KL("sft"),
+        RewardScore("reward"),
+        RewardAccuracy(length=48, batch_size=16, rankings="feedback"),
+        Behaviour(),
+    ),
+    loop=LoopConfig(checkpoint_every=200, log_every=1),
+)
