@@ -180,20 +180,22 @@ class PmapRunner:
         return self.gather(own, count)
 
     def compile(self, function, *, rows=(), returns_rows=False, donate=False) -> Callable:
-        def replica(*arguments):
+        def replica(number, *arguments):
+            del number  # pmap wants an argument that is cut over devices; there may be no rows
             with replicas.traced():
                 return function(*arguments)
 
         @functools.cache
         def mapped(arguments: int):
-            axes = tuple(0 if i in rows else None for i in range(arguments))
-            out_axes, first = (0 if returns_rows else None), (0,) if donate else ()
+            axes = (0, *(0 if i in rows else None for i in range(arguments)))
+            out_axes, first = (0 if returns_rows else None), (1,) if donate else ()
             return jax.pmap(
                 replica, replicas.AXIS, in_axes=axes, out_axes=out_axes, donate_argnums=first
             )
 
         def run(*arguments):
-            result = mapped(len(arguments))(*arguments)
+            numbers = np.arange(jax.local_device_count())
+            result = mapped(len(arguments))(numbers, *arguments)
             return result if returns_rows else self._whole(result)
 
         return run

@@ -10,8 +10,8 @@ from rlhf_jax.models import score, transformer
 from rlhf_jax.models.config import TransformerConfig
 from rlhf_jax.parallel.layout import MeshShape
 from rlhf_jax.parallel.runner import JitRunner, layout_of
-from rlhf_jax.stages import ppo
-from rlhf_jax.stages.ppo_stage import PPO
+
+from rlhf_jax.stages.policy_gradient import PolicyGradient as PPO
 from rlhf_jax.stages.stage import Build, Stage
 from rlhf_jax.training.optimizer import OptimizerConfig
 
@@ -65,7 +65,7 @@ def programs_of(stage: Stage, steps: int, runner=None, model=MODEL, **shapes) ->
     return {name: made.compile(runner) for name, made in stage.programs(build, steps).items()}
 
 
-def ppo_programs(config: PPO, runner=None, model=MODEL, **shapes) -> ppo.Programs:
+def ppo_programs(config: PPO, runner=None, model=MODEL, **shapes) -> dict:
     return ppo.Programs(**programs_of(config, config.iterations, runner, model, **shapes))
 
 
