@@ -21,5 +21,6 @@ from tests.mutants import (
 )
 
 ROOMS = (details, objectives, policy_gradients, preferences, models, data, generation, training,
-         durable, stages, identity, evaluation, rewards, recipes, chain, plan, command_line)  # fmt: skip
+         durable, rewards, stages, identity, evaluation, recipes, chain, plan,
+         command_line)  # fmt: skip
 TABLE = tuple(mutant for room in ROOMS for mutant in room.MUTANTS)
