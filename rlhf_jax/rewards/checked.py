@@ -9,6 +9,8 @@ import sys
 from pathlib import Path
 from typing import ClassVar
 
+import jax.numpy as jnp
+
 from rlhf_jax.durable.fingerprint import NOT_FINGERPRINTED
 from rlhf_jax.errors import UserError, require
 from rlhf_jax.rewards.reward import Reward
@@ -80,11 +82,9 @@ class CheckedReward(Reward):
 
         return function
 
-    def filled(self, found):
-        return [self.on_error if number is None else number for number in found]
-
     def of(self, judged):
-        return judged.found
+        found = judged.found
+        return found if self.on_error is None else jnp.where(jnp.isnan(found), self.on_error, found)
 
 
 def file_of(checker: str) -> str | None:

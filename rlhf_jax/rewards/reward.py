@@ -18,7 +18,7 @@ class Judged(NamedTuple):
     """What is known of B sampled responses, R tokens at most."""
 
     scores: Mapping[str, jax.Array]  # [B] of each stage in the term's `scorers`
-    found: jax.Array | None  # [B], what the term's function says; None: it has none
+    found: jax.Array | None  # [B], what the term's function says, NaN where a call gave no number
     mask: jax.Array  # [B, R]
     ended: jax.Array  # [B] bool (generation/ending.py)
 
@@ -63,10 +63,6 @@ class Reward:
     def function(self, host: Host) -> Function:
         """Of a term `on_host`: what is called between sampling and scoring."""
         raise NotImplementedError
-
-    def filled(self, found: Sequence[float | None]) -> Sequence[float]:
-        """What the function gave, with a number for each None."""
-        return found
 
     def identity(self) -> Any:
         """JSON values, beside its fields, that a run's config is compared by; None: nothing."""

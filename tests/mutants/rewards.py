@@ -34,7 +34,7 @@ TERMS = (
          "test_a_grade_is_of_each_response_to_its_own_prompt"),
     ]),
     *mutants("rewards/reward.py", "rewards/test_terms.py", [
-        ("total", "term.weight * term.of(one)", "term.of(one)",
+        ("total", "reward.weight * term", "term",
          "test_the_reward_is_the_weighted_sum"),
         ("total", "start=first", "start=0.0", "test_the_reward_is_the_weighted_sum"),
     ]),
@@ -50,7 +50,7 @@ CHECKED = (
         ("CheckedReward.identity", "file and hashlib", "None and hashlib", SOURCE),
         ("CheckedReward.identity", "_file_of(self.checker, tuple(sys.path))",
          "_file_of(self.checker, tuple(sys.path)).replace('judges', 'other')", SOURCE),
-        ("CheckedReward.filled", "self.on_error if number is None else number", "number",
+        ("CheckedReward.of", "jnp.where(jnp.isnan(found), self.on_error, found)", "found",
          f"{FAILS}[nan]"),
         ("CheckedReward.function", "if self.on_error is None:", "if False:", STOPS, "TypeError"),
         ("CheckedReward.function", "host.at_end(workers.close)", "pass", STOPS, "TypeError"),

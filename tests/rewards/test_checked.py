@@ -10,11 +10,13 @@ import threading
 import time
 from pathlib import Path
 
+import jax.numpy as jnp
 import pytest
 
 from rlhf_jax.durable.fingerprint import fingerprint_of
 from rlhf_jax.errors import ConfigError, UserError
 from rlhf_jax.rewards.checked import CheckedReward
+from rlhf_jax.rewards.reward import Judged
 from rlhf_jax.runs.experiment import load_experiment
 
 ROOT = Path(__file__).resolve().parents[2]
@@ -176,7 +178,9 @@ FAILS = {
 def test_a_call_that_fails_scores_as_said_and_the_others_go_on(made, response, capfd):
     term, function = made("fickle")
     found = function(*asked(["a", response, "b", "c"]))
-    assert found == [1.0, None, 1.0, 1.0] and term.filled(found) == [1.0, -1.0, 1.0, 1.0]
+    assert found == [1.0, None, 1.0, 1.0]
+    judged = Judged({}, jnp.array(found, jnp.float32), None, None)
+    assert term.of(judged).tolist() == [1.0, -1.0, 1.0, 1.0]
     shown = "p" * 57 + "..."
     assert capfd.readouterr().out == (
         f"judges:fickle: 1 of 4 calls failed and score -1; the first: the response to {shown!r}: "

@@ -8,6 +8,7 @@ import numpy as np
 import pytest
 
 from rlhf_jax.errors import ConfigError
+from rlhf_jax.rewards.checked import CheckedReward
 from rlhf_jax.rewards.ensemble import EnsembleReward
 from rlhf_jax.rewards.graded import GradedReward
 from rlhf_jax.rewards.learned import LearnedReward
@@ -53,13 +54,14 @@ TERMS = {
         [-min(max((n - (11 - 3)) / 3, 0), 1) for n in LENGTHS],
     ),
     "graded": (GradedReward(), [float(x) for x in FOUND]),
+    "checked": (CheckedReward("a:b"), [float(x) for x in FOUND]),
 }
 
 
 @pytest.mark.parametrize("name", TERMS)
 def test_a_term_is_the_loop_s(name):
     term, expected = TERMS[name]
-    found = FOUND if name == "graded" else None
+    found = FOUND if term.on_host else None
     np.testing.assert_allclose(term.of(judged(term, found)), expected, rtol=1e-5, atol=1e-6)
     assert len(set(expected)) > 1
 
@@ -76,11 +78,13 @@ def test_over_long_at_its_corners():
 def test_the_reward_is_the_weighted_sum():
     weights = {"learned": 2.0, "uncertainty": -0.5, "missing end": 0.25, "graded": 1.0}
     terms = [dataclasses.replace(TERMS[name][0], weight=w) for name, w in weights.items()]
-    found = total(terms, [judged(term, FOUND) for term in terms])
+    found = total(terms, [term.of(judged(term, FOUND)) for term in terms])
     expected = [sum(w * TERMS[n][1][i] for n, w in weights.items()) for i in range(ROWS)]
     np.testing.assert_allclose(found, expected, rtol=1e-5, atol=1e-6)
     (alone,) = [dataclasses.replace(LearnedReward("one"), weight=3.0)]
-    np.testing.assert_allclose(total([alone], [judged(alone)]), 3 * SCORES["one"], rtol=1e-6)
+    np.testing.assert_allclose(
+        total([alone], [alone.of(judged(alone))]), 3 * SCORES["one"], rtol=1e-6
+    )
 
 
 def test_a_grade_is_of_each_response_to_its_own_prompt():
@@ -91,8 +95,8 @@ def test_a_grade_is_of_each_response_to_its_own_prompt():
 
     function = GradedReward().function(Host())
     found = function([{"prompt": "abc", "answer": "9"}, {"prompt": "a"}], ["x", "yy"])
-    assert found == [13.0, 21.0] and GradedReward().filled(found) == found
-    assert LearnedReward("one").function(Host()) is None
+    assert found == [13.0, 21.0]
+    assert GradedReward.on_host and not LearnedReward.on_host
 
 
 @pytest.mark.parametrize(
