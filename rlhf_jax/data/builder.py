@@ -35,7 +35,7 @@ def _features(kind: type[Record]) -> tfds.features.FeaturesDict:
     if kind is Text:
         return tfds.features.FeaturesDict({"text": text})
     if kind is Prompt:
-        return tfds.features.FeaturesDict({"prompt": text})
+        return tfds.features.FeaturesDict({"prompt": text, "fields": text})
     if kind is Demonstration:
         return tfds.features.FeaturesDict({"prompt": text, "response": text})
     return tfds.features.FeaturesDict(
@@ -46,6 +46,14 @@ def _features(kind: type[Record]) -> tfds.features.FeaturesDict:
             "ended": tfds.features.Tensor(shape=(None,), dtype=np.bool_),
         }
     )
+
+
+def _example(record: Record) -> dict[str, Any]:
+    """The values of `_features`."""
+    if isinstance(record, Prompt):
+        return {"prompt": record.prompt, "fields": json.dumps(record.fields)}
+    ended = {"ended": record.ended} if isinstance(record, Ranking) else {}
+    return to_json(record) | ended
 
 
 class RecordsBuilder(tfds.core.GeneratorBasedBuilder, skip_registration=True):
@@ -85,8 +93,7 @@ class RecordsBuilder(tfds.core.GeneratorBasedBuilder, skip_registration=True):
 
     def _generate_examples(self, split: str) -> Iterator[tuple[int, dict[str, Any]]]:
         for number, record in enumerate(self._splits[split]):
-            ended = {"ended": record.ended} if isinstance(record, Ranking) else {}
-            yield number, to_json(record) | ended
+            yield number, _example(record)
 
 
 def _kind_of(splits: Mapping[str, Sequence[Record]]) -> type[Record]:
@@ -210,7 +217,10 @@ class RecordSource(Sequence):
             ended = fields.get("ended", np.ones(len(responses), np.bool_)).tolist()
             prompt, ranks = fields["prompt"].decode("utf-8"), tuple(fields["ranks"])
             return Ranking(prompt, responses, ranks, ended)
-        return self._kind(**{name: value.decode("utf-8") for name, value in fields.items()})
+        texts = {name: value.decode("utf-8") for name, value in fields.items()}
+        if self._kind is Prompt:  # data sets of before prompts had fields lack them
+            return Prompt(texts["prompt"], json.loads(texts.get("fields", "{}")))
+        return self._kind(**texts)
 
 
 def read_dataset(directory: str | os.PathLike, name: str, split: str) -> RecordSource:

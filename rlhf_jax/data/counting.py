@@ -5,7 +5,7 @@ import dataclasses
 from collections import Counter
 from collections.abc import Hashable, Sequence
 
-from rlhf_jax.data.records import Ranking, Record, Text, tie_equal
+from rlhf_jax.data.records import Prompt, Ranking, Record, Text, tie_equal
 from rlhf_jax.data.tokenizer import Tokenizer
 
 Splits = dict[str, dict[str, Sequence]]
@@ -14,9 +14,11 @@ HELD_OUT = ("valid", "test")
 
 
 def texts_of(record: Record) -> tuple[str, ...]:
-    """Every text of a record."""
+    """Every text of a record that is tokenised."""
     if isinstance(record, Ranking):
         return (record.prompt, *record.responses)
+    if isinstance(record, Prompt):
+        return (record.prompt,)
     return tuple(dataclasses.asdict(record).values())
 
 
@@ -32,12 +34,13 @@ def settle(rankings: Sequence[Ranking]) -> tuple[list[Ranking], Counts]:
 
 
 def _identity(record: Record) -> Hashable:
-    """The same for records that say the same: the order in which responses stand says nothing."""
+    """The same for records that say the same: the order in which responses stand
+    says nothing, nor do the further fields of a prompt."""
     if isinstance(record, Ranking):
         return record.prompt, tuple(
             sorted(zip(record.responses, record.ranks, record.ended, strict=True))
         )
-    return record
+    return record.prompt if isinstance(record, Prompt) else record
 
 
 def without_held_out(splits: Splits) -> tuple[Splits, dict[str, Counts]]:

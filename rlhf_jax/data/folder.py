@@ -3,7 +3,7 @@
 text.train.jsonl            text.valid.jsonl            {"text": ...}
 demonstrations.train.jsonl  demonstrations.valid.jsonl  {"prompt": ..., "response": ...}
 rankings.train.jsonl        rankings.valid.jsonl        {"prompt": ..., "responses": ..., "ranks": ...}
-prompts.ppo.jsonl           prompts.test.jsonl          {"prompt": ...}
+prompts.ppo.jsonl           prompts.test.jsonl          {"prompt": ..., any further field: ...}
 tokenizer.json or tokenizer.model
 """  # noqa: E501
 

@@ -183,6 +183,24 @@ def read_pandalm(path: str | os.PathLike) -> tuple[list[Ranking], Counts]:
     return rankings, dict(counts)
 
 
+def read_gsm8k(path: str | os.PathLike) -> tuple[list[Prompt], list[Demonstration]]:
+    """Grade-school problems {question, answer} in Anthropic's dress: prompts with their `answer`, a
+    solution that ends with "#### 42", and demonstrations of it.
+
+    Source: Cobbe et al. 2021, arXiv 2110.14168.
+    """
+    prompts, demonstrations = [], []
+    for where, value in parse_jsonl(path):
+        question, answer = (_field(where, value, name, str) for name in ("question", "answer"))
+        prompt = f"{HUMAN} {question}{ASSISTANT}"
+        try:
+            prompts.append(Prompt(prompt, {"answer": answer}))
+            demonstrations.append(Demonstration(prompt, f" {answer}"))
+        except RecordError as error:
+            raise RecordError(f"{where}: {error}") from None
+    return prompts, demonstrations
+
+
 def read_text(path: str | os.PathLike, characters: int = 2000) -> list[str]:
     """Documents whose concatenation is the file: articles of WikiText (" = Title = "), else
     blank-line blocks gathered until they hold `characters`.

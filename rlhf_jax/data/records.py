@@ -3,7 +3,7 @@
 One line of JSONL is one record, by kind:
 
     Text           {"text"}
-    Prompt         {"prompt"}
+    Prompt         {"prompt"} with any further fields, as {"answer"}: a reward's function gets them
     Demonstration  {"prompt", "response"}
     Ranking        {"prompt", "responses", "ranks"} with an optional {"ended": [true, ...]}, or a
                    comparison {"prompt", "chosen", "rejected"} with an optional {"tie": true}
@@ -11,12 +11,13 @@ One line of JSONL is one record, by kind:
 Prompts carry their whole template; responses may be empty (a model that stops at once).
 """
 
+import dataclasses
 import gzip
 import json
 import numbers
 import os
 import zlib
-from collections.abc import Hashable, Iterable, Iterator, Sequence
+from collections.abc import Hashable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, TypeVar
 
@@ -44,6 +45,15 @@ def _check_text(field: str, value: Any, empty_allowed: bool = False) -> None:
         _require(False, field, value, "text that UTF-8 can hold (no lone surrogates)")
 
 
+def _check_json(field: str, value: Any) -> None:
+    """Of finite numbers, and of text that UTF-8 can hold, as is `field`."""
+    try:
+        json.dumps({field: value}, allow_nan=False, ensure_ascii=False).encode("utf-8")
+    except (TypeError, ValueError, RecursionError):
+        allowed = "a JSON value of finite numbers and of text that UTF-8 can hold"
+        _require(False, field, value, allowed)
+
+
 @dataclass(frozen=True)
 class Text:
     """A plain-text document."""
@@ -56,12 +66,22 @@ class Text:
 
 @dataclass(frozen=True)
 class Prompt:
-    """What a response answers, template included."""
+    """What a response answers, template included.
+
+    fields: JSON values by name, as {"answer": "42"}, for functions that judge a response
+    """
 
     prompt: str
+    fields: Mapping[str, Any] = dataclasses.field(default_factory=dict, hash=False)
 
     def __post_init__(self) -> None:
         _check_text("prompt", self.prompt)
+        _require(isinstance(self.fields, Mapping), "fields", self.fields, "JSON values by name")
+        _require("prompt" not in self.fields, "fields", self.fields, "other names than prompt")
+        for name, value in self.fields.items():
+            _require(isinstance(name, str), "fields", name, "names that are strings")
+            _check_json(name, value)
+        object.__setattr__(self, "fields", json.loads(json.dumps(dict(self.fields))))
 
 
 @dataclass(frozen=True)
@@ -157,6 +177,8 @@ COMPARISON = ("prompt", "chosen", "rejected")
 
 def to_json(record: Record) -> dict[str, Any]:
     """The fields of a record as JSON values; a ranking of whole responses has no `ended`."""
+    if isinstance(record, Prompt):
+        return {"prompt": record.prompt} | record.fields
     fields = {field: getattr(record, field) for field in FIELDS[type(record)]}
     cut = isinstance(record, Ranking) and not all(record.ended)
     return fields | {"ended": record.ended} if cut else fields
@@ -166,7 +188,8 @@ def from_json(fields: Any, kind: type[R]) -> R:
     """The record that a JSON object describes.
 
     Raises:
-      RecordError: the object lacks a field, has one too many, or a value is wrong.
+      RecordError: the object lacks a field, has one too many (but a prompt keeps them), or a value
+        is wrong.
     """
     if not isinstance(fields, dict):
         _require(False, "(line)", fields, "a JSON object")
@@ -178,6 +201,8 @@ def from_json(fields: Any, kind: type[R]) -> R:
     for field in wanted:
         if field not in fields:
             raise RecordError(f"field {field!r}: expected {listed}, got no such field")
+    if kind is Prompt:
+        return Prompt(fields["prompt"], {k: v for k, v in fields.items() if k != "prompt"})
     for field in fields:
         if field not in wanted + optional:
             raise RecordError(f"field {field!r}: expected {listed} only, got this field too")

@@ -4,7 +4,7 @@ import dataclasses
 import json
 import math
 from pathlib import PurePath
-from typing import Any
+from typing import Any, Protocol, runtime_checkable
 
 from etils import epath
 
@@ -20,6 +20,14 @@ CLASS = "class"  # a name that no field can have
 CONFIG = "config.json"  # in a stage's directory, and in data/
 
 
+@runtime_checkable
+class Identified(Protocol):
+    """A part of a config that its fields do not tell wholly."""
+
+    def identity(self) -> Any:
+        """JSON values; None: its fields tell all."""
+
+
 def class_path(kind: type) -> str:
     """ "rlhf_jax.stages.dpo:IPO"."""
     return f"{kind.__module__}:{kind.__qualname__}"
@@ -28,7 +36,8 @@ def class_path(kind: type) -> str:
 def fingerprint_of(config: Any) -> Any:
     """A config of nested dataclasses as plain JSON values, without NOT_FINGERPRINTED fields.
 
-    A dataclass is {"class": its `class_path`, field: value, ...}.
+    A dataclass is {"class": its `class_path`, field: value, ...}; one with an `identity()` that is
+    not None has that too.
 
     Raises:
         TypeError: a value that is no dataclass, dict, sequence, path, string, number or None.
@@ -36,7 +45,9 @@ def fingerprint_of(config: Any) -> Any:
     if dataclasses.is_dataclass(config):
         fields = [f for f in dataclasses.fields(config) if f.metadata.get("fingerprint", True)]
         values = {f.name: fingerprint_of(getattr(config, f.name)) for f in fields}
-        return {CLASS: class_path(type(config))} | values
+        identity = config.identity() if isinstance(config, Identified) else None
+        known = {} if identity is None else {"identity": fingerprint_of(identity)}
+        return {CLASS: class_path(type(config))} | known | values
     if isinstance(config, dict):
         return {str(name): fingerprint_of(value) for name, value in config.items()}
     if isinstance(config, list | tuple):

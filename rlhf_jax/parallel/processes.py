@@ -63,6 +63,23 @@ def total(number: int) -> int:
     return int(multihost_utils.process_allgather(np.asarray(number)).sum())
 
 
+def own_share(count: int) -> slice:
+    """Of things that every process has, those that this one works on; alike many in each."""
+    process, processes = jax.process_index(), jax.process_count()
+    return slice(process * count // processes, (process + 1) * count // processes)
+
+
+def gathered(content: bytes) -> list[bytes]:
+    """What every process gives, in their order."""
+    if jax.process_count() == 1:
+        return [content]
+    lengths = multihost_utils.process_allgather(np.array(len(content), np.int32))
+    padded = np.zeros(1 << int(lengths.max()).bit_length(), np.uint8)  # few shapes to compile
+    padded[: len(content)] = np.frombuffer(content, np.uint8)
+    rows = np.asarray(multihost_utils.process_allgather(padded))
+    return [row[:length].tobytes() for row, length in zip(rows, lengths, strict=True)]
+
+
 @contextlib.contextmanager
 def ending_together() -> Iterator[None]:
     """Of several processes, one that fails ends at once, and the others after it, each with a line.

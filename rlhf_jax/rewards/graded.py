@@ -12,10 +12,10 @@ class GradedReward(Reward):
 
     on_host: ClassVar = True
 
-    def function(self, grader):
-        grade = grader()
+    def function(self, host):
+        grade = host.grader()
         return lambda records, responses: [
-            float(grade(record.prompt, response).score)
+            float(grade(record["prompt"], response).score)
             for record, response in zip(records, responses, strict=True)
         ]
 

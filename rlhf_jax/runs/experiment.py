@@ -76,7 +76,7 @@ class Experiment:
 
 
 def load_experiment(path: str) -> Experiment:
-    """The `config` of an experiment file.
+    """The `config` of an experiment file, which may import what lies beside it, as a script may.
 
     Raises UserError where the file is absent, raises an error, as "file:line: what", or defines
     no Experiment of that name.
@@ -87,6 +87,8 @@ def load_experiment(path: str) -> Experiment:
     spec = importlib.util.spec_from_file_location(f"experiment_{file.stem}", file)
     if spec is None:
         raise UserError(f"{path}: an experiment is a Python file, named *.py")
+    folder = str(file.absolute().parent)
+    sys.path[:] = [folder, *(place for place in sys.path if place != folder)]
     module = importlib.util.module_from_spec(spec)
     sys.modules[spec.name] = module  # for classes that the file defines: their types and comments
     try:

@@ -1,10 +1,11 @@
 """What a stage of a run has while it runs: models, records, keys, compiled programs, and results of
 the host that are written down before they are used."""
 
+import contextlib
 import hashlib
 import json
 from collections.abc import Callable, Mapping, Sequence
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 import jax
 from etils.epath import Path
@@ -23,6 +24,27 @@ HOST = "host"  # folder of a stage: NAME/STEP.json
 ABOUT = "about.json"  # in a stage's directory
 
 
+class HostResult(NamedTuple):
+    """What the host said once, in a file; `of`: the digest of what it was asked."""
+
+    file: Path
+    of: str
+    about: str  # in messages
+
+    def is_there(self) -> bool:
+        return self.file.is_file() and read_json(self.file)["of"] == self.of
+
+    def write(self, found: Any) -> None:
+        write_atomically(self.file, self.json({"of": self.of, "found": found}))
+
+    def json(self, found: Any) -> bytes:
+        try:
+            return json.dumps(found, allow_nan=False).encode()
+        except ValueError:
+            told = f"{self.about}: a number that is not finite came from the host"
+            raise UserError(told) from None
+
+
 class StageInputs:
     """`stages.stage.Inputs` of one stage of a run."""
 
@@ -32,6 +54,7 @@ class StageInputs:
         self.build: Build = run.build(stage)
         self.runner, self.tokenizer = run.runner, run.tokenizer
         self.directory: Path = run.stage_directory(stage)
+        self._at_end = contextlib.ExitStack()
         self._models: dict[str, Any] = {}  # of two roles one, where both name a stage
 
     def model(self, role: str) -> Any:
@@ -57,29 +80,44 @@ class StageInputs:
         return {name: program.compile(self.runner) for name, program in programs.items()}
 
     def on_host(self, name: str, step: int, function: Callable, *arguments: Any) -> Any:
-        file = self.directory / HOST / name / f"{step}.json"
-        of = hashlib.sha256(json.dumps(arguments).encode()).hexdigest()
+        result = self._result(name, step, arguments)
 
         def write():
-            if not file.is_file() or read_json(file)["of"] != of:
-                found = {"of": of, "found": function(*arguments)}
-                write_atomically(file, self._json(name, step, found))
+            if not result.is_there():
+                result.write(function(*arguments))
 
         processes.first_alone(write, f"{name} {step}")
-        return read_json(file)["found"]
+        return read_json(result.file)["found"]
 
-    def _json(self, name: str, step: int, found: Any) -> bytes:
-        try:
-            return json.dumps(found, allow_nan=False).encode()
-        except ValueError:
-            about = f"{self.build.name}: {name} of step {step}"
-            raise UserError(f"{about}: a number that is not finite came from the host") from None
+    def rows_on_host(self, name: str, step: int, function: Callable, *columns: Sequence) -> list:
+        result, count = self._result(name, step, columns), len(columns[0])
+        if not processes.total(processes.is_first() and result.is_there()):
+            own = processes.own_share(count)
+            part = list(function(*(column[own] for column in columns)))
+            expected = own.stop - own.start
+            if len(part) != expected:
+                raise UserError(f"{result.about}: expected {expected} results, got {len(part)}")
+            parts = processes.gathered(result.json(part))
+            found = [one for part in parts for one in json.loads(part)]
+            processes.first_alone(lambda: result.write(found), f"{name} {step}")
+        return read_json(result.file)["found"]
+
+    def _result(self, name: str, step: int, arguments: Sequence) -> "HostResult":
+        file = self.directory / HOST / name / f"{step}.json"
+        of = hashlib.sha256(json.dumps(arguments).encode()).hexdigest()
+        return HostResult(file, of, f"{self.build.name}: {name} of step {step}")
 
     def host_results(self, name: str) -> list:
         folder = self.directory / HOST / name
         whole = (file for file in entries(folder) if file.suffix == ".json")  # a kill leaves others
         steps = sorted(int(file.stem) for file in whole)
         return [read_json(folder / f"{step}.json")["found"] for step in steps]
+
+    def at_end(self, close: Callable[[], None]) -> None:
+        self._at_end.callback(close)
+
+    def close(self) -> None:
+        self._at_end.close()
 
     def tell(self, **about: Any) -> None:
         text = json.dumps(about, indent=1, allow_nan=False)

@@ -1,5 +1,6 @@
 """rlhf-jax replay BATCH: one step again, on the batch that stopped a stage, number by number."""
 
+import contextlib
 import dataclasses
 from typing import Any
 
@@ -56,12 +57,13 @@ def replay(path: PathLike, config: Experiment | None = None) -> tuple[dict[str, 
                         "with:\n" + "\n".join(differ))  # fmt: skip
     if left := run.left(chain.builds_on(config.stages, stage)):
         raise UserError(f"{run.directory}: {left[0]} is not finished, {stage} needs it")
-    task, _ = run.task(stage)
+    task, inputs = run.task(stage)
     state = checkpoint.restore(sick, task.state, step)[1]
     state = state._replace(step=state.step - 1)
     lines = [f"batch/{line}" for line in not_finite(batch)]
     lines += [f"state/{line}" for line in not_finite(state)]
-    metrics = task.step(state, batch)[1]
+    with contextlib.closing(inputs):
+        metrics = task.step(state, batch)[1]
     return {name: np.asarray(value).item() for name, value in metrics.items()}, lines
 
 

@@ -225,7 +225,8 @@ class Run:
         directory, made = self.stage_directory(stage), self.config.stages[stage]
         with memory.explained(self.config, self.build(stage), self.runner):
             task, inputs = self.task(stage)
-            found = made.finish(task.model(self._train(stage, task)), inputs)
+            with contextlib.closing(inputs):
+                found = made.finish(task.model(self._train(stage, task)), inputs)
         if made.ends == "rankings":
             self.collected(stage).write("rankings", found)
             return

@@ -273,6 +273,9 @@ class Experiences:
             "sick_rows": rollout.sick,
             "sampler_gap": jnp.max(jnp.abs(log_probs - rollout.log_probs) * mask, axis=1),
         }
+        if found:
+            failed = [jnp.isnan(values) for values in found.values()]
+            about["reward_errors"] = sum(failed[1:], start=failed[0].astype(jnp.int32))
         if len(terms) > 1:
             about |= {f"reward_{number}": term for number, term in enumerate(terms)}
         return Sampled(tokens, segments, mask, log_probs, ref_log_probs, scores, about)
@@ -308,7 +311,11 @@ class Experiences:
             advantages,
             returns,
         )
-        metrics = {name: values.mean() for name, values in sampled.about.items()}
+        summed = ("sick_rows", "reward_errors")
+        metrics = {
+            name: values.sum() if name in summed else values.mean()
+            for name, values in sampled.about.items()
+        }
         return (
             experience,
             moved,
@@ -319,7 +326,6 @@ class Experiences:
                 "kl_coefficient": state.kl_coefficient,
                 "entropy": -masked_mean(sampled.log_probs, mask),
                 "response_tokens": mask.sum(axis=1).mean(),
-                "sick_rows": sampled.about["sick_rows"].sum(),
                 "sampler_gap": sampled.about["sampler_gap"].max(),
             },
         )

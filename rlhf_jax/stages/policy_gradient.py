@@ -7,7 +7,8 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from rlhf_jax.errors import require
+from rlhf_jax.data.records import to_json
+from rlhf_jax.errors import inside, require
 from rlhf_jax.models import parts
 from rlhf_jax.stages import feeds
 from rlhf_jax.stages.experience import Experiences, Shapes, make_rollout
@@ -105,6 +106,9 @@ class PolicyGradient(PolicyGradientConfig, Stage):
 
     def check(self, facts):
         facts.some("prompts", self.prompts, "prompt_length", self.prompt_length)
+        for number, term in enumerate(self.rewards):
+            with inside(f"rewards.{number}"):
+                term.check()
 
     def steps(self, examples):
         return self.iterations
@@ -237,7 +241,7 @@ class PolicyGradient(PolicyGradientConfig, Stage):
 
     def _asks(self, inputs):
         """ask(iteration, draw, places of the prompts, rollout) -> what functions say, as rows."""
-        functions = {n: self.rewards[int(n)].function(inputs.grader) for n in self._functions}
+        functions = {n: self.rewards[int(n)].function(inputs) for n in self._functions}
         if not functions:
             return lambda *_: {}
         records, ending = inputs.records("prompts", self.prompts), inputs.build.ending
@@ -247,11 +251,11 @@ class PolicyGradient(PolicyGradientConfig, Stage):
             places, tokens, mask = (np.asarray(x) for x in fetched)
             responses = ending.responses(tokens, mask, inputs.tokenizer)
             texts, found = [response.text for response in responses], {}
+            asked = [to_json(records[place]) for place in places.tolist()]
             for term, function in functions.items():
                 name = f"reward_{term}" if draw == 0 else f"reward_{term}_{draw}"
-                of = lambda places, texts, f=function: f([records[i] for i in places], texts)
-                values = inputs.on_host(name, int(number), of, places.tolist(), texts)
-                found[term] = np.array(values, np.float32)
+                values = inputs.rows_on_host(name, int(number), function, asked, texts)
+                found[term] = np.array(values, np.float32)  # NaN where a call failed
             return inputs.place_rows(found)
 
         return ask

@@ -143,6 +143,13 @@ class Inputs(Protocol):
         written down before they are used, and a step that is done again reads them. With arguments,
         JSON values that every process has, it reads only what was made of equal ones."""
 
+    def rows_on_host(self, name: str, step: int, function: Callable, *columns: Sequence) -> list:
+        """As `on_host`, of a function that gives a result for each row of equally long columns of
+        JSON values: every process asks it of its own rows, and all have the results of all."""
+
+    def at_end(self, close: Callable[[], None]) -> None:
+        """Calls it when the stage has ended, however it ends."""
+
     def host_results(self, name: str) -> list:
         """What `on_host` wrote down of each step, in order."""
 

@@ -13,7 +13,9 @@ from rlhf_jax.errors import RecordError, UserError
 
 RECORDS = {
     Text: [Text("a\n b\u2581\u00e9"), Text(" "), Text("c" * 5000)],
-    Prompt: [Prompt(f"p{i}") for i in range(30)],
+    Prompt: [
+        Prompt(f"p{i}", {"answer": i, "\u6f22": [None, 0.1]} if i % 2 else {}) for i in range(30)
+    ],
     Demonstration: [Demonstration("p", ""), Demonstration("q\n", " r")],
     Ranking: [
         Ranking("p", ("a", "", "\u6f22"), (0, 0, 2)),
@@ -45,6 +47,22 @@ def test_responses_of_a_data_set_without_the_field_have_all_ended(tmp_path, monk
         write_dataset(tmp_path, "old", {"train": items})
     assert list(read_dataset(tmp_path, "old", "train")) == items
     assert items[0].ended == (True, True, True)
+
+
+def test_prompts_of_a_data_set_without_the_field_have_none(tmp_path, monkeypatch):
+    """As versions wrote it whose prompts were texts alone; their records are known by the same
+    digest."""
+    features = builder._features(Prompt)
+    del features._feature_dict["fields"]
+    items = [Prompt("a"), Prompt("b")]
+    with monkeypatch.context() as patch:
+        patch.setattr(builder, "_features", lambda kind: features)
+        patch.setattr(builder, "_example", to_json)
+        write_dataset(tmp_path, "old", {"train": items})
+    assert list(read_dataset(tmp_path, "old", "train")) == items
+    write_dataset(tmp_path, "old", {"train": items})
+    with pytest.raises(UserError, match="holds other records"):
+        write_dataset(tmp_path, "old", {"train": [Prompt("a"), Prompt("b", {"answer": 1})]})
 
 
 def test_tensorflow_stays_out(tmp_path):

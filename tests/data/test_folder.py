@@ -27,7 +27,7 @@ RECORDS = {
         Ranking("g", ("y", "x"), (1, 0)),  # the one that is held out, in another order
     ],
     "rankings.valid": [Ranking("g", ("x", "y"), (0, 1))],
-    "prompts.ppo": [Prompt("h"), Prompt("i"), Prompt("p")],
+    "prompts.ppo": [Prompt("h"), Prompt("i", {"answer": "j"}), Prompt("p", {"answer": "q"})],
     "prompts.test": [Prompt("p")],
 }  # fmt: skip
 NAMES = {"pad_token": "<filler>", "bos_token": "<|end|>", "eos_token": "<|end|>"}
@@ -69,7 +69,7 @@ def test_what_records_say_twice_or_not_at_all_is_counted(folder, capsys):
     assert [r.ranks for r in corpus.read("rankings", "train")] == [
         (0, 1), (0, 0), (0, 0), (0, 1, 0),
     ]  # fmt: skip
-    assert [r.prompt for r in corpus.read("prompts", "ppo")] == ["h", "i"]
+    assert list(corpus.read("prompts", "ppo")) == RECORDS["prompts.ppo"][:2]
 
 
 def test_a_training_file_that_is_all_held_out_is_refused(folder):

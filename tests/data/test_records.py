@@ -21,9 +21,16 @@ from rlhf_jax.errors import ConfigError, RecordError
 PLAIN = st.text(st.characters(codec="utf-8", exclude_characters="\0"))
 FILLED = PLAIN.filter(bool)
 OUTPUTS = st.lists(st.tuples(PLAIN, st.integers(0, 9), st.booleans()), min_size=2, max_size=5)
+JSON = st.recursive(
+    st.none() | st.booleans() | st.integers() | st.floats(allow_nan=False, allow_infinity=False)
+    | PLAIN,
+    lambda inner: st.lists(inner, max_size=3) | st.dictionaries(PLAIN, inner, max_size=3),
+    max_leaves=3,
+)  # fmt: skip
+FIELDS = st.dictionaries(PLAIN.filter(lambda name: name != "prompt"), JSON, max_size=3)
 KINDS = {
     Text: st.builds(Text, FILLED),
-    Prompt: st.builds(Prompt, FILLED),
+    Prompt: st.builds(Prompt, FILLED, FIELDS),
     Demonstration: st.builds(Demonstration, FILLED, PLAIN),
     Ranking: st.builds(lambda p, o: Ranking(p, *zip(*o, strict=True)), FILLED, OUTPUTS),
 }
@@ -78,6 +85,12 @@ BAD = [
     (Text, b'{"text": "a\\u0000"}', "field 'text': expected text without NUL"),
     (Text, b'{"text": "\\ud800"}', "field 'text': expected text that UTF-8 can hold"),
     (Prompt, b'{"prompt": ["a"]}', "field 'prompt': expected a string, got ['a']"),
+    (Prompt, b'{"answer": "a"}', "field 'prompt': expected prompt, got no such field"),
+    (Prompt, b'{"prompt": "a", "answer": NaN}', "field 'answer': expected a JSON value of fini"),
+    (Prompt, b'{"prompt": "a", "b": [1, {"c": 1e999}]}', "field 'b': expected a JSON value of f"),
+    (Prompt, b'{"prompt": "a", "b": ' + b"7" * 5000 + b"}", "got a number of 5000 digits"),
+    (Prompt, b'{"prompt": "a", "b": "\\ud800"}', "field 'b': expected a JSON value of finite"),
+    (Prompt, b'{"prompt": "a", "\\ud800": 1}', r"field '\ud800': expected a JSON value of fini"),
     (Demonstration, b'{"prompt": "a"}', "field 'response': expected prompt and response, got no"),
     (Demonstration, b'{"prompt": "", "response": "b"}', "field 'prompt': expected a string that"),
     (Demonstration, b'{"prompt": "a", "response": 1}', "field 'response': expected a string"),
@@ -141,6 +154,27 @@ def test_records_hold_plain_tuples_of_ints():
     assert json.dumps(records.to_json(ranking)) == (
         '{"prompt": "p", "responses": ["a", "b"], "ranks": [1, 0]}'
     )
+
+
+def test_a_prompt_keeps_its_further_fields(tmp_path):
+    line = {"prompt": "p", "answer": "42", "tests": [{"in": 1.5}, None], "fields": {"a": True}}
+    (tmp_path / "a.jsonl").write_text(json.dumps(line) + "\n")
+    (found,) = read_jsonl(tmp_path / "a.jsonl", Prompt)
+    fields = {name: value for name, value in line.items() if name != "prompt"}
+    assert found == Prompt("p", fields) != Prompt("p") and found.fields == fields
+    assert records.to_json(found) == line and records.to_json(Prompt("p")) == {"prompt": "p"}
+    assert len({found, Prompt("p"), Prompt("p", {"answer": "42"})}) == 3
+    made = Prompt("p", fields)
+    fields["tests"].append("later")  # what it was made from is its own no more
+    assert made == found
+
+
+@pytest.mark.parametrize(
+    "fields", [{"prompt": "q"}, {1: 2}, {"a": np.float32(1)}, "ab", {"a": b""}]
+)
+def test_what_no_further_field_can_be(fields):
+    with pytest.raises(RecordError):
+        Prompt("p", fields)
 
 
 def test_a_line_says_which_responses_ended_only_where_one_was_cut(tmp_path):

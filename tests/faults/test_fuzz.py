@@ -103,7 +103,7 @@ def folder(tmp_path_factory):
 
 RECORDS = {
     Text: {"text": "a"},
-    Prompt: {"prompt": "a"},
+    Prompt: {"prompt": "a", "answer": [1, {"b": "c"}]},
     Demonstration: {"prompt": "a", "response": "b\u00e9"},
     Ranking: {
         "prompt": "a",
@@ -145,6 +145,7 @@ TREE = {
 PANDALM = [{"idx": 0, "instruction": "a", "input": "", "response1": "b", "response2": "c",
             "annotator1": 1, "annotator2": 1, "annotator3": 2}]  # fmt: skip
 HUMAN = {
+    "gsm8k": (human.read_gsm8k, {"question": "a", "answer": "#### 1"}),
     "hh": (human.read_hh, HH), "oasst": (human.read_openassistant, TREE),
     "pandalm": (human.read_pandalm, PANDALM), "text": (human.read_text, "= A = \n b"),
 }  # fmt: skip

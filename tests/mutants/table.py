@@ -15,10 +15,12 @@ from tests.mutants import (
     policy_gradients,
     preferences,
     recipes,
+    rewards,
     stages,
     training,
 )
 
 ROOMS = (details, objectives, policy_gradients, preferences, models, data, generation, training,
-         durable, stages, identity, evaluation, recipes, chain, plan, command_line)  # fmt: skip
+         durable, rewards, stages, identity, evaluation, recipes, chain, plan,
+         command_line)  # fmt: skip
 TABLE = tuple(mutant for room in ROOMS for mutant in room.MUTANTS)

@@ -52,10 +52,14 @@ def start(
     )  # fmt: skip
 
 
-def start_two(directory, cache, command, *options, **more) -> list[subprocess.Popen]:
+def free_port() -> int:
     with socket.socket() as free:
         free.bind(("localhost", 0))
-        port = free.getsockname()[1]
+        return free.getsockname()[1]
+
+
+def start_two(directory, cache, command, *options, **more) -> list[subprocess.Popen]:
+    port = free_port()
     place = ["--parallel.coordinator", f"localhost:{port}", "--parallel.processes", "2",
              "--parallel.heartbeat", "10", "--parallel.process"]  # fmt: skip
     return [
@@ -173,6 +177,52 @@ def test_sigterm_to_one_saves_and_stops_all(alone, tmp_path):
     pair[SECOND].send_signal(signal.SIGTERM)
     told = finish(pair)[FIRST]
     assert "SIGTERM: saved at step" in told and "the same command goes on from there" in told
+
+
+ROWS_OF_THE_HOST = """
+import json, os, sys
+from pathlib import Path
+from rlhf_jax.parallel import processes
+from rlhf_jax.parallel.config import ParallelConfig
+from tests.fed import inputs_of
+from tests.small_run import config
+
+place, process, port = Path(sys.argv[1]), int(sys.argv[2]), sys.argv[3]
+processes.start(ParallelConfig(coordinator=f"localhost:{port}", processes=2, process=process))
+inputs = inputs_of(config.stages, "feedback", directory=place)
+
+def asked(numbers, texts):
+    with (place / f"calls {process}").open("a") as file:
+        file.write(json.dumps([numbers, texts]) + "\\n")
+    return [None if text == "none" else number / 3 for number, text in zip(numbers, texts)]
+
+rows = [1, 2, 3, 4, 5], ["a", "b" * 70_000, "none", "d", "\u00e9"]
+found = [inputs.rows_on_host("scores", 0, asked, *rows) for _ in range(2)]
+found.append(inputs.rows_on_host("scores", 1, asked, [9], ["one row"]))
+(place / f"found {process}").write_text(json.dumps(found))
+"""
+
+
+def test_two_processes_ask_the_host_of_their_own_rows_and_have_those_of_both(tmp_path):
+    environment = os.environ | {"PYTHONPATH": str(ROOT), "JAX_PLATFORMS": "cpu"}
+    pair = [
+        subprocess.Popen(
+            [sys.executable, "-c", ROWS_OF_THE_HOST, str(tmp_path), str(process), str(port)],
+            cwd=ROOT, env=environment, text=True, stdout=subprocess.PIPE, stderr=subprocess.STDOUT,
+        )
+        for port in [free_port()]
+        for process in (FIRST, SECOND)
+    ]  # fmt: skip
+    finish(pair)
+    expected = [1 / 3, 2 / 3, None, 4 / 3, 5 / 3]
+    read = lambda name: [json.loads(line) for line in (tmp_path / name).read_text().splitlines()]
+    for process in (FIRST, SECOND):
+        assert read(f"found {process}") == [[expected, expected, [3.0]]]
+    # Each of its rows, once: of a single row the second process has it.
+    assert read("calls 0") == [[[1, 2], ["a", "b" * 70_000]], [[], []]]
+    assert read("calls 1") == [[[3, 4, 5], ["none", "d", "\u00e9"]], [[9], ["one row"]]]
+    written = json.loads((tmp_path / "feedback/host/scores/0.json").read_text())
+    assert written["found"] == expected
 
 
 def test_a_process_that_cannot_go_on_says_so_and_all_end(alone, tmp_path):

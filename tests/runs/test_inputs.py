@@ -1,14 +1,18 @@
 """What a stage is given: results of the host that outlive a kill, models, records, random keys."""
 
+import contextlib
 import dataclasses
 import json
+from types import SimpleNamespace
 
 import pytest
 
 from rlhf_jax.errors import UserError
 from rlhf_jax.randomness import random_key, shuffle_seed
+from rlhf_jax.runs import chain
 from rlhf_jax.runs import inputs as module
 from rlhf_jax.runs.inputs import StageInputs
+from rlhf_jax.runs.run import Run
 from tests.fed import inputs_of
 from tests.small_run import config
 
@@ -84,6 +88,71 @@ def test_results_of_all_steps_come_in_their_order(inputs, tmp_path):
     assert inputs.host_results("scores") == []
     (tmp_path / "feedback/host/outputs/11.json0x4.partial").write_text("[")  # a kill in a write
     assert inputs.host_results("outputs") == [[0], [1], [2], [9], [10]]
+
+
+def test_rows_of_the_host_are_made_once_and_read_by_a_step_that_is_done_again(inputs, tmp_path):
+    asked, scored = [], lambda number, text: number + len(text)
+    score = lambda *columns: asked.append(columns) or [*map(scored, *columns)]
+    assert inputs.rows_on_host("scores", 2, score, [10, 20], ["a", "bb"]) == [11, 22]
+    assert asked == [([10, 20], ["a", "bb"])]
+    again = inputs_of(STAGES, "feedback", directory=tmp_path, seed=4)
+    assert again.rows_on_host("scores", 2, never, [10, 20], ["a", "bb"]) == [11, 22]
+    assert inputs.rows_on_host("scores", 2, score, [10, 20], ["a", "bbb"]) == [11, 23]
+    assert inputs.rows_on_host("scores", 3, score, [], []) == []
+    assert inputs.host_results("scores") == [[11, 23], []]
+
+
+def test_each_process_asks_for_its_own_rows_and_has_all(inputs, monkeypatch):
+    """The second of three; what the others give is made up here."""
+    monkeypatch.setattr(module.processes.jax, "process_count", lambda: 3)
+    monkeypatch.setattr(module.processes.jax, "process_index", lambda: 1)
+    shares = [(0, 2), (2, 4), (4, 7)]  # of seven rows
+    assert module.processes.own_share(7) == slice(*shares[1])
+    monkeypatch.setattr(module.processes, "total", lambda number: 0)
+    monkeypatch.setattr(module.processes, "gathered", lambda part: [b"[0, 1]", part, b"[4, 5, 6]"])
+    monkeypatch.setattr(module.processes, "is_first", lambda: False)
+    monkeypatch.setattr(module.processes, "first_alone", lambda function, name: function())
+    asked = []
+    found = inputs.rows_on_host(
+        "scores", 0, lambda rows: asked.extend(rows) or rows, list(range(7))
+    )
+    assert found == list(range(7)) and asked == [2, 3]
+
+
+def test_rows_without_a_result_each_are_refused(inputs):
+    with pytest.raises(UserError, match="feedback: scores of step 0: expected 2 results, got 1"):
+        inputs.rows_on_host("scores", 0, lambda rows: rows[1:], [1, 2])
+    with pytest.raises(UserError, match="feedback: scores of step 0: a number that is not finite"):
+        inputs.rows_on_host("scores", 0, lambda rows: [1.0, float("inf")], [1, 2])
+
+
+@pytest.mark.parametrize("ends", [None, UserError("sick"), KeyboardInterrupt()])
+def test_what_a_stage_opens_is_closed_when_it_ends_however_it_ends(ends, monkeypatch):
+    closed = []
+    given = inputs_of(STAGES, "pretrain")
+    given.at_end(lambda: closed.append("first"))
+    given.at_end(lambda: closed.append("second"))
+
+    def train(stage, task):
+        assert not closed
+        if ends:
+            raise ends
+        return {}
+
+    stage = SimpleNamespace(finish=lambda params, inputs: closed.append("finish"), ends="rankings")
+    run = SimpleNamespace(
+        config=SimpleNamespace(stages=STAGES | {"pretrain": stage}),
+        build=lambda stage: given.build,
+        stage_directory=lambda stage: given.directory,
+        runner=None,
+        task=lambda stage: (SimpleNamespace(model=lambda state: state), given),
+        collected=lambda stage: SimpleNamespace(write=lambda *found: None),
+        _train=train,
+    )
+    monkeypatch.setattr(chain, "builds_on", lambda stages, stage: [])
+    with contextlib.nullcontext() if ends is None else pytest.raises(type(ends)):
+        Run._run(run, "pretrain")
+    assert closed == (["finish"] if ends is None else []) + ["second", "first"]
 
 
 def test_what_a_stage_tells_lies_beside_it(inputs, tmp_path):
