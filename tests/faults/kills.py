@@ -19,7 +19,9 @@ import jax
 
 from rlhf_jax import cli
 from rlhf_jax.durable import checkpoint
+from rlhf_jax.rewards.checked import CheckedReward
 from rlhf_jax.runs.inputs import StageInputs
+from rlhf_jax.stages import presets
 from rlhf_jax.training import loop
 from rlhf_jax.training.optimizer import OptimizerConfig
 from tests import small_run
@@ -38,6 +40,21 @@ STAGES = {
     "ppo_ptx": ({"iterations": ITERATIONS, "batch_size": 16}, (*TRAINING, "rollout")),
     "dpo": ({"epochs": 25.0, "batch_size": 8}, TRAINING),
 }
+# Without a critic, from stale responses in groups; what they score is drawn by chance.
+CHANCE = presets.grpo(
+    policy_optimizer=small_run.POLICY_RATE,
+    iterations=ITERATIONS,
+    batch_size=16,
+    group=4,
+    minibatches=2,
+    prompt_length=56,
+    response_length=8,
+    stale=2,
+    start="sft",
+    rewards=(CheckedReward("tests.faults.chance:score", workers=1),),
+)
+MOMENTS = {name: moments for name, (_, moments) in STAGES.items()}
+MOMENTS["chance"] = (*TRAINING, "rollout", "push", "experience", "host")
 CHANGES = {"pretrain": {"batch_size": 8}} | {name: changes for name, (changes, _) in STAGES.items()}
 config = dataclasses.replace(
     small_run.config,
@@ -46,7 +63,8 @@ config = dataclasses.replace(
     | {
         stage: dataclasses.replace(small_run.config.stages[stage], **changes)
         for stage, changes in CHANGES.items()
-    },
+    }
+    | {"chance": CHANCE},
 )
 
 
@@ -67,6 +85,7 @@ def tell(pipe: int) -> None:
     telling(checkpoint.manifest, "write", "sign")
     telling(loop._Compilations, "__enter__", "step")
     compiled, on_host = StageInputs.compile, StageInputs.on_host
+    rows_on_host = StageInputs.rows_on_host
 
     def compile(inputs, programs):
         def call(name, program):
@@ -86,7 +105,16 @@ def tell(pipe: int) -> None:
 
         return on_host(inputs, name, step, answer, *arguments)
 
+    def asked_rows(inputs, name, step, function, *columns):
+        def answer(*given):
+            found = function(*given)
+            told("host")
+            return found
+
+        return rows_on_host(inputs, name, step, answer, *columns)
+
     StageInputs.compile, StageInputs.on_host = compile, asked
+    StageInputs.rows_on_host = asked_rows
 
 
 def train(directory: str, stage: str, devices: int, options: tuple[str, ...] = ()) -> None:
@@ -97,7 +125,7 @@ def train(directory: str, stage: str, devices: int, options: tuple[str, ...] = (
 
 def kill(directory: str, stage: str, chance: random.Random, devices: int):
     """Trains until a SIGKILL at a random moment: (moment, seconds after it); None: it finished."""
-    moment = chance.choice(STAGES[stage][1])
+    moment = chance.choice(MOMENTS[stage])
     count, delay = chance.randint(1, 3), chance.choice((0.0, 0.003, 0.02, 0.1)) * chance.random()
     read, write = os.pipe()
     child = os.fork()

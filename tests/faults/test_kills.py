@@ -14,7 +14,7 @@ import orbax.checkpoint as ocp
 import pytest
 
 from rlhf_jax.data.builder import read_dataset
-from tests.faults.kills import STAGES
+from tests.faults.kills import MOMENTS, STAGES
 
 ROOT = Path(__file__).resolve().parents[2]
 KILLS = int(os.environ.get("RLHF_JAX_KILLS", 3))
@@ -77,7 +77,7 @@ def test_the_bits_are_those_of_an_unbroken_run(folder, tmp_path, stage):
     print(f"{stage}: {collections.Counter(found)}")
     assert len(found) == KILLS
     if KILLS >= 25:
-        assert set(found) == set(STAGES[stage][1])
+        assert set(found) == set(MOMENTS[stage])
     ours, theirs = tmp_path / "run" / stage, folder / "whole" / stage
     step, state = final(ours)
     last, unbroken = final(theirs)
@@ -90,6 +90,33 @@ def test_the_bits_are_those_of_an_unbroken_run(folder, tmp_path, stage):
         assert ranked(ours) == ranked(theirs)
     position = [p / "checkpoints" / step / "data" / "metadata" for p in (ours, theirs)]
     assert json.loads(position[0].read_text()) == json.loads(position[1].read_text())
+
+
+@pytest.mark.slow
+def test_whatever_a_reward_s_function_says_the_bits_are_those_of_an_unbroken_run(
+    folder, tmp_path, monkeypatch
+):
+    """Of one that learns from what the function said in the killed run, and asks nothing."""
+    whole, cache, iterations = folder / "whole", folder / "cache", 20
+    drive(whole, cache, "sft", 0, 0)
+    killed, unbroken = tmp_path / "killed", tmp_path / "unbroken"
+    for directory in (killed, unbroken):
+        shutil.copytree(whole, directory)
+    found = moments(drive(killed, cache, "chance", KILLS, KILLS, iterations=iterations))
+    print(f"chance: {collections.Counter(found)}")
+    assert len(found) == KILLS
+    if KILLS >= 25:
+        assert set(found) == set(MOMENTS["chance"])
+    shutil.copytree(killed / "chance" / "host", unbroken / "chance" / "host")
+    monkeypatch.setenv("RLHF_JAX_NO_CHANCE", "1")
+    drive(unbroken, cache, "chance", 0, 0, iterations=iterations)
+    (step, state), (last, expected) = final(killed / "chance"), final(unbroken / "chance")
+    assert step == last == str(iterations) and state.keys() == expected.keys()
+    assert any("queue" in name for name in state)
+    for name, array in state.items():
+        assert np.asarray(array).tobytes() == np.asarray(expected[name]).tobytes(), name
+    metrics = [d / "chance" / "metrics.jsonl" for d in (killed, unbroken)]
+    assert metrics[0].read_bytes() == metrics[1].read_bytes()
 
 
 # Killed on 8 devices, finished by another call: its devices and options.
