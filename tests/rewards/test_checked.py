@@ -33,7 +33,8 @@ def length(prompt, response, record):
 
 def process(prompt, response, record):
     open(os.path.join(response, str(os.getpid())), "w").close()
-    while len(os.listdir(response)) < record["at_once"]:
+    limit = time.monotonic() + 10
+    while len(os.listdir(response)) < record["at_once"] and time.monotonic() < limit:
         time.sleep(0.01)
     return os.getpid()
 
@@ -147,6 +148,7 @@ def test_two_processes_share_the_rows_and_stay(made, tmp_path):
     _, function = made("process")
     first = processes(function, tmp_path / "first", 2, rows=4)
     assert len(first) == 2 and os.getpid() not in first
+    assert all(os.getsid(one) == one for one in first)  # ctrl-C in a terminal passes them by
     assert processes(function, tmp_path / "again", 2, rows=3) == first
     killed = min(first)
     os.kill(killed, signal.SIGKILL)  # one that waits: another takes its place
