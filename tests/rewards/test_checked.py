@@ -10,7 +10,7 @@ import threading
 import time
 from pathlib import Path
 
-import jax.numpy as jnp
+import numpy as np
 import pytest
 
 from rlhf_jax.durable.fingerprint import fingerprint_of
@@ -181,7 +181,7 @@ def test_a_call_that_fails_scores_as_said_and_the_others_go_on(made, response, c
     term, function = made("fickle")
     found = function(*asked(["a", response, "b", "c"]))
     assert found == [1.0, None, 1.0, 1.0]
-    judged = Judged({}, jnp.array(found, jnp.float32), None, None)
+    judged = Judged({}, np.array(found, np.float32), None, None)
     assert term.of(judged).tolist() == [1.0, -1.0, 1.0, 1.0]
     shown = "p" * 57 + "..."
     assert capfd.readouterr().out == (
