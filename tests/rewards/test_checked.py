@@ -21,7 +21,7 @@ from rlhf_jax.runs.experiment import load_experiment
 
 ROOT = Path(__file__).resolve().parents[2]
 MODULE = """
-import os, sys, time
+import os, subprocess, sys, time
 
 print("imported")
 
@@ -62,6 +62,12 @@ def alone(prompt, response, record):
 def forever(prompt, response, record):
     open(response, "w").write(str(os.getpid()))
     sum(iter(int, 1))
+
+
+def family(prompt, response, record):
+    started = subprocess.Popen(["sleep", "60"])
+    open(response, "w").write(f"{os.getpid()} {started.pid}")
+    started.wait()
 
 
 word = "no function"
@@ -222,7 +228,7 @@ def children() -> list[int]:
 
 def test_an_interrupt_leaves_no_process(made, tmp_path):
     before = set(children())
-    function = CheckedReward("judges:forever", 60, 2).function(Host())
+    function = CheckedReward("judges:family", 60, 2).function(Host())
     place = tmp_path / "process"
 
     def interrupt():
@@ -233,7 +239,7 @@ def test_an_interrupt_leaves_no_process(made, tmp_path):
     threading.Thread(target=interrupt).start()
     with pytest.raises(KeyboardInterrupt):
         function(*asked([str(place)]))
-    assert gone(int(place.read_text())) and set(children()) == before
+    assert gone(*map(int, place.read_text().split())) and set(children()) == before
 
 
 @pytest.mark.skipif(sys.platform != "linux", reason="only Linux tells a process of its parent")
