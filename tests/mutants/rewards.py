@@ -73,7 +73,8 @@ CHECKED = (
          "test_a_worker_knows_no_devices_and_nothing_of_this_package"),
         ("Worker.__init__", '"CUDA_VISIBLE_DEVICES": ""', '"CUDA_VISIBLE_DEVICES": "0"',
          "test_a_worker_knows_no_devices_and_nothing_of_this_package"),
-        ("Worker.kill", "self._process.kill()", "pass", "test_an_interrupt_leaves_no_process"),
+        ("Worker.kill", "os.killpg(self._process.pid, signal.SIGKILL)", "self._process.kill()",
+         "test_an_interrupt_leaves_no_process"),
     ]),
     *mutants("rewards/worker.py", "rewards/test_checked.py", [
         ("call", "math.isfinite(number)", "number == number or True", f"{FAILS}[nan]"),
