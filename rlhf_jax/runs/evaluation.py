@@ -242,6 +242,7 @@ class OneSubject:
         self.tokenizer = self._run.tokenizer
         self.asked: EvaluationConfig = self._evaluation.asked(self.stage)
         self.behind = self._evaluation.prompting(self.stage).before
+        self.needs = self._run.config.stages[self.stage].needs()
         self.build = build_of(self._run.config, self._run.ending, evaluator, self.stage)
 
     @property

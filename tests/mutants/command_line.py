@@ -12,6 +12,8 @@ OPTIONS = mutants(
     [
         ("parse", "refuse_unknown(roots, arguments)", "pass", f"{REASON}[--fly]", "SystemExit"),
         ("parse", '.removeprefix("no_")', "", f"{ALONE}[a flag at the top]", "SystemExit"),
+        ("parse", "given |= {", "given = {",
+         "test_a_stage_s_name_may_begin_as_a_flag_back_does", "SystemExit"),
         ("parse", "name not in hidden", "True",
          "test_help_of_a_stage_lists_its_own_options_and_the_shared_ones"),
         ("first_sentence", "[.:;]", "[.;]", TEXTS),

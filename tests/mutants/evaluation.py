@@ -48,6 +48,7 @@ STATISTICS = mutants(
 GOLD = "test_a_gold_score_is_the_grade_of_each_response_to_its_own_prompt"
 BEHAVIOUR = "test_behaviour_is_a_share_of_the_prompts_that_ask"
 WINS = "test_a_win_is_a_higher_score_than_the_named_stage_s_on_the_same_prompt"
+TO_THAT = "test_the_kl_of_training_is_shown_where_it_was_to_that_policy"
 DISTANCE = "test_kl_is_of_the_policy_to_the_reference_on_the_policy_s_own_responses"
 LOSS = "test_the_pretraining_loss_is_of_each_held_out_document"
 SCORED = "test_a_reward_score_is_the_scorer_s_and_of_a_missing_end_what_ppo_says"
@@ -83,7 +84,9 @@ EVALUATORS = (
         ("KL.programs", "SamplingConfig(self.temperature)", "SamplingConfig()", DISTANCE),
         ("KL.programs", "reference, self.temperature,", "reference, 1.0,", DISTANCE),
         ("KL._nats", 'subject.key("kl")', 'subject.key("responses")', DISTANCE),
-        ("KL.rows", "[-1:]", "[:1]", DISTANCE),
+        ("KL._last", "[-1:]", "[:1]", DISTANCE),
+        ("KL._last", "was_to.stage == self.to", "True", TO_THAT),
+        ("KL._last", 'subject.needs.get("reference") or ', "", TO_THAT),
         ("KL._mean", "np.isfinite(nats).all()", "True",
          "test_kl_that_diverged_is_no_number", "UserError"),
     ]),
