@@ -346,8 +346,8 @@ def finished(monkeypatch, tmp_path):
     """A run of seed 5 whose pretraining, SFT and DPO have finished, for `generate` to read."""
     for stage in ("pretrain", "sft", "dpo"):
         (tmp_path / stage / "model").mkdir(parents=True)
-        check_fingerprint(tmp_path / stage, {"seed": 5})
-    (tmp_path / "data").mkdir()
+        check_fingerprint(tmp_path / stage, {"seed": 7})  # as of another run's
+    check_fingerprint(tmp_path / "data", {"seed": 5})
     (tmp_path / "data/counts.json").write_text("{}")
     monkeypatch.setattr(generate, "has_model", lambda path: path.is_dir())
     asked = []
@@ -407,11 +407,11 @@ def test_generate_reads_the_last_finished_stage_or_the_one_named(
 @pytest.mark.parametrize("seed", [None, "5"])
 def test_generate_names_a_seed_that_is_missing(monkeypatch, capsys, finished, seed):
     out, _ = finished
-    (out / "dpo/config.json").unlink()
-    check_fingerprint(out / "dpo", {"other": 1} if seed is None else {"seed": seed})
+    (out / "data/config.json").unlink()
+    check_fingerprint(out / "data", {"other": 1} if seed is None else {"seed": seed})
     code, _, err = run(monkeypatch, capsys, "generate", QUICKSTART, "--out", str(out))
     assert (code, err.count("\n")) == (2, 1)
-    assert f"dpo/config.json: seed: expected a whole number, got {seed!r}" in err
+    assert f"data/config.json: seed: expected a whole number, got {seed!r}" in err
 
 
 def test_generate_trains_nothing(monkeypatch, capsys, finished):

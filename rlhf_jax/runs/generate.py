@@ -35,7 +35,7 @@ def generate(config: Experiment, options: GenerateOptions) -> None:
         raise UserError("generate reads standard input: it runs in one process")
     stage = finished_stage(config, options.stage)
     prompts = read_prompts(sys.stdin.buffer)
-    run = Run(dataclasses.replace(config, seed=seed_of(config, stage)), insist=options.insist)
+    run = Run(dataclasses.replace(config, seed=seed_of(config)), insist=options.insist)
     asked, before = run.evaluation.asked(stage), run.evaluation.prompting(stage).before
     for number, prompt in enumerate(prompts, 1):
         tokens, most = 1 + len(run.tokenizer.encode(before + prompt)), asked.prompt_length
@@ -52,9 +52,9 @@ def generate(config: Experiment, options: GenerateOptions) -> None:
         print(response.text.replace("\n", "\\n"))
 
 
-def seed_of(config: Experiment, stage: str) -> int:
-    """The seed of the run in which a finished stage was trained; config.seed if it does not say."""
-    directory = config.directory_of(stage)
+def seed_of(config: Experiment) -> int:
+    """The seed of the run, whose data were drawn by it; config.seed if they do not say."""
+    directory = config.directory / "data"
     if not (directory / "config.json").is_file():
         return config.seed
     told = stored(directory)

@@ -116,7 +116,7 @@ GENERATE = mutants(
     "runs/generate.py",
     "test_cli.py",
     [
-        ("generate", "seed=seed_of(config, stage)", "seed=config.seed", READS),
+        ("generate", "seed=seed_of(config)", "seed=config.seed", READS),
         ("generate", "/{config.seed}", "/{run.config.seed}", READS),
         ("generate", "before + prompt", "prompt",
          "test_generate_names_the_line_whose_prompt_is_too_long[behind examples]"),
