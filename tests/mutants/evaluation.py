@@ -195,6 +195,10 @@ RUN = (
         ("check_evaluators", "not late", "True", REFUSED, "Failed"),
         ("check_evaluators", "field in by_name", "True", REFUSED, "Failed|KeyError"),
     ]),
+    *mutants("durable/checkpoint.py", "training/test_evaluated.py", [
+        ("ranked", "name != newest", "False",
+         "test_checkpoints_by_another_metric_than_now_are_not_compared_with_these"),
+    ]),
     *mutants("training/loop.py", "training/test_evaluated.py", [
         ("_train", "task.evaluate(step, state)", "task.evaluate(step - 1, state)",
          "test_it_is_of_the_state_after_the_step_and_stands_beside_its_metrics"),
