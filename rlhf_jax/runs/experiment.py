@@ -9,7 +9,7 @@ from collections.abc import Mapping
 from etils.epath import Path
 
 from rlhf_jax.durable.files import place
-from rlhf_jax.durable.fingerprint import NOT_FINGERPRINTED
+from rlhf_jax.durable.fingerprint import EXPERIMENT, NOT_FINGERPRINTED
 from rlhf_jax.errors import UserError, require
 from rlhf_jax.evaluation.evaluator import EvaluationConfig, Evaluator
 from rlhf_jax.generation.ending import Ending, EndingConfig
@@ -84,7 +84,7 @@ def load_experiment(path: str) -> Experiment:
     file = Path(path)
     if not file.is_file():
         raise UserError(f"{path}: no such experiment file")
-    spec = importlib.util.spec_from_file_location(f"experiment_{file.stem}", file)
+    spec = importlib.util.spec_from_file_location(EXPERIMENT + file.stem, file)
     if spec is None:
         raise UserError(f"{path}: an experiment is a Python file, named *.py")
     module = importlib.util.module_from_spec(spec)

@@ -177,6 +177,7 @@ RUN = (
          "AssertionError|AttributeError"),
         ("Evaluation.release", "stage not in self._needed", "False",
          "test_only_models_that_others_are_measured_by_stay_in_memory"),
+        ("Evaluation.check", "self._read_by(e)", "[e.name]", "test_what_it_reads_is_checked_too"),
         ("Evaluation.in_training", "<= upstream", "is not None",
          "test_it_runs_where_what_it_reads_comes_before", "AssertionError|ConfigError"),
         ("Evaluation.in_training", "not evaluator.within or stage in evaluator.within", "True",

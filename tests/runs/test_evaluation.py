@@ -379,6 +379,16 @@ def test_what_training_measures_is_checked_before_it(tmp_path):
     assert not (run.directory / "sft" / METRICS).exists()
 
 
+def test_what_it_reads_is_checked_too(tmp_path):
+    """The scores behind the wins are not measured in training themselves."""
+    evaluators = (GoldScore(), WinRate("pretrain", every=2))
+    run = Run(dataclasses.replace(CONFIG, evaluators=evaluators, out=str(tmp_path)))
+    checked, wins = [], run.evaluation.in_training("sft")
+    assert wins == [evaluators[1]]
+    run.evaluation.check(wins, lambda name, *_: checked.append(name))
+    assert checked == ["evaluation", "gold_score", "gold_score_wins_vs_pretrain"]
+
+
 GOLD = GoldScore()
 
 
