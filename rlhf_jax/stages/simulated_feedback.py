@@ -146,8 +146,8 @@ class SimulatedFeedback(Stage):
         if len(outputs) != sum(counts):
             raise UserError(
                 f"{inputs.build.name}: {len(outputs)} outputs lie in {inputs.directory}, "
-                f"{sum(counts)} are asked for: it began under another config; remove that directory "
-                "to collect anew"
+                f"{sum(counts)} are asked for: it began under another config; remove that "
+                "directory to collect anew"
             )
         unranked, grade = rankings_of(prompts, counts, outputs), inputs.grader()
         score = lambda prompt, text: grade(prompt, text).score
