@@ -1,5 +1,6 @@
 """One experiment: where records come from, a shape of model, stages by name, evaluators."""
 
+import ast
 import dataclasses
 import importlib.util
 import sys
@@ -78,8 +79,8 @@ class Experiment:
 def load_experiment(path: str) -> Experiment:
     """The `config` of an experiment file.
 
-    Raises UserError where the file is absent, raises an error, as "file:line: what", or defines
-    no Experiment of that name.
+    Raises UserError where the file is absent, raises an error or names two stages alike, as
+    "file:line: what", or defines no Experiment of that name.
     """
     file = Path(path)
     if not file.is_file():
@@ -93,10 +94,22 @@ def load_experiment(path: str) -> Experiment:
         spec.loader.exec_module(module)
     except (Exception, SystemExit) as error:
         raise UserError(_told(path, file, error)) from None
+    _refuse_repeated_keys(path, file)
     config = vars(module).get("config")
     if not isinstance(config, Experiment):
         raise UserError(f"{path}: must define `config`, an rlhf_jax.runs.experiment.Experiment")
     return config
+
+
+def _refuse_repeated_keys(path: str, file: Path) -> None:
+    """Of a dict written with one key twice Python keeps the last alone: a stage would be lost."""
+    for node in ast.walk(ast.parse(file.read_bytes())):
+        seen = set()
+        for key in node.keys if isinstance(node, ast.Dict) else ():
+            if isinstance(key, ast.Constant) and key.value in seen:
+                raise UserError(f"{path}:{key.lineno}: {key.value!r} stands twice in this dict")
+            if isinstance(key, ast.Constant):
+                seen.add(key.value)
 
 
 def _told(path: str, file: Path, error: BaseException) -> str:

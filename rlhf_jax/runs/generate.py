@@ -71,7 +71,8 @@ def finished_stage(config: Experiment, stage: str | None) -> str:
     ]  # fmt: skip
     finished = [name for name in policies if has_model(config.directory_of(name) / "model")]
     if stage is not None:
-        require(stage in policies, "stage", stage, f"one that ends with a policy: {policies}")
+        allowed = f"one that ends with a policy: {', '.join(policies)}"
+        require(stage in policies, "stage", stage, allowed)
     if not finished or not (directory / "data" / "counts.json").is_file():
         raise UserError(f"{directory}: no stage has finished whose model could answer, and "
                         "generate trains none")  # fmt: skip
