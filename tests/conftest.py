@@ -38,6 +38,14 @@ def human_data() -> Path:
     return folder
 
 
+@pytest.fixture(scope="module")
+def optimized():
+    """For tests that compute for longer than they compile, or look at what a compiler made."""
+    jax.config.update("jax_disable_most_optimizations", False)
+    yield
+    jax.config.update("jax_disable_most_optimizations", True)
+
+
 class SmallRun(NamedTuple):
     directory: Path  # of a finished run, all stages
     printed: str  # by its processes
