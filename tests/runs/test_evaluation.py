@@ -79,7 +79,7 @@ RANKED = [Ranking("name a pet", (" a cat", " stones"), (0, 1)),
 
 
 @pytest.fixture(scope="module")
-def run(tmp_path_factory, quick_to_compile):
+def run(tmp_path_factory):
     """All but two stages have ended; each program that the report runs is called as listed."""
     run = Run(dataclasses.replace(CONFIG, out=str(tmp_path_factory.mktemp("run"))))
     finish(run, pretrain=1, sft=2, ppo=3, reward=4)
@@ -313,7 +313,7 @@ def training(folder, **changes) -> Run:
 
 
 @pytest.fixture(scope="module")
-def trained(tmp_path_factory, quick_to_compile):
+def trained(tmp_path_factory):
     run = training(tmp_path_factory.mktemp("trained"))
     run.finish("sft")
     return run
