@@ -97,8 +97,6 @@ config = Experiment(
         "reward": RewardModel(
             cosine(2e-4, 10), batch_size=6, outputs=10, packed=5, length=256, start="sft"
         ),
-        "ppo": ppo(),
-        "ppo_ptx": ppo(ptx_coefficient=1.0),
         "dpo": DirectPreference(
             cosine(2e-4, 5),
             objective=DPO(beta=0.1),
@@ -109,6 +107,8 @@ config = Experiment(
             micro_batches=2,
             start="sft",
         ),
+        "ppo": ppo(),
+        "ppo_ptx": ppo(ptx_coefficient=1.0),
     },
     evaluation=EvaluationConfig(prompt_length=128, response_length=48, batch_size=64),
     evaluators=(

@@ -101,8 +101,6 @@ config = Experiment(
             start="sft",
             rankings="feedback",
         ),
-        "ppo": ppo(),
-        "ppo_ptx": ppo(ptx_coefficient=1.0),
         "dpo": DirectPreference(
             cosine(5e-4, 5),
             objective=DPO(beta=0.1),
@@ -113,6 +111,8 @@ config = Experiment(
             start="sft",
             rankings="feedback",
         ),
+        "ppo": ppo(),
+        "ppo_ptx": ppo(ptx_coefficient=1.0),
     },
     evaluation=EvaluationConfig(prompt_length=32, response_length=24, batch_size=200),
     evaluators=(

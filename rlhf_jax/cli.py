@@ -16,9 +16,8 @@ ABOUT = {
     "run": "all stages of the experiment, each after those that it builds on, then the report",
     "report": "the report of the stages that have finished; trains nothing",
     "generate": """reads prompts from standard input, one a line, in which \\n is a line break;
-             trains nothing: --stage names the stage that answers, else the last in the
-             experiment's order that has finished and ends with a policy does; --seed N is
-             another sample of the same model""",
+             trains nothing. The last policy in the experiment's order that has finished
+             answers, or that of --stage NAME; --seed N is another sample of it""",
     "doctor": """RUN: what is in that run's directory, what is damaged, what a resume would do;
              exit code 1 where something is damaged""",
     "replay": """BATCH [--experiment FILE]: one step again, on that batch, saved when numbers were
@@ -230,7 +229,8 @@ def plan(experiment: str, *options: str) -> int:
 
 def doctor(arguments: Sequence[str]) -> int:
     if len(arguments) != 1 or arguments[0].startswith("-"):
-        raise UserError("rlhf-jax doctor needs RUN, a run's directory")
+        raise UserError("doctor needs RUN, a run's directory, as in "
+                        "rlhf-jax doctor runs/quickstart")  # fmt: skip
     from rlhf_jax.runs.doctor import show
 
     return show(arguments[0])
@@ -238,7 +238,8 @@ def doctor(arguments: Sequence[str]) -> int:
 
 def replay(arguments: Sequence[str]) -> int:
     if not arguments or arguments[0].startswith("-"):
-        raise UserError("rlhf-jax replay needs BATCH, a saved batch")
+        raise UserError("replay needs BATCH, a saved batch, as in "
+                        "rlhf-jax replay runs/quickstart/sft/sick/step_300.npz")  # fmt: skip
     from rlhf_jax.runs.options import parse
     from rlhf_jax.runs.replay import ReplayOptions, show
 

@@ -13,10 +13,16 @@ from typing import NamedTuple
 # Simulated devices must be asked for before jax starts.
 os.environ.setdefault("XLA_FLAGS", "--xla_force_host_platform_device_count=8")
 os.environ.setdefault("JAX_PLATFORMS", "cpu")
+# The tests compile for longer than they compute: quickly, and each program once for all workers,
+# the processes that they start, and later calls.
+os.environ["JAX_DISABLE_MOST_OPTIMIZATIONS"] = "1"
+os.environ.setdefault("JAX_COMPILATION_CACHE_DIR", str(Path(__file__).parents[1] / "build" / "jax"))
+os.environ.setdefault("JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS", "0")
 
 import jax
 import pytest
 
+jax.config.update("jax_disable_most_optimizations", True)  # where jax is there already
 jax.config.update("jax_numpy_rank_promotion", "raise")
 
 ROOT = Path(__file__).resolve().parents[1]
@@ -32,11 +38,18 @@ def human_data() -> Path:
     return folder
 
 
+@pytest.fixture(scope="module")
+def optimized():
+    """For tests that compute for longer than they compile, or look at what a compiler made."""
+    jax.config.update("jax_disable_most_optimizations", False)
+    yield
+    jax.config.update("jax_disable_most_optimizations", True)
+
+
 class SmallRun(NamedTuple):
     directory: Path  # of a finished run, all stages
     printed: str  # by its processes
     observed: Path  # tests/observed.py
-    cache: Path  # what it compiled
     drive: Callable  # drive(directory, *actions): another run
 
 
@@ -54,26 +67,15 @@ def small_run(tmp_path_factory) -> SmallRun:
     """The experiment of tests/small_run.py, run once, whichever worker asks first."""
     folder = tmp_path_factory.getbasetemp()
     folder = (folder.parent if "PYTEST_XDIST_WORKER" in os.environ else folder) / "small_run"
-    whole, observed, cache = (folder / name for name in ("whole", "observed", "cache"))
-    cache = Path(os.environ.get("JAX_COMPILATION_CACHE_DIR", cache))
+    whole, observed = folder / "whole", folder / "observed"
     with _alone(folder) as done:
         if not done.exists():
-            done.write_text(drive(cache, whole, "dpo", SMALL_RUN_OBSERVED=str(observed)))
-    ours = lambda *actions: drive(cache, *actions)
-    return SmallRun(whole, done.read_text(), observed, cache, ours)
+            done.write_text(drive(whole, "dpo", SMALL_RUN_OBSERVED=str(observed)))
+    return SmallRun(whole, done.read_text(), observed, drive)
 
 
 @pytest.fixture(scope="module")
-def quick_to_compile():
-    quick = "jax_disable_most_optimizations"
-    before = jax.config.read(quick)
-    jax.config.update(quick, True)
-    yield
-    jax.config.update(quick, before)
-
-
-@pytest.fixture(scope="module")
-def chain(small_run, quick_to_compile):
+def chain(small_run):
     """The small run as the tests of the chain read it."""
     from tests.chain import Chain  # not before jax is set
 
@@ -88,13 +90,13 @@ def second_round_run(small_run):
         if not done.exists():
             shutil.copytree(small_run.directory, folder / "run")
             told = {"SMALL_RUN_OBSERVED": str(folder / "observed")}
-            done.write_text(call("tests.second_round", small_run.cache, folder / "run", **told))
+            done.write_text(call("tests.second_round", folder / "run", **told))
     return folder / "run", folder / "observed"
 
 
-def drive(cache: Path, directory: Path, *actions: str, **environment: str) -> str:
+def drive(directory: Path, *actions: str, **environment: str) -> str:
     """What the driver's processes print; they end as told."""
-    printed = call("tests.small_run", cache, directory, *actions, **environment)
+    printed = call("tests.small_run", directory, *actions, **environment)
     ends = [line.split()[1:] for line in printed.splitlines() if line.startswith("ended")]
     killed = lambda action: action.split(":")[0] not in ("stop", "dpo")
     expected = [[action, "-9" if killed(action) else "0"] for action in actions]
@@ -102,16 +104,10 @@ def drive(cache: Path, directory: Path, *actions: str, **environment: str) -> st
     return printed
 
 
-def call(module: str, cache: Path, directory: Path, *arguments: str, **environment: str) -> str:
+def call(module: str, directory: Path, *arguments: str, **environment: str) -> str:
     """What a module of the tests prints, run on a directory."""
     command = [sys.executable, "-m", module, str(directory), *arguments]
-    # One device as in real use; quick to compile, and once for all the processes.
-    environment |= {
-        "XLA_FLAGS": "",
-        "JAX_DISABLE_MOST_OPTIMIZATIONS": "1",
-        "JAX_COMPILATION_CACHE_DIR": str(cache),
-        "JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS": "0",
-    }
+    environment |= {"XLA_FLAGS": ""}  # one device as in real use
     done = subprocess.run(
         command, cwd=ROOT, env=os.environ | environment, capture_output=True, text=True,
         timeout=500, check=False,

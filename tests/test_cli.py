@@ -153,7 +153,7 @@ def test_help_lists_the_stage_s_fields_and_names_the_other_stages(monkeypatch, c
     for option in ("--ppo.iterations", "--data.world.sft", "--stop-after-steps", "--seed"):
         assert option in out
     assert "--sft." not in out and "--evaluators." not in out
-    assert "a stage: pretrain, prompted, sft, feedback, reward, ppo_ptx, dpo" in " ".join(
+    assert "a stage: pretrain, prompted, sft, feedback, reward, dpo, ppo_ptx" in " ".join(
         out.split()
     )
 
@@ -346,8 +346,8 @@ def finished(monkeypatch, tmp_path):
     """A run of seed 5 whose pretraining, SFT and DPO have finished, for `generate` to read."""
     for stage in ("pretrain", "sft", "dpo"):
         (tmp_path / stage / "model").mkdir(parents=True)
-        check_fingerprint(tmp_path / stage, {"seed": 5})
-    (tmp_path / "data").mkdir()
+        check_fingerprint(tmp_path / stage, {"seed": 7})  # as of another run's
+    check_fingerprint(tmp_path / "data", {"seed": 5})
     (tmp_path / "data/counts.json").write_text("{}")
     monkeypatch.setattr(generate, "has_model", lambda path: path.is_dir())
     asked = []
@@ -407,11 +407,11 @@ def test_generate_reads_the_last_finished_stage_or_the_one_named(
 @pytest.mark.parametrize("seed", [None, "5"])
 def test_generate_names_a_seed_that_is_missing(monkeypatch, capsys, finished, seed):
     out, _ = finished
-    (out / "dpo/config.json").unlink()
-    check_fingerprint(out / "dpo", {"other": 1} if seed is None else {"seed": seed})
+    (out / "data/config.json").unlink()
+    check_fingerprint(out / "data", {"other": 1} if seed is None else {"seed": seed})
     code, _, err = run(monkeypatch, capsys, "generate", QUICKSTART, "--out", str(out))
     assert (code, err.count("\n")) == (2, 1)
-    assert f"dpo/config.json: seed: expected a whole number, got {seed!r}" in err
+    assert f"data/config.json: seed: expected a whole number, got {seed!r}" in err
 
 
 def test_generate_trains_nothing(monkeypatch, capsys, finished):
@@ -471,6 +471,20 @@ def test_a_file_without_a_config_is_one_line(monkeypatch, capsys, tmp_path):
     assert err == (
         f"rlhf-jax: {file}: must define `config`, an rlhf_jax.runs.experiment.Experiment\n"
     )
+
+
+def test_two_stages_of_one_name_are_one_line(monkeypatch, capsys, tmp_path):
+    """Python keeps the last of them; a key that is no constant says nothing."""
+    file = tmp_path / "twice.py"
+    file.write_text("a, b = 'sft', 'sft'\nkept = {a: 1, b: 2}\nx = [{\n'ppo': 1,\n'ppo': 2}]\n")
+    code, _, err = run(monkeypatch, capsys, "run", str(file))
+    assert (code, err) == (2, f"rlhf-jax: {file}:5: 'ppo' stands twice in this dict\n")
+
+
+@pytest.mark.parametrize("command, needs", [("doctor", "RUN"), ("replay", "BATCH")])
+def test_doctor_and_replay_say_what_they_need(monkeypatch, capsys, command, needs):
+    code, _, err = run(monkeypatch, capsys, command)
+    assert code == 2 and err.startswith(f"rlhf-jax: {command} needs {needs}, a ")
 
 
 @pytest.mark.parametrize(

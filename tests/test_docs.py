@@ -19,8 +19,7 @@ def blocks(kind: str) -> list[str]:
 def test_the_blocks_are_an_experiment_that_runs(tmp_path):
     (tmp_path / "sums.py").write_text("\n\n".join(blocks("python")))
     environment = os.environ | {
-        "XLA_FLAGS": "",  # one device, and quick to compile
-        "JAX_DISABLE_MOST_OPTIMIZATIONS": "1",
+        "XLA_FLAGS": "",  # one device
         "PYTHONPATH": str(ROOT),
     }
     command = [sys.executable, "-m", "rlhf_jax.cli", "run", "sums.py"]

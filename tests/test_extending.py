@@ -103,9 +103,6 @@ def start(folder: Path, *commands: tuple, devices: int = 1) -> subprocess.Popen:
     """The commands, one after the other."""
     environment = os.environ | {
         "XLA_FLAGS": f"--xla_force_host_platform_device_count={devices}",
-        "JAX_DISABLE_MOST_OPTIMIZATIONS": "1",
-        "JAX_COMPILATION_CACHE_DIR": str(folder / "cache"),
-        "JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS": "0",
         "PYTHONPATH": str(ROOT),
     }
     line = [sys.executable, "-c", DRIVER, json.dumps(commands)]

@@ -32,13 +32,10 @@ def commands(tmp_path):
     return [[words.get(word, word) for word in line.split()] for line in lines]
 
 
-def start(arguments, cache) -> subprocess.Popen:
+def start(arguments) -> subprocess.Popen:
     environment = os.environ | {
         "PYTHONPATH": str(ROOT),
         "XLA_FLAGS": "",
-        "JAX_DISABLE_MOST_OPTIMIZATIONS": "1",
-        "JAX_COMPILATION_CACHE_DIR": str(cache),
-        "JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS": "0",
     }
     return subprocess.Popen(
         [str(Path(sys.executable).with_name("rlhf-jax")), *arguments],
@@ -56,7 +53,7 @@ def call(monkeypatch, capsys, arguments):
 
 def test_they_do_what_is_said(commands, tmp_path, monkeypatch, capsys):
     run, doctor, again, other, insist, replay = commands
-    running = start(run, tmp_path / "cache")
+    running = start(run)
     next(line for line in running.stdout if re.match(r"pretrain  \d+/", line))
     running.send_signal(signal.SIGTERM)
     out, err = running.communicate(timeout=120)
@@ -71,7 +68,7 @@ def test_they_do_what_is_said(commands, tmp_path, monkeypatch, capsys):
     assert code == 0 and "nothing is damaged" in out
     assert f"step {step} of {total}" in out and f"go on from step {step}" in out
 
-    running = start(again, tmp_path / "cache")
+    running = start(again)
     out, err = running.communicate(timeout=120)
     assert running.returncode == 0 and "pretrain: done" in out, err
     first = re.search(r"pretrain  (\d+)/", out)

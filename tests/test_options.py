@@ -126,6 +126,12 @@ def test_an_option_changes_its_field_alone(name):
     assert parsed(*arguments.split()) == dataclasses.replace(Config(), **changes)
 
 
+def test_a_stage_s_name_may_begin_as_a_flag_back_does():
+    stages = {"no_kl": config.stages["ppo"]}
+    found = parsed("--no-kl.iterations", "7", roots=[config.with_stages(**stages)])
+    assert found.stages["no_kl"] == dataclasses.replace(stages["no_kl"], iterations=7)
+
+
 def test_an_optional_number_may_be_none():
     roots = [Config(base=Length(most=3))]
     assert parsed("--base.most", "None", roots=roots) == Config()

@@ -16,7 +16,7 @@ PPOS = ("ppo_2", "ppo_dpo")
 
 
 @pytest.fixture(scope="module")
-def second(second_round_run, quick_to_compile):
+def second(second_round_run):
     directory, folder = second_round_run
     return Chain(directory, folder, second_round.config)
 

@@ -41,8 +41,10 @@ def read_batch(path: epath.PathLike) -> tuple[Any, dict]:
     except OSError as error:
         raise UserError(f"{path}: cannot be read: {error.strerror or error}") from None
     except (ValueError, KeyError, EOFError, AttributeError, TypeError, NotImplementedError,
-            zipfile.BadZipFile, zlib.error, RuntimeError, UserError) as error:  # fmt: skip
-        raise UserError(f"{path}: expected a batch saved for replay, got: {error}") from None
+            zipfile.BadZipFile, zlib.error, RuntimeError, UserError):  # fmt: skip
+        # Not NumPy's own words: they tell how to unpickle the file.
+        told = "expected a batch saved for replay, got another file or a damaged one"
+        raise UserError(f"{path}: {told}") from None
     if not isinstance(about, dict):
         raise UserError(f"{path}: expected a batch saved for replay, got other JSON")
     batch: dict = {}

@@ -163,15 +163,19 @@ def steps(directory: epath.PathLike) -> list[int]:
 
 
 def ranked(directory: epath.PathLike) -> list[tuple[int, str]]:
-    """(step, its metric in words) of the checkpoints that tell how good they are, best first."""
-    found = []
-    for step in steps(directory):
+    """(step, its metric in words) of the checkpoints that tell how good they are, best first; by
+    the metric of the newest, those by another are left out."""
+    found, newest = [], None
+    for step in reversed(steps(directory)):
         try:
             progress = _read_json(_root(directory) / str(step), "progress")
             name, mean = progress["best"], progress["mean"]
             order = mean if name.startswith("-") else -mean
         except (OSError, ValueError, KeyError, TypeError, AttributeError):
             continue  # damaged, or of a stage that does not say
+        newest = newest or name
+        if name != newest:
+            continue
         found.append((order, -step, f"{name.removeprefix('-')} {mean:.4g}"))
     return [(-step, words) for _, step, words in sorted(found)]
 

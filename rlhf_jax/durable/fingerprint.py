@@ -3,6 +3,7 @@
 import dataclasses
 import json
 import math
+import re
 from pathlib import PurePath
 from typing import Any, Protocol, runtime_checkable
 
@@ -18,6 +19,8 @@ from rlhf_jax.strict_json import read_json
 NOT_FINGERPRINTED = {"fingerprint": False}
 CLASS = "class"  # a name that no field can have
 CONFIG = "config.json"  # in a stage's directory, and in data/
+EXPERIMENT = "experiment_"  # the module of an experiment file: and its name
+EXPERIMENT_CLASS = re.compile(rf'^("{EXPERIMENT})[^:]*')
 
 
 @runtime_checkable
@@ -100,7 +103,7 @@ def differences(directory: epath.PathLike, fingerprint: dict) -> list[str]:
     return [
         f"  {name}: {_shown(name, old, new)} there, {_shown(name, new, old)} now"
         for name in sorted(old.keys() | new.keys())
-        if old.get(name) != new.get(name)
+        if _named_alike(name, old) != _named_alike(name, new)
     ]
 
 
@@ -123,6 +126,12 @@ def stored(directory: epath.PathLike) -> Any:
 
 def _names_class(name: str) -> bool:
     return name.rpartition(".")[2] == CLASS
+
+
+def _named_alike(name: str, values: dict[str, str]) -> str | None:
+    """A value; of a class of an experiment file without the file's name."""
+    value = values.get(name)
+    return EXPERIMENT_CLASS.sub(r"\1", value) if value and _names_class(name) else value
 
 
 def _shown(name: str, values: dict[str, str], others: dict[str, str]) -> str:

@@ -122,6 +122,7 @@ class Subject(Protocol):
     """The model of a stage, and what an evaluator may read beside it (rlhf_jax/runs/evaluation.py).
 
     stage     its name
+    needs     the stages that it reads, by role
     build     shapes of the models of the evaluator's `needs`, and of the model itself as "subject"
     asked     how its policy is sampled
     behind    what stands before each prompt: "", but of a policy that sees examples
@@ -130,6 +131,7 @@ class Subject(Protocol):
     """
 
     stage: str
+    needs: Mapping[str, Need]
     build: Build
     asked: EvaluationConfig
     behind: str

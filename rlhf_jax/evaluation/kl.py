@@ -21,8 +21,9 @@ class KL(Evaluator):
     Of a policy that is asked behind worked examples it is not known.
 
     temperature  of both distributions, and of the sampling
-    in_training  the metric of training whose last value stands beside it: that is of the weights as
-                 they were, not of an average that may have stayed nearer
+    in_training  the metric of training whose last value stands beside it, where the stage's
+                 reference, or else its start, is `to` too: that is of the weights as they were, not
+                 of an average that may have stayed nearer
     """
 
     to: str
@@ -72,9 +73,18 @@ class KL(Evaluator):
             nats += math.nan
         elif subject.stage != self.to:
             nats = self._nats(subject)
-        last = [row[self.in_training] for row in subject.metrics()[-1:] if self.in_training in row]
-        known = last[0] if last and last[0] is not None else math.nan
-        return {"id": subject.ids, "nats": nats, "in_training": np.full(len(nats), known)}
+        return {
+            "id": subject.ids,
+            "nats": nats,
+            "in_training": np.full(len(nats), self._last(subject)),
+        }
+
+    def _last(self, subject) -> float:
+        """Of training; NaN where that has none, or its KL was to another policy."""
+        was_to = subject.needs.get("reference") or subject.needs.get("start")
+        last = [row.get(self.in_training) for row in subject.metrics()[-1:]]
+        known = was_to is not None and was_to.stage == self.to and last and last[0] is not None
+        return last[0] if known else math.nan
 
     def _nats(self, subject) -> np.ndarray:
         build, sampling = subject.build, SamplingConfig(self.temperature)

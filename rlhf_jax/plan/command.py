@@ -40,8 +40,9 @@ def plan_command(config: Experiment, options: PlanOptions) -> int:
     topology, name = parse_topology(options.topology), config.parallel.runner
     require(name == "jit", "parallel.runner", name, "'jit': pmap compiles for what is here only")
     here = stages_of(config)
+    allowed = f"one that this experiment trains: {', '.join(here)}"
     for stage in options.stages:
-        require(stage in here, "stages", stage, f"of this experiment's own: {', '.join(here)}")
+        require(stage in here, "stages", stage, allowed)
     stages = options.stages or here
     if options.json is not None:
         require(not options.json.is_dir(), "json", str(options.json), "a file, not a directory")

@@ -12,6 +12,7 @@ from rlhf_jax.stages.stage import Build, Stage
 Stages = Mapping[str, Stage]
 NAME = re.compile(r"[a-z][a-z0-9_]*")
 ENDS = {"policy": "a policy", "score": "a scorer", "rankings": "rankings"}  # in sentences
+KINDS = f"one of {', '.join(map(repr, ENDS))}"
 
 
 def builds_on(stages: Stages, name: str) -> list[str]:
@@ -69,9 +70,12 @@ def check_chain(
         check_name("stages", name)
         allowed = "another name: a field of the experiment, a command or an option of one has it"
         require(name not in reserved, "stages", name, allowed)
+        require(stage.ends in ENDS, f"{name}.ends", stage.ends, KINDS)
+    for name, stage in stages.items():
         builds_on(stages, name)
         for role, need in stage.needs().items():
-            ends, wanted = (ENDS[s] for s in (stages[need.stage].ends, need.ends))
+            require(need.ends in ENDS, f"{name}.needs: {role}: ends", need.ends, KINDS)
+            ends, wanted = ENDS[stages[need.stage].ends], ENDS[need.ends]
             allowed = f"a stage that ends with {wanted}, not {ends}"
             require(ends == wanted, f"{name}.{role}", need.stage, allowed)
     for name, stage in stages.items():

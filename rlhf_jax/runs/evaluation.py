@@ -2,6 +2,7 @@
 
 import dataclasses
 import functools
+import itertools
 from collections.abc import Callable, Mapping, Sequence
 from typing import TYPE_CHECKING, Any, NamedTuple
 
@@ -62,10 +63,13 @@ class Evaluation:
         return [name for name, s in self.config.stages.items() if s.ends == evaluator.judges]
 
     def check(self, evaluators: Sequence[Evaluator], count: Callable) -> None:
-        """Raises UserError where evaluators cannot measure the models of their stages.
+        """Raises UserError where evaluators, or those whose rows they read, cannot measure the
+        models of their stages.
 
         count(name, reader, check): calls check(facts) and keeps what that leaves out.
         """
+        names = dict.fromkeys(name for e in evaluators for name in self._read_by(e))
+        evaluators = [self.evaluators[name] for name in names]
         if any(evaluator.asks for evaluator in evaluators):
             count("evaluation", self, self._check_prompts)
         for evaluator in evaluators:
@@ -75,6 +79,11 @@ class Evaluation:
                     evaluator.check_shapes(build, self.asked(stage))
             check = functools.partial(evaluator.check, grader=self.grader)
             count(evaluator.name, evaluator, check)
+
+    def _read_by(self, evaluator: Evaluator) -> list[str]:
+        """The evaluators that it reads, and those that they read, before it; and itself."""
+        read = (self._read_by(self.evaluators[name]) for name in evaluator.reads())
+        return [*itertools.chain.from_iterable(read), evaluator.name]
 
     def needs(self) -> dict:
         """None, of the test prompts."""
@@ -242,6 +251,7 @@ class OneSubject:
         self.tokenizer = self._run.tokenizer
         self.asked: EvaluationConfig = self._evaluation.asked(self.stage)
         self.behind = self._evaluation.prompting(self.stage).before
+        self.needs = self._run.config.stages[self.stage].needs()
         self.build = build_of(self._run.config, self._run.ending, evaluator, self.stage)
 
     @property

@@ -1,5 +1,6 @@
 """One experiment: where records come from, a shape of model, stages by name, evaluators."""
 
+import ast
 import dataclasses
 import importlib.util
 import sys
@@ -9,7 +10,7 @@ from collections.abc import Mapping
 from etils.epath import Path
 
 from rlhf_jax.durable.files import place
-from rlhf_jax.durable.fingerprint import NOT_FINGERPRINTED
+from rlhf_jax.durable.fingerprint import EXPERIMENT, NOT_FINGERPRINTED
 from rlhf_jax.errors import UserError, require
 from rlhf_jax.evaluation.evaluator import EvaluationConfig, Evaluator
 from rlhf_jax.generation.ending import Ending, EndingConfig
@@ -78,13 +79,13 @@ class Experiment:
 def load_experiment(path: str) -> Experiment:
     """The `config` of an experiment file, which may import what lies beside it, as a script may.
 
-    Raises UserError where the file is absent, raises an error, as "file:line: what", or defines
-    no Experiment of that name.
+    Raises UserError where the file is absent, raises an error or names two stages alike, as
+    "file:line: what", or defines no Experiment of that name.
     """
     file = Path(path)
     if not file.is_file():
         raise UserError(f"{path}: no such experiment file")
-    spec = importlib.util.spec_from_file_location(f"experiment_{file.stem}", file)
+    spec = importlib.util.spec_from_file_location(EXPERIMENT + file.stem, file)
     if spec is None:
         raise UserError(f"{path}: an experiment is a Python file, named *.py")
     folder = str(file.absolute().parent)
@@ -95,10 +96,22 @@ def load_experiment(path: str) -> Experiment:
         spec.loader.exec_module(module)
     except (Exception, SystemExit) as error:
         raise UserError(_told(path, file, error)) from None
+    _refuse_repeated_keys(path, file)
     config = vars(module).get("config")
     if not isinstance(config, Experiment):
         raise UserError(f"{path}: must define `config`, an rlhf_jax.runs.experiment.Experiment")
     return config
+
+
+def _refuse_repeated_keys(path: str, file: Path) -> None:
+    """Of a dict written with one key twice Python keeps the last alone: a stage would be lost."""
+    for node in ast.walk(ast.parse(file.read_bytes())):
+        seen = set()
+        for key in node.keys if isinstance(node, ast.Dict) else ():
+            if isinstance(key, ast.Constant) and key.value in seen:
+                raise UserError(f"{path}:{key.lineno}: {key.value!r} stands twice in this dict")
+            if isinstance(key, ast.Constant):
+                seen.add(key.value)
 
 
 def _told(path: str, file: Path, error: BaseException) -> str:

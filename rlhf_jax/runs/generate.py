@@ -35,7 +35,7 @@ def generate(config: Experiment, options: GenerateOptions) -> None:
         raise UserError("generate reads standard input: it runs in one process")
     stage = finished_stage(config, options.stage)
     prompts = read_prompts(sys.stdin.buffer)
-    run = Run(dataclasses.replace(config, seed=seed_of(config, stage)), insist=options.insist)
+    run = Run(dataclasses.replace(config, seed=seed_of(config)), insist=options.insist)
     asked, before = run.evaluation.asked(stage), run.evaluation.prompting(stage).before
     for number, prompt in enumerate(prompts, 1):
         tokens, most = 1 + len(run.tokenizer.encode(before + prompt)), asked.prompt_length
@@ -52,9 +52,9 @@ def generate(config: Experiment, options: GenerateOptions) -> None:
         print(response.text.replace("\n", "\\n"))
 
 
-def seed_of(config: Experiment, stage: str) -> int:
-    """The seed of the run in which a finished stage was trained; config.seed if it does not say."""
-    directory = config.directory_of(stage)
+def seed_of(config: Experiment) -> int:
+    """The seed of the run, whose data were drawn by it; config.seed if they do not say."""
+    directory = config.directory / "data"
     if not (directory / "config.json").is_file():
         return config.seed
     told = stored(directory)
@@ -71,7 +71,8 @@ def finished_stage(config: Experiment, stage: str | None) -> str:
     ]  # fmt: skip
     finished = [name for name in policies if has_model(config.directory_of(name) / "model")]
     if stage is not None:
-        require(stage in policies, "stage", stage, f"one that ends with a policy: {policies}")
+        allowed = f"one that ends with a policy: {', '.join(policies)}"
+        require(stage in policies, "stage", stage, allowed)
     if not finished or not (directory / "data" / "counts.json").is_file():
         raise UserError(f"{directory}: no stage has finished whose model could answer, and "
                         "generate trains none")  # fmt: skip

@@ -3,6 +3,7 @@ that decide how large they are."""
 
 import contextlib
 import re
+import traceback
 from collections import Counter
 from collections.abc import Iterator, Mapping
 from typing import NamedTuple
@@ -35,13 +36,15 @@ class Part(NamedTuple):
 def explained(config: Experiment, build: Build, runner: Runner) -> Iterator[None]:
     """Turns an error of this block that a device has no memory left into a UserError.
 
-    build: of the stage that runs in the block.
+    build: of the stage that runs in the block. The error before it stays its cause, without what
+    its frames hold: their arrays would stay on the device.
     """
     try:
         yield
     except (jax.errors.JaxRuntimeError, ValueError) as error:
         if not is_out_of_memory(str(error)):
             raise
+        _clear_frames(error)
         print(f"{build.name}: out of memory; counting what a device holds", flush=True)
         parts = parts_of(config.stages[build.name].programs(build, MANY_STEPS), runner)
         largest = sorted(parts.items(), key=lambda pair: -pair[1].size)[:SHOWN]
@@ -51,6 +54,13 @@ def explained(config: Experiment, build: Build, runner: Runner) -> Iterator[None
             f"GiB that a device holds, about: {', '.join(_shown(*part) for part in largest)}\n"
             f"It holds less with {'; '.join(remedies(config, build.name, runner))}"
         ) from error
+
+
+def _clear_frames(error: BaseException | None) -> None:
+    """Of an error and of those that it came from, as far as they have ended."""
+    while error is not None:
+        traceback.clear_frames(error.__traceback__)
+        error = error.__cause__ or error.__context__
 
 
 def _capacity() -> str:

@@ -68,7 +68,8 @@ def parse(
     """
     asks = any(argument in HELP for argument in arguments)
     refuse_unknown(roots, arguments)
-    given = {_path(argument).split(".")[0].removeprefix("no_") for argument in arguments}
+    given = {_path(argument).split(".")[0] for argument in arguments}
+    given |= {name.removeprefix("no_") for name in given}  # a flag back
     listed = lambda name: name not in hidden if asks else name in given
     parts = [part for part in _options(_top(roots)) if listed(part.name)]
     default = _mirror("Call", parts)

@@ -143,6 +143,12 @@ class SimulatedFeedback(Stage):
         started = time.monotonic()
         prompts, counts = self._asked(inputs)
         outputs = [output for step in inputs.host_results("outputs") for output in step]
+        if len(outputs) != sum(counts):
+            raise UserError(
+                f"{inputs.build.name}: {len(outputs)} outputs lie in {inputs.directory}, "
+                f"{sum(counts)} are asked for: it began under another config; remove that "
+                "directory to collect anew"
+            )
         unranked, grade = rankings_of(prompts, counts, outputs), inputs.grader()
         score = lambda prompt, text: grade(prompt, text).score
         # Equal outputs tie for every labeler: agreement is a matter of different ones.

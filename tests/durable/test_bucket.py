@@ -365,13 +365,9 @@ def test_who_lost_the_lock_ends(place, quick, monkeypatch, capsys):
 # A training there
 
 
-def _train(directory, cache, *kills):
+def _train(directory, *kills):
     command = [sys.executable, "-m", "tests.training.small_training", str(directory), *kills]
-    environment = os.environ | {
-        "XLA_FLAGS": "",
-        "JAX_COMPILATION_CACHE_DIR": str(cache),
-        "JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS": "0",
-    }
+    environment = os.environ | {"XLA_FLAGS": ""}
     done = subprocess.run(
         command, cwd=ROOT, env=environment, capture_output=True, text=True, timeout=120, check=False
     )
@@ -381,8 +377,8 @@ def _train(directory, cache, *kills):
 
 
 def test_a_training_that_is_killed_ends_in_the_bits_of_one_on_a_disk(place, tmp_path):
-    whole = _train(tmp_path / "whole", tmp_path / "cache")
-    killed = _train(place, tmp_path / "cache", "step:3", "step:7", "while_writing:8")
+    whole = _train(tmp_path / "whole")
+    killed = _train(place, "step:3", "step:7", "while_writing:8")
     assert killed == whole
     metrics = (place / "metrics.jsonl").read_bytes()
     assert metrics == (tmp_path / "whole" / "metrics.jsonl").read_bytes()
@@ -392,15 +388,10 @@ def test_a_training_that_is_killed_ends_in_the_bits_of_one_on_a_disk(place, tmp_
     assert not (place / lock.NAME).exists()
 
 
-def _sft(out, cache) -> subprocess.Popen:
+def _sft(out) -> subprocess.Popen:
     """The small run's SFT by the command line, as that run does it."""
     command = [sys.executable, "-m", "tests.bucket", "sft", "tests/small_run.py", "--out", str(out)]
-    environment = os.environ | {
-        "XLA_FLAGS": "",
-        "JAX_DISABLE_MOST_OPTIMIZATIONS": "1",
-        "JAX_COMPILATION_CACHE_DIR": str(cache),
-        "JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS": "0",
-    }
+    environment = os.environ | {"XLA_FLAGS": ""}
     return subprocess.Popen(
         command, cwd=ROOT, env=environment, stdout=subprocess.PIPE, stderr=subprocess.STDOUT,
         text=True,
@@ -418,9 +409,9 @@ def _kill_at_first(process: subprocess.Popen, server, name: str) -> None:
 
 def test_a_run_is_killed_and_goes_on_to_the_lines_of_one_on_a_disk(place, server, small_run):
     name = str(place).removeprefix("gs://")
-    _kill_at_first(_sft(place, small_run.cache), server, f"{name}/sft/metrics.jsonl")
+    _kill_at_first(_sft(place), server, f"{name}/sft/metrics.jsonl")
     assert not has_model(place / "sft" / "model")
-    second = _sft(place, small_run.cache)
+    second = _sft(place)
     printed = second.communicate(timeout=300)[0]
     assert second.returncode == 0 and f"sft: {place}/sft\n" in printed, printed
     assert "sft: done" in printed and "pretrain: done" not in printed

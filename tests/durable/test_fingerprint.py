@@ -87,3 +87,20 @@ def test_floats_survive_and_what_json_lacks_is_text(tmp_path):
 def test_a_value_without_a_meaning_is_refused():
     with pytest.raises(TypeError, match="no place"):
         fingerprint_of({"f": print})
+
+
+def test_a_class_of_an_experiment_file_is_the_same_where_the_file_has_another_name(tmp_path):
+    def made(module, value=1, name="Mine"):
+        kind = dataclasses.make_dataclass(name, [("value", int)], frozen=True)
+        kind.__module__, kind.__qualname__ = module, name
+        return {"stage": kind(value)}
+
+    check_fingerprint(tmp_path, made("experiment_first"))
+    check_fingerprint(tmp_path, made("experiment_my-second.v2"))
+    for other, line in (
+        (made("experiment_first", 2), "stage.value: 1 there, 2 now"),
+        (made("experiment_second", name="Other"), "stage.class: Mine there, Other now"),
+        (made("elsewhere"), "stage.class: experiment_first:Mine there, elsewhere:Mine now"),
+    ):
+        with pytest.raises(UserError, match=line):
+            check_fingerprint(tmp_path, other)

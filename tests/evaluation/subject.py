@@ -49,6 +49,7 @@ class Subject:
     data: dict = dataclasses.field(default_factory=dict)  # (kind, split) -> {source: records}
     grade: object = None
     logged: tuple = ()
+    needs: dict = dataclasses.field(default_factory=dict)  # of the stage
     behind: str = ""
     ending: Ending = dataclasses.replace(tiny.ENDING, missing=-1.0)
     asked: EvaluationConfig = ASKED

@@ -115,8 +115,9 @@ def test_kl_is_of_the_policy_to_the_reference_on_the_policy_s_own_responses():
     evaluator = KL("sft", temperature=0.7)
     policy, reference = tiny.policy_params(1), tiny.policy_params(2)
     subject = Subject(
-        evaluator, policy, models={"to": reference}, logged=({"kl": 3.0}, {"kl": 7.25})
-    )
+        evaluator, policy, models={"to": reference}, logged=({"kl": 3.0}, {"kl": 7.25}),
+        needs={"start": Need("ppo", "policy"), "reference": Need("sft", "policy")},
+    )  # fmt: skip
     key, asked = subject.key, []
     subject.key = lambda use: asked.append(use) or key(use)
     rows = evaluator.rows(subject)
@@ -137,6 +138,19 @@ def test_kl_to_itself_is_0_and_behind_examples_not_known(logged):
     assert found == {"kl_to_sft": Interval(0, 0, 0), "kl_to_sft_in_training": None}
     found = evaluator.summary(evaluator.rows(Subject(evaluator, behind="a b\n")), 0)
     assert math.isnan(found["kl_to_sft"])
+
+
+@pytest.mark.parametrize(
+    ("needs", "known"),
+    [({"reference": "sft"}, 7.25), ({"start": "sft", "reference": "ppo"}, None),
+     ({"start": "sft"}, 7.25), ({"start": "ppo"}, None), ({}, None)],
+)  # fmt: skip
+def test_the_kl_of_training_is_shown_where_it_was_to_that_policy(needs, known):
+    evaluator = KL("sft")
+    needs = {role: Need(stage, "policy") for role, stage in needs.items()}
+    subject = Subject(evaluator, stage="sft", logged=({"kl": 7.25},), needs=needs)
+    found = evaluator.summary(evaluator.rows(subject), 0)
+    assert found["kl_to_sft_in_training"] == known
 
 
 def test_kl_that_diverged_is_no_number():

@@ -5,7 +5,6 @@ import functools
 import itertools
 import json
 
-import jax
 import numpy as np
 import pytest
 
@@ -41,14 +40,6 @@ ALL = [
     if not (layout == "pmap" and packed and n > 1)  # eight packed rows are a row a device
 ]
 CASES = QUICK + [pytest.param(*case, marks=pytest.mark.slow) for case in ALL]
-
-
-@pytest.fixture(scope="module", autouse=True)
-def quick_to_compile():
-    before = jax.config.read("jax_disable_most_optimizations")
-    jax.config.update("jax_disable_most_optimizations", True)
-    yield
-    jax.config.update("jax_disable_most_optimizations", before)
 
 
 @functools.cache

@@ -12,6 +12,8 @@ OPTIONS = mutants(
     [
         ("parse", "refuse_unknown(roots, arguments)", "pass", f"{REASON}[--fly]", "SystemExit"),
         ("parse", '.removeprefix("no_")', "", f"{ALONE}[a flag at the top]", "SystemExit"),
+        ("parse", "given |= {", "given = {",
+         "test_a_stage_s_name_may_begin_as_a_flag_back_does", "SystemExit"),
         ("parse", "name not in hidden", "True",
          "test_help_of_a_stage_lists_its_own_options_and_the_shared_ones"),
         ("first_sentence", "[.:;]", "[.;]", TEXTS),
@@ -114,7 +116,7 @@ GENERATE = mutants(
     "runs/generate.py",
     "test_cli.py",
     [
-        ("generate", "seed=seed_of(config, stage)", "seed=config.seed", READS),
+        ("generate", "seed=seed_of(config)", "seed=config.seed", READS),
         ("generate", "/{config.seed}", "/{run.config.seed}", READS),
         ("generate", "before + prompt", "prompt",
          "test_generate_names_the_line_whose_prompt_is_too_long[behind examples]"),

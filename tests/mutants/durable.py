@@ -8,6 +8,9 @@ FINGERPRINT = mutants(
     [
         ("fingerprint_of", "{CLASS: class_path(type(config))} | values", "values",
          "test_two_classes_without_fields_differ"),
+        ("differences", "_named_alike(name, new)", "new.get(name)",
+         "test_a_class_of_an_experiment_file_is_the_same_where_the_file_has_another_name",
+         "UserError"),
         ("class_path", "{kind.__module__}", "",
          "test_two_classes_without_fields_differ"),
     ],

@@ -48,6 +48,7 @@ STATISTICS = mutants(
 GOLD = "test_a_gold_score_is_the_grade_of_each_response_to_its_own_prompt"
 BEHAVIOUR = "test_behaviour_is_a_share_of_the_prompts_that_ask"
 WINS = "test_a_win_is_a_higher_score_than_the_named_stage_s_on_the_same_prompt"
+TO_THAT = "test_the_kl_of_training_is_shown_where_it_was_to_that_policy"
 DISTANCE = "test_kl_is_of_the_policy_to_the_reference_on_the_policy_s_own_responses"
 LOSS = "test_the_pretraining_loss_is_of_each_held_out_document"
 SCORED = "test_a_reward_score_is_the_scorer_s_and_of_a_missing_end_what_ppo_says"
@@ -83,7 +84,9 @@ EVALUATORS = (
         ("KL.programs", "SamplingConfig(self.temperature)", "SamplingConfig()", DISTANCE),
         ("KL.programs", "reference, self.temperature,", "reference, 1.0,", DISTANCE),
         ("KL._nats", 'subject.key("kl")', 'subject.key("responses")', DISTANCE),
-        ("KL.rows", "[-1:]", "[:1]", DISTANCE),
+        ("KL._last", "[-1:]", "[:1]", DISTANCE),
+        ("KL._last", "was_to.stage == self.to", "True", TO_THAT),
+        ("KL._last", 'subject.needs.get("reference") or ', "", TO_THAT),
         ("KL._mean", "np.isfinite(nats).all()", "True",
          "test_kl_that_diverged_is_no_number", "UserError"),
     ]),
@@ -174,6 +177,7 @@ RUN = (
          "AssertionError|AttributeError"),
         ("Evaluation.release", "stage not in self._needed", "False",
          "test_only_models_that_others_are_measured_by_stay_in_memory"),
+        ("Evaluation.check", "self._read_by(e)", "[e.name]", "test_what_it_reads_is_checked_too"),
         ("Evaluation.in_training", "<= upstream", "is not None",
          "test_it_runs_where_what_it_reads_comes_before", "AssertionError|ConfigError"),
         ("Evaluation.in_training", "not evaluator.within or stage in evaluator.within", "True",
@@ -191,6 +195,10 @@ RUN = (
     *mutants("runs/chain.py", "runs/test_evaluation.py", [
         ("check_evaluators", "not late", "True", REFUSED, "Failed"),
         ("check_evaluators", "field in by_name", "True", REFUSED, "Failed|KeyError"),
+    ]),
+    *mutants("durable/checkpoint.py", "training/test_evaluated.py", [
+        ("ranked", "name != newest", "False",
+         "test_checkpoints_by_another_metric_than_now_are_not_compared_with_these"),
     ]),
     *mutants("training/loop.py", "training/test_evaluated.py", [
         ("_train", "task.evaluate(step, state)", "task.evaluate(step - 1, state)",

@@ -35,6 +35,8 @@ MEMORY = (
         ("is_out_of_memory", "(?!hbm)", "(?!smem)", "test_which_errors_say_that_memory_is_full"),
         ("is_out_of_memory", "(allocate|reserve)", "allocate",
          "test_which_errors_say_that_memory_is_full"),
+        ("_clear_frames", "error.__cause__ or error.__context__", "None",
+         "test_the_error_that_is_told_keeps_no_array_of_the_one_before_it"),
         ("parts_of", "part.size >= ", "part.size > ",
          "test_of_ppo_both_models_their_optimizers_and_the_cache"),
         ("_devices", 'mesh.shape["fsdp"] * mesh.shape["tensor"] if', "mesh.size if",

@@ -288,6 +288,8 @@ FEEDBACK = mutants(
          "test_outputs_are_the_policy_s_batch_by_batch"),
         ("SimulatedFeedback.task", "np.asarray(rollout.sick)[real].sum()", "0",
          "test_outputs_of_a_damaged_policy_are_refused", "Failed: DID NOT RAISE"),
+        ("SimulatedFeedback.finish", "len(outputs) != sum(counts)", "False",
+         "test_outputs_of_another_batch_size_are_no_rankings", "Failed|RuntimeError"),
         ("SimulatedFeedback.finish", "len(ranked) // 10", "len(ranked) // 5",
          "test_each_prompt_has_outputs_of_the_range_and_the_first_tenth_is_held_out"),
         ("SimulatedFeedback.finish", "max(1, len(ranked) // 10)", "len(ranked) // 10",

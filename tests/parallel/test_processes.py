@@ -40,9 +40,7 @@ def start(
         | (environment or {})
         | {
             "XLA_FLAGS": f"--xla_force_host_platform_device_count={devices}",
-            "JAX_DISABLE_MOST_OPTIMIZATIONS": "1",
             "JAX_COMPILATION_CACHE_DIR": str(cache),
-            "JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS": "0",
         }
     )
     line = [sys.executable, "-m", module, command, EXPERIMENT, "--out", str(directory)]

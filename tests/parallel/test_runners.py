@@ -41,13 +41,6 @@ ALONE = JitRunner(layout_of(jax.devices()[:1], MeshShape(1, 1, 1)))
 KEY = jax.random.key(0)
 
 
-@pytest.fixture(scope="module", autouse=True)
-def quick_to_compile():
-    jax.config.update("jax_disable_most_optimizations", True)
-    yield
-    jax.config.update("jax_disable_most_optimizations", False)
-
-
 @functools.cache
 def policy(seed=1):
     return tiny.noisy(transformer.init(MODEL, KEY), seed)

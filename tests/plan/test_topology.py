@@ -18,6 +18,7 @@ from rlhf_jax.runs.experiment import load_experiment
 
 pytestmark = [
     pytest.mark.slow,
+    pytest.mark.usefixtures("optimized"),
     pytest.mark.skipif(
         importlib.util.find_spec("libtpu") is None,
         reason="the TPU compiler is not installed: pip install 'rlhf-jax[tpu]'",

@@ -79,7 +79,7 @@ RANKED = [Ranking("name a pet", (" a cat", " stones"), (0, 1)),
 
 
 @pytest.fixture(scope="module")
-def run(tmp_path_factory, quick_to_compile):
+def run(tmp_path_factory):
     """All but two stages have ended; each program that the report runs is called as listed."""
     run = Run(dataclasses.replace(CONFIG, out=str(tmp_path_factory.mktemp("run"))))
     finish(run, pretrain=1, sft=2, ppo=3, reward=4)
@@ -313,7 +313,7 @@ def training(folder, **changes) -> Run:
 
 
 @pytest.fixture(scope="module")
-def trained(tmp_path_factory, quick_to_compile):
+def trained(tmp_path_factory):
     run = training(tmp_path_factory.mktemp("trained"))
     run.finish("sft")
     return run
@@ -377,6 +377,16 @@ def test_what_training_measures_is_checked_before_it(tmp_path):
     with pytest.raises(UserError, match="nothing is left for evaluation"):
         run.finish("sft")
     assert not (run.directory / "sft" / METRICS).exists()
+
+
+def test_what_it_reads_is_checked_too(tmp_path):
+    """The scores behind the wins are not measured in training themselves."""
+    evaluators = (GoldScore(), WinRate("pretrain", every=2))
+    run = Run(dataclasses.replace(CONFIG, evaluators=evaluators, out=str(tmp_path)))
+    checked, wins = [], run.evaluation.in_training("sft")
+    assert wins == [evaluators[1]]
+    run.evaluation.check(wins, lambda name, *_: checked.append(name))
+    assert checked == ["evaluation", "gold_score", "gold_score_wins_vs_pretrain"]
 
 
 GOLD = GoldScore()

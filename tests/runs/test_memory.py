@@ -1,6 +1,7 @@
 """A device's memory that is full: when it is, what lies in it by hand, what the run says."""
 
 import dataclasses
+import weakref
 
 import jax
 import jax.numpy as jnp
@@ -162,3 +163,31 @@ def test_another_error_of_a_device_stays_as_it_is():
             memory.explained(config, build_for(config, "sft"), ALONE),
         ):
             raise error
+
+
+def test_the_error_that_is_told_keeps_no_array_of_the_one_before_it():
+    class Array:
+        """Stands for one: it can be seen to go."""
+
+    gone = []
+
+    def holds():
+        array = Array()
+        gone.append(weakref.ref(array))
+        raise ValueError("below")
+
+    def fails():
+        array = Array()
+        gone.append(weakref.ref(array))
+        try:
+            holds()
+        except ValueError as below:
+            raise jax.errors.JaxRuntimeError("RESOURCE_EXHAUSTED: Out of memory") from below
+
+    with (
+        pytest.raises(UserError, match="is full: Out of memory") as caught,
+        memory.explained(config, build_for(config, "sft"), ALONE),
+    ):
+        fails()
+    assert str(caught.value.__cause__) == "RESOURCE_EXHAUSTED: Out of memory"
+    assert [array() for array in gone] == [None, None]

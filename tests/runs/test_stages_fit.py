@@ -98,6 +98,16 @@ def test_a_stage_needs_one_that_ends_as_it_reads(told):
     assert refusal(STAGES | ENDS_OTHERWISE[told]) == told
 
 
+@pytest.mark.parametrize("ends", ["scorer", None])
+def test_what_a_stage_ends_with_is_one_of_three(monkeypatch, ends):
+    told = "must be one of 'policy', 'score', 'rankings'"
+    stages = {"pretrain": STAGES["pretrain"], "sft": changed("sft")["sft"]}
+    monkeypatch.setattr(SFT, "needs", lambda self: {"start": Need("pretrain", ends)})
+    assert refusal(stages) == f"sft.needs: start: ends = {ends!r}: {told}"
+    monkeypatch.setattr(Pretrain, "ends", ends)
+    assert refusal(stages) == f"pretrain.ends = {ends!r}: {told}"
+
+
 NAME = "named in small letters, digits and _, as in my_name"
 TAKEN = "another name: a field of the experiment, a command or an option of one has it"
 

@@ -85,6 +85,21 @@ def test_each_prompt_has_outputs_of_the_range_and_the_first_tenth_is_held_out(tm
     assert (len(few["valid"]), len(few["train"])) == (1, 8)  # at least one
 
 
+@pytest.mark.parametrize("more", [-1, 5])
+def test_outputs_of_another_batch_size_are_no_rankings(tmp_path, more):
+    """As where the batch size was changed half-way, with --insist."""
+    given = inputs(tmp_path)
+    counts = counts_of(given)
+    written(given, [*counts, more] if more > 0 else [*counts[:-1], counts[-1] - 1], different)
+    there, asked = sum(counts) + more, sum(counts)
+    with pytest.raises(UserError) as told:
+        STAGE.finish(None, given)
+    assert str(told.value) == (
+        f"feedback: {there} outputs lie in {tmp_path}/feedback, {asked} are asked for: it began "
+        "under another config; remove that directory to collect anew"
+    )
+
+
 def test_without_much_noise_the_order_is_the_grader_s(tmp_path):
     stage = SimulatedFeedback(2, 6, outputs=(3, 3), agreement=1 - 1e-6, policy="sft",
                               prompts="asked")  # fmt: skip

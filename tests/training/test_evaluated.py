@@ -1,5 +1,7 @@
 """What is evaluated in training: its lines, its place among checkpoints, and a resume."""
 
+import dataclasses
+
 import jax.numpy as jnp
 import pytest
 
@@ -77,3 +79,16 @@ def test_the_best_checkpoint_may_be_by_what_was_evaluated(tmp_path, best, evalua
     run(made, tmp_path, config, fingerprint=PRINT)
     assert checkpoint.steps(tmp_path) == kept
     assert checkpoint.ranked(tmp_path)[0] == (kept[0], words)
+
+
+def test_checkpoints_by_another_metric_than_now_are_not_compared_with_these(tmp_path):
+    """A batch is 10 at most, a total 55."""
+    config = LoopConfig(checkpoint_every=1, keep=1, keep_best=1, best="evaluation/total")
+    made = lambda: task(best="batch")
+    run(made(), tmp_path, config, fingerprint=PRINT, stop_after_steps=7)
+    assert checkpoint.ranked(tmp_path)[0] == (6, "evaluation/total 21")
+    run(made(), tmp_path, dataclasses.replace(config, best=None), fingerprint=PRINT,
+        stop_after_steps=8)  # fmt: skip
+    assert checkpoint.ranked(tmp_path) == [(8, "batch 8")]
+    run(made(), tmp_path, config, fingerprint=PRINT)
+    assert checkpoint.ranked(tmp_path)[0] == (9, "evaluation/total 45")

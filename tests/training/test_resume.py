@@ -21,14 +21,9 @@ KILLS = [
 ]
 
 
-def _train(directory, cache, *kills):
+def _train(directory, *kills):
     command = [sys.executable, "-m", "tests.training.small_training", str(directory), *kills]
-    # One device as in real use; compile once for all the processes.
-    environment = os.environ | {
-        "XLA_FLAGS": "",
-        "JAX_COMPILATION_CACHE_DIR": str(cache),
-        "JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS": "0",
-    }
+    environment = os.environ | {"XLA_FLAGS": ""}  # one device as in real use
     root = Path(__file__).resolve().parents[2]
     done = subprocess.run(
         command, cwd=root, env=environment, capture_output=True, text=True, timeout=120, check=False
@@ -41,8 +36,8 @@ def _train(directory, cache, *kills):
 @pytest.fixture(scope="module")
 def runs(tmp_path_factory):
     folder = tmp_path_factory.mktemp("runs")
-    whole = _train(folder / "whole", folder / "cache")
-    killed = _train(folder / "killed", folder / "cache", *KILLS)
+    whole = _train(folder / "whole")
+    killed = _train(folder / "killed", *KILLS)
     return folder, whole, killed
 
 
