@@ -38,7 +38,7 @@ def draw(report: dict, results: Results, curves: Curves, stages: Sequence[str]) 
 
     stages: all of the experiment, in order; a stage looks the same in every report of it.
     """
-    looks = {stage: _LOOKS[i % len(_LOOKS)] for i, stage in enumerate(stages)}
+    looks = {stage: _look(number) for number, stage in enumerate(stages)}
     panels = []
     for evaluator, found in results:
         drawn = {n: c for n, c in columns_of_one(evaluator, found).items() if c.drawn and c.shown}
@@ -53,6 +53,12 @@ def draw(report: dict, results: Results, curves: Curves, stages: Sequence[str]) 
     image = io.BytesIO()
     _figure(panels, looks, report, curves).savefig(image, format="png")
     return image.getvalue()
+
+
+def _look(number: int) -> tuple[str, str]:
+    """Colour and marker of a stage; of the ninth on, the colours again with other markers."""
+    again, place = divmod(number, len(_LOOKS))
+    return _LOOKS[place][0], _LOOKS[(place + again) % len(_LOOKS)][1]
 
 
 def _figure(panels: list, looks: dict, report: dict, curves: Curves) -> Figure:
@@ -149,7 +155,8 @@ def _over(
     panel: Axes, title: str, column: Column, points, other: Column, beside, looks: dict
 ) -> None:
     """A column over another, with the other's interval: what one costs in the other."""
-    _frame(panel, f"{title} over {other.plain}", f"{other.plain} (95 % interval)")
+    across = f"{other.about.partition(';')[0]} (95 % interval)"
+    _frame(panel, f"{title} over {column.over.replace('_', ' ')}", across)
     panel.set_ylabel(column.about.partition(";")[0])
     found = {point.label: point for point in beside}
     for point in points:
@@ -157,6 +164,9 @@ def _over(
             across = found[point.label]
             _point(panel, across.mean, point.mean, "x", across, looks)
     panel.margins(0.12, 0.15)
+    means = sorted(abs(point.mean) for point in beside)
+    if means[-1] > 10 * means[len(means) // 2] > 0:  # one far off would press the others together
+        panel.set_xscale("asinh", linear_width=means[len(means) // 2])
 
 
 def _lines(panel: Axes, metric: str, curves: Mapping[str, Sequence], looks: dict) -> None:
