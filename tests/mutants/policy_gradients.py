@@ -91,10 +91,10 @@ SURROGATES = mutants(
          "test_oracle[ppo_penalty]"),
         ("ppo_penalty", "k3(jax.lax.stop_gradient(old_log_probs), log_probs)",
          "k3(log_probs, jax.lax.stop_gradient(old_log_probs))", "test_oracle[ppo_penalty]"),
-        ("gspo", "per_token=True", "per_token=False", "test_oracle[gspo]"),
+        ("mean_log_ratio", "per_token=True", "per_token=False", "test_oracle[gspo]"),
         ("gspo", "jax.lax.stop_gradient(log_ratio - log_probs) + log_probs", "log_ratio",
          "test_oracle[gspo]"),
-        ("gspo", "sequence_log_prob(log_probs - old_log_probs, mask,",
+        ("mean_log_ratio", "sequence_log_prob(log_probs - old_log_probs, mask,",
          "sequence_log_prob(log_probs - old_log_probs, jnp.ones_like(mask),",
          "test_gspo_reads_nothing_outside_the_mask"),
         ("clipped_value_loss", "0.5 * loss", "loss", "test_oracle[value_loss]"),
@@ -115,12 +115,14 @@ KEY, EMPTY = (
     "test_each_rollout_draws_from_a_key_of_its_own",
     "test_a_response_without_a_token_to_read_is_scored_at_the_end_of_its_prompt",
 )
-TEST = "stages/test_ppo_wires.py"
+TEST = "stages/test_wires.py"
 WIRES = (
-    *mutants("stages/ppo.py", TEST, [
-        ("make_iteration", "state.step), 0)", "state.step), 1)", KEY),
-        ("make_iteration", "jax.random.fold_in(state.key, state.step)", "state.key", KEY),
-        ("make_experience", "constant_values=1", "constant_values=0", EMPTY),
+    *mutants("stages/iteration.py", TEST, [
+        ("Iteration._draw", "number), 0)", "number), 1)", KEY),
+        ("Iteration._draw", "jax.random.fold_in(state.key, number)", "state.key", KEY),
+    ]),
+    *mutants("stages/experience.py", TEST, [
+        ("Experiences._read", "constant_values=1", "constant_values=0", EMPTY),
     ]),
     *mutants("stages/one_model.py", TEST, [
         ("OneModelStage.__post_init__", "% self.micro_batches == 0", "% self.micro_batches >= 0",
