@@ -109,9 +109,9 @@ class PolicyGradientConfig:
         allowed = f"a multiple of minibatches x micro_batches = {pieces}"
         require(size % pieces == 0, "batch_size", size, allowed)
         allowed = f"a divisor of batch_size {size}"
-        for field in ("rollout_micro_batches", "group"):
-            pieces = getattr(self, field)
-            require(size % pieces == 0, field, pieces, allowed)
+        pieces = self.rollout_micro_batches
+        require(size % pieces == 0, "rollout_micro_batches", pieces, allowed)
+        require(size % self.group == 0, "group", self.group, allowed)
         rows = size // self.minibatches * self.ptx_ratio
         pieces = self.text_pieces
         ok = pieces > 0 and (self.ptx_coefficient == 0 or rows % pieces == 0)

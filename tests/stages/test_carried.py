@@ -131,15 +131,12 @@ def test_an_advantage_reads_the_policy_that_learns_and_the_one_that_sampled():
     expected, returns = [], []
     for b, reward in enumerate(rewards("k1")):
         rho = np.minimum(1, np.exp(np.float64(learner[b]) - S.log_probs[b]))
-        row, targets, later = np.zeros(len(reward)), np.zeros(len(reward)), (0.0, 0.0)
+        row, targets, excess = np.zeros(len(reward)), np.zeros(len(reward)), 0.0
         for t in reversed(range(len(reward))):
-            target_after, excess = later
-            advantage = reward[t] + 0.9 * target_after - values[b, t]
             following = values[b, t + 1] if t + 1 < len(reward) else 0.0
-            delta = rho[t] * (reward[t] + 0.9 * following - values[b, t])
-            excess = delta + 0.9 * 0.8 * rho[t] * excess
+            row[t] = reward[t] + 0.9 * (following + 0.8 * excess) - values[b, t]
+            excess = rho[t] * row[t]
             targets[t] = values[b, t] + excess
-            row[t], later = advantage, (targets[t], excess)
         expected.append(row)
         returns.append(targets)
     assert_rows(found.advantages, expected)

@@ -218,7 +218,7 @@ def test_each_iteration_has_another_order(monkeypatch):
 
     def loss(params, batch, state=None):
         row = (batch.advantages[0] * params["w"]).sum()  # the gradient is 1 for this row's weight
-        return WeightedMean(row, jnp.float32(1)), {}
+        return WeightedMean(row, jnp.float32(1)), {"approximate_kl": WeightedMean.of(row)}
 
     for name in ("policy_loss", "value_loss"):
         monkeypatch.setattr(policy_update, name, lambda *_: loss)
@@ -296,7 +296,8 @@ PLAIN = OptimizerConfig(learning_rate=1e6, epsilon=1e6, b1=0.0, b2=0.0, max_grad
 @pytest.mark.parametrize("per", ["token", "sequence"])
 def test_the_ptx_gradient_counts_per_token_or_per_sequence(monkeypatch, per, micro_batches, runner):
     """Of linear losses, in float64: mean over tokens, or equation 2's sums over sequences."""
-    weighted = lambda p, values, weights: (WeightedMean.of(p["w"] * values, weights), {})
+    told = lambda values: {"approximate_kl": WeightedMean.of(values)}
+    weighted = lambda p, values, weights: (WeightedMean.of(p["w"] * values, weights), told(values))
     of_episodes = lambda *_: lambda p, b, state=None: weighted(p, b.advantages, b.mask)
     monkeypatch.setattr(policy_update, "policy_loss", of_episodes)
     monkeypatch.setattr(policy_update, "value_loss", of_episodes)
