@@ -20,7 +20,6 @@ ROOMS = (
     ("errors",),
     ("strict_json", "randomness"),
     ("objectives",),
-    ("rewards",),
     ("models",),
     ("parallel",),
     ("durable",),
