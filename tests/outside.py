@@ -26,7 +26,8 @@ from rlhf_jax.objectives.reductions import WeightedMean
 from rlhf_jax.objectives.surrogates import ppo_clip, ppo_diagnostics
 from rlhf_jax.parallel import replicas
 from rlhf_jax.sources.source import Source
-from rlhf_jax.stages import feeds, ppo
+from rlhf_jax.stages import feeds
+from rlhf_jax.stages.experience import make_rollout, response_log_probs
 from rlhf_jax.stages.stage import (
     KEY,
     Need,
@@ -317,7 +318,7 @@ class GRPO(Stage):
 
     def _sampling(self, model, ending):
         """sample(policy, key, prompts [P, T]) -> Rollout of [P G, R]."""
-        rollout = ppo.make_rollout(self, model, ending)
+        rollout = make_rollout(self, model, ending)
         return lambda policy, key, prompts: rollout(policy, key, self._grouped(prompts))
 
     def _episodes(self, model, start, policy, prompts, rollout, scores) -> Episodes:
@@ -336,7 +337,7 @@ class GRPO(Stage):
 
     def _log_probs(self, model, params, tokens, segments):
         length, temperature = self.response_length, self.temperature
-        return ppo.response_log_probs(model, params, tokens, segments, length, temperature)
+        return response_log_probs(model, params, tokens, segments, length, temperature)
 
     def _loss(self, model):
         def loss(params, batch: Episodes):

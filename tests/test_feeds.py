@@ -52,6 +52,36 @@ def batches(**changes):
     return stage._batches(inputs("ppo", stage))
 
 
+def test_the_rows_of_a_group_lie_side_by_side_and_a_process_loads_its_own():
+    """The prompts are those of a batch of as many as there are groups."""
+    asked = next(feeds.prompts(inputs("ppo"), "ppo", 2, 6))
+    batch = next(batches(group=4))["prompts"]
+    assert batch.keys() == asked.keys()
+    for name, rows in asked.items():
+        expected = np.concatenate([rows[:1]] * 4 + [rows[1:]] * 4)
+        np.testing.assert_array_equal(batch[name], expected, err_msg=name)
+    assert (asked["tokens"][0] != asked["tokens"][1]).any()
+
+    class Second:
+        """The second of two processes, with rows of both groups."""
+
+        def own_rows(self, count):
+            return slice(3, 6)
+
+    own = inputs("ppo", dataclasses.replace(PPO_STAGE, group=4), runner=Second())
+    found = dataclasses.replace(PPO_STAGE, group=4)._batches(own)
+    np.testing.assert_array_equal(next(found)["prompts"]["index"], batch["index"][3:6])
+
+
+def test_the_position_of_groups_is_that_of_their_prompts():
+    whole, rest = batches(group=4), batches(group=4)
+    next(whole)
+    rest.set_state(whole.get_state())
+    one, other = (next(found)["prompts"]["index"] for found in (whole, rest))
+    np.testing.assert_array_equal(one, other)
+    assert (one != next(batches(group=4))["prompts"]["index"]).any()
+
+
 @pytest.mark.parametrize("ratio", [1, 8])
 def test_ptx_reads_its_rows_of_text_an_episode(ratio):
     """`ptx_ratio` rows of training text beside each of 8 prompts, `ptx_length` tokens long."""

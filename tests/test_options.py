@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Any, Literal, Protocol
 
 import pytest
+from rlhf_jax.stages.ppo_stage import PPO
 
 from rlhf_jax.errors import ConfigError, UserError, require
 from rlhf_jax.evaluation.evaluator import Evaluator
@@ -17,7 +18,6 @@ from rlhf_jax.runs import options
 from rlhf_jax.runs.experiment import Experiment
 from rlhf_jax.stages.dpo import IPO
 from rlhf_jax.stages.elsewhere import FromRun
-from rlhf_jax.stages.ppo_stage import PPO
 from rlhf_jax.training.loop import LoopConfig
 from rlhf_jax.training.optimizer import OptimizerConfig
 from tests.small_run import config

@@ -63,7 +63,7 @@ class GAE(Advantage):
     lam: float = 0.95
 
     def __post_init__(self):
-        _fractions(self, "discount", "lam")
+        _fractions(discount=self.discount, lam=self.lam)
 
     def __call__(self, episodes, carried=None):
         e = episodes
@@ -80,7 +80,7 @@ class VTrace(Advantage):
     ratio_ceiling: float = 1.0
 
     def __post_init__(self):
-        _fractions(self, "discount", "lam")
+        _fractions(discount=self.discount, lam=self.lam)
         require(self.ratio_ceiling > 0, "ratio_ceiling", self.ratio_ceiling, "positive")
 
     def __call__(self, episodes, carried=None):
@@ -107,7 +107,7 @@ class RewardToGo(Advantage):
     discount: float = 1.0
 
     def __post_init__(self):
-        _fractions(self, "discount")
+        _fractions(discount=self.discount)
 
     def __call__(self, episodes, carried=None):
         return advantages.reward_to_go(episodes.rewards, episodes.mask, self.discount), None
@@ -313,7 +313,6 @@ class PPOPenalty(Surrogate):
         return self.controller.update(carried, kl, batch_size=1)
 
 
-def _fractions(config: Any, *fields: str) -> None:
-    for field in fields:
-        value = getattr(config, field)
+def _fractions(**fields: float) -> None:
+    for field, value in fields.items():
         require(0 <= value <= 1, field, value, "in [0, 1]")

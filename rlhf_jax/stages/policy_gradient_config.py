@@ -108,9 +108,10 @@ class PolicyGradientConfig:
         size, pieces = self.batch_size, self.minibatches * self.micro_batches
         allowed = f"a multiple of minibatches x micro_batches = {pieces}"
         require(size % pieces == 0, "batch_size", size, allowed)
+        allowed = f"a divisor of batch_size {size}"
         pieces = self.rollout_micro_batches
-        require(size % pieces == 0, "rollout_micro_batches", pieces, f"a divisor of {size}")
-        require(size % self.group == 0, "group", self.group, f"a divisor of batch_size {size}")
+        require(size % pieces == 0, "rollout_micro_batches", pieces, allowed)
+        require(size % self.group == 0, "group", self.group, allowed)
         rows = size // self.minibatches * self.ptx_ratio
         pieces = self.text_pieces
         ok = pieces > 0 and (self.ptx_coefficient == 0 or rows % pieces == 0)
@@ -125,9 +126,12 @@ class PolicyGradientConfig:
             allowed = f"an OptimizerConfig: {advantage} reads a value network"
             require(self.value_optimizer is not None, "value_optimizer", None, allowed)
         else:
-            unread = {"value_optimizer": None, "zero_value_head": False, "train_value": ()}
-            for field, idle in unread.items():
-                value = getattr(self, field)
+            unread = (
+                ("value_optimizer", self.value_optimizer, None),
+                ("zero_value_head", self.zero_value_head, False),
+                ("train_value", self.train_value, ()),
+            )
+            for field, value, idle in unread:
                 allowed = f"{idle!r}: {advantage} reads no value network"
                 require(value == idle, field, value, allowed)
         ok = self.group > 1 or not self.advantage.grouped

@@ -14,8 +14,9 @@ from rlhf_jax.errors import ConfigError
 from rlhf_jax.evaluation.policies import score_responses
 from rlhf_jax.generation.decode import Rollout
 from rlhf_jax.generation.ending import Ending, EndingConfig, final_scores
+from rlhf_jax.objectives.estimator import GAE
 from rlhf_jax.objectives.kl import FixedController
-from rlhf_jax.stages import ppo
+from rlhf_jax.stages.experience import Experiences
 from rlhf_jax.stages.reward_model import score_sequences
 from tests.data.conftest import Characters
 from tests.stages import tiny
@@ -115,7 +116,7 @@ def training_scores(ending, cases):
 def ppo_scores(ending, cases):
     """Without KL penalty and discount the return at the last token is the score."""
     config = tiny.ppo_config(
-        whiten_advantages=False, gae_lambda=1.0, minibatches=1, batch_size=len(cases),
+        whiten_advantages=False, advantage=GAE(lam=1.0), minibatches=1, batch_size=len(cases),
         kl=FixedController(0.0),
     )  # fmt: skip
     policy = tiny.policy_params(1)
@@ -123,13 +124,11 @@ def ppo_scores(ending, cases):
     batch = dict(zip(("tokens", "segments"), tiny.left_padded(prompts, 6), strict=True))
     tokens, mask = tiny.right_padded([ids for ids, _ in cases], tiny.RESPONSE)
     mask = jnp.array(mask, jnp.float32)
-    state = ppo.PPOState(
-        jnp.zeros(()), policy, tiny.score_params(2), None, None, None, jnp.zeros(()), None
-    )
-    run = jax.jit(ppo.make_experience(config, tiny.MODEL, ending))
+    state = tiny.state_of(config, policy, tiny.score_params(2))
+    run = jax.jit(Experiences(config, tiny.SHAPES, ending).fresh)
     rollout = Rollout(jnp.array(tokens), mask, jnp.zeros_like(mask))
-    frozen = ppo.frozen_of(config, policy, policy, reward())
-    found, metrics = run(state, frozen, batch, rollout)
+    frozen = tiny.frozen_of(config, policy, policy, reward())
+    found, _, metrics = run(state, frozen, batch, rollout, {})
     last = np.asarray(mask.sum(axis=1), int) - 1
     scores = np.asarray(found.returns)[np.arange(len(cases)), last]
     np.testing.assert_allclose(metrics["score"], scores.mean(), atol=1e-5)

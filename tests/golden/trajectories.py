@@ -16,12 +16,14 @@ from rlhf_jax.data.arrays import first_fit, ranking_batch, supervised_batch
 from rlhf_jax.generation.decode import Rollout
 from rlhf_jax.models import score, transformer
 from rlhf_jax.models.config import TransformerConfig
+from rlhf_jax.objectives.estimator import GAE
 from rlhf_jax.objectives.kl import AdaptiveController
 from rlhf_jax.parallel.config import ParallelConfig
 from rlhf_jax.parallel.runner import make_runner
-from rlhf_jax.stages import ppo, supervised
+from rlhf_jax.rewards.learned import LearnedReward
+from rlhf_jax.stages import policy_update, supervised
 from rlhf_jax.stages.dpo import DirectPreference
-from rlhf_jax.stages.ppo_stage import PPO
+from rlhf_jax.stages.policy_gradient import PolicyGradient
 from rlhf_jax.stages.pretrain import Pretrain
 from rlhf_jax.stages.reward_model import RewardModel
 from rlhf_jax.stages.sft import SFT
@@ -182,13 +184,14 @@ def preference(setting: Setting, steps: int) -> Trajectory:
     return trained(setting, steps, stage, weights("policy", 1), batches, refer)
 
 
-def ppo_config(setting: Setting) -> PPO:
-    return PPO(
+def ppo_config(setting: Setting) -> PolicyGradient:
+    return PolicyGradient(
         NEVER, RATE, iterations=ITERATIONS, batch_size=ROWS, minibatches=MINIBATCHES,
         epochs=EPOCHS, micro_batches=setting.micro_batches, prompt_length=PROMPT,
-        response_length=RESPONSE, temperature=0.7, discount=0.95, gae_lambda=0.9,
+        response_length=RESPONSE, temperature=0.7, advantage=GAE(0.95, 0.9),
         kl=AdaptiveController(0.1, target=2.0, horizon=400), whiten_rewards=True, ema_decay=0.9,
-        ptx_coefficient=2.0, ptx_ratio=2, ptx_length=TEXT, start="base", reward="reward",
+        ptx_coefficient=2.0, ptx_ratio=2, ptx_length=TEXT, start="base",
+        rewards=(LearnedReward("reward"),),
     )  # fmt: skip
 
 
@@ -210,21 +213,21 @@ def ppo_ptx(
     iteration; None: they are sampled. drawn is called with them."""
     config, runner, told = ppo_config(setting), setting.runner, []
     programs = tiny.ppo_programs(config, runner, setting.model)
-    initial = functools.partial(ppo.initial_state, config)
+    initial = functools.partial(policy_update.initial_state, config)
     state = runner.create(initial, weights("policy", 1), weights("score", 2), KEY)
     laid = map(runner.state, (weights("policy", 3), weights("score", 4)))
-    frozen = ppo.frozen_of(config, state.policy, *laid)
+    frozen = tiny.frozen_of(config, state.policy, *laid)
     for number in range(-(-steps // (EPOCHS * MINIBATCHES))):
         asked = runner.rows(prompts(number % BATCHES), ROWS)
         if responses is None:
             key = jax.random.fold_in(KEY, number)
-            rollout = programs.rollout(state.policy, key, asked)
+            rollout = programs["rollout"](state.policy, key, asked)
             drawn(np.asarray(rollout.tokens).tolist())
         else:
             rollout = Rollout(*runner.rows(tuple(forced(responses[number])), ROWS))
-        experience, metrics = programs.experience(state, frozen, asked, rollout)
+        experience, moved, metrics = programs["experience"](state, frozen, asked, rollout, {})
         text = runner.rows(text_batch(number % BATCHES, 2 * ROWS), 2 * ROWS)
-        state, more = programs.update(state, experience, metrics["kl"], text, frozen.fixed)
+        state, more = programs["update"](state, experience, moved, text, frozen.fixed)
         told.append({name: float((metrics | more)[name]) for name in PPO_METRICS})
     return {name: [step[name] for step in told] for name in PPO_METRICS}
 

@@ -11,14 +11,16 @@ def row(detail: str, file: str, test: str, *edits: tuple) -> tuple[Mutant, ...]:
     return tuple(Mutant(file, *e[:3], test, *e[3:], detail=detail) for e in edits)
 
 
-UPDATE = "stages/test_ppo_update.py::"
+UPDATES, EXPERIENCES = "stages/policy_update.py", "stages/experience.py"
+CONFIG = "stages/policy_gradient_config.py"
+UPDATE = "stages/test_policy_update.py::"
 LOOP = UPDATE + "test_update_equals_a_loop_over_minibatches_of_shuffled_rows"
 START = UPDATE + "test_the_value_function_starts_as_the_reward_model_or_under_a_zero_head"
-EXPERIENCE = "stages/test_ppo_experience.py::"
+EXPERIENCE = "stages/test_experience.py::"
 LOOPS = EXPERIENCE + "test_experience_equals_loops_over_unpadded_sequences"
 DEMONSTRATIONS = "stages/test_reward_model.py::test_normalisation_of_the_demonstrations_scores"
 SCHEDULES = "training/test_optimizer.py::test_schedules"
-DEFAULTS = "stages/test_ppo_config.py::test_the_defaults_are_the_papers"
+DEFAULTS = "stages/test_policy_gradient_config.py::test_the_defaults_are_the_papers"
 REWARD = "objectives/test_reward_models.py::"
 
 INSTRUCTGPT = (
@@ -81,30 +83,34 @@ INSTRUCTGPT = (
     *row("reward model: held-out accuracy by prompt", "stages/reward_model.py",
          "stages/test_reward_model.py::test_pair_counts_equal_explicit_pairs_prompt_by_prompt",
          ("count_pairs", "ranking_by_ranking(scores,", "ranking_by_ranking(-scores,")),
-    *row("PPO: reference and start are the SFT model", "stages/ppo.py", START,
+    *row("PPO: reference and start are the SFT model", UPDATES, START,
          ("initial_state", "policy=copy(policy)",
           "policy=copy(jax.tree.map(jnp.zeros_like, policy))")),
-    *row("PPO: KL penalty per token", "stages/ppo.py", LOOPS,
-         ("make_experience", "mask, state.kl_coefficient)", "mask, 0.2)")),
+    *row("PPO: KL penalty per token", EXPERIENCES, LOOPS,
+         ("Experiences._experience", "state.kl_coefficient if in_reward", "0.2 if in_reward")),
     *row("PPO: coefficient of the KL 0.02; batch 512 in 8 minibatches, 1 epoch; discount 1, "
          "clip 0.2; average of the weights 0.992 an iteration; 8 rows of text an episode",
-         "stages/ppo_config.py", DEFAULTS,
-         ("PPOConfig.kl", "0.02", "0.2"), ("PPOConfig.batch_size", "512", "64"),
-         ("PPOConfig.minibatches", "8", "4"), ("PPOConfig.epochs", "1", "4"),
-         ("PPOConfig.clip", "0.2", "0.5"), ("PPOConfig.ema_decay", "0.992", "0.5"),
-         ("PPOConfig.ptx_ratio", "8", "4"), ("PPOConfig.temperature", "1.0", "0.7")),
-    *row("PPO: minibatches of a batch, rows of each in a new order", "stages/ppo.py", LOOP,
+         CONFIG, DEFAULTS,
+         ("PolicyGradientConfig.kl", "0.02", "0.2"),
+         ("PolicyGradientConfig.batch_size", "512", "64"),
+         ("PolicyGradientConfig.minibatches", "8", "4"),
+         ("PolicyGradientConfig.epochs", "1", "4"),
+         ("PolicyGradientConfig.surrogate", "PPOClip()", "PPOClip(0.5)"),
+         ("PolicyGradientConfig.ema_decay", "0.992", "0.5"),
+         ("PolicyGradientConfig.ptx_ratio", "8", "4"),
+         ("PolicyGradientConfig.temperature", "1.0", "0.7")),
+    *row("PPO: minibatches of a batch, rows of each in a new order", UPDATES, LOOP,
          ("make_update", "config.minibatches, -1)", "config.minibatches, -1)[::-1]")),
     *row("PPO: constant rate after a warm-up of 10 iterations from a tenth of it",
          "training/optimizer.py", SCHEDULES, ("OptimizerConfig.warmup_from", "0.1", "0.0")),
-    *row("PPO: average of the weights", "stages/ppo.py",
+    *row("PPO: average of the weights", UPDATES,
          UPDATE + "test_the_average_takes_in_each_iteration_s_policy",
          ("make_update", "decay * a + (1 - decay) * p", "(1 - decay) * a + decay * p")),
-    *row("PPO: clipped surrogate", "stages/ppo.py",
-         "stages/test_ppo_losses.py::test_policy_loss_and_its_gradient_equal_loops_over_logits",
-         ("policy_loss", "ppo_clip(log_probs, batch.log_probs, batch.advantages, config.clip)",
-          "ppo_clip(log_probs, batch.log_probs, batch.advantages, 0.5)")),
-    *row("PPO: sampling temperature 1, no top-k", "stages/ppo.py",
+    *row("PPO: clipped surrogate", UPDATES,
+         "stages/test_policy_losses.py::test_policy_loss_and_its_gradient_equal_loops_over_logits",
+         ("policy_loss", "config.surrogate(*compared, state.surrogate)",
+          "dataclasses.replace(config.surrogate, clip=0.5)(*compared)")),
+    *row("PPO: sampling temperature 1, no top-k", EXPERIENCES,
          EXPERIENCE + "test_every_token_is_drawn_from_the_whole_distribution_at_the_temperature",
          ("make_rollout", "SamplingConfig(config.temperature)",
           "SamplingConfig(config.temperature, top_k=3)"),
@@ -113,19 +119,19 @@ INSTRUCTGPT = (
          "stages/elsewhere.py",
          "runs/test_elsewhere.py::test_ppo_trains_against_a_smaller_reward_model",
          ("FromRun.shape", "self.model or build.model", "build.model", "UserError")),
-    *row("PPO: value function from the reward model", "stages/ppo.py", START,
-         ("value_at_start", "score.zero_score_head(reward) if config.zero_value_head else reward",
-          "score.zero_score_head(reward)")),
-    *row("ptx: 8 times as many pretraining rows as episodes (`ptx_ratio`)", "stages/ppo_stage.py",
-         "test_feeds.py::test_ptx_reads_its_rows_of_text_an_episode",
-         ("PPO._batches", "self.batch_size * self.ptx_ratio", "self.batch_size")),
+    *row("PPO: value function from the reward model", UPDATES, START,
+         ("value_at_start", "score.zero_score_head(scorer) if config.zero_value_head else scorer",
+          "score.zero_score_head(scorer)")),
+    *row("ptx: 8 times as many pretraining rows as episodes (`ptx_ratio`)",
+         "stages/policy_gradient.py", "test_feeds.py::test_ptx_reads_its_rows_of_text_an_episode",
+         ("PolicyGradient._batches", "self.batch_size * self.ptx_ratio", "self.batch_size")),
     *row("ptx: both gradients of each minibatch, one after the other, added; coefficient 27.8",
-         "stages/ppo.py", LOOP, ("make_minibatch_update", "+ coefficient * p", "+ p")),
+         UPDATES, LOOP, ("make_minibatch_update", "+ coefficient * p", "+ p")),
     *row("ptx: a mean over tokens, as in PPO, or over sequences (`ptx_per`; not printed)",
-         "stages/ppo.py",
+         UPDATES,
          UPDATE + "test_the_ptx_gradient_counts_per_token_or_per_sequence[token-1-jit]",
          ("make_minibatch_update", 'config.ptx_per == "sequence"', 'config.ptx_per == "token"')),
-    *row("ptx: coefficient 0 is PPO", "stages/ppo.py",
+    *row("ptx: coefficient 0 is PPO", UPDATES,
          UPDATE + "test_ptx_coefficient_zero_gives_the_bits_of_no_ptx",
          ("make_update", "if config.ptx_coefficient > 0 else None",
           "if text is not None else None")),
@@ -141,9 +147,9 @@ ZIEGLER = (
          "generation/ending.py", "generation/test_decode.py::"
          "test_a_response_ends_at_the_first_stop_token_at_or_after_the_column",
          ("Ending.stops", "column >= self.stop_after", "column >= 0")),
-    *row("no stop token: score -1", "stages/ppo.py",
+    *row("no stop token: score -1", EXPERIENCES,
          EXPERIENCE + "test_with_a_stop_token_only_a_response_that_ends_in_it_is_scored",
-         ("make_experience", "ending.missing)", "None)")),
+         ("Experiences._scores", "self.ending.missing)", "None)")),
     *row("best-of-4 softmax loss", "objectives/reward_models.py",
          REWARD + "test_oracle[best_of_k_loss]",
          ("best_of_k_loss", "scores - label[:, None]", "scores")),
@@ -153,7 +159,7 @@ ZIEGLER = (
           "(1.0, gain_and_bias(scores, counted)[1])")),
     *row("linear decay to 0 (`final_fraction=0`)", "training/optimizer.py", SCHEDULES,
          ("_schedule", "config.final_fraction * peak", "0.1 * peak")),
-    *row("4 epochs, both clips 0.2, lambda 0.95", "stages/ppo.py", "stages/test_ppo_losses.py::"
+    *row("4 epochs, both clips 0.2, lambda 0.95", UPDATES, "stages/test_policy_losses.py::"
          "test_value_loss_and_its_gradient_equal_loops_over_values",
          ("value_loss", "batch.returns, config.value_clip)", "batch.returns, 0.5)")),
     *row("rewards whitened, mean kept", "objectives/reductions.py", f"{LOOPS}[other]",
@@ -166,9 +172,9 @@ ZIEGLER = (
 )  # fmt: skip
 
 HUANG = (
-    *row("1 reward model and value function see prompt and response", "stages/ppo.py", LOOPS,
-         ("make_experience", "frozen.reward, tokens, segments, last",
-          "frozen.reward, tokens[:, -length - 1 :], segments[:, -length - 1 :], last")),
+    *row("1 reward model and value function see prompt and response", EXPERIENCES, LOOPS,
+         ("Experiences._read", "params, tokens, segments, last",
+          "params, tokens[:, -length - 1 :], segments[:, -length - 1 :], last")),
     *row("2 a padding token of its own; over-long prompts never cut silently",
          "data/tokenizer.py", "data/test_tokenizer.py::test_a_model_without_specials_is_refused",
          ("_from_sentencepiece", "if i < 0", "if i < -1", "AssertionError|IndexError")),
@@ -193,20 +199,21 @@ HUANG = (
          ("with_score_head", "width + 1.0", "1.0 * width")),
     *row("9 scores normalised before and after", "stages/reward_model.py", DEMONSTRATIONS,
          ("normalise", '(b["segments"] > 0).any(-1)', '(b["segments"] >= 0).any(-1)')),
-    *row("10 logits divided by the temperature everywhere", "stages/ppo.py",
+    *row("10 logits divided by the temperature everywhere", EXPERIENCES,
          EXPERIENCE + "test_sampler_and_learner_agree_on_every_token[0.7]",
          ("response_log_probs", "tokens[:, -length:], temperature)", "tokens[:, -length:])")),
     *row("11 value head at 0 (`zero_value_head`)", "models/score.py", START,
          ("zero_score_head", "jnp.zeros_like", "jnp.ones_like")),
-    *row("13 no dropout in PPO, ptx included", "stages/ppo.py",
+    *row("13 no dropout in PPO, ptx included", UPDATES,
          UPDATE + "test_dropout_is_off_in_ppo_and_in_its_ptx_term",
-         ("make_minibatch_update", "likelihood_loss(dataclasses.replace(model, dropout=0.0))",
-          "(lambda p, b: likelihood_loss(model)(p, b, jax.random.key(0)))")),
+         ("make_minibatch_update",
+          "likelihood_loss(dataclasses.replace(shapes.policy, dropout=0.0))",
+          "(lambda p, b: likelihood_loss(shapes.policy)(p, b, jax.random.key(0)))")),
     *row("14 no end token: score -1", "generation/ending.py", DEFAULTS,
          ("EndingConfig.missing_eos_score", "-1.0", "1.0")),
-    *row("15 discount 1", "stages/ppo_config.py", DEFAULTS,
-         ("PPOConfig.discount", "1.0", "0.5")),
-    *row("16 batch, minibatch and micro-batch; another order each epoch", "stages/ppo.py", LOOP,
+    *row("15 discount 1", CONFIG, DEFAULTS,
+         ("PolicyGradientConfig.advantage", "GAE()", "GAE(0.5)")),
+    *row("16 batch, minibatch and micro-batch; another order each epoch", UPDATES, LOOP,
          ("make_update", "jax.random.split(key, config.epochs)",
           "jnp.stack([jax.random.split(key)[0]] * config.epochs)")),
     *row("17 KL penalty per token", "objectives/advantages.py", "objectives/test_advantages.py::"
@@ -215,7 +222,7 @@ HUANG = (
     *row("18 whitening: rewards keep their mean, advantages lose it, population variance",
          "objectives/reductions.py", "objectives/test_reductions.py::test_oracle",
          ("whiten", "shift_mean: bool = True", "shift_mean: bool = False")),
-    *row("19 value clipping", "objectives/surrogates.py", "stages/test_ppo_losses.py::"
+    *row("19 value clipping", "objectives/surrogates.py", "stages/test_policy_losses.py::"
          "test_value_loss_and_its_gradient_equal_loops_over_values",
          ("clipped_value_loss", "jnp.maximum(loss,", "jnp.minimum(loss,")),
     *row("20 adaptive KL coefficient", "objectives/kl.py",
@@ -231,13 +238,14 @@ HUANG = (
 OTHERS = (
     *row("demonstrations score 0 on average", "stages/reward_model.py", DEMONSTRATIONS,
          ("normalise", "shift_to_zero(scores, counted)", "-shift_to_zero(scores, counted)")),
-    *row("value function from the reward model, a network of its own", "stages/ppo.py", START,
-         ("value_at_start", "if config.zero_value_head else reward",
-          "if not config.zero_value_head else reward")),
-    *row("no EOS: -1", "stages/ppo.py", LOOPS,
-         ("make_experience", "ending.ended(rollout.tokens, mask)", "jnp.ones(len(mask), bool)")),
-    *row("advantages whitened", "stages/ppo.py", LOOPS,
-         ("make_experience", "whiten(advantages, mask)",
+    *row("value function from the reward model, a network of its own", UPDATES, START,
+         ("value_at_start", "if config.zero_value_head else scorer",
+          "if not config.zero_value_head else scorer")),
+    *row("no EOS: -1", EXPERIENCES, LOOPS,
+         ("Experiences._scores", "self.ending.ended(rollout.tokens, rollout.mask)",
+          "jnp.ones(len(rollout.mask), bool)")),
+    *row("advantages whitened", EXPERIENCES, LOOPS,
+         ("Experiences._experience", "whiten(advantages, mask)",
           "whiten(advantages, mask, shift_mean=False)")),
     *row("the longer-is-better baseline beside the reward model's accuracy",
          "stages/reward_model.py", "stages/test_reward_model.py::"
@@ -262,24 +270,25 @@ OTHERS = (
 FAULTS = (
     *row("rewards in an integer array: 0.7 becomes 0", "objectives/advantages.py",
          "objectives/test_advantages.py::test_integer_scores_do_not_swallow_the_kl",
-         ("kl_shaped_rewards", "as_float(k1(log_probs_BxR, ref_log_probs_BxR))",
-          "k1(log_probs_BxR, ref_log_probs_BxR).astype(score_B.dtype)")),
-    *row("sampler, reference and learner at different temperatures", "stages/ppo.py",
+         ("kl_shaped_rewards", "as_float(estimator(log_probs_BxR, ref_log_probs_BxR))",
+          "estimator(log_probs_BxR, ref_log_probs_BxR).astype(score_B.dtype)")),
+    *row("sampler, reference and learner at different temperatures", "stages/iteration.py",
          EXPERIENCE + "test_the_first_iteration_stops_where_sampler_and_learner_disagree",
          ("check_sampler", "gap <= tolerance", "gap <= 1e3")),
-    *row("KL between identical models is not 0", "stages/ppo.py",
+    *row("KL between identical models is not 0", EXPERIENCES,
          EXPERIENCE + "test_kl_of_the_policy_to_itself_is_zero_at_any_temperature",
-         ("make_experience", "log_probs(reference, frozen.reference)",
-          "response_log_probs(reference, frozen.reference, tokens, segments, length, 1.0)")),
-    *row("every batch reuses the same sampling noise", "stages/ppo.py",
+         ("Experiences._evaluate", "log_probs(self.shapes.reference, frozen.reference)",
+          "response_log_probs(self.shapes.reference, frozen.reference, tokens, segments, "
+          "self.config.response_length, 1.0)")),
+    *row("every batch reuses the same sampling noise", "stages/iteration.py",
          UPDATE + "test_each_iteration_and_each_seed_has_noise_of_its_own",
-         ("make_iteration", "jax.random.fold_in(state.key, state.step), 0)", "state.key, 0)")),
+         ("Iteration._draw", "jax.random.fold_in(state.key, number), 0)", "state.key, 0)")),
     *row("padding attended under left padding", "models/transformer.py",
          "models/test_transformer.py::test_padding_changes_nothing",
          ("visible_pairs", "segments[:, :, None] == segments[:, None, :]",
           "segments[:, :, None] >= segments[:, None, :]")),
     *row("means of means over micro-batches", "training/gradients.py",
-         "stages/test_ppo_losses.py::"
+         "stages/test_policy_losses.py::"
          "test_micro_batches_of_uneven_token_counts_give_the_whole_batch_s_gradient",
          ("accumulate_gradients", "scale = reciprocal(mean.weight)",
           "scale = reciprocal(mean.weight / micro_batches)")),

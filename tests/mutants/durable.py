@@ -6,7 +6,7 @@ FINGERPRINT = mutants(
     "durable/fingerprint.py",
     "durable/test_fingerprint.py",
     [
-        ("fingerprint_of", "{CLASS: class_path(type(config))} | values", "values",
+        ("fingerprint_of", "{CLASS: class_path(type(config))} | known | values", "known | values",
          "test_two_classes_without_fields_differ"),
         ("differences", "_named_alike(name, new)", "new.get(name)",
          "test_a_class_of_an_experiment_file_is_the_same_where_the_file_has_another_name",

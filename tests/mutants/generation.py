@@ -56,12 +56,12 @@ ENDING = mutants(
 
 ONE_RULE = "test_training_ppo_and_report_give_a_response_one_score"
 USERS = (
-    *mutants("stages/ppo.py", "generation/test_ending.py", [
-        ("make_experience", "final_scores(scores, ended, ending.missing)", "scores",
+    *mutants("stages/experience.py", "generation/test_ending.py", [
+        ("Experiences._scores", "final_scores(scores, ended, self.ending.missing)", "scores",
          ONE_RULE),
-        ("make_experience", "ending.read(tokens[:, -length:], mask)", "mask", ONE_RULE),
-        ("make_experience", "jnp.where(rollout.sick.any(), jnp.nan, log_probs)", "log_probs",
-         "stages/test_ppo_experience.py::test_what_a_sick_sampler_drew_reaches_no_update"),
+        ("Experiences._read", "self.ending.read(tokens[:, -length:], mask)", "mask", ONE_RULE),
+        ("Experiences._sampled", "jnp.where(rollout.sick.any(), jnp.nan, log_probs)", "log_probs",
+         "stages/test_experience.py::test_what_a_sick_sampler_drew_reaches_no_update"),
     ]),
     *mutants("evaluation/policies.py", "generation/test_ending.py", [
         ("score_responses", "*response.ids]", "*response.ids, tokenizer.eos_id]", ONE_RULE),

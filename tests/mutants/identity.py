@@ -55,7 +55,7 @@ MIX = mutants(
 
 TEXT = mutants(
     "training/gradients.py",
-    "stages/test_ppo_update.py",
+    "stages/test_policy_update.py",
     [
         ("split_each_epoch", "in range(1, epochs)", "in [1] * (epochs - 1)",
          "test_each_epoch_shuffles_the_text_anew_and_reads_each_row_once"),

@@ -91,10 +91,10 @@ SURROGATES = mutants(
          "test_oracle[ppo_penalty]"),
         ("ppo_penalty", "k3(jax.lax.stop_gradient(old_log_probs), log_probs)",
          "k3(log_probs, jax.lax.stop_gradient(old_log_probs))", "test_oracle[ppo_penalty]"),
-        ("gspo", "per_token=True", "per_token=False", "test_oracle[gspo]"),
+        ("mean_log_ratio", "per_token=True", "per_token=False", "test_oracle[gspo]"),
         ("gspo", "jax.lax.stop_gradient(log_ratio - log_probs) + log_probs", "log_ratio",
          "test_oracle[gspo]"),
-        ("gspo", "sequence_log_prob(log_probs - old_log_probs, mask,",
+        ("mean_log_ratio", "sequence_log_prob(log_probs - old_log_probs, mask,",
          "sequence_log_prob(log_probs - old_log_probs, jnp.ones_like(mask),",
          "test_gspo_reads_nothing_outside_the_mask"),
         ("clipped_value_loss", "0.5 * loss", "loss", "test_oracle[value_loss]"),
@@ -115,12 +115,14 @@ KEY, EMPTY = (
     "test_each_rollout_draws_from_a_key_of_its_own",
     "test_a_response_without_a_token_to_read_is_scored_at_the_end_of_its_prompt",
 )
-TEST = "stages/test_ppo_wires.py"
+TEST = "stages/test_wires.py"
 WIRES = (
-    *mutants("stages/ppo.py", TEST, [
-        ("make_iteration", "state.step), 0)", "state.step), 1)", KEY),
-        ("make_iteration", "jax.random.fold_in(state.key, state.step)", "state.key", KEY),
-        ("make_experience", "constant_values=1", "constant_values=0", EMPTY),
+    *mutants("stages/iteration.py", TEST, [
+        ("Iteration._draw", "number), 0)", "number), 1)", KEY),
+        ("Iteration._draw", "jax.random.fold_in(state.key, number)", "state.key", KEY),
+    ]),
+    *mutants("stages/experience.py", TEST, [
+        ("Experiences._read", "constant_values=1", "constant_values=0", EMPTY),
     ]),
     *mutants("stages/one_model.py", TEST, [
         ("OneModelStage.__post_init__", "% self.micro_batches == 0", "% self.micro_batches >= 0",
@@ -132,4 +134,174 @@ WIRES = (
     ]),
 )  # fmt: skip
 
-MUTANTS = ADVANTAGES + SURROGATES + WIRES
+IS, CLIPS = "test_an_advantage_is_its_function", "test_what_a_surrogate_clips"
+SURROGATE = "test_a_surrogate_is_its_function"
+AVERAGE = "test_a_moving_average_carries_on_the_returns_of_the_batches_before"
+PENALTY = "test_a_penalty_s_coefficient_moves_by_its_controller"
+RAISE = ".*DID NOT RAISE"
+ESTIMATORS = mutants("objectives/estimator.py", "objectives/test_estimator.py", [
+    ("GAE.__call__", "self.discount, self.lam", "self.lam, self.discount", f"{IS}[gae]"),
+    ("VTrace.__call__", "self.ratio_ceiling", "1.0", f"{IS}[vtrace]"),
+    ("VTrace.__call__", "e.log_probs, e.old_log_probs", "e.old_log_probs, e.log_probs",
+     f"{IS}[vtrace]"),
+    ("WholeReturn.__call__", "advantages.paid_at_end(episodes.rewards, episodes.mask)",
+     "episodes.rewards", f"{IS}[whole_return]"),
+    ("RewardToGo.__call__", "episodes.mask, self.discount", "episodes.mask",
+     f"{IS}[reward_to_go]"),
+    ("MovingAverage.__call__", "episodes.mask, carried", "episodes.mask, 0.0",
+     f"{IS}[moving_average]"),
+    ("MovingAverage.carry", "self.decay", "1 - self.decay", AVERAGE),
+    ("MovingAverage.carry", "carried, episodes.rewards", "0.0, episodes.rewards", AVERAGE),
+    ("LeaveOneOut.__call__", "episodes.group", "4", f"{IS}[leave_one_out]"),
+    ("GroupNormalised.__call__", "e.group", "4", f"{IS}[group_normalised]"),
+    ("GroupNormalised.__call__", "self.divide_by_std", "True", f"{IS}[dr_grpo]"),
+    ("TruncatedImportance.__call__", "self.ratio_ceiling", "1.0",
+     f"{SURROGATE}[truncated_importance]"),
+    ("TruncatedImportance.clipped", "ratio > self", "ratio < self",
+     f"{CLIPS}[truncated_importance]"),
+    ("Clipped.clipped", "self.clip, self.clip_high", "self.clip", f"{CLIPS}[ppo_clip]"),
+    ("PPOClip.__call__", "self.clip_high", "None", f"{SURROGATE}[ppo_clip]"),
+    ("PPOClip.__call__", "self.dual_clip", "None", f"{SURROGATE}[ppo_clip]"),
+    ("CISPO.__call__", "self.clip_high", "None", f"{SURROGATE}[cispo]"),
+    ("CISPO.clipped", "(ratio < 1 - self.clip) |", "", f"{CLIPS}[cispo]"),
+    ("CISPO.clipped", "self.clip if self.clip_high is None else self.clip_high", "self.clip",
+     f"{CLIPS}[cispo]"),
+    ("GSPO.__call__", "self.clip, self.clip_high", "self.clip", f"{SURROGATE}[gspo]"),
+    ("GSPO.clipped", "super().clipped(log_ratio,", "super().clipped(log_probs - old_log_probs,",
+     f"{CLIPS}[gspo]"),
+    ("PPOPenalty.__call__", "advantages, carried)", "advantages, self.controller.coefficient)",
+     f"{SURROGATE}[ppo_penalty]"),
+    ("PPOPenalty.carry", "update(carried,", "update(self.controller.coefficient,", PENALTY),
+    ("_fractions", "0 <= value <= 1", "0 <= value", "test_an_impossible_value_is_refused_by_name",
+     RAISE),
+    ("GSPO.clip", "3e-4", "4e-4", "stages/test_presets.py::"
+     "test_a_preset_has_the_published_settings[gspo]"),
+])  # fmt: skip
+
+TERMS = "test_loss_gradient_and_metrics_equal_loops"
+LOSS = mutants("stages/policy_update.py", "stages/test_policy_terms.py", [
+    ("policy_loss", "losses - config", "losses + config", f"{TERMS}[entropy]"),
+    ("policy_loss", "mean(entropy)", "mean(-entropy)", f"{TERMS}[entropy]"),
+    ("policy_loss", "*compared, state.surrogate", "*compared, config.surrogate.init()",
+     f"{TERMS}[ppo_penalty]"),
+    ("policy_loss", '(by, length) if by == "length" else (by,)', '("token",)',
+     f"{TERMS}[sequence]"),
+    ("policy_loss", '(by, length) if by == "length" else (by,)',
+     '(by, 2 * length) if by == "length" else (by,)', f"{TERMS}[length]"),
+    ("policy_loss", "state.kl_coefficient * penalty", "config.kl.init() * penalty",
+     f"{TERMS}[right k1]"),
+    ("policy_loss", 'config.kl_in == "loss"', "False", f"{TERMS}[own k3]"),
+    ("policy_loss", "config.surrogate.clipped(*compared)", "0 * log_probs",
+     f"{TERMS}[ppo_clip]"),
+    ("kl_penalty", 'config.kl_gradient == "own"', "False", f"{TERMS}[own k3]"),
+    ("kl_penalty", 'config.kl_gradient == "own"', "True", f"{TERMS}[right k3]"),
+    ("kl_penalty", "ratio * kl_loss", "kl_loss", f"{TERMS}[right k3]"),
+    ("kl_penalty", "jax.lax.stop_gradient(importance_ratio(log_probs, batch.log_probs))",
+     "importance_ratio(log_probs, batch.log_probs)", f"{TERMS}[right k2]"),
+    ("kl_penalty", "KL_ESTIMATORS[config.kl_estimator]", 'KL_ESTIMATORS["k3"]',
+     f"{TERMS}[right k1]"),
+])  # fmt: skip
+
+IN_LOSS = "test_a_kl_in_the_loss_stands_in_no_reward"
+IN_REWARD = "test_the_kl_of_each_token_stands_in_its_reward"
+MOVES = "test_the_moving_average_of_the_state_is_subtracted_and_moves"
+CRITICS = "stages/test_critics.py"
+CARRIED = (
+    *mutants("stages/experience.py", "stages/test_carried.py", [
+        ("Experiences._experience", "state.kl_coefficient if in_reward else 0.0",
+         "state.kl_coefficient", IN_LOSS),
+        ("Experiences._experience", "KL_ESTIMATORS[config.kl_estimator]", 'KL_ESTIMATORS["k1"]',
+         f"{IN_REWARD}[k3]"),
+        ("Experiences._experience", "None if in_reward else sampled.ref_log_probs",
+         "sampled.ref_log_probs", f"{IN_REWARD}[k1]"),
+        ("Experiences._experience", "values, config.group", "values, 8",
+         "test_a_response_is_compared_with_those_of_its_group"),
+        ("Experiences._experience", "config.advantage.carry(state.advantage, episodes)",
+         "state.advantage", MOVES),
+        ("Experiences._experience", "(episodes, state.advantage)",
+         "(episodes, config.advantage.init())", MOVES),
+        ("Experiences._experience", "rewards, log_probs, sampled.log_probs",
+         "rewards, sampled.log_probs, sampled.log_probs",
+         "test_an_advantage_reads_the_policy_that_learns_and_the_one_that_sampled"),
+    ]),
+    *mutants("stages/policy_update.py", "stages/test_carried.py", [
+        ("make_update", "config.surrogate.carry(surrogate, kl)", "surrogate",
+         "test_a_penalty_s_coefficient_is_that_of_the_iteration_and_doubles_by_its_kl"),
+        ("make_update", '"advantage": moved.advantage', '"advantage": state.advantage',
+         "test_a_sick_iteration_leaves_what_is_carried_as_it_was"),
+        ("make_update", "keep_if(jnp.isfinite(moved.kl), carried, before)", "carried",
+         "test_a_sick_iteration_leaves_what_is_carried_as_it_was"),
+    ]),
+    *mutants("stages/policy_update.py", CRITICS, [
+        ("value_at_start",
+         "score.zero_score_head(score.with_score_head(policy, jax.random.key(0)))",
+         "score.with_score_head(policy, jax.random.key(0))",
+         "test_without_a_scorer_it_is_the_policy_s_trunk_under_a_head_of_zeros"),
+        ("value_at_start", "if not config.advantage.critic", "if False",
+         "test_without_a_critic_an_iteration_learns_no_values", "AttributeError|.*Error"),
+        ("frozen_of", "value_at_start(config, policy, scorer)",
+         "value_at_start(config, reference, scorer)",
+         "test_its_trunk_stays_where_the_head_alone_is_trained"),
+    ]),
+    *mutants("stages/policy_gradient.py", CRITICS, [
+        ("PolicyGradient.needs", "self.advantage.critic and value is not None",
+         "value is not None", "test_what_the_value_network_starts_from_is_read"),
+        ("PolicyGradient.needs", "self.value or next(", "next(",
+         "test_what_the_value_network_starts_from_is_read"),
+    ]),
+    *mutants("stages/policy_gradient.py", "test_feeds.py", [
+        ("PolicyGradient._batches", "self.batch_size // self.group", "self.batch_size",
+         "test_the_rows_of_a_group_lie_side_by_side_and_a_process_loads_its_own"),
+    ]),
+    *mutants("stages/feeds.py", "test_feeds.py", [
+        ("Repeated.__next__", "np.repeat(x, self.group, axis=0)",
+         "np.concatenate([x] * self.group)",
+         "test_the_rows_of_a_group_lie_side_by_side_and_a_process_loads_its_own"),
+        ("Repeated.__next__", "[self.own]", "",
+         "test_the_rows_of_a_group_lie_side_by_side_and_a_process_loads_its_own"),
+        ("Repeated.set_state", "self.batches.set_state(state)", "pass",
+         "test_the_position_of_groups_is_that_of_their_prompts"),
+    ]),
+)  # fmt: skip
+
+PRESET = "test_a_preset_has_the_published_settings"
+REFUSED = "test_what_contradicts_itself_is_refused"
+VALUE = "test_an_impossible_value_is_refused_by_name"
+SETTINGS = (
+    *mutants("stages/presets.py", "stages/test_presets.py", [
+        ("a2c", "lam=1.0", "lam=0.95", f"{PRESET}[a2c]"),
+        ("rloo", "group=4", "group=2", f"{PRESET}[rloo]"),
+        ("grpo", "0.04", "0.02", f"{PRESET}[grpo]"),
+        ("grpo", 'kl_gradient="own"', 'kl_gradient="right"', f"{PRESET}[grpo]"),
+        ("grpo", 'kl_estimator="k3"', 'kl_estimator="k2"', f"{PRESET}[grpo]"),
+        ("dr_grpo", "divide_by_std=False", "divide_by_std=True", f"{PRESET}[dr_grpo]"),
+        ("dr_grpo", 'aggregation="length"', 'aggregation="token"', f"{PRESET}[dr_grpo]"),
+        ("dapo", "PPOClip(0.2, 0.28)", "PPOClip(0.2)", f"{PRESET}[dapo]"),
+        ("dapo", "max_draws=10", "max_draws=1", f"{PRESET}[dapo]"),
+        ("gspo", 'aggregation="sequence"', 'aggregation="token"', f"{PRESET}[gspo]"),
+        ("cispo", "CISPO(1.0, 0.28)", "CISPO(0.2, 0.28)", f"{PRESET}[cispo]"),
+        ("_without_critic", "whiten_advantages=False", "whiten_advantages=True",
+         f"{PRESET}[reinforce]"),
+        ("_preset", "**settings, **fields", "**fields, **settings", f"{PRESET}[a2c]"),
+    ]),
+    *mutants("stages/policy_gradient_config.py", "stages/test_policy_gradient_config.py", [
+        ("PolicyGradientConfig._check_estimator", "self.group > 1 or not self.advantage.grouped",
+         "True", REFUSED, RAISE),
+        ("PolicyGradientConfig._check_estimator", '("train_value", self.train_value, ()),', "",
+         REFUSED, RAISE),
+        ("PolicyGradientConfig._check_estimator", "self.max_draws == 1 or self.group > 1", "True",
+         f"{VALUE}[max_draws = 2]", RAISE),
+        ("PolicyGradientConfig._check_estimator",
+         'self.ptx_per == "token" or self.aggregation == "token"', "True", REFUSED, RAISE),
+        ("PolicyGradientConfig._check_kl", 'gradient == "right" or self.kl_in == "loss"', "True",
+         f"{VALUE}[kl_gradient = 'own']", RAISE),
+        ("PolicyGradientConfig._check_kl", 'gradient == "right" or self.kl_estimator != "k1"',
+         "True", REFUSED, RAISE),
+    ]),
+    *mutants("stages/policy_gradient.py", "stages/test_policy_gradient_config.py", [
+        ("PolicyGradient.__post_init__", "self.value is None or self.advantage.critic", "True",
+         REFUSED, RAISE),
+    ]),
+)  # fmt: skip
+
+MUTANTS = ADVANTAGES + SURROGATES + WIRES + ESTIMATORS + LOSS + CARRIED + SETTINGS

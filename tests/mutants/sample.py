@@ -43,6 +43,7 @@ TIMEOUT = 400  # seconds; one that takes longer counts as killed
 # Of each module the tests that are about it, those first that notice most.
 TESTS = {
     "objectives/advantages.py": ("objectives/test_advantages.py", "objectives/test_rlax.py"),
+    "objectives/estimator.py": ("objectives/test_estimator.py",),
     "objectives/kl.py": ("objectives/test_kl.py",),
     "objectives/likelihood.py": ("objectives/test_likelihood.py",),
     "objectives/preferences.py": ("objectives/test_preferences.py",),
@@ -57,14 +58,24 @@ TESTS = {
     "stages/facts.py": ("stages/test_facts.py",),
     "stages/feeds.py": ("test_feeds.py", "test_randomness.py"),
     "stages/one_model.py": ("stages/test_stages.py", "stages/test_trained_parts.py"),
-    "stages/ppo.py": (
-        "stages/test_ppo_experience.py", "stages/test_ppo_losses.py", "stages/test_ppo_update.py",
-        "stages/test_sick.py", "stages/test_trained_parts.py",
+    "stages/experience.py": (
+        "stages/test_experience.py", "stages/test_policy_terms.py", "stages/test_iteration.py",
+        "stages/test_wires.py",
     ),
-    "stages/ppo_config.py": ("stages/test_ppo_config.py",),
-    "stages/ppo_stage.py": (
-        "stages/test_stages.py", "runs/test_stages_fit.py", "stages/test_ppo_stage.py",
-        "stages/test_trained_parts.py", "test_feeds.py",
+    "stages/iteration.py": (
+        "stages/test_iteration.py", "stages/test_experience.py", "stages/test_policy_update.py",
+        "stages/test_wires.py",
+    ),
+    "stages/policy_gradient_config.py": ("stages/test_policy_gradient_config.py",),
+    "stages/policy_update.py": (
+        "stages/test_policy_losses.py", "stages/test_policy_terms.py",
+        "stages/test_policy_update.py", "stages/test_sick.py", "stages/test_trained_parts.py",
+        "stages/test_critics.py",
+    ),
+    "stages/presets.py": ("stages/test_presets.py",),
+    "stages/policy_gradient.py": (
+        "stages/test_stages.py", "runs/test_stages_fit.py", "stages/test_policy_gradient.py",
+        "stages/test_trained_parts.py", "stages/test_critics.py", "test_feeds.py",
     ),
     "stages/pretrain.py": ("stages/test_stages.py", "runs/test_stages_fit.py"),
     "stages/rankings.py": (
@@ -82,7 +93,7 @@ TESTS = {
     ),
     "stages/stage.py": ("stages/test_stages.py", "plan/test_same_programs.py"),
     "stages/supervised.py": (
-        "stages/test_supervised.py", "stages/test_ppo_losses.py", "stages/test_sick.py",
+        "stages/test_supervised.py", "stages/test_policy_losses.py", "stages/test_sick.py",
     ),
 }  # fmt: skip
 

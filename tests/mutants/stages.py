@@ -80,18 +80,24 @@ DPO = mutants(
 )  # fmt: skip
 
 PPO_LOSSES = mutants(
-    "stages/ppo.py",
-    "stages/test_ppo_losses.py",
+    "stages/experience.py",
+    "stages/test_policy_losses.py",
     [
         ("response_states", "last=length + 1)[:, :-1]", "last=length)",
          "test_value_loss_and_its_gradient_equal_loops_over_values[0.2]"),
-        ("policy_loss", "ppo_clip(log_probs, batch.log_probs, batch.advantages, config.clip)",
-         "ppo_clip(log_probs, batch.log_probs, batch.advantages, 2 * config.clip)",
+    ],
+) + mutants(
+    "stages/policy_update.py",
+    "stages/test_policy_losses.py",
+    [
+        ("policy_loss", "config.surrogate(*compared, state.surrogate)",
+         "dataclasses.replace(config.surrogate, clip=0.4)(*compared)",
          "test_policy_loss_and_its_gradient_equal_loops_over_logits"),
-        ("policy_loss", "ppo_clip(log_probs, batch.log_probs, batch.advantages, config.clip)",
-         "ppo_clip(log_probs, jax.lax.stop_gradient(log_probs), batch.advantages, config.clip)",
+        ("policy_loss", "compared = log_probs, batch.log_probs,",
+         "compared = log_probs, jax.lax.stop_gradient(log_probs),",
          "test_policy_loss_and_its_gradient_equal_loops_over_logits"),
-        ("policy_loss", "WeightedMean.of(values, batch.mask)", "WeightedMean.of(values)",
+        ("policy_loss", "WeightedMean.of(losses, *aggregation_weights(batch.mask, *aggregated))",
+         "WeightedMean.of(losses)",
          "test_policy_loss_and_its_gradient_equal_loops_over_logits"),
         ("policy_loss", "config.response_length, config.temperature",
          "config.response_length, 1.0",
@@ -102,58 +108,62 @@ PPO_LOSSES = mutants(
 )  # fmt: skip
 
 PPO_EXPERIENCE = mutants(
-    "stages/ppo.py",
-    "stages/test_ppo_experience.py",
+    "stages/experience.py",
+    "stages/test_experience.py",
     [
-        ("make_experience", "log_probs(reference, frozen.reference)",
-         "log_probs(reference, state.policy)",
+        ("Experiences._evaluate", "log_probs(self.shapes.reference, frozen.reference)",
+         "log_probs(self.shapes.reference, params.policy)",
          f"{EXPERIENCE}[plain]"),
-        ("make_experience", "score.scores(state.value, states)",
-         "score.scores(frozen.reward, states)",
+        ("Experiences.fresh", "self._values(params, *rows[:2])",
+         "self._values(params._replace(value=frozen.scorers['reward']), *rows[:2])",
          f"{EXPERIENCE}[plain]"),
-        ("make_experience", "segments, length, config.temperature", "segments, length, 1.0",
+        ("Experiences._evaluate", "self.config.temperature", "1.0",
          f"{EXPERIENCE}[plain]"),
-        ("make_experience", "if config.whiten_rewards", "if config.whiten_advantages",
+        ("Experiences._experience", "if config.whiten_rewards", "if config.whiten_advantages",
          f"{EXPERIENCE}[plain]"),
-        ("make_experience", "config.discount, config.gae_lambda", "1.0, config.gae_lambda",
+        ("Experiences._experience", "shift_mean=False", "shift_mean=True",
          f"{EXPERIENCE}[other]"),
-        ("make_experience", "config.discount, config.gae_lambda", "config.discount, 0.95",
+        ("Experiences._experience", "if config.whiten_advantages", "if True",
          f"{EXPERIENCE}[other]"),
-        ("make_experience", "shift_mean=False", "shift_mean=True",
+        ("Experiences._experience", '"score": sampled.scores.mean()', '"score": rewards.mean()',
+         f"{EXPERIENCE}[plain]"),
+        ("Experiences._experience", "log_ratio.sum(axis=1).mean()", "log_ratio.mean()",
+         f"{EXPERIENCE}[plain]"),
+        ("Experiences._experience", "-masked_mean(", "masked_mean(",
+         f"{EXPERIENCE}[plain]"),
+    ],
+) + mutants(
+    "objectives/estimator.py",
+    "stages/test_experience.py",
+    [
+        ("GAE.__call__", "self.discount, self.lam", "1.0, self.lam", f"{EXPERIENCE}[other]"),
+        ("GAE.__call__", "self.discount, self.lam", "self.discount, 0.95",
          f"{EXPERIENCE}[other]"),
-        ("make_experience", "if config.whiten_advantages", "if True",
-         f"{EXPERIENCE}[other]"),
-        ("make_experience", '"score": scores.mean()', '"score": rewards.mean()',
-         f"{EXPERIENCE}[plain]"),
-        ("make_experience", "log_ratio.sum(axis=1).mean()", "log_ratio.mean()",
-         f"{EXPERIENCE}[plain]"),
-        ("make_experience", "-masked_mean(log_probs, mask)", "masked_mean(log_probs, mask)",
-         f"{EXPERIENCE}[plain]"),
     ],
 )  # fmt: skip
 
 PPO_UPDATE = mutants(
-    "stages/ppo.py",
-    "stages/test_ppo_update.py",
+    "stages/policy_update.py",
+    "stages/test_policy_update.py",
     [
         ("initial_state", "else copy(policy)", "else copy(jax.tree.map(jnp.zeros_like, policy))",
          START),
-        ("optimizers", "make_optimizer(config.value_optimizer, steps)",
+        ("optimizers", "make_optimizer(value, steps)",
          "make_optimizer(config.policy_optimizer, steps)",
          "test_policy_and_value_function_have_an_optimizer_each"),
         ("make_update", "jax.random.fold_in(state.key, state.step), 1)", "state.key, 1)",
          LOOP),
         ("make_update", "x.sum(axis=0), told", "x[0], told",
          LOOP),
-        ("make_minibatch_update", "ok & ~empty[1]", "ok",
+        ("make_minibatch_update", "ok & (of_episodes != 0)", "ok",
          SICK + "test_minibatches_of_ppo_without_a_token_change_nothing[True]"),
         ("make_minibatch_update", 'ptx_loss, fixed["policy"], state.policy, text',
          'ptx_loss, fixed["policy"], state.ema, text', LOOP),
-        ("make_update", "kl, config.batch_size)", "kl, 2 * config.batch_size)",
+        ("make_update", "moved.kl, config.batch_size)", "moved.kl, 2 * config.batch_size)",
          "test_the_controller_s_coefficient_moves_in_the_state_by_ziegler_s_formula"),
-        ("make_update", "keep_if(jnp.isfinite(kl), kl_coefficient, state.kl_coefficient)",
-         "kl_coefficient", SICK + "test_where_all_are_sick_nothing_moves_but_the_step"),
-        ("make_minibatch_update", "ok & ~empty[0]", "~empty[0]",
+        ("make_update", "keep_if(jnp.isfinite(moved.kl), carried, before)",
+         "carried", SICK + "test_where_all_are_sick_nothing_moves_but_the_step"),
+        ("make_minibatch_update", "ok & ~empty, new", "~empty, new",
          SICK + "test_a_minibatch_of_ppo_is_left_out_alone"),
     ],
 )  # fmt: skip
@@ -181,27 +191,31 @@ TRAINED_PARTS = (
     *mutants("stages/supervised.py", PARTS, [
         ("make_update", "parts.merge(fixed, trained)", "trained", f"{ONE}[base]", NO_PART),
     ]),
-    *mutants("stages/ppo.py", PARTS, [
+    *mutants("stages/policy_update.py", PARTS, [
         ("initial_state", "parts.split(policy, config.train_policy).trained", "policy",
          f"{ITERATION}[both]"),
         ("initial_state", "config.train_value", "config.train_policy", f"{ITERATION}[both]",
          NO_PART),
-        ("frozen_of", "reward), config.train_value", "reward), config.train_policy",
+        ("frozen_of", "config.train_value", "config.train_policy",
          f"{ITERATION}[both]", NO_PART),
-        ("frozen_of", "value_at_start(config, reward)", "reward",
+        ("frozen_of", "value_at_start(config, policy, scorer)", "scorer",
          "test_a_value_head_of_zeros_that_is_not_trained_stays_one"),
-        ("make_iteration", 'parts.merge(frozen.fixed["policy"], state.policy)', "state.policy",
-         f"{ITERATION}[both]", NO_PART),
-        ("make_experience", "state = whole(state, frozen.fixed)", "", f"{ITERATION}[value]",
-         NO_PART),
-        ("make_minibatch_update", 'losses[1], fixed["value"]', 'losses[1], fixed["policy"]',
+        ("make_minibatch_update", 'of_values, fixed["value"]', 'of_values, fixed["policy"]',
          f"{ITERATION}[value]", NO_PART),
     ]),
-    *mutants("stages/ppo_stage.py", PARTS, [
-        ("PPO.task", 'parts.merge(frozen.fixed["policy"], trained)', "trained",
+    *mutants("stages/iteration.py", PARTS, [
+        ("Iteration._draw", 'parts.merge(self.frozen.fixed["policy"], state.policy)',
+         "state.policy", f"{ITERATION}[both]", NO_PART),
+    ]),
+    *mutants("stages/experience.py", PARTS, [
+        ("Experiences.fresh", "whole(state, frozen.fixed)", "state", f"{ITERATION}[value]",
+         NO_PART),
+    ]),
+    *mutants("stages/policy_gradient.py", PARTS, [
+        ("PolicyGradient.task", 'parts.merge(frozen.fixed["policy"], trained)', "trained",
          f"{ITERATION}[both]"),
-        ("PPO.check_shapes", '(build.shapes["reward"]), self.train_value',
-         '(build.shapes["reward"]), self.train_policy', f"{UNKNOWN}[value]"),
+        ("PolicyGradient.check_shapes", "parts.split(shapes, self.train_value,",
+         "parts.split(shapes, self.train_policy,", f"{UNKNOWN}[value]"),
     ]),
 )  # fmt: skip
 
@@ -212,7 +226,7 @@ STARTS = "test_each_stage_starts_from_the_model_that_it_names"
 DIVIDED = "test_rankings_are_divided_as_the_stage_says"
 MORE = "test_more_micro_batches_are_the_next_divisor_with_a_row_for_each_group"
 NORMALISED = "test_scores_of_demonstrations_are_normalised_at_the_end_or_before_training_too"
-PPO_SHAPES = "stages/test_ppo_stage.py::"
+PPO_SHAPES = "stages/test_policy_gradient.py::"
 STAGES = (
     *mutants("stages/one_model.py", STAGE, [
         ("OneModelStage.training", "self.epochs * batches.steps_per_epoch",
@@ -258,21 +272,22 @@ STAGES = (
         ("DirectPreference.programs", "model, self.divide_by)", "model)",
          f"{DIVIDED}[untied_pairs-dpo]"),
     ]),
-    *mutants("stages/ppo_stage.py", STAGE, [
-        ("PPO.needs", "self.reference or self.start", "self.start",
+    *mutants("stages/policy_gradient.py", STAGE, [
+        ("PolicyGradient.needs", "self.reference or self.start", "self.start",
          "test_what_each_stage_reads_and_ends_with"),
-        ("PPO.task", 'inputs.model("reference")', 'inputs.model("start")',
+        ("PolicyGradient.task", 'inputs.model("reference")', 'inputs.model("start")',
          PPO_SHAPES + "test_the_kl_is_to_the_reference_that_is_named", "AssertionError|.*Error"),
-        ("PPO.task", 'policy, reward, inputs.key("training")', 'policy, reward, inputs.key("text")',
+        ("PolicyGradient.task", 'policy, scorer, inputs.key("training")',
+         'policy, scorer, inputs.key("text")',
          PPO_SHAPES + "test_the_kl_is_to_the_reference_that_is_named"),
-        ("PPO.batches", "steps * self.micro_batches", "self.micro_batches",
+        ("PolicyGradient.batches", "steps * self.micro_batches", "self.micro_batches",
          "test_batches_that_have_to_fit_the_devices"),
-        ("PPO.batches", "steps * self.text_pieces", "self.text_pieces",
+        ("PolicyGradient.batches", "steps * self.text_pieces", "self.text_pieces",
          "test_batches_that_have_to_fit_the_devices"),
-        ("PPO.with_micro_batches", "rows * self.ptx_ratio // groups", "rows // groups",
+        ("PolicyGradient.with_micro_batches", "rows * self.ptx_ratio // groups", "rows // groups",
          "test_more_micro_batches_of_ppo"),
-        ("PPO.with_micro_batches", "self.batch_size // self.minibatches", "self.batch_size",
-         "test_more_micro_batches_of_ppo"),
+        ("PolicyGradient.with_micro_batches", "self.batch_size // self.minibatches",
+         "self.batch_size", "test_more_micro_batches_of_ppo"),
     ]),
 )  # fmt: skip
 

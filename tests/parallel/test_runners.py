@@ -15,9 +15,10 @@ from rlhf_jax.objectives.reductions import WeightedMean
 from rlhf_jax.parallel.config import ParallelConfig
 from rlhf_jax.parallel.layout import MeshShape
 from rlhf_jax.parallel.runner import JitRunner, layout_of, make_runner
-from rlhf_jax.stages import ppo, supervised
+from rlhf_jax.rewards.learned import LearnedReward
+from rlhf_jax.stages import policy_update, presets, supervised
 from rlhf_jax.stages.dpo import DirectPreference
-from rlhf_jax.stages.ppo_stage import PPO
+from rlhf_jax.stages.policy_gradient import PolicyGradient
 from rlhf_jax.stages.reward_model import RewardModel
 from rlhf_jax.stages.sft import SFT
 from rlhf_jax.stages.stage import Build
@@ -111,33 +112,56 @@ def trained(runner, stage, params, batch, prepare=lambda batch: batch):
 
 def ppo_ptx(runner, micro_batches):
     """An iteration of two minibatches; the tokens that were sampled, too."""
-    stage = PPO(
+    stage = PolicyGradient(
         RATE, RATE, iterations=4, batch_size=2 * ROWS, minibatches=2, prompt_length=6,
         response_length=6, temperature=0.7, ema_decay=0.9, whiten_rewards=True, ptx_ratio=1,
         ptx_coefficient=2.0, ptx_length=LENGTH, micro_batches=micro_batches,
-        rollout_micro_batches=micro_batches, start="sft", reward="reward",
+        rollout_micro_batches=micro_batches, start="sft", rewards=(LearnedReward("reward"),),
     )  # fmt: skip
     compiled = programs(runner, stage)
-    initial = lambda policy, value, key: ppo.initial_state(stage, policy, value, key)
+    initial = lambda policy, value, key: policy_update.initial_state(stage, policy, value, key)
     state = runner.create(initial, policy(), scorer(), KEY)
     reference, reward = runner.state(policy(3)), runner.state(scorer())
-    frozen = ppo.frozen_of(stage, state.policy, reference, reward)
+    frozen = tiny.frozen_of(stage, state.policy, reference, reward)
     prompts = [list(ids) for ids in (tiny.PROMPTS * 8)]
     tokens, segments = tiny.left_padded(prompts, 6)
     prompts = runner.rows({"tokens": tokens, "segments": segments}, 2 * ROWS)
     text = runner.rows(tiny.text_batch(2 * ROWS), 2 * ROWS)
     rollout = compiled["rollout"](state.policy, KEY, prompts)
     sampled = np.asarray(rollout.tokens).reshape(2 * ROWS, -1)
-    experience, metrics = compiled["experience"](state, frozen, prompts, rollout)
-    state, told = compiled["update"](state, experience, metrics["kl"], text, frozen.fixed)
+    experience, moved, metrics = compiled["experience"](state, frozen, prompts, rollout, {})
+    state, told = compiled["update"](state, experience, moved, text, frozen.fixed)
     return (state.policy, state.value, state.ema), metrics | told, sampled
 
 
-STAGES = {"sft": sft, "reward": reward, "dpo": preference, "ppo_ptx": ppo_ptx}
+def grouped(runner, micro_batches):
+    """An iteration without a value network, of groups that lie on several devices."""
+    stage = presets.grpo(
+        policy_optimizer=RATE, iterations=4, batch_size=2 * ROWS, group=ROWS, minibatches=2,
+        prompt_length=6, response_length=6, temperature=0.7, micro_batches=micro_batches,
+        entropy_coefficient=0.1, start="sft", rewards=(LearnedReward("reward"),),
+    )  # fmt: skip
+    compiled = programs(runner, stage)
+    initial = lambda policy, key: policy_update.initial_state(stage, policy, None, key)
+    state = runner.create(initial, policy(), KEY)
+    scorers = {"reward": runner.state(scorer())}
+    frozen = policy_update.frozen_of(stage, state.policy, runner.state(policy(3)), scorers, None)
+    tokens, segments = tiny.left_padded([list(ids) for ids in tiny.PROMPTS * 8], 6)
+    prompts = runner.rows({"tokens": tokens, "segments": segments}, 2 * ROWS)
+    rollout = compiled["rollout"](state.policy, KEY, prompts)
+    sampled = np.asarray(rollout.tokens).reshape(2 * ROWS, -1)
+    found, moved, metrics = compiled["experience"](state, frozen, prompts, rollout, {})
+    advantages = np.asarray(found.advantages).reshape(2, -1)
+    assert np.abs(advantages).max() > 0.1  # each group beside its own mean
+    state, told = compiled["update"](state, found, moved, None, frozen.fixed)
+    return (state.policy, found.advantages, state.ema), metrics | told, sampled
+
+
+STAGES = {"sft": sft, "reward": reward, "dpo": preference, "ppo_ptx": ppo_ptx, "grouped": grouped}
 alone = functools.cache(lambda stage: STAGES[stage](ALONE, 1))
 # Every layout and every stage once here; all pairs, and all micro-batches, where there is time.
 QUICK = [("sft", "2x2x2", 2), ("reward", "pmap", 2), ("dpo", "8x1x1", 4), ("reward", "1x1x8", 1),
-         ("ppo_ptx", "pmap", 1), ("ppo_ptx", "2x2x2", 2)]  # fmt: skip
+         ("ppo_ptx", "pmap", 1), ("ppo_ptx", "2x2x2", 2), ("grouped", "pmap", 2)]  # fmt: skip
 ALL = [(stage, layout, n) for stage in STAGES for layout in LAYOUTS for n in (1, 2, 4)]
 CASES = QUICK + [pytest.param(*c, marks=pytest.mark.slow) for c in ALL if c not in QUICK]
 

@@ -11,7 +11,8 @@ import pytest
 from rlhf_jax.objectives.kl import AdaptiveController
 from rlhf_jax.objectives.reductions import WeightedMean
 from rlhf_jax.objectives.reward_models import ranked_accuracy, ranked_loss
-from rlhf_jax.stages import ppo, supervised
+from rlhf_jax.stages import policy_update, supervised
+from rlhf_jax.stages.experience import Experience, Moved
 from rlhf_jax.stages.pretrain import Pretrain
 from rlhf_jax.training.optimizer import OptimizerConfig
 from tests.stages import tiny
@@ -115,7 +116,7 @@ def test_minibatches_of_ppo_without_a_token_change_nothing(of_text):
     experience = experience._replace(mask=jnp.zeros_like(experience.mask))
     if not of_text:
         text["weights"] = np.zeros_like(text["weights"])
-    state, metrics = compiled_ppo()(state, experience, jnp.float32(0.3), text)
+    state, metrics = compiled_ppo()(state, experience, Moved(jnp.float32(0.3), None), text)
     same = [bits(getattr(state, name)) == old for name, old in zip(names, before, strict=True)]
     assert same == [not of_text, not of_text, True, True]
     assert metrics["empty_steps"] == (0 if of_text else PPO.epochs * PPO.minibatches)
@@ -126,7 +127,8 @@ def test_minibatches_of_ppo_without_a_token_change_nothing(of_text):
 
 
 def ppo_inputs(sick_rows=()):
-    state = ppo.initial_state(PPO, tiny.policy_params(1), tiny.score_params(2), jax.random.key(3))
+    networks = tiny.policy_params(1), tiny.score_params(2)
+    state = policy_update.initial_state(PPO, *networks, jax.random.key(3))
     tokens, segments = tiny.left_padded(
         [p + r for p, r in zip(tiny.PROMPTS, tiny.RESPONSES, strict=True)], 12
     )
@@ -135,18 +137,19 @@ def ppo_inputs(sick_rows=()):
     advantages[list(sick_rows)] = np.nan
     small = lambda: rng.normal(size=shape).astype(np.float32)
     ones = np.ones(shape, np.float32)
-    found = ppo.Experience(tokens, segments, ones, -np.abs(small()), small(), advantages, small())
+    old, values, returns = -np.abs(small()), small(), small()
+    found = Experience(tokens, segments, ones, old, None, values, advantages, returns)
     return state, jax.tree.map(jnp.asarray, found), tiny.text_batch()
 
 
 @functools.cache
 def compiled_ppo():
-    return jax.jit(ppo.make_update(PPO, tiny.MODEL))
+    return jax.jit(policy_update.make_update(PPO, tiny.SHAPES))
 
 
 def ppo_update(kl=0.3, sick_rows=(), compiled=compiled_ppo):
     state, experience, text = ppo_inputs(sick_rows)
-    return compiled()(state, experience, jnp.float32(kl), text)
+    return compiled()(state, experience, Moved(jnp.float32(kl), None), text)
 
 
 @pytest.mark.slow
@@ -154,7 +157,7 @@ def test_a_healthy_ppo_update_has_the_bits_of_one_without_the_guard(unguarded):
     guarded = ppo_update()
     assert guarded[1]["skipped_steps"] == 0
     fresh = compiled_ppo.__wrapped__
-    assert bits(guarded) == bits(unguarded(ppo, lambda: ppo_update(compiled=fresh)))
+    assert bits(guarded) == bits(unguarded(policy_update, lambda: ppo_update(compiled=fresh)))
 
 
 def test_a_minibatch_of_ppo_is_left_out_alone():
@@ -177,10 +180,10 @@ def slope(values_of):
     """A loss whose gradient is the mean of a batch's values: 1 for ones, so that every Adam update
     is the learning rate itself."""
 
-    def loss(params, batch, key=None):
+    def loss(params, batch, key_or_state=None):
         values = values_of(batch)
         mean = WeightedMean(params["w"] * values.sum(), jnp.asarray(len(values), jnp.float32))
-        return mean, {"loss": mean}
+        return mean, {"loss": mean, "approximate_kl": mean}
 
     return loss
 
@@ -203,18 +206,18 @@ def test_after_a_sick_supervised_step_the_logged_rate_is_the_applied_rate():
 def test_after_a_sick_minibatch_of_ppo_the_logged_rate_is_the_applied_rate(monkeypatch):
     """Two minibatches an iteration; what is logged is the rate of the first."""
     for name in ("policy_loss", "value_loss"):
-        monkeypatch.setattr(ppo, name, lambda *_: slope(lambda batch: batch.advantages))
+        monkeypatch.setattr(policy_update, name, lambda *_: slope(lambda batch: batch.advantages))
     config = tiny.ppo_config(policy_optimizer=FALLING, value_optimizer=FALLING, epochs=1)
-    update = jax.jit(ppo.make_update(config, tiny.MODEL))
-    state = ppo.initial_state(config, ONE_WEIGHT(), ONE_WEIGHT(), jax.random.key(0))
+    update = jax.jit(policy_update.make_update(config, tiny.SHAPES))
+    state = policy_update.initial_state(config, ONE_WEIGHT(), ONE_WEIGHT(), jax.random.key(0))
     rate = lambda applied: 1e-2 * (1 - applied / 8)
     applied = 0
     for sick in (False, True, False):
-        experience = ppo.Experience(*[jnp.ones((8, 1))] * 7)
+        experience = Experience(*[jnp.ones((8, 1))] * 8)
         if sick:
             experience = experience._replace(advantages=jnp.ones((8, 1)).at[5].set(np.nan))
         before = state.policy["w"], state.value["w"]
-        state, metrics = update(state, experience, jnp.float32(0.5), None)
+        state, metrics = update(state, experience, Moved(jnp.float32(0.5), None), None)
         steps = 2 - sick
         assert metrics["skipped_steps"] == sick
         np.testing.assert_allclose(metrics["learning_rate"], rate(applied), rtol=1e-5)

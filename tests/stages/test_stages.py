@@ -103,8 +103,9 @@ def test_what_each_stage_reads_and_ends_with():
         "feedback": {"policy": policy("sft")},
         "reward": {"start": policy("sft"), "rankings": Need("feedback", "rankings")},
         "dpo": {"start": policy("sft")},  # its rankings are the data source's
-        "ppo": {"start": policy("sft"), "reference": policy("sft"), "reward": scorer("reward")},
-    }
+        "ppo": {"start": policy("sft"), "reference": policy("sft"),
+                "rewards reward": scorer("reward"), "value": scorer("reward")},
+    }  # fmt: skip
     assert {name: stage.needs() for name, stage in STAGES.items()} == reads
     assert changed("ppo", reference="base").needs() == reads["ppo"] | {"reference": policy("base")}
     ends = {name: stage.ends for name, stage in STAGES.items()}

@@ -10,9 +10,10 @@ import pytest
 from rlhf_jax.data.records import Demonstration, Prompt, Ranking, Text
 from rlhf_jax.errors import ConfigError
 from rlhf_jax.models import score
-from rlhf_jax.stages import dpo, ppo, supervised
+from rlhf_jax.stages import dpo, policy_update, supervised
 from rlhf_jax.stages.dpo import DirectPreference
-from rlhf_jax.stages.ppo_stage import PPO
+from rlhf_jax.stages.experience import whole as whole_of
+from rlhf_jax.stages.policy_gradient import PolicyGradient
 from rlhf_jax.stages.pretrain import Pretrain
 from rlhf_jax.stages.reward_model import RewardModel, reward_loss
 from rlhf_jax.stages.sft import SFT
@@ -176,7 +177,7 @@ STAGES = {
 VALUE_RATE = OptimizerConfig(learning_rate=2e-2, epsilon=0.2, max_grad_norm=0.5)
 
 
-def ppo_stage(**changes) -> PPO:
+def ppo_stage(**changes) -> PolicyGradient:
     """One update an iteration."""
     return tiny.ppo_config(
         policy_optimizer=RATE, value_optimizer=VALUE_RATE, minibatches=1, epochs=1,
@@ -203,9 +204,10 @@ def experience():
     batch = next(task.batches)
     prompts = {name: batch["prompts"][name] for name in ("tokens", "segments")}
     key = jax.random.fold_in(jax.random.fold_in(task.state.key, 0), 0)
-    rollout = programs.rollout(MODELS["sft"], key, prompts)
-    frozen = ppo.frozen_of(stage, MODELS["sft"], MODELS["base"], MODELS["reward"])
-    return batch, *programs.experience(task.state, frozen, prompts, rollout)
+    rollout = programs["rollout"](MODELS["sft"], key, prompts)
+    frozen = tiny.frozen_of(stage, MODELS["sft"], MODELS["base"], MODELS["reward"])
+    found, _, metrics = programs["experience"](task.state, frozen, prompts, rollout, {})
+    return batch, found, metrics
 
 
 PARTS = {
@@ -232,8 +234,10 @@ def test_an_iteration_of_ppo_ptx(case):
     for path, array in leaves(start).items():
         np.testing.assert_array_equal(array, leaves(policy)[path])
     adam = Adam(RATE, {path: x for path, x in leaves(policy).items() if of_policy(path)})
+    loss = policy_update.policy_loss(stage, tiny.MODEL)
+    of_policy_loss = lambda params, batch: loss(params, batch, tiny.state_of(stage))
     gradients = [
-        gradient_at(ppo.policy_loss(stage, tiny.MODEL), policy, episodes),
+        gradient_at(of_policy_loss, policy, episodes),
         gradient_at(supervised.likelihood_loss(tiny.MODEL), policy, batch["text"]),
     ]
     adam.step({path: g + 2.0 * gradients[1][path] for path, g in gradients[0].items()})
@@ -241,7 +245,8 @@ def test_an_iteration_of_ppo_ptx(case):
     np.testing.assert_allclose(metrics["policy_grad_norm"], of_trained(gradients[0]), rtol=1e-4)
     np.testing.assert_allclose(metrics["ptx_grad_norm"], of_trained(gradients[1]), rtol=1e-4)
     value_adam = Adam(VALUE_RATE, {p: x for p, x in leaves(value).items() if of_value(p)})
-    norm = value_adam.step(gradient_at(ppo.value_loss(stage, tiny.MODEL), value, episodes))
+    of_value_loss = policy_update.value_loss(stage, tiny.MODEL)
+    norm = value_adam.step(gradient_at(of_value_loss, value, episodes))
     np.testing.assert_allclose(metrics["value_grad_norm"], norm, rtol=1e-4)
     for tree, optimizer, oracle, whole in (
         (state.policy, state.policy_opt, adam, policy),
@@ -262,11 +267,11 @@ def test_an_iteration_of_ppo_ptx(case):
 def test_a_value_head_of_zeros_that_is_not_trained_stays_one():
     config = tiny.ppo_config(zero_value_head=True, train_value=("blocks",))
     policy, reward = MODELS["sft"], MODELS["reward"]
-    frozen = ppo.frozen_of(config, policy, MODELS["base"], reward)
-    state = ppo.initial_state(config, policy, reward, jax.random.key(0))
-    value, states = ppo.whole(state, frozen.fixed).value, np.ones((3, 16), np.float32)
+    frozen = tiny.frozen_of(config, policy, MODELS["base"], reward)
+    state = policy_update.initial_state(config, policy, reward, jax.random.key(0))
+    value, states = whole_of(state, frozen.fixed).value, np.ones((3, 16), np.float32)
     np.testing.assert_array_equal(score.scores(value, states), 0)
     for path, array in leaves(value).items():
         if not path.startswith("score/"):
             np.testing.assert_array_equal(array, leaves(reward)[path])
-    assert frozen.reward is reward  # which scores with its own head
+    assert frozen.scorers["reward"] is reward  # which scores with its own head

@@ -10,8 +10,12 @@ from rlhf_jax.models import score, transformer
 from rlhf_jax.models.config import TransformerConfig
 from rlhf_jax.parallel.layout import MeshShape
 from rlhf_jax.parallel.runner import JitRunner, layout_of
-
-from rlhf_jax.stages.policy_gradient import PolicyGradient as PPO
+from rlhf_jax.rewards.learned import LearnedReward
+from rlhf_jax.stages import policy_update
+from rlhf_jax.stages.experience import Frozen, Shapes, State
+from rlhf_jax.stages.feeds import Prompted
+from rlhf_jax.stages.iteration import Host, Iteration
+from rlhf_jax.stages.policy_gradient import PolicyGradient
 from rlhf_jax.stages.stage import Build, Stage
 from rlhf_jax.training.optimizer import OptimizerConfig
 
@@ -25,6 +29,7 @@ PROMPTS = ([1, 7, 9], [1, 30, 31, 32, 33, 34], [1], [1, 5, 5, 5], [1, 8], [1, 39
 RESPONSES = ([11, 12, EOS], [5, 6, 7, 8, 9, 10], [EOS], [20, 21, 22, 23, 24, EOS],
              [30, EOS], [7, 7, 7, 7], [9, 3, EOS], [38, 37, 36, 35, EOS])  # fmt: skip
 RESPONSE = 6
+SHAPES = Shapes(MODEL, MODEL, MODEL, {"reward": MODEL})
 
 
 def noisy(params, seed):
@@ -43,13 +48,13 @@ def score_params(seed=0, model=MODEL):
     return noisy(score.with_score_head(transformer.init(model, key), key), seed)
 
 
-def ppo_config(**changes) -> PPO:
+def ppo_config(**changes) -> PolicyGradient:
     """Batches of 8 episodes, at a temperature that shows wherever it is forgotten."""
     rate = OptimizerConfig(learning_rate=1e-2, epsilon=0.1)  # smooth where gradients are tiny
-    config = PPO(
+    config = PolicyGradient(
         rate, rate, iterations=4, batch_size=8, minibatches=2, epochs=2, prompt_length=6,
         response_length=RESPONSE, temperature=0.7, ema_decay=0.9, ptx_ratio=1, ptx_length=8,
-        start="sft", reward="reward",
+        start="sft", rewards=(LearnedReward("reward"),),
     )  # fmt: skip
     return dataclasses.replace(config, **changes)
 
@@ -65,8 +70,28 @@ def programs_of(stage: Stage, steps: int, runner=None, model=MODEL, **shapes) ->
     return {name: made.compile(runner) for name, made in stage.programs(build, steps).items()}
 
 
-def ppo_programs(config: PPO, runner=None, model=MODEL, **shapes) -> dict:
-    return ppo.Programs(**programs_of(config, config.iterations, runner, model, **shapes))
+def ppo_programs(config: PolicyGradient, runner=None, model=MODEL, **shapes) -> dict:
+    return programs_of(config, config.iterations, runner, model, **shapes)
+
+
+def frozen_of(config: PolicyGradient, policy, reference, reward) -> Frozen:
+    """The reward model is the scorer that the value function starts from."""
+    return policy_update.frozen_of(config, policy, reference, {"reward": reward}, reward)
+
+
+def state_of(config: PolicyGradient, policy=None, value=None, **parts) -> State:
+    """Before the first iteration, without optimizers and average."""
+    carried = {part: getattr(config, part).init() for part in ("advantage", "surrogate")}
+    state = State(np.int32(0), policy, value, None, None, None, config.kl.init(), **carried,
+                  queue=None, key=None)  # fmt: skip
+    return state._replace(**parts)
+
+
+def iteration(config: PolicyGradient, programs: dict, frozen: Frozen) -> Iteration:
+    """On one device, of a reward without functions on the host."""
+    rows = {"prompts": config.batch_size, "text": config.batch_size * config.ptx_ratio}
+    batches, host = Prompted(one_device(), {}, rows), Host(lambda *_: {}, None, None)
+    return Iteration(config, programs, frozen, batches, host, MODEL.compute_dtype)
 
 
 def left_padded(rows, length):
@@ -86,6 +111,11 @@ def right_padded(rows, length):
 def prompt_batch(length=6):
     tokens, segments = left_padded(PROMPTS, length)
     return {"tokens": tokens, "segments": segments}
+
+
+def asked_batch():
+    """As a step gets them: prompts with their places."""
+    return {"prompts": prompt_batch() | {"index": np.arange(len(PROMPTS), dtype=np.int32)}}
 
 
 def text_batch(rows=8, length=8, seed=0):

@@ -8,7 +8,8 @@ import pytest
 from rlhf_jax.errors import ConfigError
 from rlhf_jax.generation.decode import Rollout
 from rlhf_jax.generation.ending import Ending
-from rlhf_jax.stages import dpo, ppo
+from rlhf_jax.stages import dpo, policy_update
+from rlhf_jax.stages.experience import Experiences
 from rlhf_jax.stages.reward_model import RewardModel
 from rlhf_jax.training.optimizer import OptimizerConfig
 from tests.stages import tiny
@@ -22,12 +23,13 @@ def test_each_rollout_draws_from_a_key_of_its_own():
     def rollout(policy, key, prompts):
         drawn.append(jax.random.key_data(key).tolist())
 
-    experience = lambda *_: (None, {"sick_rows": 1, "kl": 0.0})
-    programs = ppo.Programs(rollout, experience, lambda state, *_: (state._replace(step=7), {}))
-    step = ppo.make_iteration(programs, ppo.frozen_of(config, policy, policy, value), "float32")
+    experience = lambda *_: (None, None, {"sick_rows": 1})
+    update = lambda state, *_: (state._replace(step=7), {})
+    programs = {"rollout": rollout, "experience": experience, "update": update}
+    step = tiny.iteration(config, programs, tiny.frozen_of(config, policy, policy, value))
     key = jax.random.key(3)
-    state = ppo.initial_state(config, policy, value, key)
-    batch = {"prompts": tiny.prompt_batch()}
+    state = policy_update.initial_state(config, policy, value, key)
+    batch = tiny.asked_batch()
     step(step(state, batch)[0], batch)
     of = lambda number, use: jax.random.fold_in(jax.random.fold_in(key, number), use)
     assert drawn == [jax.random.key_data(of(number, 0)).tolist() for number in (0, 7)]
@@ -39,10 +41,10 @@ def test_a_response_without_a_token_to_read_is_scored_at_the_end_of_its_prompt()
     policy, value, reward = tiny.policy_params(1), tiny.score_params(2), tiny.score_params(4)
     tokens, mask = tiny.right_padded([[tiny.EOS]] * 8, 5)
     rollout = Rollout(jnp.array(tokens), jnp.array(mask, jnp.float32), jnp.zeros((8, 5)))
-    state = ppo.initial_state(config, policy, value, jax.random.key(0))
-    frozen = ppo.frozen_of(config, policy, policy, reward)
-    run = jax.jit(ppo.make_experience(config, tiny.MODEL, ending))
-    _, metrics = run(state, frozen, tiny.prompt_batch(), rollout)
+    state = policy_update.initial_state(config, policy, value, jax.random.key(0))
+    frozen = tiny.frozen_of(config, policy, policy, reward)
+    run = jax.jit(Experiences(config, tiny.SHAPES, ending).fresh)
+    *_, metrics = run(state, frozen, tiny.prompt_batch(), rollout, {})
     expected = [scores[-1] for scores in tiny.sequence_scores(reward, tiny.PROMPTS)]
     np.testing.assert_allclose(metrics["score"], np.mean(expected), rtol=1e-5)
 

@@ -1,4 +1,4 @@
-"""Impossible PPO configs are refused by the name of the field."""
+"""Impossible policy-gradient configs are refused by the name of the field."""
 
 import ast
 
@@ -6,8 +6,18 @@ import pytest
 
 from rlhf_jax.errors import ConfigError
 from rlhf_jax.generation.ending import EndingConfig
+from rlhf_jax.objectives.estimator import (
+    GAE,
+    GroupNormalised,
+    LeaveOneOut,
+    MovingAverage,
+    PPOClip,
+    PPOPenalty,
+    VTrace,
+)
 from rlhf_jax.objectives.kl import AdaptiveController, FixedController
-from rlhf_jax.stages.ppo_config import PPOConfig
+from rlhf_jax.rewards.learned import LearnedReward
+from rlhf_jax.stages.policy_gradient_config import PolicyGradientConfig
 from rlhf_jax.training.optimizer import OptimizerConfig
 from tests.stages import tiny
 
@@ -28,10 +38,20 @@ IMPOSSIBLE = {
     "prompt_length = 0": POSITIVE,
     "response_length = 0": POSITIVE,
     "temperature = 0.0": POSITIVE,
-    "discount = 1.1": "in [0, 1]",
-    "gae_lambda = -0.1": "in [0, 1]",
-    "clip = 0.0": POSITIVE,
     "value_clip = 0.0": "> 0",
+    "group = 0": POSITIVE,
+    "group = 3": "a divisor of batch_size 8",
+    "max_draws = 0": POSITIVE,
+    "max_draws = 2": "1: the scores of groups of one never differ",
+    "stale = -1": ">= 0",
+    "entropy_coefficient = -0.1": ">= 0",
+    "rewards = ()": "a term or more",
+    "aggregation = 'row'": "one of ('token', 'sequence', 'length')",
+    "kl_in = 'both'": "'reward' or 'loss'",
+    "kl_estimator = 'k4'": "one of ('k1', 'k2', 'k3')",
+    "kl_gradient = 'wrong'": "'right' or 'own'",
+    "kl_gradient = 'own'": "'right': the KL stands in the reward, a constant",
+    "value_optimizer = None": "an OptimizerConfig: GAE reads a value network",
     "ema_decay = 1.0": "in [0, 1)",
     "ema_decay = -0.1": "in [0, 1)",
     "ptx_coefficient = -1.0": ">= 0",
@@ -81,21 +101,61 @@ def test_a_horizon_that_could_make_the_kl_coefficient_zero_is_refused():
 def test_the_defaults_are_the_papers():
     """Ouyang et al. 2022, appendix C.4; lambda, value clip, whitening and the score of a response
     without an end are Ziegler et al.'s (2019) and Huang et al.'s (2023)."""
-    config = PPOConfig(OptimizerConfig(), OptimizerConfig(), iterations=500)
+    rewards = (LearnedReward("reward"),)
+    config = PolicyGradientConfig(OptimizerConfig(), OptimizerConfig(), 500, rewards)
     printed = {
         "batch_size": 512, "minibatches": 8, "epochs": 1, "temperature": 1.0,
-        "kl": FixedController(0.02), "discount": 1.0, "gae_lambda": 0.95, "clip": 0.2,
-        "value_clip": 0.2, "whiten_rewards": False, "whiten_advantages": True,
-        "ema_decay": 0.992, "ptx_ratio": 8, "ptx_coefficient": 0.0,
+        "kl": FixedController(0.02), "advantage": GAE(1.0, 0.95),
+        "surrogate": PPOClip(0.2, None, None), "value_clip": 0.2, "whiten_rewards": False,
+        "whiten_advantages": True, "ema_decay": 0.992, "ptx_ratio": 8, "ptx_coefficient": 0.0,
+        "aggregation": "token", "group": 1, "kl_in": "reward", "kl_estimator": "k1", "stale": 0,
+        "entropy_coefficient": 0.0, "max_draws": 1,
     }  # fmt: skip
     assert {field: getattr(config, field) for field in printed} == printed
     assert EndingConfig().missing_eos_score == -1.0
     assert config.optimizer_steps == 500 * 8
 
 
+# Fields that contradict each other: of a stage without a value network; which is told, and how.
+CRITIC_FREE = {"advantage": MovingAverage(), "value_optimizer": None}
+UNREAD = "MovingAverage reads no value network"
+CONTRADICTIONS = [
+    (CRITIC_FREE | {"zero_value_head": True}, "zero_value_head = True", f"False: {UNREAD}"),
+    (CRITIC_FREE | {"train_value": ("score",)}, "train_value = ('score',)", f"(): {UNREAD}"),
+    (CRITIC_FREE | {"value": "reward"}, "value = 'reward'", f"None: {UNREAD}"),
+    (CRITIC_FREE | {"value_optimizer": OptimizerConfig(1e-3)},
+     f"value_optimizer = {OptimizerConfig(1e-3)!r}", f"None: {UNREAD}"),
+    (CRITIC_FREE | {"advantage": LeaveOneOut()}, "group = 1",
+     "2 or more: LeaveOneOut compares responses to a prompt"),
+    (CRITIC_FREE | {"advantage": GroupNormalised()}, "group = 1",
+     "2 or more: GroupNormalised compares responses to a prompt"),
+    ({"advantage": VTrace(), "value_optimizer": None}, "value_optimizer = None",
+     "an OptimizerConfig: VTrace reads a value network"),
+    ({"kl_in": "loss", "kl_gradient": "own"}, "kl_gradient = 'own'",
+     "'right': k1's own gradient is 0 in the mean"),
+    ({"ptx_per": "sequence", "aggregation": "length"}, "ptx_per = 'sequence'",
+     "'token' where aggregation = 'length'"),
+]  # fmt: skip
+
+
+@pytest.mark.parametrize("changes, given, allowed", CONTRADICTIONS)
+def test_what_contradicts_itself_is_refused(changes, given, allowed):
+    with pytest.raises(ConfigError) as caught:
+        tiny.ppo_config(**changes)
+    assert str(caught.value) == f"{given}: must be {allowed}"
+
+
+def test_what_does_not_contradict_itself_is_taken():
+    tiny.ppo_config(**CRITIC_FREE)
+    tiny.ppo_config(**CRITIC_FREE | {"advantage": LeaveOneOut(), "group": 2, "max_draws": 3})
+    tiny.ppo_config(group=4, max_draws=2, stale=3, value="reward", zero_value_head=True)
+    tiny.ppo_config(kl_in="loss", kl_estimator="k3", kl_gradient="own", aggregation="sequence")
+    tiny.ppo_config(ptx_per="sequence", surrogate=PPOPenalty(), entropy_coefficient=0.1)
+
+
 def test_values_at_the_edge_are_taken():
     config = tiny.ppo_config(
-        ema_decay=None, value_clip=None, discount=0.0, gae_lambda=1.0, micro_batches=4
+        ema_decay=None, value_clip=None, advantage=GAE(0.0, 1.0), micro_batches=4
     )
     assert config.optimizer_steps == 4 * 2 * 2
 

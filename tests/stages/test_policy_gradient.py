@@ -1,4 +1,5 @@
-"""PPO over models of three shapes: what is sampled, penalised and scored, by which of them."""
+"""Policy gradient over models of three shapes: what is sampled, penalised and scored, by which of
+them."""
 
 import dataclasses
 
@@ -46,7 +47,9 @@ def iteration():
     task = STAGE.task(given)
     batch, key = next(task.batches), jax.random.fold_in(given.key("training"), 0)
     prompts = {name: batch["prompts"][name] for name in ("tokens", "segments")}
-    rollout = tiny.ppo_programs(STAGE).rollout(MODELS["sft"], jax.random.fold_in(key, 0), prompts)
+    rollout = tiny.ppo_programs(STAGE)["rollout"](
+        MODELS["sft"], jax.random.fold_in(key, 0), prompts
+    )
     rows = zip(prompts["tokens"], prompts["segments"], rollout.tokens, rollout.mask, strict=True)
     drawn = [(p[s > 0].tolist(), np.asarray(t)[np.asarray(m) > 0].tolist()) for p, s, t, m in rows]
     value = jax.tree.map(np.array, task.state.value)

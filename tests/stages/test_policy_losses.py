@@ -8,17 +8,19 @@ import numpy as np
 import pytest
 
 from rlhf_jax.models import score, transformer
-from rlhf_jax.stages import ppo
+from rlhf_jax.stages.experience import Experience
+from rlhf_jax.stages.policy_update import policy_loss, value_loss
 from rlhf_jax.training.gradients import accumulate_gradients
 from tests.objectives.harness import assert_close, central_differences
 from tests.stages import tiny
 
 LENGTH = tiny.RESPONSE
 TOKENS = sum(map(len, tiny.RESPONSES))
+CLIP = 0.2
 
 
 @functools.cache
-def experience(prompt_length=6) -> ppo.Experience:
+def experience(prompt_length=6) -> Experience:
     """Hand-made: ratios well inside and outside the clip, advantages of both signs."""
     rng = np.random.default_rng(3)
     prompts = tiny.prompt_batch(prompt_length)
@@ -32,11 +34,12 @@ def experience(prompt_length=6) -> ppo.Experience:
     for b, (prompt, response) in enumerate(zip(tiny.PROMPTS, tiny.RESPONSES, strict=True)):
         log_probs[b, : len(response)] += new[b][len(prompt) - 1 :]
         old_values[b, : len(response)] += values[b][len(prompt) - 1 : -1]
-    return ppo.Experience(
+    return Experience(
         tokens=join(prompts["tokens"], responses),
         segments=join(prompts["segments"], mask),
         mask=mask.astype(np.float32),
         log_probs=log_probs,
+        ref_log_probs=None,
         values=old_values,
         advantages=draw(1.0),
         returns=old_values + draw(1.0),
@@ -55,7 +58,7 @@ def policy_oracle(config, logits):
         for t, token in enumerate(response):
             new = log_softmax_at(logits[b, t], token, config.temperature)
             ratio = np.exp(new - float(e.log_probs[b, t]))
-            clipped = min(max(ratio, 1 - config.clip), 1 + config.clip)
+            clipped = min(max(ratio, 1 - CLIP), 1 + CLIP)
             advantage = float(e.advantages[b, t])
             total -= min(ratio * advantage, clipped * advantage)
     return total / TOKENS
@@ -84,10 +87,18 @@ def gradient_through(oracle, outputs_of, params):
     return oracle(exact), pullback(jnp.array(cotangent))[0]
 
 
+def loss_of(make, config):
+    """loss(params, batch)."""
+    if make is value_loss:
+        return value_loss(config, tiny.MODEL)
+    loss, state = policy_loss(config, tiny.MODEL), tiny.state_of(config)
+    return lambda params, batch: loss(params, batch, state)
+
+
 @functools.cache
 def mean_and_gradient(make, config, prompt_length=6):
-    loss = make(config, tiny.MODEL)
-    params = tiny.policy_params(1) if make is ppo.policy_loss else tiny.score_params(2)
+    loss = loss_of(make, config)
+    params = tiny.policy_params(1) if make is policy_loss else tiny.score_params(2)
 
     run = jax.jit(jax.value_and_grad(lambda params, batch: loss(params, batch)[0].mean))
     return run(params, experience(prompt_length))
@@ -109,7 +120,7 @@ def test_policy_loss_and_its_gradient_equal_loops_over_logits():
 
     params = tiny.policy_params(1)
     value, gradient = gradient_through(functools.partial(policy_oracle, config), logits_of, params)
-    ours, our_gradient = mean_and_gradient(ppo.policy_loss, config)
+    ours, our_gradient = mean_and_gradient(policy_loss, config)
     np.testing.assert_allclose(ours, value, rtol=1e-5)
     assert_same_gradient(our_gradient, gradient)
 
@@ -125,19 +136,19 @@ def test_value_loss_and_its_gradient_equal_loops_over_values(clip):
 
     params = tiny.score_params(2)
     value, gradient = gradient_through(functools.partial(value_oracle, config), values_of, params)
-    ours, our_gradient = mean_and_gradient(ppo.value_loss, config)
+    ours, our_gradient = mean_and_gradient(value_loss, config)
     np.testing.assert_allclose(ours, value, rtol=1e-5)
     assert_same_gradient(our_gradient, gradient)
 
 
-@pytest.mark.parametrize("make", [ppo.policy_loss, ppo.value_loss])
+@pytest.mark.parametrize("make", [policy_loss, value_loss])
 def test_more_left_padding_changes_neither_loss_nor_gradient(make):
     near = mean_and_gradient(make, tiny.ppo_config())
     far = mean_and_gradient(make, tiny.ppo_config(), prompt_length=9)
     assert_close(near, far, rtol=1e-5, atol=1e-5)
 
 
-@pytest.mark.parametrize("make", [ppo.policy_loss, ppo.value_loss])
+@pytest.mark.parametrize("make", [policy_loss, value_loss])
 def test_what_lies_outside_the_responses_is_not_read(make):
     """Other numbers after EOS, even NaN, change nothing."""
     config, e = tiny.ppo_config(), experience()
@@ -146,15 +157,15 @@ def test_what_lies_outside_the_responses_is_not_read(make):
         name: np.where(outside, np.nan, getattr(e, name)).astype(np.float32)
         for name in ("log_probs", "values", "advantages", "returns")
     }
-    params = tiny.policy_params(1) if make is ppo.policy_loss else tiny.score_params(2)
-    loss = jax.jit(lambda batch: make(config, tiny.MODEL)(params, batch)[0].mean)
+    params = tiny.policy_params(1) if make is policy_loss else tiny.score_params(2)
+    loss = jax.jit(lambda batch: loss_of(make, config)(params, batch)[0].mean)
     np.testing.assert_array_equal(loss(e), loss(e._replace(**spoilt)))
 
 
-@pytest.mark.parametrize("make", [ppo.policy_loss, ppo.value_loss])
+@pytest.mark.parametrize("make", [policy_loss, value_loss])
 def test_micro_batches_of_uneven_token_counts_give_the_whole_batch_s_gradient(make):
-    loss, e = make(tiny.ppo_config(), tiny.MODEL), experience()
-    params = tiny.policy_params(1) if make is ppo.policy_loss else tiny.score_params(2)
+    loss, e = loss_of(make, tiny.ppo_config()), experience()
+    params = tiny.policy_params(1) if make is policy_loss else tiny.score_params(2)
     counts = e.mask.sum(1)
     assert counts[::2].sum() != counts[1::2].sum()
     run = jax.jit(lambda params, e: accumulate_gradients(loss, params, e, 4)[0])

@@ -14,7 +14,8 @@ from rlhf_jax.objectives.kl import AdaptiveController
 from rlhf_jax.objectives.reductions import WeightedMean
 from rlhf_jax.parallel.config import ParallelConfig
 from rlhf_jax.parallel.runner import make_runner
-from rlhf_jax.stages import ppo
+from rlhf_jax.stages import policy_update
+from rlhf_jax.stages.experience import Experience, Moved
 from rlhf_jax.stages.supervised import likelihood_loss
 from rlhf_jax.training.gradients import split_each_epoch
 from rlhf_jax.training.optimizer import OptimizerConfig
@@ -24,6 +25,9 @@ from tests.stages import tiny
 CONFIG = tiny.ppo_config(
     kl=AdaptiveController(0.15, target=0.5, horizon=40), ptx_coefficient=2.0, micro_batches=2
 )
+
+
+MOVED = Moved(jnp.float32(0.5), None)
 
 
 def fresh_networks():
@@ -41,15 +45,16 @@ def iterate(config=CONFIG, seed=0, text=True, count=3):
     tokens, ends = [], []
 
     def rollout(*arguments):
-        sampled = programs(CONFIG).rollout(*arguments)
+        sampled = programs(CONFIG)["rollout"](*arguments)
         tokens.append(np.asarray(sampled.tokens))
         return sampled
 
-    recording = programs(config)._replace(rollout=rollout, experience=programs(CONFIG).experience)
-    frozen = ppo.frozen_of(config, networks()[0], *networks())
-    step = ppo.make_iteration(recording, frozen, tiny.MODEL.compute_dtype)
-    state = ppo.initial_state(config, *networks(), jax.random.key(seed))
-    batch = {"prompts": tiny.prompt_batch()} | ({"text": tiny.text_batch()} if text else {})
+    experience = programs(CONFIG)["experience"]
+    recording = programs(config) | {"rollout": rollout, "experience": experience}
+    frozen = tiny.frozen_of(config, networks()[0], *networks())
+    step = tiny.iteration(config, recording, frozen)
+    state = policy_update.initial_state(config, *networks(), jax.random.key(seed))
+    batch = tiny.asked_batch() | ({"text": tiny.text_batch()} if text else {})
     for _ in range(count):
         state, metrics = step(state, batch)
         ends.append(numbers((state, metrics)))
@@ -129,7 +134,8 @@ def episodes(rows=8):
     draw = lambda: rng.normal(size=(rows, tiny.RESPONSE)).astype(np.float32)
     tokens = np.repeat(np.arange(rows)[:, None] + 4, 12, axis=1).astype(np.int32)
     mask = (np.arange(tiny.RESPONSE) < rng.integers(1, 7, (rows, 1))).astype(np.float32)
-    return ppo.Experience(tokens, np.ones_like(tokens), mask, draw() - 3, draw(), draw(), draw())
+    log_probs, *rest = draw() - 3, draw(), draw(), draw()
+    return Experience(tokens, np.ones_like(tokens), mask, log_probs, None, *rest)
 
 
 def test_update_equals_a_loop_over_minibatches_of_shuffled_rows():
@@ -137,12 +143,13 @@ def test_update_equals_a_loop_over_minibatches_of_shuffled_rows():
     of which this is the second, in a new order."""
     experience, text = episodes(), tiny.text_batch()
     key, policy, value = jax.random.key(3), *networks()
-    state = ppo.initial_state(CONFIG, policy, value, key)._replace(step=jnp.int32(1))
-    adam, _ = ppo.optimizers(CONFIG)
+    state = policy_update.initial_state(CONFIG, policy, value, key)._replace(step=jnp.int32(1))
+    adam, _ = policy_update.optimizers(CONFIG)
     policy_opt, value_opt = adam.init(policy), adam.init(value)
+    of_policy = policy_update.policy_loss(CONFIG, tiny.MODEL)
     means = [lambda p, b, f=f: f(p, b)[0].mean for f in (
-        ppo.policy_loss(CONFIG, tiny.MODEL), ppo.value_loss(CONFIG, tiny.MODEL),
-        likelihood_loss(tiny.MODEL))]  # fmt: skip
+        lambda p, b: of_policy(p, b, tiny.state_of(CONFIG)),
+        policy_update.value_loss(CONFIG, tiny.MODEL), likelihood_loss(tiny.MODEL))]  # fmt: skip
 
     @jax.jit
     def minibatch(policy, value, policy_opt, value_opt, rows, part):
@@ -158,7 +165,7 @@ def test_update_equals_a_loop_over_minibatches_of_shuffled_rows():
         assert sorted(order) == list(range(8))
         assert epoch == 0 or list(order) != list(orders[0])
         for half in range(2):
-            rows = ppo.Experience(*(x[order[4 * half : 4 * half + 4]] for x in experience))
+            rows = jax.tree.map(lambda x: x[order[4 * half : 4 * half + 4]], experience)  # noqa: B023
             columns = text_columns(key, step=1)[epoch][:, half]
             part = {name: x[2 * np.arange(4) + columns] for name, x in text.items()}
             weights = rows.mask.sum(), rows.mask.sum(), part["weights"][:, 1:].sum()
@@ -167,7 +174,7 @@ def test_update_equals_a_loop_over_minibatches_of_shuffled_rows():
             policy, value, policy_opt, value_opt = minibatch(
                 policy, value, policy_opt, value_opt, rows, part
             )
-    after, metrics = programs(CONFIG).update(state, experience, jnp.float32(0.5), text)
+    after, metrics = programs(CONFIG)["update"](state, experience, MOVED, text)
     for name, of_minibatches in zip(
         ("policy", "value", "ptx"), zip(*losses, strict=True), strict=True
     ):
@@ -209,25 +216,25 @@ def test_each_epoch_shuffles_the_text_anew_and_reads_each_row_once():
 def test_each_iteration_has_another_order(monkeypatch):
     """One row a minibatch: its weight moves by the rate of that step, which tells the step."""
 
-    def loss(params, batch):
+    def loss(params, batch, state=None):
         row = (batch.advantages[0] * params["w"]).sum()  # the gradient is 1 for this row's weight
-        return WeightedMean(row, jnp.float32(1)), {}
+        return WeightedMean(row, jnp.float32(1)), {"approximate_kl": WeightedMean.of(row)}
 
     for name in ("policy_loss", "value_loss"):
-        monkeypatch.setattr(ppo, name, lambda *_: loss)
+        monkeypatch.setattr(policy_update, name, lambda *_: loss)
     # A gradient of 1 after k zeros: Adam without memory moves by the rate.
     rate = OptimizerConfig(learning_rate=1.0, schedule="linear", final_fraction=0.0, b1=0.0, b2=0.0)
     config = tiny.ppo_config(
         policy_optimizer=rate, value_optimizer=rate, iterations=2, epochs=1, minibatches=8
     )
-    update = jax.jit(ppo.make_update(config, tiny.MODEL))
-    rows = ppo.Experience(*[jnp.zeros((8, 1))] * 7)._replace(advantages=jnp.eye(8))
+    update = jax.jit(policy_update.make_update(config, tiny.SHAPES))
+    rows = Experience(*[jnp.zeros((8, 1))] * 8)._replace(advantages=jnp.eye(8))
     start = {"w": jnp.zeros(8)}
-    state = ppo.initial_state(config, start, start, jax.random.key(3))
+    state = policy_update.initial_state(config, start, start, jax.random.key(3))
     orders = []
     for iteration in range(2):
         before = state.policy["w"]
-        state, _ = update(state, rows, jnp.float32(0.5), None)
+        state, _ = update(state, rows, MOVED, None)
         moved = np.asarray(before - state.policy["w"])
         np.testing.assert_allclose(np.sort(moved)[::-1], 1 - (np.arange(8) + 8 * iteration) / 16,
                                    rtol=1e-5)  # fmt: skip
@@ -239,7 +246,7 @@ def test_policy_and_value_function_have_an_optimizer_each():
     """One Adam step on a gradient of 1: rate / (1 + epsilon)."""
     value = dataclasses.replace(CONFIG.value_optimizer, learning_rate=5e-2)
     config = dataclasses.replace(CONFIG, value_optimizer=value)
-    for optimizer, rate in zip(ppo.optimizers(config), (1e-2, 5e-2), strict=True):
+    for optimizer, rate in zip(policy_update.optimizers(config), (1e-2, 5e-2), strict=True):
         update, _ = optimizer.update(jnp.float32(1), optimizer.init(jnp.float32(0)))
         np.testing.assert_allclose(update, -rate / (1 + 0.1), rtol=1e-5)
 
@@ -255,24 +262,24 @@ def test_each_loss_is_logged_under_its_own_name_only():
 
 def test_dropout_is_off_in_ppo_and_in_its_ptx_term():
     """The very same program, traced, as that of a model without dropout."""
-    state = ppo.initial_state(CONFIG, *networks(), jax.random.key(3))
-    arguments = state, episodes(), jnp.float32(0.5), tiny.text_batch()
+    state = policy_update.initial_state(CONFIG, *networks(), jax.random.key(3))
+    arguments = state, episodes(), MOVED, tiny.text_batch()
     dropping = dataclasses.replace(tiny.MODEL, dropout=0.5)
     ours, expected = (
-        str(jax.make_jaxpr(ppo.make_update(CONFIG, model))(*arguments))
-        for model in (dropping, tiny.MODEL)
+        str(jax.make_jaxpr(policy_update.make_update(CONFIG, shapes))(*arguments))
+        for shapes in (tiny.SHAPES._replace(policy=dropping, value=dropping), tiny.SHAPES)
     )
     assert ours == expected
 
 
 def test_the_value_function_starts_as_the_reward_model_or_under_a_zero_head():
     policy, reward = networks()
-    state = ppo.initial_state(tiny.ppo_config(), policy, reward, jax.random.key(0))
+    state = policy_update.initial_state(tiny.ppo_config(), policy, reward, jax.random.key(0))
     assert_equal_trees(state.policy, policy)
     assert_equal_trees(state.value, reward)
     assert_equal_trees(state.ema, policy)
     config = tiny.ppo_config(zero_value_head=True, ema_decay=None)
-    state = ppo.initial_state(config, policy, reward, jax.random.key(0))
+    state = policy_update.initial_state(config, policy, reward, jax.random.key(0))
     assert_equal_trees(state.value["blocks"], reward["blocks"])
     hidden = jax.random.normal(jax.random.key(1), (3, 16))
     np.testing.assert_array_equal(score.scores(state.value, hidden), 0)
@@ -289,12 +296,13 @@ PLAIN = OptimizerConfig(learning_rate=1e6, epsilon=1e6, b1=0.0, b2=0.0, max_grad
 @pytest.mark.parametrize("per", ["token", "sequence"])
 def test_the_ptx_gradient_counts_per_token_or_per_sequence(monkeypatch, per, micro_batches, runner):
     """Of linear losses, in float64: mean over tokens, or equation 2's sums over sequences."""
-    weighted = lambda p, values, weights: (WeightedMean.of(p["w"] * values, weights), {})
-    of_episodes = lambda *_: lambda p, b: weighted(p, b.advantages, b.mask)
-    monkeypatch.setattr(ppo, "policy_loss", of_episodes)
-    monkeypatch.setattr(ppo, "value_loss", of_episodes)
+    told = lambda values: {"approximate_kl": WeightedMean.of(values)}
+    weighted = lambda p, values, weights: (WeightedMean.of(p["w"] * values, weights), told(values))
+    of_episodes = lambda *_: lambda p, b, state=None: weighted(p, b.advantages, b.mask)
+    monkeypatch.setattr(policy_update, "policy_loss", of_episodes)
+    monkeypatch.setattr(policy_update, "value_loss", of_episodes)
     of_text = lambda _: lambda p, b, key=None: weighted(p, b["values"], b["weights"])
-    monkeypatch.setattr(ppo, "likelihood_loss", of_text)
+    monkeypatch.setattr(policy_update, "likelihood_loss", of_text)
     config = tiny.ppo_config(
         policy_optimizer=PLAIN, value_optimizer=PLAIN, batch_size=16, minibatches=1, epochs=1,
         micro_batches=micro_batches, ptx_ratio=2, ptx_coefficient=27.8, ptx_per=per,
@@ -304,11 +312,11 @@ def test_the_ptx_gradient_counts_per_token_or_per_sequence(monkeypatch, per, mic
     mask = np.arange(6) < rng.integers(1, 7, (16, 1))
     weights = np.arange(9) < rng.integers(0, 10, (32, 1))
     float32 = lambda x: jnp.asarray(x, jnp.float32)
-    experience = ppo.Experience(*[float32(mask)] * 7)._replace(advantages=float32(advantages))
+    experience = Experience(*[float32(mask)] * 8)._replace(advantages=float32(advantages))
     text = {"values": np.float32(values), "weights": np.float32(weights)}
-    state = runner.create(lambda: ppo.initial_state(config, ONE, ONE, jax.random.key(0)))
-    update = runner.compile(ppo.make_update(config, tiny.MODEL), rows=(3,))
-    after, _ = update(state, experience, jnp.float32(0.5), runner.rows(text, 32))
+    state = runner.create(lambda: policy_update.initial_state(config, ONE, ONE, jax.random.key(0)))
+    update = runner.compile(policy_update.make_update(config, tiny.SHAPES), rows=(3,))
+    after, _ = update(state, experience, MOVED, runner.rows(text, 32))
     ptx = (values * weights).sum() / weights.sum()
     if per == "sequence":
         ptx = ((values * weights).sum() / 32) / (mask.sum() / 16)

@@ -11,12 +11,14 @@ import pytest
 from rlhf_jax.errors import UserError
 from rlhf_jax.generation.decode import Rollout, row_uniforms
 from rlhf_jax.generation.ending import Ending
-from rlhf_jax.stages import ppo
+from rlhf_jax.objectives.estimator import GAE
+from rlhf_jax.stages import policy_update
+from rlhf_jax.stages.experience import Experiences, make_rollout
 from tests.stages import tiny
 
 PLAIN = tiny.ppo_config()
 OTHER = tiny.ppo_config(
-    whiten_rewards=True, whiten_advantages=False, discount=0.9, gae_lambda=0.8, minibatches=1,
+    whiten_rewards=True, whiten_advantages=False, advantage=GAE(0.9, 0.8), minibatches=1,
     prompt_length=9,
 )  # fmt: skip
 AS_READ = Ending(tiny.EOS, tiny.PAD)  # a missing end changes no score
@@ -30,8 +32,7 @@ def hand_made_rollout() -> Rollout:
 
 
 def state_of(policy, value):
-    nothing = jnp.zeros(())
-    return ppo.PPOState(nothing, policy, value, None, None, None, jnp.float32(KL), None)
+    return tiny.state_of(PLAIN, policy, value, kl_coefficient=jnp.float32(KL))
 
 
 @functools.cache
@@ -43,19 +44,20 @@ def networks():
 
 @functools.cache
 def program(config, ending=tiny.ENDING):
-    return jax.jit(ppo.make_experience(config, tiny.MODEL, ending))
+    return jax.jit(Experiences(config, tiny.SHAPES, ending).fresh)
 
 
 def frozen_of(config, reference=None):
     policy, _, other, reward = networks()
-    return ppo.frozen_of(config, policy, other if reference is None else reference, reward)
+    return tiny.frozen_of(config, policy, other if reference is None else reference, reward)
 
 
 def experience(config, ending=tiny.ENDING, reference=None, rollout=None):
     policy, value, *_ = networks()
     batch, rollout = tiny.prompt_batch(config.prompt_length), rollout or hand_made_rollout()
     frozen, run = frozen_of(config, reference), program(config, ending)
-    return jax.device_get(run(state_of(policy, value), frozen, batch, rollout))
+    found, _, metrics = run(state_of(policy, value), frozen, batch, rollout, {})
+    return jax.device_get((found, metrics))
 
 
 def whitened_loops(rows, keep_mean):
@@ -85,12 +87,13 @@ def oracle(config, ending):
     if config.whiten_rewards:
         rewards = whitened_loops(rewards, keep_mean=True)
     advantages, returns = [], []
+    discount, lam = config.advantage.discount, config.advantage.lam
     for reward_row, value_row in zip(rewards, values, strict=True):
         row, advantage = np.zeros(len(reward_row)), 0.0
         for t in reversed(range(len(reward_row))):
             after = value_row[t + 1] if t + 1 < len(value_row) else 0.0
-            delta = reward_row[t] + config.discount * after - value_row[t]
-            advantage = delta + config.discount * config.gae_lambda * advantage
+            delta = reward_row[t] + discount * after - value_row[t]
+            advantage = delta + discount * lam * advantage
             row[t] = advantage
         advantages.append(row)
         returns.append(row + value_row)
@@ -161,7 +164,7 @@ def test_every_token_is_drawn_from_the_whole_distribution_at_the_temperature():
 @functools.cache
 def sampled(temperature):
     config = dataclasses.replace(PLAIN, temperature=temperature)
-    run = jax.jit(ppo.make_rollout(config, tiny.MODEL, tiny.ENDING))
+    run = jax.jit(make_rollout(config, tiny.MODEL, tiny.ENDING))
     return run(networks()[0], jax.random.key(5), tiny.prompt_batch())
 
 
@@ -179,15 +182,16 @@ def test_sampler_and_learner_agree_on_every_token(temperature):
 
 def iteration(rollout):
     """A step that samples so and updates nothing, and the first state."""
-    programs = ppo.Programs(rollout, program(PLAIN), lambda state, *_: (state, {}))
-    step = ppo.make_iteration(programs, frozen_of(PLAIN), tiny.MODEL.compute_dtype)
-    return step, ppo.initial_state(PLAIN, *networks()[:2], jax.random.key(0))
+    programs = {"rollout": rollout, "experience": program(PLAIN)}
+    programs["update"] = lambda state, *_: (state, {})
+    step = tiny.iteration(PLAIN, programs, frozen_of(PLAIN))
+    return step, policy_update.initial_state(PLAIN, *networks()[:2], jax.random.key(0))
 
 
 def test_the_first_iteration_stops_where_sampler_and_learner_disagree():
     step, state = iteration(lambda *_: sampled(1.0))
     with pytest.raises(UserError) as caught:
-        step(state, {"prompts": tiny.prompt_batch()})
+        step(state, tiny.asked_batch())
     assert f"{gap(1.0, 0.7):.3g}" in str(caught.value)
 
 
@@ -207,7 +211,7 @@ def test_the_sampler_is_compared_with_the_learner_where_samples_are_finite():
     sick = sampled(0.7)._replace(log_probs=jnp.full((8, tiny.RESPONSE), jnp.nan))
     given = iter([sick, sampled(0.7), sampled(1.0)])
     step, state = iteration(lambda *_: next(given))
-    rows = [step(state, {"prompts": tiny.prompt_batch()})[1]["sick_rows"] for _ in range(2)]
+    rows = [step(state, tiny.asked_batch())[1]["sick_rows"] for _ in range(2)]
     assert rows == [8, 0]
 
 
