@@ -25,7 +25,7 @@ HEADS = {"policy": "policy", "score": "scorer"}
 
 
 def print_report(report: dict, results: Results) -> None:
-    """Prints the tables of policies and scorers, what was saved, the findings and the time of each stage."""
+    """Prints the tables, what was saved, the findings and the time of each stage."""
     console = Console(highlight=False)
     for judges, section in SECTIONS.items():
         columns, rows = columns_of(results, judges), entries(report[section])
