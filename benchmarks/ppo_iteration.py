@@ -36,16 +36,17 @@ def measure(size: str, iterations: int) -> dict:
     from rlhf_jax.models.matmul import resolve_dtype
     from rlhf_jax.parallel.layout import MeshShape
     from rlhf_jax.parallel.runner import JitRunner, layout_of
-    from rlhf_jax.stages import ppo
-    from rlhf_jax.stages.ppo_stage import PPO
+    from rlhf_jax.rewards.learned import LearnedReward
+    from rlhf_jax.stages import presets
+    from rlhf_jax.stages.policy_update import frozen_of, initial_state
     from rlhf_jax.stages.stage import Build
     from rlhf_jax.training.optimizer import OptimizerConfig
 
     model = dataclasses.replace(SIZES["gpt2" if size == "small" else size], scan_layers=False)
     optimizer = OptimizerConfig(learning_rate=1e-6)
-    config = PPO(
-        optimizer,
-        optimizer,
+    config = presets.ppo(
+        policy_optimizer=optimizer,
+        value_optimizer=optimizer,
         iterations=iterations + 1,
         batch_size=EPISODES,
         minibatches=MINIBATCHES,
@@ -53,19 +54,19 @@ def measure(size: str, iterations: int) -> dict:
         prompt_length=PROMPT,
         response_length=RESPONSE,
         start="policy",
-        reward="reward",
+        rewards=(LearnedReward("reward"),),
     )
     key = jax.random.key(0)
     policy = transformer.init(model, key)
     reward = score.with_score_head(transformer.init(model, jax.random.fold_in(key, 1)), key)
-    frozen = ppo.frozen_of(config, policy, policy, reward)
-    state = ppo.initial_state(config, policy, reward, key)
+    frozen = frozen_of(config, policy, policy, {"reward": reward}, reward)
+    state = initial_state(config, policy, reward, key)
     # An id that the vocabulary does not have never ends a response.
     ending = Ending(eos=model.vocab_size, pad=0)
     build = Build("ppo", model, dict.fromkeys(config.needs(), model), ending)
     runner = JitRunner(layout_of(jax.devices()[:1], MeshShape(1, 1, 1)))
     made = config.programs(build, config.iterations)
-    programs = ppo.Programs(**{name: program.compile(runner) for name, program in made.items()})
+    programs = {name: program.compile(runner) for name, program in made.items()}
     prompts = {
         "tokens": jax.random.randint(key, (EPISODES, PROMPT), 4, model.vocab_size, jnp.int32),
         "segments": jnp.ones((EPISODES, PROMPT), jnp.int32),
@@ -80,11 +81,12 @@ def measure(size: str, iterations: int) -> dict:
 
     for number in range(iterations + 1):
         row_key = jax.random.fold_in(key, number)
-        rollout = timed("generation", programs.rollout, state.policy, row_key, prompts)
+        rollout = timed("generation", programs["rollout"], state.policy, row_key, prompts)
         assert float(rollout.mask.mean()) == 1.0
-        experience, metrics = timed("scoring", programs.experience, state, frozen, prompts, rollout)
-        kl, fixed = metrics["kl"], frozen.fixed
-        state, _ = timed("update", programs.update, state, experience, kl, None, fixed)
+        drawn = prompts, rollout, {}
+        experience, moved, _ = timed("scoring", programs["experience"], state, frozen, *drawn)
+        learned = experience, moved, None, frozen.fixed
+        state, _ = timed("update", programs["update"], state, *learned)
     medians = {phase: statistics.median(values[1:]) for phase, values in seconds.items()}
     total = sum(medians.values())
     updates = EPOCHS[size] * MINIBATCHES
