@@ -35,11 +35,12 @@ from rlhf_jax.generation.ending import Ending, final_scores
 from rlhf_jax.generation.sampling import SamplingConfig
 from rlhf_jax.models import score, transformer
 from rlhf_jax.models.config import TransformerConfig
-from rlhf_jax.objectives.advantages import gae, kl_shaped_rewards
+from rlhf_jax.objectives.advantages import kl_shaped_rewards
+from rlhf_jax.objectives.estimator import GAE, Episodes, PPOClip
 from rlhf_jax.objectives.likelihood import token_log_probs
 from rlhf_jax.objectives.reductions import WeightedMean, whiten
 from rlhf_jax.objectives.reward_models import ranked_accuracy, ranked_loss, shift_to_zero
-from rlhf_jax.objectives.surrogates import clipped_value_loss, ppo_clip
+from rlhf_jax.objectives.surrogates import clipped_value_loss
 from rlhf_jax.worlds.instruction import InstructionWorld, WorldConfig
 
 # %% [markdown]
@@ -212,7 +213,7 @@ def experience(params, prompts, key, beta=0.1):
     old, reference = (response_log_probs(p, batch) for p in (params["policy"], sft))
     values = score.scores(params["value"], response_states(params["value"], batch))
     rewards = kl_shaped_rewards(scores, old, reference, mask, beta)
-    advantages, returns = gae(rewards, values, mask, discount=1.0, lam=0.95)
+    advantages, returns = GAE(lam=0.95)(Episodes(mask, rewards, old, old, values))
     advantages = whiten(advantages, mask)
     kl = jnp.sum((old - reference) * mask, axis=1).mean()
     held = {"old": old, "values": values, "advantages": advantages, "returns": returns}
@@ -222,7 +223,7 @@ def experience(params, prompts, key, beta=0.1):
 def ppo_loss(params, batch):
     log_probs = response_log_probs(params["policy"], batch)
     values = score.scores(params["value"], response_states(params["value"], batch))
-    policy = ppo_clip(log_probs, batch["old"], batch["advantages"], clip=0.2)
+    policy = PPOClip(0.2)(log_probs, batch["old"], batch["advantages"], batch["mask"])
     value = clipped_value_loss(values, batch["values"], batch["returns"], clip=0.2)
     return WeightedMean.of(policy + value, batch["mask"]).mean, ()
 
@@ -306,8 +307,8 @@ for i in (
 # %% [markdown]
 # ## Where to go from here
 #
-# - `rlhf_jax/stages/ppo.py` is this notebook grown up: micro-batches, ptx, adaptive KL, averages of
-#   weights, checks that sampler and learner agree.
-# - Replace `ppo_clip` by `cispo`, or `gae` by `leave_one_out`: every advantage function goes into
-#   every surrogate (docs/objectives.md).
+# - `rlhf_jax/stages/experience.py` and `policy_update.py` are this notebook grown up:
+#   micro-batches, ptx, adaptive KL, averages of weights, checks that sampler and learner agree.
+# - Replace `PPOClip(0.2)` by `CISPO(1.0, 0.28)`, or `GAE` by `RewardToGo()`: every advantage goes
+#   with every surrogate, here and in an experiment (docs/policy_gradients.md).
 # - Notebook 02 takes the PPO objective apart, term by term.

@@ -37,12 +37,14 @@ from rlhf_jax.generation.ending import Ending, final_scores
 from rlhf_jax.generation.sampling import SamplingConfig
 from rlhf_jax.models import score, transformer
 from rlhf_jax.models.config import TransformerConfig
-from rlhf_jax.objectives.advantages import gae, kl_shaped_rewards
+from rlhf_jax.objectives.advantages import kl_shaped_rewards
+from rlhf_jax.objectives.estimator import GAE, Episodes
 from rlhf_jax.objectives.likelihood import cross_entropy, entropy, token_log_probs
 from rlhf_jax.objectives.reductions import masked_mean, whiten
 from rlhf_jax.objectives.surrogates import clipped_value_loss, ppo_clip, ppo_diagnostics
 from rlhf_jax.objectives.terms import gradients_by_term, term
-from rlhf_jax.stages import ppo, supervised
+from rlhf_jax.stages import supervised
+from rlhf_jax.stages.experience import response_log_probs, response_states
 from rlhf_jax.stages.pretrain import Pretrain
 from rlhf_jax.stages.reward_model import normalise, reward_loss
 from rlhf_jax.training.optimizer import OptimizerConfig
@@ -109,20 +111,19 @@ print("reward model: accuracy", metrics["accuracy"], "on the last batch")
 # `gradients_by_term` returns the gradient of the whole together with the value and the gradient
 # norm of every part. To take a term away, delete it or weigh it by 0; to add one, add it.
 #
-# Policy and value are two networks in one tree of parameters. The weights `c` are arguments, so
-# that all ablations run through one compiled program.
+# Policy and value are two networks in one tree of parameters. The weights `c` are arguments, the
+# clip among them, so that all ablations run through one compiled program; an experiment has
+# `PPOClip(0.2)` instead, and an ablation there is a line of its dict of stages
+# (docs/policy_gradients.md).
 
 
 # %%
 def objective(params, batch, text, c):
-    states = ppo.response_states(
-        MODEL, params["policy"], batch["tokens"], batch["segments"], RESPONSE
-    )
+    of_batch = batch["tokens"], batch["segments"], RESPONSE
+    states = response_states(MODEL, params["policy"], *of_batch)
     logits = transformer.logits(MODEL, params["policy"], states)
     log_probs = token_log_probs(logits, batch["tokens"][:, -RESPONSE:])
-    states = ppo.response_states(
-        MODEL, params["value"], batch["tokens"], batch["segments"], RESPONSE
-    )
+    states = response_states(MODEL, params["value"], *of_batch)
     values = score.scores(params["value"], states)
     states = transformer.hidden(MODEL, params["policy"], text["tokens"], text["segments"])
     text_logits = transformer.logits(MODEL, params["policy"], states[:, :-1])
@@ -178,15 +179,15 @@ def experience(params, prompts, key, c):
     mask = sampled.mask
     tokens = jnp.concatenate([prompts["tokens"], sampled.tokens], axis=1)
     segments = jnp.concatenate([prompts["segments"], mask.astype(jnp.int32)], axis=1)
-    log_probs = lambda p: ppo.response_log_probs(MODEL, p, tokens, segments, RESPONSE, 1.0)
+    log_probs = lambda p: response_log_probs(MODEL, p, tokens, segments, RESPONSE, 1.0)
     last = transformer.hidden(MODEL, reward, tokens, segments, last=RESPONSE)
     scores = score.at_last_token(score.scores(reward, last), mask)
     scores = final_scores(scores, ENDING.ended(sampled.tokens, mask), missing=-1.0)
-    states = ppo.response_states(MODEL, params["value"], tokens, segments, RESPONSE)
+    states = response_states(MODEL, params["value"], tokens, segments, RESPONSE)
     values = score.scores(params["value"], states)
     old, reference = log_probs(params["policy"]), log_probs(sft)
     rewards = kl_shaped_rewards(scores, old, reference, mask, c["kl"])
-    advantages, returns = gae(rewards, values, mask, discount=1.0, lam=0.95)
+    advantages, returns = GAE(lam=0.95)(Episodes(mask, rewards, old, old, values))
     advantages = jnp.where(c["whiten"], whiten(advantages, mask), advantages)
     batch = {
         "tokens": tokens, "segments": segments, "mask": mask, "old": old, "values": values,
@@ -219,7 +220,7 @@ def update(params, state, batch, text, c):
         return (optax.apply_updates(params, updates), state), metrics
 
     carry, metrics = jax.lax.scan(step, (params, state), None, length=EPOCHS)
-    log_probs = ppo.response_log_probs(
+    log_probs = response_log_probs(
         MODEL, carry[0]["policy"], batch["tokens"], batch["segments"], RESPONSE, 1.0
     )
     after = ppo_diagnostics(log_probs, batch["old"], batch["advantages"], 0.2)

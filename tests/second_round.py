@@ -12,6 +12,7 @@ import os
 import sys
 from pathlib import Path
 
+from rlhf_jax.rewards.learned import LearnedReward
 from rlhf_jax.runs.run import Run
 from tests import observed, small_run
 
@@ -26,7 +27,7 @@ def renamed(stage: str, **changes):
 ADDED = {
     "feedback_2": dataclasses.replace(STAGES["feedback"], policy="ppo"),
     "reward_2": dataclasses.replace(STAGES["reward"], rankings="feedback_2"),
-    "ppo_2": small_run.ppo(start="ppo", reference="sft", reward="reward_2"),
+    "ppo_2": small_run.ppo(start="ppo", reference="sft", rewards=(LearnedReward("reward_2"),)),
     "ppo_dpo": small_run.ppo(start="dpo"),
     "again": renamed("ppo"),
     "base": renamed("pretrain"),

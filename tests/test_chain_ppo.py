@@ -73,7 +73,8 @@ def rows_of(found):
 def iteration(chain, stage, number):
     """Float64, from saved models and the state before: rows of each episode, and means."""
     config, model = chain.stages[stage], chain.config.model
-    reference, reward = config.reference or config.start, config.reward
+    reference, reward = config.reference or config.start, config.rewards[0].stage
+    discount, lam = config.advantage.discount, config.advantage.lam
     state, found = chain.states(stage)[number], chain.experiences(stage)[number]
     episodes = list(rows_of(found))
     sequences = [prompt + response for prompt, response in episodes]
@@ -92,8 +93,8 @@ def iteration(chain, stage, number):
         rewards[-1] += scores[b]
         row, after, advantage = np.zeros(len(rewards)), 0.0, 0.0
         for t in reversed(range(len(rewards))):
-            delta = rewards[t] + config.discount * after - values[b][t]
-            advantage = delta + config.discount * config.gae_lambda * advantage
+            delta = rewards[t] + discount * after - values[b][t]
+            advantage = delta + discount * lam * advantage
             row[t], after = advantage, values[b][t]
         advantages.append(row)
         returns.append(row + values[b])
@@ -175,7 +176,8 @@ def policy_loss(config, model, params, e):
     table = jax.nn.log_softmax(states @ params["tokens"].T / config.temperature)
     log_probs = jnp.take_along_axis(table, e["tokens"][:, -columns:, None], axis=2)[..., 0]
     ratio = jnp.exp((log_probs - e["log_probs"]) * e["mask"])
-    clipped = jnp.clip(ratio, 1 - config.clip, 1 + config.clip)
+    clip = config.surrogate.clip
+    clipped = jnp.clip(ratio, 1 - clip, 1 + clip)
     surrogate = jnp.minimum(ratio * e["advantages"], clipped * e["advantages"])
     return -(surrogate * e["mask"]).sum() / e["mask"].sum()
 

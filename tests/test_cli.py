@@ -216,13 +216,13 @@ MISTAKES = {
     ),
     "an unknown field": (
         ("ppo", QUICKSTART, "--ppo.iteratons", "3"),
-        " --ppo.iteratons: ppo is of the class PPO, which has no field iteratons; "
+        " --ppo.iteratons: ppo is of the class PolicyGradient, which has no field iteratons; "
         "did you mean --ppo.iterations?",
     ),
     "another class's field": (
         ("ppo", QUICKSTART, "--ppo.kl.target", "6"),
         " --ppo.kl.target: ppo.kl is of the class FixedController, which has no field target; "
-        "AdaptiveController has it: the experiment file sets the class",
+        "AdaptiveController and DoublingController have it: the experiment file sets the class",
     ),
     "a stage that is not there": (
         ("ppo", QUICKSTART, "--ppo.start", "stf"),

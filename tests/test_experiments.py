@@ -86,8 +86,8 @@ def unread(sources) -> list[str]:
 def test_every_field_of_every_config_is_read_outside_its_validation():
     sources = [path.read_text(encoding="utf-8") for path in PACKAGE]
     names = configs_of(map(ast.parse, sources))
-    assert len(names) > 25 and len(names["PPOConfig"]) > 20
-    assert {"Experiment", "SFT", "PPO", "WorldData", "Stage", "Evaluator", "RunOptions",
+    assert len(names) > 25 and len(names["PolicyGradientConfig"]) > 20
+    assert {"Experiment", "SFT", "PolicyGradient", "WorldData", "Stage", "Evaluator", "RunOptions",
             "FixedController"} <= names.keys()  # fmt: skip
     assert unread(sources) == []
 

@@ -5,6 +5,7 @@ import dataclasses
 import pytest
 
 from rlhf_jax.durable import manifest
+from rlhf_jax.objectives.estimator import GAE
 from rlhf_jax.runs.experiment import EvaluationConfig
 from rlhf_jax.runs.run import Run
 from rlhf_jax.stages.dpo import IPO
@@ -77,7 +78,7 @@ CHANGES = {  # (the config, the stages whose fingerprint changes)
     "outputs": (change("feedback", outputs=(2, 2)), below("feedback")),
     "reward": (change("reward", epochs=2.0), below("reward")),
     "dpo": (change("dpo", objective=IPO()), {"dpo"}),
-    "ppo_ptx": (change("ppo_ptx", gae_lambda=0.5), {"ppo_ptx"}),
+    "ppo_ptx": (change("ppo_ptx", advantage=GAE(0.95, 0.5)), {"ppo_ptx"}),
     "ppo": (change("ppo", temperature=0.5), {"ppo"}),
     "start": (change("ppo", start="dpo"), {"ppo"}),
     "stream": (change("sft", stream="other"), below("sft")),

@@ -8,16 +8,17 @@ from pathlib import Path
 from typing import Any, Literal, Protocol
 
 import pytest
-from rlhf_jax.stages.ppo_stage import PPO
 
 from rlhf_jax.errors import ConfigError, UserError, require
 from rlhf_jax.evaluation.evaluator import Evaluator
+from rlhf_jax.objectives.estimator import GAE, PPOClip
 from rlhf_jax.objectives.kl import AdaptiveController, FixedController
 from rlhf_jax.parallel.config import ParallelConfig
 from rlhf_jax.runs import options
 from rlhf_jax.runs.experiment import Experiment
 from rlhf_jax.stages.dpo import IPO
 from rlhf_jax.stages.elsewhere import FromRun
+from rlhf_jax.stages.policy_gradient import PolicyGradient
 from rlhf_jax.training.loop import LoopConfig
 from rlhf_jax.training.optimizer import OptimizerConfig
 from tests.small_run import config
@@ -248,7 +249,8 @@ def changed(*arguments, **changes) -> Experiment:
 def test_every_stage_source_and_evaluator_has_its_options_behind_its_name():
     ipo = dataclasses.replace(config.stages["dpo"], objective=IPO(0.1))
     found = changed(
-        "--ppo.kl.coefficient", "0.3", "--dpo.objective.beta", "0.2", "--ppo-ptx.clip", "0.7",
+        "--ppo.kl.coefficient", "0.3", "--dpo.objective.beta", "0.2",
+        "--ppo-ptx.surrogate.clip", "0.7", "--ppo-ptx.advantage.lam", "0.5",
         "--sft.optimizer.learning-rate", "1e-4", "--data.world.sft", "61", "--model.layers", "1",
         "--evaluation.sampling.top-k", "5", "--loop.keep", "7", "--parallel.fsdp", "2",
         "--ending.missing-eos-score", "None", "--evaluators.counted.limit.weight", "4",
@@ -259,7 +261,9 @@ def test_every_stage_source_and_evaluator_has_its_options_behind_its_name():
     stages = found.stages
     assert list(stages) == list(config.stages)
     assert stages["ppo"].kl == AdaptiveController(0.3, target=0.1, horizon=40)
-    assert stages["ppo_ptx"] == dataclasses.replace(config.stages["ppo_ptx"], clip=0.7)
+    assert stages["ppo_ptx"] == dataclasses.replace(
+        config.stages["ppo_ptx"], surrogate=PPOClip(0.7), advantage=GAE(0.95, 0.5)
+    )
     assert stages["dpo"].objective == IPO(0.2)
     assert stages["sft"].optimizer.learning_rate == 1e-4
     assert stages["feedback"].outputs == (2, 4)
@@ -278,7 +282,7 @@ def test_a_controller_s_class_is_the_file_s():
     }
     told = (
         "--ppo.kl.target: ppo.kl is of the class FixedController, which has no field target; "
-        "AdaptiveController has it: the experiment file sets the class"
+        "AdaptiveController and DoublingController have it: the experiment file sets the class"
     )
     with pytest.raises(UserError, match=f"^{re.escape(told)}$"):
         changed("--ppo.kl.target", "6", stages=fixed)
@@ -328,7 +332,7 @@ def test_help_of_a_stage_lists_its_own_options_and_the_shared_ones(capsys):
                    "--evaluators.counted.limit.weight", "--evaluation.batch-size"):  # fmt: skip
         assert f"{option} " in told, option
     assert "--sft." not in told and "--ppo-ptx." not in told
-    assert f"ppo options {options.described(PPO)}" in told
+    assert f"ppo options {options.described(PolicyGradient)}" in told
     assert f"evaluators.counted options {options.described(Counted)}" in told
     assert "--ppo.stream {None} STR names its randomness; None: the stage's name. Two" in told
     assert "evaluation options How every policy is asked when it is compared" in told

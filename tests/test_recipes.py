@@ -11,6 +11,8 @@ from pathlib import Path
 
 import pytest
 
+from rlhf_jax.objectives.estimator import GAE, PPOClip
+from rlhf_jax.rewards.learned import LearnedReward
 from rlhf_jax.runs.experiment import Experiment, load_experiment
 from rlhf_jax.stages.simulated_feedback import SimulatedFeedback
 
@@ -41,8 +43,13 @@ EACH_PPO = {
     "response_length": 1024,
     "temperature": 1.0,
     "kl.coefficient": 0.02,
-    "discount": 1.0,
-    "clip": 0.2,
+    "advantage": GAE(discount=1.0, lam=0.95),
+    "surrogate": PPOClip(0.2),
+    "aggregation": "token",
+    "kl_in": "reward",
+    "kl_estimator": "k1",
+    "entropy_coefficient": 0.0,
+    "group": 1,
     "ema_decay": 0.992,
     "zero_value_head": False,
     "policy_optimizer.schedule": "constant",
@@ -53,7 +60,7 @@ EACH_PPO = {
     "value_optimizer.b2": 0.95,
     "start": "sft",
     "reference": "sft",
-    "reward": "reward",
+    "rewards": (LearnedReward("reward"),),
 }
 ALL |= {f"{stage}.{field}": x for stage in ("ppo", "ppo_ptx") for field, x in EACH_PPO.items()}
 ALL |= {"ppo.ptx_coefficient": 0.0, "ppo_ptx.ptx_coefficient": 27.8, "ppo_ptx.ptx_ratio": 8}

@@ -36,7 +36,7 @@ def report_of(directory) -> dict:
 def test_the_report_has_its_schema(runs):
     report = report_of(runs[0])
     assert report.keys() == {
-        "policies", "scorers", "prompts", "records", "seconds", "seed", "findings",
+        "policies", "scorers", "prompts", "records", "saved", "seconds", "seed", "findings",
     }  # fmt: skip
     assert list(report["policies"]) == ["pretrain", "prompted", "sft", "ppo", "ppo_ptx", "dpo"]
     for policy in report["policies"].values():
@@ -56,6 +56,10 @@ def test_the_report_has_its_schema(runs):
     assert report["policies"]["prompted"]["kl_to_sft"] is None
     kl = {name: report["policies"][name]["kl_to_sft"]["mean"] for name in ("sft", "ppo")}
     assert kl["sft"] == 0 < kl["ppo"]
+    assert report["saved"] == {
+        name: driver.config.stages[name].saved() for name in ("ppo", "ppo_ptx")
+    }
+    assert "34.3% of it is the policy at the start" in report["saved"]["ppo"]  # .7^3
     assert list(report["scorers"]) == ["reward"]
     assert report["scorers"]["reward"]["accuracy_on_feedback_prompts"] > 0
     assert report["prompts"] == {"all": 10, "asked": 10}

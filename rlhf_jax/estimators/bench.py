@@ -10,7 +10,7 @@ import numpy as np
 
 from rlhf_jax.estimators import theory
 from rlhf_jax.estimators.measure import per_example_gradients
-from rlhf_jax.estimators.rows import Estimator, Rollouts, at_last_token
+from rlhf_jax.estimators.rows import Estimator, Rollouts, episodes_of
 from rlhf_jax.estimators.task import (
     TabularTask,
     all_log_probs,
@@ -19,6 +19,7 @@ from rlhf_jax.estimators.task import (
     table_log_probs,
 )
 from rlhf_jax.objectives import advantages as adv
+from rlhf_jax.objectives.estimator import MovingAverage
 from rlhf_jax.objectives.likelihood import sequence_log_prob
 
 Array = jax.Array
@@ -81,8 +82,7 @@ def pilot_baseline(task: TabularTask, rewards: Array, pilot_ids: Array) -> Array
     log_prob = lambda logits, i: jnp.sum(table_log_probs(task, logits, i[None]))
     norms_B = jnp.sum(per_example_gradients(log_prob, task.policy, pilot_ids) ** 2, axis=1)
     mask = task.mask[pilot_ids]
-    returns = at_last_token(jnp.sum(rewards[pilot_ids], axis=1), mask)
-    return adv.optimal_baseline(returns, mask, norms_B)
+    return adv.optimal_baseline(rewards[pilot_ids], mask, norms_B)
 
 
 def draw(
@@ -95,12 +95,10 @@ def draw(
     ids = sample(task, rollouts.old_log_probs, key, (estimates, group))
     drawn = jax.tree.map(lambda x: x[ids], rollouts)
 
-    def follow(average, one):
-        rewards, mask = one
-        return adv.moving_average(average, rewards, mask, decay), average
-
+    baseline = MovingAverage(decay)
+    follow = lambda average, one: (baseline.carry(average, episodes_of(one)), average)
     start = jnp.zeros((), drawn.rewards.dtype)
-    _, averages_n = jax.lax.scan(follow, start, (drawn.rewards, drawn.mask))
+    _, averages_n = jax.lax.scan(follow, start, drawn)
     return drawn._replace(average=jnp.broadcast_to(averages_n[:, None], ids.shape))
 
 

@@ -23,8 +23,16 @@ from rlhf_jax.estimators.task import (
     sample,
     table_log_probs,
 )
-from rlhf_jax.objectives import advantages as adv
-from rlhf_jax.objectives import surrogates
+from rlhf_jax.objectives.advantages import kl_shaped_rewards
+from rlhf_jax.objectives.estimator import (
+    Episodes,
+    ImportanceWeighted,
+    LeaveOneOut,
+    PPOClip,
+    PPOPenalty,
+    Reinforce,
+)
+from rlhf_jax.objectives.kl import FixedController
 from rlhf_jax.objectives.reductions import WeightedMean, aggregation_weights
 
 Array = jax.Array
@@ -61,19 +69,12 @@ class Curve(NamedTuple):
 def drift_surrogates(config: DriftConfig) -> dict[str, Surrogate]:
     """What a trainer may put around the same advantages, from no ratio at all to PPO."""
     return {
-        "no ratio": tokens(surrogates.reinforce),
-        "ratio of responses": responses(surrogates.importance_weighted),
-        "ratio of tokens": tokens(surrogates.importance_weighted),
-        "PPO penalty": tokens(partial(surrogates.ppo_penalty, coefficient=config.penalty)),
-        "PPO clip": tokens(partial(surrogates.ppo_clip, clip=config.clip)),
+        "no ratio": tokens(Reinforce()),
+        "ratio of responses": responses(ImportanceWeighted()),
+        "ratio of tokens": tokens(ImportanceWeighted()),
+        "PPO penalty": tokens(PPOPenalty(FixedController(config.penalty))),
+        "PPO clip": tokens(PPOClip(config.clip)),
     }
-
-
-class _Batch(NamedTuple):
-    """The part of `Rollouts` that these surrogates read."""
-
-    mask: Array
-    old_log_probs: Array
 
 
 def measure_drift(task: TabularTask, config: DriftConfig, seed: int) -> dict[str, Curve]:
@@ -95,11 +96,10 @@ def _follow(
     def step(logits, epoch):
         sampler_NxT = jnp.where(resample, all_log_probs(task, logits), old_NxT)
         ids = sample(task, sampler_NxT, jax.random.fold_in(key, epoch * resample), (config.batch,))
-        batch = _Batch(task.mask[ids], sampler_NxT[ids])
-        rewards = adv.kl_shaped_rewards(
-            task.scores[ids], batch.old_log_probs, ref_NxT[ids], batch.mask, task.kl_coefficient
-        )
-        advantages = adv.leave_one_out(rewards, batch.mask, config.batch)
+        mask, old = task.mask[ids], sampler_NxT[ids]
+        rewards = kl_shaped_rewards(task.scores[ids], old, ref_NxT[ids], mask, task.kl_coefficient)
+        batch = Episodes(mask, rewards, old, old, None, config.batch)
+        advantages, _ = LeaveOneOut()(batch)
         gradient = jax.grad(
             lambda x: jax.lax.switch(
                 index, losses, table_log_probs(task, x, ids), batch, advantages
@@ -116,7 +116,7 @@ def _follow(
     return jax.tree.map(lambda x, xs: jnp.concatenate([x[None], xs]), look(task.old), later)
 
 
-def _mean_loss(surrogate: Surrogate) -> Callable[[Array, _Batch, Array], Array]:
+def _mean_loss(surrogate: Surrogate) -> Callable[[Array, Episodes, Array], Array]:
     """Mean over responses of the sum over tokens, as in `rows`."""
 
     def loss(log_probs, batch, advantages):

@@ -1,4 +1,5 @@
-"""The table of estimators: each an advantage function x a surrogate of `rlhf_jax.objectives`.
+"""The table of estimators: each an advantage x a surrogate of objectives/estimator.py, the objects
+that a policy-gradient stage trains with.
 
 An estimate is made of the K responses of one `Rollouts` and is the gradient of
 -mean over responses of the sum over tokens of the losses (aggregation "length" with length 1),
@@ -16,7 +17,25 @@ import jax.numpy as jnp
 from rlhf_jax.errors import require
 from rlhf_jax.estimators import theory
 from rlhf_jax.objectives import advantages as adv
-from rlhf_jax.objectives import kl, surrogates
+from rlhf_jax.objectives import estimator as objects
+from rlhf_jax.objectives import kl
+from rlhf_jax.objectives.estimator import (
+    CISPO,
+    GAE,
+    GSPO,
+    Advantage,
+    Episodes,
+    GroupNormalised,
+    ImportanceWeighted,
+    LeaveOneOut,
+    MovingAverage,
+    PPOClip,
+    Reinforce,
+    RewardToGo,
+    TruncatedImportance,
+    VTrace,
+    WholeReturn,
+)
 from rlhf_jax.objectives.likelihood import sequence_log_prob
 from rlhf_jax.objectives.reductions import WeightedMean, aggregation_weights, whiten
 
@@ -67,17 +86,33 @@ class Estimator:
         return WeightedMean.of(losses, *weights).mean
 
 
-def tokens(surrogate: Callable) -> Surrogate:
-    """The surrogate of every token: [K,T]."""
-    return lambda p, r, advantages: surrogate(p, r.old_log_probs, advantages)
+def of(advantage: Advantage, values: Literal["exact", "learned"] | None = None) -> Advantages:
+    """What an advantage gives the K responses, one group; what it carries is `average`.
+
+    values: what stands for those of a value network.
+    """
+    return lambda r: advantage(episodes_of(r, values), r.average[0])[0]
 
 
-def responses(surrogate: Callable) -> Surrogate:
-    """The surrogate of whole responses, with the advantage of the first token: [K]."""
+def episodes_of(r: Rollouts, values: Literal["exact", "learned"] | None = None) -> Episodes:
+    """What an advantage may read of them."""
+    found = {"exact": r.exact_values, "learned": r.learned_values, None: None}[values]
+    return Episodes(r.mask, r.rewards, r.log_probs, r.old_log_probs, found, group=len(r.mask))
+
+
+def tokens(surrogate: objects.Surrogate) -> Surrogate:
+    """The surrogate of every token: [K,T]; what it carries is what it starts with."""
+    return lambda p, r, advantages: surrogate(
+        p, r.old_log_probs, advantages, r.mask, surrogate.init()
+    )
+
+
+def responses(surrogate: objects.Surrogate) -> Surrogate:
+    """The surrogate of whole responses, each as one token, with its first advantage: [K]."""
 
     def whole(p, r, advantages):
-        p, old = (sequence_log_prob(x, r.mask) for x in (p, r.old_log_probs))
-        return surrogate(p, old, advantages[:, 0])
+        p, old = (sequence_log_prob(x, r.mask)[:, None] for x in (p, r.old_log_probs))
+        return surrogate(p, old, advantages[:, :1], jnp.ones_like(p), surrogate.init())[:, 0]
 
     return whole
 
@@ -86,63 +121,33 @@ def with_kl(penalty: Callable, coefficient: float, per_token: bool = False) -> S
     """REINFORCE plus coefficient * penalty(log p, log ref), of whole responses or of tokens."""
 
     def loss(p, r, advantages):
-        ref = r.ref_log_probs
         if per_token:
-            policy_loss = surrogates.reinforce(p, r.old_log_probs, advantages)
-            return policy_loss + coefficient * penalty(p, ref)
-        p_K, ref_K = (sequence_log_prob(x, r.mask) for x in (p, ref))
-        policy_loss = responses(surrogates.reinforce)(p, r, advantages)
+            policy_loss = tokens(Reinforce())(p, r, advantages)
+            return policy_loss + coefficient * penalty(p, r.ref_log_probs)
+        p_K, ref_K = (sequence_log_prob(x, r.mask) for x in (p, r.ref_log_probs))
+        policy_loss = responses(Reinforce())(p, r, advantages)
         return policy_loss + coefficient * penalty(p_K, ref_K)
 
     return loss
 
 
-def at_last_token(returns_K: Array, mask: Array) -> Array:
-    """Rewards [K,T] that pay everything at the end."""
-    zeros = jnp.zeros(mask.shape, returns_K.dtype)
-    return adv.kl_shaped_rewards(returns_K, zeros, zeros, mask, 0.0)
-
-
-def whole_return(r: Rollouts, baseline: Array | float = 0.0) -> Array:
-    """R - b for every token, b one number a response."""
-    rewards = at_last_token(jnp.sum(r.rewards, axis=1), r.mask)
-    if not isinstance(baseline, float):
-        baseline = jnp.broadcast_to(baseline[:, None], r.mask.shape)
-    return adv.minus_baseline(rewards, r.mask, baseline)
-
-
-def _group(r: Rollouts) -> int:
-    return r.mask.shape[0]
-
-
-def leave_one_out(r: Rollouts) -> Array:
-    return adv.leave_one_out(r.rewards, r.mask, _group(r))
+def without_kl(r: Rollouts) -> Rollouts:
+    """With the score alone as reward, for rows that have the KL in the loss."""
+    rewards = adv.kl_shaped_rewards(r.scores, r.log_probs, r.ref_log_probs, r.mask, 0.0)
+    return r._replace(rewards=rewards)
 
 
 def score_leave_one_out(r: Rollouts) -> Array:
-    """Without the KL penalty, for rows that have it in the loss."""
-    return adv.leave_one_out(at_last_token(r.scores, r.mask), r.mask, _group(r))
-
-
-def grouped(r: Rollouts, divide_by_std: bool) -> Array:
-    return adv.group_normalised(r.rewards, r.mask, _group(r), divide_by_std)
-
-
-def critic(r: Rollouts, learned: bool, lam: float) -> Array:
-    values = r.learned_values if learned else r.exact_values
-    return adv.gae(r.rewards, values, r.mask, 1.0, lam)[0]
+    return of(LeaveOneOut())(without_kl(r))
 
 
 def whitened(r: Rollouts) -> Array:
-    return whiten(critic(r, learned=True, lam=1.0), r.mask)
-
-
-def off_policy_critic(r: Rollouts) -> Array:
-    return adv.vtrace(r.rewards, r.learned_values, r.mask, r.log_probs, r.old_log_probs)[0]
+    return whiten(of(GAE(lam=1.0), "learned")(r), r.mask)
 
 
 def baseline_return(r: Rollouts) -> Array:
-    return whole_return(r, r.baseline)
+    """R - b for every token, b the optimal baseline."""
+    return adv.minus_baseline(adv.paid_at_end(r.rewards, r.mask), r.mask, r.baseline[:, None])
 
 
 @dataclasses.dataclass(frozen=True)
@@ -162,37 +167,29 @@ class RowsConfig:
 def fresh_estimators(config: RowsConfig, kl_coefficient: float) -> dict[str, Estimator]:
     """Rows whose responses the policy itself sampled."""
     beta, lam = kl_coefficient, config.lam
-    reinforce = tokens(surrogates.reinforce)
-    clip = tokens(partial(surrogates.ppo_clip, clip=config.clip))
+    reinforce, clip = tokens(Reinforce()), tokens(PPOClip(config.clip))
+    grpo = of(GroupNormalised())
     rest = lambda penalty, bias, **over: Estimator(
         score_leave_one_out, with_kl(penalty, beta, **over), bias
     )
     return {
-        "reinforce": Estimator(whole_return, reinforce),
-        "reinforce_moving_average": Estimator(lambda r: whole_return(r, r.average), reinforce),
+        "reinforce": Estimator(of(WholeReturn()), reinforce),
+        "reinforce_moving_average": Estimator(of(MovingAverage()), reinforce),
         "reinforce_optimal_baseline": Estimator(baseline_return, reinforce, pilot="baseline"),
-        "reward_to_go": Estimator(lambda r: adv.reward_to_go(r.rewards, r.mask), reinforce),
-        "rloo": Estimator(leave_one_out, reinforce),
-        "dr_grpo": Estimator(partial(grouped, divide_by_std=False), clip, theory.dr_grpo),
-        "grpo": Estimator(partial(grouped, divide_by_std=True), clip, theory.grpo),
+        "reward_to_go": Estimator(of(RewardToGo()), reinforce),
+        "rloo": Estimator(of(LeaveOneOut()), reinforce),
+        "dr_grpo": Estimator(of(GroupNormalised(divide_by_std=False)), clip, theory.dr_grpo),
+        "grpo": Estimator(grpo, clip, theory.grpo),
         "grpo_per_sequence": Estimator(
-            partial(grouped, divide_by_std=True),
-            clip,
-            theory.grpo_per_sequence,
-            aggregation="sequence",
+            grpo, clip, theory.grpo_per_sequence, aggregation="sequence"
         ),
-        "a2c_exact_value": Estimator(partial(critic, learned=False, lam=1.0), reinforce),
-        "a2c_learned_value": Estimator(
-            partial(critic, learned=True, lam=1.0), reinforce, pilot="values"
-        ),
-        "gae_exact_value": Estimator(partial(critic, learned=False, lam=lam), reinforce),
+        "a2c_exact_value": Estimator(of(GAE(lam=1.0), "exact"), reinforce),
+        "a2c_learned_value": Estimator(of(GAE(lam=1.0), "learned"), reinforce, pilot="values"),
+        "gae_exact_value": Estimator(of(GAE(lam=lam), "exact"), reinforce),
         "gae_learned_value": Estimator(
-            partial(critic, learned=True, lam=lam),
-            reinforce,
-            partial(theory.gae, lam),
-            pilot="values",
+            of(GAE(lam=lam), "learned"), reinforce, partial(theory.gae, lam), pilot="values"
         ),
-        "ppo_first_step": Estimator(partial(critic, learned=True, lam=1.0), clip, pilot="values"),
+        "ppo_first_step": Estimator(of(GAE(lam=1.0), "learned"), clip, pilot="values"),
         "ppo_whitened": Estimator(whitened, clip, theory.whitened, pilot="values"),
         "k2_in_loss": rest(kl.kl_loss, None),
         "k2_in_loss_per_token": rest(
@@ -211,27 +208,20 @@ def stale_estimators(config: RowsConfig) -> dict[str, Estimator]:
         baseline_return, surrogate, bias, stale=True, pilot="baseline"
     )
     return {
-        "stale_reinforce": row(tokens(surrogates.reinforce), theory.stale_reinforce),
-        "importance": row(responses(surrogates.importance_weighted), None),
-        "importance_per_token": row(
-            tokens(surrogates.importance_weighted), theory.importance_per_token
-        ),
-        "importance_truncated": row(
-            responses(surrogates.truncated_importance), theory.importance_truncated
-        ),
+        "stale_reinforce": row(tokens(Reinforce()), theory.stale_reinforce),
+        "importance": row(responses(ImportanceWeighted()), None),
+        "importance_per_token": row(tokens(ImportanceWeighted()), theory.importance_per_token),
+        "importance_truncated": row(responses(TruncatedImportance()), theory.importance_truncated),
         "vtrace": Estimator(
-            off_policy_critic,
-            tokens(surrogates.truncated_importance),
+            of(VTrace(), "learned"),
+            tokens(TruncatedImportance()),
             theory.vtrace,
             stale=True,
             pilot="values",
         ),
-        "ppo_clip": row(tokens(partial(surrogates.ppo_clip, clip=e)), partial(theory.ppo_clip, e)),
-        "cispo": row(tokens(partial(surrogates.cispo, clip=e)), partial(theory.cispo, e)),
-        "gspo": row(
-            lambda p, r, a: surrogates.gspo(p, r.old_log_probs, a, r.mask, e),
-            partial(theory.gspo, e),
-        ),
+        "ppo_clip": row(tokens(PPOClip(e)), partial(theory.ppo_clip, e)),
+        "cispo": row(tokens(CISPO(e)), partial(theory.cispo, e)),
+        "gspo": row(tokens(GSPO(e, clip_high=e)), partial(theory.gspo, e)),
     }
 
 

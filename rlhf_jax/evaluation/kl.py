@@ -47,7 +47,7 @@ class KL(Evaluator):
         return {
             self.name: Column(
                 f"KL to\n{self.to}, in\ntraining",
-                f"{about}; below, of training's last iteration",
+                f"{about}; below, of the weights that sampled in training's last iteration",
                 digits=2,
                 below=last,
             ),

@@ -55,6 +55,10 @@ def page(report: dict, results: Results, image: bytes) -> str:
     picture = base64.b64encode(image).decode("ascii")
     findings = "".join(map(_finding, report["findings"]))
     tables = "".join(_section(report, results, judges) for judges in SECTIONS)
+    saved = "".join(
+        f'<p class="soft">{escape(stage)} is {escape(text)}.</p>\n'
+        for stage, text in report["saved"].items()
+    )
     more = "".join(evaluator.section(found, results) for evaluator, found in results)
     asked = report["prompts"]
     return f"""<!doctype html>
@@ -72,7 +76,7 @@ def page(report: dict, results: Results, image: bytes) -> str:
 <h2>Findings</h2>
 <ul>{findings}</ul>
 {tables}
-<h2>Figures</h2>
+{saved}<h2>Figures</h2>
 <img alt="The columns of the tables with their intervals, and curves of training"
 src="data:image/png;base64,{picture}">
 {more}

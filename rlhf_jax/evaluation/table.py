@@ -25,12 +25,14 @@ HEADS = {"policy": "policy", "score": "scorer"}
 
 
 def print_report(report: dict, results: Results) -> None:
-    """Prints the tables of policies and scorers, the findings and the time of each stage."""
+    """Prints the tables, what was saved, the findings and the time of each stage."""
     console = Console(highlight=False)
     for judges, section in SECTIONS.items():
         columns, rows = columns_of(results, judges), entries(report[section])
         for table in tables(HEADS[judges], columns, rows, console.width):
             console.print(table)
+    for stage, text in report["saved"].items():
+        console.print(Text(f"{stage} is {text}"))
     for sentence in report["findings"]:
         console.print(Text(f"- {sentence}"))
     spent = (f"{stage} {duration(seconds)}" for stage, seconds in report["seconds"].items())

@@ -34,6 +34,7 @@ def report_finished(run: Run) -> dict:
     prompts = run.evaluation.test_prompts if asked else None
     found = {
         **summarise(results, config.seed),
+        "saved": saved(run, stages),
         "prompts": prompts and {"all": prompts.all, "asked": len(prompts.ids)},
         "records": run.corpora.counts,
         "seconds": {**seconds(run, stages), "report": round(time.monotonic() - started, 1)},
@@ -65,6 +66,12 @@ def measure(run: Run, stages: Sequence[str]) -> Results:
                 found[stage] = measured(evaluator, rows, seed)
         evaluation.release(stage)
     return results
+
+
+def saved(run: Run, stages: Sequence[str]) -> dict[str, str]:
+    """What the model of a stage is, of those that say so (`Stage.saved`)."""
+    told = {stage: run.config.stages[stage].saved() for stage in stages}
+    return {stage: text for stage, text in told.items() if text is not None}
 
 
 def seconds(run: Run, stages: Sequence[str]) -> dict[str, float]:

@@ -113,6 +113,15 @@ class PolicyGradient(PolicyGradientConfig, Stage):
     def steps(self, examples):
         return self.iterations
 
+    def saved(self):
+        if self.ema_decay is None:
+            return None
+        return (
+            f"the moving average of its weights over {self.iterations} iterations, ema_decay = "
+            f"{self.ema_decay}; {self.start_share:.1%} of it is the policy at the start. Its KL in "
+            "training is of the weights that sampled, not of the average"
+        )
+
     def programs(self, build, steps):
         shapes, size = self._shapes(build), self.batch_size
         scorers = {stage: score_shapes(shape) for stage, shape in shapes.scorers.items()}

@@ -166,13 +166,16 @@ class PolicyGradientConfig:
         return self.iterations * self.epochs * self.minibatches
 
     @property
-    def average_warning(self) -> str | None:
-        """Said where more than a tenth of the saved average is still the policy at the start.
+    def start_share(self) -> float | None:
+        """Of the policy at the start in the average after n iterations, d^n of
+        d^n start + (1 - d) sum_i d^(n-i) w_i; None without an average."""
+        return None if self.ema_decay is None else self.ema_decay**self.iterations
 
-        Its share is d^n in the average after n iterations: d^n start + (1 - d) sum_i d^(n-i) w_i.
-        """
-        decay, count = self.ema_decay, self.iterations
-        if decay is None or (left := decay**count) <= 0.1:
+    @property
+    def average_warning(self) -> str | None:
+        """Said where more than a tenth of the saved average is still the policy at the start."""
+        decay, count, left = self.ema_decay, self.iterations, self.start_share
+        if left is None or left <= 0.1:
             return None
         return (
             f"ema_decay = {decay}: after {count} iterations {left:.0%} of the average of weights "

@@ -224,6 +224,10 @@ class Stage:
         NamedTuple with a `step`, and holds everything that moves."""
         raise NotImplementedError
 
+    def saved(self) -> str | None:
+        """What its model is, for the report, where it is not the weights of the last step; None."""
+        return None
+
     def finish(self, params: Any, inputs: Inputs) -> Any:
         """What it ends with: parameters, or {split: rankings}. params: the task's model."""
         return params

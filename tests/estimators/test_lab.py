@@ -11,7 +11,7 @@ from rlhf_jax.cli import command
 from rlhf_jax.errors import ConfigError, UserError
 from rlhf_jax.estimators.lab import LabConfig, Row
 from rlhf_jax.estimators.measure import Measurement
-from rlhf_jax.estimators.rows import RowsConfig, all_estimators
+from rlhf_jax.estimators.rows import Rollouts, RowsConfig, all_estimators
 
 ROWS = all_estimators(RowsConfig(), 0.3)
 SMALL = "--samples 8000 --task.vocabulary 3 --task.length 2 --drift.epochs 3 --drift.batches 4"
@@ -87,6 +87,22 @@ def test_verdicts():
 def test_config_names_the_field(field, value):
     with pytest.raises(ConfigError, match=field):
         dataclasses.replace(LabConfig(), **{field: value})
+
+
+def test_a_row_reads_what_its_advantage_carries():
+    """No baseline shows in the mean of the gradient."""
+    zeros, ones = np.zeros((4, 3)), np.ones((4, 3))
+    rewards = np.arange(12.0).reshape(4, 3)
+    rollouts = Rollouts(
+        np.arange(4), ones, zeros[:, 0], rewards, zeros, zeros, zeros, zeros, zeros,
+        baseline=np.full(4, 2.0), average=np.full(4, 5.0),
+    )  # fmt: skip
+    returns = rewards.sum(axis=1, keepdims=True)
+    for name, baseline in (
+        ("reinforce", 0.0), ("reinforce_moving_average", 5.0), ("reinforce_optimal_baseline", 2.0),
+    ):  # fmt: skip
+        found = ROWS[name].advantages(rollouts)
+        np.testing.assert_allclose(found, np.broadcast_to(returns - baseline, (4, 3)))
 
 
 def test_the_readme_counts_the_rows():

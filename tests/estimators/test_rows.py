@@ -18,9 +18,10 @@ from rlhf_jax.estimators.bench import (
     make_bench,
     pilot_baseline,
 )
-from rlhf_jax.estimators.rows import Estimator, RowsConfig, all_estimators, tokens, whole_return
+from rlhf_jax.estimators.rows import Estimator, RowsConfig, all_estimators, of, tokens
 from rlhf_jax.estimators.task import TaskConfig, all_log_probs, divergence, make_task
-from rlhf_jax.objectives.surrogates import reinforce
+from rlhf_jax.objectives.advantages import minus_baseline, paid_at_end
+from rlhf_jax.objectives.estimator import Advantage, Reinforce
 
 BETA, CLIP = 0.3, 0.1
 ROWS = {group: all_estimators(RowsConfig(group=group, clip=CLIP), BETA) for group in (2, 3)}
@@ -80,7 +81,15 @@ def test_the_clip_has_tokens_on_either_side(bench):
 
 
 def test_enumeration_catches_a_baseline_that_sees_its_own_response(bench):
-    half = Estimator(lambda r: whole_return(r, 0.5 * r.rewards.sum(1)), tokens(reinforce))
+    """An advantage from outside the package, as a training run takes it."""
+
+    class Half(Advantage):
+        def __call__(self, episodes, carried=None):
+            rewards = paid_at_end(episodes.rewards, episodes.mask)
+            own = 0.5 * rewards.sum(axis=1, keepdims=True)
+            return minus_baseline(rewards, episodes.mask, own), None
+
+    half = Estimator(of(Half()), tokens(Reinforce()))
     bias = expected_by_enumeration(bench, {"half": half}, 2)["half"] - exact(bench)
     np.testing.assert_allclose(bias, -0.5 * exact(bench), atol=1e-6)
 

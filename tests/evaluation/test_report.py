@@ -99,6 +99,7 @@ def report_of(found, seed=7) -> dict:
     about = {
         "prompts": {"all": 70, "asked": COUNT},
         "records": {},
+        "saved": {"ppo": "the average of <b>weights</b>"},
         "seconds": {"sft": 12, "<u>": 61},
     }
     return summarise(found, seed) | about | {"seed": seed}
@@ -171,6 +172,13 @@ def test_a_diverged_policy_is_told_and_still_reported(tmp_path):
     assert page(report, found, draw(report, found, CURVES, (*POLICIES, "reward"))).count(
         "<td>-</td>"
     )
+
+
+def test_what_was_saved_is_told_where_it_is_not_the_last_weights(report, capsys):
+    told = "ppo is the average of <b>weights</b>"
+    print_report(report, results())
+    assert told in capsys.readouterr().out
+    assert f"{told}." in Page(page(report, results(), b"")).text
 
 
 @pytest.mark.parametrize("names", [(), ("base",), ("sft", "ppo"), ("base", "ppo")])

@@ -24,15 +24,15 @@ FEEDS = (
         ("prompts", '"prompts", split', '"prompts", "test"', PROMPTS),
         ("prompts", "length=length", "length=16", PROMPTS),
     ]),
-    *mutants("stages/ppo_stage.py", "test_feeds.py", [
-        ("PPO._batches", 'rows["text"], self.ptx_length', 'rows["text"], self.prompt_length',
+    *mutants("stages/policy_gradient.py", "test_feeds.py", [
+        ("PolicyGradient._batches", 'rows["text"], self.ptx_length',
+         'rows["text"], self.prompt_length', "test_ptx_reads_its_rows_of_text_an_episode"),
+        ("PolicyGradient._batches", "self.batch_size * self.ptx_ratio", "self.batch_size * 2",
          "test_ptx_reads_its_rows_of_text_an_episode"),
-        ("PPO._batches", "self.batch_size * self.ptx_ratio", "self.batch_size * 2",
-         "test_ptx_reads_its_rows_of_text_an_episode"),
-        ("PPO._batches", "self.ptx_coefficient > 0", "True",
+        ("PolicyGradient._batches", "self.ptx_coefficient > 0", "True",
          "test_without_a_coefficient_no_text_is_read"),
-        ("PPO._batches", "inputs, self.prompts", 'inputs, "ppo"', PPO_PROMPTS),
-        ("PPO._batches", "self.batch_size, self.prompt_length)", "self.batch_size, 6)",
+        ("PolicyGradient._batches", "inputs, self.prompts", 'inputs, "ppo"', PPO_PROMPTS),
+        ("PolicyGradient._batches", "asked, self.prompt_length, whole)", "asked, 6, whole)",
          PPO_PROMPTS),
     ]),
     *mutants("stages/sft.py", "test_feeds.py", [
@@ -70,8 +70,8 @@ RANDOMNESS = (
         ("demonstrations", 'inputs.shuffle("mix")', 'inputs.shuffle("text")',
          "test_mixed_demonstrations_are_shuffled_for_three_purposes"),
     ]),
-    *mutants("stages/ppo_stage.py", "test_randomness.py", [
-        ("PPO._batches", 'self.ptx_length, "text")', 'self.ptx_length, "prompts")',
+    *mutants("stages/policy_gradient.py", "test_randomness.py", [
+        ("PolicyGradient._batches", 'self.ptx_length, "text")', 'self.ptx_length, "prompts")',
          "test_prompts_and_text_of_ppo_are_read_in_orders_of_their_own"),
     ]),
     *mutants("runs/inputs.py", "test_randomness.py", [
@@ -109,14 +109,16 @@ GIVEN = (
         ("PmapRunner.rows", "np.asarray(x).reshape", "np.asarray(x)[::-1].reshape",
          "test_rows_go_to_the_devices_and_come_back_in_order[pmap]"),
     ]),
-    *mutants("stages/ppo_stage.py", "runs/test_inputs.py", [
-        ("PPO.needs", '"start": Need(self.start', '"start": Need(self.reference or self.start',
-         ROLES),
-        ("PPO.needs", "Need(self.reference or self.start", "Need(self.start", ROLES),
+    *mutants("stages/policy_gradient.py", "runs/test_inputs.py", [
+        ("PolicyGradient.needs", '"start": Need(self.start',
+         '"start": Need(self.reference or self.start', ROLES),
+        ("PolicyGradient.needs", "self.value or next(", "None or next(", ROLES),
+        ("PolicyGradient.needs", "Need(self.reference or self.start", "Need(self.start", ROLES),
     ]),
 )  # fmt: skip
 
 FIT = "runs/test_stages_fit.py"
+SAVED = "test_a_stage_says_so_where_it_saves_an_average"
 ORDER = "test_a_stage_comes_after_all_that_it_builds_on_and_nothing_else_is_run"
 GRAPH = mutants(
     "runs/chain.py",
@@ -141,6 +143,21 @@ GRAPH = mutants(
         ("check_chain", "stage.check_shapes(build_of(stages, name, model, ending))", "pass",
          "test_lengths_and_words_fit_the_models", "Failed"),
     ],
+)  # fmt: skip
+
+AVERAGE = (
+    *mutants("stages/policy_gradient.py", FIT, [
+        ("PolicyGradient.saved", "if self.ema_decay is None", "if False", SAVED, "TypeError"),
+        ("PolicyGradient.saved", "self.start_share", "self.ema_decay", SAVED),
+    ]),
+    *mutants("stages/policy_gradient_config.py", FIT, [
+        ("PolicyGradientConfig.start_share", "self.ema_decay**self.iterations",
+         "1 - self.ema_decay**self.iterations", SAVED),
+    ]),
+    *mutants("evaluation/page.py", "evaluation/test_report.py", [
+        ("page", "escape(text)", "text",
+         "test_what_was_saved_is_told_where_it_is_not_the_last_weights"),
+    ]),
 )  # fmt: skip
 
 REPORT_SCORES = "test_the_scores_of_the_report_are_of_each_policy_s_responses_to_test_prompts"
@@ -214,41 +231,41 @@ STAGES = (
 )  # fmt: skip
 
 PPO = (
-    *mutants("stages/ppo_stage.py", "test_chain_ppo.py", [
-        ("PPO.task", 'policy, reward = inputs.model("start"), inputs.model("reward")',
-         f'policy, reward = {INITIAL}, inputs.model("reward")',
+    *mutants("stages/policy_gradient.py", "test_chain_ppo.py", [
+        ("PolicyGradient.task", 'policy = inputs.model("start")', f"policy = {INITIAL}",
          "test_policy_and_average_start_from_sft[ppo]"),
-        ("PPO.task", 'inputs.model("reference"), reward)',
-         'jax.tree.map(lambda x: 0.9 * x, inputs.model("reference")), reward)',
+        ("PolicyGradient.task", 'inputs.model("reference"), scorers, scorer)',
+         'jax.tree.map(lambda x: 0.9 * x, inputs.model("reference")), scorers, scorer)',
          "test_the_kl_penalty_is_measured_from_sft[ppo]"),
-        ("PPO.task", 'inputs.model("reference"), reward)',
-         'inputs.model("reference"), jax.tree.map(lambda x: 0.9 * x, reward))',
+        ("PolicyGradient.task", 'inputs.model("reference"), scorers, scorer)',
+         'inputs.model("reference"), jax.tree.map(lambda x: 0.9 * x, scorers), scorer)',
          f"{EXPERIENCE}[ppo-0-returns]"),
-        ("PPO.task", "runner.create(initial, policy, reward,",
-         "runner.create(initial, policy, jax.tree.map(lambda x: 0.9 * x, reward),",
+        ("PolicyGradient.task", "runner.create(initial, policy, scorer,",
+         "runner.create(initial, policy, jax.tree.map(lambda x: 0.9 * x, scorer),",
          "test_the_value_function_starts_as_the_reward_model[ppo]"),
-        ("PPO.task.model", "state.policy if state.ema is None else state.ema", "state.policy",
+        ("PolicyGradient.task.model", "state.policy if state.ema is None else state.ema",
+         "state.policy",
          "test_the_saved_policy_is_the_average_of_the_weights_of_all_iterations[ppo]"),
-        ("PPO.task", "total_steps=self.iterations", "total_steps=2",
+        ("PolicyGradient.task", "total_steps=self.iterations", "total_steps=2",
          "test_the_prompts_are_of_the_ppo_split[ppo]"),
     ]),
-    *mutants("stages/ppo_stage.py", "test_second_round.py", [
-        ("PPO.task", 'self, policy, inputs.model("reference"), reward)',
-         "self, policy, policy, reward)",
+    *mutants("stages/policy_gradient.py", "test_second_round.py", [
+        ("PolicyGradient.task", 'self, policy, inputs.model("reference"), scorers, scorer)',
+         "self, policy, policy, scorers, scorer)",
          "test_experience_is_that_of_the_models_that_the_stage_names[ppo_2-0-returns]"),
     ]),
 )  # fmt: skip
 
-ITERATION = mutants(
-    "stages/ppo.py",
-    "test_chain_ppo.py",
-    [
-        ("make_iteration", 'frozen.fixed["policy"], state.policy)',
-         'frozen.fixed["policy"], state.ema)',
+ITERATION = (
+    *mutants("stages/iteration.py", "test_chain_ppo.py", [
+        ("Iteration._draw", 'self.frozen.fixed["policy"], state.policy)',
+         'self.frozen.fixed["policy"], state.ema)',
          "test_rollouts_are_drawn_at_the_temperature_without_top_k[ppo]"),
+    ]),
+    *mutants("stages/policy_update.py", "test_chain_ppo.py", [
         ("make_update", "x.sum(axis=0), told", "x[0], told",
          "test_the_losses_of_an_iteration_are_means_of_its_epochs"),
-    ],
+    ]),
 )  # fmt: skip
 
 OF_THE_SEED = "test_records_and_grader_are_of_the_world_of_the_seed"
@@ -321,5 +338,5 @@ ELSEWHERE = (
     ]),
 )  # fmt: skip
 
-MUTANTS = (FEEDS + RANDOMNESS + GIVEN + GRAPH + STAGES + PPO + ITERATION + DATA + REPORT
-           + ELSEWHERE)  # fmt: skip
+MUTANTS = (FEEDS + RANDOMNESS + GIVEN + GRAPH + AVERAGE + STAGES + PPO + ITERATION + DATA
+           + REPORT + ELSEWHERE)  # fmt: skip

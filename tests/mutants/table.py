@@ -6,6 +6,7 @@ from tests.mutants import (
     data,
     details,
     durable,
+    estimators,
     evaluation,
     generation,
     identity,
@@ -21,6 +22,6 @@ from tests.mutants import (
 )
 
 ROOMS = (details, objectives, policy_gradients, preferences, models, data, generation, training,
-         durable, rewards, stages, identity, evaluation, recipes, chain, plan,
-         command_line)  # fmt: skip
+         durable, rewards, stages, identity, evaluation, recipes, chain, plan, command_line,
+         estimators)  # fmt: skip
 TABLE = tuple(mutant for room in ROOMS for mutant in room.MUTANTS)

@@ -22,12 +22,14 @@ from rlhf_jax.plan.compiling import GIB, Compiled, _wanted_bytes, topology_devic
 from rlhf_jax.plan.plan import Plan, make_plan
 from rlhf_jax.plan.programs import programs_of, stages_of
 from rlhf_jax.plan.report import as_json, verdict
+from rlhf_jax.rewards.learned import LearnedReward
 from rlhf_jax.stages.elsewhere import FromRun
 from rlhf_jax.stages.stage import text_shapes
 from tests.small_run import config, ppo
 
 HERE = Topology("v5e:2x4", CHIPS["v5e"], 8)
 MESH = MeshShape(2, 2, 2)
+JUDGED = (LearnedReward("judge"),)
 
 
 def small(**changes):
@@ -71,8 +73,8 @@ def test_a_stage_of_any_name_is_planned():
     stages = {
         "base": FromRun("elsewhere", "base", ends="policy"),
         "judge": FromRun("elsewhere", "scorer", model=dataclasses.replace(SMALL.model, layers=1)),
-        "first": ppo(start="base", reward="judge"),
-        "second": ppo(start="base", reward="judge", batch_size=16, ptx_coefficient=1.0),
+        "first": ppo(start="base", rewards=JUDGED),
+        "second": ppo(start="base", rewards=JUDGED, batch_size=16, ptx_coefficient=1.0),
     }
     other = dataclasses.replace(SMALL, stages=stages, evaluators=())
     planned = programs_of(other, ("first", "second"))

@@ -179,13 +179,19 @@ def test_a_role_s_model_is_that_of_the_stage_that_it_names_loaded_once():
         return {"of": stage}
 
     given = inputs_of(STAGES, "ppo", model=model)
-    assert [given.model(role)["of"] for role in ("start", "reference", "reward")] == [
-        "sft", "sft", "reward",
-    ]  # fmt: skip
+    roles = ("start", "reference", "rewards reward", "value")
+    assert [given.model(role)["of"] for role in roles] == ["sft", "sft", "reward", "reward"]
     assert loaded == ["sft", "reward"] and given.model("reference") is given.model("start")
     apart = STAGES | {"ppo": dataclasses.replace(STAGES["ppo"], reference="dpo")}
     given = inputs_of(apart, "ppo", model=model)
     assert given.model("reference") == {"of": "dpo"} and given.model("start") == {"of": "sft"}
+    other = STAGES | {
+        "reward_2": STAGES["reward"],
+        "ppo": dataclasses.replace(STAGES["ppo"], value="reward_2"),
+    }
+    given = inputs_of(other, "ppo", model=model)
+    assert given.model("value") == {"of": "reward_2"}
+    assert given.model("rewards reward") == {"of": "reward"}
 
 
 def test_keys_and_seeds_are_of_the_stage_s_stream(inputs):

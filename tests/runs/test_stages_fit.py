@@ -8,6 +8,7 @@ import pytest
 from rlhf_jax.errors import ConfigError
 from rlhf_jax.evaluation.evaluator import Evaluator
 from rlhf_jax.generation.ending import EndingConfig
+from rlhf_jax.rewards.learned import LearnedReward
 from rlhf_jax.runs import chain
 from rlhf_jax.stages.elsewhere import FewShot, FromRun
 from rlhf_jax.stages.stage import Need
@@ -47,9 +48,11 @@ def test_shapes_of_a_stage_are_those_of_what_it_reads():
     assert build("pretrain").shapes == {} and build("pretrain").model == config.model
     assert build("sft").shapes == {"start": small}
     assert build("reward").shapes == {"start": small}  # rankings have no shape
-    assert build("ppo").shapes == {"start": small, "reference": small, "reward": small}
+    assert build("ppo").shapes == {
+        role: small for role in ("start", "reference", "rewards reward", "value")
+    }
     stages["reward"] = FromRun("elsewhere", "reward")
-    assert build("ppo").shapes["reward"] == config.model
+    assert build("ppo").shapes["rewards reward"] == config.model
 
 
 THERE = f"a stage of this experiment: {NAMES}"
@@ -82,8 +85,8 @@ ENDS_OTHERWISE = {
         changed("sft", start="reward") | {"reward": FromRun("there", "reward")},
     "dpo.start = 'feedback': must be a stage that ends with a policy, not rankings":
         changed("dpo", start="feedback"),
-    "ppo.reward = 'sft': must be a stage that ends with a scorer, not a policy":
-        changed("ppo", reward="sft"),
+    "ppo.rewards sft = 'sft': must be a stage that ends with a scorer, not a policy":
+        changed("ppo", rewards=(LearnedReward("sft"),)),
     "ppo.reference = 'reward': must be a stage that ends with a policy, not a scorer":
         changed("ppo", reference="reward"),
     "reward.rankings = 'sft': must be a stage that ends with rankings, not a policy":
@@ -148,11 +151,11 @@ SHAPES = {
     "feedback.prompt_length + response_length = 161: must be <= the context of sft = 160":
         changed("feedback", response_length=105),
     "ppo.prompt_length + response_length = 64: must be <= 60, the shortest context of the models":
-        changed("ppo", reward="scorer"),
+        changed("ppo", rewards=(LearnedReward("scorer"),)),
     "ppo.ptx_length = 161: must be <= the context of sft = 160":
         changed("ppo", ptx_length=161, ptx_coefficient=1.0),
-    "ppo.reward = 'words': must be a stage whose model has 400 tokens, as sft; it has 300":
-        changed("ppo", reward="words"),
+    "ppo.rewards words = 'words': must be a stage whose model has 400 tokens, as sft; it has 300":
+        changed("ppo", rewards=(LearnedReward("words"),)),
     "ppo.reference = 'spoken': must be a stage whose model has 400 tokens, as sft; it has 300":
         changed("ppo", reference="spoken"),
 }  # fmt: skip
@@ -167,6 +170,15 @@ OTHERS = {
 @pytest.mark.parametrize("told", SHAPES)
 def test_lengths_and_words_fit_the_models(told):
     assert refusal({**STAGES, **OTHERS, **SHAPES[told]}) == told
+
+
+def test_a_stage_says_so_where_it_saves_an_average():
+    told = {name for name, stage in STAGES.items() if stage.saved() is not None}
+    assert told == {"ppo", "ppo_ptx"} and ppo(ema_decay=None).saved() is None
+    assert ppo(ema_decay=0.5, iterations=4).saved() == (
+        "the moving average of its weights over 4 iterations, ema_decay = 0.5; 6.2% of it is the "
+        "policy at the start. Its KL in training is of the weights that sampled, not of the average"
+    )
 
 
 def test_a_scorer_of_another_size_serves():
