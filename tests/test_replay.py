@@ -275,7 +275,7 @@ def test_doctor_tells_who_holds_a_run(copy, monkeypatch, capsys):
 )
 def test_doctor_and_replay_want_a_place(monkeypatch, capsys, arguments):
     code, _, err = command(monkeypatch, capsys, *arguments)
-    assert code == 2 and f"rlhf-jax {arguments[0]} needs" in err
+    assert code == 2 and f"rlhf-jax: {arguments[0]} needs" in err
 
 
 def test_replay_takes_the_options_of_the_start_alone(monkeypatch, capsys):
