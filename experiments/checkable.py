@@ -32,7 +32,7 @@ def cosine(learning_rate: float, warmup_steps: int) -> OptimizerConfig:
 
 ALIKE: dict[str, Any] = {
     "policy_optimizer": OptimizerConfig(learning_rate=3e-4, warmup_steps=10),
-    "iterations": 80,
+    "iterations": 120,
     "batch_size": 128,
     "minibatches": 4,
     "prompt_length": 32,
