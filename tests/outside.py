@@ -1,5 +1,6 @@
-"""A data source, an evaluator and a stage that live outside of the package: words to be spelt out,
-a grader that likes one letter, and GRPO on what a Python function says of a response.
+"""A data source, an evaluator, a stage, an advantage and a surrogate that live outside of the
+package: words to be spelt out, a grader that likes one letter, GRPO on what a Python function says
+of a response, and an estimator for the package's own stage.
 
 Nothing in rlhf_jax knows of them (tests/test_extending.py); docs/extending.md explains them.
 """
@@ -20,10 +21,11 @@ from rlhf_jax.errors import require
 from rlhf_jax.evaluation.evaluator import Column, Evaluator
 from rlhf_jax.evaluation.statistics import bounded_mean, mean_interval
 from rlhf_jax.generation.ending import final_scores
-from rlhf_jax.objectives.advantages import group_normalised, kl_shaped_rewards
+from rlhf_jax.objectives.advantages import group_normalised, kl_shaped_rewards, paid_at_end
+from rlhf_jax.objectives.estimator import Advantage, Surrogate
 from rlhf_jax.objectives.kl import k3, kl_loss
 from rlhf_jax.objectives.reductions import WeightedMean
-from rlhf_jax.objectives.surrogates import ppo_clip, ppo_diagnostics
+from rlhf_jax.objectives.surrogates import importance_weighted, ppo_clip, ppo_diagnostics
 from rlhf_jax.parallel import replicas
 from rlhf_jax.sources.source import Source
 from rlhf_jax.stages import feeds
@@ -91,7 +93,10 @@ class Spelling(Source):
             name: [Text(d.prompt + d.response) for d in split] for name, split in splits.items()
         }
         prompts = {"ppo": splits["train"], "test": splits["valid"]}
-        prompts = {name: [Prompt(d.prompt) for d in split] for name, split in prompts.items()}
+        prompts = {
+            name: [Prompt(d.prompt, {"answer": d.response}) for d in split]
+            for name, split in prompts.items()
+        }
         return {"text": text, "demonstrations": splits, "prompts": prompts}, {}
 
     def examples(self, kind):
@@ -152,6 +157,44 @@ class Spells(Evaluator):
 
     def summary(self, rows, seed):
         return {"spells": mean_interval(rows["nats"])}
+
+
+@dataclasses.dataclass(frozen=True)
+class OverMedian(Advantage):
+    """A = (R - median of its group) / s, s the moving average of |R - median|, 1 at first."""
+
+    grouped: ClassVar = True
+    decay: float = 0.5
+
+    def init(self):
+        return jnp.ones((), jnp.float32)
+
+    def __call__(self, episodes, carried=None):
+        return self._over(episodes)[:, None] / carried * episodes.mask, None
+
+    def carry(self, carried, episodes):
+        return self.decay * carried + (1 - self.decay) * jnp.abs(self._over(episodes)).mean()
+
+    def _over(self, episodes):
+        returns = paid_at_end(episodes.rewards, episodes.mask).sum(axis=1)
+        returns = returns.reshape(-1, episodes.group)
+        return (returns - jnp.median(returns, axis=1, keepdims=True)).reshape(-1)
+
+
+@dataclasses.dataclass(frozen=True)
+class Cooling(Surrogate):
+    """-c A rho, c = decay^t in iteration t."""
+
+    decay: float = 0.5
+
+    def init(self):
+        return jnp.ones((), jnp.float32)
+
+    def __call__(self, log_probs, old_log_probs, advantages, mask, carried=None):
+        return carried * importance_weighted(log_probs, old_log_probs, advantages)
+
+    def carry(self, carried, kl):
+        return self.decay * carried
 
 
 class State(NamedTuple):

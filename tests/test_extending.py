@@ -1,5 +1,6 @@
-"""A stage, a data source and an evaluator of one's own (tests/outside.py), in an experiment file of
-one's own: everything that the package does with its own, it does with these."""
+"""A stage, a data source, an evaluator, an advantage, a surrogate (tests/outside.py) and a reward
+function (tests/outside_reward.py) of one's own, in an experiment file of one's own: everything that
+the package does with its own, it does with these."""
 
 import json
 import os
@@ -19,12 +20,16 @@ from rlhf_jax.plan.chips import CHIPS, Topology
 from rlhf_jax.plan.flops import matrix_parameters
 from rlhf_jax.plan.plan import make_plan
 from rlhf_jax.runs.experiment import load_experiment
+from tests import outside_reward
 
 ROOT = Path(__file__).resolve().parents[1]
 STEPS, GROUPED = 5, 32  # of GRPO: iterations, and responses in each
-REPORTED = 3 * 8  # responses that the report grades: of three policies to the test prompts
+ROWS, GROUP = 16, 4  # of the policy gradient: responses in an iteration, and to a prompt
+RUNS = "one", "killed"
+REPORTED = 4 * 8  # responses that the report grades: of four policies to the test prompts
 # In the fourth step: the last checkpoint is of the second, the third's scores are written down.
-KILL = 3 * GROUPED + 5
+CUT = 5  # calls of that step
+KILL, KILL_MINE = 3 * GROUPED + CUT, 3 * ROWS + CUT
 
 EXPERIMENT = '''
 """An experiment whose source, stage and evaluator are not of the package. Its grader writes a line
@@ -36,7 +41,10 @@ from pathlib import Path
 
 from rlhf_jax.generation.ending import EndingConfig
 from rlhf_jax.models.config import TransformerConfig
+from rlhf_jax.objectives.kl import FixedController
+from rlhf_jax.rewards.checked import CheckedReward
 from rlhf_jax.runs.experiment import EvaluationConfig, Experiment
+from rlhf_jax.stages import presets
 from rlhf_jax.stages.pretrain import Pretrain
 from rlhf_jax.stages.sft import SFT
 from rlhf_jax.training.loop import LoopConfig
@@ -72,6 +80,13 @@ config = Experiment(
         "base": Pretrain(FAST, batch_size=8, length=16),
         "sft": SFT(FAST, epochs=3, batch_size=8, length=16, start="base"),
         "grpo": outside.GRPO(SMOOTH, iterations=5, start="sft"),
+        "mine": presets.rloo(
+            policy_optimizer=SMOOTH, iterations=5, start="sft",
+            rewards=(CheckedReward("tests.outside_reward:spelt", workers=1),),
+            advantage=outside.OverMedian(), surrogate=outside.Cooling(), aggregation="sequence",
+            kl=FixedController(0.0), ema_decay=None, batch_size=16, group=4, prompt_length=8,
+            response_length=8,
+        ),
     },
     ending=EndingConfig(missing_eos_score=None),
     evaluation=EvaluationConfig(prompt_length=8, response_length=8, batch_size=8),
@@ -129,7 +144,11 @@ def run(
 ) -> tuple:
     """A stage, or "run": the whole experiment and its report, in the folder `name`. What the stage
     builds on is that of another run; "": its own."""
-    environment = {"CALLS": calls or f"{name} calls", "KILL": str(kill)}
+    environment = {
+        "CALLS": calls or f"{name} calls",
+        "ASKED": f"{name} asked",
+        "KILL": str(kill),
+    }
     return environment, [command, "experiment.py", "--out", name, *options], name, of
 
 
@@ -137,9 +156,9 @@ def metrics(directory: Path, stage: str) -> list[dict]:
     return [json.loads(line) for line in (directory / stage / "metrics.jsonl").open()]
 
 
-def assert_same(directory: Path, other: Path) -> None:
+def assert_same(directory: Path, other: Path, stage: str = "grpo") -> None:
     """Within what sums in another order make of float32 in a few steps."""
-    found, expected = metrics(directory, "grpo"), metrics(other, "grpo")
+    found, expected = metrics(directory, stage), metrics(other, stage)
     assert len(found) == len(expected) == STEPS
     for line, wanted in zip(found, expected, strict=True):
         assert line.keys() == wanted.keys()
@@ -158,19 +177,24 @@ def report(directory: Path) -> dict[str, dict[str, float]]:
 
 @pytest.fixture(scope="module")
 def folder(tmp_path_factory):
-    """One whole run on one device, "one"; one that was killed and went on, "killed"; and one whose
-    numbers were not finite, "sick"."""
+    """One whole run on one device, "one"; one whose stages were killed and went on, "killed"; and
+    one whose numbers were not finite, "sick"."""
     folder = tmp_path_factory.mktemp("extending")
     (folder / "experiment.py").write_text(EXPERIMENT)
-    sick = "--grpo.optimizer.learning-rate", "1e30", "--loop.max-skipped", "2"
+    sick = "--loop.max-skipped", "2", "--grpo.optimizer.learning-rate", "1e30"
+    sick_mine = *sick[:2], "--mine.policy-optimizer.learning-rate", "1e30"
     commands = (
         run("run", "one", of=""),
         run("grpo", "killed", kill=KILL),
         run("grpo", "killed"),
         run("grpo", "sick", *sick),
         ({"CALLS": "replay calls"}, ["replay", "sick/grpo/sick/step_2.npz"], "", ""),
+        run("mine", "killed", kill=KILL_MINE),
+        run("mine", "killed"),
+        run("mine", "sick", *sick_mine),
+        ({"ASKED": "replay asked"}, ["replay", "sick/mine/sick/step_3.npz"], "", ""),
     )
-    printed = finish(start(folder, *commands), 0, -signal.SIGKILL, 0, 2, 0)
+    printed = finish(start(folder, *commands), 0, *(-signal.SIGKILL, 0, 2, 0) * 2)
     (folder / "printed").write_text(printed)
     return folder
 
@@ -184,17 +208,20 @@ def test_the_stage_learns_what_the_function_likes(folder):
 
 def test_the_report_has_the_evaluators_columns(folder):
     found = report(folder / "one")
-    assert found.keys() == {"base", "sft", "grpo"}
+    assert found.keys() == {"base", "sft", "grpo", "mine"}
     assert found["sft"]["spells"] < found["base"]["spells"] - 0.1
     assert found["grpo"]["liking"] > found["sft"]["liking"] + 0.1
 
 
 def test_after_a_kill_it_goes_on_to_the_same_bits(folder):
-    for file in ("metrics.jsonl", "host/scores/2.json", "host/scores/4.json", "about.json"):
-        path = Path("grpo") / file
-        assert (folder / "killed" / path).read_bytes() == (folder / "one" / path).read_bytes()
-    one, killed = (model_bytes(folder / name / "grpo" / "model") for name in ("one", "killed"))
-    assert one == killed and len(one) > 0
+    results = [f"host/scores/{n}.json" for n in (2, 4)], [f"host/reward_0/{n}.json" for n in (2, 4)]
+    files = {"grpo": ["about.json", *results[0]], "mine": results[1]}
+    for stage, more in files.items():
+        for file in ("metrics.jsonl", *more):
+            path = Path(stage) / file
+            assert (folder / "killed" / path).read_bytes() == (folder / "one" / path).read_bytes()
+        one, killed = (model_bytes(folder / name / stage / "model") for name in ("one", "killed"))
+        assert one == killed and len(one) > 0
 
 
 def model_bytes(directory: Path) -> dict[str, bytes]:
@@ -203,19 +230,42 @@ def model_bytes(directory: Path) -> dict[str, bytes]:
     return {str(path): np.asarray(leaf).tobytes() for path, leaf in leaves}
 
 
-def test_no_response_of_a_step_that_was_written_down_is_graded_again(folder):
-    calls = lambda name: (folder / f"{name} calls").read_text().splitlines()
-    whole, killed = calls("one"), calls("killed")
-    assert len(whole) == STEPS * GROUPED + REPORTED
-    # Step 3 was cut short after five of its responses; step 2, done again, read its scores.
-    before = 3 * GROUPED
-    assert killed == whole[: before + 5] + whole[before : STEPS * GROUPED]
+@pytest.mark.parametrize(
+    ("calls", "rows", "reported"), [("calls", GROUPED, REPORTED), ("asked", ROWS, 0)]
+)
+def test_no_response_of_a_step_that_was_written_down_is_graded_again(folder, calls, rows, reported):
+    whole, killed = ((folder / f"{name} {calls}").read_text().splitlines() for name in RUNS)
+    assert len(whole) == STEPS * rows + reported
+    # Step 3 was cut short in one of its responses; step 2, done again, read its scores.
+    before = 3 * rows
+    assert killed == whole[: before + CUT] + whole[before : STEPS * rows]
+
+
+def test_the_policy_gradient_learns_by_the_function_the_advantage_and_the_surrogate(folder):
+    """policy_loss = -c mean(A) where the ratio is 1: c, A and what A divides by in a loop."""
+    asked = [json.loads(line) for line in (folder / "one asked").open()]
+    spelt = lambda prompt: "".join(f" {letter}" for letter in prompt[:-1])
+    assert all(record == {"prompt": p, "answer": spelt(p)} for p, _, record in asked)
+    found = np.array([outside_reward.score(text, record["answer"]) for _, text, record in asked])
+    lines, cooling, scale = metrics(folder / "one", "mine"), 1.0, 1.0
+    for step, scores in enumerate(found.reshape(STEPS, ROWS)):
+        written = json.loads((folder / f"one/mine/host/reward_0/{step}.json").read_text())
+        assert written["found"] == scores.tolist()
+        groups = scores.reshape(-1, GROUP)
+        over = groups - np.median(groups, axis=1, keepdims=True)
+        assert lines[step]["score"] == pytest.approx(scores.mean(), rel=1e-5)
+        loss = -cooling * (over / scale).mean()
+        assert lines[step]["policy_loss"] == pytest.approx(loss, rel=1e-4, abs=1e-6)
+        cooling, scale = cooling / 2, (scale + np.abs(over).mean()) / 2
+    assert np.ptp(found) > 0 and abs(lines[-1]["policy_loss"]) > 1e-4
 
 
 def test_a_batch_whose_numbers_were_not_finite_is_replayed(folder):
     printed = (folder / "printed").read_text()
-    assert "2 steps in a row were not finite, the last of them step 2" in printed
-    assert "skipped_steps" in printed and not (folder / "replay calls").exists()
+    for step in (2, 3):
+        assert f"2 steps in a row were not finite, the last of them step {step}" in printed
+    assert printed.count("skipped_steps") == 2
+    assert not any((folder / f"replay {kind}").exists() for kind in ("calls", "asked"))
 
 
 def test_two_processes_give_the_same_numbers(folder):
@@ -241,18 +291,25 @@ def test_two_processes_give_the_same_numbers(folder):
 
 
 def test_pmap_on_eight_devices_gives_the_same_numbers(folder):
-    pmap = run("grpo", "pmap", "--parallel.runner", "pmap")
-    finish(start(folder, pmap, devices=8), 0)
-    assert_same(folder / "pmap", folder / "one")
+    stages = "grpo", "mine"
+    commands = [run(stage, "pmap", "--parallel.runner", "pmap") for stage in stages]
+    finish(start(folder, *commands, devices=8), 0, 0)
+    for stage in stages:
+        assert_same(folder / "pmap", folder / "one", stage)
 
 
 def test_plan_compiles_its_programs(folder):
     config = load_experiment(str(folder / "experiment.py"))
     eight = Topology("v5e:2x4", CHIPS["v5e"], 8)
-    plan = make_plan(config, eight, jax.devices(), ("grpo",), platform="cpu")
-    assert [(p.name, p.runs) for p in plan.programs] == [("sample", STEPS), ("update", STEPS)]
-    sample, update = plan.programs
+    plan = make_plan(config, eight, jax.devices(), ("grpo", "mine"), platform="cpu")
+    names = ["sample", "update", "rollout", "experience", "update"]
+    assert [(p.name, p.runs) for p in plan.programs] == [(name, STEPS) for name in names]
+    sample, update, *_, update_mine = plan.programs
     assert sample.parts.keys() == {"prefill", "decode"} and sum(update.sent.values()) > 0
     # Forward for policy and start, then twice forward and backward.
     responses = GROUPED * (8 + 8)
     assert update.useful_flops > (2 + 2 * 3) * 2 * responses * matrix_parameters(config.model)
+    # Forward and backward once, of the policy alone.
+    responses = ROWS * (8 + 8)
+    flops = 3 * 2 * responses * matrix_parameters(config.model)
+    assert flops < update_mine.useful_flops < 1.5 * flops
