@@ -17,9 +17,11 @@ from rlhf_jax.objectives.advantages import (
     minus_baseline,
     moving_average,
     optimal_baseline,
+    paid_at_end,
     reward_to_go,
     vtrace,
 )
+from rlhf_jax.objectives.kl import k3
 from tests.objectives.harness import (
     Case,
     assert_close,
@@ -38,15 +40,19 @@ SOME_ROWS = np.array([[1], [0], [1], [1]])
 MASK = np.array([[1, 1, 1, 0, 0, 0], [1, 1, 1, 1, 1, 1], [0, 0, 1, 1, 1, 0], [1, 0, 1, 1, 0, 0]])
 
 
-def shaped_oracle(score, log_probs, ref_log_probs, mask):
+def shaped_oracle(score, log_probs, ref_log_probs, mask, kl=lambda d: d):
     out = np.zeros(mask.shape)
     for b, row in enumerate(mask):
         columns = [t for t, keep in enumerate(row) if keep]
         for t in columns:
-            out[b, t] = -0.1 * (log_probs[b, t] - ref_log_probs[b, t])
+            out[b, t] = -0.1 * kl(log_probs[b, t] - ref_log_probs[b, t])
         if columns:
             out[b, columns[-1]] += score[b]
     return out
+
+
+def paid_loop(rewards):
+    return np.array([0.0] * (len(rewards) - 1) + [sum(rewards)])
 
 
 def by_row(function):
@@ -154,6 +160,7 @@ GROUPED = {
 DISCOUNTED = {"discount": 0.9, "lam": 0.8}
 # With a critic: (rewards, values, [log_probs, old,] mask). Without: (rewards, mask).
 TOKENWISE = [
+    Case("paid_at_end", paid_at_end, by_row(paid_loop), (REWARDS, MASK), wrt=(0,)),
     Case("reward_to_go", functools.partial(reward_to_go, discount=0.9), by_row(to_go_loop),
          (REWARDS, MASK), wrt=(0,)),
     Case("minus_baseline", lambda r, v, m: minus_baseline(r, m, v, 0.9),
@@ -168,6 +175,9 @@ TOKENWISE = [
 CASES = [
     Case("kl_shaped_rewards", lambda s, p, q, m: kl_shaped_rewards(s, p, q, m, 0.1),
          shaped_oracle, (SCORES, LOG_PROBS, REF, MASK), wrt=(0, 1, 2)),
+    Case("kl_shaped_rewards-k3", lambda s, p, q, m: kl_shaped_rewards(s, p, q, m, 0.1, k3),
+         functools.partial(shaped_oracle, kl=lambda d: np.exp(-d) - 1 + d),
+         (SCORES, LOG_PROBS, REF, MASK), wrt=(0, 1, 2)),
     *TOKENWISE,
     Case("moving_average", lambda a, r, m: moving_average(a, r, m, 0.9), average_oracle,
          (np.array(2.0), REWARDS, MASK * SOME_ROWS), wrt=(0, 1)),

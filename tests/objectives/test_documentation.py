@@ -1,4 +1,7 @@
-"""docs/objectives.md lists every public function, and names nothing that does not exist."""
+"""docs/objectives.md lists every public function, and names nothing that does not exist.
+
+The objects of estimator.py have their rows in docs/policy_gradients.md (tests/test_docs.py).
+"""
 
 import importlib
 import inspect
@@ -31,7 +34,7 @@ def public_names():
 
 def test_every_public_function_has_one_row_and_every_row_a_function():
     listed = [(file, name) for *_, file, name, _ in ROWS]
-    assert sorted(listed) == sorted(public_names())
+    assert sorted(listed) == sorted(n for n in public_names() if n[0] != "estimator.py")
 
 
 @pytest.mark.parametrize("row", ROWS, ids=lambda row: row[4])

@@ -15,6 +15,7 @@ from rlhf_jax.objectives.surrogates import (
     gspo,
     importance_ratio,
     importance_weighted,
+    mean_log_ratio,
     ppo_clip,
     ppo_diagnostics,
     ppo_penalty,
@@ -88,6 +89,14 @@ def gspo_oracle(p, old, a, mask, fixed=None):
     return out
 
 
+def mean_log_ratio_oracle(p, old, mask):
+    out = np.zeros(p.shape)
+    for b, row in enumerate(mask):
+        kept = [t for t, keep in enumerate(row) if keep]
+        out[b] = sum(p[b, t] - old[b, t] for t in kept) / len(kept)
+    return out
+
+
 def value_scalar(v, old, r, clip=0.3):
     near = old + min(max(v - old, -clip), clip)
     return 0.5 * max((v - r) ** 2, (near - r) ** 2)
@@ -125,6 +134,7 @@ CASES = [
               lambda ratio: min(1.2, ratio)),
     held_case("cispo", with_clip(cispo, clip=0.2, clip_high=0.3),
               lambda ratio: min(max(ratio, 0.8), 1.3)),
+    Case("mean_log_ratio", mean_log_ratio, mean_log_ratio_oracle, (LOG_PROBS, OLD, MASK), (0, 1)),
     Case("gspo", lambda p, old, a, m: gspo(p, old, a, m, 0.05, 0.1), gspo_oracle,
          (*POLICY, MASK), (0,), (2,), functools.partial(gspo_oracle, fixed=LOG_PROBS)),
     Case("clipped_value_loss", lambda v, old, r: clipped_value_loss(v, old, r, 0.3),

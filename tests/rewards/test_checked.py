@@ -236,9 +236,13 @@ def test_an_interrupt_leaves_no_process(made, tmp_path):
             time.sleep(0.02)
         os.kill(os.getpid(), signal.SIGINT)
 
+    ignored = signal.signal(signal.SIGINT, signal.default_int_handler)  # by a worker of xdist
     threading.Thread(target=interrupt).start()
-    with pytest.raises(KeyboardInterrupt):
-        function(*asked([str(place)]))
+    try:
+        with pytest.raises(KeyboardInterrupt):
+            function(*asked([str(place)]))
+    finally:
+        signal.signal(signal.SIGINT, ignored)
     assert gone(*map(int, place.read_text().split())) and set(children()) == before
 
 

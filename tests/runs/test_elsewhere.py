@@ -75,7 +75,10 @@ def test_a_model_of_another_run_is_read_where_it_lies_and_nothing_runs(run):
     assert not (run.directory / "tuned").exists()
     assert same(host(run.model("tuned")), policy(7))
     assert run.left(["pretrain", "sft", "reward", "tuned", "dpo"]) == ["dpo"]
-    assert run.build("ppo").shapes["reward"] == REWARD and run.build("dpo").shapes["start"] == MODEL
+    assert (
+        run.build("ppo").shapes["rewards reward"] == REWARD
+        and run.build("dpo").shapes["start"] == MODEL
+    )
 
 
 def changed(run, tmp_path, shape=REWARD, fingerprint=None):

@@ -88,7 +88,7 @@ def test_less_is_kept_with_more_micro_batches_chunks_and_recomputation():
 def test_of_ppo_both_models_their_optimizers_and_the_cache():
     """The value function and the reward model have a score head: 33 numbers more."""
     found, scorer = parts("ppo"), PARAMETERS + 33 * 4
-    fields = ("policy", "value", "ema", "reference", "reward")
+    fields = ("policy", "value", "ema", "reference", "scorers")
     assert found["parameters"] == (3 * PARAMETERS + 2 * scorer, fields, None)
     optimizers = 2 * (PARAMETERS + scorer) + 4 * 4
     assert found["optimizer"] == (optimizers, ("policy_opt", "value_opt"), None)
