@@ -66,11 +66,13 @@ def test_the_rows_of_a_group_lie_side_by_side_and_a_process_loads_its_own():
         """The second of two processes, with rows of both groups."""
 
         def own_rows(self, count):
+            assert count == 8
             return slice(3, 6)
 
     own = inputs("ppo", dataclasses.replace(PPO_STAGE, group=4), runner=Second())
     found = dataclasses.replace(PPO_STAGE, group=4)._batches(own)
     np.testing.assert_array_equal(next(found)["prompts"]["index"], batch["index"][3:6])
+    assert found.rows == {"prompts": 8, "text": 8}
 
 
 def test_the_position_of_groups_is_that_of_their_prompts():
@@ -80,6 +82,28 @@ def test_the_position_of_groups_is_that_of_their_prompts():
     one, other = (next(found)["prompts"]["index"] for found in (whole, rest))
     np.testing.assert_array_equal(one, other)
     assert (one != next(batches(group=4))["prompts"]["index"]).any()
+
+
+def test_a_step_draws_more_prompts_once_and_all_are_rows_of_all_processes():
+    class Told:
+        """A runner that tells of how many rows a batch is."""
+
+        def rows(self, batch, count):
+            return batch, count
+
+        gather = rows
+
+    rows = {"prompts": 8, "text": 64}
+    fed = feeds.Prompted(Told(), {"prompts": iter("bcd"), "text": iter("uvw")}, rows)
+    batch = {"prompts": "a", "text": "t"}
+    for _ in range(2):  # a step that is done again reads what it drew
+        draws = fed.draws(batch)
+        assert [next(draws) for _ in range(3)] == [("a", 8), ("b", 8), ("c", 8)]
+        assert batch == {"prompts": "a", "text": "t", "more": {"1": "b", "2": "c"}}
+    assert next(draws) == ("d", 8)
+    more = {"1": "b", "2": "c", "3": "d"}
+    assert fed.text(batch) == ("t", 64) and fed.text({"prompts": "a"}) is None
+    assert fed.whole(batch) == {"prompts": ("a", 8), "text": ("t", 64), "more": (more, 8)}
 
 
 @pytest.mark.parametrize("ratio", [1, 8])

@@ -13,7 +13,7 @@ import pytest
 from rlhf_jax.errors import UserError
 from rlhf_jax.evaluation.behaviour import Behaviour
 from rlhf_jax.evaluation.evaluator import Column, Evaluator
-from rlhf_jax.evaluation.figure import draw
+from rlhf_jax.evaluation.figure import _LOOKS, _look, draw
 from rlhf_jax.evaluation.gold_score import GoldScore
 from rlhf_jax.evaluation.kl import KL
 from rlhf_jax.evaluation.page import page
@@ -355,6 +355,36 @@ def test_the_figure_has_a_panel_for_each_evaluator_and_each_metric(report, monke
     labels = [text.get_text() for text in accuracy.get_yticklabels()]
     assert labels == ["reward", "reward, hh", "reward, web"]
     assert len(kl.lines) == 2
+
+
+def test_more_stages_than_colours_are_told_apart_by_their_markers():
+    found = [_look(number) for number in range(len(_LOOKS) ** 2)]
+    assert found[: len(_LOOKS)] == list(_LOOKS) and len(set(found)) == len(found)
+    assert found[9] == (_LOOKS[1][0], _LOOKS[2][1])
+
+
+@pytest.mark.parametrize("far, scale", [(1.0, "linear"), (1000.0, "asinh")])
+def test_the_gold_score_is_drawn_over_the_column_that_is_named(monkeypatch, far, scale):
+    """Over the KL; one policy that is far off does not press the others together."""
+    drawn = {}
+    monkeypatch.setattr(
+        "rlhf_jax.evaluation.figure._frame",
+        lambda panel, title, across, up="": drawn.update({title: panel}),
+    )
+
+    over = GoldScore(over="kl_to_sft")
+    kl, names = EVALUATORS[3], ("sft", "ppo", "ppo_ptx")
+    rows = {kl: {name: rows_of(kl, name) for name in names}}
+    rows[kl]["ppo"]["nats"] = rows[kl]["ppo"]["nats"] * far
+    rows[over] = {name: rows_of(over, name) for name in names}
+    found = [(e, {name: measured(e, of, 7) for name, of in rows[e].items()}) for e in (over, kl)]
+    report = report_of(found)
+    draw(report, found, {}, names)
+    panel = drawn["gold score over kl to sft"]
+    assert panel.get_xscale() == scale
+    means = {name: report["policies"][name]["kl_to_sft"]["mean"] for name in names}
+    if scale == "asinh":
+        assert panel.xaxis.get_transform().linear_width == sorted(means.values())[1]
 
 
 @dataclasses.dataclass(frozen=True)

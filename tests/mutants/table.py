@@ -10,6 +10,7 @@ from tests.mutants import (
     evaluation,
     generation,
     identity,
+    iteration,
     models,
     objectives,
     plan,
@@ -22,6 +23,6 @@ from tests.mutants import (
 )
 
 ROOMS = (details, objectives, policy_gradients, preferences, models, data, generation, training,
-         durable, rewards, stages, identity, evaluation, recipes, chain, plan, command_line,
-         estimators)  # fmt: skip
+         durable, rewards, stages, iteration, identity, evaluation, recipes, chain, plan,
+         command_line, estimators)  # fmt: skip
 TABLE = tuple(mutant for room in ROOMS for mutant in room.MUTANTS)

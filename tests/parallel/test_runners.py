@@ -251,6 +251,18 @@ def test_rows_go_to_the_devices_and_come_back_in_order(layout):
     assert all(isinstance(x, np.ndarray) for x in found.values())
 
 
+@pytest.mark.parametrize("layout", ["8x1x1", "pmap"])
+def test_a_donated_state_gives_its_memory_and_nothing_else_does(layout):
+    runner = make_runner(LAYOUTS[layout])
+    add = lambda state, kept, rows: ({"w": state["w"] + kept["w"]}, rows.sum())
+    run = runner.compile(add, rows=(2,), donate=True)
+    state, kept = (runner.state({"w": np.full(4, x, np.float32)}) for x in (1, 2))
+    rows = runner.rows(np.ones((16, 3), np.float32), 16)
+    after, _ = run(state, kept, rows)
+    assert state["w"].is_deleted() and not kept["w"].is_deleted()
+    np.testing.assert_array_equal(after["w"], np.full(4, 3))
+
+
 def test_rows_that_fit_no_layout_are_refused_by_number():
     with pytest.raises(ConfigError, match=r"sft.batch_size = 12: must be .* the 8 groups"):
         make_runner(LAYOUTS["8x1x1"]).check_rows("sft.batch_size", 12)

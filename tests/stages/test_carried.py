@@ -145,6 +145,35 @@ def test_an_advantage_reads_the_policy_that_learns_and_the_one_that_sampled():
     np.testing.assert_array_equal(found.values, values * S.mask)
 
 
+def test_stale_responses_are_read_by_the_networks_of_the_iteration(monkeypatch):
+    """Those in the place of the iteration, 4 of 3 places."""
+    config = tiny.ppo_config(stale=2)
+    prompts, responses = (
+        tiny.left_padded(tiny.PROMPTS, 6), tiny.right_padded(tiny.RESPONSES, tiny.RESPONSE),
+    )  # fmt: skip
+    tokens, segments = map(np.hstack, zip(prompts, responses, strict=True))
+    place = S._replace(tokens=tokens, segments=segments)
+    other = jax.tree.map(np.zeros_like, place)
+    queue = jax.tree.map(lambda *x: np.stack(x), other, place, other)
+    policy, value = tiny.policy_params(1), tiny.score_params(2)
+    given = lambda self, state, sampled, values, log_probs: (sampled, (values, log_probs), {})
+    monkeypatch.setattr(Experiences, "_experience", given)
+    state = tiny.state_of(config, policy, value, step=jnp.int32(4), queue=queue)
+    frozen = tiny.frozen_of(config, policy, tiny.policy_params(3), tiny.score_params(4))
+    run = jax.jit(Experiences(config, tiny.SHAPES, tiny.ENDING).stale)
+    sampled, (values, log_probs), metrics = run(state, frozen)
+    jax.tree.map(np.testing.assert_array_equal, sampled, place)
+    sequences = [p + r for p, r in zip(tiny.PROMPTS, tiny.RESPONSES, strict=True)]
+    learner, gaps = tiny.sequence_log_probs(policy, sequences, config.temperature), []
+    critic = tiny.sequence_scores(value, sequences)
+    for b, count in enumerate(LENGTHS):
+        expected = learner[b][-count:]
+        np.testing.assert_allclose(log_probs[b, :count], expected, rtol=1e-4, atol=1e-4)
+        np.testing.assert_allclose(values[b, :count], critic[b][-count - 1 : -1], rtol=1e-4)
+        gaps.extend((expected - S.log_probs[b, :count]) ** 2 / 2)
+    np.testing.assert_allclose(metrics["stale_kl"], np.mean(gaps), rtol=1e-4)
+
+
 # A step is the gradient: an epsilon that drowns it, and as large a rate.
 PLAIN = OptimizerConfig(learning_rate=1e6, epsilon=1e6, b1=0.0, b2=0.0, max_grad_norm=None)
 PENALTY = dataclasses.replace(
@@ -205,6 +234,7 @@ def test_a_sick_iteration_leaves_what_is_carried_as_it_was(update):
     assert metrics["skipped_steps"] == 2 and state.surrogate == 0.5 and state.step == 1
     average = dataclasses.replace(PENALTY, advantage=MovingAverage(), surrogate=PENALTY.surrogate)
     state, run = update(average)
+    assert state.advantage == 0
     healthy = episodes(np.ones(8), np.ones(8))
     state, _ = run(state, healthy, Moved(jnp.float32(0.1), jnp.float32(0.7)))
     assert state.advantage == np.float32(0.7)

@@ -70,6 +70,8 @@ def test_what_the_value_network_starts_from_is_read():
     models = {"start": policy, "reference": policy}
     assert FREE.needs() == models | {"rewards reward": scorer}
     assert GRADED.needs() == models
+    found = {"rewards reward": scorer, "value": scorer}
+    assert tiny.ppo_config().needs() == models | found
     other = tiny.ppo_config(value="other").needs()
     assert other == models | {"rewards reward": scorer, "value": Need("other", "score")}
     named = tiny.ppo_config(rewards=(GradedReward(),), value="other").needs()

@@ -11,9 +11,12 @@ import pytest
 from rlhf_jax.errors import UserError
 from rlhf_jax.generation.decode import Rollout, row_uniforms
 from rlhf_jax.generation.ending import Ending
-from rlhf_jax.objectives.estimator import GAE
+from rlhf_jax.objectives.estimator import GAE, RewardToGo
+from rlhf_jax.rewards.checked import CheckedReward
+from rlhf_jax.rewards.learned import LearnedReward
+from rlhf_jax.rewards.penalties import MissingEnd, OverLong
 from rlhf_jax.stages import policy_update
-from rlhf_jax.stages.experience import Experiences, make_rollout
+from rlhf_jax.stages.experience import Experiences, Frozen, make_rollout
 from tests.stages import tiny
 
 PLAIN = tiny.ppo_config()
@@ -221,3 +224,64 @@ def test_with_a_stop_token_only_a_response_that_ends_in_it_is_scored():
     sequence = tiny.PROMPTS[1] + tiny.RESPONSES[1]
     expected = (tiny.sequence_scores(networks()[3], [sequence])[0][-1] - 7 * 50) / 8
     np.testing.assert_allclose(metrics["score"], expected, rtol=1e-5)
+
+
+# Terms of two scorers of two shapes, of two functions, of the end and of the length.
+TERMS = (
+    LearnedReward("second", weight=2.0), CheckedReward("a:b", on_error=5.0), MissingEnd(weight=0.7),
+    CheckedReward("a:c", on_error=-3.0, weight=0.5), LearnedReward("first", weight=-1.0),
+    OverLong(6, 3, weight=0.3),
+)  # fmt: skip
+MIXED = tiny.ppo_config(
+    rewards=TERMS, advantage=RewardToGo(), value_optimizer=None, whiten_advantages=False,
+    minibatches=1,
+)  # fmt: skip
+SMALL = dataclasses.replace(tiny.MODEL, layers=1, width=8)
+FOUND = np.random.default_rng(6).normal(size=(2, 8)).astype(np.float32)
+FOUND[0, 2] = FOUND[1, 2] = FOUND[1, 5] = np.nan
+SAID = {"1": FOUND[0], "3": FOUND[1]}
+
+
+def mixed():
+    shapes = tiny.SHAPES._replace(scorers={"first": tiny.MODEL, "second": SMALL})
+    return Experiences(MIXED, shapes, AS_READ)
+
+
+def test_each_term_reads_its_own_scorer_and_its_own_function():
+    scorers = {"first": tiny.score_params(2), "second": tiny.score_params(4, SMALL)}
+    frozen = Frozen({}, scorers, {"policy": {}, "value": {}})
+    prompts = tiny.prompt_batch(MIXED.prompt_length)
+    scores = jax.jit(mixed().scores)(frozen, prompts, hand_made_rollout(), SAID)
+    sequences = [p + r for p, r in zip(tiny.PROMPTS, tiny.RESPONSES, strict=True)]
+    first = [row[-1] for row in tiny.sequence_scores(scorers["first"], sequences)]
+    second = [row[-1] for row in tiny.sequence_scores(scorers["second"], sequences, SMALL)]
+    for b, response in enumerate(tiny.RESPONSES):
+        said = [5.0 if np.isnan(FOUND[0, b]) else FOUND[0, b],
+                -3.0 if np.isnan(FOUND[1, b]) else FOUND[1, b]]  # fmt: skip
+        expected = 2 * second[b] + said[0] + 0.5 * said[1] - first[b]
+        expected -= 0.7 * (response[-1] != tiny.EOS) + 0.3 * max(0, len(response) - 3) / 3
+        np.testing.assert_allclose(scores[b], expected, rtol=1e-4, atol=1e-5)
+
+
+def test_terms_and_failed_calls_are_told_by_their_numbers():
+    rng, rollout = np.random.default_rng(7), hand_made_rollout()
+    draw = lambda *shape: rng.normal(size=shape).astype(np.float32)
+    log_probs, read = draw(8, tiny.RESPONSE), {"first": draw(8), "second": draw(8)}
+    log_probs[0, -1] = 9.0  # of no token
+    zeros, made = np.zeros((8, 12), np.int32), mixed()
+    sampled = made._sampled(zeros, zeros, rollout, (log_probs, log_probs, read), SAID)
+    state = tiny.state_of(MIXED, kl_coefficient=jnp.float32(KL))
+    _, _, metrics = made._experience(state, sampled, None, log_probs)
+    missing = np.mean([response[-1] != tiny.EOS for response in tiny.RESPONSES])
+    expected = {
+        "reward_0": read["second"].mean(), "reward_1": np.nan_to_num(FOUND[0], nan=5).mean(),
+        "reward_2": -missing, "reward_3": np.nan_to_num(FOUND[1], nan=-3).mean(),
+        "reward_4": read["first"].mean(), "reward_errors": 3, "ended": 1 - missing,
+        "sampler_gap": np.abs(log_probs * np.asarray(rollout.mask)).max(),
+    }  # fmt: skip
+    for name, value in expected.items():
+        np.testing.assert_allclose(metrics[name], value, rtol=1e-5, atol=1e-6, err_msg=name)
+    alone = Experiences(PLAIN, tiny.SHAPES, AS_READ)
+    evaluated = log_probs, log_probs, {"reward": read["first"]}
+    about = alone._sampled(zeros, zeros, rollout, evaluated, {}).about
+    assert about.keys() == {"ended", "sick_rows", "sampler_gap"}

@@ -7,6 +7,7 @@ import jax
 import numpy as np
 import pytest
 
+from rlhf_jax.generation.decode import Rollout
 from rlhf_jax.generation.ending import Ending
 from rlhf_jax.objectives.estimator import GAE, GroupNormalised, PPOClip
 from rlhf_jax.objectives.kl import FixedController
@@ -14,6 +15,7 @@ from rlhf_jax.parallel.runner import PmapRunner
 from rlhf_jax.rewards.graded import GradedReward
 from rlhf_jax.rewards.learned import LearnedReward
 from rlhf_jax.stages import feeds
+from rlhf_jax.stages.experience import Frozen
 from rlhf_jax.stages.iteration import Host, Iteration
 from rlhf_jax.stages.policy_gradient import PolicyGradient
 from rlhf_jax.stages.policy_update import frozen_of, initial_state
@@ -215,3 +217,65 @@ def test_under_pmap_the_same_groups_are_kept():
     ((_, ours),), ((_, theirs),) = four.run(1), one.run(1)
     for name, value in theirs.items():
         np.testing.assert_allclose(ours[name], value, rtol=1e-4, atol=1e-5, err_msg=name)
+
+
+def told_of(config, scores, step):
+    """What programs without models and the function on the host were given in a step that is the
+    `step`th: keys of rollouts, (iteration, draw, places), places of the responses learnt from."""
+    keys, asked, learnt, pushed = [], [], [], []
+
+    def rollout(policy, key, prompts):
+        keys.append(jax.random.key_data(key).tolist())
+        places = prompts["tokens"][:, :1]
+        return Rollout(places, places, places)
+
+    def ask(number, draw, index, rollout):
+        asked.append((int(number), draw, index.tolist()))
+        return {"0": np.array(scores[draw], np.float32)}
+
+    def push(queue, state, frozen, number, *drawn):
+        pushed.append(int(number))
+        return ([*queue, number],)
+
+    def experience(state, frozen, *drawn):
+        learnt.extend(drawn[1].tokens[:, 0].tolist() if drawn else state.queue)
+        return None, None, {"sick_rows": 1}
+
+    programs = {
+        "rollout": rollout, "push": push, "experience": experience,
+        "scores": lambda frozen, prompts, rollout, found: found["0"],
+        "update": lambda state, *_: (state._replace(step=state.step + 1), {}),
+    }  # fmt: skip
+    batches = feeds.Prompted(ONE_DEVICE, {"prompts": Prompts(config.group)}, {"prompts": 8})
+    same = lambda tree: tree
+    frozen, host = Frozen({}, {}, {"policy": {}}), Host(ask, same, same)
+    run = Iteration(config, programs, frozen, batches, host, "float32")
+    key = jax.random.key(3)
+    state = tiny.state_of(config, {}, step=np.int32(step), key=key, queue=[])
+    _, metrics = run(state, next(batches))
+    of = lambda number, draw: functools.reduce(
+        jax.random.fold_in, (number, 0, draw) if draw else (number, 0), key
+    )
+    expected = lambda *pairs: [jax.random.key_data(of(*pair)).tolist() for pair in pairs]
+    return keys, expected, asked, learnt, pushed, metrics
+
+
+def test_each_draw_of_an_iteration_has_a_key_and_prompts_of_its_own():
+    """Scores that differ by rounding are alike."""
+    near = float(np.nextafter(np.float32(1), np.float32(2)))
+    scores = [[0, 1, 1, near, 1, 1, near, 1], [1, 1, 1, 1, 3, 1, 5, 1], [0, 1] * 4]
+    keys, expected, asked, learnt, _, metrics = told_of(GROUPED, scores, step=4)
+    assert keys == expected((4, 0), (4, 1), (4, 2))
+    places = [[8 * draw + place // 2 for place in range(8)] for draw in range(3)]
+    assert asked == [(4, draw, places[draw]) for draw in range(3)]
+    assert len(learnt) == 8 and metrics == {"sick_rows": 1, "draws": 3, "groups_alike": 0}
+
+
+def test_responses_of_an_iteration_to_come_have_its_key_and_its_place():
+    """Of five, the first draws for three, the second for the fourth, the last for none."""
+    index = lambda count: list(range(8 * count, 8 * count + 8))
+    for step, numbers in ((0, [0, 1, 2]), (1, [3]), (2, [4]), (3, []), (4, [])):
+        keys, expected, asked, learnt, pushed, _ = told_of(STALE, [[0] * 8], step)
+        assert keys == expected(*((number, 0) for number in numbers))
+        assert asked == [(number, 0, index(i)) for i, number in enumerate(numbers)]
+        assert pushed == learnt == numbers
