@@ -9,6 +9,7 @@ and not tried again until a file changes.
 """
 
 import argparse
+import compileall
 import contextlib
 import hashlib
 import json
@@ -23,6 +24,7 @@ import xml.etree.ElementTree as ElementTree
 from collections.abc import Iterable, Sequence
 from concurrent.futures import ThreadPoolExecutor, as_completed
 from pathlib import Path
+from py_compile import PycInvalidationMode
 from queue import SimpleQueue
 
 from tests.mutants import ROOT, DoesNotApply, Mutant, apply
@@ -55,6 +57,8 @@ def make_copy(folder: Path) -> Path:
             shutil.copytree(source, folder / name, ignore=ignore)
         else:
             shutil.copy2(source, folder / name)
+    # By its content, so that no mutant runs as the file before it.
+    compileall.compile_dir(folder, quiet=1, invalidation_mode=PycInvalidationMode.CHECKED_HASH)
     return folder
 
 

@@ -128,7 +128,8 @@ STAGE = (
         ("initial_state", "queue=copy(queue)", "queue=None", LEARNS, "AssertionError|.*Error"),
     ]),
     *mutants("stages/policy_update.py", "stages/test_carried.py", [
-        ("initial_state", "advantage=config.advantage.init()", "advantage=config.surrogate.init()",
+        ("initial_state", "advantage=config.advantage.init()",
+         "advantage=jax.tree.map(lambda x: x + 1, config.advantage.init())",
          "test_a_sick_iteration_leaves_what_is_carried_as_it_was"),
         ("make_update", "config.surrogate.carry(surrogate, kl)",
          "config.surrogate.carry(surrogate, moved.kl)",
