@@ -94,7 +94,7 @@ def test_a_step_draws_more_prompts_once_and_all_are_rows_of_all_processes():
         gather = rows
 
     rows = {"prompts": 8, "text": 64}
-    fed = feeds.Prompted(Told(), {"prompts": iter("bcd"), "text": iter("uvw")}, rows)
+    fed = feeds.Prompted(Told(), {"prompts": iter("bcdefghi"), "text": iter("uvw")}, rows)
     batch = {"prompts": "a", "text": "t"}
     for _ in range(2):  # a step that is done again reads what it drew
         draws = fed.draws(batch)

@@ -152,7 +152,7 @@ SHOWS = (
         ("_look", "(place + again)", "(place + 0)", MANY),
         ("_look", "_LOOKS[place][0]", "_LOOKS[(place + again) % len(_LOOKS)][0]", MANY),
         ("_over", "panel.set_xscale(", "(lambda *_, **__: None)(", f"{SHOWN}[1000.0-asinh]"),
-        ("_over", "10 * means", "0 * means", f"{SHOWN}[1.0-linear]"),
+        ("_over", "10 * means", "1 * means", f"{SHOWN}[1.0-linear]"),
         ("_over", "linear_width=means[len(means) // 2]", "linear_width=means[0]",
          f"{SHOWN}[1000.0-asinh]"),
     ]),
