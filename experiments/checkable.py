@@ -5,6 +5,16 @@ reward, without reward model or rankings.
 
 The reward is the score of the world's grader, which asks among other things whether the instruction
 was followed to the letter. PPO's value network starts from SFT's trunk.
+
+Cost: 38 min on two cores without AMX that did much other work beside it.
+
+Result, seed 0: means and 95 % intervals on 800 held-out prompts; followed: the share of those that
+are instructions, of which a response does all that is asked:
+
+            gold score         followed           KL to SFT
+    SFT     .604 [.582, .625]  .149 [.121, .181]
+    GRPO    .710 [.690, .730]  .240 [.205, .277]  1.94
+    PPO     .751 [.731, .771]  .323 [.284, .363]  1.77
 """
 
 from typing import Any
