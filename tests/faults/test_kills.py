@@ -94,21 +94,21 @@ def test_whatever_a_reward_s_function_says_the_bits_are_those_of_an_unbroken_run
     folder, tmp_path, monkeypatch
 ):
     """Of one that learns from what the function said in the killed run, and asks nothing."""
-    whole, iterations = folder / "whole", 20
+    whole = folder / "whole"
     drive(whole, "sft", 0, 0)
     killed, unbroken = tmp_path / "killed", tmp_path / "unbroken"
     for directory in (killed, unbroken):
         shutil.copytree(whole, directory)
-    found = moments(drive(killed, "chance", KILLS, KILLS, iterations=iterations))
+    found = moments(drive(killed, "chance", KILLS, KILLS))
     print(f"chance: {collections.Counter(found)}")
     assert len(found) == KILLS
     if KILLS >= 25:
         assert set(found) == set(MOMENTS["chance"])
     shutil.copytree(killed / "chance" / "host", unbroken / "chance" / "host")
     monkeypatch.setenv("RLHF_JAX_NO_CHANCE", "1")
-    drive(unbroken, "chance", 0, 0, iterations=iterations)
+    drive(unbroken, "chance", 0, 0)
     (step, state), (last, expected) = final(killed / "chance"), final(unbroken / "chance")
-    assert step == last == str(iterations) and state.keys() == expected.keys()
+    assert step == last and state.keys() == expected.keys()
     assert any("queue" in name for name in state)
     for name, array in state.items():
         assert np.asarray(array).tobytes() == np.asarray(expected[name]).tobytes(), name
