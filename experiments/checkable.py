@@ -6,15 +6,18 @@ reward, without reward model or rankings.
 The reward is the score of the world's grader, which asks among other things whether the instruction
 was followed to the letter. PPO's value network starts from SFT's trunk.
 
-Cost: 38 min on two cores without AMX that did much other work beside it.
+Cost: 34 min (seed 1) on two cores without AMX that did much other work beside it.
 
-Result, seed 0: means and 95 % intervals on 800 held-out prompts; followed: the share of those that
-are instructions, of which a response does all that is asked:
+Result, by --seed: means and 95 % intervals on 800 held-out prompts; followed: the share of those
+that are instructions, of which a response does all that is asked; KL to SFT, nats a response:
 
-            gold score         followed           KL to SFT
-    SFT     .604 [.582, .625]  .149 [.121, .181]
-    GRPO    .710 [.690, .730]  .240 [.205, .277]  1.94
-    PPO     .751 [.731, .771]  .323 [.284, .363]  1.77
+            gold score         followed           KL
+    0 SFT   .604 [.582, .625]  .149 [.121, .181]
+      GRPO  .710 [.690, .730]  .240 [.205, .277]  1.94
+      PPO   .751 [.731, .771]  .323 [.284, .363]  1.77
+    1 SFT   .613 [.592, .634]  .146 [.118, .177]
+      GRPO  .747 [.727, .765]  .288 [.251, .327]  1.94
+      PPO   .743 [.722, .762]  .292 [.255, .330]  1.95
 """
 
 from typing import Any
