@@ -93,7 +93,8 @@ class PolicyGradientConfig:
         clip, decay = self.value_clip, self.ema_decay
         require(clip is None or clip > 0, "value_clip", clip, "> 0")
         require(decay is None or 0 <= decay < 1, "ema_decay", decay, "in [0, 1)")
-        require(len(self.rewards) > 0, "rewards", self.rewards, "a term or more")
+        ok = isinstance(self.rewards, tuple) and len(self.rewards) > 0
+        require(ok, "rewards", self.rewards, "a tuple of terms, one or more")
         self._check_rows()
         self._check_estimator()
         self._check_kl()
