@@ -22,7 +22,7 @@ from rlhf_jax.stages.policy_gradient import PolicyGradient
 def ppo(**fields: Any) -> PolicyGradient:
     """PPO as InstructGPT has it: GAE, clipped ratios, the KL in the reward; PPO-ptx with a
     `ptx_coefficient`. Source: Schulman et al. 2017 (arXiv 1707.06347); Ouyang et al. 2022."""
-    return PolicyGradient(**fields)
+    return _preset(fields)
 
 
 def a2c(**fields: Any) -> PolicyGradient:
@@ -92,4 +92,4 @@ def _without_critic(fields: dict[str, Any], **settings: Any) -> PolicyGradient:
 
 
 def _preset(fields: dict[str, Any], **settings: Any) -> PolicyGradient:
-    return PolicyGradient(**{**settings, **fields})
+    return PolicyGradient(**{"value_optimizer": None, **settings, **fields})

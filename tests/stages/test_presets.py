@@ -2,6 +2,7 @@
 
 import pytest
 
+from rlhf_jax.errors import ConfigError
 from rlhf_jax.objectives.estimator import (
     CISPO,
     GAE,
@@ -81,3 +82,9 @@ def test_every_preset_is_here():
             if callable(preset) and getattr(preset, "__module__", "") == presets.__name__
             and not name.startswith("_")}  # fmt: skip
     assert made == PRINTED.keys()
+
+
+def test_a_critic_without_an_optimizer_is_refused_in_a_sentence():
+    told = "^value_optimizer = None: must be an OptimizerConfig: GAE reads a value network$"
+    with pytest.raises(ConfigError, match=told):
+        presets.ppo(**GIVEN)
