@@ -67,8 +67,6 @@ CHECKED = (
         ("Workers.call", "rows[waiting[0]]", "rows[0]", ORDER),
         ("Workers.call", "min(self._count,", "min(1,", SHARED),
         ("Workers._until", "self.close()", "pass", "test_an_interrupt_leaves_no_process"),
-        ("Workers._hear", "one.number = one.number, None", "_ = one.number, None", ORDER),
-        ("Worker.__init__", "start_new_session=True", "start_new_session=False", SHARED),
         ("Worker.__init__", '"JAX_PLATFORMS": "cpu"', '"JAX_PLATFORMS": "cuda"',
          "test_a_worker_knows_no_devices_and_nothing_of_this_package"),
         ("Worker.__init__", '"CUDA_VISIBLE_DEVICES": ""', '"CUDA_VISIBLE_DEVICES": "0"',
