@@ -34,7 +34,7 @@ def marked(text: str) -> decimal.Decimal | None:
 
 def number(text: str) -> decimal.Decimal | None:
     """Of text that is one number, maybe with commas, a dollar sign and a full stop behind it."""
-    plain = text.strip().rstrip(".").replace(",", "").replace("$", "")
+    plain = text.strip().replace(",", "").replace("$", "")
     try:
         found = decimal.Decimal(plain)
     except decimal.InvalidOperation:

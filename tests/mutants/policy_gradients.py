@@ -294,7 +294,7 @@ SETTINGS = (
         ("PolicyGradientConfig._check_estimator",
          'self.ptx_per == "token" or self.aggregation == "token"', "True", REFUSED, RAISE),
         ("PolicyGradientConfig._check_kl", 'gradient == "right" or self.kl_in == "loss"', "True",
-         f"{VALUE}[kl_gradient = 'own']", RAISE),
+         f"{VALUE}[kl_gradient = 'own']"),
         ("PolicyGradientConfig._check_kl", 'gradient == "right" or self.kl_estimator != "k1"',
          "True", REFUSED, RAISE),
     ]),

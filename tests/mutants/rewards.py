@@ -101,7 +101,6 @@ GSM8K = (
     *mutants("rewards/gsm8k.py", "rewards/test_gsm8k.py", [
         ("number", '.replace(",", "")', "", f"{NUMBER}[#### 1,000-#### 1000-1]", "ValueError"),
         ("number", '.replace("$", "")', "", f"{NUMBER}[#### 1000-#### $1,000.00 in all-1]"),
-        ("number", '.rstrip(".")', "", f"{NUMBER}[42-#### 42.-1]"),
         ("correct", 'marked(answer) if "####" in answer else number(answer)', "marked(answer)",
          f"{NUMBER}[42-six times seven\\n#### 42-1]", "ValueError"),
     ]),

@@ -91,7 +91,7 @@ def test_without_a_scorer_it_is_the_policy_s_trunk_under_a_head_of_zeros(zero_va
     }  # fmt: skip
     hidden = jax.random.normal(jax.random.key(1), (3, 16))
     np.testing.assert_array_equal(score.scores(state.value, hidden), 0)
-    frozen = policy_update.frozen_of(config, policy, policy, {}, None)
+    frozen = policy_update.frozen_of(config, policy, tiny.policy_params(3), {}, None)
     assert frozen.fixed == {"policy": {}, "value": {}} and frozen.scorers == {}
 
 
@@ -99,7 +99,7 @@ def test_its_trunk_stays_where_the_head_alone_is_trained():
     config = tiny.ppo_config(rewards=(GradedReward(),), train_value=("score",))
     policy = tiny.policy_params(1)
     state = policy_update.initial_state(config, policy, None, jax.random.key(0))
-    frozen = policy_update.frozen_of(config, policy, policy, {}, None)
+    frozen = policy_update.frozen_of(config, policy, tiny.policy_params(3), {}, None)
     assert leaves(state.value).keys() == {"score/weights", "score/bias"}
     fixed = leaves(frozen.fixed["value"])
     assert fixed.keys() == leaves(policy).keys()
