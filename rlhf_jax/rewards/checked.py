@@ -51,11 +51,11 @@ class CheckedReward(Reward):
         require(ok, "on_error", self.on_error, "finite, or None")
 
     def check(self):
-        file_of(self.checker)
+        file_of(self.checker, tuple(sys.path))
 
     def identity(self):
         """The SHA-256 of the file that defines the function; None where that is no file."""
-        file = _file_of(self.checker, tuple(sys.path))
+        file = file_of(self.checker, tuple(sys.path))
         return file and hashlib.sha256(Path(file).read_bytes()).hexdigest()
 
     def function(self, host):
@@ -87,8 +87,10 @@ class CheckedReward(Reward):
         return found if self.on_error is None else jnp.where(jnp.isnan(found), self.on_error, found)
 
 
-def file_of(checker: str) -> str | None:
-    """The file that defines a function; None where that is no file.
+@functools.cache
+def file_of(checker: str, path: tuple[str, ...]) -> str | None:
+    """The file that defines a function; None where that is no file. A process imports it, once for
+    all times that a run asks; path: where modules are found.
 
     Raises UserError where it cannot be imported.
     """
@@ -98,9 +100,3 @@ def file_of(checker: str) -> str | None:
         return workers.file
     finally:
         workers.close()
-
-
-@functools.cache
-def _file_of(checker: str, path: tuple[str, ...]) -> str | None:
-    """Once for all times that a run's config is compared; path: where modules are found."""
-    return file_of(checker)

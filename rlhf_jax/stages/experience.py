@@ -14,6 +14,7 @@ from rlhf_jax.models.config import TransformerConfig
 from rlhf_jax.models.placement import place
 from rlhf_jax.objectives.advantages import kl_shaped_rewards
 from rlhf_jax.objectives.estimator import Episodes
+from rlhf_jax.objectives.kl import k2
 from rlhf_jax.objectives.reductions import masked_mean, whiten
 from rlhf_jax.parallel import replicas
 from rlhf_jax.rewards.reward import Judged, total
@@ -158,19 +159,7 @@ class Experiences:
 
         found: what the reward's functions say of each row, {number of the term: [B]}.
         """
-        tokens, segments = joined(prompts, rollout)
-        params = whole(state, frozen.fixed)
-
-        def evaluate(*rows):
-            values = self._values(params, *rows[:2])
-            return self._evaluate(params, frozen, *rows), values
-
-        rows = tokens, segments, rollout.mask
-        evaluated, values = in_pieces(evaluate, self.chunks, rows)
-        # From here on all episodes: whitening, groups, metrics and minibatches are of the whole.
-        gathered = replicas.gather((tokens, segments, rollout, evaluated, values, found))
-        *gathered, values, found = gathered
-        sampled = self._sampled(*gathered, found)
+        sampled, values = self._one(state, frozen, prompts, rollout, found, valued=True)
         return self._experience(state, sampled, values, sampled.log_probs)
 
     def push(self, queue: Sampled, state: State, frozen: Frozen, number, prompts, rollout, found):
@@ -178,41 +167,47 @@ class Experiences:
 
         state: without its queue, which gives its memory to the new one.
         """
-        sampled = self._one(state, frozen, prompts, rollout, found)
+        sampled, _ = self._one(state, frozen, prompts, rollout, found)
         slot = number % (self.config.stale + 1)
         return (jax.tree.map(lambda all_, one: all_.at[slot].set(one), queue, sampled),)
 
     def queue(self, *arguments) -> Sampled:
         """The shapes of a queue; arguments: those of `fresh`, as shapes."""
-        places, sampled = self.config.stale + 1, jax.eval_shape(self._one, *arguments)
+        places, (sampled, _) = self.config.stale + 1, jax.eval_shape(self._one, *arguments)
         return jax.tree.map(lambda x: jax.ShapeDtypeStruct((places, *x.shape), x.dtype), sampled)
 
-    def _one(self, state: State, frozen: Frozen, prompts, rollout: Rollout, found) -> Sampled:
+    def _one(
+        self, state: State, frozen: Frozen, prompts, rollout: Rollout, found, valued: bool = False
+    ) -> tuple[Sampled, jax.Array | None]:
+        """A batch of responses, and the values of their tokens where it is `valued`."""
         tokens, segments = joined(prompts, rollout)
         params = whole(state, frozen.fixed)
-        evaluate = lambda *rows: self._evaluate(params, frozen, *rows)
-        evaluated = in_pieces(evaluate, self.chunks, (tokens, segments, rollout.mask))
-        return self._sampled(*replicas.gather((tokens, segments, rollout, evaluated, found)))
+
+        def evaluate(*rows):
+            values = self._values(params, *rows[:2]) if valued else None
+            return self._evaluate(params, frozen, *rows), values
+
+        evaluated, values = in_pieces(evaluate, self.chunks, (tokens, segments, rollout.mask))
+        # From here on all episodes: whitening, groups, metrics and minibatches are of the whole.
+        *gathered, values = replicas.gather((tokens, segments, rollout, evaluated, found, values))
+        return self._sampled(*gathered), values
 
     def stale(self, state: State, frozen: Frozen):
         """experience(...) -> (Experience, Moved, metrics) of what stands in the queue for this
         iteration."""
         slot = state.step % (self.config.stale + 1)
         sampled = jax.tree.map(lambda x: x[slot], state.queue)
-        params, config = whole(state, frozen.fixed), self.config
-        length, temperature = config.response_length, config.temperature
+        params = whole(state, frozen.fixed)
 
         def evaluate(tokens, segments):
-            log_probs = response_log_probs(
-                self.shapes.policy, params.policy, tokens, segments, length, temperature
-            )
+            log_probs = self._log_probs(self.shapes.policy, params.policy, tokens, segments)
             return log_probs, self._values(params, tokens, segments)
 
         own = replicas.share((sampled.tokens, sampled.segments))
         own = jax.tree.map(lambda x: place(x, ("rows", "time")), own)
         log_probs, values = replicas.gather(in_pieces(evaluate, self.chunks, own))
         experience, moved, metrics = self._experience(state, sampled, values, log_probs)
-        gap = 0.5 * jnp.square(log_probs - sampled.log_probs)
+        gap = k2(log_probs, sampled.log_probs)
         return experience, moved, metrics | {"stale_kl": masked_mean(gap, sampled.mask)}
 
     def scores(self, frozen: Frozen, prompts, rollout: Rollout, found: Mapping) -> jax.Array:
@@ -224,12 +219,14 @@ class Experiences:
 
     def _evaluate(self, params: State, frozen: Frozen, tokens, segments, mask):
         """log p of the policy and of the reference [B, R], and each scorer's score [B]."""
-        log_probs = lambda shape, params: response_log_probs(
-            shape, params, tokens, segments, self.config.response_length, self.config.temperature
-        )
+        log_probs = lambda shape, params: self._log_probs(shape, params, tokens, segments)
         read = self._read(frozen, tokens, segments, mask)
         learner = log_probs(self.shapes.policy, params.policy)
         return learner, log_probs(self.shapes.reference, frozen.reference), read
+
+    def _log_probs(self, shape: TransformerConfig, params, tokens, segments) -> jax.Array:
+        length, temperature = self.config.response_length, self.config.temperature
+        return response_log_probs(shape, params, tokens, segments, length, temperature)
 
     def _read(self, frozen: Frozen, tokens, segments, mask) -> dict[str, jax.Array]:
         length = self.config.response_length

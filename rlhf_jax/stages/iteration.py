@@ -113,10 +113,11 @@ class Iteration:
         while draw < self.config.max_draws and sum(map(_rows, kept)) < size:
             of_draw = key if draw == 0 else jax.random.fold_in(key, draw)
             drawn = self._sample(policy, of_draw, next(draws), number, draw)
-            scores = self.host.fetch(self.programs["scores"](self.frozen, *drawn))
-            scores = np.asarray(scores).reshape(-1, group)
+            scores = self.programs["scores"](self.frozen, *drawn)
+            scores, rows = self.host.fetch((scores, drawn))
+            scores = scores.reshape(-1, group)
             same = np.asarray(only_rounding(scores.min(axis=1), scores.max(axis=1)))
-            rows, same = self.host.fetch(drawn), np.repeat(same, group)
+            same = np.repeat(same, group)
             kept.append(jax.tree.map(lambda x: x[~same], rows))  # noqa: B023
             alike.append(jax.tree.map(lambda x: x[same], rows))  # noqa: B023
             draw += 1

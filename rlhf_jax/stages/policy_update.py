@@ -11,7 +11,7 @@ import optax
 from rlhf_jax.models import parts, score
 from rlhf_jax.models.config import TransformerConfig
 from rlhf_jax.models.placement import place
-from rlhf_jax.objectives.kl import kl_loss
+from rlhf_jax.objectives.kl import k2, kl_loss
 from rlhf_jax.objectives.reductions import WeightedMean, aggregation_weights
 from rlhf_jax.objectives.surrogates import clipped_value_loss, importance_ratio
 from rlhf_jax.parallel import replicas
@@ -117,7 +117,7 @@ def policy_loss(config: PolicyGradientConfig, model: TransformerConfig) -> Calla
         losses = config.surrogate(*compared, state.surrogate)
         mean = lambda values: WeightedMean.of(values, batch.mask)
         told = {
-            "approximate_kl": mean(0.5 * jnp.square(log_probs - batch.log_probs)),
+            "approximate_kl": mean(k2(log_probs, batch.log_probs)),
             "clip_fraction": mean(config.surrogate.clipped(*compared)),
         }
         if entropy is not None:

@@ -84,8 +84,7 @@ def tell(pipe: int) -> None:
     telling(checkpoint.Checkpoints, "save", "save")
     telling(checkpoint.manifest, "write", "sign")
     telling(loop._Compilations, "__enter__", "step")
-    compiled, on_host = StageInputs.compile, StageInputs.on_host
-    rows_on_host = StageInputs.rows_on_host
+    compiled = StageInputs.compile
 
     def compile(inputs, programs):
         def call(name, program):
@@ -97,24 +96,19 @@ def tell(pipe: int) -> None:
 
         return {name: call(name, made) for name, made in compiled(inputs, programs).items()}
 
-    def asked(inputs, name, step, function, *arguments):
-        def answer(*given):
-            found = function(*given)
-            told("host")
-            return found
+    def asking(method):
+        def asked(inputs, name, step, function, *given):
+            def answer(*arguments):
+                found = function(*arguments)
+                told("host")
+                return found
 
-        return on_host(inputs, name, step, answer, *arguments)
+            return method(inputs, name, step, answer, *given)
 
-    def asked_rows(inputs, name, step, function, *columns):
-        def answer(*given):
-            found = function(*given)
-            told("host")
-            return found
+        return asked
 
-        return rows_on_host(inputs, name, step, answer, *columns)
-
-    StageInputs.compile, StageInputs.on_host = compile, asked
-    StageInputs.rows_on_host = asked_rows
+    StageInputs.compile, StageInputs.on_host = compile, asking(StageInputs.on_host)
+    StageInputs.rows_on_host = asking(StageInputs.rows_on_host)
 
 
 def train(directory: str, stage: str, devices: int, options: tuple[str, ...] = ()) -> None:

@@ -48,8 +48,8 @@ SHARED = "test_two_processes_share_the_rows_and_stay"
 CHECKED = (
     *mutants("rewards/checked.py", "rewards/test_checked.py", [
         ("CheckedReward.identity", "file and hashlib", "None and hashlib", SOURCE),
-        ("CheckedReward.identity", "_file_of(self.checker, tuple(sys.path))",
-         "_file_of(self.checker, tuple(sys.path)).replace('judges', 'other')", SOURCE),
+        ("CheckedReward.identity", "file_of(self.checker, tuple(sys.path))",
+         "file_of(self.checker, tuple(sys.path)).replace('judges', 'other')", SOURCE),
         ("CheckedReward.of", "jnp.where(jnp.isnan(found), self.on_error, found)", "found",
          f"{FAILS}[nan]"),
         ("CheckedReward.function", "if self.on_error is None:", "if False:", STOPS, "TypeError"),
@@ -57,7 +57,7 @@ CHECKED = (
         ("CheckedReward.function", "len(lines)} of", "len(rows)} of", f"{FAILS}[nan]"),
         ("CheckedReward", "10.0, metadata=NOT_FINGERPRINTED", "10.0", SOURCE),
         ("CheckedReward", "4, metadata=NOT_FINGERPRINTED", "4", SOURCE),
-        ("CheckedReward.check", "file_of(self.checker)", "pass",
+        ("CheckedReward.check", "file_of(self.checker, tuple(sys.path))", "pass",
          "test_a_function_that_is_not_there_is_told_before_any_step[nowhere:f-raised "
          "ModuleNotFoundError: No module named 'nowhere']"),
     ]),

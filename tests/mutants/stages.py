@@ -114,10 +114,10 @@ PPO_EXPERIENCE = mutants(
         ("Experiences._evaluate", "log_probs(self.shapes.reference, frozen.reference)",
          "log_probs(self.shapes.reference, params.policy)",
          f"{EXPERIENCE}[plain]"),
-        ("Experiences.fresh", "self._values(params, *rows[:2])",
+        ("Experiences._one", "self._values(params, *rows[:2])",
          "self._values(params._replace(value=frozen.scorers['reward']), *rows[:2])",
          f"{EXPERIENCE}[plain]"),
-        ("Experiences._evaluate", "self.config.temperature", "1.0",
+        ("Experiences._log_probs", "self.config.temperature", "1.0",
          f"{EXPERIENCE}[plain]"),
         ("Experiences._experience", "if config.whiten_rewards", "if config.whiten_advantages",
          f"{EXPERIENCE}[plain]"),
@@ -208,7 +208,7 @@ TRAINED_PARTS = (
          "state.policy", f"{ITERATION}[both]", NO_PART),
     ]),
     *mutants("stages/experience.py", PARTS, [
-        ("Experiences.fresh", "whole(state, frozen.fixed)", "state", f"{ITERATION}[value]",
+        ("Experiences._one", "whole(state, frozen.fixed)", "state", f"{ITERATION}[value]",
          NO_PART),
     ]),
     *mutants("stages/policy_gradient.py", PARTS, [
