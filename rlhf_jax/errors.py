@@ -1,4 +1,4 @@
-"""Errors that a user can mend. The command line prints them as one line and exits with 2."""
+"""Errors that a user can fix. The command line prints them as one line and exits with code 2."""
 
 import contextlib
 from collections.abc import Iterator
@@ -6,7 +6,7 @@ from typing import Any
 
 
 class UserError(Exception):
-    """A mistake in a command, a config or a file, told in one sentence."""
+    """A mistake in a command, a config or a file; the message is one sentence."""
 
 
 class ConfigError(UserError):
@@ -15,7 +15,7 @@ class ConfigError(UserError):
     field = ""
 
     def inside(self, path: str) -> "ConfigError":
-        """The error of the same field, named from further up: `path`.field."""
+        """The same error for an enclosing config: its field is named `path`.field."""
         error = ConfigError(f"{path}.{self}")
         error.field = f"{path}.{self.field}"
         return error
@@ -35,7 +35,7 @@ def require(ok: bool, field: str, value: Any, allowed: str) -> None:
 
 @contextlib.contextmanager
 def inside(path: str) -> Iterator[None]:
-    """A ConfigError that is raised in this block names its field from `path` on."""
+    """A ConfigError raised in this block gets `path.` in front of its field's name."""
     try:
         yield
     except ConfigError as error:

@@ -1,4 +1,4 @@
-"""What a program does, read off its jaxpr: nothing is run or allocated."""
+"""FLOPs and array sizes of a program, read from its jaxpr: nothing is run or allocated."""
 
 import math
 from collections.abc import Callable
@@ -20,14 +20,14 @@ def count_flops(
 ) -> int:
     """Floating-point operations of one call, recomputation in backward passes included.
 
-    2 m n k a matrix product, 1 a number that any other operation writes or a reduction reads;
-    moving data is free. Loops count as often as they run (XLA's own count takes their body once),
-    a choice as its dearest branch.
+    A matrix product counts 2 m n k. Any other operation counts 1 for each number that it writes,
+    a reduction 1 for each number that it reads; moving data counts 0. A loop's body counts once an
+    iteration (XLA's own count takes it once in all). Of a `cond` the most expensive branch counts.
 
     Args:
         arguments: arrays or ShapeDtypeStructs.
-        products_only: matrix products alone; all else is a thousandth of a large model's work.
-        while_turns: of every `while` loop; a jaxpr does not tell them.
+        products_only: counts matrix products only; in a large model the rest is about 0.1 %.
+        while_turns: iterations of every `while` loop, which a jaxpr does not say.
     """
     return _flops(jax.make_jaxpr(function)(*arguments).jaxpr, products_only, while_turns)
 
@@ -62,13 +62,14 @@ def _other_flops(eqn) -> int:
 
 
 def largest_arrays(function: Callable, *arguments: Any) -> dict[str, int]:
-    """Bytes of the largest arrays that one call makes, each of all devices together.
+    """Bytes of the largest arrays that one call makes, summed over all devices.
 
-    By the names that models give arrays (`jax.ad_checkpoint.checkpoint_name`): the largest of a
-    name, of all turns where a scan keeps it for a backward pass. "kept activations": what else a
-    scan keeps of all its turns. "gradients": what a scan of a backward pass makes in them, of a
-    model the gradients of its layers. "loop state": what a `while` loop carries, of a decode loop
-    its cache.
+    The keys are the names that models give to arrays (`jax.ad_checkpoint.checkpoint_name`), each
+    with the largest array of that name; an array that a scan keeps for the backward pass counts
+    for all iterations together. Three more keys:
+    "kept activations": the other arrays that a scan keeps of all its iterations.
+    "gradients": the outputs of a backward scan over all its iterations: the layers' gradients.
+    "loop state": what a `while` loop carries; in a decode loop this is the KV cache.
     """
     found: dict[str, int] = {}
     _find_arrays(jax.make_jaxpr(function)(*arguments).jaxpr, found)

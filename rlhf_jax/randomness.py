@@ -1,8 +1,8 @@
-"""All randomness of a run: a number for each (seed of the run, purpose), by sha256.
+"""All randomness of a run: sha256 gives one number for each (seed of the run, purpose).
 
-A purpose is "STREAM/USE", so that no two uses share numbers and a use that is added, renamed or
-taken away changes no other. A stage's stream is its name, unless `Stage.stream` names another. With
-the names of the experiments here:
+A purpose is "STREAM/USE". No two uses share random numbers, and adding, renaming or removing one
+use changes no other. A stage's stream is its name, unless `Stage.stream` names another. These are
+the purposes, with the stage names of the experiments here:
 
 purpose                      what it draws
 data/heldout                 which human prompts are held out
@@ -16,14 +16,14 @@ feedback/counts              how many outputs each prompt gets
 feedback/outputs             the outputs that labelers rank
 feedback/labelers            the labelers' noise
 reward/head                  the first weights of the score head
-reward/rankings              order of the rankings; of DPO: dpo/rankings
-ppo/prompts, ppo/text        order of prompts and text; of PPO-ptx: ppo_ptx/prompts, ppo_ptx/text
-STREAM/training              what a stage draws in its steps: dropout; of PPO and PPO-ptx responses
-                             and the order of the minibatches
-report/responses             the report's responses: the same noise for each policy, so that
-                             differences between policies hold less of it
-report/kl                    the responses on which KL is measured, the same noise for each policy
-generate/responses           what `rlhf-jax generate` answers; with its own --seed at the end
+reward/rankings              order of the rankings; for DPO: dpo/rankings
+ppo/prompts, ppo/text        order of prompts and text; for PPO-ptx: ppo_ptx/prompts, ppo_ptx/text
+STREAM/training              what a stage draws in its steps: dropout; in PPO and PPO-ptx also
+                             responses and the order of the minibatches
+report/responses             the report's responses: every policy samples with the same random
+                             numbers, so that differences between policies are less noisy
+report/kl                    the responses on which KL is measured, same numbers for each policy
+generate/responses           the responses of `rlhf-jax generate`; its own --seed is appended
 """
 
 import hashlib

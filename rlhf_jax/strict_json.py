@@ -1,4 +1,4 @@
-"""The one reader of JSON: what is wrong in a text is said in one line."""
+"""The only reader of JSON in this package: errors are one line."""
 
 import json
 from collections.abc import Callable
@@ -8,11 +8,11 @@ from etils import epath
 
 from rlhf_jax.errors import UserError
 
-DIGITS = 300  # of a whole number: a longer one is beyond float64 as well
+DIGITS = 300  # the most that an integer may have: one of 310 digits is beyond float64
 
 
 class HugeNumber(float):
-    """Stands, as an infinity, for a whole number of more than DIGITS digits: no field takes it."""
+    """An infinity in place of an integer with more than DIGITS digits; every field refuses it."""
 
     def __new__(cls, digits: str) -> "HugeNumber":
         found = super().__new__(cls, "-inf" if digits.startswith("-") else "inf")
@@ -24,7 +24,7 @@ class HugeNumber(float):
 
 
 def parse_json(content: bytes, hook: Callable[[list], Any] | None = None) -> Any:
-    """The value of a JSON text; hook: makes an object of its (name, value) pairs.
+    """The value of a JSON text. hook: turns the (name, value) pairs of an object into a value.
 
     Raises:
       UserError: the text is not UTF-8, not JSON, or nested too deep.
@@ -45,7 +45,7 @@ def read_json(path: epath.PathLike) -> Any:
     """The value of a JSON file.
 
     Raises:
-      UserError: "path: ...": it cannot be read, or `parse_json` refuses it.
+      UserError: "path: ...", where the file cannot be read or `parse_json` refuses its content.
     """
     try:
         return parse_json(epath.Path(path).read_bytes())

@@ -33,7 +33,7 @@ class Bench(NamedTuple):
     fresh: Rollouts  # all N responses, as the policy samples them
     stale: Rollouts  # as the old policy does
     exact: Array  # dJ / d logits, [D] with D = S V
-    token_scores: Array  # d log p_t(y) / d logits, [N,T,D]
+    token_scores: Array  # d log p_t(y) / d logits, [N, T, D]
 
     def loss(self, estimator: Estimator) -> Callable[[Array, Rollouts], Array]:
         """(logits of the policy, rollouts) -> the estimator's loss."""
@@ -68,7 +68,7 @@ def make_bench(task: TabularTask, pilot: int, critic: int, key: Array) -> Bench:
 
 
 def state_means(task: TabularTask, to_go: Array, weights_N: Array) -> Array:
-    """V(s) = weighted mean of G_t over the responses that pass through s, 0 where none: [N,T]."""
+    """V(s) = weighted mean of G_t over the responses that pass through s, 0 where none: [N, T]."""
     weights = weights_N[:, None] * task.mask
     count = task.reference.shape[0]
     total = jnp.zeros(count).at[task.states].add(weights * to_go)
@@ -88,7 +88,7 @@ def pilot_baseline(task: TabularTask, rewards: Array, pilot_ids: Array) -> Array
 def draw(
     task: TabularTask, rollouts: Rollouts, key: Array, estimates: int, group: int, decay: float
 ) -> Rollouts:
-    """`estimates` groups of responses, [n,K,...], sampled with `old_log_probs`.
+    """`estimates` groups of responses, [n, K, ...], sampled with `old_log_probs`.
 
     The moving average starts at 0 and runs through the groups in order: each sees the ones before.
     """
@@ -122,7 +122,7 @@ def expected_in_theory(bench: Bench, estimator: Estimator, group: int) -> np.nda
 def estimates(
     bench: Bench, estimators: dict[str, Estimator], drawn: dict[bool, Rollouts]
 ) -> dict[str, np.ndarray]:
-    """[n,D] estimates of each estimator, from the groups [n,K,...] drawn[estimator.stale]."""
+    """[n, D] estimates of each estimator, from the groups [n, K, ...] drawn[estimator.stale]."""
     found = {}
     for stale, groups in drawn.items():
         losses = {name: bench.loss(e) for name, e in estimators.items() if e.stale == stale}

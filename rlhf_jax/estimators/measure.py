@@ -40,13 +40,13 @@ class Measurement:
 
 
 def per_example_gradients(loss: Any, params: Any, examples: Any, chunk: int | None = None) -> Any:
-    """[n,D]: the gradient of loss(params, example) for each of the n examples, by `vmap`.
+    """[n, D]: the gradient of loss(params, example) for each of the n examples, by `vmap`.
 
     Args:
       loss: of any parameters (a table, a transformer) and one example; or a dict of such losses,
-        for a dict of [n,D]: compiled together, they take a third of the time.
+        for a dict of [n, D]: compiled together, they take a third of the time.
       params: pytree with D numbers.
-      examples: pytree of arrays [n,...].
+      examples: pytree of arrays [n, ...].
       chunk: examples at a time; None: all.
     """
 
@@ -60,7 +60,7 @@ def per_example_gradients(loss: Any, params: Any, examples: Any, chunk: int | No
 
 
 def large_sample(means: Callable[[Array], Array], keys: Sequence[Array]) -> np.ndarray:
-    """[m,D] batch means, one a key: where nothing can be enumerated, the reference is their mean.
+    """[m, D] batch means, one a key: where nothing can be enumerated, the reference is their mean.
 
     Args:
       means: key -> [D], the mean of a batch of independent per-example gradients.
@@ -76,7 +76,7 @@ def measure(
     seed: int = 0,
     reference_batches: np.ndarray | None = None,
 ) -> Measurement:
-    """Compares estimates [n,D] with the exact gradient [D].
+    """Compares estimates [n, D] with the exact gradient [D].
 
     |mean error - bias|^2 is asymptotically a sum of chi-squares weighted by the eigenvalues of the
     covariance of the mean. It is one statistic for all coordinates, so that they need no
@@ -87,7 +87,7 @@ def measure(
       exact: the true gradient, or the mean of `reference_batches`.
       level: of confidence, such as 0.99.
       seed: of the quantile's simulation.
-      reference_batches: [m,D] batch means, where the reference is itself a sample.
+      reference_batches: [m, D] batch means, where the reference is itself a sample.
     """
     estimates, exact = np.asarray(estimates, np.float64), np.asarray(exact, np.float64)
     count = len(estimates)

@@ -46,14 +46,14 @@ class Rollouts(NamedTuple):
     """K responses and all that an estimator may read of them; zero outside the mask."""
 
     ids: Array  # int32[K]
-    mask: Array  # [K,T]
+    mask: Array  # [K, T]
     scores: Array  # [K]
-    rewards: Array  # [K,T], the score with the KL penalty of the policy
-    log_probs: Array  # [K,T], of the policy
-    old_log_probs: Array  # [K,T], of the policy that sampled
-    ref_log_probs: Array  # [K,T]
-    exact_values: Array  # [K,T], expected return of each state under the policy
-    learned_values: Array  # [K,T], its mean over a few other rollouts
+    rewards: Array  # [K, T], the score with the KL penalty of the policy
+    log_probs: Array  # [K, T], of the policy
+    old_log_probs: Array  # [K, T], of the policy that sampled
+    ref_log_probs: Array  # [K, T]
+    exact_values: Array  # [K, T], expected return of each state under the policy
+    learned_values: Array  # [K, T], its mean over a few other rollouts
     baseline: Array  # [K], the variance-optimal constant, from other rollouts
     average: Array  # [K], moving average of the returns before this batch
 
@@ -64,7 +64,7 @@ Surrogate = Callable[[Array, Rollouts, Array], Array]
 
 @dataclasses.dataclass(frozen=True)
 class Estimator:
-    """advantages(rollouts) -> [K,T]; surrogate(log_probs, rollouts, advantages) -> [K,T] or [K].
+    """advantages(rollouts) -> [K, T]; surrogate(log_probs, rollouts, advantages) -> [K, T] or [K].
 
     bias: None where theory says unbiased, else what theory says it converges to.
     """
@@ -77,7 +77,7 @@ class Estimator:
     aggregation: str = "length"
 
     def loss(self, log_probs: Array, rollouts: Rollouts) -> Array:
-        """The number whose negative gradient is the estimate; log_probs [K,T] of the policy."""
+        """The number whose negative gradient is the estimate; log_probs [K, T] of the policy."""
         losses = self.surrogate(log_probs, rollouts, self.advantages(rollouts))
         if losses.ndim == 1:
             return WeightedMean.of(losses).mean
@@ -101,7 +101,7 @@ def episodes_of(r: Rollouts, values: Literal["exact", "learned"] | None = None) 
 
 
 def tokens(surrogate: objects.Surrogate) -> Surrogate:
-    """The surrogate of every token: [K,T]; what it carries is what it starts with."""
+    """The surrogate of every token: [K, T]; what it carries is what it starts with."""
     return lambda p, r, advantages: surrogate(
         p, r.old_log_probs, advantages, r.mask, surrogate.init()
     )

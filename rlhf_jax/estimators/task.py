@@ -1,7 +1,7 @@
 """A task small enough to enumerate: every response, the exact objective, its exact gradient.
 
 N responses, S states (the beginnings of responses), V tokens of which 0 is EOS, T the greatest
-length. A policy is a table of logits [S,V]; anything else that gives log-probabilities [N,T] of
+length. A policy is a table of logits [S, V]; anything else that gives log-probabilities [N, T] of
 the N responses fits as well. A response is known by its row number, its id.
 """
 
@@ -52,14 +52,14 @@ class TaskConfig:
 class TabularTask(NamedTuple):
     """All responses, their scores, and three policies."""
 
-    tokens: Array  # int32[N,T]; after EOS the cells hold 0 and are masked
-    mask: Array  # float32[N,T], 1 up to and including EOS
-    states: Array  # int32[N,T], the state each token was drawn in
+    tokens: Array  # int32[N, T]; after EOS the cells hold 0 and are masked
+    mask: Array  # float32[N, T], 1 up to and including EOS
+    states: Array  # int32[N, T], the state each token was drawn in
     scores: Array  # float32[N], mean 1, standard deviation 1 over the N responses
     kl_coefficient: Array  # beta, a scalar
-    reference: Array  # float32[S,V], logits
-    old: Array  # float32[S,V], samples the stale responses
-    policy: Array  # float32[S,V], whose gradient is wanted
+    reference: Array  # float32[S, V], logits
+    old: Array  # float32[S, V], samples the stale responses
+    policy: Array  # float32[S, V], whose gradient is wanted
 
 
 def make_task(config: TaskConfig) -> TabularTask:
@@ -84,7 +84,7 @@ def make_task(config: TaskConfig) -> TabularTask:
 def enumerate_responses(
     vocabulary: int, length: int
 ) -> tuple[np.ndarray, np.ndarray, np.ndarray, int]:
-    """(tokens[N,T], mask[N,T], states[N,T], S): every response, each ended by EOS or by `length`.
+    """(tokens[N, T], mask[N, T], states[N, T], S): every response; EOS or `length` ends it.
 
     State 0 is the empty beginning; masked cells have token and state 0.
     """
@@ -107,13 +107,13 @@ def enumerate_responses(
 
 
 def table_log_probs(task: TabularTask, logits_SxV: Array, ids: Array) -> Array:
-    """[K,T] log-probabilities of the tokens of responses `ids`, 0 outside their masks."""
+    """[K, T] log-probabilities of the tokens of responses `ids`, 0 outside their masks."""
     log_probs = token_log_probs(logits_SxV[task.states[ids]], task.tokens[ids])
     return jnp.where(task.mask[ids] != 0, log_probs, 0)
 
 
 def all_log_probs(task: TabularTask, logits_SxV: Array) -> Array:
-    """[N,T] log-probabilities of all responses."""
+    """[N, T] log-probabilities of all responses."""
     return table_log_probs(task, logits_SxV, jnp.arange(len(task.scores)))
 
 
@@ -131,7 +131,7 @@ def divergence(task: TabularTask, log_p_NxT: Array, log_q_NxT: Array) -> Array:
 
 
 def exact_gradient(task: TabularTask, logits_SxV: Array) -> Array:
-    """dJ / d logits, [S,V]."""
+    """dJ / d logits, [S, V]."""
     return jax.grad(lambda logits: objective(task, all_log_probs(task, logits)))(logits_SxV)
 
 

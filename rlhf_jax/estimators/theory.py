@@ -1,7 +1,7 @@
 """What each biased estimator converges to, in float64 NumPy and apart from `objectives`.
 
 An expected estimate is sum_y q(y) sum_t c_t(y) grad log p_t(y): q samples, p is the policy, and
-the coefficients c[N,T] are all that sets estimators apart. The unbiased ones converge to dJ.
+the coefficients c[N, T] are all that sets estimators apart. The unbiased ones converge to dJ.
 All are exact; where a batch is its own yardstick they are means over its other members.
 """
 
@@ -17,7 +17,7 @@ Floats = np.ndarray
 
 @dataclasses.dataclass(frozen=True)
 class ExactFacts:
-    """Every response, known exactly: [N,T], or [N] where one number a response."""
+    """Every response, known exactly: [N, T], or [N] where one number a response."""
 
     mask: Floats
     scores: Floats
@@ -42,7 +42,7 @@ class ExactFacts:
 
     @property
     def returns(self) -> Floats:
-        """R, [N,1]."""
+        """R, [N, 1]."""
         return self.rewards.sum(1, keepdims=True)
 
     @property
@@ -54,13 +54,13 @@ Bias = Callable[[ExactFacts], Floats]
 
 
 def expected(facts: ExactFacts, coefficients: Floats, token_scores: Floats) -> Floats:
-    """sum_y q(y) sum_t c_t grad log p_t, [D]; token_scores = grad log p_t(y), [N,T,D]."""
+    """sum_y q(y) sum_t c_t grad log p_t, [D]; token_scores = grad log p_t(y), [N, T, D]."""
     weights = facts.sampled[:, None] * facts.mask * coefficients
     return np.einsum("nt,ntd->d", weights, token_scores)
 
 
 def groups_of(q: Floats, size: int) -> tuple[Floats, Floats]:
-    """(ids[M,size], probabilities[M]) of all groups of independent responses, order aside."""
+    """(ids[M, size], probabilities[M]) of all groups of independent responses, order aside."""
     ids = np.array(list(itertools.combinations_with_replacement(range(len(q)), size)), np.int32)
     same = (ids[:, :, None] == ids[:, None, :]).sum(2)  # every one of c copies counts c
     # Orders of a group = size! / product of c!, taken over members as (c!)^(1/c).
@@ -72,9 +72,9 @@ def groups_of(q: Floats, size: int) -> tuple[Floats, Floats]:
 def _deviations(
     facts: ExactFacts, values: Floats, weights: Floats, inverse_std: Callable[[Floats], Floats]
 ) -> Floats:
-    """E[(x_t(y) - mean) inverse_std(variance)], [N,T]: moments over y and K - 1 others."""
+    """E[(x_t(y) - mean) inverse_std(variance)], [N, T]: moments over y and K - 1 others."""
     ids, probabilities = groups_of(facts.sampled, facts.group - 1)
-    moments = np.stack([(weights * values**power).sum(1) for power in range(3)])  # [3,N]
+    moments = np.stack([(weights * values**power).sum(1) for power in range(3)])  # [3, N]
     others = moments[:, ids].sum(2)
     result = np.zeros_like(values)
     for y in range(len(values)):

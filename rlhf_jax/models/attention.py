@@ -1,4 +1,4 @@
-"""Attention of queries to keys and values: for training with its own gradient, and of a cache."""
+"""Attention: for training, with a gradient of its own, and for decoding, over a KV cache."""
 
 import functools
 
@@ -8,7 +8,7 @@ from jax.ad_checkpoint import checkpoint_name
 
 from rlhf_jax.models.matmul import on_cpu, product
 
-HIDDEN = -1e30  # a score that softmax turns into 0 without making a NaN of a fully masked row
+HIDDEN = -1e30  # softmax makes this score 0; unlike -inf it gives no NaN in a fully masked row
 
 
 @functools.partial(jax.custom_vjp, nondiff_argnums=(4,))
@@ -18,14 +18,14 @@ def attention(
     """softmax(q k / sqrt(hd)) v over the keys that are visible: [B, T, KV, G, hd], float32.
 
     Products take operands in `dtype`. The gradient is FlashAttention's (Dao et al. 2022, appendix
-    B.2), with weights P, result O and D = sum_h dO O in the place of sum_s P dP:
+    B.2), with weights P, result O, and D = sum_h dO O, which equals sum_s P dP:
 
         dV = P' dO    dP = dO V'    dS = P (dP - D)    dQ = dS K / sqrt(hd)    dK = dS' Q / sqrt(hd)
 
     Args:
       q: [B, KV, G, T, hd]; G queries share a key.
       k, v: [B, KV, S, hd].
-      visible: [B, T, S] bool. A query that sees nothing weighs all keys alike.
+      visible: [B, T, S] bool. A query without visible keys gives all keys equal weight.
     """
     return _forward(q, k, v, visible, dtype)[0]
 
@@ -33,12 +33,13 @@ def attention(
 def cached_attention(
     q: jax.Array, keys: jax.Array, values: jax.Array, visible: jax.Array, dtype: jnp.dtype
 ) -> jax.Array:
-    """`attention` to the cache of a decode loop: keys [B, KV, hd, S], values [B, KV, S, hd].
+    """`attention` over the cache of a decode loop: keys [B, KV, hd, S], values [B, KV, S, hd].
 
-    The cache holds numbers of `dtype`, on CPUs in float32: rounded once, when they are written.
+    Keys and values were rounded to `dtype` when they were written. On CPUs the rounded values are
+    stored as float32.
     """
     groups, time = q.shape[2:4]
-    # Of one row alone XLA makes no matrix product for TPUs: twice the cycles of eight rows.
+    # On TPUs XLA makes no matrix product of a single row: that takes twice the cycles of 8 rows.
     pad = 7 if groups * time == 1 and not on_cpu() else 0
     more = lambda x: jnp.pad(x, ((0, 0), (0, 0), (0, 0), (0, pad), (0, 0)))
     scores = product("bkgth,bkhs->bkgts", more(_scaled(q, dtype)), keys)[:, :, :, :time]
@@ -65,7 +66,8 @@ def _forward(q, k, v, visible, dtype):
 
 def _backward(dtype, saved, g):
     q, k, v, weights, out = saved
-    # XLA's CPU backend sums over a short last axis one number at a time: let it be another one.
+    # Sums over another axis than the last: XLA's CPU backend sums a short last axis number by
+    # number.
     mean = (g * out).transpose(0, 2, 3, 4, 1).sum(3)[..., None]
     g = g.astype(dtype)
     dv = product("bkgts,btkgh->bksh", weights, g)

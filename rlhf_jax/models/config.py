@@ -10,7 +10,7 @@ from rlhf_jax.errors import require
 class TransformerConfig:
     """A decoder-only transformer of the GPT-2/GPT-3 form (the defaults) or the Llama family.
 
-    Raises ConfigError when a field, or a pair of fields, is impossible.
+    Raises ConfigError when a field has an impossible value or two fields contradict each other.
     """
 
     vocab_size: int = 50257
@@ -27,13 +27,13 @@ class TransformerConfig:
     activation: Literal["gelu", "swiglu"] = "gelu"
     biases: bool = True
     tied_embeddings: bool = True
-    dropout: float = 0.0  # of residual branches, in supervised training only
+    dropout: float = 0.0  # rate on residual branches, in supervised training only
     compute_dtype: Literal["auto", "float32", "bfloat16"] = "auto"
     scan_layers: bool = True  # False unrolls: longer to compile, about a tenth faster
-    # What a backward pass computes again: nothing, all of each layer but its products with weights,
-    # or all of each layer.
+    # What the backward pass recomputes: "off" nothing, "dots" each layer except its products with
+    # weights, "full" each layer.
     remat: Literal["off", "dots", "full"] = "off"
-    logit_chunk: int | None = None  # tokens of a row whose logits are held at a time; None: all
+    logit_chunk: int | None = None  # tokens per row whose logits exist at a time; None: all
 
     def __post_init__(self):
         for field in ("vocab_size", "layers", "width", "heads", "context"):
@@ -76,7 +76,7 @@ class TransformerConfig:
 
     @property
     def axis_sizes(self) -> dict[str, int]:
-        """Of the logical axes of its parameters."""
+        """The size of each logical axis of the parameters."""
         return {
             "layers": self.layers,
             "vocabulary": self.vocab_size,
@@ -91,12 +91,12 @@ class TransformerConfig:
         }
 
 
-# How a model computes, and not what.
+# Fields that say how a model computes; they do not change its shape.
 COMPUTATION = ("dropout", "compute_dtype", "scan_layers", "remat", "logit_chunk")
 
 
 def different_fields(a: TransformerConfig, b: TransformerConfig) -> list[str]:
-    """Names of the fields in which two models differ, how they are computed apart."""
+    """Names of the fields in which two models differ; those in COMPUTATION do not count."""
     names = [f.name for f in dataclasses.fields(a) if f.name not in COMPUTATION]
     resolved = lambda c: {
         **vars(c),
@@ -107,7 +107,7 @@ def different_fields(a: TransformerConfig, b: TransformerConfig) -> list[str]:
 
 
 def gpt(layers: int, width: int, heads: int, context: int = 2048, **changes) -> TransformerConfig:
-    """A model of the GPT-3 form (Brown et al. 2020, table 2.1), with dense attention throughout."""
+    """A model of the GPT-3 form (Brown et al. 2020, table 2.1), with dense attention everywhere."""
     return TransformerConfig(layers=layers, width=width, heads=heads, context=context, **changes)
 
 

@@ -18,7 +18,7 @@ _target: contextvars.ContextVar[str | None] = contextvars.ContextVar("target", d
 
 @contextlib.contextmanager
 def compiling_for(platform: str):
-    """Programs traced inside are meant for this platform and not for the one of this process."""
+    """Programs traced inside are compiled for this platform instead of this process's own."""
     token = _target.set(platform)
     try:
         yield
@@ -27,14 +27,13 @@ def compiling_for(platform: str):
 
 
 def on_cpu() -> bool:
-    """Whether the program that is traced is for a CPU."""
+    """Whether the program that is being traced is for a CPU."""
     return (_target.get() or jax.default_backend()) == "cpu"
 
 
 def resolve_dtype(name: str) -> jnp.dtype:
-    """Dtype of the operands: "auto" is bfloat16 where the hardware multiplies it faster.
-
-    That is every accelerator, and CPUs with AMX; other CPUs multiply float32 faster.
+    """Dtype of the operands. "auto" is bfloat16 where the hardware multiplies it faster: on every
+    accelerator and on CPUs with AMX. On other CPUs it is float32.
     """
     if name != "auto":
         return jnp.dtype(name)
@@ -42,8 +41,8 @@ def resolve_dtype(name: str) -> jnp.dtype:
 
 
 def cache_dtype(name: str) -> jnp.dtype:
-    """Of keys and values that are kept: the operands' dtype, so that no product changes. CPUs keep
-    float32: their decode loop is slower with conversions in it."""
+    """Dtype of the KV cache: the operands' dtype, so that products are the same as without a cache.
+    On CPUs it is float32, because conversions make their decode loop slower."""
     return jnp.dtype("float32") if on_cpu() else resolve_dtype(name)
 
 
@@ -55,10 +54,10 @@ def _has_amx() -> bool:
 
 @dataclasses.dataclass(frozen=True)
 class WeightProduct:
-    """A product of activations [B, T, ...] with weights, and the logical axes of all it takes and
-    gives (models/placement.py).
+    """A product of activations [B, T, ...] with weights, and the logical axes of its operands,
+    result and gradients (models/placement.py).
 
-    spec  as of einsum; every index of an operand stands in the other one or in the result
+    spec  as in einsum; every index of an operand is also in the other operand or in the result
     """
 
     spec: str
@@ -73,8 +72,7 @@ class WeightProduct:
 def einsum(of: WeightProduct, a: jax.Array, b: jax.Array, dtype: jnp.dtype) -> jax.Array:
     """The product of a with weights b: operands cast to `dtype`, result and gradients in float32.
 
-    The gradients are products of the same kind, so that the backward pass multiplies `dtype`
-    operands too:
+    The gradients are products of the same kind: the backward pass multiplies `dtype` operands too:
 
         da = einsum("out,b->a", g, b)        db = einsum("a,out->b", a, g)
     """
@@ -82,8 +80,8 @@ def einsum(of: WeightProduct, a: jax.Array, b: jax.Array, dtype: jnp.dtype) -> j
 
 
 def product(spec: str, a: jax.Array, b: jax.Array) -> jax.Array:
-    """The product in the dtype of a, summed in float32. b may hold such numbers in float32. Where
-    its arrays lie is left to the compiler."""
+    """The product with b cast to the dtype of a, summed in float32. The compiler chooses where its
+    arrays lie."""
     if a.dtype == jnp.bfloat16 and on_cpu():
         return _row_major_product(spec, a, b)
     return jnp.einsum(spec, a, b.astype(a.dtype), preferred_element_type=jnp.float32)
@@ -92,8 +90,8 @@ def product(spec: str, a: jax.Array, b: jax.Array) -> jax.Array:
 def _row_major_product(spec, a, b):
     """The product with its operands and its result copied into row-major order.
 
-    XLA's fast bfloat16 kernel for CPUs wants that: with a transposed operand the product falls
-    back to one several times slower, and another result is not implemented at all.
+    XLA's fast bfloat16 kernel for CPUs needs this order. With a transposed operand the product
+    falls back to a kernel that is several times slower; a transposed result is not implemented.
     """
     operands, out = spec.split("->")
     in_a, in_b = operands.split(",")
@@ -117,7 +115,7 @@ def _row_major_product(spec, a, b):
 
 
 def transposed(matrix: jax.Array) -> jax.Array:
-    """[V, D] -> [D, V], in memory too: once for all the products that take it."""
+    """[V, D] -> [D, V], transposed in memory too: done once for all products that read it."""
     return _row_major(matrix.T)
 
 
@@ -127,7 +125,7 @@ def _row_major(x):
 
 def _forward(of, a, b, dtype):
     low_a, low_b = place(a.astype(dtype), of.inputs), b.astype(dtype)
-    if a.shape[1] > 1:  # one token a row is less than the weights: they stay where they are
+    if a.shape[1] > 1:  # with one token per row the activations are moved: weights are larger
         low_b = place(low_b, of.weights, "gathered")
     return place(product(of.spec, low_a, low_b), of.outputs), (low_a, low_b)
 
@@ -143,8 +141,8 @@ def _gradients(spec, saved, g):
     operands, out = spec.split("->")
     in_a, in_b = operands.split(",")
     da = product(f"{out},{in_b}->{in_a}", g, b)
-    # The left operand of this product is transposed: let that be the smaller one. On CPUs a
-    # transpose that reads what an activation function just made takes longer than the product.
+    # This product transposes its left operand, so the smaller operand goes there. On CPUs a
+    # transpose right after an activation function takes longer than the product.
     if a.size <= g.size:
         return da, product(f"{in_a},{out}->{in_b}", a, g)
     natural = "".join(

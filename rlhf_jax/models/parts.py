@@ -1,7 +1,7 @@
-"""The parameters of a model in two parts: those that stay fixed, and those that are trained.
+"""The parameters of a model in two parts: fixed parameters and trained parameters.
 
-Both are nested dicts; a parameter is in one of them. An adapter is a trained part that adds
-parameters of its own to a fixed model.
+Both parts are nested dicts, and each parameter is in exactly one of them. An adapter is a trained
+part that adds its own parameters to a fixed model.
 """
 
 from collections.abc import Sequence
@@ -13,17 +13,18 @@ from rlhf_jax.errors import require
 
 
 class Parts(NamedTuple):
-    """merge(fixed, trained) is the whole."""
+    """merge(fixed, trained) is the whole model."""
 
     fixed: Any
     trained: Any
 
 
 def split(params: Any, train: Sequence[str] = (), field: str = "train") -> Parts:
-    """train: names of the parameters that are trained, as in ("score",): all of a branch of that
-    name, at any depth; none: everything is.
+    """Splits a model into fixed and trained parameters.
 
-    Raises ConfigError, naming the config's field, where a name is none of the model's.
+    train: names of trained parameters or branches at any depth, such as ("score",); everything
+    below a named branch is trained. Empty: all parameters are trained.
+    Raises ConfigError naming `field` where the model has no such name.
     """
     if not train:
         return Parts({}, params)
@@ -37,7 +38,7 @@ def split(params: Any, train: Sequence[str] = (), field: str = "train") -> Parts
 
 
 def _pick(tree: Any, names: Sequence[str], named: bool) -> Any:
-    """The branches of those names, or all else; a dict that is left empty is left out."""
+    """The branches with those names, or (named=False) everything else, without empty dicts."""
     if not isinstance(tree, dict):
         return {} if named else tree
     found = {}
@@ -50,7 +51,7 @@ def _pick(tree: Any, names: Sequence[str], named: bool) -> Any:
 
 
 def merge(fixed: Any, trained: Any) -> Any:
-    """The whole model; arrays are neither copied nor changed."""
+    """The whole model, with the same arrays: none is copied or changed."""
     if not isinstance(fixed, dict) or not fixed:
         return trained
     if not isinstance(trained, dict):

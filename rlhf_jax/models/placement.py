@@ -1,8 +1,8 @@
-"""Where arrays lie on a mesh while a model computes: the model names their axes, others answer.
+"""Where a model's arrays lie on a mesh: the model names their axes, a rule says how they are cut.
 
-A compiler that is only told how arguments and results lie may well split an activation's width
-where the weights were meant to be gathered. So the model names the axes of what it computes, and
-`placing` gives the rule that puts it somewhere (parallel/layout.py).
+Given only the layout of arguments and results, the compiler may split the width of an activation
+where the weights should be gathered instead. Therefore the model names the logical axes of the
+arrays that it computes, and `placing` sets the rule that lays them out (parallel/layout.py).
 """
 
 import contextlib
@@ -12,9 +12,9 @@ from typing import Literal
 
 import jax
 
-# Every logical axis. One that is cut otherwise in another place has another name there.
+# Every logical axis. An axis that is cut differently in two places has two names.
 AXES = {
-    # of parameters, and of activations where both have them
+    # of parameters, some also of activations
     "layers": "a layer each",
     "vocabulary": "a token id each",
     "context": "a position each",
@@ -25,7 +25,7 @@ AXES = {
     "head_width": "of a query, a key or a value",
     "attended": "the queries' heads side by side: heads x groups x head_width",
     "feed_forward": "the width between the two products of a layer's second half",
-    # of activations alone
+    # of activations only
     "rows": "of a batch",
     "time": "of a batch; of queries",
     "tokens": "time in a layer's products, where a chip needs all tokens of its rows",
@@ -50,7 +50,7 @@ _rule: contextvars.ContextVar[Rule | None] = contextvars.ContextVar("placement",
 
 @contextlib.contextmanager
 def placing(rule: Rule):
-    """Models traced inside put their arrays where `rule(array, axes, use)` does."""
+    """Models traced inside lay out their arrays by `rule(array, axes, use)`."""
     token = _rule.set(rule)
     try:
         yield
@@ -59,14 +59,14 @@ def placing(rule: Rule):
 
 
 def place(x: jax.Array, axes: tuple[str, ...], use: Use = "activation") -> jax.Array:
-    """x where the rule wants it; x itself where there is no rule.
+    """x, laid out by the current rule; unchanged without a rule.
 
     Args:
-      axes: of AXES, one an axis of x.
-      use: "activation"; or of weights: "kept" as the parameters are (gradients), "gathered" for a
-        product with many tokens a row, "decoding" for products with one.
+      axes: names from AXES, one for each axis of x.
+      use: "activation"; for weights "kept" (laid out as the parameters are: gradients), "gathered"
+        (products with many tokens per row) or "decoding" (products with one token per row).
 
-    Raises ValueError where axes are missing or unknown, on one device too.
+    Raises ValueError where axes are missing or unknown, on a single device too.
     """
     if len(axes) != x.ndim or not AXES.keys() >= set(axes):
         raise ValueError(

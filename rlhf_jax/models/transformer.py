@@ -1,8 +1,8 @@
 """A decoder-only transformer as plain functions of a nested dict of parameters.
 
-Linen describes one block; the stack over layers is written out here, because training scans
-over stacked layers while decoding runs them one by one with a cache buffer each.
-Segments (0 = padding, 1.. = document) are mask, packing and positions in one.
+Flax Linen describes one block. The loop over layers is written out here, because training scans
+over stacked layers while decoding runs them one by one, each with its own cache buffer.
+Segments (0 = padding, 1.. = document) give the mask, the packing and the positions.
 """
 
 import functools
@@ -30,7 +30,7 @@ from rlhf_jax.models.placement import place
 Params = dict[str, Any]
 Cache = list[tuple[jax.Array, jax.Array]]  # per layer: keys [B, KV, hd, S], values [B, KV, S, hd]
 
-# Every parameter and its logical axes; a config has some of them, and their sizes (`axis_sizes`).
+# The logical axes of every parameter. A config decides which it has, and `axis_sizes` their sizes.
 PARAMETERS = {
     "tokens": ("vocabulary", "width"),
     "positions": ("context", "width"),
@@ -57,22 +57,22 @@ STATES, LOGITS = ("rows", "spread", "final_width"), ("logit_rows", "spread", "vo
 
 
 def _first(name: str, spec: str) -> WeightProduct:
-    """A layer's first product of two: gathers the tokens of a row, and each chip makes its share of
-    the heads or of the feed-forward width."""
+    """The first of two products: the tokens of a row are gathered, and each chip computes its share
+    of the heads or of the feed-forward width."""
     weights = PARAMETERS[f"blocks/{name}"][1:]
     shares = ("rows", "tokens", *weights[1:])
     return WeightProduct(spec, TOKENS, weights, shares, STREAM, shares)
 
 
 def _second(name: str, spec: str) -> WeightProduct:
-    """Sums over the shares. The residual stream that it adds to may be cut along time (Korthikanti
-    et al. 2022)."""
+    """The second of two products: it sums over the chips' shares. The residual stream that the sum
+    is added to may be cut along time (Korthikanti et al. 2022)."""
     weights = PARAMETERS[f"blocks/{name}"][1:]
     shares = ("rows", "tokens", weights[0])
     return WeightProduct(spec, shares, weights, STREAM, shares, TOKENS)
 
 
-PRODUCTS = {  # of a layer, by its matrix
+PRODUCTS = {  # of a layer, by the name of the matrix
     "qkv": _first("qkv", "btd,dkgh->btkgh"),
     "out": _second("out", "bte,ed->btd"),
     "up": _first("up", "btd,df->btf"),
@@ -80,17 +80,17 @@ PRODUCTS = {  # of a layer, by its matrix
     "down": _second("down", "btf,fd->btd"),
 }
 UNEMBED = WeightProduct("btd,vd->btv", STATES, PARAMETERS["tokens"], LOGITS, STATES, LOGITS)
-# What the forward pass keeps of a layer for the backward pass, by `TransformerConfig.remat`.
+# What the forward pass keeps for the backward pass, by `TransformerConfig.remat`.
 KEPT = {
     "dots": jax.checkpoint_policies.dots_with_no_batch_dims_saveable,
     "full": jax.checkpoint_policies.nothing_saveable,
 }
-# The gradient makes tanh again rather than keep it: one array of the feed-forward width less.
+# The backward pass recomputes tanh: one array of the feed-forward width less is kept.
 gelu = jax.checkpoint(functools.partial(jax.nn.gelu, approximate=True))
 
 
 def _shape(config: TransformerConfig, name: str) -> tuple[int, ...]:
-    """Of a parameter; of one layer's where layers are stacked."""
+    """The shape of a parameter, without the axis over layers."""
     if name not in PARAMETERS:
         raise ValueError(f"parameter {name} has no axes: declare them in PARAMETERS, {__name__}")
     return tuple(config.axis_sizes[axis] for axis in PARAMETERS[name] if axis != "layers")
@@ -114,7 +114,7 @@ class Norm(nn.Module):
 
 
 class Block(nn.Module):
-    """Attention and feed-forward, each normed before and added to the residual stream."""
+    """Attention and feed-forward; each reads the normed residual stream and adds to it."""
 
     config: TransformerConfig
 
@@ -160,10 +160,10 @@ class Block(nn.Module):
 
     @nn.compact
     def __call__(self, x, visible, positions, last=None, training=False, cached=None, column=None):
-        """One layer over x [B, T, D]; returns it with this layer's keys and values.
+        """One layer over x [B, T, D]: (output, (keys, values)).
 
-        visible: [B, T, S] true where a query may look. last: keep only the last `last`
-        queries. cached, column: attend to these keys and values, with ours written at column.
+        visible: [B, T, S], true where a query attends to a key. last: computes only the last `last`
+        queries. cached, column: attends to these keys and values; x's own are written at `column`.
         """
         rate = self.config.dropout if training else 0.0
         drop = nn.Dropout(rate, deterministic=rate == 0.0)
@@ -181,13 +181,13 @@ class Block(nn.Module):
 
 
 def _cached(config, x):
-    """As a cache holds it: rounded to the compute dtype, whatever it is kept in."""
+    """x rounded to the compute dtype and stored in the cache's dtype."""
     dtype = config.compute_dtype
     return x.astype(resolve_dtype(dtype)).astype(cache_dtype(dtype))
 
 
 def rotate(x: jax.Array, positions: jax.Array, base: float) -> jax.Array:
-    """Rotary position embedding of x [B, KV, G, T, hd] (Su et al. 2021), halves rotated."""
+    """Rotary position embedding of x [B, KV, G, T, hd] (Su et al. 2021); rotates the two halves."""
     half = x.shape[-1] // 2
     frequency = base ** (-jnp.arange(half, dtype=jnp.float32) / half)
     angle = positions[:, None, None, :, None] * frequency[None, None, None, None]
@@ -197,21 +197,21 @@ def rotate(x: jax.Array, positions: jax.Array, base: float) -> jax.Array:
 
 
 def positions_of(segments: jax.Array) -> jax.Array:
-    """Position of each token inside its segment: [B, T] int32, restarting at every change."""
+    """Position of each token inside its segment: [B, T] int32, from 0 in every segment."""
     time = jnp.broadcast_to(jnp.arange(segments.shape[1], dtype=jnp.int32), segments.shape)
     starts = jnp.pad(segments[:, 1:] != segments[:, :-1], ((0, 0), (1, 0)))
     return time - jax.lax.cummax(jnp.where(starts, time, 0), axis=1)
 
 
 def visible_pairs(segments: jax.Array) -> jax.Array:
-    """[B, T, T] true where query t may look at key s: s <= t and both of one segment."""
+    """[B, T, T], true where query t attends to key s: s <= t, both in the same segment."""
     same = segments[:, :, None] == segments[:, None, :]
     return same & jnp.tri(segments.shape[1], dtype=bool)[None]
 
 
 def init(config: TransformerConfig, key: jax.Array) -> Params:
-    """Float32 parameters: normal(0.02), residual projections smaller by sqrt(2 x layers)
-    (Radford et al. 2019); blocks are stacked over a leading layer axis."""
+    """Float32 parameters from normal(0.02), in residual projections divided by sqrt(2 x layers)
+    (Radford et al. 2019). Blocks are stacked over a leading layer axis."""
     token_key, position_key, head_key, block_key = jax.random.split(key, 4)
     x = jnp.zeros((1, 1, config.width))
     visible, positions = jnp.ones((1, 1, 1), bool), jnp.zeros((1, 1), jnp.int32)
@@ -230,9 +230,9 @@ def init(config: TransformerConfig, key: jax.Array) -> Params:
 
 
 def layers(params: Params) -> list[Params]:
-    """The parameters of each block of the stack.
+    """The parameters of each block.
 
-    `lax.split` and not indexing: its gradient is one concatenation, not a sum of padded layers.
+    `lax.split` instead of indexing: its gradient is one concatenation, not a sum of padded layers.
     """
     stacked, tree = jax.tree.flatten(params["blocks"])
     split = [jax.lax.split(leaf, [1] * len(leaf)) for leaf in stacked]
@@ -240,7 +240,7 @@ def layers(params: Params) -> list[Params]:
 
 
 def decoding_layers(params: Params) -> list[Params]:
-    """`layers`, their matrices where products with one token a row want them."""
+    """`layers` with matrices laid out for products with one token per row."""
 
     def placed(name, leaf):
         return place(leaf, PRODUCTS[name].weights, "decoding") if name in PRODUCTS else leaf
@@ -250,7 +250,7 @@ def decoding_layers(params: Params) -> list[Params]:
 
 def _embed(config, params, tokens, positions):
     x = place(params["tokens"][tokens], ("lookup_rows", "lookup_tokens", "lookup_width"))
-    # One axis at a time, else the compiler gathers the table.
+    # One axis at a time, otherwise the compiler gathers the whole table.
     x = place(x, ("lookup_rows", "half_tokens", "half_width")).astype(jnp.float32)
     if config.positions == "learned":
         x = x + params["positions"][positions]
@@ -266,12 +266,12 @@ def hidden(
     last: int | None = None,
     dropout_key: jax.Array | None = None,
 ) -> jax.Array:
-    """Normed hidden states [B, T, D] (float32); with `last`, only of the last positions.
+    """Normed hidden states [B, T, D] (float32), or [B, last, D] with `last`.
 
     Args:
       tokens: [B, T] ids.
       segments: [B, T] ints, 0 = padding, documents numbered from 1.
-      last: leaves out the final layer's queries before these positions: same values, less work.
+      last: returns the last positions only; the final layer skips its other queries.
       dropout_key: turns dropout on.
     """
     require(tokens.shape[1] <= config.context, "context", config.context, f">= {tokens.shape[1]}")
@@ -318,8 +318,8 @@ def logits(config: TransformerConfig, params: Params, hidden_states: jax.Array) 
 
 
 def for_decoding(config: TransformerConfig, params: Params) -> Params:
-    """Matrices cast once to the compute dtype, and on CPUs "columns", the head transposed once: no
-    decode step does either again."""
+    """The parameters with matrices cast to the compute dtype, and on CPUs with "columns", the
+    transposed head, so that no decode step repeats this work."""
     dtype = resolve_dtype(config.compute_dtype)
     small = {"attention_norm", "mlp_norm", "final_norm", "positions", "score"}
 
@@ -335,9 +335,9 @@ def for_decoding(config: TransformerConfig, params: Params) -> Params:
 def prefill(
     config: TransformerConfig, params: Params, tokens: jax.Array, segments: jax.Array, room: int
 ) -> tuple[jax.Array, Cache]:
-    """Runs left-padded prompts [B, P]: hidden states [B, 1, D] of the last one, and a cache.
+    """Runs left-padded prompts [B, P]: hidden states [B, 1, D] of the last token, and a cache.
 
-    The cache holds P + room columns, one pair of buffers a layer.
+    The cache holds P + room columns, with one pair of buffers for each layer.
     """
     total = tokens.shape[1] + room
     require(total <= config.context, "context", config.context, f">= prompt + response = {total}")
@@ -363,10 +363,11 @@ def decode_step(
     column: jax.Array,
     cache: Cache,
 ) -> tuple[jax.Array, Cache]:
-    """Hidden states [B, 1, D] of one token a row [B], written at `column` of the cache.
+    """Hidden states [B, 1, D] of one token per row, tokens [B], and the cache with their keys and
+    values at `column`.
 
-    blocks: the parameters of each layer, unstacked once outside of the loop.
-    visible: [B, S] true at the columns that each row may look at, its own included.
+    blocks: the parameters of each layer, unstacked once outside the decode loop.
+    visible: [B, S], true at the columns that each row attends to, `column` included.
     """
     x = _embed(config, params, tokens[:, None], positions[:, None])
     new_cache = []

@@ -1,9 +1,9 @@
 """Rewards and advantages of whole responses.
 
-Arrays are [B,T]; the result is zero outside the mask, and a token outside the mask is skipped as
-if its column were not there. Functions with a critic take (rewards, values, mask, ...) and return
-(advantages, returns); those without take (rewards, mask, ...) and return advantages. Any of these
-goes into any surrogate. Groups are `group_size` consecutive rows: the responses to one prompt.
+Arrays are [B, T]. Tokens outside the mask are skipped: they have no effect, and the result there is
+zero. Functions with a critic take (rewards, values, mask, ...) and return (advantages, returns);
+the other functions take (rewards, mask, ...) and return advantages. Every surrogate accepts the
+advantages of every function. A group is `group_size` consecutive rows: the responses to one prompt.
 """
 
 from collections.abc import Callable
@@ -29,9 +29,9 @@ def kl_shaped_rewards(
 ) -> Array:
     """r_t = -beta (log p_t - log ref_t) + [t is the last response token] score, zero outside.
 
-    The last response token is the last 1 of the mask, be it EOS or not. Scores may be integers;
-    the rewards are floats. A row without response tokens gets no reward. estimator: `kl.k2` or
-    `kl.k3` in place of the log-ratio, k1.
+    The last response token is the last 1 of the mask, whether it is EOS or not. Scores may be
+    integers; the rewards are floats. A row without response tokens gets no reward. The estimator is
+    `kl.k1`, the log-ratio of the formula, or `kl.k2` or `kl.k3` in its place.
     Source: Ouyang et al. 2022 (arXiv 2203.02155), equation 2; Ziegler et al. 2019, equation 2.
     """
     chex.assert_rank([score_B, mask_BxR], [1, 2])
@@ -46,7 +46,7 @@ def kl_shaped_rewards(
 
 
 def _backwards(step: Callable, carry: chex.ArrayTree, mask: Array, *arrays: Array):
-    """carry, outputs = step(carry, *columns) from the last token to the first, skipping mask 0."""
+    """carry, outputs = step(carry, *columns), from the last token to the first, skipping mask 0."""
     chex.assert_rank(mask, 2)
     chex.assert_equal_shape([mask, *arrays])
 
@@ -66,7 +66,7 @@ def _nothing(rewards: Array) -> Array:
 
 
 def paid_at_end(rewards: Array, mask: Array) -> Array:
-    """The same sum of rewards of each response, all of it at its last token: [B,T]."""
+    """Each response's rewards moved to its last token, their sum unchanged: [B, T]."""
     nothing = jnp.zeros(mask.shape, as_float(rewards).dtype)
     return kl_shaped_rewards(_episode_returns(rewards, mask), nothing, nothing, mask, 0.0)
 
@@ -83,7 +83,7 @@ def reward_to_go(rewards: Array, mask: Array, discount: float = 1.0) -> Array:
 def minus_baseline(
     rewards: Array, mask: Array, baseline: chex.Numeric, discount: float = 1.0
 ) -> Array:
-    """A_t = G_t - b; b may be a scalar or [B,T], and must not depend on the actions it judges.
+    """A_t = G_t - b. b is a scalar or [B, T]; b_t must not depend on the token at t or later ones.
 
     Source: Williams 1992; Sutton and Barto 2018, section 13.4.
     """
@@ -97,7 +97,7 @@ def gae(
 
     V is 0 past the last response token: a response ends there, nothing is bootstrapped.
 
-    Returns: (advantages, returns = advantages + values), both [B,T] and zero outside the mask.
+    Returns: (advantages, returns = advantages + values), both [B, T] and zero outside the mask.
     Source: Schulman et al. 2015 (arXiv 1506.02438), equation 16.
     """
 
@@ -121,13 +121,13 @@ def vtrace(
     lam: float = 1.0,
     ratio_ceiling: float = 1.0,
 ) -> tuple[Array, Array]:
-    """GAE for responses that an older policy sampled: what follows is weighed by min(ceiling, rho).
+    """GAE for responses of an older policy: later terms are weighted by min(ceiling, rho).
 
     A_t = delta_t + discount lam (v_{t+1} - V_{t+1}),  v_t = V_t + min(ceiling, p_t / old_t) A_t,
-    delta_t as in `gae`, which this is where p = old. The advantages are for
-    `surrogates.truncated_importance`, which weighs them by the token's own ratio.
+    with the delta_t of `gae`. Where p = old and ceiling >= 1, this is `gae`. Use the advantages
+    with `surrogates.truncated_importance`, which weights each by its token's own ratio rho.
 
-    Returns: (advantages, returns v), both [B,T] and zero outside the mask.
+    Returns: (advantages, returns v), both [B, T] and zero outside the mask.
     Source: Espeholt et al. 2018 (arXiv 1802.01561), section 4.1, with one ceiling, and lam as in
     its remark 2.
     """
@@ -170,28 +170,28 @@ def group_normalised(
 ) -> Array:
     """A = (R - mean(R)) / (std(R) + epsilon) over the group, the same for all tokens.
 
-    divide_by_std=False is Dr. GRPO. The standard deviation is the population's; a group whose
-    responses score alike, up to rounding, gets 0.
+    divide_by_std=False is Dr. GRPO. The standard deviation is the population's. A group whose
+    returns are equal up to rounding gets 0.
     Source: GRPO, Shao et al. 2024 (arXiv 2402.03300), section 4.1; Liu et al. 2025 (2503.20783).
     """
     chex.assert_is_divisible(rewards.shape[0], group_size)
     returns_GxK = _episode_returns(rewards, mask).reshape(-1, group_size)
     lowest_Gx1, highest_Gx1 = (f(returns_GxK, 1, keepdims=True) for f in (jnp.min, jnp.max))
     alike_Gx1 = only_rounding(lowest_Gx1, highest_Gx1)
-    # The lowest cancels; returns far from 0 keep their digits.
+    # Changes no difference, and keeps the digits of returns that are far from 0.
     returns_GxK -= jax.lax.stop_gradient(lowest_Gx1)
     advantages_GxK = returns_GxK - jnp.mean(returns_GxK, axis=1, keepdims=True)
     if divide_by_std:
         variance_Gx1 = jnp.var(returns_GxK, axis=1, keepdims=True)
-        # The root of 0 has no gradient.
+        # The gradient of sqrt at 0 is infinite.
         advantages_GxK /= jnp.sqrt(jnp.where(alike_Gx1, 1, variance_Gx1)) + epsilon
-    # Exactly 0: what remains of equal numbers is rounding, which epsilon does not drown.
+    # Exactly 0: rounding errors divided by epsilon could be as large as real advantages.
     advantages_GxK = jnp.where(alike_Gx1, 0, advantages_GxK)
     return _over_tokens(advantages_GxK.reshape(-1), mask)
 
 
 def moving_average(average: Array, rewards: Array, mask: Array, decay: float) -> Array:
-    """decay * average + (1 - decay) * mean over responses of R: the baseline for the *next* batch.
+    """decay * average + (1 - decay) * mean(R) over responses: the baseline of the *next* batch.
 
     Rows without response tokens do not count. Source: Williams 1992 (reinforcement comparison).
     """
@@ -203,7 +203,7 @@ def moving_average(average: Array, rewards: Array, mask: Array, decay: float) ->
 def optimal_baseline(rewards: Array, mask: Array, squared_norms_B: Array) -> Array:
     """b = E[|grad log p|^2 R] / E[|grad log p|^2], the scalar that minimises the variance.
 
-    squared_norms_B: |grad log p(response)|^2 of each response, or its length as a stand-in.
+    squared_norms_B: |grad log p(response)|^2 of each response; its length is an approximation.
     Source: Weaver and Tao 2001 (arXiv 1301.2315); Hao et al. 2025 (arXiv 2505.23585) for lengths.
     """
     return WeightedMean.of(_episode_returns(rewards, mask), squared_norms_B).mean

@@ -1,7 +1,7 @@
 """A policy-gradient estimator is an advantage x a surrogate, in training and in the lab.
 
-Each is a small frozen dataclass over the functions of advantages.py and surrogates.py, in the
-package or outside of it. Any advantage goes with any surrogate.
+Advantages and surrogates are small frozen dataclasses around the functions of advantages.py and
+surrogates.py. You may write your own outside the package. Any advantage goes with any surrogate.
 """
 
 import dataclasses
@@ -19,24 +19,28 @@ Array = jax.Array
 
 
 class Episodes(NamedTuple):
-    """Sampled responses and what an advantage may read of them: [B, R], zero outside the mask. The
-    responses to one prompt are `group` consecutive rows."""
+    """Sampled responses and all that an advantage may read about them.
+
+    Arrays are [B, R] over R response tokens, zero outside the mask. The responses to one prompt
+    are `group` consecutive rows.
+    """
 
     mask: Array
-    rewards: Array  # of each token, with the KL penalty where that is in the reward
-    log_probs: Array  # of the policy that learns, before its update
-    old_log_probs: Array  # of the policy that sampled
+    rewards: Array  # per token; the KL penalty is included where it is part of the reward
+    log_probs: Array  # of the policy that is trained, before its update
+    old_log_probs: Array  # of the policy that sampled the responses
     values: Array | None  # of the value network; None without one
     group: int = 1
 
 
 @dataclasses.dataclass(frozen=True)
 class Advantage:
-    """advantages, returns = advantage(episodes, carried), each [B, R]; the returns are what a value
-    network learns, None without one.
+    """advantages, returns = advantage(episodes, carried), each [B, R].
 
-    critic   it reads a value network
-    grouped  it compares the responses to one prompt, of which it wants two or more
+    The returns are the targets of the value network; without a value network they are None.
+
+    critic   whether it reads a value network
+    grouped  whether it compares the responses to one prompt; it then needs two or more of them
     """
 
     critic: ClassVar[bool] = False
@@ -46,17 +50,18 @@ class Advantage:
         raise NotImplementedError
 
     def init(self) -> Any:
-        """What it carries from batch to batch; None: nothing."""
+        """The initial state that is carried from batch to batch; None: there is no state."""
         return None
 
     def carry(self, carried: Any, episodes: Episodes) -> Any:
-        """What it carries on after a batch."""
+        """The carried state after a batch."""
         return carried
 
 
 @dataclasses.dataclass(frozen=True)
 class GAE(Advantage):
-    """advantages.gae; discount = lam = 1 is A = return - V, as in A2C with whole returns."""
+    """Generalised advantage estimation, `advantages.gae`. With discount = lam = 1 it is
+    A = return - V, as in A2C with whole returns."""
 
     critic: ClassVar = True
     discount: float = 1.0
@@ -72,7 +77,8 @@ class GAE(Advantage):
 
 @dataclasses.dataclass(frozen=True)
 class VTrace(Advantage):
-    """advantages.vtrace, for responses of an older policy; with `TruncatedImportance`."""
+    """V-trace, `advantages.vtrace`, for responses of an older policy. Use it with the surrogate
+    `TruncatedImportance`."""
 
     critic: ClassVar = True
     discount: float = 1.0
@@ -93,7 +99,7 @@ class VTrace(Advantage):
 
 @dataclasses.dataclass(frozen=True)
 class WholeReturn(Advantage):
-    """A = R, the sum of a response's rewards, for each of its tokens. Source: Williams 1992."""
+    """A = R for every token; R is the sum of the response's rewards. Source: Williams 1992."""
 
     def __call__(self, episodes, carried=None):
         rewards = advantages.paid_at_end(episodes.rewards, episodes.mask)
@@ -102,7 +108,7 @@ class WholeReturn(Advantage):
 
 @dataclasses.dataclass(frozen=True)
 class RewardToGo(Advantage):
-    """advantages.reward_to_go."""
+    """A_t = G_t, the discounted sum of rewards from token t on, `advantages.reward_to_go`."""
 
     discount: float = 1.0
 
@@ -115,7 +121,7 @@ class RewardToGo(Advantage):
 
 @dataclasses.dataclass(frozen=True)
 class MovingAverage(Advantage):
-    """A = R - b, b the moving average of the returns of the batches before, 0 at first."""
+    """A = R - b, where b is the moving average of earlier batches' returns, 0 at first."""
 
     decay: float = 0.9
 
@@ -135,7 +141,7 @@ class MovingAverage(Advantage):
 
 @dataclasses.dataclass(frozen=True)
 class LeaveOneOut(Advantage):
-    """advantages.leave_one_out, RLOO."""
+    """RLOO, `advantages.leave_one_out`: A = R - the mean R of the prompt's other responses."""
 
     grouped: ClassVar = True
 
@@ -146,7 +152,8 @@ class LeaveOneOut(Advantage):
 
 @dataclasses.dataclass(frozen=True)
 class GroupNormalised(Advantage):
-    """advantages.group_normalised, GRPO; without `divide_by_std` Dr. GRPO."""
+    """GRPO, `advantages.group_normalised`: A = (R - mean) / std over a prompt's responses.
+    Without `divide_by_std` it is Dr. GRPO."""
 
     grouped: ClassVar = True
     divide_by_std: bool = True
@@ -159,9 +166,9 @@ class GroupNormalised(Advantage):
 
 @dataclasses.dataclass(frozen=True)
 class Surrogate:
-    """losses [B, R] = surrogate(log_probs, old_log_probs, advantages, mask, carried), to minimise.
+    """losses = surrogate(log_probs, old_log_probs, advantages, mask, carried), to be minimised.
 
-    All arrays are [B, R]; the old log-probabilities and the advantages are constants.
+    All arrays are [B, R]. No gradient flows through old_log_probs and advantages.
     """
 
     def __call__(
@@ -177,22 +184,22 @@ class Surrogate:
     def clipped(
         self, log_probs: Array, old_log_probs: Array, advantages: Array, mask: Array
     ) -> Array:
-        """1 where it takes or bounds a token's gradient, else 0: [B, R]."""
+        """1 where clipping removes or bounds a token's gradient, else 0: [B, R]."""
         return jnp.zeros_like(log_probs)
 
     def init(self) -> Any:
-        """What it carries from iteration to iteration; None: nothing."""
+        """The initial state that is carried from iteration to iteration; None: no state."""
         return None
 
     def carry(self, carried: Any, kl: Array) -> Any:
-        """What it carries on; kl: nats a token of KL(old || policy) over the iteration's updates,
-        (log p - log old)^2 / 2."""
+        """The carried state after an iteration. kl: the mean of (log p - log old)^2 / 2 over the
+        iteration's updates, an estimate of KL(old || policy) in nats per token."""
         return carried
 
 
 @dataclasses.dataclass(frozen=True)
 class Reinforce(Surrogate):
-    """surrogates.reinforce."""
+    """-A log p, `surrogates.reinforce`."""
 
     def __call__(self, log_probs, old_log_probs, advantages, mask, carried=None):
         return surrogates.reinforce(log_probs, old_log_probs, advantages)
@@ -200,7 +207,7 @@ class Reinforce(Surrogate):
 
 @dataclasses.dataclass(frozen=True)
 class ImportanceWeighted(Surrogate):
-    """surrogates.importance_weighted."""
+    """-A p / old, `surrogates.importance_weighted`."""
 
     def __call__(self, log_probs, old_log_probs, advantages, mask, carried=None):
         return surrogates.importance_weighted(log_probs, old_log_probs, advantages)
@@ -208,7 +215,7 @@ class ImportanceWeighted(Surrogate):
 
 @dataclasses.dataclass(frozen=True)
 class TruncatedImportance(Surrogate):
-    """surrogates.truncated_importance."""
+    """-A min(ratio_ceiling, p / old) log p, `surrogates.truncated_importance`."""
 
     ratio_ceiling: float = 1.0
 
@@ -227,9 +234,9 @@ class TruncatedImportance(Surrogate):
 
 @dataclasses.dataclass(frozen=True)
 class Clipped(Surrogate):
-    """A surrogate with the range [1 - clip, 1 + clip_high] of ratios.
+    """A surrogate that clips ratios to [1 - clip, 1 + clip_high].
 
-    clip_high: None: clip
+    clip_high: None: the same as clip
     """
 
     clip: float = 0.2
@@ -249,7 +256,7 @@ class Clipped(Surrogate):
 
 @dataclasses.dataclass(frozen=True)
 class PPOClip(Clipped):
-    """surrogates.ppo_clip."""
+    """PPO's clipped surrogate, `surrogates.ppo_clip`."""
 
     dual_clip: float | None = None  # bounds the loss of negative advantages by -dual_clip A
 
@@ -266,7 +273,7 @@ class PPOClip(Clipped):
 
 @dataclasses.dataclass(frozen=True)
 class CISPO(Clipped):
-    """surrogates.cispo; its clipped tokens keep their gradient, at the bound's weight."""
+    """CISPO, `surrogates.cispo`: a clipped token keeps its gradient, weighted by the bound."""
 
     def __call__(self, log_probs, old_log_probs, advantages, mask, carried=None):
         return surrogates.cispo(log_probs, old_log_probs, advantages, self.clip, self.clip_high)
@@ -279,7 +286,8 @@ class CISPO(Clipped):
 
 @dataclasses.dataclass(frozen=True)
 class GSPO(Clipped):
-    """surrogates.gspo: one ratio a response. Aggregate by "sequence"; its clips are small."""
+    """GSPO, `surrogates.gspo`: one ratio per response, so the clip range is narrow. Use it with
+    aggregation by "sequence"."""
 
     clip: float = 3e-4
     clip_high: float | None = 4e-4
@@ -296,9 +304,10 @@ class GSPO(Clipped):
 
 @dataclasses.dataclass(frozen=True)
 class PPOPenalty(Surrogate):
-    """surrogates.ppo_penalty; the controller moves its coefficient by the KL of each iteration.
+    """PPO with a KL penalty, `surrogates.ppo_penalty`. After each iteration the controller adapts
+    the penalty's coefficient to the KL.
 
-    controller: its target in nats a token
+    controller: its target is in nats per token
     """
 
     controller: FixedController | DoublingController = FixedController(1.0)

@@ -2,10 +2,10 @@
 
 x is sampled from p (policy), q is the reference, d = log p(x) - log q(x).
 
-Where to put the KL. In the reward (`advantages.kl_shaped_rewards`) d is a constant and the policy
-gradient does the rest: over whole sequences that is the gradient of the KL. In the loss, the mean
-of k1 has gradient E_p[grad log p] = 0, and that of k3 is grad KL(q || p), another divergence;
-`kl_loss` has the gradient of each visited token's KL(p || q).
+Where to put the KL. In the reward (`advantages.kl_shaped_rewards`) d is a constant, and the policy
+gradient of that reward, over whole sequences, is the gradient of the KL. In the loss, the mean of
+k1 has gradient E_p[grad log p] = 0, and the mean of k3 has the gradient of KL(q || p), which is
+another divergence. `kl_loss` has the gradient of each visited token's KL(p || q).
 """
 
 import dataclasses
@@ -20,27 +20,27 @@ from rlhf_jax.objectives.likelihood import at_temperature, top_logit
 from rlhf_jax.objectives.reductions import as_float
 
 Array = jax.Array
-# exp of more than this says nothing but "far", and would overflow: exponents end here.
+# Exponents are limited to this: exp of a larger log-ratio could overflow and tells no more.
 MAX_LOG_RATIO = 20.0
 
 
 def k1(log_probs: Array, ref_log_probs: Array) -> Array:
-    """d: unbiased, of either sign. Source: Schulman 2020, joschu.net/blog/kl-approx.html."""
+    """d: unbiased, may be negative. Source: Schulman 2020, joschu.net/blog/kl-approx.html."""
     chex.assert_equal_shape([log_probs, ref_log_probs])
     chex.assert_type([log_probs, ref_log_probs], float)
     return log_probs - ref_log_probs
 
 
 def k2(log_probs: Array, ref_log_probs: Array) -> Array:
-    """d^2 / 2: biased, >= 0, and its mean has the gradient of KL(p || q). Source: as k1."""
+    """d^2 / 2: biased, >= 0; its mean has the gradient of KL(p || q). Source: as for k1."""
     return 0.5 * jnp.square(k1(log_probs, ref_log_probs))
 
 
 def k3(log_probs: Array, ref_log_probs: Array) -> Array:
-    """exp(-d) - 1 + d: unbiased and >= 0. Source: as k1.
+    """exp(-d) - 1 + d: unbiased and >= 0. Source: as for k1.
 
-    Beyond -d = 20 the exponential goes on as its tangent there: no overflow, and a slope of the
-    right sign, exp(20) - 1 at most.
+    For -d > 20 the exponential is replaced by its tangent at 20: it does not overflow, and the
+    slope keeps its sign and is at most exp(20) - 1.
     """
     d = k1(log_probs, ref_log_probs)
     near = jnp.minimum(-d, MAX_LOG_RATIO)
@@ -65,10 +65,10 @@ def kl_loss(
     ref_log_probs: Array,
     estimator: Callable[[Array, Array], Array] = k3,
 ) -> Array:
-    """The value of `estimator`, with the gradient d * grad log p (that of k2), per token.
+    """The value of `estimator` with the gradient of k2, d * grad log p, per token.
 
-    E_p[d grad log p] = grad KL(p || q) for tokens sampled from p. For stale tokens multiply by
-    `stop_gradient(importance_ratio(...))`. Source: Schulman 2020; Tang and Munos 2025
+    E_p[d grad log p] = grad KL(p || q) for tokens sampled from p. For tokens of an older policy
+    multiply by `stop_gradient(importance_ratio(...))`. Source: Schulman 2020; Tang and Munos 2025
     (arXiv 2506.09477), section 4.
     """
     ref_log_probs = jax.lax.stop_gradient(ref_log_probs)
@@ -78,14 +78,14 @@ def kl_loss(
 
 
 def _in_range(coefficient: Array) -> Array:
-    """A coefficient that many factors have moved: from 0 or infinity it would never come back."""
+    """Keeps a coefficient away from 0 and infinity, which no later factor could change."""
     normal = jnp.finfo(jnp.float32)
     return jnp.clip(coefficient, normal.tiny, normal.max)
 
 
 @dataclasses.dataclass(frozen=True)
 class FixedController:
-    """A KL coefficient that stays (InstructGPT: 0.02)."""
+    """A constant KL coefficient (InstructGPT: 0.02)."""
 
     coefficient: float
 
@@ -104,10 +104,10 @@ class FixedController:
 class AdaptiveController:
     """coefficient *= 1 + clip(kl / target - 1, -+max_error) * batch_size / horizon.
 
-    A proportional controller on log(coefficient): target in nats per sequence, horizon in
-    sequences, of which max_error * batch_size must stay below the horizon: otherwise one low KL
-    would make the coefficient 0 or negative. Over many updates it stays in the normal float32
-    numbers, about [1e-38, 3e38]. Source: Ziegler et al. 2019 (arXiv 1909.08593), section 2.2.
+    A proportional controller on log(coefficient). The target is in nats per sequence, the horizon
+    in sequences. max_error * batch_size must be below the horizon: otherwise one low KL would make
+    the coefficient 0 or negative. The coefficient is kept within the normal float32 numbers, about
+    [1e-38, 3e38]. Source: Ziegler et al. 2019 (arXiv 1909.08593), section 2.2.
     """
 
     coefficient: float = 0.15
@@ -124,7 +124,7 @@ class AdaptiveController:
         return jnp.asarray(self.coefficient, jnp.float32)
 
     def check(self, batch_size: int, field: str = "horizon") -> None:
-        """Raises ConfigError, naming the field, where the coefficient could leave (0, inf)."""
+        """Raises ConfigError naming `field` where an update could leave (0, inf)."""
         step = batch_size * self.max_error
         allowed = f"above batch_size x max_error = {batch_size} x {self.max_error} = {step:g}"
         require(step < self.horizon, field, self.horizon, allowed)
@@ -143,8 +143,8 @@ class AdaptiveController:
 class DoublingController:
     """coefficient * 2 where kl > 1.5 target, / 2 where kl < target / 1.5, else unchanged.
 
-    Over many updates it stays in the normal float32 numbers, about [1e-38, 3e38].
-    For `surrogates.ppo_penalty`. Source: Schulman et al. 2017 (arXiv 1707.06347), section 4.
+    The coefficient is kept within the normal float32 numbers, about [1e-38, 3e38]. It is made for
+    `surrogates.ppo_penalty`. Source: Schulman et al. 2017 (arXiv 1707.06347), section 4.
     """
 
     coefficient: float

@@ -1,4 +1,5 @@
-"""Log-probabilities of tokens. Sampler check, reference, learner and evaluation all use these."""
+"""Log-probabilities of tokens, the same functions for sampler check, reference, policy and
+evaluation."""
 
 from collections.abc import Callable
 
@@ -12,16 +13,16 @@ Array = jax.Array
 
 
 def at_temperature(logits: Array, temperature: float) -> Array:
-    """logits / temperature in float32: what the sampler draws from. Temperature > 0."""
+    """logits / temperature in float32, as the sampler uses them. Temperature > 0."""
     if isinstance(temperature, int | float):
         chex.assert_scalar_positive(float(temperature))
     return as_float(logits) / temperature
 
 
 def top_logit(logits: Array) -> Array:
-    """max_v logit_v, or 0 where that is not finite: [..., V] -> float32[...], a constant.
+    """max_v logit_v, or 0 where it is not finite: [..., V] -> float32[...], without gradient.
 
-    Logits far from 0 keep their digits if it is subtracted before anything else is done.
+    Subtract it before any other operation: logits that are far from 0 then keep their digits.
     """
     top = jnp.max(jax.lax.stop_gradient(as_float(logits)), axis=-1)
     return jnp.where(jnp.isfinite(top), top, 0)
@@ -29,10 +30,10 @@ def top_logit(logits: Array) -> Array:
 
 @jax.custom_jvp
 def _log_sum_exp(below: Array) -> Array:
-    """log sum exp over the vocabulary of logits whose largest is 0; no second maximum is taken.
+    """log sum exp over the vocabulary, of logits whose maximum is 0 already.
 
-    The gradient exp(below - log Z) is made where it is used. Otherwise exp(below) is kept for it
-    from the forward pass: one more [B,T,V].
+    The gradient exp(below - log Z) is computed in the backward pass. JAX's own gradient would keep
+    exp(below) from the forward pass: one more array [B, T, V].
     """
     return jnp.log(jnp.sum(jnp.exp(below), axis=-1))
 
@@ -52,7 +53,8 @@ def _pick(logits: Array, targets: Array) -> Array:
 
 @jax.custom_jvp
 def _gathered(logits: Array, targets: Array) -> Array:
-    """logits[target]; the gradient is a selection, which fuses, not a scatter, which does not."""
+    """logits[target]. Its gradient is a `where`, which XLA fuses, instead of a scatter, which it
+    does not."""
     return jnp.take_along_axis(logits, targets[..., None], axis=-1)[..., 0]
 
 
@@ -66,12 +68,12 @@ def _gathered_jvp(primals, tangents):
 def token_log_probs(logits: Array, targets: Array, temperature: float = 1.0) -> Array:
     """log softmax(logits / temperature)[target] = logit[target] - max - log sum exp(logits - max).
 
-    The temperature is the one the tokens were sampled at: taken at any other, the KL between
+    Use the temperature at which the tokens were sampled: at any other, the estimated KL between
     identical models is not 0 (Huang et al. 2023, detail 10).
 
     Args:
       logits: [..., V], any float dtype; computed in float32.
-      targets: int[...], ids in [0, V). For next-token prediction logits[:, :-1] and tokens[:, 1:].
+      targets: int[...], ids in [0, V). Next-token prediction: logits[:, :-1] and tokens[:, 1:].
       temperature: > 0.
 
     Returns: float32[...], nats.
@@ -91,7 +93,7 @@ def cross_entropy(
       logits: [..., V].
       targets: int[...].
       label_smoothing: e in [0, 1); Szegedy et al. 2015 (arXiv 1512.00567), section 7.
-      z_loss: z >= 0, keeps log Z = logsumexp(logits) near 0; PaLM (arXiv 2204.02311), section 5.
+      z_loss: z >= 0; keeps log Z = logsumexp(logits) near 0. PaLM (arXiv 2204.02311), section 5.
 
     Returns: float32[...], nats.
     """
@@ -118,9 +120,10 @@ def entropy(logits: Array, temperature: float = 1.0) -> Array:
 
 
 def sequence_log_prob(log_probs: Array, mask: Array, per_token: bool = False) -> Array:
-    """log p(response | prompt) = sum_t mask_t log p_t: [B,T] -> [B]; per_token: the mean over t.
+    """log p(response | prompt) = sum_t mask_t log p_t: [B, T] -> [B].
 
-    Rows with no token give 0. The mean is the length-normalised score of SimPO and ORPO.
+    per_token: the mean over the tokens instead, the length-normalised score of SimPO and ORPO.
+    Rows without tokens give 0.
     """
     chex.assert_equal_shape([log_probs, mask])
     chex.assert_type(log_probs, float)
@@ -142,16 +145,17 @@ def _join(x: Array) -> Array:
 def chunked_over_time(per_token: Callable[..., chex.ArrayTree], chunk: int) -> Callable:
     """per_token(*arrays), `chunk` columns of axis 1 at a time, recomputed in the backward pass.
 
-    Of whatever `per_token` builds inside, such as logits[B,T,V], only one chunk is ever held:
+    Large arrays inside `per_token`, such as logits [B, T, V], exist for one chunk at a time only:
 
       log_probs_and_entropy = chunked_over_time(
           lambda h, t: (token_log_probs(h @ w, t), entropy(h @ w)), chunk=128)(hidden, targets)
 
     Args:
-      per_token: function of arrays [B,t,...] to a tree of arrays [B,t,...]; may close over weights.
+      per_token: function of arrays [B, t, ...] to a tree of arrays [B, t, ...]; it may close over
+        weights.
       chunk: columns at a time; the last chunk may be shorter.
 
-    Returns: a function of arrays [B,T,...] to the same tree of arrays [B,T,...].
+    Returns: a function of arrays [B, T, ...] to the same tree of arrays [B, T, ...].
     """
     per_token = jax.checkpoint(per_token)
 
@@ -174,8 +178,8 @@ def chunked_token_log_probs(
 ) -> Array:
     """token_log_probs(hidden @ embedding.T, targets), `chunk` rows of the vocabulary at a time.
 
-    Z is built up as max <- max(max, chunk), sum <- sum exp(old max - max) + sum exp(chunk - max),
-    so that logits[..., V] are never held, forward or backward (each chunk is recomputed).
+    Z is accumulated: max <- max(max, chunk), sum <- sum exp(old max - max) + sum exp(chunk - max).
+    The whole logits [..., V] never exist: the backward pass recomputes each chunk.
 
     Args:
       hidden: [..., D].

@@ -1,8 +1,8 @@
 """Preference losses on response log-probabilities: per-pair (or per-response) values, all [B].
 
 Log-probabilities are `likelihood.sequence_log_prob` of the response tokens: sums for DPO, IPO and
-KTO, means over tokens (per_token=True) for SimPO, ORPO and a second form of IPO. The reference's
-are constants.
+KTO, means over tokens (per_token=True) for SimPO, ORPO and a second form of IPO. No gradient flows
+through the reference's log-probabilities.
 """
 
 import chex
@@ -16,13 +16,13 @@ Array = jax.Array
 
 
 def implicit_reward(log_probs: Array, ref_log_probs: Array, beta: float) -> Array:
-    """beta (log p - log ref): the reward that p is optimal for (DPO, equation 5)."""
+    """beta (log p - log ref): the reward for which p is optimal (DPO, equation 5)."""
     chex.assert_equal_shape([log_probs, ref_log_probs])
     return beta * (as_float(log_probs) - jax.lax.stop_gradient(as_float(ref_log_probs)))
 
 
 def _log_ratio_difference(chosen, rejected, ref_chosen, ref_rejected) -> Array:
-    """Before any factor: the difference of two large rewards keeps fewer digits."""
+    """h = (chosen - ref_chosen) - (rejected - ref_rejected), before it is multiplied by beta."""
     return implicit_reward(chosen, ref_chosen, 1.0) - implicit_reward(rejected, ref_rejected, 1.0)
 
 
@@ -34,9 +34,10 @@ def dpo(
     beta: float,
     label_smoothing: float = 0.0,
 ) -> Array:
-    """Bradley-Terry on implicit rewards: -log sigmoid(beta (chosen - ref - rejected + ref)).
+    """-log sigmoid(beta h),  h = (chosen - ref_chosen) - (rejected - ref_rejected).
 
-    label_smoothing = e > 0 is cDPO: the label is wrong at rate e.
+    This is Bradley-Terry on implicit rewards. label_smoothing = e > 0 is cDPO: labels are wrong
+    with probability e.
     Source: Rafailov et al. 2023 (arXiv 2305.18290), equation 7; Mitchell 2023 (cDPO note).
     """
     h = _log_ratio_difference(chosen, rejected, ref_chosen, ref_rejected)
@@ -48,8 +49,9 @@ def ipo(
 ) -> Array:
     """(h - 1 / (2 beta))^2,  h = (chosen - ref_chosen) - (rejected - ref_rejected).
 
-    Sums over a response, as equation 17 is printed, or means over its tokens, all four: trl 1.12
-    takes means and says that the authors confirmed them. 1 / (2 beta) is then nats a token.
+    All four are sums over a response, as in equation 17, or all four are means over its tokens.
+    trl 1.12 takes means, and a comment there says that the authors confirmed it; 1 / (2 beta) is
+    then in nats per token.
     Source: Azar et al. 2023 (arXiv 2310.12036), equation 17, beta = its tau.
     """
     h = _log_ratio_difference(chosen, rejected, ref_chosen, ref_rejected)
@@ -69,9 +71,10 @@ def simpo(chosen_mean: Array, rejected_mean: Array, beta: float, margin: float) 
 def orpo(chosen_mean: Array, rejected_mean: Array) -> Array:
     """-log sigmoid(log odds(chosen) - log odds(rejected)),  odds = p / (1 - p), p = exp(mean).
 
-    The whole objective is term("nll", ...) + 0.1 * term("odds", orpo(...)). Certainty, which has
-    infinite odds, is read as p = 1 - 1e-12, with the slope there: where the chosen response is
-    certain that is -odds(rejected), as the formula has it; where the rejected one is, up to 1e12.
+    The whole objective is term("nll", ...) + 0.1 * term("odds", orpo(...)). p = 1 has infinite
+    odds, so it is replaced by p = 1 - 1e-12, in value and slope. Where the chosen response has
+    p = 1, the slope is -odds(rejected), the limit of the formula; where the rejected response has
+    p = 1, the slope is up to 1e12.
     Source: Hong et al. 2024 (arXiv 2403.07691), equation 7.
     """
 
@@ -92,15 +95,15 @@ def kto(
     desirable_weight: float = 1.0,
     undesirable_weight: float = 1.0,
 ) -> Array:
-    """w_D (1 - sigmoid(r - z)) for desirable responses, w_U (1 - sigmoid(z - r)) for the others.
+    """w_D (1 - sigmoid(r - z)) for desirable responses, w_U (1 - sigmoid(z - r)) for undesirable.
 
-    r = beta log(p / ref), z = beta max(0, reference_point), a constant.
+    r = beta log(p / ref), z = beta max(0, reference_point); no gradient flows through z.
 
     Args:
-      log_probs, ref_log_probs: [B], of unpaired responses.
+      log_probs, ref_log_probs: [B], of responses that need not be in pairs.
       desirable: bool[B].
-      reference_point: scalar estimate of KL(p || ref), nats: the mean of log(p / ref) over
-        responses that belong to other prompts.
+      reference_point: scalar estimate of KL(p || ref) in nats: the mean of log(p / ref) over
+        responses to other prompts.
       beta, desirable_weight, undesirable_weight: > 0.
 
     Source: Ethayarajh et al. 2024 (arXiv 2402.01306), equation 8.

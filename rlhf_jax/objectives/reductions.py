@@ -1,4 +1,4 @@
-"""The one reduction: sums of values and of weights, divided once, at the very end."""
+"""The one reduction: a sum of values and a sum of weights, divided once, at the very end."""
 
 import dataclasses
 from typing import Self
@@ -12,7 +12,7 @@ Array = jax.Array
 
 
 def as_float(x: ArrayLike) -> Array:
-    """x in float32, or in float64 if it was: integers and bfloat16 never swallow a fraction."""
+    """x as float32, float64 stays float64. Integers and bfloat16 would round what follows."""
     x = jnp.asarray(x)
     return x.astype(jnp.promote_types(x.dtype, jnp.float32))
 
@@ -22,8 +22,8 @@ def as_float(x: ArrayLike) -> Array:
 class WeightedMean:
     """mean = total / weight, kept as two sums so that micro-batches and devices add exactly.
 
-    A mean of means is wrong wherever the parts hold different numbers of tokens; the sum of two
-    WeightedMeans is the WeightedMean of the union.
+    A mean of means is wrong where the parts hold different numbers of tokens. The sum of two
+    WeightedMeans is the WeightedMean of all their values.
     """
 
     total: Array
@@ -36,13 +36,14 @@ class WeightedMean:
         weights: ArrayLike | None = None,
         weight: ArrayLike | None = None,
     ) -> Self:
-        """total = sum(weights * values), weight = sum(weights). Values of weight 0 are not read.
+        """total = sum(weights * values), weight = sum(weights).
+
+        A value of weight 0 has no effect, even if it is NaN or infinite.
 
         Args:
           values: any shape.
           weights: same shape; None counts every value once.
-          weight: what to divide by, where that is not the sum of the weights
-            (see `aggregation_weights`).
+          weight: the divisor, if it is not the sum of the weights (see `aggregation_weights`).
         """
         values = as_float(values)
         weights = jnp.ones_like(values) if weights is None else as_float(weights)
@@ -54,7 +55,7 @@ class WeightedMean:
         return WeightedMean(self.total + other.total, self.weight + other.weight)
 
     def psum(self, axis_name: str | None) -> Self:
-        """Sums numerator and denominator over a mapped axis; None: over no axis."""
+        """Sums total and weight over a mapped axis; None: returns self."""
         return self if axis_name is None else jax.lax.psum(self, axis_name)
 
     @property
@@ -65,13 +66,13 @@ class WeightedMean:
 
 
 def masked_mean(x: Array, mask: Array, axis_name: str | None = None) -> Array:
-    """Mean of x where mask is 1 (0 if nowhere), over all axes and the mapped axis `axis_name`."""
+    """Mean of x where mask is 1, over all axes and the mapped axis `axis_name`; 0 if none is 1."""
     return WeightedMean.of(x, mask).psum(axis_name).mean
 
 
 def _centred(x: Array, mask: Array, axis_name: str | None) -> tuple[Array, Array]:
-    """x - centre, and the centre, a constant: near the mean, so that means of x - centre keep the
-    digits that the mean of values far from 0 loses. Zero outside the mask."""
+    """(x - centre, centre): the centre is about the mean, without gradient. x - centre is zero
+    outside the mask. Means of x - centre keep digits that means of x lose where x is far from 0."""
     centre = jax.lax.stop_gradient(masked_mean(x, mask, axis_name))
     return jnp.where(mask != 0, as_float(x) - centre, 0), centre
 
@@ -83,10 +84,10 @@ def masked_var(x: Array, mask: Array, axis_name: str | None = None) -> Array:
 
 
 def only_rounding(lowest: Array, highest: Array) -> Array:
-    """highest - lowest <= 8 eps max(|lowest|, |highest|): values so near each other are equal.
+    """highest - lowest <= 8 eps max(|lowest|, |highest|): values so close count as equal.
 
-    A spread like that is rounding, and to divide by it makes noise of it. eps is float32's, 1.2e-7,
-    or float64's where the values are. A value that is not finite is equal to no other.
+    So small a spread is rounding error; dividing by it would turn the error into noise. eps is
+    float32's, 1.2e-7, or float64's for float64 values. Values that are not finite are never equal.
     """
     lowest, highest = as_float(lowest), as_float(highest)
     largest, spread = jnp.maximum(jnp.abs(lowest), jnp.abs(highest)), highest - lowest
@@ -94,7 +95,7 @@ def only_rounding(lowest: Array, highest: Array) -> Array:
 
 
 def all_alike(x: Array, mask: Array, axis_name: str | None = None) -> Array:
-    """Whether the values where mask is 1 differ by rounding only; true where there is none."""
+    """Whether the values where mask is 1 differ by rounding only; true if no mask is 1."""
     x = jax.lax.stop_gradient(as_float(x))
     lowest = jnp.min(jnp.where(mask != 0, x, jnp.inf))
     highest = jnp.max(jnp.where(mask != 0, x, -jnp.inf))
@@ -112,8 +113,8 @@ def whiten(
 ) -> Array:
     """(x - mean) / sqrt(var + epsilon) [+ mean unless shift_mean], and 0 outside the mask.
 
-    Rewards are whitened with their mean kept (shift_mean=False), advantages without it; the
-    variance is the population's. Where all values are alike up to rounding, x - mean counts as 0.
+    For advantages the mean is subtracted; for rewards it is kept (shift_mean=False). The variance
+    is the population's. Where all values are equal up to rounding, x - mean counts as 0.
     Source: Huang et al. 2023, detail 18.
     """
     chex.assert_equal_shape([x, mask])
@@ -128,14 +129,15 @@ def whiten(
 def aggregation_weights(
     mask_BxT: Array, by: str = "token", length: int | None = None
 ) -> tuple[Array, Array]:
-    """How per-token losses become one number: `WeightedMean.of(values, *aggregation_weights(...))`.
+    """Weights that reduce per-token losses: `WeightedMean.of(values, *aggregation_weights(...))`.
 
     by="token":    sum over all tokens / number of tokens (InstructGPT's code, DAPO).
     by="sequence": mean over a sequence's tokens, then over sequences (GRPO).
     by="length":   sum over tokens / `length`, then mean over sequences (Dr. GRPO).
 
-    Returns (weights[B,T], weight): what multiplies each value, and what divides the sum. Rows with
-    no token are not sequences. Raises ValueError for another name, a missing or an idle length.
+    Returns (weights [B, T], weight): the factor of each value, and the divisor of the sum. Rows
+    without tokens do not count as sequences. Raises ValueError for another name, for "length"
+    without a length, and for a length with another name.
     Source: Liu et al. 2025 (arXiv 2503.20783); Yu et al. 2025 (arXiv 2503.14476).
     """
     chex.assert_rank(mask_BxT, 2)

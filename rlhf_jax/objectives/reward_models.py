@@ -1,7 +1,8 @@
-"""Losses that make a scalar model agree with people, and the normalisation of its scores.
+"""Losses that train a scalar model on people's preferences, and the normalisation of its scores.
 
-Losses over rankings are f(scores[B,K], ranks[B,K]) -> (values[B], weights[B]): rank 0 is best,
-equal ranks are ties, -1 an output that is absent; weight 1 where the prompt says anything at all.
+Losses over rankings are f(scores[B, K], ranks[B, K]) -> (values[B], weights[B]). Rank 0 is best,
+equal ranks are ties, and -1 marks an output that is absent. The weight is 1 where the prompt has
+at least one untied pair, else 0.
 """
 
 from collections.abc import Callable
@@ -24,9 +25,9 @@ def pairwise_loss(
 
     Args:
       chosen, rejected: scores of any one shape.
-      margin: how far apart they should be (Llama 2, arXiv 2307.09288, equation 2).
-      label_smoothing: e, the rate at which labels are believed wrong (Wang et al. 2024,
-        arXiv 2401.06080; as cDPO).
+      margin: how far apart the scores should be (Llama 2, arXiv 2307.09288, equation 2).
+      label_smoothing: e, the assumed rate of wrong labels (Wang et al. 2024, arXiv 2401.06080;
+        as in cDPO).
 
     Source: Bradley and Terry 1952; Ouyang et al. 2022, equation 1.
     """
@@ -40,7 +41,9 @@ def pairwise_loss(
 
 
 def centering_loss(chosen: Array, rejected: Array) -> Array:
-    """(chosen + rejected)^2, which pins the free shift of Bradley-Terry; a term of weight ~0.01.
+    """(chosen + rejected)^2; fixes the shift of scores, which Bradley-Terry leaves free.
+
+    A usual coefficient is 0.01.
 
     Source: Eisenstein et al. 2023 (arXiv 2312.09244).
     """
@@ -49,13 +52,13 @@ def centering_loss(chosen: Array, rejected: Array) -> Array:
 
 
 def regression_loss(scores: Array, targets: Array) -> Array:
-    """(score - target)^2 / 2, per output: annotators' absolute scores as targets."""
+    """(score - target)^2 / 2, per output. The targets are annotators' absolute scores."""
     chex.assert_equal_shape([scores, targets])
     return 0.5 * jnp.square(as_float(scores) - as_float(targets))
 
 
 def _better(ranks: Array) -> tuple[Array, Array]:
-    """better[b,i,j] = (i ranks strictly before j, both present), and whether there is any."""
+    """better[b, i, j] = (i ranks strictly before j, both present); [B] is 1 where any is true."""
     present = ranks >= 0
     both = present[:, :, None] & present[:, None, :]
     better = both & (ranks[:, :, None] < ranks[:, None, :])
@@ -71,7 +74,7 @@ def _of_present(scores: Array, ranks: Array) -> Array:
 
 
 def _grid(scores: Array) -> tuple[Array, Array]:
-    """scores of i and of j, both as [B,K,K]."""
+    """scores of i and of j, both as [B, K, K]."""
     shape = (*scores.shape, scores.shape[1])
     return jnp.broadcast_to(scores[:, :, None], shape), jnp.broadcast_to(scores[:, None, :], shape)
 
@@ -84,21 +87,22 @@ def over_pairs(
 ) -> tuple[Array, Array]:
     """A prompt's sum of pair_loss(better, worse) over its untied pairs, divided by a pair count.
 
-    A prompt is one example of weight 1, so that many outputs count no more than two. With
-    "all_pairs" the divisor is C(K,2), K the outputs present: every untied pair of K outputs weighs
-    the same, and a prompt with ties weighs less. With "untied_pairs" the value is the mean over the
-    untied pairs: every prompt weighs the same, and the pairs of a prompt with ties weigh more.
+    A prompt is one example of weight 1, however many outputs it has. With "all_pairs" the divisor
+    is C(K, 2), where K is the number of outputs present: every untied pair of K outputs has the
+    same weight, and a prompt with ties weighs less. With "untied_pairs" the value is the mean over
+    the untied pairs: every prompt has the same weight, and the pairs of a prompt with ties weigh
+    more.
 
     Args:
-      pair_loss: elementwise; is given `outputs` of both sides of every pair, [B,K,K] each.
-      ranks: int[B,K].
-      outputs: pytree of floats [B,K], each output's own; where absent they are read as 0.
-      divide_by: "all_pairs" as equation 1 divides, or "untied_pairs".
+      pair_loss: elementwise, of the `outputs` of both sides of every pair, [B, K, K] each.
+      ranks: int[B, K].
+      outputs: pytree of floats [B, K], one value per output; absent outputs are read as 0.
+      divide_by: "all_pairs", as in equation 1, or "untied_pairs".
 
     Returns: (values[B], weights[B]), weights = 1 where the prompt has at least one untied pair.
     Raises ValueError for another divide_by.
-    Source: Ouyang et al. 2022 (arXiv 2203.02155), equation 1 and section 3.5; how the paper
-    divides where outputs tie is not printed.
+    Source: Ouyang et al. 2022 (arXiv 2203.02155), equation 1 and section 3.5; the paper does not
+    say how it divides where outputs tie.
     """
     if divide_by not in get_args(DivideBy):
         raise ValueError(f"divide_by = {divide_by!r}: must be one of {get_args(DivideBy)}")
@@ -120,7 +124,7 @@ def ranked_loss(
     label_smoothing: float = 0.0,
     divide_by: DivideBy = "all_pairs",
 ) -> tuple[Array, Array]:
-    """`over_pairs` of -log sigmoid(r_better - r_worse), divided as `over_pairs` says.
+    """`over_pairs` of -log sigmoid(r_better - r_worse); `divide_by` as there.
 
     Returns: (values[B], weights[B]), weights = 1 where the prompt has at least one untied pair.
     Source: Ouyang et al. 2022 (arXiv 2203.02155), equation 1 and section 3.5.
@@ -135,8 +139,8 @@ def ranked_loss(
 def plackett_luce_loss(scores: Array, ranks: Array) -> tuple[Array, Array]:
     """-log p(ranking) = sum_i log(exp(s_i) + sum_{j after i} exp(s_j)) - s_i.
 
-    Ties: outputs of equal rank never compete, each is only chosen before the strictly worse ones
-    (as ranked_loss drops tied pairs). For K = 2 it is the pairwise loss.
+    Outputs of equal rank do not compete: each is compared with the strictly worse outputs only, as
+    `ranked_loss` drops tied pairs. For K = 2 it is the pairwise loss.
 
     Returns: (values[B], weights[B]). Source: Luce 1959; Plackett 1975; Xia et al. 2008 (ListMLE).
     """
@@ -149,14 +153,14 @@ def plackett_luce_loss(scores: Array, ranks: Array) -> tuple[Array, Array]:
 
 
 def best_of_k_loss(scores: Array, ranks: Array) -> tuple[Array, Array]:
-    """-log softmax(scores)[best] over the outputs present; tied bests share the label evenly.
+    """-log softmax(scores)[best] over the outputs present; tied best outputs share the label.
 
     Returns: (values[B], weights[B]). Source: Ziegler et al. 2019 (arXiv 1909.08593), equation 1.
     """
     scores, (better, informed) = _of_present(scores, ranks), _better(ranks)
     present = ranks >= 0
     best = present & ~jnp.any(better, axis=1)
-    # From the first of the best: scores far from 0 keep their digits.
+    # The first best score is subtracted: scores far from 0 keep their digits.
     first = jnp.take_along_axis(scores, jnp.argmax(best, axis=1)[:, None], axis=1)
     scores = scores - jax.lax.stop_gradient(first)
     label = jnp.sum(jnp.where(best, scores, 0), axis=1) / jnp.maximum(jnp.sum(best, axis=1), 1)
@@ -165,9 +169,9 @@ def best_of_k_loss(scores: Array, ranks: Array) -> tuple[Array, Array]:
 
 
 def ranked_accuracy(scores: Array, ranks: Array) -> tuple[Array, Array]:
-    """Counts of a prompt's non-tied pairs: ordered right by the scores, and all.
+    """(correct, pairs): untied pairs that the scores order correctly, and all untied pairs.
 
-    Equal scores count one half, so that a constant scorer has accuracy 0.5.
+    A pair of equal scores counts one half, so that a constant scorer has accuracy 0.5.
 
     Returns: (correct[B], pairs[B]); accuracy = sum(correct) / sum(pairs).
     """
@@ -178,7 +182,7 @@ def ranked_accuracy(scores: Array, ranks: Array) -> tuple[Array, Array]:
 
 
 def shift_to_zero(scores: Array, mask: Array) -> Array:
-    """The bias that makes the mean of scores + bias 0, e.g. over the demonstrations' scores.
+    """The bias that makes the mean of (scores + bias) 0, e.g. over the demonstrations' scores.
 
     Source: Ouyang et al. 2022, section 3.5; Stiennon et al. 2020.
     """
@@ -190,7 +194,7 @@ def gain_and_bias(
 ) -> tuple[Array, Array]:
     """(gain, bias) such that gain * scores + bias has the given mean and standard deviation.
 
-    Scores that are all alike, up to rounding, keep gain 1.
+    Scores that are all equal up to rounding get gain 1.
     Source: Ziegler et al. 2019, section 2.1.
     """
     alike = all_alike(scores, mask)

@@ -1,9 +1,9 @@
 """Policy-gradient surrogates and the value loss: per-token losses to minimise.
 
-Every surrogate is f(log_probs, old_log_probs, advantages, ...), elementwise over arrays of any one
-shape: [B,T] tokens, or [B] responses by way of `likelihood.sequence_log_prob`. The old
-log-probabilities and the advantages are constants. Where p = old, all have REINFORCE's gradient.
-A2C is `reinforce` with the advantages of `gae` and a value term.
+Every surrogate is f(log_probs, old_log_probs, advantages, ...), elementwise over arrays of equal
+shape: [B, T] for tokens, or [B] for responses (`likelihood.sequence_log_prob`). No gradient flows
+through the old log-probabilities and the advantages. Where p = old, all surrogates have the
+gradient of REINFORCE. A2C is `reinforce` with the advantages of `gae` and a value term.
 """
 
 import chex
@@ -19,9 +19,10 @@ Array = jax.Array
 def importance_ratio(log_probs: Array, old_log_probs: Array) -> Array:
     """p / old = exp(log p - log old), the exponent clipped to +-20.
 
-    Beyond 20 the gradient is 0, in every surrogate whose gradient goes through the ratio
-    (importance_weighted, ppo_clip, gspo): a token of a negative advantage that has become exp(20)
-    times as likely is no longer pushed down. Below -20 it is 0 where it would be under 2e-9.
+    Outside +-20 the gradient is 0 in every surrogate whose gradient goes through the ratio
+    (importance_weighted, ppo_clip, gspo). So a token with a negative advantage that has become
+    exp(20) times as likely is no longer pushed down. Below -20 the gradient would be under 2e-9
+    anyway.
     """
     chex.assert_equal_shape([log_probs, old_log_probs])
     chex.assert_type([log_probs, old_log_probs], float)
@@ -30,7 +31,7 @@ def importance_ratio(log_probs: Array, old_log_probs: Array) -> Array:
 
 
 def reinforce(log_probs: Array, old_log_probs: Array, advantages: Array) -> Array:
-    """-A log p; for rollouts of the policy itself, so the old log-probabilities are not read.
+    """-A log p. The rollouts must be the policy's own: the old log-probabilities are not read.
 
     Source: Williams 1992; Sutton et al. 1999 (policy gradient theorem).
     """
@@ -85,9 +86,9 @@ def ppo_clip(
 
     Args:
       clip: half-width around 1, e.g. 0.2.
-      clip_high: another upper half-width (DAPO, arXiv 2503.14476, equation 10); None: clip.
-      dual_clip: c > 1 bounds the loss of negative advantages by -c A (Ye et al. 2020,
-        arXiv 1912.09729, equation 2); None: unbounded, as in PPO.
+      clip_high: upper half-width (DAPO, arXiv 2503.14476, equation 10); None: clip.
+      dual_clip: c > 1: for negative advantages the loss is at most -c A (Ye et al. 2020,
+        arXiv 1912.09729, equation 2); None: no such bound, as in PPO.
 
     Source: Schulman et al. 2017 (arXiv 1707.06347), equation 7.
     """
@@ -104,17 +105,17 @@ def ppo_clip(
 def ppo_penalty(
     log_probs: Array, old_log_probs: Array, advantages: Array, coefficient: chex.Numeric
 ) -> Array:
-    """-rho A + coefficient KL(old || p), the KL estimated by k3 on the tokens of old.
+    """-rho A + coefficient KL(old || p); the KL is estimated by k3 on tokens sampled from old.
 
-    Here the samples do not depend on the parameters, so that the gradient of k3 is right.
-    Source: Schulman et al. 2017, equation 8; its coefficient is moved by `kl.DoublingController`.
+    The samples do not depend on the parameters here, so k3 has the gradient of this KL.
+    Source: Schulman et al. 2017, equation 8; `kl.DoublingController` adapts the coefficient.
     """
     penalty = k3(jax.lax.stop_gradient(old_log_probs), log_probs)
     return importance_weighted(log_probs, old_log_probs, advantages) + coefficient * penalty
 
 
 def mean_log_ratio(log_probs: Array, old_log_probs: Array, mask: Array) -> Array:
-    """mean_t(log p_t - log old_t) over a response's tokens, for each of them: [B,T]."""
+    """mean_t(log p_t - log old_t) over a response's tokens, repeated at each of them: [B, T]."""
     mean_B = sequence_log_prob(log_probs - old_log_probs, mask, per_token=True)
     return jnp.broadcast_to(mean_B[:, None], mask.shape)
 
@@ -127,10 +128,10 @@ def gspo(
     clip: float,
     clip_high: float | None = None,
 ) -> Array:
-    """ppo_clip with one ratio for a whole response: s = exp(mean_t(log p_t - log old_t)), [B,T].
+    """ppo_clip with one ratio for a whole response: s = exp(mean_t(log p_t - log old_t)), [B, T].
 
-    Per token the value is s and the gradient s grad log p_t (GSPO-token), which summed over a
-    response with one advantage is GSPO. Reduce by "sequence".
+    Each token has the value s and the gradient s grad log p_t (GSPO-token). Averaged over the
+    tokens of a response with one advantage, this is GSPO: aggregate by "sequence".
     Source: Zheng et al. 2025 (arXiv 2507.18071), equations 7 and 14.
     """
     chex.assert_equal_shape([log_probs, old_log_probs, advantages, mask])
@@ -165,8 +166,8 @@ def ppo_diagnostics(
 ) -> dict[str, Array]:
     """Per token: ratio, approximate_kl = (log p - log old)^2 / 2, clip_fraction (0 or 1).
 
-    clip_fraction is 1 where clipping takes the token's gradient: the ratio lies outside
-    [1 - clip, 1 + clip_high or clip] on the side that the advantage pushes to.
+    clip_fraction is 1 where clipping removes the token's gradient: the ratio is above
+    1 + clip_high (or clip) and the advantage positive, or below 1 - clip and negative.
     Source: lm-human-preferences; the figures of Huang et al. 2023, detail 21.
     """
     ratio = importance_ratio(log_probs, old_log_probs)

@@ -6,7 +6,7 @@
     )
     loss, metrics = objective.loss()
 
-Every term's value is logged under its own name, and `gradients_by_term` adds its gradient's norm.
+Every term's value is logged under its own name; `gradients_by_term` adds the norm of its gradient.
 """
 
 import dataclasses
@@ -52,7 +52,7 @@ class Objective:
 
     @property
     def value(self) -> Array:
-        """The objective of one whole batch."""
+        """The objective's value on one whole batch."""
         return sum(t.coefficient * t.mean.mean for t in self.terms.values())
 
     @property
@@ -63,11 +63,11 @@ class Objective:
     def loss(
         self, totals: Mapping[str, chex.Numeric] | None = None
     ) -> tuple[WeightedMean, dict[str, WeightedMean]]:
-        """The objective as one WeightedMean, exact when added over micro-batches and devices.
+        """The objective as one WeightedMean that can be added over micro-batches and devices.
 
-        That is possible if all terms have the same weights (the very same array), or if the caller
-        says how much each term weighs in all: totals[name] = its weight summed over every
-        micro-batch and device.
+        The sum is exact if all terms have the same weights (the very same array), or if the caller
+        gives each term's total weight: totals[name] = its weight summed over every micro-batch and
+        device.
 
         Returns: (loss, metrics). Raises ValueError if weights differ and no totals are given.
         """
@@ -102,10 +102,11 @@ def gradients_by_term(
 ) -> tuple[chex.ArrayTree, dict[str, Array]]:
     """The gradient of objective(params).value, and each term's value and gradient norm.
 
-    Under jit one forward pass, and one backward pass of what each term depends on.
+    Under jit this costs one forward pass, and for each term one backward pass through what the term
+    depends on.
 
-    Returns: (gradient, metrics): metrics[name] is the term's mean, metrics[name + "/gradient_norm"]
-      the global norm of its gradient, coefficient included.
+    Returns: (gradient, metrics). metrics[name] is the term's mean; metrics[name + "/gradient_norm"]
+      is the global norm of its gradient, coefficient included.
     """
 
     def weighted(params, name):

@@ -1,4 +1,4 @@
-"""How a run lies on devices and processes, which changes nothing of what is computed."""
+"""How a run is spread over devices and processes. It does not change what is computed."""
 
 import dataclasses
 from typing import Literal
@@ -10,18 +10,18 @@ AUTO = "auto"
 
 @dataclasses.dataclass(frozen=True)
 class ParallelConfig:
-    """The mesh, the runner and the processes of a run; any of it may differ when a run goes on.
+    """The mesh, the runner and the processes of a run; all of them may change when a run resumes.
 
-    runner       "jit": all state is cut over a mesh of data x fsdp x tensor devices;
-                 "pmap": every device holds all of it and its share of the rows
+    runner       "jit": the state is cut over a mesh of data x fsdp x tensor devices;
+                 "pmap": every device holds the whole state and its share of the rows
     fsdp         devices over which parameters, optimizer and averages are cut along the width
     tensor       devices over which heads, feed-forward width and KV cache are cut
-                 (data takes the devices that are left; rows are cut over data and fsdp)
-    coordinator  of a run of several processes: "host:port" of process 0; "auto" asks the cluster
+                 (data = devices / (fsdp x tensor); rows are cut over data and fsdp)
+    coordinator  "host:port" of process 0 in a run of several processes; "auto" asks the cluster
                  (Cloud TPU, GKE, SLURM, Open MPI); None: one process
-    processes    how many there are; only with "host:port"
-    process      which of them this is, from 0; only with "host:port"
-    heartbeat    seconds without a sign of life after which a process counts as dead
+    processes    the number of processes; only with "host:port"
+    process      the number of this process, from 0; only with "host:port"
+    heartbeat    a process that sends no heartbeat for so many seconds counts as dead
     """
 
     runner: Literal["jit", "pmap"] = "jit"

@@ -7,12 +7,12 @@ LARGEST = 2**31 - 1
 
 
 def keep_pages() -> bool:
-    """Makes glibc keep the pages of freed buffers; returns whether the C library took it.
+    """Makes glibc keep the pages of freed buffers; returns whether the C library accepted it.
 
-    XLA's CPU backend allocates each program's temporaries anew. By default glibc maps and unmaps
-    them every time, and the kernel's page faults are a fifth of the time of a small step. A single
-    arena lets all threads reuse the pages. Call it once, before jax starts its threads; elsewhere
-    than on glibc it does nothing.
+    XLA's CPU backend allocates the temporaries of a program at every call. By default glibc maps
+    and unmaps them every time, and the page faults take a fifth of the time of a small step. A
+    single arena lets all threads reuse the pages. Call it once, before jax starts its threads. On
+    other C libraries it does nothing.
     """
     try:
         mallopt = ctypes.CDLL(None).mallopt

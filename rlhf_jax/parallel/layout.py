@@ -1,8 +1,9 @@
-"""How arrays lie on a mesh of data x fsdp x tensor chips.
+"""How arrays are cut over a mesh of data x fsdp x tensor chips.
 
-fsdp    parameters, optimizer and averages are cut along the model width, and gathered layer by
-        layer where they are multiplied with; rows of a batch are cut over data and fsdp
-tensor  heads and the feed-forward width are cut, and with them the KV cache
+data    cuts the rows of a batch
+fsdp    cuts the rows too; cuts parameters, optimizer and averages along the model width, and a
+        layer's matrices are gathered for its products
+tensor  cuts the heads and the feed-forward width, and so the KV cache
 """
 
 import dataclasses
@@ -24,8 +25,8 @@ ROWS = ("data", "fsdp")
 D, F, T = ("data",), ("fsdp",), ("tensor",)
 Rules = Mapping[str, tuple[str, ...]]  # logical axis -> the axes of the mesh that cut it
 
-# Of parameters, by what they are used for. Of two axes of an array that want the same axis of the
-# mesh, the one further up has it.
+# How the axes of parameters are cut, by use. Where two axes of an array name the same axis of the
+# mesh, the axis further up in this table gets it.
 PARAMETERS = {
     #                 kept   gathered  decoding
     "layers":       ((),     (),       ()),
@@ -43,8 +44,8 @@ USES = {
     use: {axis: cuts[column] for axis, cuts in PARAMETERS.items()}
     for column, use in enumerate(("kept", "gathered", "decoding"))
 }
-# How rows and time of a batch are cut: the first that divides. With fewer rows than chips, one
-# axis of the mesh cuts the rows still, if it can, and time is cut over the other.
+# (cut of rows, cut of time) of a batch; the first pair that divides is taken. With fewer rows than
+# chips, one axis of the mesh cuts the rows if possible, and the other axis cuts time.
 CUTS = ((ROWS, ()), (F, D), (D, F), ((), ROWS))
 
 
@@ -53,8 +54,8 @@ def _whole(*axes: str) -> Rules:
 
 
 def _many_tokens(rows, time, spread) -> Rules:
-    """Of what a model computes of many tokens a row: each chip has some rows, and makes a share of
-    the heads and of the feed-forward width."""
+    """Rules for activations with many tokens per row: each chip has some of the rows, and computes
+    a share of the heads and of the feed-forward width."""
     return {
         "rows": rows,
         "time": time,
@@ -75,8 +76,8 @@ def _many_tokens(rows, time, spread) -> Rules:
 
 
 def _one_token(logit_rows) -> Rules:
-    """Of one token a row: less than the weights, which stay cut over both axes, along heads and
-    feed-forward width; it is the tokens that are gathered."""
+    """Rules for activations with one token per row. They are smaller than the weights, so the
+    tokens are gathered, and the weights stay cut over both axes of the mesh."""
     return {
         "rows": D,
         "heads": T,
@@ -92,7 +93,7 @@ def _one_token(logit_rows) -> Rules:
     }
 
 
-# Alternatives, the first that divides. The residual stream is cut along time over "tensor" too.
+# Alternatives: the first that divides is taken. "tensor" cuts time in the residual stream too.
 MANY_TOKENS = tuple(
     _many_tokens(rows, time, spread) for rows, time in CUTS for spread in (time + T, time)
 )
@@ -103,7 +104,7 @@ DECLARED = transformer.PARAMETERS | score.PARAMETERS
 
 @dataclasses.dataclass(frozen=True)
 class MeshShape:
-    """Chips along each axis."""
+    """Chips along each axis of the mesh."""
 
     data: int
     fsdp: int
@@ -128,8 +129,10 @@ class Layout:
     mesh: Mesh
 
     def __call__(self, tree: Any) -> Any:
-        """A tree of shapes with a sharding each: parameters and what mirrors them by name, numbers
-        and keys everywhere, else rows where they divide over the mesh.
+        """The tree's shapes, each with a sharding.
+
+        Parameters, and trees with the same names such as moments, are cut by name. Scalars and keys
+        are on every device. Other arrays are cut along their rows where these divide.
 
         Raises ValueError where a parameter has no declared axes.
         """
@@ -149,7 +152,7 @@ class Layout:
                 f"parameter {name} of shape {x.shape} has the axes {axes}: declare one for each of "
                 "its axes beside it (PARAMETERS in models/)"
             )
-        # Adafactor's means over some of the axes are cut as rows are.
+        # Adafactor's means over some of the axes: cut like a batch, not by name.
         fewer = x.ndim < len(axes)
         return self._laid(x, self._rows(x) if fewer else self.spec(x.shape, axes, "kept"))
 
@@ -157,17 +160,17 @@ class Layout:
         return self.spec(x.shape[:2], ("rows", "time"), "activation") if x.ndim > 1 else None
 
     def _laid(self, x, spec: P | None) -> jax.ShapeDtypeStruct:
-        """Where no rule divides, everywhere."""
+        """Without a spec (no rule divides) the array is whole on every device."""
         sharding = NamedSharding(self.mesh, spec or P())
         return jax.ShapeDtypeStruct(x.shape, x.dtype, sharding=sharding)
 
     @property
     def row_groups(self) -> int:
-        """Devices, or groups of them, that rows are cut over."""
+        """The number of devices, or groups of devices, over which rows are cut."""
         return self.mesh.shape["data"] * self.mesh.shape["fsdp"]
 
     def keep(self, tree: Any) -> Any:
-        """Inside a program: a state that comes out as it went in."""
+        """Inside a program: the state with the layout that it had as an argument."""
 
         def kept(x, laid):
             if jax.dtypes.issubdtype(x.dtype, jax.dtypes.prng_key):
@@ -195,7 +198,7 @@ class Layout:
         return all(side % parts(cut) == 0 for side, cut in zip(shape, cuts, strict=True))
 
     def place(self, x: jax.Array, axes: tuple[str, ...], use: Use) -> jax.Array:
-        """The rule that models/placement.py asks; what does not divide is left to the compiler."""
+        """The rule for models/placement.py; where nothing divides, the compiler decides."""
         spec = self.spec(x.shape, axes, use)
         if spec is None:
             return x
@@ -203,8 +206,8 @@ class Layout:
 
 
 def _is_parameters(tree: Any) -> bool:
-    """Whether a dict is a model's, or a part of one: it has layers, or a declared parameter. The
-    whole numbers of a batch are none."""
+    """Whether a dict is a model or a part of one: it has "blocks" or a declared floating-point
+    parameter. A batch holds integers, so its "tokens" is no parameter."""
     if not isinstance(tree, dict):
         return False
     found = jax.tree_util.tree_leaves_with_path(tree)
@@ -235,7 +238,7 @@ def layout_of(devices: list, shape: MeshShape) -> Layout:
 
 
 def bytes_a_device(tree: Any) -> int:
-    """Of a tree of placed shapes, without the compiler's padding."""
+    """Bytes per device of a tree of shapes with shardings, without the compiler's padding."""
     total = 0
     for leaf in jax.tree.leaves(tree):
         shape = leaf.sharding.shard_shape(leaf.shape)

@@ -12,13 +12,14 @@ from jax.experimental import multihost_utils
 from rlhf_jax.errors import UserError
 from rlhf_jax.parallel.config import AUTO, ParallelConfig
 
-LOST = 3  # the exit code where another process ended
+LOST = 3  # exit code of a process that ends because another process has ended
 
 
 def start(config: ParallelConfig) -> None:
-    """Joins the other processes, where the config names any. Before anything else uses jax.
+    """Connects to the other processes, if the config names a coordinator. Call it before anything
+    else uses jax.
 
-    Raises UserError where they cannot be reached.
+    Raises UserError where the other processes cannot be reached.
     """
     if config.coordinator is None or jax.distributed.is_initialized():
         return
@@ -39,38 +40,39 @@ def start(config: ParallelConfig) -> None:
 
 
 def is_first() -> bool:
-    """Whether this process writes files and speaks."""
+    """Whether this is process 0, which writes files and prints."""
     return jax.process_index() == 0
 
 
 def wait_for_all(name: str) -> None:
-    """Blocks until every process has come here."""
+    """Blocks until every process has called this."""
     if jax.process_count() > 1:
         multihost_utils.sync_global_devices(name)
 
 
 def first_alone(function: Callable[[], None], name: str) -> None:
-    """Process 0 does it; then all go on."""
+    """Process 0 calls the function; the other processes wait until it has returned."""
     if is_first():
         function()
     wait_for_all(name)
 
 
 def total(number: int) -> int:
-    """The sum of a number of every process."""
+    """The sum of `number` over all processes."""
     if jax.process_count() == 1:
         return number
     return int(multihost_utils.process_allgather(np.asarray(number)).sum())
 
 
 def own_share(count: int) -> slice:
-    """Of things that every process has, those that this one works on; alike many in each."""
+    """This process's share of `count` items that every process has; the shares are of about equal
+    size and together cover all items."""
     process, processes = jax.process_index(), jax.process_count()
     return slice(process * count // processes, (process + 1) * count // processes)
 
 
 def gathered(content: bytes) -> list[bytes]:
-    """What every process gives, in their order."""
+    """The `content` of every process, by process number."""
     if jax.process_count() == 1:
         return [content]
     lengths = multihost_utils.process_allgather(np.array(len(content), np.int32))
@@ -82,10 +84,10 @@ def gathered(content: bytes) -> list[bytes]:
 
 @contextlib.contextmanager
 def ending_together() -> Iterator[None]:
-    """Of several processes, one that fails ends at once, and the others after it, each with a line.
+    """Where one of several processes fails, all of them end, each with one line.
 
-    Without jax's farewell, which would wait for those that still run; they miss its heartbeat, or
-    the next sum over all devices fails.
+    The failing process exits at once, without jax's shutdown, which would wait for the processes
+    that still run. These then miss its heartbeat, or their next sum over all devices fails.
     """
     try:
         yield

@@ -1,6 +1,7 @@
-"""What crosses devices under `pmap`: a stage says it here, and elsewhere these change nothing.
+"""Sums and gathers over devices under `pmap`. Under `jit` these functions return their argument.
 
-Under `pmap` a program sees one device's rows. Under `jit` it sees all of them, wherever they lie.
+A program under `pmap` sees the rows of one device, and stages call these functions where they need
+all rows. A program under `jit` sees all rows, on whichever devices they are.
 """
 
 import contextlib
@@ -24,7 +25,7 @@ def traced():
 
 
 def index() -> jax.Array | int:
-    """The number of this replica; 0 where there is one."""
+    """The number of this replica; 0 outside `pmap`."""
     return jax.lax.axis_index(AXIS) if _inside.get() else 0
 
 
@@ -34,14 +35,14 @@ def total(tree: Any) -> Any:
 
 
 def gather(tree: Any) -> Any:
-    """[B / n, ...] of each replica -> [B, ...], the rows of all in order."""
+    """[B / n, ...] of each replica -> [B, ...], the rows of all replicas in order."""
     if not _inside.get():
         return tree
     return jax.tree.map(lambda x: jax.lax.all_gather(x, AXIS, tiled=True), tree)
 
 
 def share(tree: Any) -> Any:
-    """[B, ...] -> [B / n, ...], the rows of this replica: what `gather` puts together."""
+    """[B, ...] -> [B / n, ...], the rows of this replica: the inverse of `gather`."""
     if not _inside.get():
         return tree
 
@@ -53,5 +54,5 @@ def share(tree: Any) -> Any:
 
 
 def own_key(key: jax.Array) -> jax.Array:
-    """A key that differs between replicas: for noise of their own rows."""
+    """A key that differs between replicas, for noise that differs between rows."""
     return jax.random.fold_in(key, index()) if _inside.get() else key

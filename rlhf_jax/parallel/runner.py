@@ -1,6 +1,6 @@
 """The two runners of one pure program: `jit` over a mesh, and `pmap` over replicas.
 
-A program takes a state, or parameters, that stay on the devices, and rows that come batch by batch.
+A program takes a state or parameters, which stay on the devices, and the rows of one batch.
 """
 
 import functools
@@ -23,8 +23,9 @@ from rlhf_jax.parallel.layout import ROWS, Layout, MeshShape, layout_of
 class Compile(Protocol):
     """How a runner compiles a program.
 
-    rows: which arguments are rows; the others are whole. returns_rows: the result is rows; else it
-    is whole. donate: the first argument, a state, gives its memory to the first result.
+    rows: indices of the arguments that are rows; the others are whole. returns_rows: the result is
+    rows; otherwise it is whole. donate: the memory of the first argument, a state, is reused for
+    the first result.
     """
 
     def __call__(
@@ -38,13 +39,13 @@ class Compile(Protocol):
 
 
 def one_device(function: Callable, *, rows=(), returns_rows=False, donate=False) -> Callable:
-    """`Compile` where the arguments lie: plain `jit`."""
+    """`Compile` by plain `jit`, on the device of the arguments."""
     del rows, returns_rows
     return jax.jit(function, donate_argnums=(0,) if donate else ())
 
 
 class JitRunner:
-    """State cut over a mesh by the rules of parallel/layout.py; the compiler adds what is sent."""
+    """State cut over a mesh by the rules of parallel/layout.py; the compiler adds collectives."""
 
     def __init__(self, layout: Layout):
         self.layout = layout
@@ -52,20 +53,20 @@ class JitRunner:
         self._copied_to_all = jax.jit(lambda tree: tree, out_shardings=self._everywhere)
 
     def state(self, tree: Any) -> Any:
-        """Copies of all arrays, laid out; they share no buffer with `tree`, so that a step may
-        donate them and `tree` lives on."""
+        """Copies of all arrays, laid out over the mesh. They share no buffer with `tree`, so a step
+        may donate them while `tree` stays valid."""
         laid = self.layout(tree)
         return jax.tree.map(lambda x, to: _put(x, to.sharding), tree, laid)
 
     def create(self, function: Callable, *arguments) -> Any:
-        """function(*arguments), made where it is to lie: no device ever holds the whole of it."""
+        """function(*arguments), computed in its layout: no device ever holds the whole result."""
         laid = self.layout(jax.eval_shape(function, *arguments))
         shardings = jax.tree.map(lambda x: x.sharding, laid)
         copied = lambda *a: jax.tree.map(jnp.copy, function(*a))  # forwards no argument's buffer
         return jax.jit(copied, out_shardings=shardings)(*arguments)
 
     def check_rows(self, field: str, count: int, pieces: int = 1) -> None:
-        """Raises ConfigError where a batch of `count` rows, in so many micro-batches, cannot be cut
+        """Raises ConfigError where a batch of `count` rows in `pieces` micro-batches cannot be cut
         over the devices."""
         groups = self.layout.row_groups
         allowed = (
@@ -74,11 +75,11 @@ class JitRunner:
         require(divide(count // pieces, groups), _in_pieces(field, pieces), count, allowed)
 
     def own_rows(self, count: int) -> slice:
-        """Which rows of a batch of `count` this process has to load."""
+        """The rows that this process loads of a batch of `count`."""
         return _own_rows(self._rows_sharding(count), count)
 
     def rows(self, batch: Any, count: int) -> Any:
-        """A batch of `count` rows in all, of which this process gives its own, on the devices."""
+        """A batch of `count` rows on the devices; `batch` holds this process's own rows."""
         sharding = self._rows_sharding(count)
         if self.layout.mesh.size == 1:
             return batch
@@ -92,19 +93,19 @@ class JitRunner:
         return jax.tree.map(laid, batch)
 
     def gather(self, batch: Any, count: int) -> Any:
-        """A batch of `count` rows, of which each process gives its own, whole in all of them."""
+        """A batch of `count` rows, whole in every process; `batch` holds this process's rows."""
         if jax.process_count() == 1:
             return batch
         return jax.device_get(self._copied_to_all(self.rows(batch, count)))
 
     def fetch_rows(self, tree: Any) -> Any:
-        """A program's rows as whole NumPy arrays [B, ...], in every process."""
+        """The rows that a program returned, as whole NumPy arrays [B, ...] in every process."""
         if jax.process_count() == 1:
             return jax.device_get(tree)
         return jax.device_get(self._copied_to_all(tree))
 
     def place_rows(self, whole: Any) -> Any:
-        """A batch that every process holds whole, as rows on the devices."""
+        """Puts a batch that every process holds whole on the devices, as rows."""
         return _placed(self, whole)
 
     def _rows_sharding(self, count: int) -> NamedSharding:
@@ -113,7 +114,7 @@ class JitRunner:
         return NamedSharding(self.layout.mesh, P(ROWS) if count % groups == 0 else P())
 
     def compile(self, function, *, rows=(), returns_rows=False, donate=False) -> Callable:
-        del rows, returns_rows  # a mesh knows where arrays lie
+        del rows, returns_rows  # on a mesh the arrays themselves say how they are cut
         if self.layout.mesh.size == 1:
             return one_device(function, donate=donate)
 
@@ -126,14 +127,14 @@ class JitRunner:
         return jax.jit(placed, donate_argnums=(0,) if donate else ())
 
     def compile_whole(self, function: Callable) -> Callable:
-        """As `compile`; the result lies on every device in full."""
+        """As `compile`, but the whole result is on every device."""
         compiled = self.compile(function)
         if self.layout.mesh.size == 1:
             return compiled
         return jax.jit(lambda *a: compiled(*a), out_shardings=self._everywhere)
 
     def evaluate(self, function: Callable) -> Callable:
-        """f(params, *arrays with all rows) -> function's result in full, as NumPy arrays."""
+        """f(params, *arrays with all rows) -> the whole result of function, as NumPy arrays."""
         whole = self.compile_whole(function)
         if self.layout.mesh.size == 1:
             return lambda *arguments: jax.device_get(whole(*arguments))
@@ -148,7 +149,8 @@ class JitRunner:
 class PmapRunner:
     """Every device holds the whole state and its share of the rows: [n, B / n, ...].
 
-    States go in and come out as whole arrays, so that either runner resumes the other's run.
+    States are passed in and returned as whole arrays, so that each runner can resume the other's
+    runs.
     """
 
     def __init__(self, devices: Sequence[jax.Device]):
@@ -181,7 +183,7 @@ class PmapRunner:
 
     def compile(self, function, *, rows=(), returns_rows=False, donate=False) -> Callable:
         def replica(number, *arguments):
-            del number  # pmap wants an argument that is cut over devices; there may be no rows
+            del number  # pmap needs one argument that is cut over devices, even without rows
             with replicas.traced():
                 return function(*arguments)
 
@@ -201,7 +203,7 @@ class PmapRunner:
         return run
 
     def _whole(self, tree: Any) -> Any:
-        """Of several processes pmap gives each its own copy; checkpoints want one array of all."""
+        """Joins the copies that pmap gives each process into one array, as checkpoints need it."""
         if jax.process_count() == 1:
             return tree
         return jax.tree.map(lambda x: _join(x, self.layout), tree)
@@ -234,8 +236,8 @@ def mesh_shape(config: ParallelConfig, devices: int) -> MeshShape:
 
 
 def divide(rows: int, groups: int) -> bool:
-    """Whether so many rows can be cut over so many groups of devices, or groups over rows: time is
-    cut where there are fewer rows."""
+    """Whether `rows` can be cut over `groups` of devices. Fewer rows than groups must divide the
+    groups: then time is cut too."""
     return rows % groups == 0 or groups % rows == 0
 
 
@@ -248,7 +250,7 @@ def _is_key(x) -> bool:
 
 
 def _put(x: Any, sharding: NamedSharding) -> jax.Array:
-    """A fresh copy of an array that every process holds whole, or that lies on the devices."""
+    """A new copy of an array that every process holds whole, or that is on the devices."""
     if _is_key(x):
         data = _put(jax.random.key_data(x), NamedSharding(sharding.mesh, P()))
         return jax.random.wrap_key_data(data, impl=jax.random.key_impl(x))
@@ -267,7 +269,7 @@ def _placed(runner: "Runner", whole: Any) -> Any:
 
 
 def _local_rows(x: jax.Array | np.ndarray) -> np.ndarray:
-    """[n, B / n, ...] of replicas -> the rows of this process's, in order."""
+    """[n, B / n, ...] of replicas -> the rows of this process's replicas, in order."""
     if isinstance(x, np.ndarray):  # as `rows` gives them to the devices
         return x.reshape(-1, *x.shape[2:])
     shards = sorted(x.addressable_shards, key=lambda shard: shard.index[0].indices(x.shape[0]))

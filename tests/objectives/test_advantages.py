@@ -56,7 +56,7 @@ def paid_loop(rewards):
 
 
 def by_row(function):
-    """f(row of kept columns), lifted to [B,T]: other columns are cut out and come back as 0."""
+    """f(row of kept columns), lifted to [B, T]: other columns are cut out and come back as 0."""
 
     def oracle(*arrays):
         *arrays, mask = arrays
@@ -224,7 +224,7 @@ def test_fully_masked_rows_are_zero_with_zero_gradients(case):
 
 @parametrise([case for case in CASES if case not in TOKENWISE])
 def test_padding_and_garbage_beside_scalars_and_scores(case):
-    """The three whose arguments are not all [B,T]: more columns of NaN change nothing."""
+    """The three whose arguments are not all [B, T]: more columns of NaN change nothing."""
     shape = MASK.shape
     wide = lambda x: np.pad(x, ((0, 0), (2, 3)), constant_values=0 if x.dtype == int else np.nan)
     arguments = [wide(x) if x.shape == shape else x for x in case.arguments]

@@ -53,7 +53,7 @@ def of_parameters(params, x):
 
 
 def by_token(function):
-    """function(batch, moved) -> [B,T], over all tokens."""
+    """function(batch, moved) -> [B, T], over all tokens."""
     return lambda batch, moved: WeightedMean.of(function(batch, moved), batch["mask"])
 
 

@@ -157,7 +157,7 @@ def test_chunks_carry_any_tree_of_outputs():
 
 @pytest.mark.parametrize("chunked", ["no", "vocabulary", "time"])
 def test_chunked_forms_never_hold_the_logits(chunked):
-    """Temporaries of value and gradient, as the compiler counts them, stay below one [B,T,V]."""
+    """Temporaries of value and gradient, as the compiler counts them, stay below one [B, T, V]."""
     batch, time, width, vocabulary = 4, 64, 8, 4096
     shapes = [(batch, time, width), (vocabulary, width)]
     hidden, embedding = [jax.ShapeDtypeStruct(s, jnp.float32) for s in shapes]

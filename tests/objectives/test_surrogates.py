@@ -262,7 +262,7 @@ def test_a_clipped_token_has_no_gradient_under_ppo_and_keeps_it_under_cispo():
 
 
 def test_sequence_level_reinforce_is_the_sum_of_its_tokens():
-    """Elementwise surrogates take responses [B] as they take tokens [B,T]."""
+    """Elementwise surrogates take responses [B] as they take tokens [B, T]."""
     log_probs, old = jnp.asarray(LOG_PROBS, jnp.float32), jnp.asarray(OLD, jnp.float32)
     advantage_B = jnp.array([1.0, -2.0, 0.5, 3.0])
     advantage_BxT = jnp.broadcast_to(advantage_B[:, None], MASK.shape)
