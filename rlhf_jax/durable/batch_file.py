@@ -1,4 +1,4 @@
-"""A batch on disk for `rlhf-jax replay`: plain arrays and JSON in a .npz, nothing pickled."""
+"""A batch on disk for `rlhf-jax replay`: arrays and JSON in a .npz file, nothing pickled."""
 
 import io
 import json
@@ -18,7 +18,7 @@ ABOUT = "about.json"
 
 
 def write_batch(path: epath.PathLike, batch: Any, about: dict) -> None:
-    """Writes a pytree of dicts of arrays, and JSON values about it; whole or not at all."""
+    """Writes nested dicts of arrays, and JSON values `about` them, atomically."""
     leaves = jax.tree.flatten_with_path(batch)[0]
     name = lambda p: jax.tree_util.keystr(p, simple=True, separator="/")
     arrays = {name(p): np.asarray(x) for p, x in leaves}
@@ -29,10 +29,10 @@ def write_batch(path: epath.PathLike, batch: Any, about: dict) -> None:
 
 
 def read_batch(path: epath.PathLike) -> tuple[Any, dict]:
-    """The batch and what was said about it.
+    """The batch, and the `about` that was written with it.
 
     Raises:
-        UserError: the file is absent, no such file, or holds Python objects, which are not read.
+        UserError: the file is absent, is not such a file, or holds pickled Python objects.
     """
     try:
         with np.load(io.BytesIO(epath.Path(path).read_bytes()), allow_pickle=False) as file:
@@ -42,7 +42,7 @@ def read_batch(path: epath.PathLike) -> tuple[Any, dict]:
         raise UserError(f"{path}: cannot be read: {error.strerror or error}") from None
     except (ValueError, KeyError, EOFError, AttributeError, TypeError, NotImplementedError,
             zipfile.BadZipFile, zlib.error, RuntimeError, UserError):  # fmt: skip
-        # Not NumPy's own words: they tell how to unpickle the file.
+        # NumPy's own message is not shown: it advises to unpickle the file.
         told = "expected a batch saved for replay, got another file or a damaged one"
         raise UserError(f"{path}: {told}") from None
     if not isinstance(about, dict):

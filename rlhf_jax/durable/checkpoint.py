@@ -1,11 +1,11 @@
-"""Orbax checkpoints of everything that moves: state, data position, progress.
+"""Orbax checkpoints of everything that changes in training: state, data position, progress.
 
     <stage directory>/checkpoints/<step>/{state, data, progress, manifest.json}
 
-A state is stored flat, {"params/layer_0/w": array, ...}, so that any part can be read alone. The
-manifest is hashed in the background; with it in place the folder gets its name, so that a
-checkpoint is there whole or not at all. Damage that comes later is found by `restore`, which goes
-back to the one before.
+A state is stored flat, {"params/layer_0/w": array, ...}, so that any part can be read alone. Files
+are hashed in the background. The folder gets its final name only after its manifest is written, so
+every named checkpoint is complete. `restore` finds damage that happens later, and falls back to the
+checkpoint before.
 """
 
 import contextlib
@@ -29,8 +29,8 @@ from rlhf_jax.strict_json import read_json
 UNFINISHED = ".orbax-checkpoint-tmp"  # in the name of a folder that is being written
 REMOVED = ".removed"
 LOG = logging.getLogger(__name__)
-# Orbax raises its errors where they are waited for; it need not print their stacks as well, nor
-# those of the writes that end after the one that failed.
+# Orbax raises its errors in `wait`. These loggers would print their stack traces too, and those of
+# other writes that end after a failed one.
 for name in ("absl", "asyncio"):
     logging.getLogger(name).addFilter(lambda record: not record.exc_info)
 
@@ -44,18 +44,18 @@ sys.unraisablehook = _unless_late
 
 
 class CheckpointError(UserError):
-    """A checkpoint is missing, damaged, or not of the shape that is asked for."""
+    """A checkpoint is missing, damaged, or does not have the requested shape."""
 
 
 class DamagedError(CheckpointError):
-    """What is on disk is not what was written."""
+    """The files on disk differ from what was written."""
 
 
 class Checkpoints:
     """Asynchronous, atomic saves into one stage directory.
 
-    The last `keep` steps stay, and the `keep_best` best of all by what their progress tells: the
-    name of a metric as "best", with "-" where less is better, and its "mean".
+    Keeps the last `keep` checkpoints, and the `keep_best` best of all. `progress` says how good a
+    checkpoint is: "best" names a metric, with "-" in front if lower is better; "mean" is its value.
     """
 
     def __init__(self, directory: epath.PathLike, keep: int, keep_best: int = 0):
@@ -75,11 +75,11 @@ class Checkpoints:
         """Copies the state to the host, then writes and hashes it in the background.
 
         Args:
-            state: pytree of jax arrays and typed or raw PRNG keys; None leaves hold nothing. It
-                may be donated as soon as this returns.
+            state: pytree of jax arrays and typed or raw PRNG keys; None leaves are ignored. The
+                state may be donated as soon as this returns.
             data, progress: JSON values.
         Raises:
-            CheckpointError: this save, or the one before it, cannot be written.
+            CheckpointError: this save, or the save before it, cannot be written.
         """
         items = ocp.args.Composite(
             state=ocp.args.PyTreeSave(_flatten(state)),
@@ -95,7 +95,7 @@ class Checkpoints:
             self._checkpointer.save(folder, args=items, force=True)
 
     def wait(self) -> None:
-        """Blocks until all saves are on disk, then removes those that are no longer kept.
+        """Blocks until all saves are on disk, then removes checkpoints that are no longer kept.
 
         Raises CheckpointError where the last save failed.
         """
@@ -112,12 +112,12 @@ class Checkpoints:
         try:
             self.wait()
         finally:
-            with contextlib.suppress(Exception):  # told by wait
+            with contextlib.suppress(Exception):  # `wait` has raised it
                 self._checkpointer.close()
 
     def set_aside(self, after: int) -> None:
-        """Moves the checkpoints after a step, which could not be read, to <stage>/damaged; a
-        bucket, which cannot move them, loses them."""
+        """Moves the checkpoints after step `after`, which could not be read, to <stage>/damaged. In
+        a bucket, which cannot rename, they are deleted."""
         for step in steps(self.directory):
             if step <= after:
                 continue
@@ -131,8 +131,8 @@ class Checkpoints:
             folder.rename(place)
 
     def _sign(self) -> None:
-        """Called by Orbax when all files are written and, on a disk, the folder is still
-        unnamed."""
+        """Writes the manifest. Orbax calls this when all files are written; on a disk the folder
+        still has its temporary name."""
         config = self.directory / "config.json"
         digest = hashlib.sha256(config.read_bytes()).hexdigest() if config.is_file() else None
         if in_bucket(self._root):
@@ -158,13 +158,14 @@ class Checkpoints:
 
 
 def steps(directory: epath.PathLike) -> list[int]:
-    """Steps of the checkpoints of a stage directory that were written whole, ascending."""
+    """Steps of the complete checkpoints of a stage directory, ascending."""
     return sorted(int(path.name) for path in _folders(directory) if _is_whole(path))
 
 
 def ranked(directory: epath.PathLike) -> list[tuple[int, str]]:
-    """(step, its metric in words) of the checkpoints that tell how good they are, best first; by
-    the metric of the newest, those by another are left out."""
+    """(step, metric and value in words) of the checkpoints that store a metric, best first.
+
+    Checkpoints that store another metric than the newest one does are left out."""
     found, newest = [], None
     for step in reversed(steps(directory)):
         try:
@@ -172,7 +173,7 @@ def ranked(directory: epath.PathLike) -> list[tuple[int, str]]:
             name, mean = progress["best"], progress["mean"]
             order = mean if name.startswith("-") else -mean
         except (OSError, ValueError, KeyError, TypeError, AttributeError):
-            continue  # damaged, or of a stage that does not say
+            continue  # damaged, or of a stage that stores no metric
         newest = newest or name
         if name != newest:
             continue
@@ -181,17 +182,17 @@ def ranked(directory: epath.PathLike) -> list[tuple[int, str]]:
 
 
 def restore(directory: epath.PathLike, template: Any, step: int | None = None):
-    """Reads one checkpoint: the newest that is undamaged, unless `step` is given.
+    """Reads the newest undamaged checkpoint, or the checkpoint of `step` if it is given.
 
     Args:
-        template: pytree of arrays or ShapeDtypeStructs; each array comes back with the template's
+        template: pytree of arrays or ShapeDtypeStructs; each array is restored with the template's
             sharding.
     Returns:
         (step, state, data, progress)
     Raises:
-        CheckpointError: no checkpoint, or none that is undamaged; or paths, shapes or dtypes
-            differ from the template's.
-        UserError: another version wrote it in a format that is not read here.
+        CheckpointError: there is no undamaged checkpoint, or its paths, shapes or dtypes differ
+            from the template's.
+        UserError: another version wrote it in a format that this version does not read.
     """
     return _newest(directory, template, step, partial=False)
 
@@ -200,13 +201,13 @@ def restore_subtree(directory: epath.PathLike, template: Any, step: int | None =
     """Reads a part of a state, such as {"params": template}, from a finished stage.
 
     Raises:
-        CheckpointError: as `restore`; or the stage has not reached its last step (name a `step`
-            to read from an unfinished one).
+        CheckpointError: as in `restore`; or the stage has not reached its last step (give a `step`
+            to read from an unfinished stage).
     """
     found, state, _, progress = _newest(directory, template, step, partial=True)
     if step is None and found < progress.get("total_steps", 0):
         raise CheckpointError(
-            f"{directory}: the stage stands at step {found} of {progress['total_steps']}; "
+            f"{directory}: the stage is at step {found} of {progress['total_steps']}; "
             "finish it first, or name the step to read"
         )
     return state
@@ -232,12 +233,12 @@ def _newest(directory, template, step: int | None, partial: bool):
         return candidate, *read
     raise DamagedError(
         "\n".join(lines) + f"\n{directory}: no other checkpoint is left; "
-        "remove the directory to begin anew"
+        "remove the directory to start the stage again"
     )
 
 
 def check_format(folder: epath.Path) -> None:
-    """Raises UserError where another version wrote a checkpoint in a format not read here."""
+    """Raises UserError where another version wrote the checkpoint in a format not read here."""
     content, damaged = manifest.signed(folder)
     if not damaged:
         formats.CHECKPOINT.check(content.get(formats.FIELD), folder)
@@ -254,10 +255,12 @@ def _read(folder: epath.Path, template, partial: bool):
 
 
 def _compare_versions(folder: epath.Path) -> None:
-    """Says which packages have changed: a run goes on under them, but not to the same bits."""
+    """Warns of changed package versions: the run can resume, but not with the same bits."""
     then, now = manifest.read(folder)[0]["versions"], manifest.versions()
     if changed := [f"{p} {v} (now {now[p]})" for p, v in then.items() if now.get(p, v) != v]:
-        LOG.warning("%s was written by %s: expect other bits", folder, ", ".join(changed))
+        LOG.warning(
+            "%s was written by %s: results may differ in the last bits", folder, ", ".join(changed)
+        )
 
 
 def _restore_state(folder: epath.Path, template, partial: bool):
@@ -275,7 +278,7 @@ def _restore_state(folder: epath.Path, template, partial: bool):
 
 
 def _check(folder: epath.Path, stored: dict, wanted: dict, partial: bool) -> None:
-    """Every difference at once: Orbax itself would cast dtypes silently."""
+    """Raises CheckpointError that lists all differences. Orbax would cast dtypes silently."""
     have = {name: _kind(x) for name, x in stored.items()}
     want = {name: _kind(x) for name, x in wanted.items()}
     names = want if partial else want | have
@@ -293,7 +296,7 @@ def _kind(array) -> str:
 
 
 def _flatten(tree) -> dict[str, Any]:
-    """{"path/of/leaf": array}; a typed key is stored as its data, its type in the name."""
+    """{"path/of/leaf": array}. A typed key is stored as its data, with its type in the name."""
     leaves = jax.tree.flatten_with_path(tree)[0]
     return {_name(path, leaf): _to_stored(path, leaf) for path, leaf in leaves}
 
@@ -317,10 +320,10 @@ def _to_stored(path, leaf):
 
 def _from_stored(array, leaf):
     if isinstance(leaf, jax.Array) and not leaf.committed:
-        # Orbax pins arrays to their devices; one that followed its neighbours shall do so again.
+        # Orbax commits arrays to devices; the template's array was uncommitted, and so is this one.
         array = jnp.array(np.asarray(array))
     if _is_typed_key(leaf):
-        found = []  # traced, as key_impl knows nothing of a ShapeDtypeStruct
+        found = []  # traced, because key_impl does not accept a ShapeDtypeStruct
         jax.eval_shape(lambda key: found.append(jax.random.key_impl(key)), leaf)
         return jax.random.wrap_key_data(array, impl=found[0])
     return array
@@ -344,7 +347,7 @@ def _is_whole(folder: epath.Path) -> bool:
 
 
 def half_written(folder: epath.Path) -> bool:
-    """Left by a kill while it was written or removed; the next run removes it."""
+    """Whether a kill interrupted the writing or removal of a folder; the next run removes it."""
     named = UNFINISHED in folder.name or folder.name.endswith(REMOVED)
     return named or (folder.name.isdigit() and not _is_whole(folder))
 
@@ -357,8 +360,8 @@ def _remove_incomplete(root: epath.Path) -> None:
 
 
 def _remove(folder: epath.Path) -> None:
-    """First under another name, or in a bucket without its manifest, so that after a kill no
-    folder counts as whole with half of its files."""
+    """Renames the folder first, or in a bucket deletes its manifest first: if a kill interrupts the
+    removal, the rest does not count as a whole checkpoint."""
     if in_bucket(folder):
         (folder / manifest.NAME).unlink(missing_ok=True)
         remove(folder)
@@ -369,7 +372,7 @@ def _remove(folder: epath.Path) -> None:
 
 
 def reason(error: Exception) -> str:
-    """One line, and the usual word for a full disk however deep it comes from."""
+    """An error in one line; for a full disk always the same words."""
     text = str(error)
     if "No space left" in text or "RESOURCE_EXHAUSTED" in text or "ENOSPC" in text:
         return "no space left on the disk"
@@ -382,5 +385,5 @@ def _read_json(folder: epath.Path, item: str) -> dict:
 
 
 def _copy(value: dict) -> dict:
-    """JSON items are written in the background, when their owner may have changed them."""
+    """A copy: JSON is written in the background, when the caller may have changed `value`."""
     return json.loads(json.dumps(value))

@@ -1,6 +1,6 @@
-"""Files of a run, on a disk or in a bucket: a path is an `etils.epath.Path`, as gs://name/run.
+"""Files of a run, on a disk or in a bucket. Paths are `etils.epath.Path`, such as gs://name/run.
 
-A bucket has no rename, no append and no folders; what is written to it appears whole.
+A bucket has no rename, no append and no folders. A file written to it appears whole or not at all.
 """
 
 import contextlib
@@ -15,7 +15,7 @@ from etils import epath
 
 from rlhf_jax.errors import require
 
-# Other processes and TensorStore write to the same bucket: no listing is remembered.
+# Listings are not cached: other processes and TensorStore write to the same bucket.
 fsspec.config.conf.setdefault("gcs", {})["use_listings_cache"] = False
 
 
@@ -28,9 +28,9 @@ def absolute(path: epath.PathLike) -> epath.Path:
 
 
 def write_atomically(path: epath.PathLike, content: bytes) -> None:
-    """Writes a file that is either whole or as it was, whatever interrupts, a power cut included.
+    """Writes a file. Whatever interrupts it, even a power cut, the file is then old or new, whole.
 
-    Its folder is made where there is none. Raises OSError where it cannot be written.
+    Creates the folder if it is missing. Raises OSError where the file cannot be written.
     """
     path = epath.Path(path)
     if in_bucket(path):
@@ -53,7 +53,7 @@ def write_atomically(path: epath.PathLike, content: bytes) -> None:
 
 
 def sync_directory(path: epath.PathLike) -> None:
-    """Names that were written or replaced in a folder of a disk are there when this returns."""
+    """Makes new and replaced names in a folder durable: a power cut no longer undoes them."""
     handle = os.open(path, os.O_RDONLY)
     try:
         os.fsync(handle)
@@ -62,17 +62,17 @@ def sync_directory(path: epath.PathLike) -> None:
 
 
 def remove(path: epath.Path) -> None:
-    """A file or a folder with all that is in it; one that is not there is no error."""
+    """Removes a file, or a folder with all its content; a missing path is no error."""
     path.rmtree(missing_ok=True)
 
 
 def entries(folder: epath.Path) -> list[epath.Path]:
-    """What lies in a folder, by name; nothing where there is no such folder."""
+    """The paths in a folder, sorted by name; none where the folder does not exist."""
     return sorted(folder.iterdir()) if folder.is_dir() else []
 
 
 def all_files(folder: epath.Path) -> Iterator[epath.Path]:
-    """The files of a folder and of the folders in it."""
+    """All files below a folder."""
     for path in entries(folder):
         if path.is_dir():
             yield from all_files(path)
@@ -86,14 +86,14 @@ def modified(path: epath.Path) -> float:
 
 
 def place(path: epath.PathLike, field: str) -> epath.Path:
-    """Where a run may write. Raises ConfigError for a bucket of another kind than Orbax writes."""
+    """The path as an epath. Raises ConfigError for a bucket that is not gs://, as Orbax needs."""
     ours = not in_bucket(path) or os.fspath(path).startswith("gs://")
     require(ours, field, os.fspath(path), "a directory of a disk, or gs://...")
     return epath.Path(path)
 
 
 def writable_directory(path: epath.PathLike, field: str) -> None:
-    """Makes a directory, if it is not there. Raises ConfigError where no file can be made in it."""
+    """Creates a directory if missing. Raises ConfigError where no file can be written to it."""
     path = place(path, field)
     (_writable_bucket if in_bucket(path) else _writable_folder)(path, field)
 
@@ -112,16 +112,16 @@ def _writable_bucket(path: epath.Path, field: str) -> None:
     try:
         probe.write_bytes(b"")
         probe.unlink()
-    except Exception as error:  # whatever the library raises that is there, or is not there
+    except Exception as error:  # depends on the library, which may also be missing
         reason = (str(error).splitlines() or [type(error).__name__])[0]
         needs = "gs:// needs pip install 'rlhf-jax[gcs]' and credentials"
         require(False, field, str(path), f"a bucket that can be written to ({needs}): {reason}")
 
 
 def local_copy(folder: epath.Path, mark: bytes) -> epath.Path:
-    """A folder of files that only a disk can serve: itself, or a copy that lasts as this process.
+    """The folder itself, or of a folder in a bucket a copy on disk, removed when the process ends.
 
-    mark: what tells the folder's content from another's that may have stood there before.
+    mark: identifies the folder's content, so that a copy of older content is not used.
     """
     if not in_bucket(folder):
         return folder

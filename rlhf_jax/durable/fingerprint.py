@@ -1,4 +1,4 @@
-"""The config a stage directory was made with, kept beside its results and compared on resume."""
+"""The config of a stage, stored beside its results and compared with the config on resume."""
 
 import dataclasses
 import json
@@ -19,16 +19,16 @@ from rlhf_jax.strict_json import read_json
 NOT_FINGERPRINTED = {"fingerprint": False}
 CLASS = "class"  # a name that no field can have
 CONFIG = "config.json"  # in a stage's directory, and in data/
-EXPERIMENT = "experiment_"  # the module of an experiment file: and its name
+EXPERIMENT = "experiment_"  # an experiment file is the module of this name + the file's name
 EXPERIMENT_CLASS = re.compile(rf'^("{EXPERIMENT})[^:]*')
 
 
 @runtime_checkable
 class Identified(Protocol):
-    """A part of a config that its fields do not tell wholly."""
+    """A part of a config that its fields do not describe completely, such as files on disk."""
 
     def identity(self) -> Any:
-        """JSON values; None: its fields tell all."""
+        """JSON values that complete the fields; None: the fields are enough."""
 
 
 def class_path(kind: type) -> str:
@@ -39,11 +39,11 @@ def class_path(kind: type) -> str:
 def fingerprint_of(config: Any) -> Any:
     """A config of nested dataclasses as plain JSON values, without NOT_FINGERPRINTED fields.
 
-    A dataclass is {"class": its `class_path`, field: value, ...}; one with an `identity()` that is
-    not None has that too.
+    A dataclass becomes {"class": its `class_path`, field: value, ...}, with "identity" where its
+    `identity()` is not None.
 
     Raises:
-        TypeError: a value that is no dataclass, dict, sequence, path, string, number or None.
+        TypeError: a value is no dataclass, dict, sequence, path, string, number or None.
     """
     if dataclasses.is_dataclass(config):
         fields = [f for f in dataclasses.fields(config) if f.metadata.get("fingerprint", True)]
@@ -67,14 +67,14 @@ def fingerprint_of(config: Any) -> Any:
 def check_fingerprint(
     directory: epath.PathLike, fingerprint: dict, insist: bool | None = None
 ) -> None:
-    """Writes `config.json` into a new stage directory, or compares with the one that is there.
+    """Writes `config.json` into a new stage directory, or compares with the file that is there.
 
-    insist: a config that differs takes the place of the other, after the same lines on screen;
-    None: it cannot.
+    insist: True prints the differences and replaces the stored config; False raises and mentions
+    --insist; None raises without mentioning it.
 
     Raises:
-        UserError: a field differs, one line per difference; or config.json is damaged, or of a
-            format that is not read here.
+        UserError: a field differs, one line for each; or config.json is damaged, or has a format
+            that this version does not read.
     """
     path = epath.Path(directory) / CONFIG
     content = {formats.FIELD: formats.RUN.now, "config": fingerprint_of(fingerprint)}
@@ -97,7 +97,7 @@ def check_fingerprint(
 def differences(directory: epath.PathLike, fingerprint: dict) -> list[str]:
     """A line for each field in which a stage directory's config differs from a fingerprint.
 
-    Raises UserError as `check_fingerprint`.
+    Raises UserError as `stored` does.
     """
     old, new = _flatten(stored(directory)), _flatten(fingerprint_of(fingerprint))
     return [
@@ -110,7 +110,7 @@ def differences(directory: epath.PathLike, fingerprint: dict) -> list[str]:
 def stored(directory: epath.PathLike) -> Any:
     """The config that a directory's config.json holds.
 
-    Raises UserError where it is damaged, or of a format that is not read here.
+    Raises UserError where it is damaged, or has a format that this version does not read.
     """
     path, anew = epath.Path(directory) / CONFIG, "remove it to write it anew"
     try:
@@ -129,13 +129,13 @@ def _names_class(name: str) -> bool:
 
 
 def _named_alike(name: str, values: dict[str, str]) -> str | None:
-    """A value; of a class of an experiment file without the file's name."""
+    """A value; a class defined in an experiment file counts as the same in a file of any name."""
     value = values.get(name)
     return EXPERIMENT_CLASS.sub(r"\1", value) if value and _names_class(name) else value
 
 
 def _shown(name: str, values: dict[str, str], others: dict[str, str]) -> str:
-    """A value; of a class its name alone, where the other's differs."""
+    """A value; a class without its module, if the names alone tell the two classes apart."""
     value, other = values.get(name, "(absent)"), others.get(name, "(absent)")
     if not _names_class(name):
         return value

@@ -1,6 +1,6 @@
-"""Numbers that say how a directory was written, so that runs outlive versions of this package.
+"""Format numbers of directories, so that a later version of this package can read a run.
 
-Whoever changes what is written adds a meaning, and reads the numbers before it or raises `oldest`.
+If you change what is written, add a meaning, and either read the earlier formats or raise `oldest`.
 """
 
 import dataclasses
@@ -8,13 +8,17 @@ from typing import Any
 
 from rlhf_jax.errors import UserError
 
-FIELD = "format"  # in the JSON file that carries the number
+FIELD = "format"  # the field of the JSON file that holds the number
 
 
 @dataclasses.dataclass(frozen=True)
 class Format:
-    """kind: of directory, in a word; meanings: of the numbers from 0 on, the last of which is
-    written now; oldest: the smallest that is read; advice: what to do with a smaller one.
+    """The format numbers of one kind of directory.
+
+    kind      the kind of directory, in a word
+    meanings  what each number from 0 on means; the last one is written now
+    oldest    the smallest number that is read
+    advice    what to do with a smaller number
     """
 
     kind: str
@@ -27,9 +31,9 @@ class Format:
         return len(self.meanings) - 1
 
     def check(self, number: Any, place: Any) -> None:
-        """number: what `place` carries; None: no number, which is 0.
+        """Raises UserError where this version does not read format `number`, found at `place`.
 
-        Raises UserError where this version does not read it.
+        number: None, where there is none, counts as 0.
         """
         number = 0 if number is None else number
         if not isinstance(number, int) or isinstance(number, bool) or number < 0:
@@ -45,7 +49,7 @@ class Format:
             )
 
 
-# In manifest.json.
+# The number is in manifest.json.
 CHECKPOINT = Format(
     "checkpoint",
     (
@@ -53,7 +57,7 @@ CHECKPOINT = Format(
         "the same with the number",
     ),
 )
-# In model.json.
+# The number is in model.json.
 MODEL = Format(
     "model",
     (
@@ -62,7 +66,7 @@ MODEL = Format(
     ),
     advice="write it anew with that version's last checkpoint, or give another directory",
 )
-# In the config.json of each of its directories: data/ and one a stage.
+# The number is in config.json of data/ and of each stage's directory.
 RUN = Format(
     "run",
     (

@@ -22,27 +22,28 @@ from rlhf_jax.strict_json import parse_json
 
 NAME = "lock"
 SIGN = 20.0  # seconds between two signs of life in a bucket
-SILENCE = 90.0  # seconds without one after which a holder counts as dead
+SILENCE = 90.0  # seconds without a sign of life after which a holder counts as dead
 LOG = logging.getLogger(__name__)
-_mine: set[str] = set()  # held by this process: to hold one twice is no conflict
+_mine: set[str] = set()  # locks of this process, which may take the same lock twice
 
 
 @contextlib.contextmanager
 def lock(directory: epath.PathLike) -> Iterator[None]:
-    """Holds a directory.
+    """Locks a directory for this process.
 
-    On a disk the system lets it go however the process ends.
+    On a disk the operating system releases the lock however the process ends.
 
-    In a bucket the lock is an object that its holder writes anew every SIGN seconds, always on the
-    condition that nobody else has: of two processes that come at once one gets it. A holder that
-    ends by itself deletes it. One that was killed is taken for dead at once on its own host, where
-    its process is gone, and elsewhere after SILENCE seconds without a sign, which a second process
-    waits for. What is not promised: a holder that lives but gives no sign for so long, as on a
-    stopped machine or without network, loses the lock to a process that waits; it ends at its next
-    sign, and until then both may write.
+    In a bucket the lock is an object. Its holder rewrites it every SIGN seconds as a sign of life;
+    each write succeeds only if nobody else has written since, so that of two processes that start
+    at once one gets the lock. A holder that ends normally deletes the object. A killed holder
+    counts as dead at once on its own host, where its process no longer exists. On other hosts it
+    counts as dead after SILENCE seconds without a sign of life, for which a new process waits.
+    Not guaranteed: a holder that is alive but gives no sign of life for so long (its machine is
+    suspended or has no network) loses the lock to a waiting process. It ends at its next sign of
+    life, and until then both processes may write.
 
     Raises:
-        UserError: another process holds it; the message names it.
+        UserError: another process holds the lock; the message names the process.
     """
     path = absolute(directory) / NAME
     if str(path) in _mine:
@@ -57,8 +58,8 @@ def lock(directory: epath.PathLike) -> Iterator[None]:
 
 
 def holder(directory: epath.PathLike) -> str | None:
-    """Who holds the directory now; None: nobody. In a bucket a holder that was killed on another
-    host is still named."""
+    """The process that holds the lock; None: nobody. In a bucket this may be a process that was
+    killed on another host."""
     path = absolute(directory) / NAME
     if in_bucket(path):
         about = _about(_Object(path).read()[0])
@@ -101,7 +102,7 @@ def _read(path: epath.Path) -> str:
 
 
 class _Object:
-    """The lock of a bucket. A write says which generation of the object it replaces."""
+    """The lock in a bucket. A write names the generation of the object that it replaces."""
 
     def __init__(self, path: epath.Path):
         bucket, _, name = str(path).removeprefix("gs://").partition("/")
@@ -109,13 +110,13 @@ class _Object:
         self._store, self._name = tensorstore.KvStore.open(spec).result(), name
 
     def read(self) -> tuple[bytes | None, bytes]:
-        """Its content, None where there is none, and its generation."""
+        """(content, generation); the content is None where the object does not exist."""
         found = self._store.read(self._name).result()
         return (found.value if found.state == "value" else None), found.stamp.generation
 
     def replace(self, content: bytes | None, generation: bytes) -> bytes | None:
-        """Writes, or with None deletes; returns the new generation, None where the object is no
-        longer of the generation that is given."""
+        """Writes the content, or deletes the object if it is None. Returns the new generation; None
+        where the object no longer has the given generation: nothing is then written."""
         done = self._store.write(self._name, content, if_equal=generation).result()
         return done.generation or None
 
@@ -129,10 +130,10 @@ def _held_object(path: epath.Path) -> Iterator[None]:
     if there is not None:
         _wait_for_silence(path, lock_object, there, generation)
     generation = lock_object.replace(content, generation)
-    if generation is None:  # another was faster
+    if generation is None:  # another process was faster
         raise _in_use(path, _words(_about(lock_object.read()[0])))
     ended = threading.Event()
-    held = [generation]  # the last that is ours
+    held = [generation]  # the last generation that this process wrote
     signs = threading.Thread(
         target=_give_signs, args=(path, lock_object, content, held, ended), daemon=True
     )
@@ -142,7 +143,7 @@ def _held_object(path: epath.Path) -> Iterator[None]:
     finally:
         ended.set()
         signs.join()
-        with contextlib.suppress(Exception):  # as after SILENCE, the next one takes it over
+        with contextlib.suppress(Exception):  # the next process takes the lock after SILENCE
             lock_object.replace(None, held[0])
 
 
@@ -150,13 +151,14 @@ def _give_signs(path, lock_object, content: bytes, held: list[bytes], ended) -> 
     while not ended.wait(SIGN):
         try:
             generation = lock_object.replace(content, held[0])
-        except Exception as error:  # the network: tried again
+        except Exception as error:  # for example of the network: it is tried again
             LOG.warning("%s: no sign of life could be written: %s", path, error)
             continue
         if generation is None:
             who = _words(_about(lock_object.read()[0]))
-            print(f"rlhf-jax: {path.parent} was taken over by {who}, as this process gave no sign "
-                  f"for {SILENCE:.0f} s; it ends here", file=sys.stderr, flush=True)  # fmt: skip
+            print(f"rlhf-jax: {path.parent} was taken over by {who}, because this process gave no "
+                  f"sign of life for {SILENCE:.0f} s; this process ends",
+                  file=sys.stderr, flush=True)  # fmt: skip
             os._exit(2)
         held[0] = generation
 
@@ -193,8 +195,8 @@ def _words(about: dict | None) -> str:
 
 
 def _is_dead(about: dict) -> bool:
-    """Whether it ran on this host and runs no longer; a process of our own number is one before us,
-    as in a container that was started again."""
+    """Whether the process ran on this host and no longer exists. A process with our own number
+    was an earlier one, for example before a container was restarted."""
     number = about.get("process")
     if about.get("host") != socket.gethostname() or not isinstance(number, int):
         return False

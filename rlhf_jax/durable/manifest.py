@@ -1,9 +1,9 @@
-"""What a folder must hold: a checksum of every file, written once all of them are on disk.
+"""A manifest holds a checksum of every file in a folder. It is written last.
 
     <folder>/manifest.json   {"files": {"state/_METADATA": {"bytes", "sha256"}, ...}, "versions",
-                              ..., "sha256": of all the rest}
+                              ..., "sha256": of the manifest's other fields}
 
-A folder without one is half-written; one whose files differ from it is damaged.
+A folder without a manifest is half-written. A folder whose files differ from it is damaged.
 """
 
 import hashlib
@@ -21,7 +21,7 @@ from rlhf_jax.parallel import processes
 from rlhf_jax.strict_json import parse_json
 
 NAME = "manifest.json"
-# Orbax writes its time of commit after everything else; nothing reads it.
+# Orbax writes the time of commit there after everything else; nothing reads it.
 UNCHECKED = {NAME, "_CHECKPOINT_METADATA"}
 PART = 1 << 22  # bytes read at once
 PACKAGES = ("jax", "jaxlib", "flax", "optax", "orbax-checkpoint", "numpy", "rlhf-jax")
@@ -30,7 +30,7 @@ PACKAGES = ("jax", "jaxlib", "flax", "optax", "orbax-checkpoint", "numpy", "rlhf
 def write(folder: epath.PathLike, about: dict, later: dict[str, bytes] | None = None) -> None:
     """Hashes every file of `folder`.
 
-    about: more JSON values to keep with the hashes; later: files that are yet to be written.
+    about: more JSON values, stored with the hashes. later: files that will be written afterwards.
     """
     folder, hashed = epath.Path(folder), hashlib.sha256
     there = [path for path in all_files(folder) if path.name not in UNCHECKED]
@@ -44,7 +44,7 @@ def write(folder: epath.PathLike, about: dict, later: dict[str, bytes] | None = 
 
 
 def read(folder: epath.PathLike) -> tuple[dict, list[str]]:
-    """The manifest of a folder, and what is wrong with it in words: nothing, or one line."""
+    """(the manifest of a folder, a list with one line about what is wrong with it, or empty)."""
     content, wrong = signed(folder)
     if not wrong and not _has_its_form(content):
         return {}, [f"{NAME} is not a manifest"]
@@ -52,7 +52,7 @@ def read(folder: epath.PathLike) -> tuple[dict, list[str]]:
 
 
 def signed(folder: epath.PathLike) -> tuple[dict, list[str]]:
-    """As `read`, of a manifest of any format: an object whose own checksum is right."""
+    """Like `read`, but for any format: checks only that the manifest's own checksum is right."""
     try:
         content = parse_json((epath.Path(folder) / NAME).read_bytes())
     except OSError as error:
@@ -65,9 +65,9 @@ def signed(folder: epath.PathLike) -> tuple[dict, list[str]]:
 
 
 def problems(folder: epath.PathLike, part: tuple[int, int] = (0, 1)) -> list[str]:
-    """A line for each file that is missing or is not what was written; whole: none.
+    """A line for each file that is missing or differs from what was written; empty if none is.
 
-    part: (which, of how many); the files are dealt out to the parts, (0, 1) gets all.
+    part: (i, n) checks only every n-th file, from file i on; (0, 1) checks all.
     """
     folder, (mine, parts) = epath.Path(folder), part
     content, found = read(folder)
@@ -88,21 +88,21 @@ def problems(folder: epath.PathLike, part: tuple[int, int] = (0, 1)) -> list[str
 
 
 def problems_of_all(folder: epath.PathLike) -> list[str]:
-    """As `problems`, called by all processes together: each reads its part of the files, and where
-    one has found something none of them takes the folder for whole."""
+    """Like `problems`, but all processes must call it together. Each checks its part of the files;
+    if one finds a problem, the result is not empty in any process."""
     found = problems(folder, (jax.process_index(), jax.process_count()))
     elsewhere = processes.total(len(found)) > len(found)
     return found + ["another process cannot read all of it"] * elsewhere
 
 
 def digest(folder: epath.PathLike) -> str | None:
-    """One hash of all that a folder must hold; None where its manifest is absent or damaged."""
+    """One hash of a folder's content; None where its manifest is absent or damaged."""
     content, wrong = read(folder)
     return None if wrong else _digest(content)
 
 
 def versions() -> dict[str, str]:
-    """Of Python and of the packages that decide the bits of a run."""
+    """Versions of Python and of the packages that determine a run's results bit by bit."""
     found = {"python": platform.python_version()}
     for package in PACKAGES:
         try:

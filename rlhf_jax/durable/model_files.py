@@ -1,4 +1,4 @@
-"""Finished models on disk: parameters by Orbax, shape and tokenizer in model.json, checksums."""
+"""Finished models on disk: parameters by Orbax; shape and tokenizer in model.json; checksums."""
 
 import dataclasses
 import json
@@ -25,18 +25,18 @@ from rlhf_jax.models.config import TransformerConfig
 from rlhf_jax.parallel.processes import first_alone
 from rlhf_jax.strict_json import read_json
 
-ABOUT = "model.json"  # written last: with it a model is whole
+ABOUT = "model.json"  # written last: a model with this file is complete
 KINDS = ("policy", "score")
 
 
 def save_model(
     directory: epath.Path, config: TransformerConfig, params: Any, kind: str, tokenizer: str
 ) -> None:
-    """Writes params and model.json; a directory that is killed half-way reads as absent.
+    """Writes params and model.json. After a kill half-way, the model counts as absent.
 
-    kind: "policy" (logits) or "score" (a scalar head). tokenizer: its fingerprint.
+    kind: "policy" (logits) or "score" (a scalar head). tokenizer: the tokenizer's fingerprint.
 
-    Raises UserError where it cannot be written, as on a full disk.
+    Raises UserError where the model cannot be written, for example on a full disk.
     """
     directory = absolute(directory)
     renamed = not in_bucket(directory)
@@ -78,7 +78,7 @@ def check_format(directory: epath.Path) -> None:
     """Raises UserError where another version wrote a model in a format that is not read here."""
     try:
         content = read_json(directory / ABOUT)
-    except UserError:  # damage, which others tell
+    except UserError:  # `read_about` reports damage
         return
     formats.MODEL.check(
         content.get(formats.FIELD) if isinstance(content, dict) else None, directory
@@ -86,10 +86,10 @@ def check_format(directory: epath.Path) -> None:
 
 
 def read_about(directory: epath.Path) -> dict[str, Any]:
-    """What model.json says: kind, tokenizer, and model as a TransformerConfig.
+    """The content of model.json: kind, tokenizer, and model as a TransformerConfig.
 
-    Raises UserError naming what is wrong in it, or that another version wrote it in a format that
-    is not read here.
+    Raises UserError where the file is damaged, or another version wrote it in a format that is not
+    read here.
     """
     path = directory / ABOUT
     check_format(directory)
@@ -102,7 +102,7 @@ def read_about(directory: epath.Path) -> dict[str, Any]:
 
 
 def shape_of(directory: epath.Path, kind: str, tokenizer: str) -> TransformerConfig:
-    """Of a finished model. Raises UserError where it is of another kind or tokenizer."""
+    """The shape of a finished model. Raises UserError where its kind or tokenizer is another."""
     about = read_about(directory)
     for field, wanted in (("kind", kind), ("tokenizer", tokenizer)):
         if about[field] != wanted:
@@ -115,10 +115,10 @@ def shape_of(directory: epath.Path, kind: str, tokenizer: str) -> TransformerCon
 def load_model(
     directory: epath.Path, kind: str, tokenizer: str, layout: Callable | None = None
 ) -> tuple[TransformerConfig, Any]:
-    """The shape and the parameters of a finished model, laid out by layout(shapes); None: on the
-    first device.
+    """The shape and the parameters of a finished model.
 
-    Raises UserError where there is none, a damaged one, or one of another kind, tokenizer or
+    layout: a function from the parameters' shapes to shapes with shardings; None: first device.
+    Raises UserError where the model is missing or damaged, or has another kind, tokenizer or
     format.
     """
     if not has_model(directory):

@@ -1,4 +1,4 @@
-"""SIGTERM and SIGINT: the running step ends, its checkpoint is saved, the process exits with 0."""
+"""On SIGTERM or SIGINT the step is finished, a checkpoint is saved, and the exit code is 0."""
 
 import contextlib
 import os
@@ -13,11 +13,11 @@ INTERRUPTED = 130  # the exit code of a second SIGINT
 
 
 class Preempted(BaseException):
-    """A signal came where nothing has to be saved first."""
+    """A signal arrived outside the training loop, where nothing has to be saved."""
 
 
 class Signals:
-    """What a running loop asks after each step: has one come?"""
+    """Notes signals; the training loop asks after each step whether one has arrived."""
 
     def __init__(self):
         self.received: str | None = None
@@ -25,9 +25,9 @@ class Signals:
 
     @contextlib.contextmanager
     def handled(self) -> Iterator[None]:
-        """Takes over SIGTERM and SIGINT; only the main thread of a process can.
+        """Handles SIGTERM and SIGINT; in another thread than the main thread it does nothing.
 
-        Outside of `deferred` the first one raises Preempted. A second SIGINT ends the process at
+        Outside of `deferred` the first signal raises Preempted. A second SIGINT ends the process at
         once, even while XLA compiles, when Python's own handlers would wait.
         """
         if threading.current_thread() is not threading.main_thread():
@@ -36,7 +36,7 @@ class Signals:
         read, write = os.pipe()
         os.set_blocking(write, False)
         threading.Thread(target=self._watch, args=(read,), daemon=True).start()
-        # Where several processes train together jax's own SIGTERM handler tells all of them.
+        # With several processes, jax's own SIGTERM handler informs all of them.
         alone = not jax.distributed.is_initialized()
         mine = [signal.SIGINT, signal.SIGTERM] if alone else [signal.SIGINT]
         before = {number: signal.signal(number, self._handle) for number in mine}
@@ -51,7 +51,7 @@ class Signals:
 
     @contextlib.contextmanager
     def deferred(self) -> Iterator[None]:
-        """Inside, a signal is only noted."""
+        """Inside, a signal is noted and raises nothing."""
         self._in_loop = True
         try:
             yield
@@ -59,7 +59,7 @@ class Signals:
             self._in_loop = False
 
     def stop_at(self, step: int) -> bool:
-        """Whether to save and stop at this step; all processes say so at the same one."""
+        """Whether to save and stop at this step; all processes get the same answer."""
         if jax.process_count() > 1:
             if multihost_utils.reached_preemption_sync_point(step):
                 self.received = self.received or "SIGTERM"

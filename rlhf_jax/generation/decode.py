@@ -1,4 +1,4 @@
-"""One compiled prefill and decode loop with a KV cache."""
+"""Prefill and decode loop with a KV cache, compiled as one program."""
 
 from typing import NamedTuple
 
@@ -12,20 +12,20 @@ from rlhf_jax.models.config import TransformerConfig
 
 
 class Rollout(NamedTuple):
-    """Sampled responses, [B, R] each; padding after the last token."""
+    """Sampled responses: arrays [B, R], R the maximum length; padding after the last token."""
 
     tokens: jax.Array  # int32
     mask: jax.Array  # float32, 1 up to and including the last token
-    log_probs: jax.Array  # float32, of each sampled token; NaN where the logits were; 0 after
+    log_probs: jax.Array  # float32, per sampled token; NaN where logits are NaN; 0 in padding
 
     @property
     def sick(self) -> jax.Array:
-        """Whether a response [B] has a token that was drawn from logits that are not finite."""
+        """[B], true where a token of the response was drawn from logits that are not finite."""
         return ~jnp.isfinite(self.log_probs).all(axis=1)
 
 
 def row_uniforms(key: jax.Array, rows: jax.Array, length: int) -> jax.Array:
-    """Uniform numbers [B, length] that depend on the key and each row's number only."""
+    """Uniform numbers [B, length]; each row depends only on the key and the row's number."""
     draw = lambda row: jax.random.uniform(jax.random.fold_in(key, row), (length,))
     return jax.vmap(draw)(rows)
 
@@ -45,8 +45,8 @@ def generate(
     """Samples a response to each left-padded prompt [B, P], until it ends or has `response_length`
     tokens.
 
-    Row b draws its noise from the key and its number rows[b] alone (None: b), however rows are cut
-    into pieces or over devices. The loop ends when every row has ended.
+    The noise of row b depends only on the key and the row's number rows[b] (None: b), not on how
+    rows are cut into batches or over devices. The loop ends when every row has ended.
     Raises ConfigError where prompt and response do not fit the context.
     """
     params = transformer.for_decoding(config, params)
@@ -74,7 +74,7 @@ def generate(
 
     def step(carry):
         t, token, live, rollout, cache = carry
-        column = prompt_length + t - 1  # where the token drawn before goes
+        column = prompt_length + t - 1  # the cache's column of the token that was drawn last
         visible = prompt_columns | ((columns >= prompt_length) & (columns <= column))
         states, cache = transformer.decode_step(
             config, blocks, params, token, lengths + t - 1, visible, column, cache

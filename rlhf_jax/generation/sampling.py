@@ -1,4 +1,4 @@
-"""From logits to a token: temperature, top-k, top-p, and one uniform number a row."""
+"""From logits to a token: temperature, top-k, top-p, and one uniform number per row."""
 
 import dataclasses
 
@@ -7,7 +7,7 @@ import jax.numpy as jnp
 
 from rlhf_jax.errors import require
 
-BLOCK = 128  # columns that the second level of the inverse CDF searches
+BLOCK = 128  # columns in a block of the two-level search in `inverse_cdf`
 
 
 @dataclasses.dataclass(frozen=True)
@@ -25,7 +25,7 @@ class SamplingConfig:
 
 
 def greedy(logits: jax.Array) -> jax.Array:
-    """The first largest logit of each row: [B, V] -> [B]. (argmax is slower on CPUs.)"""
+    """The first column with the largest logit: [B, V] -> [B]. (argmax is slower on CPUs.)"""
     best = logits.max(axis=-1, keepdims=True)
     columns = jax.lax.broadcasted_iota(jnp.int32, logits.shape, 1)
     return jnp.where(logits == best, columns, logits.shape[-1]).min(axis=-1)
@@ -34,7 +34,8 @@ def greedy(logits: jax.Array) -> jax.Array:
 def _smallest_kept(weights: jax.Array, enough) -> jax.Array:
     """The largest threshold [B] for which `enough(weights >= threshold)` holds, found exactly.
 
-    Non-negative floats order like their bits, so a search over 31 bits replaces a sort.
+    Non-negative floats have the same order as their bits, so that a search over 31 bits is enough;
+    nothing is sorted.
     """
 
     def try_bit(i, bits):
@@ -47,9 +48,9 @@ def _smallest_kept(weights: jax.Array, enough) -> jax.Array:
 
 
 def keep_top(weights: jax.Array, top_k: int, top_p: float) -> jax.Array:
-    """Zeroes all but the `top_k` heaviest, then all but the smallest set with mass `top_p`.
+    """Zeroes all but the `top_k` largest weights, then all but the smallest set of mass `top_p`.
 
-    weights: [B, V], non-negative, not normalised. Equal weights stay or go together.
+    weights: [B, V], non-negative, not normalised. Equal weights are kept or zeroed together.
     Nucleus: Holtzman et al. 2020 (arXiv 1904.09751).
     """
     if 0 < top_k < weights.shape[-1]:
@@ -63,9 +64,9 @@ def keep_top(weights: jax.Array, top_k: int, top_p: float) -> jax.Array:
 
 
 def inverse_cdf(weights: jax.Array, uniform: jax.Array) -> jax.Array:
-    """The column at which the running sum of weights [B, V] passes uniform [B] x their sum.
+    """The column at which the cumulative sum of weights [B, V] passes uniform [B] x their sum.
 
-    Searched in two levels, blocks and then columns, so that no long running sum is made.
+    The search has two levels, first blocks and then columns, and needs no long cumulative sum.
     A column of weight 0 is never drawn.
     """
     rows, columns = weights.shape
@@ -82,10 +83,10 @@ def inverse_cdf(weights: jax.Array, uniform: jax.Array) -> jax.Array:
 def sample(
     config: SamplingConfig, logits: jax.Array, uniform: jax.Array
 ) -> tuple[jax.Array, jax.Array]:
-    """Draws a token a row: (tokens [B] int32, their log-probabilities [B]).
+    """Draws one token per row: (tokens [B] int32, their log-probabilities [B]).
 
-    The log-probability is that of softmax(logits / temperature) before top-k and top-p: what a
-    learner computes from the same logits. Greedy counts as temperature 1.
+    Log-probabilities are those of softmax(logits / temperature) before top-k and top-p, as training
+    computes them from the same logits. Greedy sampling counts as temperature 1.
     """
     scaled = logits / (config.temperature or 1.0)
     top = scaled.max(axis=-1, keepdims=True)

@@ -115,7 +115,7 @@ def test_an_unfinished_stage_is_not_read_by_another(tmp_path):
     checkpoints.save(3, {"params": jnp.ones(2)}, {}, {"total_steps": 10})
     checkpoints.close()
     template = {"params": jnp.zeros(2)}
-    with pytest.raises(CheckpointError, match="stands at step 3 of 10"):
+    with pytest.raises(CheckpointError, match="is at step 3 of 10"):
         restore_subtree(tmp_path, template)
     assert restore_subtree(tmp_path, template, step=3)["params"].tolist() == [1, 1]
 
