@@ -13,7 +13,8 @@ from rlhf_jax.errors import UserError
 from rlhf_jax.parallel.host import keep_pages
 
 ABOUT = {
-    "run": "all stages of the experiment, each after those that it builds on, then the report",
+    "run": """all stages of the experiment, or --stages NAME NAME, each after those that it builds
+             on, then the report""",
     "report": "the report of the stages that have finished; trains nothing",
     "generate": """reads prompts from standard input, one a line, in which \\n is a line break;
              trains nothing. The last policy in the experiment's order that has finished
@@ -136,16 +137,17 @@ def run_stages(command: str, experiment: str, *options: str) -> int:
     from rlhf_jax.parallel import processes
     from rlhf_jax.runs import chain, report
     from rlhf_jax.runs.experiment import load_experiment
-    from rlhf_jax.runs.options import RunOptions, parse
+    from rlhf_jax.runs.options import ChainOptions, RunOptions, parse
     from rlhf_jax.runs.origin import Origin
     from rlhf_jax.runs.run import Run, Stopped
+    from rlhf_jax.runs.take import take_from
 
     config = load_experiment(experiment)
     if command != "run" and command not in config.stages:
         raise UserError(f"no command {command!r}: must be one of {', '.join(COMMANDS)}, or a stage "
                         f"of {experiment}: {', '.join(config.stages)}")  # fmt: skip
     config, how = parse(
-        [config, RunOptions()],
+        [config, ChainOptions() if command == "run" else RunOptions()],
         options,
         f"rlhf-jax {command} {experiment}",
         help_with(command, experiment, config),
@@ -156,11 +158,13 @@ def run_stages(command: str, experiment: str, *options: str) -> int:
         with processes.ending_together(), SIGNALS.handled():
             out = config.directory
             processes.first_alone(lambda: writable_directory(out, "out"), "out")
-            asked = tuple(config.stages) if command == "run" else (command,)
+            asked = chain.named(config.stages, how.stages) if command == "run" else (command,)
             stages = tuple(chain.in_order(config.stages, asked))
+            if (other := how.from_) is not None:
+                processes.first_alone(lambda: take_from(config, other, stages), "from")
             origin = Origin(str(absolute(experiment)), options)
             run = Run(config, how.stop_after_steps, how.insist, stages, origin)
-            report.report(run) if command == "run" else run.finish(command)
+            report.report(run, stages) if command == "run" else run.finish(command)
     except Stopped as stopped:
         print(stopped)
     except Preempted as signal:

@@ -47,7 +47,7 @@ def calls(monkeypatch):
 
     monkeypatch.setattr(runs, "Run", Recorder)
     monkeypatch.setattr(cli, "writable_directory", lambda path, field: None)
-    monkeypatch.setattr(report, "report", lambda run: made.append("report"))
+    monkeypatch.setattr(report, "report", lambda run, stages: made.append(("report", stages)))
     monkeypatch.setattr(report, "report_finished", lambda run: made.append("report of finished"))
     return made
 
@@ -106,7 +106,7 @@ def test_run_is_all_stages_each_after_what_it_needs_and_the_report(monkeypatch, 
     monkeypatch.setattr(experiment, "load_experiment", lambda path: turned)
     assert run(monkeypatch, capsys, "run", SMALL)[0] == 0
     (*_, stages, _), last = calls
-    assert last == "report"
+    assert last == ("report", stages)
     assert stages == ("pretrain", "sft", "feedback", "dpo", "reward", "ppo_ptx", "ppo", "prompted")
 
 

@@ -309,8 +309,8 @@ def test_no_option_of_a_command_can_be_a_stage():
     from rlhf_jax.runs.experiment import OPTIONS
     from rlhf_jax.runs.generate import GenerateOptions
 
-    of_commands = [options.RunOptions, options.ReadOptions, GenerateOptions, PlanOptions]
-    names = {field.name for kind in of_commands for field in dataclasses.fields(kind)}
+    of_commands = [options.ChainOptions, options.ReadOptions, GenerateOptions, PlanOptions]
+    names = {field.name.rstrip("_") for kind in of_commands for field in dataclasses.fields(kind)}
     assert names - {"stages"} == set(OPTIONS)  # `stages` is a field of the experiment
 
 

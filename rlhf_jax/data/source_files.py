@@ -43,8 +43,24 @@ def write_sources(directory: Path, folder: Path, files: dict[str, str]) -> None:
     write_atomically(directory / NAME, json.dumps(content, indent=1).encode())
 
 
+def known(directory: Path) -> dict[str, str] | None:
+    """The digests of the files that a data directory was made from; None: of no files."""
+    return read_json(directory / NAME)["files"] if (directory / NAME).is_file() else None
+
+
 def check_sources(directory: Path, folder: Path, files: dict[str, str]) -> None:
     """Compares with `write_sources`. Equal files in another folder are as good, which is said.
+
+    Raises UserError as `refuse_others`.
+    """
+    there = refuse_others(directory, files)
+    if there["folder"] != str(folder.resolve()):
+        print(f"data: the same records, from {folder} (before: {there['folder']})", flush=True)
+        write_sources(directory, folder, files)
+
+
+def refuse_others(directory: Path, files: dict[str, str]) -> dict:
+    """What `write_sources` wrote into a directory.
 
     Raises:
       UserError: a file is another one; all of them are named.
@@ -61,6 +77,4 @@ def check_sources(directory: Path, folder: Path, files: dict[str, str]) -> None:
             f"data: {each}. {directory} was made from other records (then in "
             f"{there['folder']}): give those, or another --out"
         )
-    if there["folder"] != str(folder.resolve()):
-        print(f"data: the same records, from {folder} (before: {there['folder']})", flush=True)
-        write_sources(directory, folder, files)
+    return there

@@ -53,6 +53,10 @@ class Behaviour(Evaluator):
         asked = {flag: rows[flag][~np.isnan(rows[flag])] for flag in self.flags}
         return {flag: bounded_mean(x, seed) if len(x) else None for flag, x in asked.items()}
 
+    def parts(self, rows):
+        known = {flag: ~np.isnan(rows[flag]) for flag in self.flags}
+        return {flag: (np.where(of, rows[flag], 0.0), of * 1.0) for flag, of in known.items()}
+
     def notes(self, item):
         found = []
         for flag in self.flags:

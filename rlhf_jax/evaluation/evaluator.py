@@ -25,6 +25,7 @@ Rows = Mapping[str, np.ndarray]
 Value = Interval | float | int | None  # None: not known
 Summary = Mapping[str, Value]
 Item = Mapping[str, Any]  # a row
+Parts = Mapping[str, tuple[np.ndarray, np.ndarray]]  # (totals [N], weights [N]) by column
 Look = Literal["good", "bad", ""]
 
 
@@ -221,6 +222,11 @@ class Evaluator:
     def summary(self, rows: Rows, seed: int) -> Summary:
         """An estimate with its interval, or a number, of each column."""
         raise NotImplementedError
+
+    def parts(self, rows: Rows) -> Parts:
+        """Of each column whose estimate is sum(totals) / sum(weights) over the rows, the two. By
+        them `rlhf-jax compare` pairs two models item by item; a weight of 0 leaves an item out."""
+        return {}
 
     def findings(self, found: Found, seed: int) -> list[str]:
         """What the figures say, a sentence each."""

@@ -36,6 +36,9 @@ class GoldScore(Evaluator):
     def summary(self, rows, seed):
         return {self.name: bounded_mean(rows["score"], seed)}
 
+    def parts(self, rows):
+        return {self.name: (rows["score"], np.ones(len(rows["score"])))}
+
     def findings(self, found, seed):
         sentences = [
             self._order(better, worse, found[better], found[worse], seed)

@@ -98,6 +98,10 @@ class KL(Evaluator):
         in_training = None if math.isnan(known) else float(known)
         return {name: self._mean(rows["nats"]), last: in_training}
 
+    def parts(self, rows):
+        known = np.isfinite(rows["nats"]).all()
+        return {self.name: (rows["nats"], np.ones(len(rows["nats"])))} if known else {}
+
     def _mean(self, nats: np.ndarray):
         if not nats.any():  # of the policy to itself, by definition
             return Interval(0.0, 0.0, 0.0)

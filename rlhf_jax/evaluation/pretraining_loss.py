@@ -100,6 +100,13 @@ class PretrainingLoss(Evaluator):
             found[name] = loss_difference(rows, rows["against"]) if compared else None
         return found
 
+    def parts(self, rows):
+        loss, *difference = self.columns()
+        found = {loss: (rows["nats"], rows["tokens"])}
+        if "against" in rows:
+            found |= {name: (rows["nats"] - rows["against"], rows["tokens"]) for name in difference}
+        return {name: of for name, of in found.items() if np.isfinite(of[0]).all()}
+
     def findings(self, found, seed):
         sentences = [self._moved(stage, found) for stage in self.told if stage in found]
         stages = [stage for stage in (self.against, *self.tax) if stage in found]

@@ -139,6 +139,11 @@ class RewardAccuracy(Evaluator):
         found = pair_accuracy(*columns, seed) | {"over_long": int(rows["over_long"].sum())}
         return {self._names[part]: value for part, value in found.items()}
 
+    def parts(self, rows):
+        correct, longer, pairs = (rows[name] for name in ("correct", "longer", "pairs"))
+        totals = {"accuracy": correct, "longer_is_better": longer, "difference": correct - longer}
+        return {self._names[part]: (total, pairs) for part, total in totals.items()}
+
     def findings(self, found, seed):
         sentences = []
         for scorer, measured in found.items():

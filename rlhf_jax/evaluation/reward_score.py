@@ -60,6 +60,9 @@ class RewardScore(Evaluator):
     def summary(self, rows, seed):
         return {self.name: mean_interval(rows["score"])}
 
+    def parts(self, rows):
+        return {self.name: (rows["score"], np.ones(len(rows["score"])))}
+
     def findings(self, found, seed):
         return [
             f"The scores by {self.by} are the scorer's own, which training against it raises: they "

@@ -48,6 +48,10 @@ class Samples(Evaluator):
         ended, tokens = bounded_mean(rows["ended"], seed), mean_interval(rows["tokens"])
         return {"ended": ended, "response_tokens": tokens}
 
+    def parts(self, rows):
+        ones = np.ones(len(rows["ended"]))
+        return {"ended": (rows["ended"], ones), "response_tokens": (rows["tokens"], ones)}
+
     def section(self, found, others):
         if not found:
             return ""

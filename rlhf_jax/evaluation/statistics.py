@@ -135,19 +135,96 @@ def mean_interval(totals: Values, weights: Values | None = None, level: float = 
     is not positive.
     Source: Bell and McCaffrey (2002), Survey Methodology 28.
     """
-    require(0 < level < 1, "level", level, "between 0 and 1")
+    found = _ratio(totals, weights)
+    return _student(found.mean, found.error, found.documents - 1, level)
+
+
+def paired_difference(
+    a: tuple[Values, Values], b: tuple[Values, Values], level: float = 0.95
+) -> Interval:
+    """R_a - R_b of two models on the same N items, each R = sum(totals) / sum(weights).
+
+    a, b: (totals [N], weights [N]), item by item the same. With
+    d_i = (a_i - R_a w_i) / W_a - (b_i - R_b v_i) / W_b and the mean share of an item
+    h_i = (w_i / W_a + v_i / W_b) / 2 the interval is that of `mean_interval`, to which it comes
+    where the weights are equal: R_a - R_b -+ t_{M-1} sqrt(sum_i d_i^2 / (1 - h_i)) with
+    M = 1 / sum_i h_i^2. Items without weight in both are left out.
+
+    Raises UserError where the lengths differ, a number is not finite, or a side has no weight.
+    Source: Bell and McCaffrey (2002), Survey Methodology 28.
+    """
+    a, w, b, v = _paired(totals_a=a[0], weights_a=a[1], totals_b=b[0], weights_b=b[1])
+    for field, weights in (("weights_a", w), ("weights_b", v)):
+        ok = bool((weights >= 0).all()) and bool(weights.any())
+        require(ok, field, float(weights.min()), "0 or more, and not all 0")
+    kept = (w > 0) | (v > 0)
+    whole_a, whole_b = w.sum(), v.sum()
+    a, w = a[kept] / whole_a, w[kept] / whole_a
+    b, v = b[kept] / whole_b, v[kept] / whole_b
+    rate_a, rate_b = a.sum(), b.sum()
+    residuals = (a - rate_a * w) - (b - rate_b * v)
+    size = np.abs(a).max() + np.abs(b).max()
+    error, documents = _error(residuals, (w + v) / 2, size)
+    return _student(float(rate_a - rate_b), error, documents - 1, level)
+
+
+def unpaired_difference(
+    a: Values,
+    b: Values,
+    weights: tuple[Values | None, Values | None] = (None, None),
+    level: float = 0.95,
+) -> Interval:
+    """R_a - R_b of two independent samples, by Welch's interval: the error is the root of
+    e_a^2 + e_b^2, the degrees of freedom (e_a^2 + e_b^2)^2 / (e_a^4 / f_a + e_b^4 / f_b), with
+    errors e and degrees of freedom f = M - 1 of each as `mean_interval` has them.
+
+    Raises UserError as `mean_interval`.
+    Source: Welch (1947), Biometrika 34.
+    """
+    one, other = _ratio(a, weights[0]), _ratio(b, weights[1])
+    squares = one.error**2, other.error**2
+    freedom = math.nan
+    if math.isfinite(sum(squares)):
+        parts = zip(squares, (one, other), strict=True)
+        freedom = sum(squares) ** 2 / sum(e**2 / (of.documents - 1) for e, of in parts)
+    return _student(one.mean - other.mean, math.sqrt(sum(squares)), freedom, level)
+
+
+class _Ratio(NamedTuple):
+    """sum(totals) / sum(weights), its error (infinite where nothing is known of it), and the number
+    of documents of one length that would tell as much."""
+
+    mean: float
+    error: float
+    documents: float
+
+
+def _ratio(totals: Values, weights: Values | None) -> _Ratio:
     weights = np.ones(len(totals)) if weights is None else weights
     totals, weights = _paired(totals=totals, weights=weights)
     require(bool((weights > 0).all()), "weights", float(weights.min()), "positive")
-    whole = weights.sum()
-    ratio = totals.sum() / whole
-    residuals = totals - ratio * weights
-    documents = whole**2 / (weights**2).sum()
-    if documents < 1.5 or np.abs(residuals).max() <= 1e-12 * np.abs(totals).max():
-        return Interval(float(ratio), -math.inf, math.inf)
-    error = math.sqrt((residuals**2 / (1 - weights / whole)).sum()) / whole
-    half = stdtrit(documents - 1, (1 + level) / 2) * error
-    return Interval(float(ratio), float(ratio - half), float(ratio + half))
+    share = weights / weights.sum()
+    ratio = totals.sum() / weights.sum()
+    residuals = (totals - ratio * weights) / weights.sum()
+    size = np.abs(totals).max() / weights.sum()
+    return _Ratio(float(ratio), *_error(residuals, share, size))
+
+
+def _error(residuals: np.ndarray, share: np.ndarray, size: float) -> tuple[float, float]:
+    """The standard error of a sum whose items have these residuals and shares of the weight, and
+    the number of documents. size: of the numbers, to which residuals are rounding or not."""
+    documents = 1 / (share**2).sum()
+    if documents < 1.5 or np.abs(residuals).max() <= 1e-12 * size:
+        return math.inf, float(documents)
+    return math.sqrt((residuals**2 / (1 - share)).sum()), float(documents)
+
+
+def _student(mean: float, error: float, freedom: float, level: float) -> Interval:
+    require(0 < level < 1, "level", level, "between 0 and 1")
+    if not math.isfinite(error):
+        return Interval(mean, -math.inf, math.inf)
+    half = stdtrit(freedom, (1 + level) / 2) * error
+    return Interval(mean, float(mean - half), float(mean + half))
 
 
 def _bounded(

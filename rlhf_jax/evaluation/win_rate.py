@@ -2,6 +2,8 @@
 
 import dataclasses
 
+import numpy as np
+
 from rlhf_jax.evaluation.evaluator import Column, Evaluator, same_items
 from rlhf_jax.evaluation.statistics import Interval, win_rate
 from rlhf_jax.stages.stage import Need
@@ -53,6 +55,10 @@ class WinRate(Evaluator):
         if "against" not in rows:
             return {self.name: HALF}
         return {self.name: win_rate(rows["score"], rows["against"], seed)}
+
+    def parts(self, rows):
+        own, other = rows["score"], rows.get("against", rows["score"])
+        return {self.name: ((own > other) + 0.5 * (own == other), np.ones(len(own)))}
 
     def findings(self, found, seed):
         return [self._moved(stage, found[stage].summary) for stage in self.told if stage in found]

@@ -44,6 +44,16 @@ def in_order(stages: Stages, names: Sequence[str]) -> list[str]:
     return list(found)
 
 
+def named(stages: Stages, names: Sequence[str]) -> tuple[str, ...]:
+    """The stages of those names; none: all.
+
+    Raises ConfigError where one is not there.
+    """
+    for name in names:
+        require(name in stages, "stages", name, f"a stage of this experiment: {', '.join(stages)}")
+    return tuple(names or stages)
+
+
 def build_of(stages: Stages, name: str, model: TransformerConfig, ending: Ending) -> Build:
     """What the programs of a stage are made from. model: the experiment's."""
     shapes = {}

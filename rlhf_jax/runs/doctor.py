@@ -6,8 +6,9 @@ from typing import NamedTuple
 from etils import epath
 
 from rlhf_jax.data.tokenizer import find_tokenizer, load_tokenizer
-from rlhf_jax.durable import checkpoint, manifest
+from rlhf_jax.durable import checkpoint, manifest, taken
 from rlhf_jax.durable.files import entries, modified
+from rlhf_jax.durable.fingerprint import CONFIG
 from rlhf_jax.durable.lock import holder
 from rlhf_jax.durable.model_files import check_format, has_model, read_about
 from rlhf_jax.errors import UserError
@@ -46,21 +47,40 @@ def examine(run: epath.PathLike) -> tuple[list[Finding], list[str]]:
     run = epath.Path(run)
     if not run.is_dir():
         raise UserError(f"{run}: no such directory")
-    is_stage = lambda d: (d / "checkpoints").is_dir() or (d / "model").is_dir() or _collected(d)
+    holds = lambda d: (d / "checkpoints").is_dir() or (d / "model").is_dir() or _collected(d)
+    is_stage = lambda d: holds(d) or (taken.is_taken(d) and d.name != "data")
     stages = [run] if is_stage(run) else sorted(filter(is_stage, run.iterdir()), key=_first_written)
     if not stages and not (run / "data").is_dir():
         raise UserError(f"{run}: no stage of a run in it")
     wrong, tokenizer = [], None
-    if (file := find_tokenizer(run / "data")).is_file():
-        try:
+    try:
+        if (file := find_tokenizer(taken.followed(run / "data"))).is_file():
             tokenizer = load_tokenizer(file).fingerprint
-        except UserError as error:
-            wrong.append(str(error))
+    except UserError as error:
+        wrong.append(str(error))
     wrong += [line for file in _json_files(run / "data") for line in _bad_json(file)]
     return [_stage(directory, tokenizer) for directory in stages], wrong
 
 
+def _taken(directory: epath.Path, tokenizer: str | None) -> Finding:
+    """Of a stage that another run has finished."""
+    file = directory / taken.NAME
+    try:
+        end = _end(place := taken.followed(directory), tokenizer)
+        end = end._replace(told=f"{end.told}, of {place}", places=(file,))
+    except UserError as error:
+        end = End("what is not there", (file,), (str(error),))
+    row = (directory.name, "taken", "none", end.told, _resume(None, None, False, end))
+    return Finding(row, list(end.damaged), None)
+
+
+def _end(directory: epath.Path, tokenizer: str | None) -> End:
+    return _records(directory) if _collected(directory) else _model(directory, tokenizer)
+
+
 def _stage(directory: epath.Path, tokenizer: str | None) -> Finding:
+    if taken.is_taken(directory):
+        return _taken(directory, tokenizer)
     folders = [directory, *entries(directory / HOST)]
     damaged = [line for each in folders for file in _json_files(each) for line in _bad_json(file)]
     for name in (METRICS, SPEED):
@@ -84,7 +104,7 @@ def _stage(directory: epath.Path, tokenizer: str | None) -> Finding:
     states += [f"{len(half)} half-written"] if half else []
     if aside := entries(directory / "damaged"):
         states.append(f"{len(aside)} set aside")
-    end = _records(directory) if _collected(directory) else _model(directory, tokenizer)
+    end = _end(directory, tokenizer)
     stands = "nothing" if good is None else f"step {good} of {total}"
     would = _resume(good, total, bool(states), end)
     row = (directory.name, stands, ", ".join(states) or "none", end.told, would)
@@ -150,8 +170,8 @@ def _bad_json(file: epath.Path) -> list[str]:
 
 
 def _first_written(directory: epath.Path) -> float:
-    file = directory / "config.json"
-    return modified(file) if file.is_file() else 0.0
+    files = [file for name in (CONFIG, taken.NAME) if (file := directory / name).is_file()]
+    return min(map(modified, files), default=0.0)
 
 
 def show(run: epath.PathLike) -> int:

@@ -3,7 +3,7 @@
 import dataclasses
 import functools
 import itertools
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 import jax
@@ -61,6 +61,15 @@ class Evaluation:
     def stages(self, evaluator: Evaluator) -> list[str]:
         """Those that end with what an evaluator judges."""
         return [name for name, s in self.config.stages.items() if s.ends == evaluator.judges]
+
+    def measuring(self, there: Collection[str]) -> list[Evaluator]:
+        """The evaluators that have a model to measure where these stages have finished."""
+        return [
+            evaluator
+            for evaluator in self.evaluators.values()
+            if chain.stages_of(self.evaluators, evaluator) <= set(there)
+            and any(stage in there for stage in self.stages(evaluator))
+        ]
 
     def check(self, evaluators: Sequence[Evaluator], count: Callable) -> None:
         """Raises UserError where evaluators, or those whose rows they read, cannot measure the

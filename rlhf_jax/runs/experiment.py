@@ -9,8 +9,9 @@ from collections.abc import Mapping
 
 from etils.epath import Path
 
+from rlhf_jax.durable import manifest, taken
 from rlhf_jax.durable.files import place
-from rlhf_jax.durable.fingerprint import EXPERIMENT, NOT_FINGERPRINTED
+from rlhf_jax.durable.fingerprint import EXPERIMENT, NOT_FINGERPRINTED, fingerprint_of
 from rlhf_jax.errors import UserError, require
 from rlhf_jax.evaluation.evaluator import EvaluationConfig, Evaluator
 from rlhf_jax.generation.ending import Ending, EndingConfig
@@ -22,7 +23,9 @@ from rlhf_jax.stages.stage import Stage
 from rlhf_jax.training.loop import LoopConfig
 
 COMMANDS = ("run", "report", "generate", "doctor", "replay", "plan", "estimators")
-OPTIONS = ("stop_after_steps", "insist", "stage", "topology", "suggest", "tries", "json")  # theirs
+OPTIONS = (  # theirs
+    *("stop_after_steps", "insist", "from", "stage", "topology", "suggest", "tries", "json"),
+)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -72,8 +75,32 @@ class Experiment:
         return place(self.out or f"runs/{self.name}", "out")
 
     def directory_of(self, stage: str) -> Path:
-        """A stage's own, or that of the stage that stands in for it."""
-        return self.stages[stage].elsewhere(self.directory_of) or self.directory / stage
+        """A stage's own, or that of the stage that stands in for it, in this run or another.
+
+        Raises UserError where it was taken from another run and is not there as it was.
+        """
+        elsewhere = self.stages[stage].elsewhere(self.directory_of)
+        return elsewhere or taken.followed(self.directory / stage)
+
+    def trains(self, stage: str) -> bool:
+        """Whether the stage is this run's own, and not another's that stands in for it."""
+        return self.stages[stage].elsewhere(self.directory_of) is None
+
+    def is_another_run_s(self, stage: str) -> bool:
+        """Whether what stands in for it is no stage of this run."""
+        return not self.trains(stage) and not self.stages[stage].needs()
+
+    def fingerprint(self, stage: str) -> dict:
+        """The config of a stage and of all that it depends on, upstream stages included."""
+        names = chain.in_order(self.stages, [stage])
+        shared = {"seed": self.seed, "data": self.data, "model": self.model, "ending": self.ending}
+        found = {name: fingerprint_of(value) for name, value in shared.items()}
+        found["stages"] = {name: fingerprint_of(self.stages[name]) for name in names}
+        others = [name for name in names if self.is_another_run_s(name)]
+        if others:  # of other runs: which model it is, the path alone does not say
+            directory = {name: self.directory_of(name) / "model" for name in others}
+            found["models"] = {name: manifest.digest(path) for name, path in directory.items()}
+        return found
 
 
 def load_experiment(path: str) -> Experiment:

@@ -11,6 +11,7 @@ import difflib
 import enum
 import functools
 import inspect
+import keyword
 import re
 import textwrap
 import types
@@ -35,6 +36,16 @@ class RunOptions:
 
     stop_after_steps: int | None = None  # ends the stage early, with a checkpoint
     insist: bool = False  # goes on in a directory that another config made
+    # Another run's directory: a stage that has finished there with the same config is not trained
+    # again. Its model stays there, and from.json in this run names it.
+    from_: str | None = None
+
+
+@dataclasses.dataclass(frozen=True)
+class ChainOptions(RunOptions):
+    """Of `run`."""
+
+    stages: tuple[str, ...] = ()  # these and those that they build on; none named: all
 
 
 @dataclasses.dataclass(frozen=True)
@@ -178,7 +189,8 @@ def _fields(value: Any) -> list[Part]:
     for field in dataclasses.fields(value):
         if field.init:
             name, inner = field.name, getattr(value, field.name)
-            found.append(Part(name, inner, hints.get(name, type(inner)), texts.get(name, "")))
+            hint, text = hints.get(name, type(inner)), texts.get(name, "")
+            found.append(Part(name.rstrip("_"), inner, hint, text))  # from_: `from` is a keyword
     return found
 
 
@@ -248,6 +260,8 @@ def _changed(value: Any, found: Mapping[str, Any], path: str = "") -> Any:
         return {**value, **changed}
     if isinstance(value, tuple | list):
         return type(value)(changed.get(str(n), inner) for n, inner in enumerate(value))
+    named = lambda name: f"{name}_" if keyword.iskeyword(name) else name
+    changed = {named(name): new for name, new in changed.items()}
     if not path:
         return dataclasses.replace(value, **changed)
     with inside(path):

@@ -8,7 +8,7 @@ from etils.epath import Path
 from rlhf_jax.durable.files import write_atomically
 from rlhf_jax.errors import UserError
 from rlhf_jax.runs.experiment import Experiment, load_experiment
-from rlhf_jax.runs.options import RunOptions, parse
+from rlhf_jax.runs.options import ChainOptions, parse
 from rlhf_jax.strict_json import read_json
 
 ORIGIN = "experiment.json"
@@ -46,5 +46,5 @@ class Origin:
 
         Raises UserError where the file is not there, or an option no longer fits it.
         """
-        roots = [load_experiment(self.file), RunOptions()]
+        roots = [load_experiment(self.file), ChainOptions()]
         return parse(roots, self.options, f"rlhf-jax STAGE {self.file}")[0]

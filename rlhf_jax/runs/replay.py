@@ -52,7 +52,7 @@ def replay(path: PathLike, config: Experiment | None = None) -> tuple[dict[str, 
         raise UserError(f"{path}: expected a batch of a stage of the experiment {config.name!r} "
                         f"({here}) in its directory, got one of {stage}")  # fmt: skip
     run = Run(config)
-    if differ := differences(sick.parent, run.fingerprint(stage)):
+    if differ := differences(sick.parent, config.fingerprint(stage)):
         raise UserError(f"{sick.parent} was trained with another config than that to replay "
                         "with:\n" + "\n".join(differ))  # fmt: skip
     if left := run.left(chain.builds_on(config.stages, stage)):

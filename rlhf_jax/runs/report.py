@@ -16,9 +16,10 @@ from rlhf_jax.runs.run import Run
 from rlhf_jax.training.metrics import METRICS, SPEED, read_metrics
 
 
-def report(run: Run) -> dict:
-    """Runs what is left of the stages, then writes and prints the report."""
-    stages = chain.in_order(run.config.stages, list(run.config.stages))
+def report(run: Run, stages: Sequence[str] = ()) -> dict:
+    """Runs what is left of the stages, each after what it builds on; then writes and prints the
+    report of all that have finished. stages: those to run; none: all."""
+    stages = chain.in_order(run.config.stages, chain.named(run.config.stages, stages))
     run.check(stages, report=True)
     for stage in stages:
         run.finish(stage)

@@ -13,8 +13,8 @@ from typing import Any
 import jax
 from etils.epath import Path
 
-from rlhf_jax.durable import manifest
-from rlhf_jax.durable.fingerprint import check_fingerprint, fingerprint_of
+from rlhf_jax.durable import taken
+from rlhf_jax.durable.fingerprint import check_fingerprint, differences
 from rlhf_jax.durable.lock import lock
 from rlhf_jax.durable.model_files import has_model, load_model, save_model, shape_of
 from rlhf_jax.durable.signals import SIGNALS
@@ -82,11 +82,7 @@ class Run:
 
     def trains(self, stage: str) -> bool:
         """Whether the stage is this run's own, and not another's that stands in for it."""
-        return self.config.stages[stage].elsewhere(self.stage_directory) is None
-
-    def _is_another_run_s(self, stage: str) -> bool:
-        """Whether what stands in for it is no stage of this run."""
-        return not self.trains(stage) and not self.config.stages[stage].needs()
+        return self.config.trains(stage)
 
     def finished(self, stage: str) -> bool:
         if self.config.stages[stage].ends == "rankings":
@@ -117,14 +113,16 @@ class Run:
         what each leaves out, once."""
         self.check_rows(stages)
         for stage in stages:
-            if self._is_another_run_s(stage):
+            if self.config.is_another_run_s(stage):
                 self._check_model(stage)
         left, measuring = self.left(stages), {}
         for stage in left:
             self._check_records(stage, self.config.stages[stage], self.config.stages[stage].check)
             measuring |= {e.name: e for e in self.evaluation.in_training(stage)}
-        found = self.config.evaluators if report else list(measuring.values())
-        self.evaluation.check(found, self._check_records)
+        if report:
+            there = {*stages, *filter(self.finished, self.config.stages)}
+            measuring |= {e.name: e for e in self.evaluation.measuring(there)}
+        self.evaluation.check(list(measuring.values()), self._check_records)
 
     def _check_records(self, name: str, reader: Any, check: Callable[[Facts], None]) -> None:
         """check(facts) of what a reader needs, once. reader: what has `needs`."""
@@ -242,7 +240,7 @@ class Run:
             self.evaluation.attach(task),
             self.stage_directory(stage),
             self.config.loop,
-            fingerprint=self.fingerprint(stage),
+            fingerprint=self.config.fingerprint(stage),
             stop_after_steps=self.stop_after_steps,
             insist=self.insist,
         )
@@ -254,21 +252,16 @@ class Run:
                           "--stop-after-steps goes on")  # fmt: skip
         return state
 
-    def fingerprint(self, stage: str) -> dict:
-        """The config of a stage and of all that it depends on, upstream stages included."""
-        config, names = self.config, chain.in_order(self.config.stages, [stage])
-        shared = {"seed": config.seed, "data": config.data, "model": config.model,
-                  "ending": config.ending}  # fmt: skip
-        found = {name: fingerprint_of(value) for name, value in shared.items()}
-        found["stages"] = {name: fingerprint_of(config.stages[name]) for name in names}
-        others = [name for name in names if self._is_another_run_s(name)]
-        if others:  # of other runs: which model it is, the path alone does not say
-            directory = {name: self.stage_directory(name) / "model" for name in others}
-            found["models"] = {name: manifest.digest(path) for name, path in directory.items()}
-        return found
-
     def _same_config(self, stage: str) -> None:
-        check_fingerprint(self.stage_directory(stage), self.fingerprint(stage), self.insist)
+        own, fingerprint = self.directory / stage, self.config.fingerprint(stage)
+        if not taken.is_taken(own):
+            check_fingerprint(own, fingerprint, self.insist)
+        elif lines := differences(self.stage_directory(stage), fingerprint):
+            raise UserError(
+                f"{own} is taken from {self.stage_directory(stage)}, which has another config; "
+                f"give the same config, or remove {own / taken.NAME}: {stage} is then trained "
+                "here:\n" + "\n".join(lines)
+            )
 
     def key(self, purpose: str) -> jax.Array:
         """The random key of a purpose (randomness.py)."""

@@ -14,6 +14,7 @@ from rlhf_jax.data.tokenizer import (
     load_tokenizer,
     train_sentencepiece,
 )
+from rlhf_jax.durable import taken
 from rlhf_jax.durable.files import write_atomically
 from rlhf_jax.durable.fingerprint import check_fingerprint
 from rlhf_jax.durable.lock import lock
@@ -25,7 +26,11 @@ from rlhf_jax.strict_json import read_json
 
 @dataclasses.dataclass(frozen=True)
 class Corpora:
-    """The data sets of a run: text, demonstrations, prompts, rankings, each with splits."""
+    """The data sets of a run: text, demonstrations, prompts, rankings, each with splits.
+
+    directory  holds them and their counts; the counts alone, where data sets and tokenizer are
+               those of another run (rlhf_jax/durable/taken.py)
+    """
 
     directory: Path
     source: Source
@@ -35,14 +40,14 @@ class Corpora:
         return self.source.where(kind, split)
 
     def read(self, name: str, split: str) -> RecordSource:
-        return read_dataset(self.directory, name, split)
+        return read_dataset(taken.followed(self.directory), name, split)
 
     def write(self, name: str, splits: dict[str, Sequence]) -> None:
         write_dataset(self.directory, name, splits)
 
     @property
     def tokenizer(self) -> Tokenizer:
-        return load_tokenizer(find_tokenizer(self.directory))
+        return load_tokenizer(find_tokenizer(taken.followed(self.directory)))
 
     @property
     def counts(self) -> dict:
@@ -61,6 +66,11 @@ class Corpora:
         return known or {"all": len(self.read(name, split))}
 
 
+def identity(source: Source, vocab_size: int, seed: int) -> dict:
+    """The config that data are made with."""
+    return {"data": source, "vocab_size": vocab_size, "seed": seed}
+
+
 def prepare(source: Source, directory: Path, vocab_size: int, seed: int) -> Corpora:
     """Writes the data sets and trains or copies the tokenizer; what is there already stays.
 
@@ -70,13 +80,13 @@ def prepare(source: Source, directory: Path, vocab_size: int, seed: int) -> Corp
     """
     corpora = Corpora(directory, source)
     done = (directory / "counts.json").is_file()
-    identity = {"data": source, "vocab_size": vocab_size, "seed": seed}
-    check_fingerprint(directory, identity, insist=None if done else True)
+    check_fingerprint(directory, identity(source, vocab_size, seed), insist=None if done else True)
     # The source files may lie on the disk of the first process alone.
     files = _files(source, directory, done) if processes.is_first() else None
     if done:
         return corpora
     with lock(directory):
+        (directory / taken.NAME).unlink(missing_ok=True)  # a kill left it without the counts
         splits, counts = source.records(seed)
         trained = not source.copy_tokenizer(directory, vocab_size)
         counts["repeated"] = counting.repeats(splits)

@@ -2,7 +2,7 @@
 
 import numpy as np
 import pytest
-from scipy.stats import beta, binom
+from scipy.stats import beta, binom, ttest_ind, ttest_rel
 from scipy.stats import t as student
 
 from rlhf_jax.errors import ConfigError, UserError
@@ -10,7 +10,9 @@ from rlhf_jax.evaluation.statistics import (
     bounded_difference,
     bounded_mean,
     mean_interval,
+    paired_difference,
     ratio_interval,
+    unpaired_difference,
     win_rate,
 )
 
@@ -110,6 +112,63 @@ def test_documents_weigh_their_tokens():
     half = student.ppf(0.975, 81 / 41 - 1) * square**0.5 / whole
     np.testing.assert_allclose(found, (ratio, ratio - half, ratio + half), rtol=1e-9)
     assert mean_interval(totals, [2, 2, 2]) == pytest.approx(np.array(mean_interval(totals)) / 2)
+
+
+A, B = np.array([1.0, 4.0, 2.5, 7.0]), np.array([0.5, 4.5, 1.0, 3.0])
+ONES = np.ones(4)
+
+
+def test_a_paired_difference_of_means_is_student_s():
+    found = paired_difference((A, ONES), (B, ONES))
+    expected = ttest_rel(A, B).confidence_interval(0.95)
+    np.testing.assert_allclose(found, (1.375, *expected), rtol=1e-9)
+    np.testing.assert_allclose(found, mean_interval(A - B), rtol=1e-12)
+    tokens = np.array([3.0, 1.0, 2.0, 5.0])  # alike for both
+    found = paired_difference((A, tokens), (B, tokens))
+    np.testing.assert_allclose(found, mean_interval(A - B, tokens), rtol=1e-12)
+
+
+def test_a_paired_difference_of_ratios_is_the_delta_method_s():
+    w, v = np.array([3.0, 1.0, 2.0, 5.0]), np.array([2.0, 0.0, 4.0, 4.0])
+    found = paired_difference((A, w), (B, v))
+    rate_a, rate_b = 14.5 / 11, 9 / 10
+    square, squared_shares = 0.0, 0.0
+    for i in range(4):
+        moved = (A[i] - rate_a * w[i]) / 11 - (B[i] - rate_b * v[i]) / 10
+        share = (w[i] / 11 + v[i] / 10) / 2
+        square += moved**2 / (1 - share)
+        squared_shares += share**2
+    half = student.ppf(0.975, 1 / squared_shares - 1) * square**0.5
+    mean = rate_a - rate_b
+    np.testing.assert_allclose(found, (mean, mean - half, mean + half), rtol=1e-9)
+
+
+def test_items_that_say_nothing_of_both_are_left_out():
+    more = lambda x: np.append(x, 0.0)
+    found = paired_difference((more(A), more(ONES)), (more(B), more(ONES)))
+    assert found == paired_difference((A, ONES), (B, ONES))
+    with pytest.raises(UserError, match=r"weights_b = 0\.0: must be 0 or more, and not all 0"):
+        paired_difference((A, ONES), (B, 0 * ONES))
+
+
+def test_a_model_and_itself_differ_by_nothing_without_an_interval():
+    assert paired_difference((A, ONES), (A, ONES)) == (0.0, -np.inf, np.inf)
+
+
+def test_an_unpaired_difference_is_welch_s():
+    other = np.array([0.5, 4.5, 1.0, 3.0, 2.0, 2.5])
+    found = unpaired_difference(A, other)
+    expected = ttest_ind(A, other, equal_var=False).confidence_interval(0.95)
+    np.testing.assert_allclose(found, (A.mean() - other.mean(), *expected), rtol=1e-9)
+    assert unpaired_difference([1.0], other) == (1 - other.mean(), -np.inf, np.inf)
+
+
+def test_an_unpaired_difference_of_ratios_has_the_error_of_each():
+    """Where one is known exactly beside the other, it is the other's own interval, shifted."""
+    tokens = np.array([3.0, 1.0, 2.0, 5.0])
+    found = unpaired_difference(A * 1e9, [0.0, 1e-9], (tokens, None))
+    alone = mean_interval(A * 1e9, tokens)
+    np.testing.assert_allclose(found, alone, rtol=1e-9)
 
 
 def test_win_rate_counts_a_tie_as_one_half_and_is_symmetric():

@@ -317,7 +317,7 @@ REPORT = (
 SECOND = "test_the_second_reward_model_starts_from_sft_and_reads_the_second_rankings"
 ELSEWHERE = (
     *mutants("runs/run.py", "runs/test_elsewhere.py", [
-        ("Run.check", "if self._is_another_run_s(stage)", "if False",
+        ("Run.check", "if self.config.is_another_run_s(stage)", "if False",
          "test_a_model_that_does_not_fit_is_refused_before_any_stage", "Failed"),
         ("Run._check_model", "different_fields(found, shape)", "[]",
          "test_another_shape_is_refused_by_field", "Failed"),

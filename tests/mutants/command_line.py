@@ -52,7 +52,7 @@ CLI = mutants(
     "cli.py",
     "test_cli.py",
     [
-        ("run_stages", "(command,)", "tuple(config.stages)",
+        ("run_stages", "else (command,)", "else tuple(config.stages)",
          "test_every_stage_of_an_experiment_is_a_command"),
         ("run_stages", "chain.in_order(config.stages, asked)", "asked",
          "test_run_is_all_stages_each_after_what_it_needs_and_the_report"),
@@ -72,7 +72,7 @@ CLI = mutants(
 
 REPLAY = (
     *mutants("runs/replay.py", "test_replay.py", [
-        ("replay", "if differ := differences(sick.parent, run.fingerprint(stage)):",
+        ("replay", "if differ := differences(sick.parent, config.fingerprint(stage)):",
          "if differ := []:",
          "test_a_config_other_than_the_stage_s_is_refused_by_what_differs"),
         ("replay", "if left := run.left(chain.builds_on(config.stages, stage)):", "if left := []:",
@@ -126,4 +126,51 @@ GENERATE = mutants(
     ],
 )  # fmt: skip
 
-MUTANTS = OPTIONS + CLI + REPLAY + DOCTOR + GENERATE
+TAKEN = (
+    *mutants("durable/taken.py", "durable/test_taken.py", [
+        ("_checked", 'digest(place, found["holds"]) == found["sha256"]', "True",
+         "test_what_has_changed_is_refused_with_both_places[another size]", "Failed"),
+        ("_checked", 'os.path.normpath(directory / found["beside"])', 'found["directory"]',
+         "test_two_runs_that_are_moved_together_still_find_each_other", "UserError"),
+        ("digest", "if size <= SMALL", "if False",
+         "test_what_has_changed_is_refused_with_both_places[the same size]", "Failed"),
+    ]),
+    *mutants("runs/take.py", "runs/test_take.py", [
+        ("offered", "differences(there, config.fingerprint(stage))", "[]",
+         "test_what_is_equal_is_taken_and_what_differs_is_told"),
+        ("offered", "lines := differences(run", "lines := [] and differences(run",
+         "test_where_nothing_can_be_taken_is_refused_and_nothing_is_written"),
+        ("offered", "(files := _files(config)) is not None", "False",
+         "test_records_of_other_files_are_refused", "Failed"),
+        ("take", 'counts.pop("left_out", None)', "pass",
+         "test_what_is_equal_is_taken_and_what_differs_is_told"),
+        ("take", "there = taken.followed(offer.run / stage)", "there = offer.run / stage",
+         "test_a_second_call_takes_nothing_twice_and_a_third_run_reads_the_first"),
+        ("here", "begun = (CONFIG, taken.NAME)", "begun = (taken.NAME,)",
+         "test_a_stage_that_has_begun_here_stays"),
+    ]),
+    *mutants("runs/run.py", "runs/test_take.py", [
+        ("Run._same_config", "not taken.is_taken(own)", "True",
+         "test_a_changed_config_of_a_taken_stage_is_refused_and_insisting_writes_nothing",
+         "Failed"),
+    ]),
+    *mutants("sources/corpora.py", "runs/test_take.py", [
+        ("prepare", "(directory / taken.NAME).unlink(missing_ok=True)", "pass",
+         "test_data_whose_counts_a_kill_left_out_are_made_here"),
+    ]),
+    *mutants("runs/evaluation.py", "runs/test_take.py", [
+        ("Evaluation.measuring", "chain.stages_of(self.evaluators, evaluator) <= set(there)",
+         "True",
+         "test_only_evaluators_that_have_a_model_are_checked"),
+    ]),
+    *mutants("cli.py", "runs/test_take.py", [
+        ("run_stages", "chain.named(config.stages, how.stages)", "tuple(config.stages)",
+         "test_run_of_some_stages_takes_them_and_reports_what_has_finished"),
+    ]),
+    *mutants("runs/report.py", "runs/test_take.py", [
+        ("report", "chain.named(run.config.stages, stages)", "list(run.config.stages)",
+         "test_run_of_some_stages_takes_them_and_reports_what_has_finished"),
+    ]),
+)  # fmt: skip
+
+MUTANTS = TAKEN + OPTIONS + CLI + REPLAY + DOCTOR + GENERATE

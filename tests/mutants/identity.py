@@ -16,19 +16,19 @@ RANDOMNESS = mutants(
 CHANGES = "test_a_change_reaches_the_stages_downstream_and_no_other"
 ELSEWHERE = "test_a_model_of_another_run_is_known_by_its_content"
 RUN = mutants(
-    "runs/run.py",
+    "runs/experiment.py",
     "test_identity.py",
     [
-        ("Run.fingerprint", "chain.in_order(self.config.stages, [stage])", "[stage]",
+        ("Experiment.fingerprint", "chain.in_order(self.stages, [stage])", "[stage]",
          "test_a_stage_holds_all_stages_upstream[sft]"),
-        ("Run.fingerprint", "chain.in_order(self.config.stages, [stage])",
-         "list(self.config.stages)", "test_a_stage_holds_all_stages_upstream[sft]"),
-        ("Run.fingerprint", '"seed": config.seed', '"seed": 0', f"{CHANGES}[seed]"),
-        ("Run.fingerprint", '"data": config.data', '"data": 0', f"{CHANGES}[data]"),
-        ("Run.fingerprint", '"model": config.model', '"model": 0', f"{CHANGES}[model]"),
-        ("Run.fingerprint", '"ending": config.ending', '"ending": 0', f"{CHANGES}[ending]"),
-        ("Run.fingerprint", "manifest.digest(path)", "str(path)", ELSEWHERE),
-        ("Run._is_another_run_s", "and not self.config.stages[stage].needs()", "",
+        ("Experiment.fingerprint", "chain.in_order(self.stages, [stage])",
+         "list(self.stages)", "test_a_stage_holds_all_stages_upstream[sft]"),
+        ("Experiment.fingerprint", '"seed": self.seed', '"seed": 0', f"{CHANGES}[seed]"),
+        ("Experiment.fingerprint", '"data": self.data', '"data": 0', f"{CHANGES}[data]"),
+        ("Experiment.fingerprint", '"model": self.model', '"model": 0', f"{CHANGES}[model]"),
+        ("Experiment.fingerprint", '"ending": self.ending', '"ending": 0', f"{CHANGES}[ending]"),
+        ("Experiment.fingerprint", "manifest.digest(path)", "str(path)", ELSEWHERE),
+        ("Experiment.is_another_run_s", "and not self.stages[stage].needs()", "",
          "test_a_stage_holds_all_stages_upstream[prompted]"),
     ],
 )  # fmt: skip

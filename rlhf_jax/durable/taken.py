@@ -1,0 +1,86 @@
+"""A directory of one run that stands for a directory of another: a stage's, or data/.
+
+from.json   {"directory": of the other run, "beside": the same, relative to this directory,
+             "holds": names of what is read there, "sha256": of that}
+"""
+
+import contextlib
+import functools
+import hashlib
+import json
+import os
+from collections.abc import Sequence
+
+from etils import epath
+
+from rlhf_jax.durable.files import absolute, all_files, in_bucket, write_atomically
+from rlhf_jax.errors import UserError
+from rlhf_jax.strict_json import parse_json
+
+NAME = "from.json"
+SMALL = 1 << 20  # bytes: the content of larger files is not hashed, but their size is
+
+
+def take(directory: epath.PathLike, other: epath.PathLike, holds: Sequence[str]) -> None:
+    """From now on `other` stands for `directory`. holds: names of the files and folders of `other`
+    that are read in its place."""
+    directory, other = absolute(directory), absolute(other)
+    apart = in_bucket(directory) or in_bucket(other)
+    content = {
+        "directory": str(other),
+        "beside": None if apart else os.path.relpath(other, directory),
+        "holds": list(holds),
+        "sha256": digest(other, holds),
+    }
+    write_atomically(directory / NAME, json.dumps(content, indent=1).encode())
+
+
+def is_taken(directory: epath.PathLike) -> bool:
+    return (epath.Path(directory) / NAME).is_file()
+
+
+def followed(directory: epath.PathLike) -> epath.Path:
+    """The directory to read: itself, or the one that its from.json names.
+
+    Raises UserError where that is not there, or is not as it was when it was taken.
+    """
+    directory = epath.Path(directory)
+    if not is_taken(directory):
+        return directory
+    return _checked(absolute(directory), (directory / NAME).read_bytes())
+
+
+@functools.lru_cache(maxsize=1024)
+def _checked(directory: epath.Path, content: bytes) -> epath.Path:
+    """Once a process for each from.json."""
+    file, found = directory / NAME, None
+    with contextlib.suppress(UserError):
+        found = parse_json(content)
+    if not isinstance(found, dict) or found.keys() != {"directory", "beside", "holds", "sha256"}:
+        raise UserError(f"{file}: is damaged; remove it, and what was taken is made here")
+    places = [epath.Path(found["directory"])]
+    if found["beside"] is not None:  # both may have been moved
+        places.append(epath.Path(os.path.normpath(directory / found["beside"])))
+    there = [place for place in places if place.is_dir()]
+    advice = f"bring it back, or remove {file}: the same command then makes it here"
+    if not there:
+        raise UserError(f"{directory} is taken from {places[0]}, which is not there; {advice}")
+    for place in there:
+        if digest(place, found["holds"]) == found["sha256"]:
+            return place
+    raise UserError(f"{directory} is taken from {there[0]}, which has changed since; {advice}")
+
+
+def digest(directory: epath.Path, holds: Sequence[str]) -> str:
+    """One hash of the names and sizes of the files, and of the content of small ones; a model's
+    large files have their hashes in its manifest, which is small."""
+    hashed = hashlib.sha256()
+    for name in sorted(holds):
+        place = directory / name
+        files = all_files(place) if place.is_dir() else [place] if place.exists() else []
+        for file in files:
+            size = file.stat().length
+            hashed.update(f"{file.relative_to(directory)} {size}\n".encode())
+            if size <= SMALL:
+                hashed.update(hashlib.sha256(file.read_bytes()).digest())
+    return hashed.hexdigest()

@@ -1,0 +1,134 @@
+"""Stages that another run has finished, taken over where they were made with the same config.
+
+The other run's data, models and rankings stay where they are: from.json in this run's data/ and
+stage directories names them (rlhf_jax/durable/taken.py).
+"""
+
+import json
+from collections.abc import Sequence
+from typing import NamedTuple
+
+from etils.epath import Path, PathLike
+
+from rlhf_jax.data import source_files
+from rlhf_jax.durable import taken
+from rlhf_jax.durable.files import absolute, entries, write_atomically
+from rlhf_jax.durable.fingerprint import CONFIG, differences
+from rlhf_jax.durable.lock import lock
+from rlhf_jax.durable.model_files import has_model
+from rlhf_jax.errors import UserError
+from rlhf_jax.runs.experiment import Experiment
+from rlhf_jax.sources import corpora
+from rlhf_jax.sources.records import WHOLE, StageRecords
+from rlhf_jax.strict_json import read_json
+
+COUNTS = "counts.json"  # in data/, written last
+OWN = ("lock", CONFIG, COUNTS, source_files.NAME, taken.NAME)  # in data/, of each run
+
+
+class Offer(NamedTuple):
+    """What a run has of the stages of an experiment.
+
+    run     its directory
+    whole   the stages that have finished there with the same config
+    reason  of each of the others, why it cannot be taken
+    """
+
+    run: Path
+    whole: tuple[str, ...]
+    reason: dict[str, str]
+
+
+def offered(config: Experiment, run: PathLike, stages: Sequence[str]) -> Offer:
+    """What another run has of these stages, of which each trains.
+
+    Raises UserError where there is no such run, or its data are other ones.
+    """
+    run = absolute(run)
+    if not (run / "data" / COUNTS).is_file():
+        raise UserError(f"{run}: holds no run to take stages from")
+    if run == absolute(config.directory):
+        raise UserError(f"{run} is the run's own directory: name another to take stages from")
+    if lines := differences(run / "data", corpora.identity(*_data(config))):
+        raise UserError(f"nothing can be taken from {run}, as its data were made with another "
+                        "config:\n" + "\n".join(lines))  # fmt: skip
+    if (files := _files(config)) is not None:
+        source_files.refuse_others(run / "data", files)
+    whole, reason = [], {}
+    for stage in stages:
+        there = taken.followed(run / stage)
+        if not has_model(there / "model") and not StageRecords.there(there):
+            reason[stage] = "has not finished there"
+        elif lines := differences(there, config.fingerprint(stage)):
+            reason[stage] = "has another config:\n" + "\n".join(lines)
+        else:
+            whole.append(stage)
+    return Offer(run, tuple(whole), reason)
+
+
+def _data(config: Experiment) -> tuple:
+    return config.data, config.model.vocab_size, config.seed
+
+
+def _files(config: Experiment) -> dict[str, str] | None:
+    """The digests of the files that the experiment's records come from; None: not of files, or
+    not known."""
+    found = config.data.files() if config.data.is_named() else None
+    return (
+        source_files.known(config.directory / "data")
+        if found is None
+        else source_files.digests(*found)
+    )
+
+
+def take(config: Experiment, offer: Offer, stages: Sequence[str]) -> None:
+    """Takes data and stages, of `offer.whole`, that the experiment's directory does not have."""
+    data, source = config.directory / "data", taken.followed(offer.run / "data")
+    with lock(config.directory):
+        if not (data / COUNTS).is_file():
+            for name in (CONFIG, source_files.NAME):
+                if (source / name).is_file():
+                    write_atomically(data / name, (source / name).read_bytes())
+            taken.take(data, source, [e.name for e in entries(source) if e.name not in OWN])
+            counts = read_json(offer.run / "data" / COUNTS)
+            counts.pop("left_out", None)  # by the other run's stages
+            write_atomically(data / COUNTS, json.dumps(counts, indent=1).encode())
+        for stage in stages:
+            there = taken.followed(offer.run / stage)
+            holds = [name for name in ("model", "records", WHOLE) if (there / name).exists()]
+            taken.take(config.directory / stage, there, [*holds, CONFIG])
+
+
+def here(config: Experiment, stages: Sequence[str]) -> list[str]:
+    """Those of the stages that have begun, have finished or were taken in the own directory."""
+    begun = (CONFIG, taken.NAME)
+    return [s for s in stages if any((config.directory / s / name).is_file() for name in begun)]
+
+
+def take_from(config: Experiment, run: PathLike, stages: Sequence[str]) -> None:
+    """Takes what another run has finished of these stages, and says what it takes and what not.
+
+    Raises UserError where nothing can be taken, and nothing was in an earlier call.
+    """
+    stages = [stage for stage in stages if config.trains(stage)]
+    offer, own = offered(config, run, stages), here(config, stages)
+    found = [stage for stage in offer.whole if stage not in own]
+    reasons = _reasons(offer, own)
+    if not found and not own:
+        raise UserError(f"nothing can be taken from {offer.run}: " + "\n".join(reasons))
+    take(config, offer, found)
+    if found:
+        print(f"{', '.join(found)}: taken from {offer.run}", flush=True)
+    for line in reasons:
+        print(line, flush=True)
+
+
+def _reasons(offer: Offer, own: Sequence[str]) -> list[str]:
+    """Why stages are not taken, those of one reason together."""
+    stages: dict[str, list[str]] = {}
+    for stage, reason in offer.reason.items():
+        if stage not in own:
+            stages.setdefault(reason, []).append(stage)
+    return [f"{', '.join(names)}: not taken from {offer.run}, each {reason}" if len(names) > 1
+            else f"{names[0]}: not taken from {offer.run}, it {reason}"
+            for reason, names in stages.items()]  # fmt: skip
