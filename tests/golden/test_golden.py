@@ -25,8 +25,7 @@ QUICK = [
     ("reward", Setting("pmap", remat="full"), FEW),
     ("reward", Setting(packed=True, micro_batches=4), STEPS),
     ("dpo", Setting("data 8", packed=True, logit_chunk=3), FEW),
-    ("ppo_ptx", Setting("pmap", logit_chunk=4), FEW),
-    ("ppo_ptx", Setting(micro_batches=2, remat="full", scan_layers=False), STEPS),
+    ("ppo_ptx", Setting(micro_batches=2, remat="full", scan_layers=False, logit_chunk=4), FEW),
 ]
 COMPUTATIONS = [("off", True, 4), ("dots", True, None), ("full", True, 3), ("off", False, None),
                 ("dots", False, 4)]  # fmt: skip

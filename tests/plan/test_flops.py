@@ -83,7 +83,11 @@ def by_hand(model, tokens: int, logits: int, times: int = 1, columns: int = 2048
     return times * 2.0 * (tokens * (blocks + attention) + logits * head)
 
 
-@pytest.mark.parametrize("size, billions", [("1b3", 1.3), ("6b", 6.7), ("175b", 175)])
+SIZES = [("1b3", 1.3), *(pytest.param(*size, marks=pytest.mark.slow)
+                         for size in [("6b", 6.7), ("175b", 175)])]  # fmt: skip
+
+
+@pytest.mark.parametrize("size, billions", SIZES)
 def test_the_programs_of_instructgpt_take_what_a_hand_count_says(size, billions):
     config = load_experiment(f"experiments/instructgpt_{size}.py")
     policy = config.model

@@ -112,18 +112,24 @@ def test_log_probs_are_of_whole_responses_and_of_nothing_else():
             np.testing.assert_array_equal(found[n, len(row) :], 0)
 
 
+@functools.cache
+def log_probs_and_pullback():
+    """Of responses by the policy, and (params, cotangent) -> gradient of the parameters."""
+    log_probs = lambda p: dpo.response_log_probs(tiny.MODEL, p, ranking_batch())
+    pullback = jax.jit(lambda p, cotangent: jax.vjp(log_probs, p)[1](cotangent)[0])
+    return jax.jit(log_probs)(tiny.policy_params(1)), pullback
+
+
 @pytest.mark.parametrize("objective", OBJECTIVES, ids=str)
 def test_loss_and_gradient_equal_explicit_pairs(objective):
     params, reference = tiny.policy_params(1), loops(tiny.policy_params(7))
     value, gradient = evaluate(objective)
     np.testing.assert_allclose(value, loss_loops(objective, loops(params), reference), rtol=1e-4)
-    log_probs, pullback = jax.vjp(
-        lambda p: dpo.response_log_probs(tiny.MODEL, p, ranking_batch()), params
-    )
+    log_probs, pullback = log_probs_and_pullback()
     cotangent = central_differences(
         lambda logs: loss_loops(objective, logs, reference), np.asarray(log_probs, np.float64)
     )
-    expected = pullback(jnp.asarray(cotangent, jnp.float32))[0]
+    expected = pullback(params, jnp.asarray(cotangent, jnp.float32))
     assert_close(gradient, expected, rtol=1e-3, atol=1e-4)
 
 

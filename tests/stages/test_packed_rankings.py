@@ -41,7 +41,7 @@ def test_loss_and_gradient(loss, params):
 
     params = params()
     (alone, gradient), (packed, packed_gradient) = (
-        jax.value_and_grad(mean, has_aux=True)(params, batch) for batch in batches()
+        jax.jit(jax.value_and_grad(mean, has_aux=True))(params, batch) for batch in batches()
     )
     np.testing.assert_allclose(alone[0], packed[0], rtol=1e-5)
     assert alone[1] == packed[1] == (3, 1 + 2 + 6)

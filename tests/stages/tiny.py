@@ -1,6 +1,7 @@
 """A tiny model far from its initial values, hand-made batches, and a forward pass by sequence."""
 
 import dataclasses
+import functools
 
 import jax
 import numpy as np
@@ -39,13 +40,21 @@ def noisy(params, seed):
     return tree.unflatten([x + 0.3 * rng.normal(size=x.shape).astype(np.float32) for x in leaves])
 
 
+@functools.cache
+def _initial(model, scores: bool):
+    def init(key):
+        params = transformer.init(model, key)
+        return score.with_score_head(params, key) if scores else params
+
+    return jax.jit(init)(jax.random.key(0))
+
+
 def policy_params(seed=0, model=MODEL):
-    return noisy(transformer.init(model, jax.random.key(0)), seed)
+    return noisy(_initial(model, False), seed)
 
 
 def score_params(seed=0, model=MODEL):
-    key = jax.random.key(0)
-    return noisy(score.with_score_head(transformer.init(model, key), key), seed)
+    return noisy(_initial(model, True), seed)
 
 
 def ppo_config(**changes) -> PolicyGradient:
