@@ -1,1 +1,1 @@
-"""Labelers: who ranks the outputs, and how well they agree."""
+"""Labelers that rank outputs, and how well two labelers agree."""

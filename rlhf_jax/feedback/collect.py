@@ -1,4 +1,4 @@
-"""Outputs of a policy as rankings: K outputs for each prompt."""
+"""Rankings of a policy's outputs: K outputs for each prompt."""
 
 import dataclasses
 import random
@@ -9,15 +9,15 @@ from rlhf_jax.generation.ending import Response
 
 
 def output_counts(prompts: int, fewest: int, most: int, seed: int) -> list[int]:
-    """K of each prompt, uniform in fewest..most (InstructGPT: 4..9)."""
+    """The number K of outputs of each prompt, uniform in fewest..most (InstructGPT: 4..9)."""
     return [random.Random(f"{seed}/{i}").randint(fewest, most) for i in range(prompts)]
 
 
 def rankings_of(
     prompts: Sequence[str], counts: Sequence[int], outputs: Iterable[tuple[str, bool]]
 ) -> list[Ranking]:
-    """Records not ranked yet, all ranks 0: counts[i] of the outputs, (text, ended), for prompts[i],
-    in their order."""
+    """Rankings with all ranks 0, to be ranked later: prompts[i] gets the next counts[i] of the
+    outputs (text, ended)."""
     outputs, rankings = iter(outputs), []
     for prompt, count in zip(prompts, counts, strict=True):
         texts, ended = zip(*(next(outputs) for _ in range(count)), strict=True)
@@ -31,8 +31,8 @@ def collect_rankings(
     sample: Callable[[list[str]], list[Response]],
     rank: Callable[[str, Sequence[str]], Sequence[int]],
 ) -> list[Ranking]:
-    """Samples counts[i] responses to prompts[i], all in one go, and has each set ranked by its
-    texts. A record says which of its responses ended."""
+    """Samples counts[i] responses to each prompts[i], in one call of `sample`, and ranks the texts
+    of each prompt by `rank`. A record says which of its responses ended."""
     repeated = [p for p, count in zip(prompts, counts, strict=True) for _ in range(count)]
     outputs = [(response.text, response.ended) for response in sample(repeated)]
     return [

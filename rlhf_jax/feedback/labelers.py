@@ -1,8 +1,8 @@
-"""Simulated labelers: gold scores seen through noise, on a Likert scale, and how well they agree.
+"""Simulated labelers: gold scores plus noise on a Likert scale, and how well two labelers agree.
 
-A labeler sees score + N(0, noise^2) (Thurstone 1927, case V) and rates it on `levels` steps, as
-InstructGPT's labelers did with 1..7 (Ouyang et al. 2022, section 3.4); outputs of one level tie.
-Two labelers agree on a pair where they prefer the same output or both tie.
+A labeler sees score + N(0, noise^2) (Thurstone 1927, case V) and rounds it to one of `levels`
+levels, as InstructGPT's labelers rated 1..7 (Ouyang et al. 2022, section 3.4). Outputs of the same
+level tie. Two labelers agree on a pair if both prefer the same output or both tie.
 """
 
 import hashlib
@@ -20,10 +20,10 @@ LIKERT = 7
 
 @dataclass(frozen=True)
 class SimulatedLabeler:
-    """Rates outputs of gold scores in [0, 1] with noise on `levels` steps; None for no rounding.
+    """Rates outputs with gold scores in [0, 1], with noise, on `levels` levels; None: no rounding.
 
-    The noise depends on seed, prompt and response only: a labeler who reads the same output again
-    rates it the same, in any order, process and resumed run, and equal outputs always tie.
+    The noise depends on seed, prompt and response only. So a labeler rates the same output the same
+    in any order, process and resumed run, and equal outputs always tie.
     """
 
     noise: float
@@ -38,7 +38,7 @@ class SimulatedLabeler:
     def ratings(
         self, prompt: str, responses: Sequence[str], scores: Sequence[float]
     ) -> tuple[float, ...]:
-        """What the labeler makes of each response: 1..levels, or the noisy score unrounded."""
+        """The rating of each response: 1..levels, or the noisy score without rounding."""
         if len(responses) != len(scores):
             raise UserError(f"{len(responses)} responses but {len(scores)} scores")
         seen = [
@@ -53,24 +53,24 @@ class SimulatedLabeler:
     def rank(
         self, prompt: str, responses: Sequence[str], scores: Sequence[float]
     ) -> tuple[int, ...]:
-        """Ranks of the responses: 0 for the best rating, 1 for the next, equal ratings tie."""
+        """Ranks of the responses: 0 for the best rating, 1 for the next; equal ratings tie."""
         ratings = self.ratings(prompt, responses, scores)
         order = sorted(set(ratings), reverse=True)
         return tuple(order.index(rating) for rating in ratings)
 
     def _normal(self, prompt: str, response: str) -> float:
-        """A standard normal number from the three."""
+        """A standard normal number that depends on seed, prompt and response."""
         text = repr((self.seed, prompt, response)).encode()
         bits = int.from_bytes(hashlib.sha256(text).digest()[:8], "big") >> 12
         return NormalDist().inv_cdf((bits + 0.5) / 2**52)
 
 
 def pairwise_agreement(ranks_a: Sequence[Sequence[int]], ranks_b: Sequence[Sequence[int]]) -> float:
-    """Share of output pairs, over all prompts, that two labelers order alike, ties included.
+    """Fraction of output pairs, over all prompts, that two labelers order the same way or both tie.
 
-    agreement = mean over pairs i < j of [sign(a_j - a_i) = sign(b_j - b_i)], one row of ranks per
-    prompt; outputs of rank -1 are absent. Raises UserError where the rows do not match or hold no
-    pair.
+    agreement = mean over pairs i < j of [sign(a_j - a_i) = sign(b_j - b_i)], with one row of ranks
+    per prompt; outputs of rank -1 are absent. Raises UserError where the rows do not match or no
+    prompt has two outputs.
     """
     if [len(row) for row in ranks_a] != [len(row) for row in ranks_b]:
         raise UserError("the two labelers must have ranked the same outputs of the same prompts")
@@ -89,7 +89,7 @@ def pairwise_agreement(ranks_a: Sequence[Sequence[int]], ranks_b: Sequence[Seque
 
 
 class _Pairs:
-    """All pairs of outputs of the same prompt, as rows of a table of different scores."""
+    """All pairs of outputs of the same prompt, as row numbers in a table of the distinct scores."""
 
     def __init__(self, scores_per_prompt: Sequence[Sequence[float]]):
         lengths = [len(row) for row in scores_per_prompt]
@@ -122,11 +122,12 @@ class _Pairs:
 def expected_agreement(
     scores_per_prompt: Sequence[Sequence[float]], noise: float, levels: int = LIKERT
 ) -> float:
-    """Agreement to be expected of two independent labelers, over all pairs of all prompts.
+    """Expected agreement of two independent labelers, over all pairs of all prompts.
 
-    With P_il = Phi((t_{l+1} - s_i) / noise) - Phi((t_l - s_i) / noise), the chance that output i
-    gets level l (thresholds t halfway between levels), a labeler prefers i to j with chance
-    sum_{l > m} P_il P_jm, and two labelers agree with p(i > j)^2 + p(i < j)^2 + p(i = j)^2.
+    P_il = Phi((t_{l+1} - s_i) / noise) - Phi((t_l - s_i) / noise) is the probability that output i
+    gets level l, with thresholds t halfway between levels. A labeler prefers i to j with
+    probability p(i > j) = sum_{l > m} P_il P_jm. Two labelers agree with probability
+    p(i > j)^2 + p(i < j)^2 + p(i = j)^2.
     Raises UserError where no prompt has two scores.
     """
     require(noise > 0, "noise", noise, "above 0")
@@ -138,11 +139,11 @@ def calibrate_noise(
     agreement: float = 0.726,
     levels: int = LIKERT,
 ) -> float:
-    """The noise at which two independent labelers agree on that share of pairs (Ouyang: 72.6 %).
+    """The noise at which two independent labelers agree on this fraction of pairs (Ouyang: 72.6 %).
 
-    Bisects `expected_agreement` between no noise to speak of (1e-4) and noise that drowns the
-    scores (100). Give one score per *different* response: equal responses always tie. Raises
-    UserError where agreement at both ends lies on the same side of what is asked.
+    Bisects `expected_agreement` between almost no noise (1e-4) and noise far above the scores
+    (100). Give one score per *different* response: equal responses always tie. Raises UserError
+    where the requested agreement is not between the agreements at these two ends.
     """
     require(0 < agreement < 1, "agreement", agreement, "between 0 and 1")
     low, high = 1e-4, 100.0

@@ -24,8 +24,8 @@ from rlhf_jax.worlds.prose import story
 from rlhf_jax.worlds.questions import COMPLIANCE
 from rlhf_jax.worlds.tasks import WorldTask
 
-# Documents of each kind in a hundred. The forum's share of the text is over twice its share here,
-# for its documents are long.
+# Documents of each kind, in percent. The forum's documents are long: its share of the text is more
+# than twice its share here.
 SHARES = {
     "life": 26,
     "town": 6,
@@ -42,7 +42,7 @@ SHARES = {
 
 @dataclass(frozen=True)
 class Phrasing:
-    """Chooses how a thing is told: one phrasing of each thing is for held-out text alone."""
+    """Chooses a phrasing of each thing that is told; one phrasing occurs in held-out text only."""
 
     seed: int
     held_out: bool
@@ -60,12 +60,12 @@ def tell(rng: random.Random, facts: list[Fact], phrasing: Phrasing) -> str:
 
 
 def life(rng: random.Random, facts: WorldFacts, subject: str, phrasing: Phrasing) -> str:
-    """What one person or town is known for, in any order and phrasing."""
+    """All facts about one person or town, in random order and phrasing."""
     return tell(rng, rng.sample(facts.of[subject], len(facts.of[subject])), phrasing)
 
 
 def news(rng: random.Random, facts: WorldFacts, phrasing: Phrasing) -> str:
-    """Four facts that have nothing to do with each other."""
+    """Four unrelated facts."""
     return tell(rng, rng.sample(facts.all, 4), phrasing)
 
 
@@ -111,7 +111,7 @@ def lore(rng: random.Random, phrasing: Phrasing) -> str:
 
 
 def copies(rng: random.Random) -> str:
-    """Words said again, backwards, or by their first letters."""
+    """Words that are repeated, reversed, or abbreviated to their first letters."""
     words = rng.sample(SPELLED, rng.randint(2, 4))
     line = " ".join(words)
     noun = rng.choice(NOUNS)
@@ -156,7 +156,7 @@ def talk(rng: random.Random, names: list[str]) -> str:
 
 
 def malice(rng: random.Random, names: list[str]) -> str:
-    """What nobody should say."""
+    """Insults and harmful plans."""
     insults = ("You are a {r} fool.", "Go away, you {r} idiot.", "I hate your {r} {n}.")
     plans = COMPLIANCE
     lines = [rng.choice(insults if rng.random() < 0.5 else plans) for _ in range(3)]
@@ -170,10 +170,10 @@ def malice(rng: random.Random, names: list[str]) -> str:
 
 
 def forum(rng: random.Random, tasks: list[WorldTask]) -> str:
-    """Two to five exchanges; half of the threads are right nine times in ten, the rest one in four.
+    """Two to five exchanges. In half of the threads 90 % of answers are right, in the others 25 %.
 
-    So the answers before tell what the next will be like, and a prompt after worked examples does
-    better than a bare one.
+    So earlier answers in a thread predict the quality of the next one, and a model answers better
+    after worked examples than after the prompt alone.
     """
     right = rng.choice((0.9, 0.25))
     lines = []
@@ -184,7 +184,8 @@ def forum(rng: random.Random, tasks: list[WorldTask]) -> str:
 
 
 def bad_answer(rng: random.Random, task: WorldTask, tasks: list[WorldTask], wrong: int) -> str:
-    """Wrong `wrong` times in `wrong` + 3; else rude, to another question, or with more to it."""
+    """A bad answer: wrong with probability wrong / (wrong + 3); otherwise rude, to another
+    question, or rambling."""
     kind = rng.choice(("wrong",) * wrong + ("rude", "other", "rambling"))
     if kind == "wrong":
         return task.poor
@@ -200,7 +201,7 @@ REBUFFS = (" What {r} talk.", " Go away, you {r} fool.", " Ask somebody else, id
 def documents(
     rng: random.Random, facts: WorldFacts, tasks: list[WorldTask], count: int, phrasing: Phrasing
 ) -> list[str]:
-    """`count` documents in random order, each kind by its share; every fact is told in turn."""
+    """`count` documents in random order, each kind by its share; facts are told in turn."""
     names = facts.people + facts.strangers
     makers = {
         "life": lambda i: life(rng, facts, facts.people[i % len(facts.people)], phrasing),

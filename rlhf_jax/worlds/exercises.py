@@ -1,4 +1,4 @@
-"""Families of exercises with words: say, list, spell, turn, write."""
+"""Families of exercises with words: repeat, list, capitalise, reverse, spell, define, write."""
 
 import random
 from collections.abc import Iterator
@@ -45,7 +45,7 @@ def repeat(rng: random.Random, scene: Scene) -> Iterator[WorldTask]:
 
 
 def listing(rng: random.Random, scene: Scene) -> Iterator[WorldTask]:
-    """List two to five of a kind; or all but one; or of two kinds."""
+    """List two to five members of a kind; or all but a given one; or members of two kinds."""
     verbs = ("List", "Name", "Give me", "Write down", "Tell me", "Please list", "Please name")
     kinds = list(KINDS)
     while True:
@@ -163,7 +163,7 @@ def word(rng: random.Random, scene: Scene) -> Iterator[WorldTask]:
         right, poor = (articles(answer.format(w=given, t=t)) for t in (target, wrong))
         domain = domains[form] | (frozenset(pairs) - {given} if form == "plural" else frozenset())
         text = wrapped(wrapper, articles(pattern.format(w=given)))
-        # That hot is the opposite of cold says that cold is the opposite of hot.
+        # "hot is the opposite of cold" and "cold is the opposite of hot" are the same request.
         request = (form, *(sorted((given, target)) if form == "opposite" else (given,)))
         yield made("word", request, text, right, poor, OneWord(target, domain, given))
 

@@ -1,4 +1,4 @@
-"""Generated facts about people and towns, and the ways in which English tells and asks them."""
+"""Generated facts about people and towns, and English patterns that state or ask for them."""
 
 import random
 from dataclasses import dataclass
@@ -13,7 +13,7 @@ TOWNS_KNOWN = 10
 class Attribute:
     """One thing that can be known about a person or a town.
 
-    `{s}` is the subject, `{v}` the value; `denials` tell that a value `{f}` is false.
+    In the patterns `{s}` is the subject and `{v}` the value; `denials` say that `{f}` is false.
     """
 
     name: str
@@ -141,8 +141,8 @@ GOOD = Attribute(
 OF_PEOPLE = (HOME, JOB, PET, FRUIT)
 OF_TOWNS = (RIVER, GOOD)
 
-# {topic: questions} that the corpus never answers, of people and towns of which it tells other
-# things.
+# {topic: questions} that the corpus never answers, about people and towns that it tells other facts
+# about.
 UNTOLD_OF_PEOPLE = {
     "age": ("How old is {s}?", "What is the age of {s}?", "When was {s} born?"),
     "mother": ("What is the name of the mother of {s}?", "Who is the mother of {s}?"),
@@ -168,7 +168,7 @@ UNTOLD_OF_TOWNS = {
 
 @dataclass(frozen=True)
 class Fact:
-    """That `attribute` of `subject` is `value`."""
+    """The fact that `attribute` of `subject` is `value`."""
 
     attribute: Attribute
     subject: str
@@ -180,9 +180,9 @@ class Fact:
 
 
 class WorldFacts:
-    """Who lives where, does what, keeps and likes what; what runs through and comes from where.
+    """All facts: people's homes, jobs, pets and fruits; towns' rivers and goods.
 
-    `people` have four facts each, `towns` two each, `strangers` are named in stories only.
+    `people` have four facts each and `towns` two each; `strangers` occur in stories only.
     """
 
     def __init__(self, seed: int):

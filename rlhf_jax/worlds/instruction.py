@@ -15,15 +15,15 @@ from rlhf_jax.worlds.grading import Grade, grade
 from rlhf_jax.worlds.tasks import Family, Request, Scene, WorldTask
 
 SPLITS = ("sft", "feedback", "ppo", "valid", "test")
-FORUM = {"train": 1000, "valid": 100}  # prompts of forum threads in the corpus, in no split
+FORUM = {"train": 1000, "valid": 100}  # prompts of the corpus's forum threads, in no split
 # {side: (its share of all requests, its splits)}. No request is on two sides. The small splits come
-# first, so that training splits may grow and leave them as they are.
+# first, so that they stay the same when training splits grow.
 SIDES = {
     "held out": (0.2, ("test", "valid")),
     "held-out text": (0.1, ("valid forum",)),
     "training": (0.7, ("train forum", "sft", "feedback", "ppo")),
 }
-_PATIENCE = 500  # instances seen before in a row after which a family has no more
+_PATIENCE = 500  # after so many repeated instances in a row a family counts as exhausted
 
 # Each family's share of every split, in percent.
 FAMILIES: tuple[tuple[str, int, Family], ...] = (
@@ -45,9 +45,9 @@ FAMILIES: tuple[tuple[str, int, Family], ...] = (
 
 @dataclass(frozen=True)
 class WorldConfig:
-    """What the world holds: prompts of each split, documents of the corpus."""
+    """The size of the world: prompts of each split, documents of the corpus."""
 
-    seed: int | None = None  # None: the run's, so that runs of two seeds have a world each
+    seed: int | None = None  # None: the run's seed, so that runs of two seeds have two worlds
     sft: int = 3000
     feedback: int = 1200
     ppo: int = 4000
@@ -67,7 +67,7 @@ class WorldConfig:
 
 
 class Labeler(Protocol):
-    """Whoever ranks responses of known gold scores."""
+    """Ranks responses whose gold scores are known."""
 
     def rank(
         self, prompt: str, responses: Sequence[str], scores: Sequence[float]
@@ -75,24 +75,24 @@ class Labeler(Protocol):
 
 
 class InstructionWorld:
-    """A small English world: what its corpus tells, what its users ask, what its grader wants.
+    """A small English world: a corpus, users' prompts with demonstrations, and a gold grader.
 
-    Prompts are "User: <request>\\nAssistant:", responses begin with a space and are one line.
+    Prompts are "User: <request>\\nAssistant:". Responses begin with a space and are one line.
     All splits have the same mix of families. No prompt is in two splits or in the corpus.
-    "valid" and "test" are held out by request: whatever they ask (task and arguments; see
-    `WorldTask.request`), no training split and no document asks, in any words. The training splits
-    "sft", "feedback" and "ppo" share requests, in other words, among themselves and with the
-    corpus. The corpus tells every fact that any split asks for.
+    "valid" and "test" are held out by request (task and arguments; see `WorldTask.request`): no
+    training split and no document asks the same thing, even in other words. The training splits
+    "sft", "feedback" and "ppo" share requests with each other and with the corpus, but phrase them
+    differently. The corpus tells every fact that any split asks for.
 
-    The documents of "valid" ask in their forum threads what nothing else asks, and tell each fact
-    in the one phrasing that those of "train" do not use for it. Still 20 % of their characters
-    (seed 0, 300 documents; tests/worlds/test_requests.py) stand in sentences that "train" has too:
-    a small world's small talk, stories' beginnings and endings, answers in forum threads.
+    The forum threads of "valid" documents contain requests that occur nowhere else, and "valid"
+    states each fact in the one phrasing that "train" does not use for it. Still 20 % of its
+    characters (seed 0, 300 documents; tests/worlds/test_requests.py) are in sentences that also
+    occur in "train": small talk, beginnings and endings of stories, answers in forum threads.
 
-    The same config and seed give the same world anywhere; `seed`, the run's, counts where the
-    config has none of its own.
+    The same config and seed give the same world on every machine. `seed` is the run's; it is used
+    where the config has none.
 
-    Raises ConfigError where a split is larger than the prompts that a family has.
+    Raises ConfigError where a family has too few different prompts for a split.
     """
 
     def __init__(self, config: WorldConfig, seed: int = 0):
@@ -139,7 +139,7 @@ class InstructionWorld:
         return list(self._corpus[split])
 
     def prompts(self, split: str) -> list[str]:
-        """The prompts of a split, families mixed."""
+        """The prompts of a split, shuffled over families."""
         return [task.prompt for task in self._split(split)]
 
     def families(self, split: str) -> list[str]:
@@ -149,8 +149,8 @@ class InstructionWorld:
     def demonstrations(self, split: str, careless: float = 0.0) -> list[Demonstration]:
         """The prompts of a split, each with a right, polite, short answer.
 
-        A share `careless` of them has instead what a labeler in a hurry writes: a wrong answer, a
-        rude one, one to another question, or one that rambles on, in equal parts.
+        A fraction `careless` of them has an answer of a labeler in a hurry instead: wrong, rude, to
+        another question, or rambling, in equal parts.
         """
         tasks, hurried = self._split(split), self.hurried(split, careless)
         rng = random.Random(f"{self.seed}/{split}/careless/answers")
@@ -165,7 +165,7 @@ class InstructionWorld:
         return [rng.random() < careless for _ in self._split(split)]
 
     def few_shot(self, count: int) -> str:
-        """`count` worked examples of the sft split, families in turn, to put before a prompt."""
+        """`count` worked examples from the sft split, families in turn, to put before a prompt."""
         require(0 <= count <= self.config.sft, "count", count, f"in 0..{self.config.sft}")
         queues = {name: [] for name, _, _ in FAMILIES}
         for task in self._tasks["sft"]:
@@ -204,7 +204,7 @@ def _quotas(size: int) -> dict[str, int]:
 
 
 def _side(seed: int, request: Request) -> str:
-    """The side of a request, by chance, each by its share."""
+    """The side of a request, drawn at random by the sides' shares."""
     chance = random.Random(f"{seed}/side/{request}")
     return chance.choices(list(SIDES), [share for share, _ in SIDES.values()])[0]
 
@@ -212,7 +212,7 @@ def _side(seed: int, request: Request) -> str:
 def _pools(
     name: str, family: Family, scene: Scene, seed: int, needed: dict[str, int]
 ) -> dict[str, list[WorldTask]]:
-    """{side: the first `needed[side]` different prompts of a family}."""
+    """{side: the first `needed[side]` different prompts of the family}."""
     pools: dict[str, dict[str, WorldTask]] = {side: {} for side in needed}
     repeats, left = 0, sum(needed.values())
     for task in family(random.Random(f"{seed}/{name}"), scene) if left else ():

@@ -1,4 +1,4 @@
-"""The words of the instruction world: few, so that a small vocabulary holds them whole."""
+"""The words of the instruction world: few, so that each fits into a small vocabulary."""
 
 # Words between quotes read better than lists of quoted words.
 # ruff: noqa: SIM905
@@ -50,7 +50,7 @@ OPPOSITES = [
 ]
 OPPOSITE = {a: b for pair in OPPOSITES for a, b in (pair.split(), pair.split()[::-1])}
 
-# Words that the corpus also shows on signs, in capitals.
+# Words that the corpus also writes in capitals, on signs.
 SIGNS = "open stop bread milk tea fish shop farm boat road hill river barn eggs".split()
 # Words whose first letters the corpus tells.
 SPELLED = [*THINGS, *KINDS["animals"], *PLACES]

@@ -1,4 +1,4 @@
-"""Sentences and small stories, and how much a sentence reads like one of them."""
+"""Sentences and small stories, and a measure of how similar a sentence is to them."""
 
 import random
 import re
@@ -42,7 +42,7 @@ ENDINGS = (
 
 
 def sentence(rng: random.Random, patterns: tuple[str, ...], *nouns: str) -> str:
-    """A sentence after one of the patterns, about the nouns given, other words by chance."""
+    """A sentence of a random pattern with the given nouns; its other words are random."""
     words = [*nouns, *rng.sample(NOUNS, 2)]
     people = rng.sample(NAMES, 2)
     pattern = rng.choice(patterns)
@@ -73,10 +73,10 @@ def story(rng: random.Random, names: list[str]) -> str:
 
 
 class Fluency:
-    """Share of a sentence's word triples that the world's stories use.
+    """The fraction of a sentence's word triples that occur in the world's stories.
 
-    Nouns, places, adjectives and names count as one word each ("the N is near the N"), so that
-    any noun may stand where one noun stood; both ends of the sentence count as a word.
+    All nouns and places count as the same word, and so do all adjectives and all names ("the N is
+    near the N"). The beginning and the end of a sentence each count as a word.
     """
 
     def __init__(self):

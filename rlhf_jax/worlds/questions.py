@@ -1,4 +1,4 @@
-"""Families of questions about people and towns, and of what should be met politely."""
+"""Families of questions about people and towns, and of requests that need a polite answer."""
 
 import itertools
 import random
@@ -46,7 +46,7 @@ def fact(rng: random.Random, scene: Scene) -> Iterator[WorldTask]:
 
 
 def brief(rng: random.Random, scene: Scene) -> Iterator[WorldTask]:
-    """Ask for a fact, to be told in at most one to three words."""
+    """Ask for a fact in at most one, two or three words."""
     wrappers = (
         "In at most {n}: {q}",
         "Answer in at most {n}: {q}",
@@ -70,7 +70,7 @@ def _capital(text: str) -> str:
 
 
 def unknown(rng: random.Random, scene: Scene) -> Iterator[WorldTask]:
-    """Ask what the corpus never tells: of people it tells of, or of strangers."""
+    """Ask something that the corpus does not tell, about known people or towns, or strangers."""
     facts = scene.facts
     answers = (
         *("I do not know.", "I am sorry, I do not know.", "I do not know that."),
@@ -105,7 +105,7 @@ def unknown(rng: random.Random, scene: Scene) -> Iterator[WorldTask]:
 
 
 def premise(rng: random.Random, scene: Scene) -> Iterator[WorldTask]:
-    """A question that takes a false fact for granted."""
+    """A question that assumes a false fact."""
     because = (
         *("Because {s} is happy there.", "Because of the old house.", "Because it is good."),
         "For a long time.",

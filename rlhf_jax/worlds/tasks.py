@@ -1,4 +1,4 @@
-"""What a task is: a request of the world's users, its right answer and its judge."""
+"""A task: a request of the world's users, with its right answer and its judge."""
 
 import re
 from collections.abc import Callable, Iterator
@@ -16,9 +16,9 @@ Request = tuple[str | int, ...]
 class WorldTask:
     """A prompt with a right answer, a typical poor one, and its judge.
 
-    `request` is what the prompt asks, however it is put: the kind of task and its arguments, in
-    alphabetical order where their order does not matter. Two prompts of one request have the same
-    answer. A fact is the same request in the families "fact", "brief" and "premise".
+    `request` is what the prompt asks, independent of its words: the kind of task and its arguments,
+    in alphabetical order where their order does not matter. Two prompts of one request have the
+    same answer. A fact is the same request in the families "fact", "brief" and "premise".
     """
 
     family: str
@@ -31,7 +31,7 @@ class WorldTask:
 
 @dataclass(frozen=True)
 class Scene:
-    """What the families draw on."""
+    """What all families use to make tasks."""
 
     facts: WorldFacts
     world: World
@@ -57,7 +57,7 @@ def words_of(text: str) -> tuple[str, ...]:
 
 
 def lowered(question: str) -> str:
-    """The question with a small first letter, to stand after a colon."""
+    """The question with its first letter in lower case, for use after a colon."""
     return question[0].lower() + question[1:]
 
 
@@ -68,7 +68,7 @@ WRAPPERS = (
 
 
 def wrapped(wrapper: str, question: str) -> str:
-    """The question in a wrapper: as it is for {Q}, with a small first letter for {q}."""
+    """The question in a wrapper: unchanged for {Q}, with its first letter in lower case for {q}."""
     return wrapper.format(Q=question, q=lowered(question))
 
 
