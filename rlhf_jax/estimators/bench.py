@@ -1,4 +1,4 @@
-"""The bench: what rollouts of the task hold, drawn at random or all of them by enumeration."""
+"""Rollouts of the enumerable task, drawn at random or all of them, and estimates made of them."""
 
 from collections.abc import Callable
 from functools import partial
@@ -23,15 +23,15 @@ from rlhf_jax.objectives.estimator import MovingAverage
 from rlhf_jax.objectives.likelihood import sequence_log_prob
 
 Array = jax.Array
-CHUNK = 5000  # groups whose gradients are taken at a time
+CHUNK = 5000  # groups whose gradients are computed at a time
 
 
 class Bench(NamedTuple):
-    """The task, every response as a rollout of either policy, and the exact gradient."""
+    """The task, every response as a rollout of both policies, and the exact gradient."""
 
     task: TabularTask
-    fresh: Rollouts  # all N responses, as the policy samples them
-    stale: Rollouts  # as the old policy does
+    fresh: Rollouts  # all N responses, as if sampled from the policy
+    stale: Rollouts  # all N responses, as if sampled from the old policy
     exact: Array  # dJ / d logits, [D] with D = S V
     token_scores: Array  # d log p_t(y) / d logits, [N, T, D]
 
@@ -47,7 +47,8 @@ class Bench(NamedTuple):
 
 @partial(jax.jit, static_argnums=(1, 2))
 def make_bench(task: TabularTask, pilot: int, critic: int, key: Array) -> Bench:
-    """Responses of the policy give the optimal baseline (`pilot`) and learned values (`critic`)."""
+    """The bench of a task. `pilot` responses of the policy give the optimal baseline, `critic`
+    responses the learned values."""
     ids = jnp.arange(len(task.scores))
     log_probs, old, ref = (all_log_probs(task, x) for x in (task.policy, task.old, task.reference))
     rewards = adv.kl_shaped_rewards(task.scores, log_probs, ref, task.mask, task.kl_coefficient)
@@ -78,7 +79,7 @@ def state_means(task: TabularTask, to_go: Array, weights_N: Array) -> Array:
 
 
 def pilot_baseline(task: TabularTask, rewards: Array, pilot_ids: Array) -> Array:
-    """`optimal_baseline` of the pilot's responses, with their squared gradient norms."""
+    """`optimal_baseline` of the pilot responses, with their squared gradient norms."""
     log_prob = lambda logits, i: jnp.sum(table_log_probs(task, logits, i[None]))
     norms_B = jnp.sum(per_example_gradients(log_prob, task.policy, pilot_ids) ** 2, axis=1)
     mask = task.mask[pilot_ids]
@@ -90,7 +91,8 @@ def draw(
 ) -> Rollouts:
     """`estimates` groups of responses, [n, K, ...], sampled with `old_log_probs`.
 
-    The moving average starts at 0 and runs through the groups in order: each sees the ones before.
+    The moving average starts at 0 and goes through the groups in order: the baseline of a group is
+    the average over earlier groups.
     """
     ids = sample(task, rollouts.old_log_probs, key, (estimates, group))
     drawn = jax.tree.map(lambda x: x[ids], rollouts)
@@ -122,7 +124,7 @@ def expected_in_theory(bench: Bench, estimator: Estimator, group: int) -> np.nda
 def estimates(
     bench: Bench, estimators: dict[str, Estimator], drawn: dict[bool, Rollouts]
 ) -> dict[str, np.ndarray]:
-    """[n, D] estimates of each estimator, from the groups [n, K, ...] drawn[estimator.stale]."""
+    """[n, D] estimates of each estimator, one from each group of drawn[estimator.stale]."""
     found = {}
     for stale, groups in drawn.items():
         losses = {name: bench.loss(e) for name, e in estimators.items() if e.stale == stale}
@@ -134,9 +136,10 @@ def estimates(
 def expected_by_enumeration(
     bench: Bench, estimators: dict[str, Estimator], group: int
 ) -> dict[str, np.ndarray]:
-    """E[estimate], [D]: every group of K responses, weighted by its probability.
+    """E[estimate], [D]: the sum over all groups of K responses, weighted by their probability.
 
-    Estimates do not depend on the order of a group, so that N + K - 1 over K groups are all.
+    Estimates do not depend on the order within a group, so that there are (N + K - 1 choose K)
+    groups.
     """
     drawn, probabilities = {}, {}
     for stale, rollouts in ((False, bench.fresh), (True, bench.stale)):

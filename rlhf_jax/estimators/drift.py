@@ -1,7 +1,8 @@
-"""Off-policy drift: many gradient steps on one batch, watched through the exact objective.
+"""Off-policy drift: many gradient steps on one batch, measured by the exact objective.
 
-All surrogates start at the old policy, with the same batch, advantages and plain gradient steps.
-Their first steps are the same; after it each trusts the stale batch in its own way.
+All surrogates start at the old policy, with the same batch, the same advantages and plain gradient
+steps. Their first steps are equal. Later steps differ, because surrogates differ in how they
+correct for the batch being off policy.
 """
 
 import dataclasses
@@ -48,7 +49,7 @@ class DriftConfig:
     batches: int = 200
     learning_rate: float = 1.0
     clip: float = 0.2
-    penalty: float = 1.0  # of ppo_penalty
+    penalty: float = 1.0  # the coefficient of ppo_penalty
 
     def __post_init__(self):
         require(self.batch >= 2, "batch", self.batch, "at least 2")
@@ -60,14 +61,14 @@ class DriftConfig:
 
 
 class Curve(NamedTuple):
-    """After 0 .. epochs steps, for each batch: [batches, epochs + 1]."""
+    """Values after 0 .. epochs steps, for each batch: [batches, epochs + 1]."""
 
-    objective: np.ndarray  # the true J
-    kl: np.ndarray  # KL(policy || old policy), nats a response
+    objective: np.ndarray  # the exact J
+    kl: np.ndarray  # KL(policy || old policy), nats per response
 
 
 def drift_surrogates(config: DriftConfig) -> dict[str, Surrogate]:
-    """What a trainer may put around the same advantages, from no ratio at all to PPO."""
+    """Surrogates that are compared with the same advantages, from no ratio at all to PPO."""
     return {
         "no ratio": tokens(Reinforce()),
         "ratio of responses": responses(ImportanceWeighted()),
@@ -78,7 +79,8 @@ def drift_surrogates(config: DriftConfig) -> dict[str, Surrogate]:
 
 
 def measure_drift(task: TabularTask, config: DriftConfig, seed: int) -> dict[str, Curve]:
-    """The curves of every surrogate, and of a new batch for each step (`epochs` times the cost)."""
+    """The curves of every surrogate, and of REINFORCE with a new batch for each step (FRESH), which
+    costs `epochs` times as many responses."""
     keys = jax.random.split(jax.random.key(seed), config.batches)
     names = list(drift_surrogates(config))
     follow = jax.jit(jax.vmap(partial(_follow, task, config), in_axes=(None, None, 0)))
@@ -89,7 +91,7 @@ def measure_drift(task: TabularTask, config: DriftConfig, seed: int) -> dict[str
 def _follow(
     task: TabularTask, config: DriftConfig, index: Array, resample: Array, key: Array
 ) -> Curve:
-    """One batch under surrogate number `index`, or with `resample` a new one for each step."""
+    """The curve of one batch with surrogate number `index`; resample: a new batch for each step."""
     old_NxT, ref_NxT = all_log_probs(task, task.old), all_log_probs(task, task.reference)
     losses = [_mean_loss(surrogate) for surrogate in drift_surrogates(config).values()]
 

@@ -1,4 +1,4 @@
-"""estimators.png: bias, variance and cosine of each estimator; what the clip buys off policy."""
+"""estimators.png: bias, variance and cosine of each estimator; many steps on one batch."""
 
 import io
 from typing import Any
@@ -8,7 +8,7 @@ from matplotlib.figure import Figure
 from matplotlib.lines import Line2D
 
 UNBIASED, BIASED, SOFT = "#0072b2", "#d55e00", "#59636e"
-# Okabe and Ito's colours; the dashes tell the same again.
+# Okabe and Ito's colours; the dashes distinguish the lines too.
 LINES = (
     *(("#d55e00", "-"), ("#e69f00", "--"), ("#cc79a7", "-."), ("#56b4e9", (0, (3, 1, 1, 1)))),
     *(("#0072b2", "-"), ("#7f7f7f", ":")),
@@ -35,7 +35,7 @@ def draw(result: dict[str, Any]) -> bytes:
 
 
 def _estimators(panels: list[Axes], result: dict[str, Any]) -> None:
-    """One row an estimator, the order of the table; unbiased ones filled, biased ones open."""
+    """One row per estimator, in the table's order; filled markers: unbiased, open: biased."""
     bias, variance, cosine = panels
     rows = result["estimators"]
     for at, (name, row) in enumerate(rows.items()):

@@ -1,4 +1,4 @@
-"""The lab: measures every estimator, checks the theory, writes table, figures and JSON."""
+"""The lab: measures every estimator, compares with theory, writes table, figure and JSON."""
 
 import dataclasses
 import json
@@ -25,16 +25,16 @@ from rlhf_jax.jaxprs import count_flops
 
 @dataclasses.dataclass(frozen=True)
 class LabConfig:
-    """What is measured, how often, and how surely."""
+    """What is measured, with how many responses and which confidence."""
 
     task: TaskConfig = TaskConfig()
     rows: RowsConfig = RowsConfig()
     drift: DriftConfig = DriftConfig()
     samples: int = 100_000  # responses for each estimator
-    pilot: int = 2000  # responses that the optimal baseline is made of
-    critic: int = 64  # responses that the learned values are made of
-    average_decay: float = 0.9  # of the moving-average baseline
-    level: float = 0.99  # of confidence, for all rows together
+    pilot: int = 2000  # responses from which the optimal baseline is computed
+    critic: int = 64  # responses from which the learned values are computed
+    average_decay: float = 0.9  # decay of the moving-average baseline
+    level: float = 0.99  # confidence that all rows' intervals hold together
     seed: int = 0
 
     def __post_init__(self):
@@ -49,7 +49,7 @@ class LabConfig:
 
 @dataclasses.dataclass(frozen=True)
 class Row:
-    """One estimator, measured; theory is the bias it should have, [D]."""
+    """One estimator, measured; `theory` is the bias [D] that it should have."""
 
     estimator: Estimator
     measured: Measurement
@@ -59,12 +59,12 @@ class Row:
 
     @property
     def unbiased(self) -> bool:
-        """Whether the exact gradient is inside the region of confidence."""
+        """Whether the exact gradient is inside the confidence region."""
         return self.measured.contains(np.zeros_like(self.theory))
 
     @property
     def direction(self) -> float | None:
-        """Cosine of the measured bias and the one of theory; None where that is 0."""
+        """Cosine between the measured bias and the bias of theory; None where theory says 0."""
         if self.estimator.bias is None:
             return None
         norms = np.linalg.norm(self.theory) * np.linalg.norm(self.measured.error)
@@ -72,7 +72,7 @@ class Row:
 
     @property
     def as_theory_says(self) -> bool:
-        """Unbiased where it should be; else biased, and by what theory says."""
+        """Whether the measured bias is what theory says, zero or not."""
         if self.estimator.bias is None:
             return self.unbiased
         return not self.unbiased and self.measured.contains(self.theory) and self.direction > 0.9
@@ -83,8 +83,8 @@ def measure_rows(
 ) -> dict[str, Row]:
     """Every estimator on the same responses: fresh ones, or stale ones of the old policy.
 
-    estimators: by name; None: all rows of the table. One of your own is unbiased "in theory" until
-    it is given a `bias`.
+    estimators: by name; None: all rows of the table. An estimator of your own counts as unbiased in
+    theory unless you give it a `bias`.
     """
     pilot_key, *keys = jax.random.split(jax.random.key(config.seed), 3)
     bench = make_bench(make_task(config.task), config.pilot, config.critic, pilot_key)
@@ -115,7 +115,8 @@ def _measure_row(
     rows: int,
 ) -> Row:
     policy, exact = bench.task.policy, np.asarray(bench.exact, np.float64)
-    # All intervals hold together: each row has its share of the chance to err (Bonferroni).
+    # All intervals hold together: the probability of an error is divided by the number of rows
+    # (Bonferroni).
     level = 1 - (1 - config.level) / rows
     one = jax.tree.map(lambda x: x[0], drawn[estimator.stale])
     forward = count_flops(partial(table_log_probs, bench.task), policy, one.ids)
@@ -174,7 +175,7 @@ def _standard_error(x: np.ndarray) -> np.ndarray:
 
 
 def table(config: LabConfig, rows: dict[str, Row]) -> Table:
-    """One line an estimator; what departs from theory is red."""
+    """One line per estimator; red where the measurement contradicts theory."""
     result = Table(
         title=f"{config.rows.group} responses an estimate, {config.level:.0%} intervals "
         f"for all {len(rows)} rows together",

@@ -10,22 +10,22 @@ import numpy as np
 from jax.flatten_util import ravel_pytree
 
 Array = jax.Array
-DRAWS = 200_000  # of the weighted chi-square whose quantile is the radius
+DRAWS = 200_000  # samples of the weighted chi-square whose quantile is the radius
 
 
 @dataclasses.dataclass(frozen=True)
 class Measurement:
-    """Of n independent estimates of a gradient with D coordinates.
+    """Bias and spread of n independent estimates of a gradient with D coordinates.
 
-    The region of confidence is the ball around the mean error with `radius`; [low, high] are the
-    norms inside it, so that low = 0 just where the exact gradient is inside.
+    The confidence region is the ball around the mean error with `radius`. [low, high] is the range
+    of norms inside it: low is 0 exactly when the ball contains 0, an unbiased estimator.
     """
 
     error: np.ndarray  # [D], mean estimate - exact
     radius: float
     variance: float  # trace of the covariance of one estimate
-    cosine: float  # of the mean estimate and the exact gradient
-    cosine_of_one: float  # mean over estimates of the cosine of each
+    cosine: float  # between the mean estimate and the exact gradient
+    cosine_of_one: float  # between one estimate and the exact gradient, mean over estimates
 
     @property
     def bias_norm(self) -> dict[str, float]:
@@ -43,8 +43,8 @@ def per_example_gradients(loss: Any, params: Any, examples: Any, chunk: int | No
     """[n, D]: the gradient of loss(params, example) for each of the n examples, by `vmap`.
 
     Args:
-      loss: of any parameters (a table, a transformer) and one example; or a dict of such losses,
-        for a dict of [n, D]: compiled together, they take a third of the time.
+      loss: a function of parameters (a table, a transformer) and one example; or a dict of such
+        functions, for a dict of [n, D]: compiled together they take a third of the time.
       params: pytree with D numbers.
       examples: pytree of arrays [n, ...].
       chunk: examples at a time; None: all.
@@ -60,11 +60,13 @@ def per_example_gradients(loss: Any, params: Any, examples: Any, chunk: int | No
 
 
 def large_sample(means: Callable[[Array], Array], keys: Sequence[Array]) -> np.ndarray:
-    """[m, D] batch means, one a key: where nothing can be enumerated, the reference is their mean.
+    """[m, D] batch means, one for each key.
+
+    Their mean is the reference gradient of a task that cannot be enumerated.
 
     Args:
       means: key -> [D], the mean of a batch of independent per-example gradients.
-      keys: m of them; a hundred or more, for `measure(..., reference_batches=...)`.
+      keys: m keys; use a hundred or more for `measure(..., reference_batches=...)`.
     """
     return np.stack([np.asarray(means(key), np.float64) for key in keys])
 
@@ -79,14 +81,14 @@ def measure(
     """Compares estimates [n, D] with the exact gradient [D].
 
     |mean error - bias|^2 is asymptotically a sum of chi-squares weighted by the eigenvalues of the
-    covariance of the mean. It is one statistic for all coordinates, so that they need no
-    correction for their number; for several estimators divide 1 - level by theirs (Bonferroni).
+    covariance of the mean. It is one statistic for all coordinates, so their number needs no
+    correction. For several estimators divide 1 - level by their number (Bonferroni).
 
     Args:
       estimates: independent, or at least uncorrelated.
       exact: the true gradient, or the mean of `reference_batches`.
-      level: of confidence, such as 0.99.
-      seed: of the quantile's simulation.
+      level: confidence level, such as 0.99.
+      seed: of the simulation that gives the quantile.
       reference_batches: [m, D] batch means, where the reference is itself a sample.
     """
     estimates, exact = np.asarray(estimates, np.float64), np.asarray(exact, np.float64)
@@ -109,7 +111,8 @@ def measure(
 
 
 def _radius(spread: np.ndarray, level: float, seed: int) -> float:
-    """Root of the `level` quantile of sum_i w_i chi2_1, w the eigenvalues of spread' spread."""
+    """Square root of the `level` quantile of sum_i w_i chi2_1, where w are the eigenvalues of
+    spread' spread."""
     wide = spread.shape[1] > spread.shape[0]
     weights = np.linalg.eigvalsh(spread @ spread.T if wide else spread.T @ spread)
     random, total = np.random.default_rng(seed), np.zeros(DRAWS)

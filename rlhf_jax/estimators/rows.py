@@ -1,9 +1,9 @@
-"""The table of estimators: each an advantage x a surrogate of objectives/estimator.py, the objects
-that a policy-gradient stage trains with.
+"""The table of estimators. Each is an advantage x a surrogate of objectives/estimator.py, the same
+objects that a policy-gradient stage trains with.
 
-An estimate is made of the K responses of one `Rollouts` and is the gradient of
--mean over responses of the sum over tokens of the losses (aggregation "length" with length 1),
-unless a row says otherwise: dividing by lengths is a bias of its own.
+An estimate is computed from the K responses of one `Rollouts`. It is minus the gradient of the
+loss: the mean over responses of the sum over tokens of the losses (aggregation "length" with length
+1), unless a row says otherwise. Dividing by a response's length would be a bias of its own.
 """
 
 import dataclasses
@@ -43,17 +43,17 @@ Array = jax.Array
 
 
 class Rollouts(NamedTuple):
-    """K responses and all that an estimator may read of them; zero outside the mask."""
+    """K responses and all that an estimator may read about them; zero outside the mask."""
 
     ids: Array  # int32[K]
     mask: Array  # [K, T]
     scores: Array  # [K]
-    rewards: Array  # [K, T], the score with the KL penalty of the policy
+    rewards: Array  # [K, T], the score with the policy's KL penalty
     log_probs: Array  # [K, T], of the policy
     old_log_probs: Array  # [K, T], of the policy that sampled
     ref_log_probs: Array  # [K, T]
     exact_values: Array  # [K, T], expected return of each state under the policy
-    learned_values: Array  # [K, T], its mean over a few other rollouts
+    learned_values: Array  # [K, T], mean return of each state over a few other rollouts
     baseline: Array  # [K], the variance-optimal constant, from other rollouts
     average: Array  # [K], moving average of the returns before this batch
 
@@ -66,18 +66,19 @@ Surrogate = Callable[[Array, Rollouts, Array], Array]
 class Estimator:
     """advantages(rollouts) -> [K, T]; surrogate(log_probs, rollouts, advantages) -> [K, T] or [K].
 
-    bias: None where theory says unbiased, else what theory says it converges to.
+    bias: None if the estimator is unbiased in theory, else the function of theory.py that says to
+    what it converges.
     """
 
     advantages: Advantages
     surrogate: Surrogate
     bias: theory.Bias | None = None
-    stale: bool = False  # responses of the old policy
-    pilot: Literal["none", "baseline", "values"] = "none"  # what costs rollouts of its own
+    stale: bool = False  # whether the old policy sampled the responses
+    pilot: Literal["none", "baseline", "values"] = "none"  # what needs extra rollouts
     aggregation: str = "length"
 
     def loss(self, log_probs: Array, rollouts: Rollouts) -> Array:
-        """The number whose negative gradient is the estimate; log_probs [K, T] of the policy."""
+        """The scalar whose negative gradient is the estimate; log_probs [K, T] of the policy."""
         losses = self.surrogate(log_probs, rollouts, self.advantages(rollouts))
         if losses.ndim == 1:
             return WeightedMean.of(losses).mean
@@ -87,28 +88,28 @@ class Estimator:
 
 
 def of(advantage: Advantage, values: Literal["exact", "learned"] | None = None) -> Advantages:
-    """What an advantage gives the K responses, one group; what it carries is `average`.
+    """The advantages [K, T] of K responses, which are one group; `average` is the carried state.
 
-    values: what stands for those of a value network.
+    values: which of the rollouts' values take the place of a value network.
     """
     return lambda r: advantage(episodes_of(r, values), r.average[0])[0]
 
 
 def episodes_of(r: Rollouts, values: Literal["exact", "learned"] | None = None) -> Episodes:
-    """What an advantage may read of them."""
+    """The rollouts as `Episodes`, with the chosen values."""
     found = {"exact": r.exact_values, "learned": r.learned_values, None: None}[values]
     return Episodes(r.mask, r.rewards, r.log_probs, r.old_log_probs, found, group=len(r.mask))
 
 
 def tokens(surrogate: objects.Surrogate) -> Surrogate:
-    """The surrogate of every token: [K, T]; what it carries is what it starts with."""
+    """The surrogate of every token, [K, T], with its initial state."""
     return lambda p, r, advantages: surrogate(
         p, r.old_log_probs, advantages, r.mask, surrogate.init()
     )
 
 
 def responses(surrogate: objects.Surrogate) -> Surrogate:
-    """The surrogate of whole responses, each as one token, with its first advantage: [K]."""
+    """The surrogate of whole responses, [K]: a response is one token with its first advantage."""
 
     def whole(p, r, advantages):
         p, old = (sequence_log_prob(x, r.mask)[:, None] for x in (p, r.old_log_probs))
@@ -118,7 +119,7 @@ def responses(surrogate: objects.Surrogate) -> Surrogate:
 
 
 def with_kl(penalty: Callable, coefficient: float, per_token: bool = False) -> Surrogate:
-    """REINFORCE plus coefficient * penalty(log p, log ref), of whole responses or of tokens."""
+    """REINFORCE + coefficient * penalty(log p, log ref), per response or (per_token) per token."""
 
     def loss(p, r, advantages):
         if per_token:
@@ -132,7 +133,7 @@ def with_kl(penalty: Callable, coefficient: float, per_token: bool = False) -> S
 
 
 def without_kl(r: Rollouts) -> Rollouts:
-    """With the score alone as reward, for rows that have the KL in the loss."""
+    """The rollouts with only the score as reward, for rows with the KL in the loss."""
     rewards = adv.kl_shaped_rewards(r.scores, r.log_probs, r.ref_log_probs, r.mask, 0.0)
     return r._replace(rewards=rewards)
 
@@ -146,17 +147,17 @@ def whitened(r: Rollouts) -> Array:
 
 
 def baseline_return(r: Rollouts) -> Array:
-    """R - b for every token, b the optimal baseline."""
+    """R - b for every token, where b is the optimal baseline."""
     return adv.minus_baseline(adv.paid_at_end(r.rewards, r.mask), r.mask, r.baseline[:, None])
 
 
 @dataclasses.dataclass(frozen=True)
 class RowsConfig:
-    """What the rows of the table leave open."""
+    """Settings of the table's rows."""
 
-    group: int = 4  # responses an estimate, K
-    lam: float = 0.5  # GAE
-    clip: float = 0.2
+    group: int = 4  # K, responses per estimate
+    lam: float = 0.5  # of GAE
+    clip: float = 0.2  # half-width of the ratio's range
 
     def __post_init__(self):
         require(self.group >= 2, "group", self.group, "at least 2")
@@ -165,7 +166,7 @@ class RowsConfig:
 
 
 def fresh_estimators(config: RowsConfig, kl_coefficient: float) -> dict[str, Estimator]:
-    """Rows whose responses the policy itself sampled."""
+    """Rows with responses that the policy itself sampled."""
     beta, lam = kl_coefficient, config.lam
     reinforce, clip = tokens(Reinforce()), tokens(PPOClip(config.clip))
     grpo = of(GroupNormalised())
@@ -201,8 +202,8 @@ def fresh_estimators(config: RowsConfig, kl_coefficient: float) -> dict[str, Est
 
 
 def stale_estimators(config: RowsConfig) -> dict[str, Estimator]:
-    """Rows whose responses the old policy sampled. All but V-trace share one baseline, so that
-    only what they do with the ratio p / old sets them apart."""
+    """Rows with responses that the old policy sampled. All but V-trace use the same baseline, so
+    that they differ only in how they use the ratio p / old."""
     e = config.clip
     row = lambda surrogate, bias: Estimator(
         baseline_return, surrogate, bias, stale=True, pilot="baseline"

@@ -1,8 +1,8 @@
 """A task small enough to enumerate: every response, the exact objective, its exact gradient.
 
-N responses, S states (the beginnings of responses), V tokens of which 0 is EOS, T the greatest
-length. A policy is a table of logits [S, V]; anything else that gives log-probabilities [N, T] of
-the N responses fits as well. A response is known by its row number, its id.
+N: responses. S: states, which are the beginnings of responses. V: tokens; 0 is EOS. T: the greatest
+length. A policy is a table of logits [S, V]; any other function that gives log-probabilities [N, T]
+of the N responses works too. A response is identified by its row number, its id.
 """
 
 import dataclasses
@@ -23,7 +23,8 @@ MOST_RESPONSES = 10_000
 
 @dataclasses.dataclass(frozen=True)
 class TaskConfig:
-    """Sizes of the task, and how far the policy has left the one that sampled stale responses.
+    """Sizes of the task, and how far the policy is from the old policy, which samples stale
+    responses.
 
     Raises ConfigError where the responses are too many to enumerate.
     """
@@ -32,7 +33,7 @@ class TaskConfig:
     length: int = 3  # tokens of the longest response
     kl_coefficient: float = 0.3
     stale_steps: int = 2  # exact gradient steps from the old policy to the policy
-    stale_rate: float = 1.0  # their learning rate
+    stale_rate: float = 1.0  # learning rate of these steps
     seed: int = 1
 
     def __post_init__(self):
@@ -52,22 +53,22 @@ class TaskConfig:
 class TabularTask(NamedTuple):
     """All responses, their scores, and three policies."""
 
-    tokens: Array  # int32[N, T]; after EOS the cells hold 0 and are masked
+    tokens: Array  # int32[N, T]; 0 and masked after EOS
     mask: Array  # float32[N, T], 1 up to and including EOS
-    states: Array  # int32[N, T], the state each token was drawn in
+    states: Array  # int32[N, T], the state in which each token was drawn
     scores: Array  # float32[N], mean 1, standard deviation 1 over the N responses
     kl_coefficient: Array  # beta, a scalar
     reference: Array  # float32[S, V], logits
     old: Array  # float32[S, V], samples the stale responses
-    policy: Array  # float32[S, V], whose gradient is wanted
+    policy: Array  # float32[S, V], logits of the policy whose gradient is estimated
 
 
 def make_task(config: TaskConfig) -> TabularTask:
-    """The task of a seed: normal scores and logits; the policy is the old one some steps on."""
+    """The task of a seed: normal scores and logits; the policy is some steps after the old one."""
     tokens, mask, states, count = enumerate_responses(config.vocabulary, config.length)
     random = np.random.default_rng(config.seed)
     scores = random.normal(size=len(tokens))
-    # Not centred, as a reward model is not: else no baseline would be a good one.
+    # The mean is 1, not 0: a reward model's scores are not centred, and a baseline must matter.
     scores = (scores - scores.mean()) / scores.std() + 1
     reference = random.normal(size=(count, config.vocabulary))
     old = reference + random.normal(size=reference.shape)
@@ -86,7 +87,7 @@ def enumerate_responses(
 ) -> tuple[np.ndarray, np.ndarray, np.ndarray, int]:
     """(tokens[N, T], mask[N, T], states[N, T], S): every response; EOS or `length` ends it.
 
-    State 0 is the empty beginning; masked cells have token and state 0.
+    State 0 is the empty beginning. Masked positions have token 0 and state 0.
     """
     responses, number = [], {(): 0}
     open_ends = [()]
@@ -136,5 +137,5 @@ def exact_gradient(task: TabularTask, logits_SxV: Array) -> Array:
 
 
 def sample(task: TabularTask, log_probs_NxT: Array, key: Array, shape: tuple[int, ...]) -> Array:
-    """Ids of independent responses of the policy with these log-probabilities."""
+    """Ids of independent responses, sampled from the policy with these log-probabilities."""
     return jax.random.categorical(key, sequence_log_prob(log_probs_NxT, task.mask), shape=shape)

@@ -1,1 +1,1 @@
-"""Every program of an experiment, compiled ahead of time for a topology that need not be there."""
+"""Compiles every program of an experiment for a TPU topology, without needing the TPUs."""

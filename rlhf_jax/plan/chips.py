@@ -1,4 +1,4 @@
-"""TPU chips, and topologies by name."""
+"""TPU chips, and topologies given by name."""
 
 import dataclasses
 import math
@@ -9,14 +9,15 @@ from rlhf_jax.errors import UserError
 
 @dataclasses.dataclass(frozen=True)
 class Chip:
-    """One chip, after Google's page of it: https://cloud.google.com/tpu/docs/<name>.
+    """One chip, from Google's page about it: https://cloud.google.com/tpu/docs/<name>.
 
-    hbm          GiB that programs may use, as libtpu 0.0.42 says: a little less than is built in
-                 (v4 32, v5e 16, v5p 96, v6e 32)
+    hbm          GiB that programs may use, as libtpu 0.0.42 reports: a little less than the chip
+                 has (v4 32, v5e 16, v5p 96, v6e 32)
     peak         bfloat16 FLOP/s
-    clock        Hz, at which cycles count: peak / (2 x multipliers of the chip's matrix units)
+    clock        cycles per second: peak / (2 x multipliers of the chip's matrix units)
     links        bytes/s that a chip sends to its neighbours, half of the bidirectional figure
-    largest      chips of a slice
+    largest      chips of the largest slice
+    host         the smallest topology, that of one host
     """
 
     name: str
@@ -25,7 +26,7 @@ class Chip:
     clock: float
     links: float
     largest: int
-    host: str  # the smallest topology, that of one host
+    host: str
 
 
 CHIPS = {
@@ -49,7 +50,7 @@ class Topology:
 
 
 def parse_topology(name: str) -> Topology:
-    """Raises UserError where the name is not CHIP:AxB or CHIP:AxBxC of a known chip."""
+    """The topology of a name CHIP:AxB or CHIP:AxBxC; raises UserError for any other name."""
     match = re.fullmatch(r"(\w+):(\d+(?:x\d+){1,2})", name)
     chip = CHIPS.get(match[1]) if match else None
     if chip is None:

@@ -16,13 +16,13 @@ from rlhf_jax.runs.experiment import Experiment
 
 @dataclasses.dataclass(frozen=True)
 class PlanOptions:
-    """Options of the plan command, beside the experiment's fields.
+    """Options of the plan command, besides the experiment's fields.
 
-    topology   chips, as "v5p:4x4x4"
-    stages     those to plan; none: all that the experiment has
-    suggest    try meshes and micro-batches, and print the best that fits
-    tries      plans that `suggest` makes at most; each compiles every program
-    json       a file for all that was found
+    topology   the chips, such as "v5p:4x4x4"
+    stages     stages to plan; none: all stages of the experiment
+    suggest    tries meshes and micro-batches, and prints the fastest plan that fits
+    tries      the most plans that `suggest` makes; each compiles every program
+    json       a file to which all figures are written
     """
 
     topology: str

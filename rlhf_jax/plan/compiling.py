@@ -1,4 +1,4 @@
-"""Programs compiled for a topology, and what the compiler says of them."""
+"""Compiles programs for a topology, and reads sizes and costs from the compiler."""
 
 import contextlib
 import dataclasses
@@ -25,15 +25,16 @@ UNITS = {"": 1, "K": 2**10, "M": 2**20, "G": 2**30, "T": 2**40}
 
 @dataclasses.dataclass(frozen=True)
 class Compiled:
-    """One program as it would run on each chip; bytes a chip.
+    """One program as it would run on each chip. Sizes are bytes per chip.
 
-    fits          false: the compiler gave up, temporaries are what it wanted less the arguments
-    outputs       beyond what is written over donated arguments
-    beside        what lies in memory meanwhile, read by other programs of the stage
+    fits          false where the compiler ran out of memory: temporaries are then the memory that
+                  it needed, minus the arguments
+    outputs       without outputs that are written over donated arguments
+    beside        arrays that other programs of the stage keep in memory meanwhile
     flops         of all chips, from the jaxpr, recomputation included
-    useful_flops  without it
-    sent          by collectives, by kind, a chip
-    cycles        the compiler's estimate, waiting for collectives left out
+    useful_flops  the same without recomputation
+    sent          bytes that a chip sends, by kind of collective
+    cycles        the compiler's estimate, without waits for collectives
     """
 
     stage: str
@@ -50,7 +51,7 @@ class Compiled:
     unknown_loops: int
     compile_seconds: float
     runs: int | None
-    parts: dict[str, dict]  # of a rollout: prefill and decode
+    parts: dict[str, dict]  # of a rollout: prefill and decode; else empty
 
     @property
     def total(self) -> float:
@@ -58,12 +59,12 @@ class Compiled:
 
 
 def topology_devices(topology: Topology) -> list:
-    """The chips of a topology as the TPU compiler describes them; none needs to exist.
+    """The chips of a topology as the TPU compiler describes them; they need not exist.
 
-    Raises UserError where libtpu is not installed or knows no such topology.
+    Raises UserError where libtpu is not installed or does not know the topology.
     """
     os.environ.setdefault("TPU_SKIP_MDS_QUERY", "1")  # do not ask the network for a TPU
-    os.environ.setdefault("ALLOW_MULTIPLE_LIBTPU_LOAD", "1")  # it holds no TPU: no lock on one
+    os.environ.setdefault("ALLOW_MULTIPLE_LIBTPU_LOAD", "1")  # no TPU is used: no lock is needed
     try:
         import libtpu  # noqa: F401
     except ImportError:
@@ -74,7 +75,7 @@ def topology_devices(topology: Topology) -> list:
 
     try:
         with _quiet():
-            # Both cores of a v4 chip as one device, as jax runs it; other chips are so anyway.
+            # Both cores of a v4 chip as one device, as jax runs it; other chips need no option.
             more = {"chip_config_name": "megacore"} if topology.chip.name == "v4" else {}
             found = topologies.get_topology_desc(topology.name, platform="tpu", **more)
             return list(found.devices)
@@ -85,7 +86,7 @@ def topology_devices(topology: Topology) -> list:
 
 @contextlib.contextmanager
 def _quiet():
-    """Without libtpu's word on standard error that it finds no TPU."""
+    """Hides libtpu's message on standard error that it finds no TPU."""
     sys.stderr.flush()
     kept = os.dup(2)
     with open(os.devnull, "w") as nowhere:
@@ -107,7 +108,8 @@ def compile_program(
     """Compiles one program as the runner compiles it, for the devices of its mesh.
 
     without_remat: the same program without recomputation, for its useful FLOPs.
-    known: what was compiled before, by the program's text; PPO and PPO-ptx sample alike.
+    known: results by the program's text, to compile equal programs once: PPO and PPO-ptx sample
+        with the same program.
     """
     known, program = {} if known is None else known, planned.program
     count = lambda p: count_flops(p.function, *p.arguments, products_only=True, while_turns=p.turns)
@@ -125,7 +127,7 @@ def compile_program(
 
 
 def _compile(program: Program, lowered, arguments: float) -> dict:
-    """The fields of `Compiled` that the compiler tells. arguments: their bytes a chip."""
+    """The fields of `Compiled` that the compiler gives. arguments: bytes per chip."""
     started = time.monotonic()
     try:
         compiled = lowered.compile()
@@ -155,7 +157,7 @@ def _compile(program: Program, lowered, arguments: float) -> dict:
 
 
 def _parts(parsed: hlo.Module, whole: hlo.Cost, program: Program) -> dict[str, dict]:
-    """A rollout's decode loop, the one with most turns, and prefill, all else."""
+    """A rollout's two parts: decode is the loop with the most iterations, prefill is the rest."""
     if program.turns == 1:
         return {}
     loop, turns, times = max(parsed.loops(), key=lambda found: found[1] or 0)
@@ -170,8 +172,9 @@ def _parts(parsed: hlo.Module, whole: hlo.Cost, program: Program) -> dict[str, d
 
 
 def _wanted_bytes(message: str) -> float | None:
-    """What a program wanted, from XLA's words: "Used 23.71G of 15.75G hbm", or "the total memory
-    required for HLO temporaries (298.12G) exceeds available HBM (30.75G)". None: no such error."""
+    """The bytes that a program needed, from XLA's error: "Used 23.71G of 15.75G hbm", or "the total
+    memory required for HLO temporaries (298.12G) exceeds available HBM (30.75G)". None: another
+    error."""
     size = r"([\d.]+)([KMGT]?)"
     used = re.search(rf"[Uu]sed {size} of {size} hbm", message)
     found = used or re.search(rf"required for .*\({size}\) exceeds available HBM", message)

@@ -1,7 +1,7 @@
-"""What a compiled program does, read off its HLO text: collectives and cycles, loops multiplied.
+"""Collectives and cycles of a compiled program, read from its HLO text.
 
-XLA's own `cost_analysis` counts the body of a loop once; the text names every loop's body and
-condition, so the counts here are multiplied by the number of turns, however deep the loop.
+XLA's own `cost_analysis` counts the body of a loop once. The text contains every loop's body and
+condition, so that the counts here are multiplied by the loop's iterations, also in nested loops.
 """
 
 import dataclasses
@@ -32,11 +32,10 @@ class Instruction:
 
 @dataclasses.dataclass
 class Cost:
-    """Of one run of a program on one chip.
+    """The cost of one run of a program on one chip.
 
-    collectives: bytes that the chip sends, by kind; cycles: as the compiler estimates them, waits
-    for other chips left out; unknown: loops whose number of turns the text does not tell, counted
-    once.
+    collectives: bytes that the chip sends, by kind. cycles: the compiler's estimate, without waits
+    for other chips. unknown: loops counted once, because the text does not give their iterations.
     """
 
     collectives: Counter
@@ -61,7 +60,7 @@ class Module:
     partitions: int = 1
 
     def loops(self, computation: str | None = None, times: int = 1) -> list[tuple]:
-        """(loop, its turns or None, how often it is begun), loops in loops included."""
+        """(loop, its iterations or None, how often it is started), nested loops included."""
         found = []
         for i in self.computations[computation or self.entry]:
             if i.opcode == "while":
@@ -71,8 +70,8 @@ class Module:
         return found
 
     def turns(self, loop: Instruction) -> int | None:
-        """How often a loop runs: from its backend config, or from `index < bound` and the step
-        that its body adds to the index. None where neither tells."""
+        """Iterations of a loop: from its backend config, or from `index < bound` and the step that
+        its body adds to the index. None where neither is there."""
         if known := re.search(r'"?known_trip_count"?:\{"n":"?(\d+)"?\}', loop.attributes):
             return int(known[1])
         compared = self._comparison(called(loop, "condition"), {})
@@ -82,7 +81,7 @@ class Module:
         body = self.computations[called(loop, "body")]
         named = {i.name: i for i in body}
         root = next(i for i in body if i.root)
-        step = 1  # a loop that the compiler unrolled by two steps by two
+        step = 1  # more where the compiler has unrolled the loop
         if root.opcode == "tuple" and (last := named.get(root.operands[index])):
             added = [named[o] for o in last.operands if last.opcode == "add" and o in named]
             constants = [int(i.operands[0]) for i in added if i.opcode == "constant"]
@@ -92,7 +91,7 @@ class Module:
     def _comparison(self, computation: str, given: dict) -> tuple[int, int] | None:
         """(index in the loop's tuple, bound) of the comparison LT in a condition.
 
-        given: what the parameters of a called computation are, as `known` here.
+        given: the parameters of a called computation, in the form of `known` below.
         """
         known = {}  # name -> ("index", place in the tuple) or ("constant", value)
         for i in self.computations[computation]:
@@ -118,14 +117,16 @@ class Module:
         return self.cost_of(self.entry)
 
     def cost_of(self, computation: str) -> Cost:
-        """Of one run of a computation, its loops and calls included."""
+        """The cost of one run of a computation, its loops and calls included."""
         total, seen = Cost(Counter()), set()
         self._walk(computation, total, seen)
         return total
 
     def _walk(self, computation: str, total: Cost, seen: set) -> None:
-        """seen: channels already counted between two loops' edges. A collective that runs beside
-        other work is cut into several computations, all of one channel."""
+        """Adds a computation's cost to `total`.
+
+        seen: channels that were counted already in the same loop body. An asynchronous collective
+        is split over several computations, all with the same channel."""
         instructions = self.computations[computation]
         shapes = {i.name: i.shape for i in instructions}
         for i in instructions:
@@ -133,7 +134,7 @@ class Module:
                 total.cycles += int(cycles[1])
             kind = i.opcode.removesuffix("-start")
             if kind == "all-reduce" and computation.startswith("all-reduce-scatter"):
-                kind = "reduce-scatter"  # TPUs' way to write it: fused with the slice it keeps
+                kind = "reduce-scatter"  # on TPUs written as an all-reduce fused with a slice
             if kind in KINDS:
                 channel = re.search(r"channel_id=(\d+)", i.attributes)
                 mark = channel[1] if channel else (computation, i.name)
@@ -198,7 +199,7 @@ def called(instruction: Instruction, name: str) -> str:
 
 
 def bytes_of(shape: str) -> float:
-    """Of an array, or of all arrays of a tuple: "f32[4,8]{1,0}" -> 128."""
+    """Bytes of an array, or of all arrays of a tuple: "f32[4,8]{1,0}" -> 128."""
     total = 0.0
     for dtype, sides in SHAPE.findall(shape):
         if dtype in BYTES:
@@ -207,9 +208,9 @@ def bytes_of(shape: str) -> float:
 
 
 def group_size(attributes: str, partitions: int) -> int:
-    """Chips that take part in a collective, in any of XLA's ways to write groups.
+    """The number of chips in a group of a collective, in any of XLA's notations for groups.
 
-    Raises ValueError for a way that is not known here.
+    Raises ValueError for an unknown notation.
     """
     if named := re.search(r"replica_groups=mesh\[([^\]]*)\][^{]*\{([^}]*)\}", attributes):
         sides = {axis: int(side) for axis, side in re.findall(r"'([^']+)'=(\d+)", named[1])}
@@ -227,9 +228,9 @@ def group_size(attributes: str, partitions: int) -> int:
 
 
 def _sent(kind: str, i: Instruction, shapes: dict[str, str], partitions: int) -> float:
-    """Bytes a chip sends in a ring: a share s of the whole W = n s in each of its n - 1 steps.
+    """Bytes that a chip sends in a ring of n chips: a share s = W / n in each of n - 1 steps.
 
-    all-gather of shares s: (n - 1) s; reduce-scatter of W: (n - 1)/n W; all-reduce of W is both:
+    all-gather of shares s: (n - 1) s; reduce-scatter of W: (n - 1)/n W; all-reduce of W does both:
     2 (n - 1)/n W; all-to-all of W: (n - 1)/n W; permute of W: W.
     """
     whole = sum(bytes_of(shapes.get(o, "")) for o in i.operands)

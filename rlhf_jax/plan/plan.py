@@ -1,4 +1,4 @@
-"""All programs of an experiment, compiled for a topology."""
+"""The plan: all programs of an experiment, compiled for a topology."""
 
 import dataclasses
 import sys
@@ -41,25 +41,27 @@ class Plan:
         return 1 if self.too_large else 0
 
     def compute_seconds(self, program: Compiled) -> float:
-        """The compiler's cycles at the chip's clock."""
+        """Seconds of one call: the compiler's cycles at the chip's clock."""
         return program.cycles / self.topology.chip.clock
 
     def link_seconds(self, program: Compiled) -> float:
-        """The least that the chip's links need for what it sends."""
+        """Seconds that the chip's links need at full speed for the bytes that it sends."""
         return sum(program.sent.values()) / self.topology.chip.links
 
     def seconds(self, program: Compiled) -> float:
-        """Of one call, where links work beside the rest."""
+        """Seconds of one call, if sending overlaps completely with computing."""
         return max(self.compute_seconds(program), self.link_seconds(program))
 
     def utilisation(self, program: Compiled) -> float | None:
-        """Of the chips' peak, recomputation not counted as work; None without an estimate."""
+        """Useful FLOPs as a fraction of what the chips could do in `seconds`; None without an
+        estimate of the seconds."""
         seconds = self.seconds(program)
         peak = self.topology.chip.peak * self.topology.chips
         return program.useful_flops / seconds / peak if seconds else None
 
     def petaflops_days(self, stage: str) -> float | None:
-        """Of all calls of a stage, recomputation left out; None where their number is not known."""
+        """Petaflop/s-days of all calls of a stage, without recomputation; None where the number of
+        calls is not known."""
         programs = [p for p in self.programs if p.stage == stage]
         if not programs or any(p.runs is None for p in programs):
             return None
@@ -83,9 +85,9 @@ def make_plan(
     stages: Sequence[str],
     platform: str = "tpu",
 ) -> Plan:
-    """Compiles every program of the stages for the devices; says on standard error which.
+    """Compiles every program of the stages for the devices; prints its name on standard error.
 
-    Raises ConfigError where mesh or batches do not fit the devices, as a run would.
+    Raises ConfigError where the mesh or a batch does not fit the devices, as in a run.
     """
     mesh = mesh_shape(config.parallel, topology.chips)
     runner = JitRunner(layout_of(devices, mesh))

@@ -1,4 +1,4 @@
-"""The programs of an experiment, stage by stage, as shapes."""
+"""The programs of an experiment, stage by stage, with the shapes of their arguments."""
 
 import dataclasses
 from collections.abc import Sequence
@@ -15,7 +15,7 @@ from rlhf_jax.stages.stage import MANY_STEPS, Build, Program
 class Planned:
     """A program of a stage.
 
-    runs  its calls in the whole run; None where the data tell them
+    runs  its calls in the whole run; None where the number depends on the data
     """
 
     stage: str
@@ -25,14 +25,14 @@ class Planned:
 
 
 def stages_of(config: Experiment) -> tuple[str, ...]:
-    """The stages that run in the experiment's own directory."""
+    """The stages that this experiment trains, without those read from another run."""
     directory_of = lambda stage: config.directory / stage
     here = {name: stage.elsewhere(directory_of) is None for name, stage in config.stages.items()}
     return tuple(name for name, runs in here.items() if runs)
 
 
 def build_for(config: Experiment, stage: str) -> Build:
-    """What the programs of a stage are made from, without a tokenizer."""
+    """The `Build` of a stage, from which its programs are made, without a tokenizer."""
     return build_of(config.stages, stage, config.model, Ending.planned(config.ending))
 
 
@@ -41,7 +41,7 @@ def programs_of(
 ) -> list[Planned]:
     """Every program that a run compiles to train these stages, stage by stage.
 
-    recomputed: what the models' config says that backward passes compute again is; else nothing.
+    recomputed: whether backward passes recompute what the models' config says, or nothing.
     """
     found = []
     for name in stages:

@@ -1,4 +1,4 @@
-"""What a plan found, printed: the table, the whole run's compute, and whether it fits."""
+"""Prints a plan: the table, the compute of the whole run, and whether it fits."""
 
 import dataclasses
 import json
@@ -44,12 +44,12 @@ def as_table(plan: Plan) -> Table:
 
 
 NOTES = """\
-arguments, temporary, output: as the compiler allots them, what is written over a donated argument
-counted once. beside: what other programs of the stage keep in memory meanwhile. FLOPs: products of
-matrices of all chips in one call, counted in the jaxpr, loops multiplied, recomputation included.
-sent: by collectives, GiB a chip, loops multiplied. compute s: the compiler's cycles, loops
-multiplied, waits left out. links s: what is sent over the chip's links at full speed. utilised: of
-the peak, recomputation not counted, if both overlap."""
+arguments, temporary, output: GiB per chip, as the compiler allocates them; an output that replaces
+a donated argument counts once. beside: GiB per chip that other programs of the stage keep in memory
+meanwhile. FLOPs: of all chips in one call, matrix products only, recomputation included. sent: GiB
+that a chip sends in collectives. compute s: the compiler's cycles at the chip's clock, without
+waits. links s: sent at the full speed of the chip's links. utilised: FLOPs without recomputation
+over the chips' peak in the longer of the two times. Loops count with all their iterations."""
 
 
 def print_plan(plan: Plan, console: Console | None = None) -> None:
@@ -76,7 +76,7 @@ def print_plan(plan: Plan, console: Console | None = None) -> None:
 
 
 def verdict(plan: Plan) -> str:
-    """One line: that it fits, or what does not and its largest consumers."""
+    """One line: that the plan fits, or which programs do not and their largest parts."""
     if not plan.too_large:
         p = plan.largest
         share = p.total / plan.capacity
@@ -92,7 +92,7 @@ def verdict(plan: Plan) -> str:
 
 
 def as_json(plan: Plan) -> str:
-    """Everything of the table, and more, as JSON."""
+    """The figures of the table, and more, as JSON."""
     programs = [
         {
             **dataclasses.asdict(p),

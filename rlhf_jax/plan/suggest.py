@@ -1,4 +1,4 @@
-"""Tries meshes and micro-batches for an experiment, and says which is best."""
+"""Tries meshes and numbers of micro-batches for an experiment, and says which is fastest."""
 
 import dataclasses
 from collections.abc import Iterator, Sequence
@@ -15,14 +15,14 @@ from rlhf_jax.plan.programs import build_for
 from rlhf_jax.plan.report import as_json, gib, print_plan
 from rlhf_jax.runs.experiment import Experiment
 
-LANES = 128  # cuts of the model width in multiples of this are gathered without a detour
-GROWTH = (1, 4, 16)  # times the micro-batches of the experiment
+LANES = 128  # shares of the model width in multiples of this are gathered without extra copies
+GROWTH = (1, 4, 16)  # factors of the experiment's own number of micro-batches
 
 
 def meshes(config: Experiment, chips: int, stages: Sequence[str]) -> list[MeshShape]:
-    """Meshes worth a try for these stages, those that send least first: little tensor, then much
-    fsdp. Tensor divides every model's heads, fsdp their widths, and some micro-batch has a row for
-    each group of chips."""
+    """Meshes to try for these stages. Meshes that send least come first: small tensor, then large
+    fsdp. `tensor` divides every model's heads and `fsdp` every model's width; at least one batch
+    has a row for each group of chips in each micro-batch."""
     models = _models(config, stages)
     batches = [rows for name in stages for rows in config.stages[name].batches()]
     most = max((rows.count // rows.pieces for rows in batches), default=chips)
@@ -40,7 +40,7 @@ def meshes(config: Experiment, chips: int, stages: Sequence[str]) -> list[MeshSh
 
 
 def _models(config: Experiment, stages: Sequence[str]) -> list[TransformerConfig]:
-    """The shapes of all models that these stages read and end with."""
+    """The shapes of all models that these stages read or produce."""
     found = []
     for name in stages:
         build = build_for(config, name)
@@ -51,7 +51,7 @@ def _models(config: Experiment, stages: Sequence[str]) -> list[TransformerConfig
 def candidates(
     config: Experiment, chips: int, stages: Sequence[str]
 ) -> Iterator[tuple[MeshShape, int, Experiment]]:
-    """Each mesh with 1, 4 and 16 times the micro-batches, as far as there are rows for more."""
+    """Each mesh with 1, 4 and 16 times the micro-batches, as far as there are enough rows."""
     for mesh in meshes(config, chips, stages):
         before = None
         for times in GROWTH:
@@ -64,8 +64,8 @@ def candidates(
 def with_micro_batches(
     config: Experiment, times: int, mesh: MeshShape, stages: Sequence[str]
 ) -> Experiment | None:
-    """The experiment on the mesh, with so many times the micro-batches in these stages; None where
-    their rows cannot be cut so."""
+    """The experiment on the mesh with `times` as many micro-batches in these stages; None where the
+    rows cannot be cut that way."""
     groups = mesh.data * mesh.fsdp
     parallel = dataclasses.replace(config.parallel, fsdp=mesh.fsdp, tensor=mesh.tensor)
     try:
@@ -79,7 +79,7 @@ def with_micro_batches(
 
 
 def seconds(plan: Plan) -> float:
-    """Of one call of each program, the measure of what is best."""
+    """Seconds of one call of every program: `suggest` looks for the smallest sum."""
     return sum(plan.seconds(p) for p in plan.programs)
 
 
@@ -92,9 +92,9 @@ def suggest(
     out: Path | None = None,
     platform: str = "tpu",
 ) -> int:
-    """Prints the fastest plan that fits and the options that give it; 1 where none fits.
+    """Prints the fastest plan that fits, and its options; returns 1 where none fits.
 
-    Every mesh is tried with as few micro-batches as fit: 1, 4, 16 times the experiment's own.
+    Every mesh is tried with 1, 4 and 16 times the experiment's micro-batches, until it fits.
     """
     best, nearest, fitting, tries = None, None, set(), 0
     for mesh, times, changed in candidates(config, topology.chips, stages):
@@ -128,7 +128,7 @@ def suggest(
 
 
 def options(plan: Plan, config: Experiment, changed: Experiment) -> str:
-    """The command-line options of a plan: its mesh, and what it changed of the stages."""
+    """The command-line options of a plan: its mesh, and the stages' fields that it changes."""
     told = [f"--parallel.fsdp {plan.mesh.fsdp} --parallel.tensor {plan.mesh.tensor}"]
     for name in plan.stages:
         old, new = config.stages[name], changed.stages[name]
