@@ -345,8 +345,9 @@ def test_help_of_a_stage_lists_its_own_options_and_the_shared_ones(capsys):
 
 def test_entries_of_a_docstring_part_ways():
     texts = options.field_texts(LoopConfig)
-    assert texts["keep"] == "so many newest checkpoints stay"
-    assert texts["wandb"] == "the Weights & Biases project that metrics go to beside the files"
+    assert texts["keep"] == "the number of newest checkpoints that are kept"
+    told = "the Weights & Biases project to which metrics are sent, besides the files"
+    assert texts["wandb"] == told
     texts = options.field_texts(ParallelConfig)
-    assert texts["process"] == 'which of them this is, from 0; only with "host:port"'
+    assert texts["process"] == 'the number of this process, from 0; only with "host:port"'
     assert options.field_texts(OptimizerConfig)["b1"] == options.field_texts(OptimizerConfig)["b2"]

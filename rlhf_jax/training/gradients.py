@@ -1,5 +1,7 @@
-"""The gradient of one weighted mean, however the batch is split into micro-batches, and rows one
-piece after the other, without moving any of a batch that lies on many devices."""
+"""Gradients accumulated over micro-batches, and splits of rows into micro-batches and minibatches.
+
+Splits take strided rows, so that no row of a batch on many devices moves to another device.
+"""
 
 from collections.abc import Callable
 from typing import Any
@@ -20,19 +22,20 @@ def accumulate_gradients(
 
         g = (sum_i d total_i / d params) / (sum_i weight_i)
 
-    A mean of the micro-batches' means would weigh a token of a short micro-batch more. Weights are
-    taken as constants of `params`. A batch of weight 0 has gradient 0. Under `pmap` the sums are
-    those of all replicas.
+    A mean of the micro-batches' means would give tokens of a short micro-batch more weight. No
+    gradient flows through the weights. A batch of weight 0 has gradient 0. Under `pmap` the sums
+    are over all replicas.
 
     Args:
         loss: `loss(params, micro) -> (WeightedMean, dict[str, WeightedMean])`, scalar totals. With
             a `key` it is called as `loss(params, micro, key_i)`, key_i = fold_in(key, i).
-        batch: pytree of arrays with one leading axis B. Micro-batch i holds the rows i, i + n,
-            i + 2n, ..., so that a batch sharded over devices stays where it is.
+        batch: pytree of arrays with the same leading axis B. Micro-batch i holds the rows i, i + n,
+            i + 2n, ..., so that no row moves to another device.
         micro_batches: n; must divide B.
     Returns:
-        (gradients, metrics): sums of the loss's own metrics, of "loss", and "grad_norm" (global L2
-        norm, before any clipping; of weight 1, or 0 where the batch has none). `means` divides.
+        (gradients, metrics). The metrics are WeightedMeans: the loss's own metrics, "loss", and
+        "grad_norm" (global L2 norm before any clipping; weight 1, or 0 for a batch of weight 0).
+        `means` divides them.
     Raises:
         ConfigError: B is not a multiple of micro_batches.
     """
@@ -53,7 +56,7 @@ def accumulate_gradients(
         return jnp.where(weight > 0, 1 / jnp.where(weight > 0, weight, 1), 0)
 
     first = jax.tree.map(lambda x: x[0], micros)
-    if micro_batches == 1:  # divides before the gradient is taken: one pass over it less
+    if micro_batches == 1:  # divides the loss instead of the gradient: saves a pass over it
         gradients, mean, metrics = replicas.total(one(0, first, reciprocal))
     else:
         zeros = jax.tree.map(lambda x: jnp.zeros(x.shape, x.dtype), jax.eval_shape(one, 0, first))
@@ -70,18 +73,18 @@ def accumulate_gradients(
 
 
 def means(metrics: dict[str, WeightedMean]) -> dict[str, jax.Array]:
-    """Each metric's mean, and NaN where it counted nothing: a mean of nothing is no number."""
+    """Each metric's mean; NaN for a metric that counted nothing."""
     nan_if_empty = lambda m: jnp.where(m.weight == 0, jnp.nan, m.mean)
     return {name: nan_if_empty(metric) for name, metric in metrics.items()}
 
 
 def all_finite(*numbers: jax.Array) -> jax.Array:
-    """Whether a step may change anything: its losses and gradient norms, scalars, are finite."""
+    """Whether a step may change the state: all its losses and gradient norms are finite."""
     return jnp.isfinite(jnp.stack(numbers)).all()
 
 
 def keep_if(ok: jax.Array, new: Any, old: Any) -> Any:
-    """`new` where ok, else `old`, leaf by leaf: the bits of new whatever old holds."""
+    """`new` where ok, else `old`, leaf by leaf; the other tree has no effect, even if it is NaN."""
     return jax.tree.map(lambda n, o: jnp.where(ok, n, o), new, old)
 
 
@@ -96,8 +99,8 @@ def _split(batch, micro_batches: int):
 
 
 def split_rows(tree: Any, pieces: int) -> Any:
-    """[B, ...] -> [pieces, B / pieces, ...]: piece i holds the rows i, i + pieces, ..., so that
-    rows cut over devices stay where they are."""
+    """[B, ...] -> [pieces, B / pieces, ...]: piece i holds the rows i, i + pieces, ..., so that no
+    row moves to another device."""
     return jax.tree.map(lambda x: x.reshape(-1, pieces, *x.shape[1:]).swapaxes(0, 1), tree)
 
 
@@ -107,9 +110,9 @@ def join_rows(tree: Any) -> Any:
 
 
 def split_each_epoch(tree: Any, pieces: int, epochs: int, key: jax.Array) -> Any:
-    """[B, ...] -> [epochs x pieces, B / pieces, ...]: `split_rows` in the first epoch; in each
-    later one, which of `pieces` rows that lie side by side goes to which piece is drawn anew, so
-    that rows cut over devices stay where they are."""
+    """[B, ...] -> [epochs x pieces, B / pieces, ...]: `split_rows` in the first epoch. In each
+    later epoch every block of `pieces` neighbouring rows is dealt to the pieces in a new random
+    order, so that no row moves to another device."""
     sides = jax.tree.map(lambda x: x.reshape(-1, pieces, *x.shape[1:]), tree)
     count = len(jax.tree.leaves(sides)[0])
     numbers = jnp.arange(count) + replicas.index() * count
@@ -129,7 +132,7 @@ def split_each_epoch(tree: Any, pieces: int, epochs: int, key: jax.Array) -> Any
 
 
 def in_pieces(function: Callable, pieces: int, arrays: tuple) -> Any:
-    """function(*arrays) of rows alone, in so many pieces one after the other."""
+    """function(*arrays) of arrays of rows, computed in `pieces` parts one after the other."""
     if pieces == 1:
         return function(*arrays)
     return join_rows(jax.lax.map(lambda piece: function(*piece), split_rows(arrays, pieces)))

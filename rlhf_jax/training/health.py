@@ -1,19 +1,18 @@
-"""What a loop counts of its updates: how many were applied, skipped or empty, and gradient norms
-far above the usual."""
+"""Counts of applied, skipped and empty updates, and of gradient norms far above the usual."""
 
 import logging
 import math
 
-SPIKE = 10.0  # times the running mean
-MEMORY = 0.98  # of that mean, a step
-USUAL_AFTER = 20  # norms, before which none is a spike
+SPIKE = 10.0  # a norm above so many times the running mean is a spike
+MEMORY = 0.98  # decay of the running mean per step
+USUAL_AFTER = 20  # the first so many norms are never spikes
 LOG = logging.getLogger(__name__)
 
 
 class Health:
-    """Counts over a whole stage. `saved` is the JSON value of `state` in a checkpoint.
+    """Counts over a whole stage.
 
-    updates: how many a step tries.
+    saved: `state`, as a checkpoint stores it. updates: updates of parameters in each step.
     """
 
     def __init__(self, name: str, saved: dict | None = None, updates: int = 1):
@@ -32,7 +31,7 @@ class Health:
 
     @property
     def nothing_learnt(self) -> str | None:
-        """Why no update was applied, in words; None: some were."""
+        """Why no update was applied, in words; None if some were applied."""
         applied, skipped, empty = (self._state[name] for name in ("applied", "skipped", "empty"))
         if applied or not skipped + empty:
             return None
@@ -41,10 +40,10 @@ class Health:
         return f"none of {skipped + empty} updates was applied: " + ", ".join(why)
 
     def count(self, step: int, numbers: dict) -> dict:
-        """The metrics of a step with running totals in them: skipped_steps, empty_steps,
+        """The metrics of a step, with the totals so far as skipped_steps, empty_steps and
         grad_norm_spikes.
 
-        A step that reports none of these and no gradient norm comes back as it is.
+        Metrics without skipped_steps, empty_steps and gradient norms are returned unchanged.
         """
         totals, state = {}, self._state
         left_out = numbers.get("skipped_steps", 0) + numbers.get("empty_steps", 0)
@@ -88,5 +87,5 @@ class Health:
                 self._name, step, name, norm, norm / max(mean, 1e-30),
             )  # fmt: skip
             norm = SPIKE * mean
-        share = max(1 - MEMORY, 1 / (seen + 1))  # a plain mean at first
+        share = max(1 - MEMORY, 1 / (seen + 1))  # at first the plain mean of all norms
         self._norms[name] = [mean + share * (norm - mean), seen + 1]

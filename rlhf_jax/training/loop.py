@@ -1,4 +1,4 @@
-"""The one loop that every stage shares: resume, step, log, checkpoint, finish."""
+"""The training loop of all stages: resume, step, log, checkpoint, finish."""
 
 import contextlib
 import dataclasses
@@ -27,34 +27,34 @@ from rlhf_jax.training.metrics import MetricsWriter, to_numbers
 from rlhf_jax.training.progress import ProgressLine
 
 COMPILE_EVENT = "/jax/core/compile/backend_compile_duration"
-WARM_STEPS = 3  # steps of a call in which compiling is expected
-SICK = "sick"  # folder of a stage: batches saved for replay, and the state of the last
+WARM_STEPS = 3  # the first steps of a call, in which compiling is expected
+SICK = "sick"  # a stage's folder with batches saved for replay, and the state of the last of them
 
 
 class SickError(UserError):
-    """Too many steps in a row gave numbers that are not finite."""
+    """Too many steps in a row gave numbers that are not finite, or no update was applied at all."""
 
 
 @dataclasses.dataclass(frozen=True)
 class Task:
-    """What a stage hands to the loop.
+    """What a stage gives to the loop.
 
-    name             "sft", "reward", "ppo", ...
-    state            initial state, a pytree of jax arrays. `step` may donate it: it belongs to
-                     the loop from `run` on
-    step             (state, batch) -> (state, {name: scalar}); one jitted call or several. The
-                     metrics skipped_steps and empty_steps, where it has them, say how many updates
-                     of this step were left out: not finite, or of a batch without weight
-    batches          read once a step
+    name             the stage's name: "sft", "reward", "ppo", ...
+    state            initial state, a pytree of jax arrays. `step` may donate it, so nobody else may
+                     use it after `run` has begun
+    step             (state, batch) -> (state, {name: scalar}); one jitted call or several. Its
+                     metrics skipped_steps and empty_steps, if any, are the numbers of updates that
+                     were not applied: not finite, or of a batch without weight
+    batches          the loop reads one batch per step
     total_steps      steps of the whole stage
     tokens_per_step  tokens that a step learns from or samples, for tokens/s
     show             metrics beside the progress bar; empty: the first three by name
-    updates          of parameters that a step tries
-    whole            makes a batch of this process the batch of all, to save it for replay
-    best             the metric that makes a checkpoint a good one, with "-" where less is better
-    model            of a state, what the stage ends with: whole parameters
-    evaluate         (step, state after it) -> {name: number} beside the step's metrics; {}: none
-    evaluated        the names that it may give
+    updates          updates of parameters in a step
+    whole            this process's batch -> the batch of all processes, to save it for replay
+    best             the metric by which checkpoints are ranked, with "-" where lower is better
+    model            state -> the whole parameters of the model that the stage ends with
+    evaluate         (step, state after it) -> {name: number} to log with the step's metrics
+    evaluated        the names that `evaluate` may give
     """
 
     name: str
@@ -79,14 +79,15 @@ class Task:
 class LoopConfig:
     """What is written and how often, in steps; nothing here changes what is computed.
 
-    keep         so many newest checkpoints stay
-    keep_best    and so many of the best, by the mean of a metric since the checkpoint before
-    best         that metric, of an evaluator that measures the stage in its training
-                 ("evaluation/gold_score", "-evaluation/pretraining_loss": "-" where less is
-                 better); None, and in other stages: the stage's own (loss, or PPO's score)
-    max_skipped  after so many steps in a row with an update left out the stage stops, its batch
-                 saved for replay
-    wandb        the Weights & Biases project that metrics go to beside the files
+    keep         the number of newest checkpoints that are kept
+    keep_best    the number of best checkpoints that are kept too, by the mean of a metric since
+                 the checkpoint before
+    best         the metric of keep_best, from an evaluator that measures the stage during training
+                 ("evaluation/gold_score", or "-evaluation/pretraining_loss" with "-" because lower
+                 is better); None, or a metric that the stage lacks: its loss, or PPO's score
+    max_skipped  the stage stops after so many steps in a row with a skipped update, and saves the
+                 batch for replay
+    wandb        the Weights & Biases project to which metrics are sent, besides the files
     """
 
     checkpoint_every: int = dataclasses.field(default=100, metadata=NOT_FINGERPRINTED)
@@ -112,18 +113,20 @@ def run(
     stop_after_steps: int | None = None,
     insist: bool = False,
 ) -> Any:
-    """Trains to the end, or on from the newest good checkpoint of `directory`; returns the state.
+    """Trains to the end, from the newest good checkpoint of `directory` if there is one; returns
+    the state.
 
-    The same call after a kill ends in the same bits: state, data position, metrics.jsonl. A
-    finished stage returns its state at once. SIGTERM or SIGINT (where SIGNALS handles them) ends
-    the running step, saves, and returns.
+    If a run is killed, the same call resumes it, and state, data position and metrics.jsonl end
+    bit-identical to those of an uninterrupted run (on CPUs and TPUs; GPU kernels may add in another
+    order). A finished stage returns its state at once. On SIGTERM or SIGINT (where SIGNALS handles
+    them) the running step is finished, a checkpoint saved, and the state returned.
 
     Args:
         fingerprint: the stage's config as `fingerprint_of` gives it.
-        stop_after_steps: stop, with a checkpoint, once the stage stands at this step.
-        insist: go on under another config than the directory was made with.
+        stop_after_steps: saves a checkpoint and stops once the stage has done so many steps.
+        insist: resumes even if the directory was made with another config.
     Raises:
-        UserError: the directory belongs to another config, or to a run that goes on; its
+        UserError: the directory belongs to another config, or another process is using it; its
             checkpoint does not fit; the disk is full.
         SickError: config.max_skipped steps in a row were not finite, or no update of the whole
             stage was applied.
@@ -157,7 +160,7 @@ def run(
 
 
 def _train(task, state, step, end, config, checkpoints, log):
-    waiting = None  # the metrics of the step before, fetched while this one runs
+    waiting = None  # the metrics of the previous step, fetched while this step runs
     while step < end:
         batch = next(task.batches)
         with log.compilations:
@@ -168,14 +171,14 @@ def _train(task, state, step, end, config, checkpoints, log):
         waiting = (step, metrics, task.evaluate(step, state))  # the next step may donate the state
         end = step if SIGNALS.stop_at(step) else end
         save = step % config.checkpoint_every == 0 or step == end
-        # One more skipped step would be the last: then the state must not run ahead of its number.
+        # If one more skipped step would stop the stage, its metrics must be read before the next.
         if save or log.health.in_a_row + 1 >= config.max_skipped:
             log.write(*waiting)
             waiting = None
             sick = log.health.in_a_row >= config.max_skipped
             useless = log.health.nothing_learnt if step == task.total_steps else None
             if save or sick:
-                # A line of this step must be on disk before a checkpoint says that it is done.
+                # The step's metrics must be on disk before a checkpoint says that it is done.
                 log.sync()
                 position = task.batches.get_state()
                 checkpoints.save(step, state, position, log.progress(step) | log.quality())
@@ -185,9 +188,9 @@ def _train(task, state, step, end, config, checkpoints, log):
 
 
 def _sick(task, checkpoints, config, step, state, batch, useless) -> SickError:
-    """Keeps what `rlhf-jax replay` needs. Skipped steps left the state as it was before them.
+    """Saves batch and state for `rlhf-jax replay`. Skipped steps have not changed the state.
 
-    useless: why the whole stage has learnt nothing; None: only its last steps.
+    useless: why the whole stage has learnt nothing; None: only its last steps were skipped.
     """
     directory = checkpoints.directory / SICK
     path = directory / f"step_{step}.npz"
@@ -202,7 +205,7 @@ def _sick(task, checkpoints, config, step, state, batch, useless) -> SickError:
         return SickError(f"{task.name}: {useless}; there is no model to save. {shown}")
     return SickError(
         f"{task.name}: {config.max_skipped} steps in a row were not finite, the last of them step "
-        f"{step}; no parameter has taken them in. {shown}; the same command goes on with the "
+        f"{step}; they have changed no parameter. {shown}; the same command goes on with the "
         "batches after it"
     )
 
@@ -241,7 +244,7 @@ class _Log:
         self.compilations = _Compilations()
         self.health = health
         self._open = contextlib.ExitStack()
-        self._writer = self._line = None  # one process of a run writes and shows
+        self._writer = self._line = None  # only process 0 writes and prints
         if is_first():
             self._writer = self._open.enter_context(
                 contextlib.closing(MetricsWriter(directory, step, config.wandb))
@@ -252,10 +255,10 @@ class _Log:
             )
 
     def write(self, step: int, metrics: dict, evaluated: dict[str, float]) -> None:
-        """Waits for the metrics of `step`; writes them, and what was evaluated, if it is a step to
-        log or one that was."""
+        """Waits for the metrics of `step`; writes them and `evaluated` if the step is logged or was
+        evaluated."""
         numbers = to_numbers(jax.device_get(metrics))
-        # Where every update was finite, what is no number is a mean over nothing.
+        # If every update was finite, a NaN is the mean of a metric that counted nothing.
         healthy = numbers.get("skipped_steps") == 0
         uncounted = {name for name, value in numbers.items() if healthy and math.isnan(value)}
         numbers = self.health.count(step, numbers) | evaluated
@@ -282,7 +285,7 @@ class _Log:
                 self._writer.write(step, numbers, speed, uncounted)
 
     def progress(self, step: int) -> dict:
-        """Sums over all calls that led to `step`; work lost to a kill is not among them."""
+        """Totals over all calls that led to `step`, without work that a kill has lost."""
         before = self._before
         return {
             "seconds": before["seconds"] + time.monotonic() - self._start,
@@ -293,8 +296,8 @@ class _Log:
         }
 
     def quality(self) -> dict:
-        """The mean of the metric of checkpoints over the steps since the last call, for a
-        checkpoint's progress."""
+        """For a checkpoint's progress: the metric that ranks checkpoints, and its mean over the
+        steps since the last call."""
         values, self._best = self._best, []
         return {"best": self._best_name, "mean": sum(values) / len(values)} if values else {}
 
@@ -307,7 +310,7 @@ class _Log:
 
 
 class _Compilations:
-    """Counts what XLA compiles inside its `with` blocks, one block a step."""
+    """Counts XLA's compilations inside its `with` blocks, one block per step."""
 
     def __init__(self):
         self.count, self.after_warm_steps, self._blocks = 0, 0, 0

@@ -1,11 +1,11 @@
-"""Metrics of a stage on disk, and on the screen.
+"""Metrics of a stage, written to files.
 
-metrics.jsonl   {"step": 10, "loss": 2.5, ...}: nothing that differs between two equal runs
+metrics.jsonl   {"step": 10, "loss": 2.5, ...}: only numbers that are equal in two equal runs
 speed.jsonl     {"step": 10, "seconds": ..., "tokens_per_second": ..., "compilations": ...}
-tensorboard/    both; and Weights & Biases where a project is named
+tensorboard/    both; Weights & Biases gets both too if a project is given
 
-A bucket has no append. There `sync`, before each checkpoint, writes the lines' whole file, and the
-events since the last one as a file of their own.
+A bucket has no append. There `sync`, called before each checkpoint, writes each .jsonl file as a
+whole, and the TensorBoard events since the last `sync` as a new file.
 """
 
 import contextlib
@@ -32,9 +32,9 @@ METRICS, SPEED = "metrics.jsonl", "speed.jsonl"
 
 
 class MetricsWriter:
-    """Appends lines to the files of a stage directory, after cutting what lies beyond `step`.
+    """Appends lines to the files of a stage directory, after removing lines beyond `step`.
 
-    wandb: a Weights & Biases project to send them to as well; None: none.
+    wandb: the Weights & Biases project to which metrics are sent too; None: none.
     """
 
     def __init__(self, directory: epath.Path, step: int, wandb: str | None = None):
@@ -64,14 +64,14 @@ class MetricsWriter:
             self._wandb.log(metrics | {f"speed/{k}": v for k, v in speed.items()}, step=step)
 
     def sync(self) -> None:
-        """Everything written so far is on disk (before a checkpoint that counts on it)."""
+        """Makes everything written so far durable. A checkpoint relies on it."""
         for file in self._files.values():
             file.sync()
         self._board.sync()
 
     def close(self) -> None:
         for file in (*self._files.values(), self._board):
-            with contextlib.suppress(OSError):  # told by write or sync, which came before
+            with contextlib.suppress(OSError):  # an earlier write or sync has raised it
                 file.close()
         if self._wandb is not None:
             self._wandb.finish()
@@ -88,7 +88,7 @@ class MetricsWriter:
 
 
 class _Lines:
-    """A file of a disk to which lines are appended."""
+    """A file on a disk, to which lines are appended."""
 
     def __init__(self, path: epath.Path):
         self._file = open(path, "a", encoding="utf-8")  # noqa: SIM115
@@ -105,7 +105,7 @@ class _Lines:
 
 
 class _KeptLines:
-    """The same in a bucket: a reader sees the lines from `sync` or `close` on."""
+    """The same for a bucket: lines appear in the file at `sync` or `close`."""
 
     def __init__(self, path: epath.Path):
         self._path, self._new = path, False
@@ -127,8 +127,9 @@ class _KeptLines:
 class _Board:
     """A TensorBoard event file, written in the caller's thread; in a bucket one for each `sync`.
 
-    tensorboardX's SummaryWriter has a thread of its own, which dies on a full disk and leaves the
-    caller waiting. purge: the first step that earlier files hold in vain.
+    tensorboardX's SummaryWriter writes in a thread of its own; on a full disk that thread dies and
+    the caller waits forever. purge: TensorBoard ignores events of this step and later ones in
+    earlier files.
     """
 
     def __init__(self, directory: epath.Path, purge: int):
@@ -140,7 +141,7 @@ class _Board:
         self._writer.write_event(Event(wall_time=time.time(), step=purge, session_log=started))
 
     def _open(self) -> None:
-        part = "" if self._here is None else f".{self._part:06d}"  # read in the order of the names
+        part = "" if self._here is None else f".{self._part:06d}"  # files are read in name order
         folder = self._directory if self._here is None else epath.Path(self._here.name)
         suffix = f".{os.getpid()}.{self._purge}{part}"
         self._writer, self._some = EventsWriter(str(folder / "events"), suffix), False
@@ -176,7 +177,7 @@ class _Board:
 
 
 def _start_wandb(project: str, directory: epath.Path):
-    """The W&B run of a stage directory: the same one after each resume."""
+    """The W&B run of a stage directory: the same run after each resume."""
     try:
         import wandb
     except ImportError as error:
@@ -191,7 +192,7 @@ def _start_wandb(project: str, directory: epath.Path):
 
 
 def trim(path: epath.Path, step: int) -> None:
-    """Keeps the whole lines up to `step`; a line that a kill cut short goes as well."""
+    """Keeps the complete lines up to `step`; removes a line that a kill has cut short, too."""
     if not path.exists():
         return
     content = path.read_bytes()
@@ -201,10 +202,10 @@ def trim(path: epath.Path, step: int) -> None:
 
 
 def read_lines(path: epath.Path) -> list[tuple[bytes, dict]]:
-    """The whole lines of a file, as they are and as JSON objects with a step.
+    """The complete lines of a file, each as bytes and as a JSON object with a step.
 
     Raises:
-        UserError: a line is something else; the message names it.
+        UserError: a line is not such an object; the message names the line.
     """
     found = []
     for number, line in enumerate(path.read_bytes().splitlines(keepends=True), 1):
@@ -228,7 +229,7 @@ def read_metrics(directory: epath.PathLike, name: str = METRICS) -> list[dict]:
 
 
 def to_numbers(metrics: dict) -> dict[str, float | int]:
-    """Scalars of a step (arrays or numbers) as Python numbers, in the order of their names.
+    """Scalars of a step (arrays or numbers) as Python numbers, sorted by name.
 
     Raises:
         ValueError: a metric is no scalar.

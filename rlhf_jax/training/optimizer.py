@@ -10,7 +10,7 @@ import optax
 
 from rlhf_jax.errors import require
 
-# Fields of which a method takes no notice.
+# Fields that a method does not read.
 UNREAD = {
     "lion": ("epsilon", "epsilon_placement"),
     "adafactor": ("b1", "b2", "epsilon", "epsilon_placement", "moment_dtype"),
@@ -21,26 +21,27 @@ UNREAD = {
 class OptimizerConfig:
     """A method and its schedule; the defaults are InstructGPT's where the paper prints them.
 
-    method             "adam"; "lion" (Chen et al. 2023, arXiv 2302.06675): one moment, the sign of
-                       it; "adafactor" (Shazeer & Stern 2018, arXiv 1804.04235): second moments
-                       of the rows and columns of each layer's matrix only, its update clipped
-                       to RMS 1, no first moment, no scaling by the parameter. Both need another
-                       learning rate than Adam
-    moment_dtype       of the first moment, of Adam and Lion; second moments are float32
-    learning_rate      peak rate
+    method             "adam"; "lion" (Chen et al. 2023, arXiv 2302.06675): the update is the sign
+                       of one moment; "adafactor" (Shazeer & Stern 2018, arXiv 1804.04235): second
+                       moments of rows and columns of each layer's matrix, update clipped to RMS 1,
+                       no first moment, no scaling by the parameter. Lion and Adafactor need other
+                       learning rates than Adam
+    moment_dtype       dtype of the first moment of Adam and Lion; second moments are float32
+    learning_rate      peak learning rate
     schedule           "constant", or "linear" / "cosine" from the peak to final_fraction x peak
-    final_fraction     the schedule ends, after the last step, at this fraction of the peak
+    final_fraction     the fraction of the peak at which the schedule ends, after the last step
                        (InstructGPT's SFT and reward model: 0.1). A skipped step (a loss or a
-                       gradient that is not finite) does not move the schedule: after n of them
-                       the run stops n steps before the schedule's end
-    warmup_steps       optimizer steps of linear warm-up, from warmup_from x peak; the decay fills
-                       the steps that remain (a PPO iteration is several optimizer steps)
-    b1, b2             decay rates of the moments, of Adam and Lion
-    epsilon            of Adam
+                       gradient that is not finite) does not advance the schedule: after n skipped
+                       steps a run ends n steps before the schedule's end
+    warmup_steps       optimizer steps of linear warm-up from warmup_from x peak; the decay takes
+                       the remaining steps (a PPO iteration has several optimizer steps)
+    warmup_from        the fraction of the peak at which the warm-up starts
+    b1, b2             decay rates of the moments of Adam and Lion
+    epsilon            of Adam, added to the denominator
     epsilon_placement  "standard": m^ / (sqrt(v^) + eps); "tensorflow": eps is added to sqrt(v)
                        before the bias correction
-    weight_decay       decoupled (AdamW), on arrays of two and more dimensions only
-    max_grad_norm      the whole gradient is scaled down to this norm; None never clips
+    weight_decay       decoupled (AdamW), only for arrays of two or more dimensions
+    max_grad_norm      a gradient of larger norm is scaled down to this norm; None never clips
     """
 
     learning_rate: float = 1e-5
@@ -91,7 +92,7 @@ def make_optimizer(config: OptimizerConfig, total_steps: int) -> optax.GradientT
     Args:
         total_steps: optimizer steps of the whole run; the schedule ends there.
     """
-    # The rate comes last: `applied_updates` reads its count.
+    # The learning rate comes last, because `applied_updates` reads the count of the last transform.
     parts = [_method(config), optax.scale_by_learning_rate(_schedule(config, total_steps))]
     if config.weight_decay:
         parts.insert(1, optax.add_decayed_weights(config.weight_decay, mask=_is_matrix))
@@ -117,20 +118,21 @@ def is_state(tree: Any) -> bool:
 
 
 def applied_updates(opt_state) -> jax.Array:
-    """How many updates a state of `make_optimizer`'s has applied: skipped steps do not count."""
+    """The number of updates applied so far, from the state of `make_optimizer`'s transform. Skipped
+    steps do not count."""
     return opt_state[-1].count
 
 
 def learning_rate_at(config: OptimizerConfig, applied, total_steps: int) -> jax.Array:
-    """The rate of the update that follows `applied` updates; `applied` may be traced."""
+    """The learning rate of the update after `applied` updates; `applied` may be traced."""
     return jnp.asarray(_schedule(config, total_steps)(applied), jnp.float32)
 
 
 def clip_by_global_norm(max_norm: float) -> optax.GradientTransformation:
     """g min(1, max_norm / |g|), |g| over all arrays together.
 
-    As optax's, but by one factor: a multiplication fuses into Adam, optax's division is a pass of
-    its own over the gradient.
+    Like optax's function, but it multiplies by one factor. The multiplication fuses into Adam;
+    optax's division takes an extra pass over the gradient.
     """
 
     def update(gradients, state, params=None):
@@ -142,11 +144,12 @@ def clip_by_global_norm(max_norm: float) -> optax.GradientTransformation:
 
 
 def scale_by_tensorflow_adam(b1: float, b2: float, epsilon: float) -> optax.GradientTransformation:
-    """Adam with epsilon outside the bias correction, as TensorFlow 1 has it.
+    """Adam with epsilon outside the bias correction, as in TensorFlow 1.
 
         u_t = sqrt(1 - b2^t) / (1 - b1^t) * m_t / (sqrt(v_t) + eps)
 
-    Early steps are smaller than the standard form's: its epsilon is eps / sqrt(1 - b2^t) there.
+    Early steps are smaller than in the standard form: they are those of the standard form with
+    epsilon = eps / sqrt(1 - b2^t).
     Source: Huang et al. 2023, "The N implementation details of RLHF with PPO", detail 21.
     """
 
@@ -168,8 +171,8 @@ def scale_by_tensorflow_adam(b1: float, b2: float, epsilon: float) -> optax.Grad
 
 
 class FactoredMoments(NamedTuple):
-    """Means of g^2, by parameter: of each row of a matrix, and of each column. A vector has all of
-    its g^2 in `rows`, and 0 in `columns`."""
+    """Running means of g^2 for each parameter: for each row and for each column of a matrix. For a
+    vector `rows` holds one mean per element, and `columns` is 0."""
 
     count: jax.Array
     rows: Any
@@ -177,13 +180,14 @@ class FactoredMoments(NamedTuple):
 
 
 def scale_by_factored_moments() -> optax.GradientTransformation:
-    """Adafactor's step of each layer's matrix [M, N] by itself; vectors have a v of their own.
+    """Adafactor's step, separately for each layer's matrix [M, N]. A vector has a full v.
 
         v_m = d v_m + (1 - d) mean_n(g_mn^2 + 1e-30), v_n likewise over m, d = 1 - t^-0.8
         u = g / sqrt(v_m v_n / mean(v_m)),  u / max(1, rms(u))
 
-    As optax's scale_by_factored_rms and clip_by_block_rms, which see a stack of layers as one array
-    and factor its two longest axes, if both are long. N is all axes of a matrix but its first.
+    Like optax's scale_by_factored_rms and clip_by_block_rms. Those treat a stack of layers as one
+    array and factor its two longest axes, if both are long. N is all axes of a matrix but the
+    first.
     Source: Shazeer & Stern 2018 (arXiv 1804.04235), algorithms 4 and 5.
     """
 
@@ -235,9 +239,9 @@ def _clipped(update: jax.Array, axes: tuple[int, ...]) -> jax.Array:
 
 
 def _axes(path, x: jax.Array) -> tuple[tuple[int, ...], tuple[int, ...]]:
-    """The axes of a layer's own array: a matrix's first and its others; a vector's all, and none.
+    """The axes of one layer's array: (the first, the others) of a matrix, (all, none) of a vector.
 
-    Layers are stacked over axis 0 below "blocks", unless those are a list.
+    Layers are stacked over axis 0 below "blocks", unless "blocks" is a list.
     """
     stacked = any(getattr(key, "key", "") == "blocks" for key in path)
     listed = any(isinstance(key, jax.tree_util.SequenceKey) for key in path)
@@ -267,6 +271,6 @@ def _is_matrix(params):
 
 
 def _is_vector(path) -> bool:
-    """Biases and norm scales are vectors, also where the layers' are stacked into a matrix."""
+    """Whether a parameter is a bias or a norm's scale; stacked over layers it is a matrix."""
     name = str(getattr(path[-1], "key", "")) if path else ""
     return name.endswith(("bias", "scale"))
