@@ -1,1 +1,1 @@
-"""Supervised fine-tuning, reward model and PPO: each a pure `update(state, batch)`."""
+"""The stages of an experiment: pretraining, SFT, feedback, reward model, policy gradient, DPO."""

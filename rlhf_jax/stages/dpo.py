@@ -1,7 +1,8 @@
 """Direct preference optimisation: a policy from rankings, without reward model or rollouts.
 
-An objective is a small frozen dataclass: `loss(better, worse)` of a pair of responses, `reward`,
-what its policy ranks responses by, and whether it reads the `reference` at all.
+An objective is a small frozen dataclass with three members: `loss(better, worse)` of a pair of
+responses; `reward(response)`, by which the policy ranks responses; and `reference`, whether it
+needs the reference's log-probabilities.
 """
 
 import dataclasses
@@ -26,8 +27,8 @@ from rlhf_jax.training.gradients import in_pieces
 
 
 class Response(NamedTuple):
-    """Of whole responses: log p under the policy, the number of tokens, and log p under the
-    reference; None for an objective without one."""
+    """Numbers of whole responses: log p under the policy, tokens, and log p under the reference
+    (None for an objective without a reference)."""
 
     log_probs: jax.Array
     tokens: jax.Array
@@ -39,7 +40,7 @@ class Response(NamedTuple):
 
     @property
     def per_token(self) -> jax.Array:
-        """The mean log p of a token; 0 of no token."""
+        """The mean log p per token; 0 for a response without tokens."""
         return self.log_probs / jnp.maximum(self.tokens, 1)
 
 
@@ -49,7 +50,10 @@ def _logs(better: Response, worse: Response) -> tuple[jax.Array, ...]:
 
 @dataclasses.dataclass(frozen=True)
 class DPO:
-    """Rafailov et al. 2023; label_smoothing > 0, the rate of wrong labels, is cDPO."""
+    """DPO of Rafailov et al. 2023.
+
+    label_smoothing: the assumed rate of wrong labels; above 0 it is cDPO
+    """
 
     beta: float = 0.1
     label_smoothing: float = 0.0
@@ -69,9 +73,10 @@ class DPO:
 
 @dataclasses.dataclass(frozen=True)
 class IPO:
-    """Azar et al. 2023: a margin to reach, 1 / (2 beta) nats, and not to pass.
+    """IPO of Azar et al. 2023: pulls the margin between log-ratios to 1 / (2 beta) nats.
 
-    per_token: log-ratios are means over a response's tokens, as in trl, not sums as printed
+    per_token: log-ratios are means over a response's tokens, as in trl, instead of sums, as in the
+    paper
     """
 
     beta: float = 0.1
@@ -97,7 +102,7 @@ class IPO:
 
 @dataclasses.dataclass(frozen=True)
 class SimPO:
-    """Meng et al. 2024: mean log p a token in place of the log-ratio, and a margin to beat."""
+    """SimPO of Meng et al. 2024: the mean log p per token replaces the log-ratio; with a margin."""
 
     beta: float = 2.0
     margin: float = 1.0
@@ -116,7 +121,8 @@ class SimPO:
 
 @dataclasses.dataclass(frozen=True)
 class ORPO:
-    """Hong et al. 2024: likelihood of the better response + coefficient x odds-ratio loss."""
+    """ORPO of Hong et al. 2024: -mean log p of the better response + coefficient x odds-ratio
+    loss."""
 
     coefficient: float = 0.1
     reference: ClassVar[bool] = False
@@ -137,8 +143,8 @@ Preference = DPO | IPO | SimPO | ORPO
 
 @dataclasses.dataclass(frozen=True)
 class DirectPreference(RankingStage):
-    """A policy from the reward model's batches by the loss of a pair; its start is the
-    reference."""
+    """Trains a policy on rankings with a preference loss (DPO, IPO, SimPO or ORPO). The policy of
+    `start` is the reference."""
 
     objective: Preference = DPO()
 
@@ -178,9 +184,9 @@ class DirectPreference(RankingStage):
 
 
 def response_log_probs(model: TransformerConfig, params: Any, batch: dict) -> jax.Array:
-    """log p(response, eos | prompt) of every output, nats: [B, K] of a ranking batch.
+    """log p(response, eos | prompt) of every output of a ranking batch, in nats: [B, K].
 
-    A sum over the tokens of weight 1; 0 where an output is absent.
+    The sum over tokens of weight 1; 0 where an output is absent.
     """
     shape = batch["tokens"].shape
     flat = lambda name: batch[name].reshape(-1, shape[-1])
@@ -204,11 +210,13 @@ def preference_loss(
 ) -> Callable:
     """loss(params, batch, key): mean over prompts of the objective over their untied pairs.
 
-    A prompt's sum over its pairs is divided as `objectives.reward_models.over_pairs` says.
-    batch: a ranking batch, with ref_log_probs [B, K] where the objective has a reference; one
-    forward pass an output. Metrics: `accuracy` over pairs of the objective's reward (nats of a
-    response, or of a token where there is no reference); its `margin`, and the reward of the better
-    and of the worse output: the mean over prompts of the mean over their untied pairs.
+    divide_by: as in `objectives.reward_models.over_pairs`.
+    batch: a ranking batch, with ref_log_probs [B, K] if the objective has a reference. Each output
+    takes one forward pass.
+
+    Metrics use the objective's reward: nats per response, or nats per token without a reference.
+    `accuracy` is over all untied pairs. `margin`, `better_reward` and `worse_reward` are means over
+    prompts of the mean over each prompt's untied pairs.
     """
 
     def loss(params, batch, key=None):

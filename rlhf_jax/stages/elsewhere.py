@@ -1,4 +1,4 @@
-"""Stages that train nothing: the finished model of another run, and a policy behind worked
+"""Stages that train nothing: a finished model of another run, and a policy prompted with worked
 examples."""
 
 import dataclasses
@@ -12,7 +12,7 @@ from rlhf_jax.stages.stage import Ends, Need, Prompting, Stage
 
 @dataclasses.dataclass(frozen=True)
 class FromRun(Stage):
-    """The model that a stage of another run has ended with.
+    """The finished model of a stage of another run.
 
     run    that run's directory
     stage  the stage's name there
@@ -37,11 +37,11 @@ class FromRun(Stage):
 
 @dataclasses.dataclass(frozen=True)
 class FewShot(Stage):
-    """The policy of the stage `start`, asked behind worked examples of the data source; its answer
-    ends with its line (the prompted GPT-3 of Ouyang et al. 2022)."""
+    """The policy of the stage `start`, with worked examples of the data source before each prompt
+    (the prompted GPT-3 of Ouyang et al. 2022). Its answer is the first line that it writes."""
 
     examples: int = 3
-    prompt_length: int = 256  # tokens of examples and prompt
+    prompt_length: int = 256  # tokens of examples and prompt together
     start: str = dataclasses.field(kw_only=True)
 
     def __post_init__(self):

@@ -1,4 +1,4 @@
-"""What a policy-gradient stage learns from: sampled responses, their scores and advantages."""
+"""The experience of a policy-gradient stage: sampled responses, their scores and advantages."""
 
 from collections.abc import Callable, Mapping
 from typing import Any, NamedTuple
@@ -24,7 +24,7 @@ from rlhf_jax.training.gradients import in_pieces
 
 
 class Shapes(NamedTuple):
-    """Of the models that a stage reads."""
+    """The shapes of the models that a stage reads."""
 
     policy: TransformerConfig
     reference: TransformerConfig
@@ -33,64 +33,64 @@ class Shapes(NamedTuple):
 
 
 class State(NamedTuple):
-    """All that moves."""
+    """Everything that changes from iteration to iteration."""
 
     step: jax.Array  # iterations done
-    policy: Any  # the trained part, as of the value function and of the average
-    value: Any  # None without a value network, as its optimizer
+    policy: Any  # trained parameters only, as in value and ema
+    value: Any  # None without a value network
     policy_opt: Any
-    value_opt: Any
-    ema: Any  # of the policy; None without an average
+    value_opt: Any  # None without a value network
+    ema: Any  # moving average of the policy; None without one
     kl_coefficient: jax.Array
-    advantage: Any  # what the advantage carries; None: nothing
-    surrogate: Any  # the same of the surrogate
-    queue: Any  # Sampled of `stale` + 1 iterations; None without stale ones
+    advantage: Any  # the state that the advantage carries; None: no state
+    surrogate: Any  # the state that the surrogate carries; None: no state
+    queue: Any  # `Sampled` of `stale` + 1 iterations; None where responses are never stale
     key: jax.Array
 
 
 class Frozen(NamedTuple):
-    """What is read and never changes."""
+    """Parameters that are read and never change."""
 
     reference: Any
     scorers: Mapping[str, Any]  # the reward terms' models, by stage
-    fixed: Mapping[str, Any]  # parts of "policy" and "value" that are not trained (models/parts.py)
+    fixed: Mapping[str, Any]  # untrained parts of "policy" and "value" (models/parts.py)
 
 
 class Sampled(NamedTuple):
-    """A batch of responses and what the policy that sampled them, the reference and the reward say.
-    T = prompt + response columns; float32."""
+    """A batch of responses with log-probabilities and scores. T = prompt + response columns, R =
+    response columns; float32."""
 
     tokens: jax.Array  # [B, T]
     segments: jax.Array  # [B, T]
-    mask: jax.Array  # [B, R], as log-probabilities
-    log_probs: jax.Array  # of the policy that sampled; NaN in all where a row was drawn from NaN
-    ref_log_probs: jax.Array
+    mask: jax.Array  # [B, R]
+    log_probs: jax.Array  # [B, R], of the policy that sampled; all NaN if a row was drawn from NaN
+    ref_log_probs: jax.Array  # [B, R]
     scores: jax.Array  # [B]
-    about: Mapping[str, jax.Array]  # [B] numbers of each response, for metrics
+    about: Mapping[str, jax.Array]  # [B] each: numbers about the responses, for metrics
 
 
 class Experience(NamedTuple):
-    """What an update reads of episodes. Tokens and segments are [B, T], all else [B, R]."""
+    """The arrays that an update reads. Tokens and segments are [B, T], the others [B, R]."""
 
     tokens: jax.Array
     segments: jax.Array
     mask: jax.Array
     log_probs: jax.Array  # of the policy that sampled
-    ref_log_probs: jax.Array | None  # None where the KL stands in the reward
-    values: jax.Array | None  # None without a value network, as the returns
+    ref_log_probs: jax.Array | None  # None where the KL is in the reward
+    values: jax.Array | None  # None without a value network
     advantages: jax.Array
-    returns: jax.Array | None
+    returns: jax.Array | None  # None without a value network
 
 
 class Moved(NamedTuple):
-    """What a batch moves beside the networks."""
+    """What a batch changes besides the networks."""
 
-    kl: jax.Array  # mean over responses, nats
-    advantage: Any  # what the advantage carries on
+    kl: jax.Array  # mean over responses in nats; it moves the KL coefficient
+    advantage: Any  # the advantage's carried state after this batch
 
 
 def whole(state: State, fixed: Mapping[str, Any]) -> State:
-    """The state with the whole of policy and value function."""
+    """The state with all parameters of policy and value function."""
     value = None if state.value is None else parts.merge(fixed["value"], state.value)
     return state._replace(policy=parts.merge(fixed["policy"], state.policy), value=value)
 
@@ -111,7 +111,7 @@ def response_log_probs(
 def make_rollout(
     config: PolicyGradientConfig, model: TransformerConfig, ending: Ending
 ) -> Callable:
-    """rollout(policy, key, prompts): a response to each row."""
+    """rollout(policy, key, prompts) -> Rollout: one response to each row."""
 
     def sample(policy, key, tokens, segments, rows):
         return generate(
@@ -147,7 +147,7 @@ def joined(prompts: Mapping, rollout: Rollout) -> tuple[jax.Array, jax.Array]:
 class Experiences:
     """The pure functions from a rollout to experience.
 
-    ending: where responses end and what a missing end scores.
+    ending: the rules of generation/ending.py, when a response ends and how a cut one scores.
     """
 
     def __init__(self, config: PolicyGradientConfig, shapes: Shapes, ending: Ending):
@@ -155,31 +155,32 @@ class Experiences:
         self.chunks = config.minibatches * config.micro_batches
 
     def fresh(self, state: State, frozen: Frozen, prompts, rollout: Rollout, found: Mapping):
-        """experience(...) -> (Experience, Moved, metrics) of responses of the policy itself.
+        """experience(...) -> (Experience, Moved, metrics), of responses that the current policy
+        sampled.
 
-        found: what the reward's functions say of each row, {number of the term: [B]}.
+        found: results of the reward's Python functions, {number of the term: [B]}.
         """
         sampled, values = self._one(state, frozen, prompts, rollout, found, valued=True)
         return self._experience(state, sampled, values, sampled.log_probs)
 
     def push(self, queue: Sampled, state: State, frozen: Frozen, number, prompts, rollout, found):
-        """The queue with the responses to learn from in iteration `number` in their place.
+        """The queue, with the responses for iteration `number` written to their slot.
 
-        state: without its queue, which gives its memory to the new one.
+        state: without its queue, whose memory is reused for the new queue.
         """
         sampled, _ = self._one(state, frozen, prompts, rollout, found)
         slot = number % (self.config.stale + 1)
         return (jax.tree.map(lambda all_, one: all_.at[slot].set(one), queue, sampled),)
 
     def queue(self, *arguments) -> Sampled:
-        """The shapes of a queue; arguments: those of `fresh`, as shapes."""
+        """The shapes of a queue. arguments: those of `fresh`, as shapes."""
         places, (sampled, _) = self.config.stale + 1, jax.eval_shape(self._one, *arguments)
         return jax.tree.map(lambda x: jax.ShapeDtypeStruct((places, *x.shape), x.dtype), sampled)
 
     def _one(
         self, state: State, frozen: Frozen, prompts, rollout: Rollout, found, valued: bool = False
     ) -> tuple[Sampled, jax.Array | None]:
-        """A batch of responses, and the values of their tokens where it is `valued`."""
+        """A batch of responses, and (if `valued`) the values of their tokens."""
         tokens, segments = joined(prompts, rollout)
         params = whole(state, frozen.fixed)
 
@@ -188,13 +189,13 @@ class Experiences:
             return self._evaluate(params, frozen, *rows), values
 
         evaluated, values = in_pieces(evaluate, self.chunks, (tokens, segments, rollout.mask))
-        # From here on all episodes: whitening, groups, metrics and minibatches are of the whole.
+        # From here on every device has all episodes, for whitening, groups, metrics, minibatches.
         *gathered, values = replicas.gather((tokens, segments, rollout, evaluated, found, values))
         return self._sampled(*gathered), values
 
     def stale(self, state: State, frozen: Frozen):
-        """experience(...) -> (Experience, Moved, metrics) of what stands in the queue for this
-        iteration."""
+        """experience(...) -> (Experience, Moved, metrics), of the responses that the queue holds
+        for this iteration."""
         slot = state.step % (self.config.stale + 1)
         sampled = jax.tree.map(lambda x: x[slot], state.queue)
         params = whole(state, frozen.fixed)
@@ -211,7 +212,7 @@ class Experiences:
         return experience, moved, metrics | {"stale_kl": masked_mean(gap, sampled.mask)}
 
     def scores(self, frozen: Frozen, prompts, rollout: Rollout, found: Mapping) -> jax.Array:
-        """[B], rows: what each response scores, for choosing among groups."""
+        """The score of each response, [B] as rows, by which groups are selected (max_draws)."""
         tokens, segments = joined(prompts, rollout)
         evaluate = lambda *rows: self._read(frozen, *rows)
         read = in_pieces(evaluate, self.chunks, (tokens, segments, rollout.mask))
@@ -230,7 +231,7 @@ class Experiences:
 
     def _read(self, frozen: Frozen, tokens, segments, mask) -> dict[str, jax.Array]:
         length = self.config.response_length
-        # From the prompt's last token on: a reward model may read no token of a response.
+        # The prompt's last token counts too: an empty response is scored there.
         read = jnp.pad(
             self.ending.read(tokens[:, -length:], mask), ((0, 0), (1, 0)), constant_values=1
         )
@@ -250,7 +251,7 @@ class Experiences:
         return score.scores(params.value, states)
 
     def _scores(self, rollout: Rollout, read: Mapping, found: Mapping):
-        """The reward of each response [B], whether it ended, and each term of the reward."""
+        """(score of each response [B], whether it ended [B], each reward term's values)."""
         ended = self.ending.ended(rollout.tokens, rollout.mask)
         terms = []
         for number, term in enumerate(self.config.rewards):
@@ -262,7 +263,7 @@ class Experiences:
     def _sampled(self, tokens, segments, rollout: Rollout, evaluated, found: Mapping) -> Sampled:
         log_probs, ref_log_probs, read = evaluated
         mask = rollout.mask
-        # Not drawn from the policy, so no experience of it: NaN, and the update skips all of it.
+        # Tokens drawn from NaN are not samples of the policy. NaN makes the update skip the batch.
         log_probs = jnp.where(rollout.sick.any(), jnp.nan, log_probs)
         scores, ended, terms = self._scores(rollout, read, found)
         about = {
@@ -278,7 +279,7 @@ class Experiences:
         return Sampled(tokens, segments, mask, log_probs, ref_log_probs, scores, about)
 
     def _experience(self, state: State, sampled: Sampled, values, log_probs):
-        """log_probs: of the policy that learns."""
+        """log_probs: of the policy that is trained, before its update."""
         config, mask = self.config, sampled.mask
         in_reward = config.kl_in == "reward"
         rewards = kl_shaped_rewards(

@@ -1,6 +1,6 @@
-"""What the data tell before the first step of any stage: whether records leave something for each
-stage and for the report, and enough for a stage's warm-up. Read from the lengths of tokenised
-records and their numbers of outputs.
+"""Checks of the data before the first step of any stage: whether enough records remain for each
+stage, its warm-up and the report. They use the lengths of tokenised records and their numbers of
+outputs.
 """
 
 import math
@@ -15,23 +15,23 @@ from rlhf_jax.errors import UserError, require
 
 
 class Measured(NamedTuple):
-    """Of a record."""
+    """Measures of one record."""
 
     tokens: int  # of its longest sequence
     outputs: int = 1
-    reason: str | None = None  # why it says nothing
+    reason: str | None = None  # why it is left out, such as a ranking that is all ties
 
 
 class Expected(NamedTuple):
-    """Of rankings that a stage is yet to collect."""
+    """Bounds on rankings that a stage has not collected yet."""
 
-    rankings: int  # at most
+    rankings: int  # their number, at most
     shortest: int  # tokens of prompt and response, at least
     most_outputs: int
 
 
 class Data(Protocol):
-    """Records, and words about them."""
+    """Records, and how messages name them."""
 
     tokenizer: Tokenizer
 
@@ -41,10 +41,10 @@ class Data(Protocol):
 
 
 class Measures:
-    """The tokenised lengths of records, each split measured once."""
+    """The tokenised lengths of records; each split is measured once."""
 
     def __init__(self, close: Close):
-        """close: what ends a ranked response (`Ending.close`)."""
+        """close: adds the end token to a ranked response (`Ending.close`)."""
         self._close, self._found = close, {}
         self._measures: dict[str, Callable] = {
             "prompts": self._prompt,
@@ -73,11 +73,11 @@ class Measures:
 
 
 class Facts:
-    """What the records say to one stage, or to the report.
+    """The records of one stage, or of the report, as its checks see them.
 
-    name: of the stage; data: of a kind, where its records lie; expected: of rankings that are yet
-    to be collected.
-    left_out, filled by `some`: {"rankings.train": {source: {reason: count}}}.
+    name: the stage's. data: a function from a kind of records to the `Data` that has them.
+    expected: gives the bounds on rankings that are not collected yet.
+    left_out: {"rankings.train": {source: {reason: count}}}, filled by `some`.
     """
 
     def __init__(
@@ -93,32 +93,33 @@ class Facts:
 
     @property
     def expected(self) -> Expected | None:
-        """Of rankings that another stage is yet to collect; None: they are there."""
+        """Bounds on rankings that another stage has not collected yet; None: they are there."""
         return self._expected()
 
     def measured(self, kind: str, split: str) -> list[Measured]:
         return self._measures.of(self._data(kind), kind, split)
 
     def where(self, kind: str, split: str) -> str:
-        """What a message calls the records."""
+        """How a message names the records."""
         return self._data(kind).where(kind, split)
 
     def warms_up(self, rows: float, epochs: float, batch_size: int, warmup: int) -> None:
-        """Raises ConfigError unless the warm-up ends before a stage of so many rows an epoch."""
+        """Raises ConfigError unless the stage has more steps than its warm-up; rows: per epoch."""
         steps = max(1, round(epochs * math.ceil(rows / batch_size)))
         allowed = f"below the run's {steps} steps"
         require(warmup < steps, "optimizer.warmup_steps", warmup, allowed)
 
     def fits(self, kind: str, split: str, field: str, length: int, needed: int) -> None:
-        """Raises ConfigError unless a length, of the field, is enough for the prompts."""
+        """Raises ConfigError, naming the field, unless its `length` is at least `needed`, the
+        tokens of the longest prompt."""
         allowed = f"at least {needed}, for the prompts of {self.where(kind, split)}"
         require(length >= needed, field, length, allowed)
 
     def some(self, kind: str, split: str, field: str, length: int) -> list[Measured]:
-        """Those records that are left where longer ones than `length` tokens, of the field, are
-        not. What is left out is printed, and counted, by source.
+        """The records that remain when records longer than `length` tokens are left out.
 
-        Raises UserError where none is left.
+        Prints and counts, by source, the records that are left out. `field` is the config's name
+        for the length. Raises UserError where no record remains.
         """
         facts, where = self.measured(kind, split), self.where(kind, split)
         reasons = ["too long" if fact.tokens > length else fact.reason for fact in facts]

@@ -1,5 +1,5 @@
-"""Batches for a stage, shuffled for a use of its own (rlhf_jax/randomness.py): of every batch, the
-rows that this process loads."""
+"""Batches for a stage, each kind shuffled by its own seed (rlhf_jax/randomness.py). A batch holds
+the rows that this process loads."""
 
 import dataclasses
 from collections.abc import Iterator
@@ -17,7 +17,7 @@ if TYPE_CHECKING:
 
 
 def text(inputs: "Inputs", rows: int, length: int, use: str, whole: bool = False) -> Batches:
-    """Plain text; whole: all rows in every process."""
+    """Batches of plain text. whole: every process loads all rows."""
     return pipeline.text_batches(
         inputs.records("text", "train"),
         inputs.tokenizer,
@@ -36,7 +36,8 @@ def demonstrations(
     text_fraction: float = 0.0,
     fraction_of: str = "rows",
 ) -> Batches:
-    """Demonstrations; text_fraction: of plain text among them (`pipeline.mixed_batches`)."""
+    """Batches of demonstrations. text_fraction: the fraction of plain text mixed in
+    (`pipeline.mixed_batches`)."""
     part = inputs.runner.own_rows(rows)
     batches = pipeline.supervised_batches(
         inputs.records("demonstrations", "train"),
@@ -54,7 +55,8 @@ def demonstrations(
 
 
 def rankings(inputs: "Inputs", rows: int, length: int, outputs: int, packed: int = 1) -> Batches:
-    """Rankings, as many an element as `packed` says, of `outputs` outputs in all at most."""
+    """Batches of rankings. An element holds up to `packed` rankings with up to `outputs` outputs
+    together."""
     return pipeline.ranking_batches(
         inputs.records("rankings", "train"),
         inputs.tokenizer,
@@ -69,7 +71,8 @@ def rankings(inputs: "Inputs", rows: int, length: int, outputs: int, packed: int
 
 
 def prompts(inputs: "Inputs", split: str, rows: int, length: int, whole: bool = False) -> Batches:
-    """Prompts of a split, longer ones than `length` left out; whole: all rows in every process."""
+    """Batches of a split's prompts, without prompts longer than `length` tokens. whole: every
+    process loads all rows."""
     return pipeline.prompt_batches(
         inputs.records("prompts", split),
         inputs.tokenizer,
@@ -82,9 +85,9 @@ def prompts(inputs: "Inputs", split: str, rows: int, length: int, whole: bool = 
 
 @dataclasses.dataclass(frozen=True)
 class Together:
-    """Batches of several kinds, {name: batch}; one position for all.
+    """Batches of several kinds, {name: batch}, with one position in the data for all.
 
-    rows: of each, in all processes.
+    rows: the number of rows of each kind, in all processes together.
     """
 
     runner: Runner
@@ -92,11 +95,11 @@ class Together:
     rows: dict[str, int]
 
     def place(self, batch: dict) -> dict:
-        """On the devices."""
+        """The batch on the devices."""
         return {name: self.runner.rows(part, self.rows[name]) for name, part in batch.items()}
 
     def whole(self, batch: dict) -> dict:
-        """Of all processes."""
+        """The batch with the rows of all processes."""
         return {name: self.runner.gather(part, self.rows[name]) for name, part in batch.items()}
 
     def __next__(self) -> dict:
@@ -112,7 +115,8 @@ class Together:
 
 @dataclasses.dataclass(frozen=True)
 class Repeated:
-    """Batches of prompts, each prompt `group` times side by side; of all rows, those of `own`."""
+    """Batches of prompts, each prompt repeated `group` times in neighbouring rows. Of these rows a
+    batch holds those of the slice `own`."""
 
     batches: Batches
     group: int
@@ -130,11 +134,11 @@ class Repeated:
 
 
 class Prompted(Together):
-    """Batches of "prompts", and of "text" where there is any; a step may draw more prompts, which
-    become part of its batch, {"more": {"1": ..., "2": ...}}."""
+    """Batches of "prompts", and of "text" for ptx. A step may draw more prompts; they are added to
+    its batch as {"more": {"1": ..., "2": ...}}."""
 
     def draws(self, batch: dict) -> Iterator[dict]:
-        """Prompts on the devices, those of the batch first."""
+        """Prompts on the devices: first those of the batch, then more."""
         rows, number = self.rows["prompts"], 0
         yield self.runner.rows(batch["prompts"], rows)
         while True:
@@ -145,7 +149,7 @@ class Prompted(Together):
             yield self.runner.rows(more[str(number)], rows)
 
     def text(self, batch: dict) -> Any:
-        """On the devices; None without."""
+        """The batch's text on the devices; None without text."""
         return self.runner.rows(batch["text"], self.rows["text"]) if "text" in batch else None
 
     def whole(self, batch: dict) -> dict:

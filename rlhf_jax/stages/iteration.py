@@ -1,4 +1,4 @@
-"""One iteration of a policy-gradient stage: sample, ask the reward's functions, score, update."""
+"""One iteration of a policy-gradient stage: sample, call the reward's functions, score, update."""
 
 from collections.abc import Callable, Mapping
 from typing import Any, NamedTuple
@@ -17,7 +17,7 @@ from rlhf_jax.stages.policy_gradient_config import PolicyGradientConfig
 
 
 class Drawn(NamedTuple):
-    """Rows on the devices: prompts, responses to them, and what functions say of these."""
+    """Rows on the devices: prompts, responses, and results of the reward's Python functions."""
 
     prompts: Any
     rollout: Any
@@ -25,11 +25,12 @@ class Drawn(NamedTuple):
 
 
 class Host(NamedTuple):
-    """What an iteration does on the host.
+    """Functions that an iteration calls on the host.
 
-    ask    (iteration, draw, places of the prompts, rollout) -> {number of a term: [B]}
-    fetch  rows of a program as whole NumPy arrays
-    place  whole NumPy arrays as rows
+    ask    (iteration, draw, indices of the prompts, rollout) -> {number of a term: [B]}: calls the
+           reward's Python functions
+    fetch  rows that a program returned -> whole NumPy arrays
+    place  whole NumPy arrays -> rows on the devices
     """
 
     ask: Callable
@@ -40,10 +41,12 @@ class Host(NamedTuple):
 class Iteration:
     """step(state, batch) -> (state, metrics); the state is donated.
 
-    programs  compiled, by name (PolicyGradient.programs)
-    batches   of prompts and text; what an iteration draws beside its batch is added to that
+    programs  compiled programs, by name (PolicyGradient.programs)
+    batches   batches of prompts and text; further prompts that an iteration draws are added to its
+              batch
 
-    Raises UserError in the first iteration of finite samples where sampler and learner disagree.
+    Raises UserError where sampler and learner disagree; this is checked in the first iteration
+    whose samples are finite.
     """
 
     def __init__(
@@ -76,7 +79,7 @@ class Iteration:
         return state, metrics | about | told
 
     def _fill_queue(self, state: State, draws) -> State:
-        """The state with the responses to learn from up to `stale` iterations later."""
+        """The state, its queue filled with responses for the iterations up to `stale` later."""
         now, ahead = int(state.step), self.config.stale
         wanted = range(ahead + 1) if now == 0 else (now + ahead,)
         for number in wanted:
@@ -89,7 +92,7 @@ class Iteration:
         return state
 
     def _draw(self, state: State, number, draws) -> tuple[Drawn, dict]:
-        """Responses to learn from in an iteration, and numbers about how they were drawn."""
+        """The responses for iteration `number`, and metrics about how they were drawn."""
         key = jax.random.fold_in(jax.random.fold_in(state.key, number), 0)
         policy = parts.merge(self.frozen.fixed["policy"], state.policy)
         if self.config.max_draws == 1:
@@ -103,8 +106,8 @@ class Iteration:
         return Drawn(prompts, rollout, self.host.ask(number, draw, index, rollout))
 
     def _differing(self, policy, key, draws, number: int) -> tuple[Drawn, dict]:
-        """Groups whose scores differ, of as many draws as it takes; of those whose scores are alike
-        the first fill what is left empty.
+        """Draws prompts until batch_size responses are in groups whose scores differ, at most
+        max_draws times. If rows are missing then, the first groups with equal scores fill them.
 
         Source: dynamic sampling, Yu et al. 2025 (arXiv 2503.14476), section 3.2.
         """
@@ -132,7 +135,7 @@ def _rows(drawn: Drawn) -> int:
 
 
 def check_sampler(gap: float, tolerance: float) -> None:
-    """Raises UserError where the decode loop and the learner give a token other probabilities."""
+    """Raises UserError where decode loop and learner differ in a token's log-probability."""
     if not gap <= tolerance:
         raise UserError(
             f"sampler and learner disagree: the largest difference between their "

@@ -1,4 +1,4 @@
-"""What stages have in common that train one model by gradient steps on batches: all but PPO."""
+"""The common part of stages that train one model by gradient steps on batches: all but PPO."""
 
 import dataclasses
 from collections.abc import Callable
@@ -20,14 +20,14 @@ from rlhf_jax.training.optimizer import OptimizerConfig, make_optimizer
 class OneModelStage(Stage):
     """A stage that trains one model.
 
-    train: names of the parameters that are trained, as in ("score",), branches of the tree of
-    parameters; none: all are. The others stay as they are and have no optimizer.
+    train: names of parameters, or branches of the tree of parameters, that are trained, such as
+    ("score",); none: all are trained. The other parameters stay fixed, without optimizer state.
     """
 
     optimizer: OptimizerConfig
     epochs: float = 1.0
-    batch_size: int = 32  # rows, or prompts of rankings
-    length: int = 1024  # tokens a row; longer records are left out and counted
+    batch_size: int = 32  # rows; for rankings, prompts
+    length: int = 1024  # tokens per row; longer records are left out and counted
     micro_batches: int = 1
     train: tuple[str, ...] = dataclasses.field(default=(), kw_only=True)
 
@@ -43,7 +43,7 @@ class OneModelStage(Stage):
         )
 
     def parameters(self, model: TransformerConfig) -> Any:
-        """The shapes of all parameters of the model that it trains."""
+        """The shapes of all parameters of the model that is trained."""
         return policy_shapes(model)
 
     def check_shapes(self, build):
@@ -58,7 +58,7 @@ class OneModelStage(Stage):
         return dataclasses.replace(self, micro_batches=pieces)
 
     def update_program(self, loss: Callable, params: Any, batch: dict, steps: int) -> Program:
-        """The training step of a loss, on shapes of all parameters and of a batch."""
+        """The training step of a loss. params, batch: shapes of all parameters and of a batch."""
         fixed, trained = parts.split(params, self.train)
         with inside("optimizer"):
             update, optimizer = supervised.make_update(loss, self, steps, as_written)
@@ -77,7 +77,7 @@ class OneModelStage(Stage):
     ) -> Task:
         """The task that calls the program "update" on every batch.
 
-        prepare(programs, batch): adds what the loss reads beside a batch, on the devices.
+        prepare(programs, batch): adds further arrays that the loss reads to a batch on the devices.
         """
         if batches.dropped:
             print(f"{inputs.build.name}: {batches.left_out} (length = {self.length})")
@@ -104,6 +104,6 @@ class OneModelStage(Stage):
 
 
 def as_written(function: Callable, **how: Any) -> Callable:
-    """`Compile` that leaves the function as it is: the runner compiles it later."""
+    """A `Compile` that returns the function unchanged: the runner compiles it later."""
     del how
     return function

@@ -1,4 +1,4 @@
-"""Policy gradient as a stage: what it reads, its programs, and the loop's task."""
+"""The policy-gradient stage: what it reads, its programs, and its task for the loop."""
 
 import dataclasses
 import functools
@@ -37,10 +37,10 @@ from rlhf_jax.training.loop import Task
 class PolicyGradient(PolicyGradientConfig, Stage):
     """Policy gradient against a reward; presets.py has the settings of PPO, GRPO and others.
 
-    start      the stage whose policy it starts from
-    reference  the stage whose policy the KL penalty is to; None: `start`
-    value      the stage whose scorer the value network starts from; None: the first that the
-               rewards read, and without any the trunk of `start`
+    start      the stage whose policy is trained further
+    reference  the stage whose policy is the reference of the KL penalty; None: `start`
+    value      the stage whose scorer the value network starts from; None: the first scorer that the
+               rewards read, or without any the trunk of `start`
     prompts    the data source's split of prompts
     """
 
@@ -57,7 +57,7 @@ class PolicyGradient(PolicyGradientConfig, Stage):
 
     @property
     def scorers(self) -> dict[str, str]:
-        """Role -> stage, of the reward's models."""
+        """{role: stage} of the reward's models."""
         stages = dict.fromkeys(stage for term in self.rewards for stage in term.scorers())
         return {f"rewards {stage}": stage for stage in stages}
 
@@ -245,11 +245,12 @@ class PolicyGradient(PolicyGradientConfig, Stage):
 
     @property
     def _functions(self) -> list[str]:
-        """The numbers of the reward's terms that have a function on the host."""
+        """The numbers of the reward terms that call a Python function on the host."""
         return [str(number) for number, term in enumerate(self.rewards) if term.on_host]
 
     def _asks(self, inputs):
-        """ask(iteration, draw, places of the prompts, rollout) -> what functions say, as rows."""
+        """ask(iteration, draw, indices of the prompts, rollout) -> {number of a term: its results,
+        as rows}."""
         functions = {n: self.rewards[int(n)].function(inputs) for n in self._functions}
         if not functions:
             return lambda *_: {}

@@ -17,28 +17,32 @@ KL_ESTIMATORS = {"k1": kl.k1, "k2": kl.k2, "k3": kl.k3}
 class PolicyGradientConfig:
     """An advantage x a surrogate, with a KL penalty, on responses that the policy samples.
 
-    Learning rates count optimizer steps: iterations x epochs x minibatches. The defaults are PPO's;
-    presets.py has those of others. The InstructGPT paper prints neither the final policy learning
-    rate nor the GAE lambda, nor how the ptx term is normalised beside the policy's.
+    Schedules of learning rates count optimizer steps: iterations x epochs x minibatches. The
+    defaults are PPO's; presets.py has the settings of other algorithms. The InstructGPT paper does
+    not print the final policy learning rate, the GAE lambda, or how the ptx term is normalised.
 
-    rewards          terms of what a response scores
-    value_optimizer  of the value network, where the advantage reads one; else None
+    rewards          the terms whose weighted sum is a response's score
+    value_optimizer  of the value network; None if the advantage reads no value network
     group            responses to each prompt
-    aggregation      how the losses of tokens become one number: a mean over "token"s, over
-                     "sequence"s of means over their tokens, or over sequences of sums over tokens
-                     divided by response_length, the "length" (reductions.aggregation_weights)
-    kl_in            where the KL penalty stands, in the "reward" of each token or in the "loss"
-    kl_estimator     of the KL of a token, "k1", "k2" or "k3" (objectives/kl.py)
-    kl_gradient      in the loss: the "right" one (kl.kl_loss, stale tokens weighed by their ratio),
-                     or the estimator's "own", as GRPO is published
-    entropy_coefficient  times the entropy of each token's distribution, subtracted from its loss
+    aggregation      how the losses of tokens become one number. "token": the mean over tokens;
+                     "sequence": the mean over sequences of the mean over their tokens; "length":
+                     the mean over sequences of the sum over tokens / response_length
+                     (reductions.aggregation_weights)
+    kl_in            where the KL penalty is: in the "reward" of each token, or in the "loss"
+    kl_estimator     of a token's KL: "k1", "k2" or "k3" (objectives/kl.py)
+    kl_gradient      of a KL in the loss. "right": the gradient of the KL (kl.kl_loss, tokens of an
+                     older policy weighted by their ratio); "own": the gradient of the estimator, as
+                     in the GRPO paper
+    entropy_coefficient  this x the entropy of a token's distribution is subtracted from its loss
     stale            iteration t learns from responses of the policy of iteration max(0, t - stale)
-    max_draws        batches of prompts an iteration at most, drawn until batch_size responses are
-                     of groups whose scores differ; 1: the first is learned from as it is
-    ptx_per          what the ptx gradient is a mean over, times its coefficient. "token": over
-                     tokens of text, as the policy's is over tokens of responses. "sequence":
-                     equation 2 with both expectations over sequences: the mean over tokens, times
-                     the mean tokens of a row of text, by those of a response, in the minibatch
+    max_draws        the most batches of prompts per iteration. They are drawn until batch_size
+                     responses are in groups whose scores differ; 1: the first batch is used as it
+                     is
+    ptx_per          what the ptx gradient is a mean over, before its coefficient. "token": tokens
+                     of text, as the policy's gradient is a mean over tokens of responses.
+                     "sequence": equation 2 with both expectations over sequences, that is the mean
+                     over tokens x (mean tokens of a row of text / mean tokens of a response in the
+                     minibatch)
     """
 
     policy_optimizer: OptimizerConfig
@@ -48,7 +52,7 @@ class PolicyGradientConfig:
     advantage: Advantage = GAE()
     surrogate: Surrogate = PPOClip()
     aggregation: Literal["token", "sequence", "length"] = "token"
-    batch_size: int = 512  # episodes an iteration
+    batch_size: int = 512  # episodes per iteration
     group: int = 1
     minibatches: int = 8
     epochs: int = 1
@@ -66,16 +70,16 @@ class PolicyGradientConfig:
     value_clip: float | None = 0.2  # None: plain squared error
     whiten_rewards: bool = False  # keeps the mean (Ziegler et al. 2019)
     whiten_advantages: bool = True
-    zero_value_head: bool = False  # else the value function starts as the scorer that it is made of
-    ema_decay: float | None = 0.992  # of the policy, an iteration; None: no average
+    zero_value_head: bool = False  # the value head starts at 0; False: with the scorer's weights
+    ema_decay: float | None = 0.992  # of the policy's moving average, per iteration; None: none
     stale: int = 0
     max_draws: int = 1
     ptx_coefficient: float = 0.0
     ptx_per: Literal["token", "sequence"] = "token"  # what the ptx gradient is a mean over
-    ptx_ratio: int = 8  # rows of pretraining text an episode
-    ptx_length: int = 1024  # tokens of such a row
-    # Names of the parameters that are trained, as in ("score",), branches of the tree of
-    # parameters; none: all are. The others stay as they are and have no optimizer.
+    ptx_ratio: int = 8  # rows of pretraining text per episode
+    ptx_length: int = 1024  # tokens per row of pretraining text
+    # Names of parameters, or branches of the tree of parameters, that are trained, such as
+    # ("blocks",); none: all are trained. The others stay fixed, without optimizer state.
     train_policy: tuple[str, ...] = ()
     train_value: tuple[str, ...] = ()
 
@@ -121,7 +125,7 @@ class PolicyGradientConfig:
         require(self.ptx_per in ways, "ptx_per", self.ptx_per, f"one of {ways}")
 
     def _check_estimator(self):
-        """Refuses what contradicts itself."""
+        """Refuses settings that contradict each other."""
         advantage = type(self.advantage).__name__
         if self.advantage.critic:
             allowed = f"an OptimizerConfig: {advantage} reads a value network"
@@ -154,7 +158,7 @@ class PolicyGradientConfig:
         gradient = self.kl_gradient
         require(gradient in ("right", "own"), "kl_gradient", gradient, "'right' or 'own'")
         ok = gradient == "right" or self.kl_in == "loss"
-        require(ok, "kl_gradient", gradient, "'right': the KL stands in the reward, a constant")
+        require(ok, "kl_gradient", gradient, "'right': the KL in the reward has no gradient")
         ok = gradient == "right" or self.kl_estimator != "k1"
         require(ok, "kl_gradient", gradient, "'right': k1's own gradient is 0 in the mean")
 
@@ -168,13 +172,13 @@ class PolicyGradientConfig:
 
     @property
     def start_share(self) -> float | None:
-        """Of the policy at the start in the average after n iterations, d^n of
-        d^n start + (1 - d) sum_i d^(n-i) w_i; None without an average."""
+        """The starting policy's share of the moving average after n iterations: d^n in
+        d^n start + (1 - d) sum_i d^(n-i) w_i. None without an average."""
         return None if self.ema_decay is None else self.ema_decay**self.iterations
 
     @property
     def average_warning(self) -> str | None:
-        """Said where more than a tenth of the saved average is still the policy at the start."""
+        """A warning where the starting policy's share of the saved average is above a tenth."""
         decay, count, left = self.ema_decay, self.iterations, self.start_share
         if left is None or left <= 0.1:
             return None

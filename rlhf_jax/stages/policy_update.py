@@ -38,8 +38,8 @@ NOTHING_FIXED: dict[str, Any] = {"policy": {}, "value": {}}
 
 
 def value_at_start(config: PolicyGradientConfig, policy: Any, scorer: Any) -> Any:
-    """The value function before the first iteration: the scorer, or its trunk under a head of
-    zeros; the policy's trunk under such a head where there is no scorer; None without a critic."""
+    """The value function before the first iteration: the scorer, or its trunk with a head of zeros;
+    without a scorer, the policy's trunk with a head of zeros; None without a critic."""
     if not config.advantage.critic:
         return None
     if scorer is None:
@@ -50,8 +50,8 @@ def value_at_start(config: PolicyGradientConfig, policy: Any, scorer: Any) -> An
 def initial_state(
     config: PolicyGradientConfig, policy: Any, scorer: Any, key: jax.Array, queue: Any = None
 ) -> State:
-    """Policy from its start, value function from a scorer (`value_at_start`), what is carried at
-    its beginning. queue: an empty one, where responses are stale."""
+    """The state before the first iteration; for the value function see `value_at_start`. queue: an
+    empty queue if responses are stale, else None."""
     value = value_at_start(config, policy, scorer)
     policy = parts.split(policy, config.train_policy).trained
     policy_optimizer, value_optimizer = optimizers(config)
@@ -76,8 +76,9 @@ def initial_state(
 def frozen_of(
     config: PolicyGradientConfig, policy: Any, reference: Any, scorers: Mapping, scorer: Any
 ) -> Frozen:
-    """What stays as it is of a policy at its start, its reference, the reward's scorers, and the
-    one that the value function starts from."""
+    """The parameters that stay fixed.
+
+    policy: at its start. scorers: of the reward. scorer: from which the value function starts."""
     fixed = {"policy": parts.split(policy, config.train_policy).fixed, "value": {}}
     if config.advantage.critic:
         value = value_at_start(config, policy, scorer)
@@ -86,7 +87,7 @@ def frozen_of(
 
 
 def optimizers(config: PolicyGradientConfig):
-    """Of the policy, and of the value function; None without one."""
+    """The optimizers of the policy and of the value function (None without one)."""
     steps, value = config.optimizer_steps, config.value_optimizer
     return (
         make_optimizer(config.policy_optimizer, steps),
@@ -95,10 +96,10 @@ def optimizers(config: PolicyGradientConfig):
 
 
 def policy_loss(config: PolicyGradientConfig, model: TransformerConfig) -> Callable:
-    """loss(params, minibatch, state): the surrogate, the KL and the entropy bonus where they stand
-    in the loss, token by token, and aggregated.
+    """loss(params, minibatch, state): the surrogate, plus the KL and the entropy bonus if they are
+    part of the loss, per token, then aggregated.
 
-    state: whose coefficients count.
+    state: gives the KL coefficient and the surrogate's carried state.
     """
     length, temperature = config.response_length, config.temperature
     by = config.aggregation
@@ -133,7 +134,7 @@ def policy_loss(config: PolicyGradientConfig, model: TransformerConfig) -> Calla
 
 
 def kl_penalty(config: PolicyGradientConfig, log_probs: jax.Array, batch: Experience) -> jax.Array:
-    """The KL of each token to the reference, as it stands in the loss: [B, R]."""
+    """The KL of each token to the reference, as a term of the loss: [B, R]."""
     estimator = KL_ESTIMATORS[config.kl_estimator]
     if config.kl_gradient == "own":
         return estimator(log_probs, batch.ref_log_probs)
@@ -157,13 +158,13 @@ def value_loss(config: PolicyGradientConfig, model: TransformerConfig) -> Callab
 
 
 def make_minibatch_update(config: PolicyGradientConfig, shapes: Shapes) -> Callable:
-    """minibatch_update(state, experience, text, fixed): a step of the policy, and one of the value
-    function where there is one. fixed: the parts of both that are not trained.
+    """minibatch_update(state, experience, text, fixed): one step of the policy, and one of the
+    value function if there is one. fixed: the parts of both that are not trained.
 
-    The policy's gradient and ptx's are taken one after the other and added, ptx times its
-    coefficient (Ouyang et al. 2022, eq. 2 and appendix C.4). A loss or gradient that is not finite
-    leaves both networks as they were, and so does a minibatch without weight; skipped_steps and
-    empty_steps say so.
+    The gradients of policy loss and ptx loss are computed one after the other and added: policy +
+    ptx_coefficient x ptx (Ouyang et al. 2022, eq. 2 and appendix C.4). If a loss or gradient is not
+    finite, or the minibatch has no weight, neither network changes; skipped_steps or empty_steps
+    counts it.
     """
     policy_optimizer, value_optimizer = optimizers(config)
     # Dropout stays off here, ptx included (Huang et al. 2023, detail 13).
@@ -177,7 +178,7 @@ def make_minibatch_update(config: PolicyGradientConfig, shapes: Shapes) -> Calla
         return grads, metrics | named
 
     def policy_gradients(state: State, experience: Experience, text, fixed):
-        """Of surrogate and ptx together, metrics, and the weight of either and of the first."""
+        """(gradient of policy loss and ptx, metrics, weight of both losses, of the policy's)."""
         loss = lambda params, batch: of_policy(params, batch, state)
         grads, metrics = gradients(loss, fixed["policy"], state.policy, experience, "policy")
         weight = of_episodes = metrics["policy_loss"].weight
@@ -206,7 +207,7 @@ def make_minibatch_update(config: PolicyGradientConfig, shapes: Shapes) -> Calla
             metrics |= value_metrics
             updates, value_opt = value_optimizer.update(value_grads, state.value_opt, state.value)
             critic = {"value": optax.apply_updates(state.value, updates), "value_opt": value_opt}
-        # One sick term, and the minibatch changes neither network.
+        # If one term is not finite, the minibatch changes neither network.
         terms = [term for name, term in metrics.items() if name.endswith(("_loss", "_norm"))]
         ok, empty = all_finite(*(term.mean for term in terms)), weight == 0
         old = state._asdict()
@@ -220,10 +221,10 @@ def make_minibatch_update(config: PolicyGradientConfig, shapes: Shapes) -> Calla
 
 
 def make_update(config: PolicyGradientConfig, shapes: Shapes) -> Callable:
-    """update(state, experience, moved, text, fixed): epochs x minibatches, then the averages and
-    what is carried on.
+    """update(state, experience, moved, text, fixed): epochs x minibatches, then the moving average,
+    the KL coefficient and the carried states.
 
-    Metrics are means over all minibatches, each by its own weight: tokens of responses or of text.
+    Metrics are means over all minibatches, weighted by the tokens of responses or of text.
     """
     minibatch_update = make_minibatch_update(config, shapes)
 

@@ -1,6 +1,6 @@
-"""Published policy-gradient algorithms as settings of the one stage: an estimator with its source.
+"""Published policy-gradient algorithms, as settings of the one policy-gradient stage.
 
-Each returns a `PolicyGradient`; a field that is given takes the place of the preset's.
+Each function returns a `PolicyGradient`. Fields that you give replace the preset's.
 """
 
 from typing import Any
@@ -20,65 +20,65 @@ from rlhf_jax.stages.policy_gradient import PolicyGradient
 
 
 def ppo(**fields: Any) -> PolicyGradient:
-    """PPO as InstructGPT has it: GAE, clipped ratios, the KL in the reward; PPO-ptx with a
-    `ptx_coefficient`. Source: Schulman et al. 2017 (arXiv 1707.06347); Ouyang et al. 2022."""
+    """PPO as in InstructGPT: GAE, clipped ratios, the KL in the reward. With a `ptx_coefficient` it
+    is PPO-ptx. Source: Schulman et al. 2017 (arXiv 1707.06347); Ouyang et al. 2022."""
     return _preset(fields)
 
 
 def a2c(**fields: Any) -> PolicyGradient:
-    """Returns minus a value network, one step a batch. Source: Mnih et al. 2016 (arXiv
-    1602.01783), without its asynchronous workers and, unless it is given, its entropy bonus."""
+    """A2C: advantage = return - value, one step per batch. Source: Mnih et al. 2016 (arXiv
+    1602.01783), without asynchronous workers; its entropy bonus is `entropy_coefficient`."""
     return _preset(fields, advantage=GAE(lam=1.0), surrogate=Reinforce(), minibatches=1,
                    whiten_advantages=False, value_clip=None)  # fmt: skip
 
 
 def reinforce(**fields: Any) -> PolicyGradient:
-    """REINFORCE with a moving average of the returns as its baseline, one step a batch. Source:
+    """REINFORCE with a moving average of returns as its baseline, one step per batch. Source:
     Williams 1992 (reinforcement comparison)."""
     return _without_critic(fields, advantage=MovingAverage(), surrogate=Reinforce(), minibatches=1)
 
 
 def rloo(**fields: Any) -> PolicyGradient:
-    """REINFORCE with the mean of the other responses to the prompt as its baseline, one step a
-    batch, the KL in the reward. Source: Ahmadian et al. 2024 (arXiv 2402.14740)."""
+    """RLOO: REINFORCE with the mean return of the prompt's other responses as its baseline, one
+    step per batch, the KL in the reward. Source: Ahmadian et al. 2024 (arXiv 2402.14740)."""
     return _without_critic(fields, advantage=LeaveOneOut(), surrogate=Reinforce(), minibatches=1,
                            group=4)  # fmt: skip
 
 
 def grpo(**fields: Any) -> PolicyGradient:
-    """Scores normalised in their group, clipped ratios, a mean over tokens and then over responses,
-    k3 to the reference in the loss. Source: Shao et al. 2024 (arXiv 2402.03300), equation 3."""
+    """GRPO: scores normalised within the group, clipped ratios, a mean over each response's tokens
+    and then over responses, k3 in the loss. Source: Shao et al. 2024 (arXiv 2402.03300), eq. 3."""
     return _grouped(fields, advantage=GroupNormalised(), aggregation="sequence",
                     kl=FixedController(0.04), kl_in="loss", kl_estimator="k3",
                     kl_gradient="own")  # fmt: skip
 
 
 def dr_grpo(**fields: Any) -> PolicyGradient:
-    """GRPO without its two divisions, by the standard deviation and by the length, and without a
-    KL. Source: Liu et al. 2025 (arXiv 2503.20783)."""
+    """Dr. GRPO: GRPO without division by the standard deviation and by the response's length, and
+    without KL. Source: Liu et al. 2025 (arXiv 2503.20783)."""
     return _grouped(fields, advantage=GroupNormalised(divide_by_std=False), aggregation="length",
                     kl=FixedController(0.0))  # fmt: skip
 
 
 def dapo(**fields: Any) -> PolicyGradient:
-    """GRPO with a higher upper clip, a mean over tokens, groups whose scores differ only, and no
-    KL; its over-long penalty is a term of the reward, penalties.OverLong. Source: Yu et al. 2025
+    """DAPO: GRPO with a higher upper clip, a mean over tokens, only groups whose scores differ, and
+    no KL. Its over-long penalty is a reward term, penalties.OverLong. Source: Yu et al. 2025
     (arXiv 2503.14476)."""
     return _grouped(fields, advantage=GroupNormalised(), surrogate=PPOClip(0.2, 0.28),
                     kl=FixedController(0.0), max_draws=10)  # fmt: skip
 
 
 def gspo(**fields: Any) -> PolicyGradient:
-    """GRPO with one ratio a response. Source: Zheng et al. 2025 (arXiv 2507.18071), its clips of
-    section 5.1; no KL."""
+    """GSPO: GRPO with one ratio per response and no KL. Source: Zheng et al. 2025 (arXiv
+    2507.18071), with the clip range of its section 5.1."""
     return _grouped(fields, advantage=GroupNormalised(), surrogate=GSPO(), aggregation="sequence",
                     kl=FixedController(0.0))  # fmt: skip
 
 
 def cispo(**fields: Any) -> PolicyGradient:
-    """Clipped ratios as constant weights of REINFORCE, the lower side free, a mean over tokens, no
-    KL. Source: MiniMax-M1 2025 (arXiv 2506.13585), equation 4; it does not print the upper
-    clip."""
+    """CISPO: REINFORCE weighted by ratios that are clipped above only and have no gradient; a mean
+    over tokens, no KL. Source: MiniMax-M1 2025 (arXiv 2506.13585), equation 4, which does not print
+    the upper clip."""
     return _grouped(fields, advantage=GroupNormalised(), surrogate=CISPO(1.0, 0.28),
                     kl=FixedController(0.0))  # fmt: skip
 

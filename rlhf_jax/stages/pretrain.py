@@ -1,4 +1,4 @@
-"""Pretraining on plain text, packed into whole rows."""
+"""Pretraining on plain text, packed into full rows."""
 
 import dataclasses
 
@@ -12,7 +12,7 @@ from rlhf_jax.stages.supervised import likelihood_loss
 
 @dataclasses.dataclass(frozen=True)
 class Pretrain(OneModelStage):
-    """A model of the experiment's shape, from its first weights on."""
+    """Pretrains a model of the experiment's shape from random weights."""
 
     def shape(self, build):
         return build.model
@@ -23,7 +23,7 @@ class Pretrain(OneModelStage):
         require(self.length <= context, "length", self.length, f"<= model.context = {context}")
 
     def steps(self, examples):
-        return None  # how many tokens the text has, the text alone tells
+        return None  # depends on the number of tokens in the text
 
     def programs(self, build, steps):
         batch, params = text_shapes(self.batch_size, self.length), self.parameters(build.model)

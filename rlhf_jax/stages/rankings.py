@@ -1,4 +1,4 @@
-"""What stages have in common that learn from rankings."""
+"""The common part of stages that learn from rankings."""
 
 import dataclasses
 import math
@@ -15,22 +15,22 @@ from rlhf_jax.stages.stage import Need, ints, text_shapes
 
 @dataclasses.dataclass(frozen=True)
 class RankingStage(OneModelStage):
-    """Learns from rankings. InstructGPT: 64 prompts a batch, K = 4..9 outputs each, one epoch.
+    """Learns from rankings. InstructGPT: 64 prompts per batch, K = 4..9 outputs each, one epoch.
 
     start      the stage whose policy it starts from
     rankings   the stage that collects the rankings; None: the data source has them
-    packed     so many whole rankings share the outputs of a batch element, at most
-    divide_by  what a prompt's sum over its untied pairs is divided by. "all_pairs": by C(K,2), as
-               equation 1 of the paper; a prompt with ties then weighs less. "untied_pairs": by the
-               number of untied pairs; every prompt weighs alike, and an untied pair weighs more
-               where other pairs of its prompt tie
+    packed     the most rankings that share the outputs of a batch element
+    divide_by  the divisor of a prompt's sum over its untied pairs. "all_pairs": C(K, 2), as in
+               equation 1 of the paper; a prompt with ties then weighs less. "untied_pairs": the
+               number of untied pairs; every prompt then has the same weight, and a pair weighs more
+               if other pairs of its prompt tie
     """
 
     batch_size: int = 64  # prompts
-    outputs: int = 9  # of a batch element; at least the largest K
-    packed: int = 1  # rankings that share a batch element, at most
-    length: int = 2048  # tokens of prompt and response; longer outputs are dropped and counted
-    divide_by: DivideBy = "all_pairs"  # C(K,2), or the untied pairs
+    outputs: int = 9  # outputs of a batch element; at least the largest K
+    packed: int = 1
+    length: int = 2048  # tokens of prompt and response; longer outputs are left out and counted
+    divide_by: DivideBy = "all_pairs"
     start: str = dataclasses.field(kw_only=True)
     rankings: str | None = dataclasses.field(default=None, kw_only=True)
 
@@ -59,7 +59,7 @@ class RankingStage(OneModelStage):
             allowed = f"at least {expected.shortest}, for the shortest prompt of {self.rankings}"
             require(self.length >= expected.shortest, "length", self.length, allowed)
             self._has_room(expected.most_outputs, f"the largest K of {self.rankings}")
-            # Some are held out or tied: one row each at most.
+            # An upper bound: some rankings will be held out or tied, and each takes at most a row.
             facts.warms_up(expected.rankings, self.epochs, self.batch_size, warmup)
             return
         most = max(ranking.outputs for ranking in facts.measured("rankings", "train"))
@@ -79,7 +79,8 @@ class RankingStage(OneModelStage):
         return max(1, round(self.epochs * math.ceil(known / self.batch_size)))
 
     def batch_shapes(self) -> dict:
-        """Of a batch: tokens, segments, weights [B, K, T] and ranks [B, G, K]; [B, K] for G = 1."""
+        """The shapes of a batch: tokens, segments, weights [B, K, T]; ranks [B, G, K], or [B, K] if
+        packed (G) is 1."""
         rows, outputs = self.batch_size, self.outputs
         grouped = (rows, self.packed, outputs) if self.packed > 1 else (rows, outputs)
         return text_shapes(rows, outputs, self.length) | {"ranks": ints(*grouped)}

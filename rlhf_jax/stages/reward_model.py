@@ -1,4 +1,4 @@
-"""A reward model from rankings: all pairs of a prompt in one batch element."""
+"""Trains a reward model on rankings; all pairs of a prompt are in one batch element."""
 
 import dataclasses
 import functools
@@ -27,11 +27,11 @@ from rlhf_jax.stages.stage import score_shapes
 
 @dataclasses.dataclass(frozen=True)
 class RewardModel(RankingStage):
-    """A scorer from rankings.
+    """Trains a reward model, which gives a response a scalar score, on rankings.
 
-    normalise  how its scores of the data source's demonstrations are moved at the end. "shift": to
-               mean 0, as InstructGPT; "gain_and_bias": to mean 0 and standard deviation 1, before
-               training too (Ziegler et al. 2019)
+    normalise  how the scores of the data source's demonstrations are normalised at the end.
+               "shift": to mean 0, as in InstructGPT; "gain_and_bias": to mean 0 and standard
+               deviation 1, before training too (Ziegler et al. 2019)
     """
 
     ends: ClassVar = "score"
@@ -80,7 +80,7 @@ class RewardModel(RankingStage):
 
 
 def score_sequences(model: TransformerConfig, params: Any, tokens, segments) -> jax.Array:
-    """Score of each sequence [..., T], read at its last real token: [...]."""
+    """The score of each sequence [..., T], at its last token that is not padding: [...]."""
     flat = lambda array: array.reshape(-1, array.shape[-1])
     states = transformer.hidden(model, params, flat(tokens), flat(segments))
     values = score.scores(params, states).reshape(tokens.shape)
@@ -88,8 +88,10 @@ def score_sequences(model: TransformerConfig, params: Any, tokens, segments) -> 
 
 
 def ranking_by_ranking(scores, ranks) -> tuple[jax.Array, jax.Array]:
-    """Scores [B, K] and ranks [B, K], or [B, G, K] where G rankings share the outputs of an
-    element: both as [N, K], a ranking a row. The outputs of other rankings have rank -1."""
+    """(scores, ranks), both [N, K], one ranking per row.
+
+    scores: [B, K]. ranks: [B, K], or [B, G, K] where G rankings share the outputs of an element:
+    the outputs of other rankings then have rank -1."""
     outputs = scores.shape[-1]
     ranks = ranks.reshape(scores.shape[0], -1, outputs)
     scores = jnp.broadcast_to(scores[:, None], ranks.shape)
@@ -97,9 +99,9 @@ def ranking_by_ranking(scores, ranks) -> tuple[jax.Array, jax.Array]:
 
 
 def reward_loss(model: TransformerConfig, divide_by: DivideBy = "all_pairs") -> Callable:
-    """loss(params, batch, key): the ranked loss over batch of tokens, segments [B, K, T] and
-    ranks [B, K] or [B, G, K]; one forward pass an output, each prompt one example, its pairs
-    divided as `objectives.reward_models.over_pairs` says (Ouyang et al., eq. 1)."""
+    """loss(params, batch, key): `ranked_loss` of a batch of tokens, segments [B, K, T] and ranks
+    [B, K] or [B, G, K] (Ouyang et al., eq. 1). Each output takes one forward pass; each prompt is
+    one example. divide_by: as in `objectives.reward_models.over_pairs`."""
 
     def loss(params, batch, key=None):
         del key
@@ -114,8 +116,8 @@ def reward_loss(model: TransformerConfig, divide_by: DivideBy = "all_pairs") -> 
 
 
 def count_pairs(model: TransformerConfig, params: Any, batch: dict) -> tuple[Any, Any]:
-    """Correctly ordered and all non-tied pairs of each ranking of a batch: two [N] arrays. A tie
-    between two scores counts one half."""
+    """(correctly ordered untied pairs, all untied pairs) of each ranking of a batch, both [N].
+    Two equal scores count one half."""
     scores = score_sequences(model, params, batch["tokens"], batch["segments"])
     return ranked_accuracy(*ranking_by_ranking(scores, batch["ranks"]))
 
@@ -123,14 +125,14 @@ def count_pairs(model: TransformerConfig, params: Any, batch: dict) -> tuple[Any
 def pair_counts(
     model: TransformerConfig, params: Any, batches: Iterable, count: Callable | None = None
 ) -> tuple[Any, Any]:
-    """`count_pairs` of all batches. count: that of the model, compiled; None: compiled here."""
+    """`count_pairs` of all batches. count: the compiled `count_pairs`; None: compiles it."""
     count = count or jax.jit(functools.partial(count_pairs, model))
     counts = [count(params, batch) for batch in batches]
     return tuple(jnp.concatenate(part) for part in zip(*counts, strict=True))
 
 
 def length_pair_counts(batches: Iterable) -> tuple[Any, Any]:
-    """`pair_counts` of the baseline that holds the longer output, in tokens, for the better."""
+    """`pair_counts` of the baseline that prefers the output with more tokens."""
     lengths = lambda batch: (batch["segments"] > 0).sum(-1).astype(jnp.float32)
     counts = [ranked_accuracy(*ranking_by_ranking(lengths(b), b["ranks"])) for b in batches]
     return tuple(jnp.concatenate(part) for part in zip(*counts, strict=True))
@@ -139,9 +141,10 @@ def length_pair_counts(batches: Iterable) -> tuple[Any, Any]:
 def normalise(
     model: TransformerConfig, params: Any, batches: Iterable, how: str, compile: Callable = jax.jit
 ) -> Any:
-    """Params whose scores of `batches` (supervised batches) have mean 0, and for
-    "gain_and_bias" (Ziegler et al. 2019) standard deviation 1 too. "shift" moves the bias only,
-    as InstructGPT does so that demonstrations score 0 on average."""
+    """The parameters, with the head rescaled by the scores of `batches` (supervised batches).
+
+    how: "shift" changes the bias so that the mean is 0, as in InstructGPT; "gain_and_bias" also
+    makes the standard deviation 1 (Ziegler et al. 2019); "none" changes nothing."""
     if how == "none":
         return params
     run = compile(lambda params, b: score_sequences(model, params, b["tokens"], b["segments"]))

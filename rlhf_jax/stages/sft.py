@@ -1,4 +1,4 @@
-"""Supervised fine-tuning: the likelihood of demonstrations, prompts carry no loss."""
+"""Supervised fine-tuning: maximises the likelihood of demonstrations; prompts have no loss."""
 
 import dataclasses
 import math
@@ -16,16 +16,17 @@ from rlhf_jax.stages.supervised import likelihood_loss
 class SFT(OneModelStage):
     """Fine-tunes the policy of the stage `start` on demonstrations.
 
-    pretraining_fraction_of  what the fraction is of; not printed in the paper, which says 10 %.
-                             "rows": of the rows of a batch, each token of weight 1, so that long
-                             rows of text beside short responses are more of the loss. "loss": the
-                             same rows, and their targets weigh so much that text holds that share
-                             of the loss's weight, in each batch that has rows of both
+    pretraining_fraction     the fraction of plain text that is mixed with the demonstrations
+    pretraining_fraction_of  what this is a fraction of; the paper says 10 % but not of what.
+                             "rows": of the rows of a batch. Every token has weight 1, so long rows
+                             of text have a larger share of the loss than short responses. "loss":
+                             the same rows, with the tokens of text weighted so that text has this
+                             fraction of the loss's weight, in each batch with rows of both kinds
     """
 
-    packed: bool = False  # several demonstrations in a row
-    pretraining_fraction: float = 0.0  # of plain text among the demonstrations
-    pretraining_fraction_of: Literal["rows", "loss"] = "rows"  # what the fraction is of
+    packed: bool = False  # whether a row holds several demonstrations
+    pretraining_fraction: float = 0.0
+    pretraining_fraction_of: Literal["rows", "loss"] = "rows"
     start: str = dataclasses.field(kw_only=True)
 
     def __post_init__(self):

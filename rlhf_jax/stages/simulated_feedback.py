@@ -1,4 +1,4 @@
-"""Collecting rankings: a policy's outputs for each prompt, ranked by simulated labelers."""
+"""Collects rankings: outputs of a policy for each prompt, ranked by simulated labelers."""
 
 import dataclasses
 import time
@@ -21,7 +21,7 @@ from rlhf_jax.training.loop import Task
 
 
 class Collecting(NamedTuple):
-    """All that moves."""
+    """Everything that changes from step to step."""
 
     step: jax.Array
     key: jax.Array
@@ -29,12 +29,12 @@ class Collecting(NamedTuple):
 
 @dataclasses.dataclass(frozen=True)
 class SimulatedFeedback(Stage):
-    """Samples K outputs of a policy for each prompt, a batch a step, and ranks each prompt's by the
-    data source's grader under noise. A tenth of the rankings, the first, is held out.
+    """Samples K outputs of a policy for each prompt, one batch per step, and ranks them by the data
+    source's grader with noise. The first tenth of the rankings is held out.
 
     policy     the stage whose policy is sampled
-    outputs    fewest and most outputs a prompt, K
-    agreement  of two labelers, on pairs (Ouyang et al. 2022, section 3.4)
+    outputs    the smallest and the largest number of outputs per prompt, K
+    agreement  the fraction of pairs on which two labelers agree (Ouyang et al. 2022, section 3.4)
     prompts    the data source's split of prompts
     """
 
@@ -76,7 +76,7 @@ class SimulatedFeedback(Stage):
         return Expected(len(lengths), min(lengths) + 1, self.outputs[1])
 
     def steps(self, examples):
-        return None  # how many prompts there are, the data tell
+        return None  # depends on the number of prompts
 
     def programs(self, build, steps):
         model = build.shapes["policy"]
@@ -145,13 +145,13 @@ class SimulatedFeedback(Stage):
         outputs = [output for step in inputs.host_results("outputs") for output in step]
         if len(outputs) != sum(counts):
             raise UserError(
-                f"{inputs.build.name}: {len(outputs)} outputs lie in {inputs.directory}, "
-                f"{sum(counts)} are asked for: it began under another config; remove that "
-                "directory to collect anew"
+                f"{inputs.build.name}: {inputs.directory} holds {len(outputs)} outputs, but the "
+                f"config asks for {sum(counts)}: it was started with another config; remove that "
+                "directory to collect them again"
             )
         unranked, grade = rankings_of(prompts, counts, outputs), inputs.grader()
         score = lambda prompt, text: grade(prompt, text).score
-        # Equal outputs tie for every labeler: agreement is a matter of different ones.
+        # Equal outputs always tie, so agreement is calibrated on different outputs.
         different = [list(dict.fromkeys(r.responses)) for r in unranked]
         scores = [
             [score(r.prompt, text) for text in texts]

@@ -1,7 +1,7 @@
-"""What a stage of an experiment is. Running, planning, replaying and reporting go over stages by
-these methods alone, and know no stage's name or kind.
+"""The protocol of a stage. Run, plan, replay and report use these methods only, and do not know any
+stage's name or kind.
 
-A stage is a frozen dataclass under `Stage`, in the package or outside of it.
+A stage is a frozen dataclass that inherits from `Stage`, in this package or in your own file.
 """
 
 import dataclasses
@@ -24,45 +24,45 @@ from rlhf_jax.stages.facts import Facts
 from rlhf_jax.training.loop import Task
 
 Ends = Literal["policy", "score", "rankings"]
-KEY = jax.eval_shape(jax.random.key, 0)  # an array here would start the devices
-MANY_STEPS = 10**9  # above every warm-up: for the shapes of a stage whose steps the data tell
+KEY = jax.eval_shape(jax.random.key, 0)  # a shape: an array here would initialise the devices
+MANY_STEPS = 10**9  # for the shapes of a stage whose number of steps depends on the data
 
 
 class Need(NamedTuple):
-    """What a stage reads of another."""
+    """Another stage that a stage reads."""
 
     stage: str  # its name in the experiment
-    ends: Ends  # what that must end with
+    ends: Ends  # the kind of result that it must have
 
 
 class Prompting(NamedTuple):
-    """How a policy is asked."""
+    """How a policy is prompted."""
 
-    before: str = ""  # stands before each prompt
+    before: str = ""  # text before each prompt
     until: str | None = None  # an answer ends before this text
-    prompt_length: int | None = None  # tokens of a prompt at most; None: the evaluation's
+    prompt_length: int | None = None  # the most tokens of a prompt; None: the evaluation's
 
 
 class Rows(NamedTuple):
-    """A batch of a stage, which has to fit the devices in so many micro-batches."""
+    """A batch that must be cut over the devices: `count` rows in `pieces` micro-batches."""
 
-    field: str
+    field: str  # the config field that sets the number of rows
     count: int
     pieces: int
 
 
 @dataclasses.dataclass(frozen=True)
 class Program:
-    """A compiled call of a stage: run compiles it to call it, plan to measure it.
+    """A program of a stage: `run` compiles it to call it, `plan` to measure it.
 
     function     pure; arrays in, arrays out
     arguments    pytrees of shapes
-    rows         which of the arguments are rows of a batch, cut over devices
-    returns_rows the result is rows; else it is whole
-    donates      the first argument, a state, gives its memory to the first result
-    beside       pytrees that lie in memory while it runs, though it does not read them
-    turns        of the decode loop, at most
-    whole        takes and gives whole NumPy arrays, the same in every process
+    rows         indices of the arguments that are rows of a batch, cut over devices
+    returns_rows whether the result is rows; otherwise it is whole
+    donates      whether the memory of the first argument, a state, is reused for the first result
+    beside       pytrees that are in memory while it runs, but that it does not read
+    turns        the most iterations of its decode loop
+    whole        takes and returns whole NumPy arrays, the same in every process
     """
 
     function: Callable
@@ -78,12 +78,12 @@ class Program:
         return runner.evaluate(self.function) if self.whole else self._on_devices(runner)
 
     def lower(self, runner: JitRunner) -> jax.stages.Lowered:
-        """What `compile` gives the compiler; the runner's devices need not be there."""
+        """The program as `compile` gives it to the compiler; the devices need not exist."""
         made = runner.compile_whole(self.function) if self.whole else self._on_devices(runner)
         return made.lower(*self.placed(runner))
 
     def placed(self, runner: Runner) -> tuple:
-        """The arguments as they lie on the runner's devices."""
+        """The arguments with their layout on the runner's devices."""
         return tuple(
             runner.row_shapes(argument) if number in self.rows else runner.layout(argument)
             for number, argument in enumerate(self.arguments)
@@ -97,12 +97,12 @@ class Program:
 
 @dataclasses.dataclass(frozen=True)
 class Build:
-    """What programs are made from: all that is known without data or files.
+    """What programs are made from: everything that is known without data or files.
 
-    name    the stage's
-    model   the experiment's shape of a model
-    shapes  those of the models that the stage reads, by role
-    ending  where responses end and what a missing end scores
+    name    the stage's name
+    model   the experiment's model shape
+    shapes  the shapes of the models that the stage reads, by role
+    ending  the rules of generation/ending.py: when a response ends, and how a cut one scores
     """
 
     name: str
@@ -112,63 +112,65 @@ class Build:
 
 
 class Inputs(Protocol):
-    """What a stage has while it runs (rlhf_jax/runs/inputs.py)."""
+    """What a stage can use while it runs (rlhf_jax/runs/inputs.py)."""
 
     build: Build
     runner: Runner
     tokenizer: Tokenizer
-    directory: Path  # the stage's own
+    directory: Path  # of this stage
 
     def model(self, role: str) -> Any:
-        """The parameters that the stage of that role ended with."""
+        """The parameters of the stage that has this role in `needs`."""
 
     def records(self, kind: str, split: str) -> Sequence:
-        """Of the stage of the role `kind`, where `needs` has that; else of the data source."""
+        """Records of the stage that has the role `kind` in `needs`, else of the data source."""
 
     def grader(self) -> Callable[[str, str], Any]:
-        """grade(prompt, response) of the data source, with a `score`; UserError where it has
-        none."""
+        """grade(prompt, response) of the data source; its result has a `score`. Raises UserError
+        where the source has no grader."""
 
     def key(self, use: str) -> jax.Array:
-        """The random key of the stage's use (rlhf_jax/randomness.py)."""
+        """The random key of one use of the stage (rlhf_jax/randomness.py)."""
 
     def shuffle(self, use: str) -> int:
-        """The same as a seed for NumPy."""
+        """A seed for NumPy of one use of the stage."""
 
     def compile(self, programs: Mapping[str, Program]) -> dict[str, Callable]:
-        """Each program, compiled as the runner does."""
+        """Each program, compiled by the runner."""
 
     def on_host(self, name: str, step: int, function: Callable, *arguments: Any) -> Any:
-        """The JSON values function(*arguments) of a step, made on the host of one process: they are
-        written down before they are used, and a step that is done again reads them. With arguments,
-        JSON values that every process has, it reads only what was made of equal ones."""
+        """function(*arguments) of a step, called in one process; every process gets the result.
+
+        The result, JSON values, is written to disk before it is used; a step that is repeated after
+        a kill reads it from there. With arguments (JSON values that every process has) it is read
+        only if it was made from equal arguments."""
 
     def rows_on_host(self, name: str, step: int, function: Callable, *columns: Sequence) -> list:
-        """As `on_host`, of a function that gives a result for each row of equally long columns of
-        JSON values: every process asks it of its own rows, and all have the results of all."""
+        """Like `on_host`, for a function that returns one result per row of equally long columns of
+        JSON values. Every process calls it with a share of the rows and gets all results."""
 
     def at_end(self, close: Callable[[], None]) -> None:
-        """Calls it when the stage has ended, however it ends."""
+        """Calls `close` when the stage ends, also after an error."""
 
     def host_results(self, name: str) -> list:
-        """What `on_host` wrote down of each step, in order."""
+        """The results that `on_host` has written, by step."""
 
     def tell(self, **about: Any) -> None:
-        """Numbers about what the stage ends with, kept beside it."""
+        """Stores numbers about the stage's result, in its directory."""
 
     def fetch_rows(self, tree: Any) -> Any:
-        """The rows that a program returned as whole NumPy arrays [B, ...], in every process."""
+        """The rows that a program returned, as whole NumPy arrays [B, ...] in every process."""
 
     def place_rows(self, whole: Any) -> Any:
-        """The inverse: arrays [B, ...] that every process holds whole, as a program's rows."""
+        """The inverse of `fetch_rows`: arrays [B, ...] that every process holds, as rows."""
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class Stage:
-    """A step of the experiment that ends with a policy, a scorer or rankings.
+    """A stage of the experiment; its result is a policy, a scorer or rankings.
 
-    stream: names its randomness; None: the stage's name. Two stages of one stream draw the same
-    numbers, and a stage keeps its numbers when it is renamed.
+    stream: names its randomness; None: the stage's name. Two stages with the same stream draw the
+    same random numbers. A stage with a stream keeps its numbers when it is renamed.
     """
 
     ends: ClassVar[Ends] = "policy"
@@ -179,69 +181,69 @@ class Stage:
         return {}
 
     def elsewhere(self, directory_of: Callable[[str], Path]) -> Path | None:
-        """The directory of the finished stage that stands in for this one; None: it runs itself.
+        """The directory of the finished stage whose result this stage uses; None: it trains itself.
 
-        directory_of: the directory of a stage of this run, by name.
+        directory_of: gives the directory of a stage of this run, by name.
         """
         return None
 
     def prompting(self, source: Source, seed: int) -> Prompting:
-        """How its policy is asked by the report and by `rlhf-jax generate`."""
+        """How the report and `rlhf-jax generate` prompt its policy."""
         return Prompting()
 
     def shape(self, build: Build) -> TransformerConfig:
-        """Of the model that it ends with."""
+        """The shape of the model that it produces."""
         return build.shapes["start"]
 
     def check_shapes(self, build: Build) -> None:
-        """Raises ConfigError where its lengths do not fit the models."""
+        """Raises ConfigError where its lengths do not fit the models' contexts."""
 
     def batches(self) -> Sequence[Rows]:
-        """The batches that have to fit the devices."""
+        """Its batches that are cut over the devices."""
         return ()
 
     def check(self, facts: Facts) -> None:
-        """Raises UserError, before the first step of any stage, where the records leave nothing or
-        do not fit."""
+        """Raises UserError where no record remains for it or records do not fit. Called before the
+        first step of any stage."""
 
     def expects(self, facts: Facts) -> Any:
-        """Of a stage that ends with rankings: what is known of them before it has run, a
-        facts.Expected."""
+        """A facts.Expected: bounds on the rankings that it will collect. Only for a stage whose
+        result is rankings."""
 
     def steps(self, examples: Callable[[str], int | None]) -> int | None:
-        """Steps of the stage as far as the config tells; None: that depends on the data.
+        """The number of its steps; None if it depends on the data.
 
-        examples(kind): how many records of a kind there are to train on, or None.
+        examples(kind): the number of training records of a kind, or None.
         """
         raise NotImplementedError
 
     def programs(self, build: Build, steps: int) -> dict[str, Program]:
-        """Every program that it runs, of a stage of so many steps."""
+        """Every program that it runs, by name. steps: the number of its steps."""
         raise NotImplementedError
 
     def task(self, inputs: Inputs) -> Task:
-        """What the loop runs: `programs`, compiled, on the stage's own batches. Its state is a
-        NamedTuple with a `step`, and holds everything that moves."""
+        """The task for the loop: `programs`, compiled, on the stage's own batches. Its state is a
+        NamedTuple with a `step`, and holds everything that changes from step to step."""
         raise NotImplementedError
 
     def saved(self) -> str | None:
-        """What its model is, for the report, where it is not the weights of the last step; None."""
+        """For the report: what its saved model is; None: the weights of the last step."""
         return None
 
     def finish(self, params: Any, inputs: Inputs) -> Any:
-        """What it ends with: parameters, or {split: rankings}. params: the task's model."""
+        """Its result: parameters, or {split: rankings}. params: the task's model."""
         return params
 
     def memory_fields(self) -> dict[str, str]:
-        """Its fields that decide how much memory its programs take: of which "more" takes less, and
-        of which "less"."""
+        """Its fields that decide how much memory its programs need: "more" if a larger value needs
+        less memory, "less" if a smaller value does."""
         ways = {"micro_batches": "more", "batch_size": "less", "length": "less"}
         names = [field.name for field in dataclasses.fields(self)]
         return {name: ways[end] for end in ways for name in names if name.endswith(end)}
 
     def with_micro_batches(self, times: int, groups: int) -> "Stage":
-        """Itself in so many times the micro-batches, with a row or more for each of the groups of
-        devices; `plan --suggest` tries them."""
+        """The stage with `times` as many micro-batches, but at least one row for each of the
+        `groups` of devices in each; `plan --suggest` tries it."""
         return self
 
 
@@ -267,15 +269,15 @@ def floats(*shape: int) -> jax.ShapeDtypeStruct:
 
 
 def text_shapes(*shape: int) -> dict:
-    """Of a supervised batch [B, T]."""
+    """The shapes of a supervised batch [B, T]."""
     return {"tokens": ints(*shape), "segments": ints(*shape), "weights": floats(*shape)}
 
 
 def prompt_shapes(*shape: int) -> dict:
-    """Of a batch of prompts [B, P]."""
+    """The shapes of a batch of prompts [B, P]."""
     return {"tokens": ints(*shape), "segments": ints(*shape)}
 
 
 def divisor(rows: int, at_least: int) -> int:
-    """The smallest divisor of rows that is at_least so large; rows where none is."""
+    """The smallest divisor of `rows` that is `at_least` or more; `rows` if there is none below."""
     return next((n for n in range(at_least, rows) if rows % n == 0), rows)

@@ -1,5 +1,5 @@
-"""Log-probabilities of tokens, their maximum likelihood, and the update of a stage that trains one
-model."""
+"""Log-probabilities of tokens, the maximum-likelihood loss, and the update of a stage that trains
+one model."""
 
 import functools
 from collections.abc import Callable
@@ -28,16 +28,16 @@ Batch = dict[str, jax.Array]
 
 
 class TrainState(NamedTuple):
-    """All that moves in a stage that trains one model."""
+    """Everything that changes from step to step in a stage that trains one model."""
 
     step: jax.Array
-    params: Any  # the trained part of them
+    params: Any  # the trained parameters
     opt_state: Any
     key: jax.Array
 
 
 def initial_state(params: Any, optimizer: optax.GradientTransformation, key) -> TrainState:
-    """The state before the first step; params: the trained part."""
+    """The state before the first step. params: the trained parameters."""
     return TrainState(jnp.zeros((), jnp.int32), params, optimizer.init(params), key)
 
 
@@ -48,10 +48,10 @@ def log_probs_of(
     targets: jax.Array,
     temperature: float = 1.0,
 ) -> jax.Array:
-    """log p(target) [B, T], nats at the temperature, of hidden states [B, T, D].
+    """log p(target) [B, T] in nats, at the temperature, from hidden states [B, T, D].
 
-    With model.logit_chunk only the logits of so many tokens a row are ever held, in the backward
-    pass too: they are computed twice.
+    With model.logit_chunk, logits exist for so many tokens per row at a time. The backward pass
+    computes them again.
     """
 
     def log_probs(states, targets):
@@ -69,7 +69,7 @@ def log_probs_and_entropy_of(
     targets: jax.Array,
     temperature: float = 1.0,
 ) -> tuple[jax.Array, jax.Array]:
-    """`log_probs_of`, and the entropy of each token's distribution at the temperature, nats."""
+    """`log_probs_of`, and the entropy of each token's distribution in nats, at the temperature."""
 
     def both(states, targets):
         logits = transformer.logits(model, params, states)
@@ -81,10 +81,10 @@ def log_probs_and_entropy_of(
 
 
 def likelihood_loss(model: TransformerConfig) -> Callable:
-    """loss(params, batch, key): mean of -log p(token t | tokens before t) over weights = 1.
+    """loss(params, batch, key): the mean of -log p(token t | tokens before t), by the weights.
 
-    batch: tokens, segments, weights [B, T]; a weight stands at the token predicted. The key
-    turns dropout on where the model has any.
+    batch: tokens, segments, weights [B, T]; the weight at t is that of predicting token t. A key
+    turns dropout on if the model has any.
     """
 
     def loss(params, batch: Batch, key=None):
@@ -95,7 +95,7 @@ def likelihood_loss(model: TransformerConfig) -> Callable:
 
 
 def token_losses(model: TransformerConfig, params: Any, batch: Batch, key=None) -> jax.Array:
-    """[B, T - 1]: -log p of every token but the first."""
+    """-log p of every token except the first: [B, T - 1]."""
     dropout_key = key if model.dropout > 0 else None
     states = transformer.hidden(
         model, params, batch["tokens"], batch["segments"], dropout_key=dropout_key
@@ -104,7 +104,7 @@ def token_losses(model: TransformerConfig, params: Any, batch: Batch, key=None) 
 
 
 class HowToUpdate(Protocol):
-    """What an update takes of a stage's config."""
+    """The fields of a stage's config that an update reads."""
 
     optimizer: OptimizerConfig
     micro_batches: int
@@ -115,10 +115,10 @@ def make_update(
 ) -> tuple[Callable, Any]:
     """The compiled `update(state, batch, fixed) -> (state, metrics)` of a loss, and its optimizer.
 
-    fixed: the part of the parameters that is not trained (models/parts.py). The loss is taken at
-    the whole, its gradient at the trained part, the state's. The state is donated. A step whose
-    loss or gradient is not finite leaves parameters and optimizer as they were, and so does one
-    whose batch has weight 0; skipped_steps and empty_steps say so.
+    fixed: the parameters that are not trained (models/parts.py). The loss reads all parameters; the
+    gradient is with respect to the state's trained parameters. The state is donated. If the loss or
+    gradient is not finite, or the batch has weight 0, parameters and optimizer do not change;
+    skipped_steps or empty_steps is then 1.
     """
     optimizer = make_optimizer(config.optimizer, total_steps)
 
@@ -145,10 +145,10 @@ def make_update(
 def document_losses(
     model: TransformerConfig, params: Any, batches: Pass, evaluate: Callable | None = None
 ) -> tuple[np.ndarray, np.ndarray]:
-    """Of each document of a `text_pass`: the sum of -log p over its targets, and their number.
+    """For each document of a `text_pass`: the sum of -log p over its targets, and their number.
 
-    evaluate: `token_losses` of the model, compiled; None: compiled here.
-    Returns: losses in nats and tokens, both [documents] in float64.
+    evaluate: the compiled `token_losses` of the model; None: compiles it.
+    Returns: (losses in nats, tokens), both [documents] in float64.
     """
     evaluate = evaluate or jax.jit(functools.partial(token_losses, model))
     losses, tokens = np.zeros(batches.examples), np.zeros(batches.examples)

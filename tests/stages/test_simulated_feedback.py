@@ -95,8 +95,8 @@ def test_outputs_of_another_batch_size_are_no_rankings(tmp_path, more):
     with pytest.raises(UserError) as told:
         STAGE.finish(None, given)
     assert str(told.value) == (
-        f"feedback: {there} outputs lie in {tmp_path}/feedback, {asked} are asked for: it began "
-        "under another config; remove that directory to collect anew"
+        f"feedback: {tmp_path}/feedback holds {there} outputs, but the config asks for {asked}: it "
+        "was started with another config; remove that directory to collect them again"
     )
 
 
