@@ -16,9 +16,13 @@ ABOUT = {
     "run": """all stages of the experiment, or --stages NAME NAME, each after those that it builds
              on, then the report""",
     "report": "the report of the stages that have finished; trains nothing",
-    "generate": """reads prompts from standard input, one a line, in which \\n is a line break;
-             trains nothing. The last policy in the experiment's order that has finished
-             answers, or that of --stage NAME; --seed N is another sample of it""",
+    "generate": """answers prompts from standard input, one a line, in which \\n is a line break,
+             or from --prompts FILE; trains nothing. The last policy in the experiment's order
+             that has finished answers, or that of --stage NAME; --n N gives more responses,
+             --best-of N the best by a reward model, --to FILE.jsonl keeps them, --seed N
+             draws others""",
+    "score": """EXPERIMENT.py FILE.jsonl: the scores that a finished reward model gives to the
+             responses in a file; trains nothing""",
     "doctor": """RUN: what is in that run's directory, what is damaged, what a resume would do;
              exit code 1 where something is damaged""",
     "replay": """BATCH [--experiment FILE]: one step again, on that batch, saved when numbers were
@@ -100,14 +104,16 @@ def command(arguments: Sequence[str]) -> int:
         return plan(*rest)
     if name == "report":
         return report(*rest)
-    return generate(*rest) if name == "generate" else run_stages(name, *rest)
+    if name in ("generate", "score"):
+        return read_models(name, *rest)
+    return run_stages(name, *rest)
 
 
 def help_of(command: str) -> str:
     """What a command does, where no experiment is named whose fields could be listed."""
     about = ABOUT.get(command, STAGE)
     about = "\n".join(line.strip() for line in about.splitlines())
-    if command in ("doctor", "replay"):
+    if command in ("doctor", "replay", "score"):
         argument, about = about.split(": ", 1)
         return f"rlhf-jax {command} {argument}\n\n{about}"
     return (f"rlhf-jax {command} EXPERIMENT.py [--field value ...]\n\n{about}\n\n"
@@ -205,15 +211,19 @@ def report(experiment: str, *options: str) -> int:
     return 0
 
 
-def generate(experiment: str, *options: str) -> int:
+def read_models(command: str, experiment: str, *options: str) -> int:
+    """`generate` or `score`."""
     from rlhf_jax.runs.experiment import load_experiment
     from rlhf_jax.runs.generate import GenerateOptions, generate
     from rlhf_jax.runs.options import parse
+    from rlhf_jax.runs.scoring import ScoreOptions, score
 
-    config, prog = load_experiment(experiment), f"rlhf-jax generate {experiment}"
-    about, hidden = help_with("generate", experiment, config), {*config.stages, "evaluators"}
-    config, how = parse([config, GenerateOptions()], options, prog, about, hidden)
-    generate(config, how)
+    known = {"generate": (GenerateOptions(), generate), "score": (ScoreOptions(), score)}
+    given, function = known[command]
+    config, prog = load_experiment(experiment), f"rlhf-jax {command} {experiment}"
+    about, hidden = help_with(command, experiment, config), {*config.stages, "evaluators"}
+    config, how = parse([config, given], options, prog, about, hidden)
+    function(config, how)
     return 0
 
 

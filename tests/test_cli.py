@@ -14,7 +14,7 @@ from rlhf_jax.durable import files
 from rlhf_jax.durable.fingerprint import check_fingerprint
 from rlhf_jax.errors import UserError
 from rlhf_jax.generation.ending import Response
-from rlhf_jax.runs import experiment, generate, report
+from rlhf_jax.runs import experiment, generate, reading, report
 from rlhf_jax.runs import run as runs
 from rlhf_jax.runs.experiment import load_experiment
 from rlhf_jax.stages.dpo import DirectPreference
@@ -158,12 +158,12 @@ def test_help_lists_the_stage_s_fields_and_names_the_other_stages(monkeypatch, c
     )
 
 
-@pytest.mark.parametrize("command", ["run", "report", "generate", "plan"])
+@pytest.mark.parametrize("command", ["run", "report", "generate", "score", "plan"])
 def test_help_of_all_stages_lists_none_s_fields(monkeypatch, capsys, command):
     code, out, _ = run(monkeypatch, capsys, command, SMALL, "--help")
     assert code == 0 and "--ppo." not in out and "--feedback." not in out
     assert "--evaluation.batch-size" in out
-    assert ("--stage " in out) == (command == "generate")
+    assert ("--stage " in out) == (command in ("generate", "score"))
     assert ("--topology " in out) == (command == "plan")
     assert ("--stop-after-steps " in out) == (command == "run")
     assert ("--evaluators." in out) == (command in ("run", "report"))
@@ -181,7 +181,7 @@ def test_every_command_has_help_without_an_experiment(monkeypatch, capsys, comma
 MISTAKES = {
     "wrong command": (
         ("fly", QUICKSTART),
-        "no command 'fly': must be one of run, report, generate, doctor, replay, plan, "
+        "no command 'fly': must be one of run, report, generate, score, doctor, replay, plan, "
         f"estimators, or a stage of {QUICKSTART}: pretrain, prompted, sft, ",
     ),
     "no file": (("run",), "run needs an experiment file"),
@@ -330,15 +330,14 @@ def test_devices_that_do_not_fit_are_told_before_data_are_built(monkeypatch, cap
 
 
 def test_bytes_that_are_no_text_are_told_with_their_line():
-    assert generate.read_prompts([b"a\\nb\r\n", "\u6f22".encode()]) == ["a\nb", "\u6f22"]
+    asked = generate.text_prompts([b"a\\nb\r\n", "\u6f22".encode()], "x:")
+    assert asked == [("x:1", "a\nb", {}), ("x:2", "\u6f22", {})]
     for lines, told in (
         ([b"\xff"], "line 1: byte 0xff at 1"),
         ([b"a\n", b"b\xc3\n"], "line 2: byte"),
     ):
         with pytest.raises(UserError, match=told):
-            generate.read_prompts(lines)
-    with pytest.raises(UserError, match="there was none"):
-        generate.read_prompts([])
+            generate.text_prompts(lines, "line ")
 
 
 @pytest.fixture
@@ -349,7 +348,7 @@ def finished(monkeypatch, tmp_path):
         check_fingerprint(tmp_path / stage, {"seed": 7})  # as of another run's
     check_fingerprint(tmp_path / "data", {"seed": 5})
     (tmp_path / "data/counts.json").write_text("{}")
-    monkeypatch.setattr(generate, "has_model", lambda path: path.is_dir())
+    monkeypatch.setattr(reading, "has_model", lambda path: path.is_dir())
     asked = []
 
     class Reader:
@@ -376,11 +375,12 @@ def finished(monkeypatch, tmp_path):
             config = self.config.evaluation
             return dataclasses.replace(config, prompt_length=7) if stage == "prompted" else config
 
-        def answers(self, stage, params, prompts, key):
+        def answering(self, stage, params, prompts, key):
             asked.append((stage, params, prompts, key))
-            return [Response(prompt.upper() + "\n", (), True) for prompt in prompts]
+            for place, prompt in enumerate(prompts):
+                yield place, Response(prompt.upper() + "\n", (), True), 0.0
 
-    monkeypatch.setattr(generate, "Run", Reader)
+    monkeypatch.setattr(reading, "Run", Reader)
     monkeypatch.setattr("sys.stdin", io.TextIOWrapper(io.BytesIO(b"one\ntwo\n")))
     return tmp_path, asked
 
@@ -419,10 +419,10 @@ def test_generate_trains_nothing(monkeypatch, capsys, finished):
     arguments = ("generate", QUICKSTART, "--stage", "ppo_ptx", "--out")
     code, _, err = run(monkeypatch, capsys, *arguments, str(out))
     assert code == 2
-    assert err == (f"rlhf-jax: {out}: ppo_ptx has not finished, and generate trains nothing; "
+    assert err == (f"rlhf-jax: {out}: ppo_ptx has not finished, and this command trains nothing; "
                    "finished are pretrain, prompted, sft, dpo\n")  # fmt: skip
     code, _, err = run(monkeypatch, capsys, *arguments, str(out / "none"))
-    assert code == 2 and "no stage has finished whose model could answer" in err
+    assert code == 2 and "no stage has finished that ends with a policy" in err
     assert not asked and not (out / "none").exists()
 
 
@@ -436,10 +436,10 @@ def test_generate_asks_a_policy_alone(monkeypatch, capsys, finished, stage):
 
 
 TOO_LONG = {
-    "a line": ((), "line 2: 33 tokens, a prompt of dpo has 32 at most (prompt_length)"),
+    "a line": ((), "line 2: 33 tokens, a prompt of dpo has 32 at most (evaluation.prompt_length)"),
     "behind examples": (
         ("--stage", "prompted"),
-        "line 1: 8 tokens, a prompt of prompted has 7 at most (prompt_length)",
+        "line 1: 8 tokens, a prompt of prompted has 7 at most (evaluation.prompt_length)",
     ),
     "both": (
         ("--evaluation.prompt-length", "100", "--evaluation.response-length", "61",
@@ -493,8 +493,8 @@ def test_doctor_and_replay_say_what_they_need(monkeypatch, capsys, command, need
 )
 def test_a_value_of_another_type_is_named(monkeypatch, capsys, calls, option):
     code, out, err = run(monkeypatch, capsys, "ppo", QUICKSTART, *option)
-    assert code == 2
-    assert option[0] in out + err
+    assert (code, out, err.count("\n")) == (2, "", 1)
+    assert err.startswith(f"rlhf-jax: {' '.join(option)}: expected ")
     assert not calls
 
 

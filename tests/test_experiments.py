@@ -15,13 +15,15 @@ from rlhf_jax.runs.experiment import Experiment, load_experiment
 from rlhf_jax.runs.generate import GenerateOptions
 from rlhf_jax.runs.options import RunOptions, refuse_unknown
 from rlhf_jax.runs.replay import ReplayOptions
+from rlhf_jax.runs.scoring import ScoreOptions
 
 ROOT = Path(__file__).resolve().parents[1]
 EXPERIMENTS = sorted((ROOT / "experiments").glob("*.py"))
 PACKAGE = sorted((ROOT / "rlhf_jax").rglob("*.py"))
 CONFIGURE = ("Config", "Controller", "Options", "Data")
 BASES = {"Stage", "Source", "Evaluator"}
-COMMAND_OPTIONS = (RunOptions(), GenerateOptions(), PlanOptions("v5e:2x2"), ReplayOptions())
+COMMAND_OPTIONS = (RunOptions(), GenerateOptions(), ScoreOptions(), PlanOptions("v5e:2x2"),
+                   ReplayOptions())  # fmt: skip
 
 
 @pytest.mark.parametrize("path", EXPERIMENTS, ids=lambda path: path.stem)

@@ -193,11 +193,37 @@ def test_an_option_that_is_none_is_told_with_its_reason(option):
             parsed(*arguments)
 
 
-@pytest.mark.parametrize("arguments", [("--lam", "many"), ("--union.how", "some"), ("x",)])
-def test_a_value_of_another_type_ends_with_2(capsys, arguments):
-    with pytest.raises(SystemExit) as ended:
-        parsed(*arguments)
-    assert ended.value.code == 2 and arguments[0] in capsys.readouterr().err
+WRONG = {
+    "--lam many": "--lam many: expected FLOAT",
+    "--base.most=1.5 --lam 1": "--base.most 1.5: expected {None}|INT",
+    "--union.how some": "--union.how some: expected one of ('any', 'all')",
+    "--lam": "--lam: expected 1 values",
+    "--lam 1 x y": "'x' belongs to no option: expected --field value",
+    "x": "'x' belongs to no option: expected --field value",
+    "--switch no": "'no' belongs to no option: expected --field value",
+}
+
+
+@pytest.mark.parametrize("arguments", WRONG)
+def test_a_value_of_another_type_and_a_stray_word_are_one_line(capsys, arguments):
+    with pytest.raises(UserError, match=f"^{re.escape(WRONG[arguments])}$"):
+        parsed(*arguments.split())
+    assert capsys.readouterr() == ("", "")
+
+
+@dataclasses.dataclass(frozen=True)
+class OfFile:
+    """With a word that is no option's value."""
+
+    file: Path | None = dataclasses.field(default=None, metadata=options.POSITIONAL)
+    words: tuple[str, ...] = ()
+
+
+def test_a_positional_field_is_a_word_before_or_behind_the_options():
+    for arguments in ("x.jsonl --lam 2", "--lam 2 x.jsonl", "--no-switch --lam 2 x.jsonl"):
+        found = options.parse([Config(), OfFile()], arguments.split(), "program")
+        assert (found[0].lam, found[1].file) == (2.0, Path("x.jsonl"))
+    assert options.parse([Config(), OfFile()], [], "program")[1].file is None
 
 
 def test_a_field_s_text_is_its_own():
@@ -308,8 +334,10 @@ def test_no_option_of_a_command_can_be_a_stage():
     from rlhf_jax.plan.command import PlanOptions
     from rlhf_jax.runs.experiment import OPTIONS
     from rlhf_jax.runs.generate import GenerateOptions
+    from rlhf_jax.runs.scoring import ScoreOptions
 
-    of_commands = [options.ChainOptions, options.ReadOptions, GenerateOptions, PlanOptions]
+    readers = [options.ReadOptions, GenerateOptions, ScoreOptions]
+    of_commands = [options.ChainOptions, *readers, PlanOptions]
     names = {field.name.rstrip("_") for kind in of_commands for field in dataclasses.fields(kind)}
     assert names - {"stages"} == set(OPTIONS)  # `stages` is a field of the experiment
 

@@ -1,7 +1,7 @@
 """What policies say to prompts, how far they are from a reference, and what a scorer says."""
 
 import functools
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from typing import Any
 
 import jax
@@ -17,7 +17,16 @@ from rlhf_jax.generation.sampling import SamplingConfig
 from rlhf_jax.models import transformer
 from rlhf_jax.models.config import TransformerConfig
 from rlhf_jax.objectives.kl import exact_kl
-from rlhf_jax.stages.stage import KEY, Program, floats, ints, policy_shapes, prompt_shapes
+from rlhf_jax.stages.reward_model import score_sequences
+from rlhf_jax.stages.stage import (
+    KEY,
+    Program,
+    floats,
+    ints,
+    policy_shapes,
+    prompt_shapes,
+    score_shapes,
+)
 
 
 def sampling_program(
@@ -53,6 +62,13 @@ def kl_program(
     function = functools.partial(response_kl, model, reference, temperature)
     policies = policy_shapes(model), policy_shapes(reference)
     return Program(function, (*policies, tokens, tokens, mask), whole=True)
+
+
+def score_program(model: TransformerConfig, *, batch_size: int, length: int) -> Program:
+    """score(params, tokens, segments) -> scores [B] of sequences [B, T], T = length."""
+    rows = ints(batch_size, length)
+    function = functools.partial(score_sequences, model)
+    return Program(function, (score_shapes(model), rows, rows), whole=True)
 
 
 def response_kl(model, reference, temperature, params, reference_params, tokens, segments, mask):
@@ -126,14 +142,23 @@ class Sampler:
     ) -> list[Response | None]:
         """One response to each prompt; None where the prompt is longer than prompt_length."""
         found: list[Response | None] = [None] * len(prompts)
-        for batch, rollout in self.batches(params, prompts, key):
-            for index, tokens, mask in zip(
-                batch["index"], rollout.tokens, rollout.mask, strict=True
-            ):
-                if index >= 0:
-                    ids = tokens[mask > 0].tolist()
-                    found[index] = self.ending.response(ids, self.tokenizer)
+        for place, ids, _ in self.each(params, prompts, key):
+            found[place] = self.ending.response(ids, self.tokenizer)
         return found
+
+    def each(
+        self, params: Any, prompts: Sequence[str], key: jax.Array
+    ) -> Iterator[tuple[int, list[int], np.ndarray]]:
+        """(place, sampled ids, their log-probabilities) of each prompt in order, batch by batch; a
+        prompt that is longer than prompt_length has none.
+
+        The log-probabilities [R] are the sampler's: nats, at its temperature.
+        """
+        for batch, rollout in self.batches(params, prompts, key):
+            rows = zip(batch["index"], *rollout, strict=True)
+            for place, tokens, mask, log_probs in rows:
+                if place >= 0:
+                    yield int(place), tokens[mask > 0].tolist(), log_probs[mask > 0]
 
     def kl(self, params: Any, reference: Any, prompts: Sequence[str], key: jax.Array) -> np.ndarray:
         """KL(policy || reference) on one response of the policy to each prompt: `response_kl` of
@@ -164,17 +189,39 @@ def score_responses(
     score: score_sequences(params, tokens, segments), compiled; missing: `Ending.missing`.
     Raises UserError where prompt and response are longer than `length` tokens.
     """
-    values = []
-    for start in range(0, len(prompts), batch_size):
-        tokens = np.full((batch_size, length), tokenizer.pad_id, np.int32)
+    sequences = [
+        [tokenizer.bos_id, *tokenizer.encode(prompt), *response.ids]
+        for prompt, response in zip(prompts, responses, strict=True)
+    ]
+    for number, ids in enumerate(sequences, 1):
+        if len(ids) > length:
+            raise UserError(f"prompt {number}: {len(ids)} tokens with its response, must be "
+                            f"{length} at most")  # fmt: skip
+    scores = score_ids(
+        score, params, sequences, tokenizer.pad_id, batch_size=batch_size, length=length
+    )
+    ended = np.array([response.ended for response in responses])
+    return np.asarray(final_scores(scores, ended, missing))
+
+
+def score_ids(
+    score: Callable,
+    params: Any,
+    sequences: Sequence[Sequence[int]],
+    pad: int,
+    *,
+    batch_size: int,
+    length: int,
+) -> np.ndarray:
+    """Scores [N] of N sequences of at most `length` ids, read at the last one, batch by batch.
+
+    score: score_sequences(params, tokens, segments), compiled.
+    """
+    values = [np.zeros(0, np.float32)]
+    for start in range(0, len(sequences), batch_size):
+        tokens = np.full((batch_size, length), pad, np.int32)
         segments = np.zeros((batch_size, length), np.int32)
-        pairs = zip(prompts[start : start + batch_size], responses[start:], strict=False)
-        for row, (prompt, response) in enumerate(pairs):
-            ids = [tokenizer.bos_id, *tokenizer.encode(prompt), *response.ids]
-            if len(ids) > length:
-                raise UserError(f"prompt {start + row + 1}: {len(ids)} tokens with its response, "
-                                f"must be {length} at most")  # fmt: skip
+        for row, ids in enumerate(sequences[start : start + batch_size]):
             tokens[row, : len(ids)], segments[row, : len(ids)] = ids, 1
         values.append(np.asarray(score(params, jnp.array(tokens), jnp.array(segments))))
-    ended = np.array([response.ended for response in responses])
-    return np.asarray(final_scores(np.concatenate(values)[: len(prompts)], ended, missing))
+    return np.concatenate(values)[: len(sequences)]

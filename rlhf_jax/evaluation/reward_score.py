@@ -1,16 +1,14 @@
 """What a scorer says of a policy's responses."""
 
 import dataclasses
-import functools
 
 import numpy as np
 
 from rlhf_jax.errors import require
 from rlhf_jax.evaluation.evaluator import Column, Evaluator
-from rlhf_jax.evaluation.policies import score_responses
+from rlhf_jax.evaluation.policies import score_program, score_responses
 from rlhf_jax.evaluation.statistics import mean_interval
-from rlhf_jax.stages.reward_model import score_sequences
-from rlhf_jax.stages.stage import Need, Program, ints, score_shapes
+from rlhf_jax.stages.stage import Need
 
 
 @dataclasses.dataclass(frozen=True)
@@ -39,9 +37,8 @@ class RewardScore(Evaluator):
         require(total <= scorer.context, field, total, f"<= the context of {self.by}")
 
     def programs(self, build, asked):
-        scorer, rows = build.shapes["by"], ints(asked.batch_size, self._length(asked))
-        score = functools.partial(score_sequences, scorer)
-        return {"score": Program(score, (score_shapes(scorer), rows, rows), whole=True)}
+        shape = {"batch_size": asked.batch_size, "length": self._length(asked)}
+        return {"score": score_program(build.shapes["by"], **shape)}
 
     def rows(self, subject):
         sampled = subject.sampled()

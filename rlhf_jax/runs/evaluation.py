@@ -3,7 +3,7 @@
 import dataclasses
 import functools
 import itertools
-from collections.abc import Callable, Collection, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 import jax
@@ -159,6 +159,20 @@ class Evaluation:
     ) -> list[Response | None]:
         """A response of a stage's policy to each prompt, asked as the stage has it; None where a
         prompt leaves no room."""
+        found: list[Response | None] = [None] * len(prompts)
+        for place, response, _ in self.answering(stage, params, prompts, key):
+            found[place] = response
+        return found
+
+    def answering(
+        self, stage: str, params: Any, prompts: Sequence[str], key: jax.Array
+    ) -> Iterator[tuple[int, Response, float | None]]:
+        """As `answers`, batch by batch: (place of the prompt, response, log-probability) in the
+        prompts' order; a prompt that leaves no room has none.
+
+        The log-probability is that of the sampled tokens together, in nats at the temperature; None
+        where the stage ended the response before all of them.
+        """
         how, asked, ending = self.prompting(stage), self.asked(stage), self.run.ending
         model = shape_of(self.config, ending, stage)
         make = lambda: {"sample": sampling_program(model, asked.sampling, ending, **asked.shape)}
@@ -166,12 +180,16 @@ class Evaluation:
         sampler = Sampler(
             model, self.run.tokenizer, asked.sampling, ending, **asked.shape, **compiled
         )
-        found = sampler.responses(params, [how.before + prompt for prompt in prompts], key)
-        return [self._until(how.until, response) for response in found]
+        behind = [how.before + prompt for prompt in prompts]
+        for place, ids, log_probs in sampler.each(params, behind, key):
+            sampled = ending.response(ids, self.run.tokenizer)
+            response = self._until(how.until, sampled)
+            whole = response is sampled
+            yield place, response, float(np.sum(log_probs, dtype=np.float64)) if whole else None
 
-    def _until(self, until: str | None, response: Response | None) -> Response | None:
+    def _until(self, until: str | None, response: Response) -> Response:
         """The response before a text that ends it."""
-        if response is None or until is None or until not in response.text:
+        if until is None or until not in response.text:
             return response
         text = response.text.split(until)[0]
         ids = self.run.ending.close(self.run.tokenizer.encode(text), True)

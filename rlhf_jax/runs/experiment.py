@@ -22,9 +22,10 @@ from rlhf_jax.sources.source import Source
 from rlhf_jax.stages.stage import Stage
 from rlhf_jax.training.loop import LoopConfig
 
-COMMANDS = ("run", "report", "generate", "doctor", "replay", "plan", "estimators")
+COMMANDS = ("run", "report", "generate", "score", "doctor", "replay", "plan", "estimators")
 OPTIONS = (  # theirs
     *("stop_after_steps", "insist", "from", "stage", "topology", "suggest", "tries", "json"),
+    *("prompts", "to", "n", "best_of", "scorer", "file"),
 )
 
 

@@ -1,102 +1,216 @@
-"""`rlhf-jax generate`: a finished model's response to each line of standard input. Nothing is
-trained or written."""
+"""`rlhf-jax generate`: a finished policy's responses to prompts. Nothing is trained, and the run's
+directory stays as it is."""
 
 import dataclasses
+import json
 import sys
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from itertools import islice
+from pathlib import Path
+from typing import Any, NamedTuple
 
-from rlhf_jax.durable.fingerprint import stored
-from rlhf_jax.durable.model_files import has_model
-from rlhf_jax.errors import UserError, require
+import jax
+
+from rlhf_jax.data.records import Prompt, from_json, parse_jsonl, read_lines
+from rlhf_jax.errors import RecordError, UserError, require
+from rlhf_jax.generation.ending import Response
 from rlhf_jax.runs.experiment import Experiment
 from rlhf_jax.runs.options import ReadOptions
+from rlhf_jax.runs.reading import (
+    check_jsonl,
+    chunks,
+    finished_stage,
+    lines_to,
+    reading_run,
+    short,
+)
 from rlhf_jax.runs.run import Run
+from rlhf_jax.runs.scoring import StageScorer
 
 
 @dataclasses.dataclass(frozen=True)
 class GenerateOptions(ReadOptions):
     """Of the command, beside the experiment's fields; `seed` is of the responses.
 
-    stage: whose policy answers; None: the last in the experiment's order that has finished
+    stage    whose policy answers; None: the last in the experiment's order that has finished
+    prompts  a file of prompts: .jsonl with {"prompt": ...} and any further fields a line, else text
+             with a prompt a line; None: standard input, as text
+    to       a .jsonl file for prompts and responses; None: responses to standard output, as text
+    n        responses to each prompt
+    best_of  so many responses to each prompt, of which the one with the highest score is kept
+    scorer   whose reward model scores for best_of; None: the last that has finished
     """
 
     stage: str | None = None
+    prompts: Path | None = None
+    to: Path | None = None
+    n: int = 1
+    best_of: int | None = None
+    scorer: str | None = None
+
+    def __post_init__(self):
+        require(self.n >= 1, "n", self.n, "1 or more")
+        if self.best_of is None:
+            require(self.scorer is None, "scorer", self.scorer, "left out without --best-of N")
+        else:
+            require(self.best_of >= 2, "best_of", self.best_of, "2 or more")
+            require(self.n == 1, "n", self.n, "1 beside --best-of, which keeps one response")
+
+
+class Asked(NamedTuple):
+    """A prompt, and what its line holds beside it."""
+
+    where: str
+    prompt: str
+    fields: Mapping[str, Any]
+
+
+class Answer(NamedTuple):
+    response: Response
+    log_prob: float | None  # of the sampled tokens together, nats at the temperature
+    score: float | None = None
+
+
+Answered = tuple[Asked, list[Answer]]
 
 
 def generate(config: Experiment, options: GenerateOptions) -> None:
-    """Prints a response to each line of standard input, as one line each.
+    """Writes responses to each prompt, batch by batch.
 
     config.seed draws the responses; the model is that of the run, whatever the run's own seed.
 
-    Raises UserError where that stage has not finished, or where a prompt, named by its line, is too
+    Raises UserError where a stage has not finished, or where a prompt, named by its line, is too
     long.
     """
-    if config.parallel.coordinator is not None:
-        raise UserError("generate reads standard input: it runs in one process")
-    stage = finished_stage(config, options.stage)
-    prompts = read_prompts(sys.stdin.buffer)
-    run = Run(dataclasses.replace(config, seed=seed_of(config)), insist=options.insist)
-    asked, before = run.evaluation.asked(stage), run.evaluation.prompting(stage).before
-    for number, prompt in enumerate(prompts, 1):
-        tokens, most = 1 + len(run.tokenizer.encode(before + prompt)), asked.prompt_length
-        if tokens > most:
-            raise UserError(f"line {number}: {tokens} tokens, a prompt of {stage} has {most} at "
-                            "most (prompt_length)")  # fmt: skip
-    context = config.stages[stage].shape(run.build(stage)).context
-    total, allowed = asked.prompt_length + asked.response_length, f"<= its context {context}"
-    require(total <= context, f"prompt_length + response_length of {stage}", total, allowed)
-    key = run.key(f"generate/responses/{config.seed}")
-    responses = run.evaluation.answers(stage, run.model(stage), prompts, key)
+    stage, scorer = finished_stage(config, options.stage, "policy"), None
+    if options.best_of is not None:
+        scorer = finished_stage(config, options.scorer, "score", "scorer")
+    asked = read_prompts(options.prompts)
+    check_jsonl(options.to, "to")
+    if options.to is not None:
+        check_fields(asked, options.n > 1, scorer)
+    run = reading_run(config, "generate", options.insist)
+    check_room(run, stage, asked)
+    key, count = run.key(f"generate/responses/{config.seed}"), options.best_of or options.n
+    found = answered(run, stage, asked, count, key)
+    if scorer is not None:
+        total = run.evaluation.asked(stage).prompt_length + config.evaluation.response_length
+        found = best(found, StageScorer(run, scorer, total), count)
     print(f"generate: the model of {stage} in {config.directory}", file=sys.stderr)
-    for response in responses:
-        print(response.text.replace("\n", "\\n"))
+    with lines_to(options.to) as write:
+        for one, answers in found:
+            if options.to is not None:
+                write(as_json(one, answers, options.n > 1, scorer))
+                continue
+            for answer in answers:
+                write(answer.response.text.replace("\n", "\\n"))
 
 
-def seed_of(config: Experiment) -> int:
-    """The seed of the run, whose data were drawn by it; config.seed if they do not say."""
-    directory = config.directory / "data"
-    if not (directory / "config.json").is_file():
-        return config.seed
-    told = stored(directory)
-    seed = told.get("seed") if isinstance(told, dict) else None
-    if not isinstance(seed, int):
-        raise UserError(f"{directory / 'config.json'}: seed: expected a whole number, got {seed!r}")
-    return seed
+def answered(
+    run: Run, stage: str, asked: Sequence[Asked], count: int, key: jax.Array
+) -> Iterator[Answered]:
+    """Each prompt with so many responses."""
+    prompts = [one.prompt for one in asked for _ in range(count)]
+    found = run.evaluation.answering(stage, run.model(stage), prompts, key)
+    for one in asked:
+        yield one, [Answer(*answer) for _, *answer in islice(found, count)]
 
 
-def finished_stage(config: Experiment, stage: str | None) -> str:
-    """The stage whose policy answers; raises UserError where it has not finished."""
-    directory, policies = config.directory, [
-        name for name, made in config.stages.items() if made.ends == "policy"
-    ]  # fmt: skip
-    finished = [name for name in policies if has_model(config.directory_of(name) / "model")]
-    if stage is not None:
-        allowed = f"one that ends with a policy: {', '.join(policies)}"
-        require(stage in policies, "stage", stage, allowed)
-    if not finished or not (directory / "data" / "counts.json").is_file():
-        raise UserError(f"{directory}: no stage has finished whose model could answer, and "
-                        "generate trains none")  # fmt: skip
-    if stage is None:
-        return finished[-1]
-    if stage not in finished:
-        raise UserError(f"{directory}: {stage} has not finished, and generate trains nothing; "
-                        f"finished are {', '.join(finished)}")  # fmt: skip
-    return stage
+def best(found: Iterable[Answered], scorer: StageScorer, count: int) -> Iterator[Answered]:
+    """Each prompt with the response of the highest score, the first where several have it.
 
-
-def read_prompts(lines: Iterable[bytes]) -> list[str]:
-    """A prompt a line, in which \\n stands for a line break.
-
-    Raises UserError, which names the line, where it is not UTF-8, and where there is none.
+    The score is the one that PPO trains on: `missing_eos_score` where a response was cut.
     """
-    prompts = []
+    for part in chunks(found, max(1, scorer.batch_size // count)):
+        prompts = [one.prompt for one, answers in part for _ in answers]
+        responses = [answer.response for _, answers in part for answer in answers]
+        scores = scorer.as_trained(prompts, responses).reshape(len(part), count)
+        for (one, answers), row in zip(part, scores, strict=True):
+            place = int(row.argmax())
+            yield one, [answers[place]._replace(score=float(row[place]))]
+
+
+def as_json(one: Asked, answers: Sequence[Answer], several: bool, scorer: str | None) -> str:
+    """The line of a .jsonl file."""
+    log_probs = [answer.log_prob for answer in answers]
+    known = None not in log_probs
+    found: dict[str, Any] = {"prompt": one.prompt, **one.fields}
+    if several:
+        found["responses"] = [answer.response.text for answer in answers]
+        found["ended"] = [answer.response.ended for answer in answers]
+        found |= {"log_probs": list(map(short, log_probs))} if known else {}
+    else:
+        (answer,) = answers
+        found |= {"response": answer.response.text, "ended": answer.response.ended}
+        found |= {"log_prob": short(answer.log_prob)} if known else {}
+        found |= {f"{scorer}_score": short(answer.score)} if scorer else {}
+    return json.dumps(found, ensure_ascii=False, allow_nan=False)
+
+
+def check_fields(asked: Iterable[Asked], several: bool, scorer: str | None) -> None:
+    """Raises UserError where a line has a field that `as_json` writes."""
+    one = ("response", "ended", "log_prob", *([f"{scorer}_score"] if scorer else []))
+    written = ("responses", "ended", "log_probs") if several else one
+    for each in asked:
+        if taken := [name for name in written if name in each.fields]:
+            raise UserError(f"{each.where}: field {taken[0]!r}: generate writes a field of this "
+                            "name: give it another one")  # fmt: skip
+
+
+def check_room(run: Run, stage: str, asked: Iterable[Asked]) -> None:
+    """Raises UserError where a prompt is too long, or prompts and responses for the context."""
+    config, before = run.evaluation.asked(stage), run.evaluation.prompting(stage).before
+    for one in asked:
+        tokens, most = 1 + len(run.tokenizer.encode(before + one.prompt)), config.prompt_length
+        if tokens > most:
+            raise UserError(f"{one.where}: {tokens} tokens, a prompt of {stage} has {most} at most "
+                            "(evaluation.prompt_length)")  # fmt: skip
+    context = run.config.stages[stage].shape(run.build(stage)).context
+    total, allowed = config.prompt_length + config.response_length, f"<= its context {context}"
+    require(total <= context, f"prompt_length + response_length of {stage}", total, allowed)
+
+
+def read_prompts(file: Path | None) -> list[Asked]:
+    """The prompts of a file, or of standard input.
+
+    Raises UserError, which names file, line and field, where one is malformed, and where there is
+    none.
+    """
+    if file is None:
+        if sys.stdin.isatty():
+            print("generate: a prompt a line, then Ctrl-D", file=sys.stderr)
+        asked = text_prompts(sys.stdin.buffer, "line ")
+    elif file.suffix == ".jsonl":
+        asked = [_of_json(where, fields) for where, fields in parse_jsonl(file)]
+    else:
+        asked = text_prompts(read_lines(file), f"{file}:")
+    if not asked:
+        place = "standard input, one a line" if file is None else str(file)
+        raise UserError(f"generate reads prompts from {place}: there was none")
+    return asked
+
+
+def _of_json(where: str, fields: Any) -> Asked:
+    try:
+        record = from_json(fields, Prompt)
+    except RecordError as error:
+        raise RecordError(f"{where}: {error}") from None
+    return Asked(where, record.prompt, record.fields)
+
+
+def text_prompts(lines: Iterable[bytes], place: str) -> list[Asked]:
+    """A prompt a line, in which \\n stands for a line break. place: what errors put before the
+    line's number.
+
+    Raises UserError, which names the line, where it is not UTF-8.
+    """
+    asked = []
     for number, line in enumerate(lines, 1):
         try:
             text = line.decode("utf-8")
         except UnicodeDecodeError as error:
-            raise UserError(f"line {number}: byte {line[error.start]:#04x} at {error.start + 1} is "
-                            "not UTF-8")  from None  # fmt: skip
-        prompts.append(text.rstrip("\r\n").replace("\\n", "\n"))
-    if not prompts:
-        raise UserError("generate reads prompts from standard input, one a line: there was none")
-    return prompts
+            raise UserError(f"{place}{number}: byte {line[error.start]:#04x} at {error.start + 1} "
+                            "is not UTF-8")  from None  # fmt: skip
+        prompt = text.rstrip("\r\n").replace("\\n", "\n")
+        asked.append(Asked(f"{place}{number}", prompt, {}))
+    return asked

@@ -6,11 +6,13 @@ evaluator is, the experiment file says; an option changes a field of it.
 
 import ast
 import collections
+import contextlib
 import dataclasses
 import difflib
 import enum
 import functools
 import inspect
+import io
 import keyword
 import re
 import textwrap
@@ -27,6 +29,7 @@ from rlhf_jax.runs.experiment import Experiment
 HELP = ("-h", "--help")
 FILE = "the experiment file"
 WORDS = (str, int, float, bool, Path, types.NoneType)  # what a text can stand for
+POSITIONAL = {"positional": True}  # metadata of a field that is given as a word without an option
 ENTRY = re.compile(r"(?P<names>\w+(?:, \w+)*)(?:: |  +)(?P<text>\S.*)")
 
 
@@ -62,6 +65,7 @@ class Part(NamedTuple):
     value: Any
     hint: Any  # what the field may hold
     about: str
+    positional: bool = False
 
 
 def parse(
@@ -74,26 +78,61 @@ def parse(
     """The roots, dataclasses whose fields are the options at the top, changed as arguments say.
 
     about: what --help begins with. hidden: groups at the top that --help does not list.
-    Raises UserError, which names the option, where there is none such or a config refuses its
-    value; prints what is wrong and exits with 2 where a value is of another type.
+    Raises UserError, which names the option, where there is none such, a value is of another type,
+    a config refuses it, or a word belongs to no option.
     """
     asks = any(argument in HELP for argument in arguments)
     refuse_unknown(roots, arguments)
     given = {_path(argument).split(".")[0] for argument in arguments}
     given |= {name.removeprefix("no_") for name in given}  # a flag back
     listed = lambda name: name not in hidden if asks else name in given
-    parts = [part for part in _options(_top(roots)) if listed(part.name)]
-    default = _mirror("Call", parts)
-    parsed = tyro.cli(
-        type(default),
-        prog=prog,
-        description=about,
-        default=default,
-        args=HELP[1:] if asks else arguments,
-        config=(tyro.conf.AvoidSubcommands,),
-    )
+    parts = [part for part in _options(_top(roots)) if part.positional or listed(part.name)]
+    default, said = _mirror("Call", parts), io.StringIO()
+    try:
+        with contextlib.redirect_stderr(said):
+            parsed = tyro.cli(
+                type(default),
+                prog=prog,
+                description=about,
+                default=default,
+                args=HELP[1:] if asks else arguments,
+                config=(tyro.conf.AvoidSubcommands,),
+            )
+    except SystemExit as ended:
+        if ended.code:
+            raise UserError(_one_line(said.getvalue(), arguments)) from None
+        raise
     found = dict(zip((part.name for part in parts), vars(parsed).values(), strict=True))
     return [_changed(root, found) for root in roots]
+
+
+def _one_line(said: str, arguments: Sequence[str]) -> str:
+    """What tyro says is wrong, in one line. It draws a box: title, what is wrong, rule, help."""
+    lines = [line.strip("│ ") for line in said.splitlines()[1:]]
+    rules = [number for number, line in enumerate(lines) if line and set(line) <= set("─-")]
+    start, end = (1, rules[1]) if rules[:1] == [0] else (0, rules[0] if rules else None)
+    what = " ".join(lines[start:end])
+    if match := re.match(r"Unrecognized options: ([^,]+)", what):
+        return f"{match[1].strip()!r} belongs to no option: expected --field value"
+    option = re.search(r"--[\w.-]*\w", what)
+    if option is None:
+        return what
+    name = option[0]
+    places = [n for n, each in enumerate(arguments) if each.split("=")[0] == name]
+    given = [word for n in places for word in _words_of(arguments, n)]
+    kind = next((line for line in lines if line.startswith(f"{name} ")), "").removeprefix(name)
+    expected = kind.strip() or what.rpartition("Expected ")[2].rstrip(".")
+    return f"{' '.join([name, *given])}: expected {expected}"
+
+
+def _words_of(arguments: Sequence[str], place: int) -> list[str]:
+    """The words that an option is given."""
+    own = arguments[place].split("=", 1)[1:]
+    for word in arguments[place + 1 :] if not own else ():
+        if word.startswith("--"):
+            break
+        own.append(word)
+    return own
 
 
 def first_sentence(kind: type) -> str:
@@ -190,7 +229,9 @@ def _fields(value: Any) -> list[Part]:
         if field.init:
             name, inner = field.name, getattr(value, field.name)
             hint, text = hints.get(name, type(inner)), texts.get(name, "")
-            found.append(Part(name.rstrip("_"), inner, hint, text))  # from_: `from` is a keyword
+            positional = field.metadata.get("positional", False)
+            # A trailing _ is of a keyword: from_.
+            found.append(Part(name.rstrip("_"), inner, hint, text, positional))
     return found
 
 
@@ -228,6 +269,7 @@ def _mirror(name: str, parts: Sequence[Part]) -> Any:
             value = _mirror(type(value).__name__, _options(_parts(value)))
             hint = type(value)
         option = tyro.conf.arg(name=part.name.replace("_", "-"), help=about or None)
+        hint = tyro.conf.Positional[hint] if part.positional else hint
         fields.append((f"part_{number}", Annotated[hint, option]))
         values.append(value)
     kind = dataclasses.make_dataclass(name, fields, frozen=True)

@@ -288,10 +288,10 @@ REPORT = (
     *mutants("runs/evaluation.py", "test_chain_ppo.py", [
         ("Evaluation.test_prompts", "self.config.evaluation.prompts,", '"ppo",',
          f"{REPORT_SCORES}[ppo]", "AssertionError|IndexError"),
-        ("Evaluation.answers", "asked.sampling, ending, **asked.shape)}",
+        ("Evaluation.answering", "asked.sampling, ending, **asked.shape)}",
          "dataclasses.replace(asked.sampling, temperature=1.0), ending, **asked.shape)}",
          f"{REPORT_SCORES}[ppo]"),
-        ("Evaluation.answers", "how.before + prompt for", "prompt for",
+        ("Evaluation.answering", "how.before + prompt for", "prompt for",
          f"{REPORT_SCORES}[prompted]", "AssertionError|IndexError"),
         ("StageModel.params", "self.evaluation.run.model(self.stage)",
          'self.evaluation.run.model("ppo" if self.stage == "ppo_ptx" else self.stage)',

@@ -57,7 +57,7 @@ CLI = mutants(
         ("run_stages", "chain.in_order(config.stages, asked)", "asked",
          "test_run_is_all_stages_each_after_what_it_needs_and_the_report"),
         ("report", "insist=how.insist", "", "test_report_is_of_what_has_finished"),
-        ("generate", '{*config.stages, "evaluators"}', "()",
+        ("read_models", '{*config.stages, "evaluators"}', "()",
          "test_help_of_all_stages_lists_none_s_fields[generate]"),
         ("run_stages", "how.insist, stages, origin", "False, stages, origin",
          "test_every_stage_of_an_experiment_is_a_command"),
@@ -116,13 +116,19 @@ GENERATE = mutants(
     "runs/generate.py",
     "test_cli.py",
     [
-        ("generate", "seed=seed_of(config)", "seed=config.seed", READS),
         ("generate", "/{config.seed}", "/{run.config.seed}", READS),
-        ("generate", "before + prompt", "prompt",
+        ("check_room", "before + one.prompt", "one.prompt",
          "test_generate_names_the_line_whose_prompt_is_too_long[behind examples]"),
+    ],
+)  # fmt: skip
+READING = mutants(
+    "runs/reading.py",
+    "test_cli.py",
+    [
+        ("reading_run", "seed=seed_of(config)", "seed=config.seed", READS),
         ("finished_stage", "finished[-1]", "finished[0]", READS),
         ("finished_stage", "stage not in finished", "False", "test_generate_trains_nothing"),
-        ("finished_stage", 'if made.ends == "policy"', "", "test_generate_asks_a_policy_alone"),
+        ("finished_stage", "if made.ends == ends", "", "test_generate_asks_a_policy_alone"),
     ],
 )  # fmt: skip
 
@@ -172,4 +178,4 @@ TAKEN = (
     ]),
 )  # fmt: skip
 
-MUTANTS = TAKEN + OPTIONS + CLI + REPLAY + DOCTOR + GENERATE
+MUTANTS = TAKEN + OPTIONS + CLI + REPLAY + DOCTOR + GENERATE + READING

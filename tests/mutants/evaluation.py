@@ -175,10 +175,10 @@ REFUSED = "test_evaluators_that_do_not_fit_the_stages_are_refused"
 RUN = (
     *mutants("runs/evaluation.py", "runs/test_evaluation.py", [
         ("StageModel.sampled", '"report/responses"', '"report/kl"', f"{ASKED}[sft]"),
-        ("Evaluation.answers", "how.before + prompt", "prompt", f"{ASKED}[prompted]"),
+        ("Evaluation.answering", "how.before + prompt", "prompt", f"{ASKED}[prompted]"),
         ("asked_of", "prompting_of(config, stage).prompt_length or", "", f"{ASKED}[prompted]",
          "AssertionError|ConfigError"),
-        ("Evaluation.answers", "self._until(how.until, response)", "response",
+        ("Evaluation.answering", "self._until(how.until, sampled)", "sampled",
          "test_an_answer_ends_where_the_stage_says"),
         ("Evaluation.test_prompts", 'read("prompts", split)', 'read("prompts", "ppo")',
          "test_prompts_without_room_are_left_out_of_all_figures_and_counted",

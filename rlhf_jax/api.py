@@ -1,0 +1,262 @@
+"""Finished models in a notebook or a script of your own: load them from a run's directory, sample,
+score, and get log-probabilities. docs/api.md shows them in use.
+
+The models lie on the first device.
+"""
+
+import dataclasses
+import functools
+from collections.abc import Callable, Sequence
+from typing import Any, NamedTuple
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from etils import epath
+
+from rlhf_jax.data.tokenizer import Tokenizer, find_tokenizer, load_tokenizer
+from rlhf_jax.durable.fingerprint import CLASS, stored
+from rlhf_jax.durable.model_files import has_model, load_model
+from rlhf_jax.errors import UserError, require
+from rlhf_jax.evaluation.policies import Sampler, sampling_program, score_ids, score_program
+from rlhf_jax.generation.ending import Ending, EndingConfig, final_scores
+from rlhf_jax.generation.sampling import SamplingConfig
+from rlhf_jax.models import transformer
+from rlhf_jax.models.config import TransformerConfig
+from rlhf_jax.randomness import random_key
+from rlhf_jax.stages.supervised import log_probs_of
+
+ROOM = 32  # tokens: lengths are rounded up to a multiple of it, so that few programs are compiled
+
+
+@dataclasses.dataclass(frozen=True)
+class Model:
+    """What a stage has ended with.
+
+    shape      of the transformer
+    params     a nested dict of float32 arrays; models/transformer.py computes with them
+    tokenizer  of the run
+    ending     where responses end, and what one scores that was cut
+    """
+
+    shape: TransformerConfig
+    params: Any
+    tokenizer: Tokenizer
+    ending: Ending
+
+
+class Sample(NamedTuple):
+    """A sampled response.
+
+    text       without the end token
+    ids        the sampled tokens, the end token included
+    ended      False: it was cut at the longest length
+    log_probs  [len(ids)] float32: of each token, nats at the sampling temperature, before top-k and
+               top-p
+    """
+
+    text: str
+    ids: tuple[int, ...]
+    ended: bool
+    log_probs: np.ndarray
+
+
+def load_policy(run: epath.PathLike, stage: str) -> Model:
+    """The finished policy of a stage, from the run's directory alone.
+
+    Raises UserError where there is none, or a damaged one.
+    """
+    return _load(epath.Path(run), stage, "policy")
+
+
+def load_scorer(run: epath.PathLike, stage: str) -> Model:
+    """The finished reward model of a stage, from the run's directory alone.
+
+    Raises UserError where there is none, or a damaged one.
+    """
+    return _load(epath.Path(run), stage, "score")
+
+
+def sample(
+    policy: Model,
+    prompts: Sequence[str],
+    *,
+    response_length: int,
+    n: int = 1,
+    temperature: float = 1.0,
+    top_k: int = 0,
+    top_p: float = 1.0,
+    seed: int = 0,
+    batch_size: int = 32,
+) -> list[list[Sample]]:
+    """n responses of at most `response_length` tokens to each prompt.
+
+    temperature 0 is greedy; top_k 0 and top_p 1 filter nothing. The same arguments give the same
+    responses.
+    Raises UserError where a prompt and its response do not fit the model's context.
+    """
+    require(n >= 1, "n", n, "1 or more")
+    sampling = SamplingConfig(temperature, top_k, top_p)
+    lengths = [1 + len(policy.tokenizer.encode(prompt)) for prompt in _texts(prompts, "prompts")]
+    room = policy.shape.context - response_length
+    for place, length in enumerate(lengths):
+        require(length <= room, f"tokens of prompts[{place}]", length,
+                f"<= context - response_length = {room}")  # fmt: skip
+    if not prompts:
+        return []
+    shape = {
+        "prompt_length": _rounded(max(lengths), room),
+        "response_length": response_length,
+        "batch_size": batch_size,
+    }
+    program = _sampling(policy.shape, sampling, policy.ending, **shape)
+    sampler = Sampler(
+        policy.shape, policy.tokenizer, sampling, policy.ending, **shape, sample=program
+    )
+    key = random_key(seed, "generate/responses")
+    repeated = [prompt for prompt in prompts for _ in range(n)]
+    found: list[list[Sample]] = [[] for _ in prompts]
+    for place, ids, log_probs in sampler.each(policy.params, repeated, key):
+        response = policy.ending.response(ids, policy.tokenizer)
+        found[place // n].append(Sample(response.text, tuple(ids), response.ended, log_probs))
+    return found
+
+
+def score(
+    scorer: Model,
+    prompts: Sequence[str],
+    responses: Sequence[str | Sample],
+    *,
+    missing: float | None = None,
+    batch_size: int = 32,
+) -> np.ndarray:
+    """The reward model's score of each response, [N] float32.
+
+    It is read at the last token: the end token, unless a Sample was cut. A text counts as ended.
+    missing: the score of a response that was cut, in place of what is read of it;
+    `scorer.ending.missing` is that of PPO.
+    Raises UserError where a prompt and its response do not fit the model's context.
+    """
+    rows = _rows(scorer, prompts, responses)
+    read = [(*prompt, *_read(scorer.ending, ids)) for prompt, ids, _ in rows]
+    length = _fitting(scorer, read)
+    program = _scoring(scorer.shape, batch_size=batch_size, length=length)
+    pad = scorer.tokenizer.pad_id
+    scores = score_ids(program, scorer.params, read, pad, batch_size=batch_size, length=length)
+    ended = np.array([ended for *_, ended in rows], bool)
+    return np.asarray(final_scores(scores, ended, missing), np.float32)
+
+
+def log_probs(
+    policy: Model,
+    prompts: Sequence[str],
+    responses: Sequence[str | Sample],
+    *,
+    temperature: float = 1.0,
+    batch_size: int = 32,
+) -> list[np.ndarray]:
+    """log p of each token of each response, the end token included: N arrays [R] float32, in nats.
+
+    A text counts as ended; a Sample has its own tokens. At the temperature of sampling these are
+    the sampler's own log-probabilities, up to rounding.
+    Raises UserError where a prompt and its response do not fit the model's context.
+    """
+    require(temperature > 0, "temperature", temperature, "positive")
+    rows = _rows(policy, prompts, responses)
+    whole = [(*prompt, *ids) for prompt, ids, _ in rows]
+    length, found = _fitting(policy, whole), []
+    program = _log_probs(policy.shape, float(temperature))
+    for start in range(0, len(whole), batch_size):
+        tokens = np.full((batch_size, length), policy.tokenizer.pad_id, np.int32)
+        segments = np.zeros((batch_size, length), np.int32)
+        part = whole[start : start + batch_size]
+        for row, ids in enumerate(part):
+            tokens[row, : len(ids)], segments[row, : len(ids)] = ids, 1
+        values = np.asarray(program(policy.params, jnp.array(tokens), jnp.array(segments)))
+        for row, (prompt, ids, _) in enumerate(rows[start : start + batch_size]):
+            first = len(prompt) - 1  # the column of log p of the first token of the response
+            found.append(values[row, first : first + len(ids)])
+    return found
+
+
+@functools.lru_cache(16)
+def _sampling(model, sampling, ending, **shape) -> Callable:
+    return jax.jit(sampling_program(model, sampling, ending, **shape).function)
+
+
+@functools.lru_cache(16)
+def _scoring(model: TransformerConfig, **shape) -> Callable:
+    return jax.jit(score_program(model, **shape).function)
+
+
+@functools.lru_cache(16)
+def _log_probs(model: TransformerConfig, temperature: float) -> Callable:
+    """(params, tokens [B, T], segments [B, T]) -> log p [B, T - 1] of every token but the first."""
+
+    def function(params, tokens, segments):
+        states = transformer.hidden(model, params, tokens, segments)[:, :-1]
+        return log_probs_of(model, params, states, tokens[:, 1:], temperature)
+
+    return jax.jit(function)
+
+
+def _load(run: epath.Path, stage: str, kind: str) -> Model:
+    directory = run / stage
+    if not has_model(directory / "model"):
+        stages = sorted(path.name for path in run.iterdir()) if run.is_dir() else []
+        finished = [name for name in stages if has_model(run / name / "model")]
+        raise UserError(f"{run}: {stage!r} has no finished model here; stages with one are: "
+                        f"{', '.join(finished) or 'none'}")  # fmt: skip
+    tokenizer = load_tokenizer(find_tokenizer(run / "data"))
+    shape, params = load_model(directory / "model", kind, tokenizer.fingerprint)
+    return Model(shape, params, tokenizer, Ending.of(tokenizer, _ending(directory)))
+
+
+def _ending(directory: epath.Path) -> EndingConfig:
+    """That of the experiment, as the stage's config.json keeps it."""
+    config = stored(directory)
+    try:
+        fields = {name: value for name, value in config["ending"].items() if name != CLASS}
+        return EndingConfig(**fields)
+    except (TypeError, KeyError, AttributeError) as error:
+        raise UserError(f"{directory / 'config.json'}: expected the fields of `ending`, got: "
+                        f"{error}")  from None  # fmt: skip
+
+
+def _texts(values: Sequence[str], field: str) -> Sequence[str]:
+    require(not isinstance(values, str), field, values, "a list of texts")
+    return values
+
+
+def _rows(
+    model: Model, prompts: Sequence[str], responses: Sequence[str | Sample]
+) -> list[tuple[list[int], list[int], bool]]:
+    """Ids of each prompt, ids of its response, and whether that ended."""
+    same = len(_texts(prompts, "prompts")) == len(_texts(responses, "responses"))
+    require(same, "len(responses)", len(responses), f"{len(prompts)}, one a prompt")
+    tokenizer, rows = model.tokenizer, []
+    for prompt, response in zip(prompts, responses, strict=True):
+        if isinstance(response, str):
+            ids, ended = model.ending.close(tokenizer.encode(response), True), True
+        else:
+            ids, ended = list(response.ids), response.ended
+        rows.append(([tokenizer.bos_id, *tokenizer.encode(prompt)], ids, ended))
+    return rows
+
+
+def _read(ending: Ending, ids: Sequence[int]) -> list[int]:
+    """What a reward model reads of a response: no EOS where another token is the end."""
+    return [i for i in ids if i != ending.eos or ending.stop is None]
+
+
+def _fitting(model: Model, sequences: Sequence[Sequence[int]]) -> int:
+    """The length of a batch that holds the sequences."""
+    lengths, context = list(map(len, sequences)), model.shape.context
+    for place, length in enumerate(lengths):
+        require(length <= context, f"tokens of prompts[{place}] and responses[{place}]", length,
+                f"<= the model's context = {context}")  # fmt: skip
+    return _rounded(max(lengths, default=1), context)
+
+
+def _rounded(length: int, most: int) -> int:
+    return min(most, -(-length // ROOM) * ROOM)

@@ -1,0 +1,98 @@
+"""What the commands share that read finished models and train nothing: `generate` and `score`."""
+
+import contextlib
+import dataclasses
+import os
+from collections.abc import Callable, Iterable, Iterator
+from itertools import islice
+from pathlib import Path
+from typing import Any
+
+from rlhf_jax.durable.files import writable_directory
+from rlhf_jax.durable.fingerprint import stored
+from rlhf_jax.durable.model_files import has_model
+from rlhf_jax.errors import UserError, require
+from rlhf_jax.runs.experiment import Experiment
+from rlhf_jax.runs.run import Run
+
+MODELS = {"policy": "policy", "score": "reward model"}  # in sentences, by `Stage.ends`
+
+
+def finished_stage(config: Experiment, stage: str | None, ends: str, field: str = "stage") -> str:
+    """The stage that is asked for, or the last in the experiment's order that has finished with a
+    model of the kind `ends`.
+
+    field: the option that names the stage. Raises UserError where it has not finished.
+    """
+    directory, kind = config.directory, MODELS[ends]
+    known = [name for name, made in config.stages.items() if made.ends == ends]
+    finished = [name for name in known if has_model(config.directory_of(name) / "model")]
+    if stage is not None:
+        allowed = f"one that ends with a {kind}: {', '.join(known)}"
+        require(stage in known, field, stage, allowed)
+    if not finished or not (directory / "data" / "counts.json").is_file():
+        raise UserError(f"{directory}: no stage has finished that ends with a {kind}, and this "
+                        "command trains none")  # fmt: skip
+    if stage is None:
+        return finished[-1]
+    if stage not in finished:
+        raise UserError(f"{directory}: {stage} has not finished, and this command trains nothing; "
+                        f"finished are {', '.join(finished)}")  # fmt: skip
+    return stage
+
+
+def reading_run(config: Experiment, command: str, insist: bool) -> Run:
+    """The run whose models are read, whatever the seed of the command.
+
+    Raises UserError where there are several processes.
+    """
+    if config.parallel.coordinator is not None:
+        raise UserError(f"{command} runs in one process: leave --parallel.coordinator out")
+    return Run(dataclasses.replace(config, seed=seed_of(config)), insist=insist)
+
+
+def seed_of(config: Experiment) -> int:
+    """The seed of the run, whose data were drawn by it; config.seed if they do not say."""
+    directory = config.directory / "data"
+    if not (directory / "config.json").is_file():
+        return config.seed
+    told = stored(directory)
+    seed = told.get("seed") if isinstance(told, dict) else None
+    if not isinstance(seed, int):
+        raise UserError(f"{directory / 'config.json'}: seed: expected a whole number, got {seed!r}")
+    return seed
+
+
+def check_jsonl(path: Path | None, field: str) -> None:
+    """Raises ConfigError, before any compute, where no .jsonl file can be written at `path`."""
+    if path is not None:
+        require(path.suffix == ".jsonl", field, str(path), "a file named *.jsonl")
+        require(not path.is_dir(), field, str(path), "a file, not a directory")
+        writable_directory(path.parent, field)
+
+
+@contextlib.contextmanager
+def lines_to(path: Path | None) -> Iterator[Callable[[str], Any]]:
+    """A function that writes a line; None: to standard output.
+
+    The file is PATH.partial until all lines are written: a file that is there stays whole.
+    """
+    if path is None:
+        yield print
+        return
+    partial = path.with_name(path.name + ".partial")
+    with partial.open("w", encoding="utf-8") as file:
+        yield lambda line: print(line, file=file)
+    os.replace(partial, path)
+
+
+def chunks(items: Iterable, size: int) -> Iterator[list]:
+    """The items, so many at a time."""
+    left = iter(items)
+    while some := list(islice(left, size)):
+        yield some
+
+
+def short(value: float) -> float:
+    """A float32 with the digits that it has."""
+    return float(f"{value:.7g}")

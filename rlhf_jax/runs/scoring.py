@@ -1,0 +1,247 @@
+"""`rlhf-jax score`: a finished reward model's scores of the responses in a file. Nothing is
+trained, and the run's directory stays as it is."""
+
+import dataclasses
+import json
+import sys
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import numpy as np
+
+from rlhf_jax.data.arrays import Close, tokenised_ranking
+from rlhf_jax.data.records import Demonstration, Prompt, Ranking, from_json, parse_jsonl
+from rlhf_jax.data.tokenizer import Tokenizer
+from rlhf_jax.errors import RecordError, UserError, require
+from rlhf_jax.evaluation.policies import score_ids, score_program, score_responses
+from rlhf_jax.evaluation.reward_accuracy import pair_accuracy
+from rlhf_jax.generation.ending import Response
+from rlhf_jax.runs.evaluation import shape_of
+from rlhf_jax.runs.experiment import Experiment
+from rlhf_jax.runs.options import POSITIONAL, ReadOptions
+from rlhf_jax.runs.reading import (
+    check_jsonl,
+    chunks,
+    finished_stage,
+    lines_to,
+    reading_run,
+    short,
+)
+from rlhf_jax.runs.run import Run
+
+ROOM = 64  # tokens: lengths are rounded up to a multiple of it, so that few programs are compiled
+Ids = list[int]
+
+
+@dataclasses.dataclass(frozen=True)
+class ScoreOptions(ReadOptions):
+    """Of the command, beside the experiment's fields.
+
+    file   a .jsonl file of records: {"prompt", "response"}; {"prompt", "responses"}, with "ranks"
+           or without; or {"prompt", "chosen", "rejected"}. "ended" says which responses were cut
+    stage  whose reward model scores; None: the last in the experiment's order that has finished
+    to     a .jsonl file for the records with their scores; None: standard output
+    """
+
+    file: Path | None = dataclasses.field(default=None, metadata=POSITIONAL)
+    stage: str | None = None
+    to: Path | None = None
+
+
+class StageScorer:
+    """The finished reward model of a stage, in batches of `evaluation.batch_size` sequences of at
+    most `length` ids.
+
+    Raises ConfigError where that is longer than the model's context.
+    """
+
+    def __init__(self, run: Run, stage: str, length: int):
+        model = shape_of(run.config, run.ending, stage)
+        require(length <= model.context, "prompt_length + response_length", length,
+                f"<= the context of {stage} = {model.context}")  # fmt: skip
+        self.tokenizer, self._ending = run.tokenizer, run.ending
+        self._params = run.model(stage)
+        self.batch_size = run.config.evaluation.batch_size
+        self._shape = {"batch_size": self.batch_size, "length": length}
+        self._score = score_program(model, **self._shape).compile(run.runner)
+
+    def of(self, sequences: Sequence[Ids]) -> np.ndarray:
+        """The model's scores [N] of sequences of ids, read at the last one."""
+        pad = self.tokenizer.pad_id
+        return score_ids(self._score, self._params, sequences, pad, **self._shape)
+
+    def as_trained(self, prompts: Sequence[str], responses: Sequence[Response]) -> np.ndarray:
+        """What PPO would score each response, [N]: `missing_eos_score` where it was cut.
+
+        Raises UserError where a score is not finite.
+        """
+        scores = score_responses(
+            self._score,
+            self._params,
+            prompts,
+            responses,
+            self.tokenizer,
+            missing=self._ending.missing,
+            **self._shape,
+        )
+        if not np.isfinite(scores).all():
+            raise UserError("the reward model gives scores that are not finite: it is damaged")
+        return scores
+
+
+class Item(NamedTuple):
+    """A record of the file, and what a reward model reads of it."""
+
+    record: dict[str, Any]
+    sequences: list[Ids]  # prompt and response, one a response
+    ranks: Sequence[int] | None  # equal sequences tie; None: the record ranks nothing
+
+
+class Counts(NamedTuple):
+    """Of one ranking, as `pair_accuracy` takes them."""
+
+    prompt: str
+    correct: float
+    longer: float
+    pairs: int
+
+
+def score(config: Experiment, options: ScoreOptions) -> None:
+    """Writes the records of a file with their scores, in their order.
+
+    A response that is longer, with its prompt, than the model's context has the score null, and is
+    counted. Of records that rank responses, the share of pairs that the scores order alike goes to
+    standard error.
+
+    Raises UserError where the stage has not finished, or a record, named by its line, is malformed.
+    """
+    stage, file = finished_stage(config, options.stage, "score"), options.file
+    if file is None:
+        raise UserError("score needs FILE.jsonl, as in rlhf-jax score EXPERIMENT.py FILE.jsonl")
+    check_jsonl(options.to, "to")
+    run = reading_run(config, "score", options.insist)
+    tokenizer, close = run.tokenizer, run.ending.close
+    context = shape_of(config, run.ending, stage).context
+    longest, records, responses, over = 0, 0, 0, 0
+    for item in read_items(file, stage, tokenizer, close):  # all lines before any is scored
+        lengths = [len(ids) for ids in item.sequences]
+        fits = [length for length in lengths if length <= context]
+        longest, over = max([longest, *fits]), over + len(lengths) - len(fits)
+        records, responses = records + 1, responses + len(lengths)
+    if not records:
+        raise UserError(f"{file}: holds no record")
+    print(f"score: {stage} in {config.directory}: {records} records, {responses} responses",
+          file=sys.stderr)  # fmt: skip
+    if over:
+        print(f"score: {over} of {responses} responses are longer than {context} tokens with their "
+              "prompt, the model's context: their score is null", file=sys.stderr)  # fmt: skip
+    scorer = StageScorer(run, stage, min(context, -(-longest // ROOM) * ROOM))
+    counts = []
+    with lines_to(options.to) as write:
+        for item, scores in scored(read_items(file, stage, tokenizer, close), scorer, context):
+            write(as_json(item, scores, stage))
+            if item.ranks is not None and None not in scores:
+                counts.append(count_pairs(item, scores))
+    if counts:
+        print(told(counts, stage, config.seed), file=sys.stderr)
+
+
+def scored(
+    items: Iterator[Item], scorer: StageScorer, context: int
+) -> Iterator[tuple[Item, list[float | None]]]:
+    """Each item with the scores of its responses; None where one is longer than the context."""
+    for part in chunks(items, scorer.batch_size):
+        fits = [ids for item in part for ids in item.sequences if len(ids) <= context]
+        found = iter(scorer.of(fits).tolist())
+        for item in part:
+            yield item, [next(found) if len(s) <= context else None for s in item.sequences]
+
+
+def read_items(file: Path, stage: str, tokenizer: Tokenizer, close: Close) -> Iterator[Item]:
+    """The records of a file, one at a time. stage: its name stands in the fields of the scores.
+
+    Raises RecordError naming file, line and field.
+    """
+    for where, record in parse_jsonl(file):
+        try:
+            yield item_of(record, stage, tokenizer, close)
+        except RecordError as error:
+            raise RecordError(f"{where}: {error}") from None
+
+
+def item_of(record: Any, stage: str, tokenizer: Tokenizer, close: Close) -> Item:
+    """Raises RecordError where a record has no response, or a field that `as_json` writes."""
+    if not isinstance(record, dict):
+        raise RecordError(f"expected a JSON object, got {record!r:.60}")
+    from_json(record, Prompt)  # the prompt, and values that JSON can hold
+    forms = [name for name in ("response", "responses", "chosen") if name in record]
+    if len(forms) != 1:
+        allowed = "prompt and one of: response, responses, or chosen and rejected"
+        raise RecordError(f"expected {allowed}, got the fields {', '.join(record) or 'none'}")
+    if taken := [name for name in fields_of(forms[0], stage) if name in record]:
+        raise RecordError(f"field {taken[0]!r}: score writes a field of this name: leave it out")
+    given = lambda *names: {name: record[name] for name in names if name in record}
+    if forms[0] == "response":
+        one = from_json(given("prompt", "response"), Demonstration)
+        ended = record.get("ended", True)
+        if not isinstance(ended, bool):
+            raise RecordError(f"field 'ended': expected true or false, got {ended!r:.60}")
+        ids = close(tokenizer.encode(one.response), ended)
+        return Item(record, [[tokenizer.bos_id, *tokenizer.encode(one.prompt), *ids]], None)
+    ranked = forms[0] == "chosen" or "ranks" in record
+    fields = given("prompt", "chosen", "rejected", "tie")
+    if forms[0] == "responses":
+        listed = record["responses"]
+        none = {"ranks": [0] * len(listed) if isinstance(listed, list) else []}
+        fields = given("prompt", "responses", "ended") | none | given("ranks")
+    pieces, ranks = tokenised_ranking(from_json(fields, Ranking), tokenizer, close)
+    return Item(record, [ids.tolist() for ids, _ in pieces], ranks if ranked else None)
+
+
+def fields_of(form: str, stage: str) -> list[str]:
+    """The names of the scores of a record."""
+    return {
+        "response": [f"{stage}_score"],
+        "responses": [f"{stage}_scores"],
+        "chosen": [f"chosen_{stage}_score", f"rejected_{stage}_score"],
+    }[form]
+
+
+def as_json(item: Item, scores: Sequence[float | None], stage: str) -> str:
+    """The line of the record with its scores."""
+    form = next(name for name in ("responses", "response", "chosen") if name in item.record)
+    given = [None if value is None else short(value) for value in scores]
+    values = [given] if form == "responses" else given
+    found = item.record | dict(zip(fields_of(form, stage), values, strict=True))
+    return json.dumps(found, ensure_ascii=False)
+
+
+def count_pairs(item: Item, scores: Sequence[float]) -> Counts:
+    """The untied pairs of a ranking, those that the scores order alike, and those whose better
+    output is the longer one in tokens; an equal pair counts one half."""
+    ranks = np.array(item.ranks)
+    better = ranks[:, None] < ranks[None, :]
+    alike = lambda values: float((better * _above(np.array(values))).sum())
+    lengths = [len(ids) for ids in item.sequences]
+    return Counts(item.record["prompt"], alike(scores), alike(lengths), int(better.sum()))
+
+
+def _above(values: np.ndarray) -> np.ndarray:
+    """1 where the value of the row is above that of the column, 1/2 where they are equal."""
+    return (np.sign(values[:, None] - values[None, :]) + 1) / 2
+
+
+def told(counts: Sequence[Counts], stage: str, seed: int) -> str:
+    """The share of pairs that the scores order as the file does, with its interval over prompts."""
+    prompts, correct, longer, pairs = zip(*counts, strict=True)
+    names, of = np.unique(prompts, return_inverse=True)
+    total = lambda values: np.bincount(of, np.array(values, float), len(names))
+    found = pair_accuracy(total(correct), total(longer), total(pairs), seed)
+    if not found["pairs"]:
+        return "score: all rankings tie, so that there is no pair to order"
+    return (
+        f"score: {stage} orders {found['accuracy'].text()} of {found['pairs']} pairs of "
+        f"{found['prompts']} prompts as the file does; the longer response is the better one in "
+        f"{found['longer_is_better'].text()}"
+    )
