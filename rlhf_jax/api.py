@@ -15,6 +15,8 @@ import numpy as np
 from etils import epath
 
 from rlhf_jax.data.tokenizer import Tokenizer, find_tokenizer, load_tokenizer
+from rlhf_jax.durable import taken
+from rlhf_jax.durable.files import entries
 from rlhf_jax.durable.fingerprint import CLASS, stored
 from rlhf_jax.durable.model_files import has_model, load_model
 from rlhf_jax.errors import UserError, require
@@ -201,13 +203,13 @@ def _log_probs(model: TransformerConfig, temperature: float) -> Callable:
 
 
 def _load(run: epath.Path, stage: str, kind: str) -> Model:
-    directory = run / stage
+    directory = taken.followed(run / stage)
     if not has_model(directory / "model"):
-        stages = sorted(path.name for path in run.iterdir()) if run.is_dir() else []
-        finished = [name for name in stages if has_model(run / name / "model")]
+        stages = [path.name for path in entries(run)]
+        finished = [name for name in stages if has_model(taken.followed(run / name) / "model")]
         raise UserError(f"{run}: {stage!r} has no finished model here; stages with one are: "
                         f"{', '.join(finished) or 'none'}")  # fmt: skip
-    tokenizer = load_tokenizer(find_tokenizer(run / "data"))
+    tokenizer = load_tokenizer(find_tokenizer(taken.followed(run / "data")))
     shape, params = load_model(directory / "model", kind, tokenizer.fingerprint)
     return Model(shape, params, tokenizer, Ending.of(tokenizer, _ending(directory)))
 

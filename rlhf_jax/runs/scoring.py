@@ -172,8 +172,6 @@ def read_items(file: Path, stage: str, tokenizer: Tokenizer, close: Close) -> It
 
 def item_of(record: Any, stage: str, tokenizer: Tokenizer, close: Close) -> Item:
     """Raises RecordError where a record has no response, or a field that `as_json` writes."""
-    if not isinstance(record, dict):
-        raise RecordError(f"expected a JSON object, got {record!r:.60}")
     from_json(record, Prompt)  # the prompt, and values that JSON can hold
     forms = [name for name in ("response", "responses", "chosen") if name in record]
     if len(forms) != 1:

@@ -20,9 +20,10 @@ from tests.mutants import (
     rewards,
     stages,
     training,
+    use,
 )
 
 ROOMS = (details, objectives, policy_gradients, preferences, models, data, generation, training,
          durable, rewards, stages, iteration, identity, evaluation, recipes, chain, plan,
-         command_line, estimators)  # fmt: skip
+         command_line, use, estimators)  # fmt: skip
 TABLE = tuple(mutant for room in ROOMS for mutant in room.MUTANTS)

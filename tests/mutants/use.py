@@ -1,0 +1,67 @@
+"""Mutants of what people do with finished models: generate, score, rlhf_jax.api."""
+
+from tests.mutants import mutants
+
+SEVERAL = "test_several_responses_to_each_prompt_of_a_file"
+BEST = "test_the_best_of_several_has_the_highest_score_of_ppo"
+SCORES = "test_scores_of_responses_rankings_and_comparisons"
+NULL = "test_what_generate_wrote_is_scored_and_what_is_too_long_is_null"
+USE = (
+    *mutants("runs/generate.py", "test_use.py", [
+        ("answered", "one.prompt for one in asked for _ in range(count)",
+         "one.prompt for _ in range(count) for one in asked", SEVERAL),
+        ("answered", "run.model(stage)", 'run.model("ppo")', SEVERAL),
+        ("as_json", "**one.fields", "", SEVERAL),
+        ("best", "as_trained(prompts, responses)", "as_trained(prompts[::-1], responses)", BEST),
+        ("best", "argmax", "argmin", BEST),
+        ("generate", "options.best_of or options.n", "options.n", BEST, "ValueError"),
+        ("as_json", 'short(answer.score)} if scorer', "0.0} if scorer", BEST),
+    ]),
+    *mutants("runs/scoring.py", "test_use.py", [
+        ("StageScorer.as_trained", "missing=self._ending.missing", "missing=None", BEST),
+        ("StageScorer", "self._params = run.model(stage)",
+         'self._params = {**run.model("pretrain"), "score": run.model(stage)["score"]}', SCORES),
+        ("item_of", "close(tokenizer.encode(one.response), ended)",
+         "close(tokenizer.encode(one.response), True)", SCORES),
+        ("item_of", 'fields = given("prompt", "responses", "ended") | none',
+         'fields = given("prompt", "responses") | none', SCORES),
+        ("item_of", '| given("ranks")', "", SCORES, "AssertionError|ValueError"),
+        ("item_of", '"chosen" or "ranks" in record', '"chosen" or True', SCORES),
+        ("count_pairs", "ranks[:, None] < ranks", "ranks[:, None] > ranks", SCORES),
+        ("count_pairs", "alike(scores), alike(lengths)", "alike(lengths), alike(scores)", SCORES),
+        ("told", "of, np.array(values, float)", "of[::-1], np.array(values, float)", SCORES),
+        ("scored", "if len(ids) <= context]", "]", NULL, "ValueError"),
+        ("score", "and None not in scores", "", NULL, "TypeError"),
+    ]),
+    *mutants("runs/reading.py", "test_use.py", [
+        ("lines_to", 'path.with_name(path.name + ".partial")', "path",
+         "test_a_file_is_replaced_when_all_its_lines_are_there", "AssertionError"),
+    ]),
+)  # fmt: skip
+
+CUT = "test_a_sample_is_scored_as_it_was_cut"
+DRAWN = "test_samples_have_the_log_probabilities_of_the_model"
+ENDED = "test_a_text_counts_as_ended_at_another_temperature_too"
+API = mutants("api.py", "test_api.py", [
+    ("load_scorer", '"score")', '"policy")', "test_a_model_is_the_one_that_the_stage_ended_with",
+     "UserError"),
+    ("_ending", "EndingConfig(**fields)", "EndingConfig()",
+     "test_a_model_is_the_one_that_the_stage_ended_with"),
+    ("sample", "for prompt in prompts for _ in range(n)", "for _ in range(n) for prompt in prompts",
+     DRAWN),
+    ("sample", "SamplingConfig(temperature,", "SamplingConfig(1.0,", DRAWN),
+    ("sample", "random_key(seed,", "random_key(0,",
+     "test_a_sample_is_drawn_by_seed_and_arguments"),
+    ("sample", "temperature, top_k, top_p", "temperature, 0, top_p",
+     "test_a_sample_is_drawn_by_seed_and_arguments"),
+    ("log_probs", "len(prompt) - 1", "len(prompt)", DRAWN),
+    ("_log_probs", "tokens[:, 1:], temperature", "tokens[:, 1:]", ENDED),
+    ("_rows", "tokenizer.encode(response), True), True", "tokenizer.encode(response), False), True",
+     ENDED),
+    ("_rows", "response.ids), response.ended", "response.ids), True", CUT),
+    ("score", "ended, missing)", "ended, None)", CUT),
+    ("_read", "if i != ending.eos or ending.stop is None", "",
+     "test_what_a_reward_model_reads_has_no_eos_where_another_token_is_the_end"),
+])  # fmt: skip
+
+MUTANTS = USE + API
