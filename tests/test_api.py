@@ -10,6 +10,7 @@ import numpy as np
 import pytest
 
 from rlhf_jax import api
+from rlhf_jax.durable import taken
 from rlhf_jax.errors import ConfigError, UserError
 from tests import oracles
 
@@ -166,3 +167,17 @@ def test_the_best_of_four_is_the_page_s(small_run):
 def test_an_objective_trains_the_model_of_the_page():
     losses = ran(BLOCKS[1])[0]["losses"]
     assert losses[0] == pytest.approx(np.log(2), abs=1e-6) and losses[-1] < 0.3
+
+
+def test_a_stage_that_was_taken_from_another_run_is_read_there(small_run, policy, tmp_path):
+    for name, holds in (("data", ["tokenizer.model"]), ("sft", ["model", "config.json"])):
+        taken.take(tmp_path / name, small_run.directory / name, holds)
+    found = api.load_policy(tmp_path, "sft")
+    assert found.tokenizer.fingerprint == policy.tokenizer.fingerprint
+    jax.tree.map(
+        np.testing.assert_array_equal,
+        found.params,
+        api.load_policy(small_run.directory, "sft").params,
+    )
+    with pytest.raises(UserError, match=r"'ppo' has no finished model here; .* one are: sft$"):
+        api.load_policy(tmp_path, "ppo")

@@ -108,9 +108,9 @@ def test_ranked_outputs_end_at_the_stop_token(run, monkeypatch):
 def test_generate_and_the_report_end_so_too(run, monkeypatch, capsys):
     prompts = [record.prompt for record in run.corpora.read("prompts", "feedback")] * 2
     lines = "".join(prompt.replace("\n", "\\n") + "\n" for prompt in prompts)
-    monkeypatch.setattr("sys.stdin", SimpleNamespace(buffer=io.BytesIO(lines.encode())))
+    monkeypatch.setattr("sys.stdin", io.TextIOWrapper(io.BytesIO(lines.encode())))
     monkeypatch.setattr(generate, "finished_stage", lambda *_: "ppo")
-    monkeypatch.setattr(generate, "Run", lambda *_, **__: run)
+    monkeypatch.setattr(generate, "reading_run", lambda *_: run)
     generate.generate(run.config, generate.GenerateOptions("ppo"))
     printed = capsys.readouterr().out.splitlines()
     key = run.key(f"generate/responses/{run.config.seed}")
