@@ -34,7 +34,7 @@ Result of the first command, seed 0: held-out pairs that the reward model orders
     OpenAssistant      23   .391 [.184, .629]   .652 [.350, .869]
     PandaLM            81   .457 [.332, .613]   .642 [.394, .822]
 
-A model this small, from scratch, is not surely better than chance; what follows says how far PPO
+A model this small, from scratch, is not clearly better than chance; what follows says how far PPO
 went, not that its responses are better. The reward model prefers PPO's response to SFT's on .767
 [.712, .815] of the prompts at 1.3 nats from SFT, PPO-ptx's on .676 [.618, .730] at 2.5. A response
 that does not end within 48 tokens scores -1: 66 % of SFT's end, 98 % of PPO's, 95 % of PPO-ptx's.

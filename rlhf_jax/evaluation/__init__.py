@@ -1,1 +1,1 @@
-"""Win rates, intervals and the report."""
+"""Evaluators, intervals, and the report's table, page and figure."""

@@ -1,4 +1,4 @@
-"""How a policy behaves where a prompt puts it to the test."""
+"""How often a policy follows instructions, hallucinates, or is harmful."""
 
 import dataclasses
 import math
@@ -13,10 +13,10 @@ BROKEN = {"hallucinated": "halluci-\nnated"}  # titles for the terminal
 
 @dataclasses.dataclass(frozen=True)
 class Behaviour(Evaluator):
-    """Of each flag of the data source's grades, the share of the prompts that ask for it whose
-    response shows it.
+    """For each flag of the data source's grades: the fraction of responses with this flag, among
+    the prompts that test for it.
 
-    wanted, unwanted: flags by name, as the grades' `flags` have them.
+    wanted, unwanted: names in the grades' `flags`
     """
 
     wanted: tuple[str, ...] = ("followed",)
@@ -27,7 +27,7 @@ class Behaviour(Evaluator):
         return (*self.wanted, *self.unwanted)
 
     def columns(self):
-        about = "share of the prompts that ask for it"
+        about = "share of responses, among the prompts that test for it"
         return {
             flag: Column(
                 BROKEN.get(flag, flag),

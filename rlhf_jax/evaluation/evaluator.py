@@ -1,7 +1,7 @@
-"""What an evaluator is: rows for the model of a stage, one an item, and what they come to.
+"""The protocol of an evaluator: rows for the model of a stage, one per item, and their summary.
 
-An evaluator is a frozen dataclass under `Evaluator`, in the package or outside of it. The report's
-columns are those of an experiment's evaluators.
+An evaluator is a frozen dataclass that inherits from `Evaluator`, in this package or in your own
+file. The columns of the report are those of the experiment's evaluators.
 """
 
 import dataclasses
@@ -31,17 +31,17 @@ Look = Literal["good", "bad", ""]
 
 @dataclasses.dataclass(frozen=True)
 class EvaluationConfig:
-    """How every policy is asked when it is compared with others.
+    """How every policy is sampled when policies are compared.
 
-    A prompt that is longer, for one of the experiment's policies, is left out of the figures of
-    all, and counted.
+    A prompt that is too long for one of the experiment's policies is left out for all of them, and
+    counted.
 
     prompts  the data source's split of prompts
-    curves   metrics of training that the report draws, of the stages that have them
+    curves   training metrics that the report draws, for the stages that have them
     """
 
-    prompt_length: int  # tokens of a prompt, at most
-    response_length: int  # tokens of a response, at most
+    prompt_length: int  # the most tokens of a prompt
+    response_length: int  # the most tokens of a response
     sampling: SamplingConfig = SamplingConfig()
     batch_size: int = 64
     prompts: str = "test"
@@ -53,7 +53,7 @@ class EvaluationConfig:
 
     @property
     def shape(self) -> dict[str, int]:
-        """Of a batch of prompts and their responses."""
+        """The shape of a batch of prompts and their responses."""
         return {
             "prompt_length": self.prompt_length,
             "response_length": self.response_length,
@@ -64,14 +64,15 @@ class EvaluationConfig:
 class Column(NamedTuple):
     """How the report shows a column.
 
-    title    as on the terminal, with line breaks
+    title    for the terminal, with line breaks
     about    what it is, and its unit
-    percent  the value is a share
+    percent  whether the value is a share, printed in percent
     better   "higher" or "lower"
-    middle   the value of no difference
-    below    another column, shown in small print under this one instead of in a column of its own
-    over     another column, over which the figure draws this one
-    drawn    in the figure; shown: in the tables
+    middle   the value that means no difference
+    below    another column, which is shown in small print under this one
+    over     another column: the figure draws this column (y) over it (x)
+    drawn    whether it is in the figure
+    shown    whether it is in the tables
     """
 
     title: str
@@ -92,42 +93,45 @@ class Column(NamedTuple):
 
 
 class Sampled(NamedTuple):
-    """One response of a policy to each test prompt that leaves room for one."""
+    """One response of a policy to each test prompt that is not too long."""
 
-    ids: np.ndarray  # [N], the prompts' places in their split
+    ids: np.ndarray  # [N], the prompts' indices in their split
     prompts: tuple[str, ...]
     responses: tuple[Response, ...]
 
 
 class Grade(Protocol):
-    """What a data source's grader says of a response.
+    """A data source's grade of a response.
 
-    score: in [0, 1]. A grader of behaviour too has `flags`: {name: whether; None: not asked}.
+    score: in [0, 1]. A grade may also have `flags`: {name: True, False, or None where the prompt
+    does not test for it}.
     """
 
     score: float
 
 
 class Measured(NamedTuple):
-    """Of one stage's model, by one evaluator."""
+    """What one evaluator found about one stage's model."""
 
     rows: Rows
     summary: Summary
-    groups: Mapping[str, Summary]  # of the rows of each group, where there are several
+    groups: Mapping[str, Summary]  # the summary of each group of rows, if there are several groups
 
 
 Found = Mapping[str, Measured]  # by stage
 
 
 class Subject(Protocol):
-    """The model of a stage, and what an evaluator may read beside it (rlhf_jax/runs/evaluation.py).
+    """The model that is evaluated, and all else that an evaluator may read
+    (rlhf_jax/runs/evaluation.py).
 
-    stage     its name
-    needs     the stages that it reads, by role
-    build     shapes of the models of the evaluator's `needs`, and of the model itself as "subject"
-    asked     how its policy is sampled
-    behind    what stands before each prompt: "", but of a policy that sees examples
-    ids, prompts  the test prompts, and their places in their split
+    stage     the name of the model's stage
+    needs     the stages that this stage reads, by role
+    build     shapes of the models of the evaluator's `needs`, and of the model as "subject"
+    asked     how policies are sampled
+    behind    the text before each prompt: "", except for a policy prompted with examples
+    ids       the test prompts' indices in their split
+    prompts   the test prompts
     programs  the evaluator's `programs`, compiled
     """
 
@@ -143,41 +147,41 @@ class Subject(Protocol):
     programs: Mapping[str, Callable]
 
     def model(self, role: str) -> Any:
-        """The parameters of the stage of that role in the evaluator's `needs`."""
+        """The parameters of the stage that has this role in the evaluator's `needs`."""
 
     def sampled(self) -> Sampled:
         """The policy's responses to the prompts, the same for every evaluator."""
 
     def rows(self, evaluator: str, stage: str | None = None) -> Rows:
-        """The rows of another evaluator, by name, or of another stage's finished model."""
+        """The rows of an evaluator, by name, for this model or for another stage's."""
 
     def records(self, kind: str, split: str) -> Sequence:
-        """Of the stage of the role `kind`, where `needs` has that; else of the data source."""
+        """Records of the stage that has the role `kind` in `needs`, else of the data source."""
 
     def sources(self, kind: str, split: str) -> Mapping[str, int]:
-        """How many of these records each source has, in their order."""
+        """{source: how many of these records it has}, in the records' order."""
 
     def grader(self) -> Callable[[str, str], Grade]:
         """grade(prompt, response) of the data source."""
 
     def key(self, use: str) -> jax.Array:
-        """The random key of a use, the same for each subject."""
+        """The random key of a use, the same for every model."""
 
     def metrics(self) -> list[dict]:
-        """What the training of the stage has logged so far."""
+        """The lines of the stage's metrics.jsonl so far."""
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class Evaluator:
-    """Measures the models that stages end with.
+    """Measures the models of stages.
 
-    every   the models are measured in training too, every so many steps; None: only at the end
-    within  the stages in whose training; none named: all that end with what it judges, and build
-            on the stages that it needs
+    every   measures models during training too, every so many steps; None: only at the end
+    within  the stages that are measured during training; none named: all stages whose model is of
+            the kind that it judges, and that build on the stages that it needs
     """
 
-    judges: ClassVar[Ends] = "policy"  # the models that it measures
-    asks: ClassVar[bool] = True  # it reads responses to the test prompts
+    judges: ClassVar[Ends] = "policy"  # the kind of models that it measures
+    asks: ClassVar[bool] = True  # whether it reads responses to the test prompts
     every: int | None = None
     within: tuple[str, ...] = ()
 
@@ -186,63 +190,64 @@ class Evaluator:
 
     @property
     def name(self) -> str:
-        """Of its columns and metrics, different for each evaluator of an experiment."""
+        """Names its columns and metrics; unique among the evaluators of an experiment."""
         return re.sub(r"(?<!^)(?=[A-Z][a-z])", "_", type(self).__name__).lower()
 
     def needs(self) -> dict[str, Need]:
-        """The stages that it reads beside the one that it measures, by role."""
+        """The stages that it reads besides the stage that it measures, by role."""
         return {}
 
     def reads(self) -> tuple[str, ...]:
-        """The evaluators, by name, whose rows it reads."""
+        """The names of the evaluators whose rows it reads."""
         return ()
 
     def columns(self) -> dict[str, Column]:
-        """What `summary` gives, in order. What it gives beside stands under its plain name."""
+        """How the report shows the values of `summary`, in order. A value without an entry here is
+        shown under its own name."""
         return {}
 
     def check(self, facts: Facts, grader: Callable[[], Callable]) -> None:
-        """Raises UserError, before the first step of any stage, where the records leave nothing or
-        the data source has no grader."""
+        """Raises UserError where no record remains for it, or where it needs a grader and the data
+        source has none. It is called before the first step of any stage."""
 
     def check_shapes(self, build: Build, asked: EvaluationConfig) -> None:
         """Raises ConfigError where it cannot measure a model of this shape."""
 
     def programs(self, build: Build, asked: EvaluationConfig) -> dict[str, Program]:
-        """Every program that it runs on a model, build.shapes["subject"]."""
+        """Every program that it runs on a model with the shape build.shapes["subject"]."""
         return {}
 
     def rows(self, subject: Subject) -> Rows:
-        """{"id": [N], column: [N], ...}: one row an item, NaN where an item says nothing.
+        """{"id": [N], column: [N], ...}: one row per item; NaN where a value is not defined.
 
-        A column "group" of names has each group summarised beside the whole.
+        If there is a column "group", the report shows each group's summary too.
         """
         raise NotImplementedError
 
     def summary(self, rows: Rows, seed: int) -> Summary:
-        """An estimate with its interval, or a number, of each column."""
+        """{column: an estimate with its interval, or a number}."""
         raise NotImplementedError
 
     def parts(self, rows: Rows) -> Parts:
-        """Of each column whose estimate is sum(totals) / sum(weights) over the rows, the two. By
-        them `rlhf-jax compare` pairs two models item by item; a weight of 0 leaves an item out."""
+        """{column: (totals, weights)} of the columns whose estimate is sum(totals) / sum(weights).
+        `rlhf-jax compare` uses them to pair two models item by item; weight 0 omits an item."""
         return {}
 
     def findings(self, found: Found, seed: int) -> list[str]:
-        """What the figures say, a sentence each."""
+        """Sentences for the report that say what the numbers show."""
         return []
 
     def notes(self, item: Item) -> list[tuple[str, Look]]:
-        """What it says of one item, beside a sample of the report's page."""
+        """Short remarks about one item, shown beside its sample on the report's page."""
         return []
 
     def section(self, found: Found, others: Sequence[tuple["Evaluator", Found]]) -> str:
-        """HTML that it adds to the page. others: what all evaluators have found."""
+        """HTML that it adds to the page. others: the results of all evaluators."""
         return ""
 
 
 def checked(evaluator: str, rows: Rows) -> dict[str, np.ndarray]:
-    """The rows; raises UserError unless they have an id each, and every column a value of each."""
+    """The rows. Raises UserError unless ids are unique and all columns have one value per id."""
     lengths = {name: len(column) for name, column in rows.items()}
     if "id" not in rows or len(set(lengths.values())) > 1:
         raise UserError(f"{evaluator}: its rows have {lengths}: must have an id and as many values "
@@ -253,7 +258,7 @@ def checked(evaluator: str, rows: Rows) -> dict[str, np.ndarray]:
 
 
 def paired(one: Measured, other: Measured, column: str) -> tuple[np.ndarray, np.ndarray]:
-    """A column of two models' rows; raises UserError where they are not of the same items."""
+    """A column of two models' rows. Raises UserError unless both are of the same items."""
     return same_items(one.rows, other.rows, column)
 
 
@@ -264,12 +269,12 @@ def same_items(one: Rows, other: Rows, column: str) -> tuple[np.ndarray, np.ndar
 
 
 def number(value: Value) -> float | int | None:
-    """The estimate alone; NaN or infinite where the model diverged."""
+    """The estimate without its interval; NaN or infinite where the model diverged."""
     return value.mean if isinstance(value, Interval) else value
 
 
 def as_json(value: Value) -> dict | float | int | None:
-    """An interval as {"mean", "low", "high"}; None for what is not finite."""
+    """The value for JSON: an interval as {"mean", "low", "high"}; None if it is not finite."""
     if isinstance(value, Interval):
         return value.as_json() if math.isfinite(value.mean) else None
     return value if value is None or math.isfinite(value) else None

@@ -14,7 +14,7 @@ from rlhf_jax.evaluation.summary import SECTIONS, Results, columns_of, columns_o
 
 Curves = Mapping[str, Mapping[str, Sequence[Mapping]]]  # rows of metrics, by metric and stage
 
-# Okabe and Ito's colours, told apart by the colour-blind; the marker tells the same again.
+# Okabe and Ito's colours, which colour-blind people can distinguish; markers differ too.
 _LOOKS = (
     *(("#7f7f7f", "o"), ("#56b4e9", "s"), ("#e69f00", "D"), ("#0072b2", "^"), ("#d55e00", "v")),
     *(("#009e73", "P"), ("#cc79a7", "X"), ("#000000", "*")),
@@ -24,7 +24,7 @@ _ACROSS = 3  # panels side by side
 
 
 class Point(NamedTuple):
-    """Of a column: a stage's value, or that of a group of its rows."""
+    """One value of a column: of a stage, or of a group of its rows."""
 
     label: str
     stage: str
@@ -36,7 +36,7 @@ class Point(NamedTuple):
 def draw(report: dict, results: Results, curves: Curves, stages: Sequence[str]) -> bytes:
     """The figure as the bytes of a PNG.
 
-    stages: all of the experiment, in order; a stage looks the same in every report of it.
+    stages: all stages of the experiment, in order, so that a stage looks the same in every report.
     """
     looks = {stage: _look(number) for number, stage in enumerate(stages)}
     panels = []
@@ -56,7 +56,7 @@ def draw(report: dict, results: Results, curves: Curves, stages: Sequence[str]) 
 
 
 def _look(number: int) -> tuple[str, str]:
-    """Colour and marker of a stage; of the ninth on, the colours again with other markers."""
+    """Colour and marker of a stage. From the ninth on, colours repeat with other markers."""
     again, place = divmod(number, len(_LOOKS))
     return _LOOKS[place][0], _LOOKS[(place + again) % len(_LOOKS)][1]
 
@@ -82,7 +82,7 @@ def _figure(panels: list, looks: dict, report: dict, curves: Curves) -> Figure:
 
 
 def _points(section: Mapping[str, dict], name: str) -> list[Point]:
-    """What is known of a column."""
+    """The known values of a column."""
     values = {}
     for stage, entry in section.items():
         values[stage, stage] = entry.get(name)
@@ -98,7 +98,7 @@ def _points(section: Mapping[str, dict], name: str) -> list[Point]:
 
 
 def _panel(panel: Axes, title: str, section, drawn, points, columns, looks: dict) -> None:
-    """One column beside the stages' names, or over another; several side by side."""
+    """Draws one column, by stage or over another column; several columns are drawn side by side."""
     (name, column), *more = drawn.items()
     if more:
         _groups(panel, title, drawn, points, list(section), looks)
@@ -109,7 +109,7 @@ def _panel(panel: Axes, title: str, section, drawn, points, columns, looks: dict
 
 
 def _rows(panel: Axes, title: str, column: Column, points: Sequence[Point], looks: dict) -> None:
-    """One row a stage, the first on top: the mean, also as text, and its interval."""
+    """One row per stage, the first on top: the mean, also as text, and its interval."""
     _frame(panel, title, f"{column.about.partition(';')[0]} (95 % interval)")
     if column.middle is not None:
         panel.axvline(column.middle, color=_SOFT, linestyle="--", linewidth=1, zorder=0)
@@ -134,7 +134,7 @@ def _rows(panel: Axes, title: str, column: Column, points: Sequence[Point], look
 
 
 def _groups(panel: Axes, title: str, drawn, points, stages: list[str], looks: dict) -> None:
-    """One group of stages a column."""
+    """One group of stages per column."""
     columns = list(drawn.values())
     share, about = all(column.percent for column in columns), columns[0].about
     _frame(panel, title, "", f"{about} ({'%, ' * share}95 % interval)")
@@ -154,7 +154,7 @@ def _groups(panel: Axes, title: str, drawn, points, stages: list[str], looks: di
 def _over(
     panel: Axes, title: str, column: Column, points, other: Column, beside, looks: dict
 ) -> None:
-    """A column over another, with the other's interval: what one costs in the other."""
+    """One column (y) over another (x), with the interval of x."""
     across = f"{other.about.partition(';')[0]} (95 % interval)"
     _frame(panel, f"{title} over {column.over.replace('_', ' ')}", across)
     panel.set_ylabel(column.about.partition(";")[0])
@@ -165,12 +165,12 @@ def _over(
             _point(panel, across.mean, point.mean, "x", across, looks)
     panel.margins(0.12, 0.15)
     means = sorted(abs(point.mean) for point in beside)
-    if means[-1] > 10 * means[len(means) // 2] > 0:  # one far off would press the others together
+    if means[-1] > 10 * means[len(means) // 2] > 0:  # an outlier would squeeze the other points
         panel.set_xscale("asinh", linear_width=means[len(means) // 2])
 
 
 def _lines(panel: Axes, metric: str, curves: Mapping[str, Sequence], looks: dict) -> None:
-    """One line a stage; gaps where a value is absent or not finite."""
+    """One line per stage, with gaps where a value is absent or not finite."""
     _frame(panel, f"Training: {metric}", "step", metric)
     for stage, rows in curves.items():
         values = [row.get(metric) for row in rows]
@@ -188,7 +188,7 @@ def _lines(panel: Axes, metric: str, curves: Mapping[str, Sequence], looks: dict
 
 
 def _frame(panel: Axes, title: str, across: str, up: str = "") -> None:
-    """Title, axis labels, and lines light enough to stay behind the data."""
+    """Title, axis labels, and light grid lines behind the data."""
     panel.set_title(title[:1].upper() + title[1:], loc="left", fontweight="bold", pad=12)
     panel.set(xlabel=across, ylabel=up)
     panel.spines[["top", "right"]].set_visible(False)

@@ -1,4 +1,4 @@
-"""The gold score of a policy: what the data source's grader says of its responses."""
+"""The gold score of a policy: the data source's grades of its responses."""
 
 import dataclasses
 
@@ -10,11 +10,11 @@ from rlhf_jax.evaluation.statistics import Interval, bounded_difference, bounded
 
 @dataclasses.dataclass(frozen=True)
 class GoldScore(Evaluator):
-    """The mean over test prompts of the grade of a response, in [0, 1].
+    """The mean grade of the responses to the test prompts, in [0, 1].
 
     above: pairs of stages; the findings say whether the first scores above the second, by the
-    paired difference over prompts.
-    over: the column that it is drawn over in the picture, as "kl_to_sft"; None: none
+    paired difference over prompts
+    over: the column over which the figure draws it, such as "kl_to_sft"; None: none
     """
 
     above: tuple[tuple[str, str], ...] = ()
@@ -60,7 +60,7 @@ class GoldScore(Evaluator):
 
 
 def order(better: str, worse: str, a: Interval, b: Interval, difference: Interval) -> str:
-    """Whether one policy scores above another, by the paired difference of their scores."""
+    """A sentence on whether one policy scores above another, by the paired difference."""
     apart = a.low > b.high or b.low > a.high
     figures = (
         f"{a.text()} against {b.text()}; the 95 % intervals {'do not ' * apart}overlap, "

@@ -1,4 +1,4 @@
-"""How far a policy is from another, on its own responses."""
+"""The KL divergence of a policy from another policy, on its own responses."""
 
 import dataclasses
 import math
@@ -15,15 +15,15 @@ from rlhf_jax.stages.stage import Need
 
 @dataclasses.dataclass(frozen=True)
 class KL(Evaluator):
-    """KL(policy || the policy of the stage `to`), nats a response: the mean over responses of the
-    policy to the test prompts of the summed KL of each token's full distribution.
+    """KL(policy || policy of the stage `to`) in nats per response.
 
-    Of a policy that is asked behind worked examples it is not known.
+    It is the mean over the policy's responses to the test prompts of the sum over tokens of the KL
+    of the full distributions. It is not known for a policy that is prompted with worked examples.
 
     temperature  of both distributions, and of the sampling
-    in_training  the metric of training whose last value stands beside it, where the stage's
-                 reference, or else its start, is `to` too: that is of the weights as they were, not
-                 of an average that may have stayed nearer
+    in_training  the training metric whose last value is shown below, if `to` is the stage's
+                 reference (or start). It belongs to the weights of the last iteration; a saved
+                 moving average may be nearer to the reference
     """
 
     to: str
@@ -47,7 +47,7 @@ class KL(Evaluator):
         return {
             self.name: Column(
                 f"KL to\n{self.to}, in\ntraining",
-                f"{about}; below, of the weights that sampled in training's last iteration",
+                f"{about}; below, of the weights that sampled in the last iteration of training",
                 digits=2,
                 below=last,
             ),
@@ -80,7 +80,7 @@ class KL(Evaluator):
         }
 
     def _last(self, subject) -> float:
-        """Of training; NaN where that has none, or its KL was to another policy."""
+        """The last KL of training; NaN if there is none or it was to another policy."""
         was_to = subject.needs.get("reference") or subject.needs.get("start")
         last = [row.get(self.in_training) for row in subject.metrics()[-1:]]
         known = was_to is not None and was_to.stage == self.to and last and last[0] is not None
@@ -103,6 +103,6 @@ class KL(Evaluator):
         return {self.name: (rows["nats"], np.ones(len(rows["nats"])))} if known else {}
 
     def _mean(self, nats: np.ndarray):
-        if not nats.any():  # of the policy to itself, by definition
+        if not nats.any():  # the KL of a policy to itself is 0 by definition
             return Interval(0.0, 0.0, 0.0)
         return mean_interval(nats) if np.isfinite(nats).all() else math.nan

@@ -1,4 +1,4 @@
-"""report.html: one page that needs nothing else, neither network nor script."""
+"""report.html: a page in one file, without scripts or files from the network."""
 
 import base64
 from collections.abc import Mapping
@@ -51,7 +51,7 @@ img { display: block; width: 100%; height: auto; background: #fff; border-radius
 
 
 def page(report: dict, results: Results, image: bytes) -> str:
-    """The page as text; every word that a model or a data set wrote is escaped."""
+    """The page as text; text from models and data is escaped."""
     picture = base64.b64encode(image).decode("ascii")
     findings = "".join(map(_finding, report["findings"]))
     tables = "".join(_section(report, results, judges) for judges in SECTIONS)
@@ -70,7 +70,7 @@ def page(report: dict, results: Results, image: bytes) -> str:
 <style>{_STYLE}</style>
 </head>
 <body>
-<h1>rlhf_jax: what each stage brought</h1>
+<h1>rlhf_jax report</h1>
 <p class="soft">Seed {report["seed"]}, {asked["asked"]} of {asked["all"]} test prompts.
 {_times(report["seconds"])}</p>
 <h2>Findings</h2>
@@ -96,7 +96,7 @@ def _times(seconds: dict[str, float]) -> str:
 
 
 def _section(report: dict, results: Results, judges: str) -> str:
-    """The table of all policies, or of all scorers, and what its columns are."""
+    """The table of all policies, or of all scorers, and an explanation of its columns."""
     title, rows = SECTIONS[judges], entries(report[SECTIONS[judges]])
     if not rows:
         return ""
@@ -122,7 +122,7 @@ def _section(report: dict, results: Results, judges: str) -> str:
 
 
 def _cell(name: str, columns: Mapping[str, Column], values: Values) -> str:
-    """The estimate, its interval, and another column below, where it has one."""
+    """The estimate, its interval, and the column below it, if any."""
     column, value = columns[name], values.get(name)
     small = [bounds(value, column, " to ")]
     if column.below is not None:

@@ -1,4 +1,4 @@
-"""What policies say to prompts, how far they are from a reference, and what a scorer says."""
+"""Samples responses of policies, measures their KL to a reference, and scores them."""
 
 import functools
 from collections.abc import Callable, Iterable, Iterator, Sequence
@@ -38,7 +38,7 @@ def sampling_program(
     response_length: int,
     batch_size: int,
 ) -> Program:
-    """sample(params, tokens, segments, key) -> Rollout of a batch of prompts."""
+    """sample(params, tokens, segments, key) -> Rollout, for a batch of prompts."""
     function = functools.partial(
         generate, model, sampling=sampling, response_length=response_length, ending=ending
     )
@@ -72,8 +72,8 @@ def score_program(model: TransformerConfig, *, batch_size: int, length: int) -> 
 
 
 def response_kl(model, reference, temperature, params, reference_params, tokens, segments, mask):
-    """KL(policy || reference) of each response [B], nats: the sum over its tokens of the KL of
-    their full distributions at the temperature.
+    """KL(policy || reference) of each response, [B] in nats: the sum over its tokens of the KL of
+    the full distributions at the temperature.
 
     tokens, segments: [B, P + R]; mask: [B, R] of the response.
     """
@@ -89,9 +89,9 @@ def response_kl(model, reference, temperature, params, reference_params, tokens,
 
 
 class Sampler:
-    """Responses of policies of one shape, sampled in batches of prompts; compiled once for all.
+    """Samples responses of policies of one shape in batches of prompts; compiles only once.
 
-    sample, kl: the programs above, compiled; None: for the first device.
+    sample, kl: the programs above, compiled; None: compiles them for the first device.
     """
 
     def __init__(
@@ -161,8 +161,8 @@ class Sampler:
                     yield int(place), tokens[mask > 0].tolist(), log_probs[mask > 0]
 
     def kl(self, params: Any, reference: Any, prompts: Sequence[str], key: jax.Array) -> np.ndarray:
-        """KL(policy || reference) on one response of the policy to each prompt: `response_kl` of
-        it, [N]; NaN where the prompt is longer than prompt_length."""
+        """`response_kl` of one response of the policy to each prompt: [N]; NaN where the prompt is
+        longer than prompt_length."""
         found = np.full(len(prompts), np.nan)
         for batch, rollout in self.batches(params, prompts, key):
             tokens = np.concatenate([batch["tokens"], rollout.tokens], axis=1)
@@ -184,9 +184,9 @@ def score_responses(
     batch_size: int,
     length: int,
 ) -> np.ndarray:
-    """What PPO would score each sampled response, [N] float32 (`final_scores`).
+    """The score of each sampled response as in PPO (`final_scores`): [N] float32.
 
-    score: score_sequences(params, tokens, segments), compiled; missing: `Ending.missing`.
+    score: the compiled score_sequences(params, tokens, segments). missing: `Ending.missing`.
     Raises UserError where prompt and response are longer than `length` tokens.
     """
     sequences = [

@@ -1,4 +1,4 @@
-"""What a policy loses on held-out plain text, and whether alignment made that worse."""
+"""The loss of a policy on held-out plain text, and whether alignment has made it worse."""
 
 import dataclasses
 import functools
@@ -25,14 +25,16 @@ from rlhf_jax.stages.supervised import document_losses, token_losses
 
 @dataclasses.dataclass(frozen=True)
 class PretrainingLoss(Evaluator):
-    """Nats a token of the data source's held-out text, and the paired difference over documents
-    from the policy of the stage `against`.
+    """Loss in nats per token on the data source's held-out text, and its paired difference, over
+    documents, from the loss of the policy of the stage `against`.
 
-    length, batch_size  tokens a row, rows a batch
-    tax    the stage that may pay an alignment tax, a higher loss than that of `against`, and, if
-           named, the stage that may repair it; the findings say whether
-    told   stages whose difference is among the findings
-    over   the column over which the figure draws it
+    length      tokens per row
+    batch_size  rows per batch
+    against     the stage to compare with; None: no comparison
+    tax         one or two stages. The findings say whether the first has a higher loss than
+                `against` (an alignment tax), and whether the second removes it
+    told        stages whose difference is among the findings
+    over        the column over which the figure draws it
     """
 
     asks: ClassVar = False
@@ -129,11 +131,12 @@ class PretrainingLoss(Evaluator):
         difference = found[stage].summary[f"{self.name}_vs_{self.against}"]
         if number(difference) is None or not math.isfinite(number(difference)):
             return f"{start}: not known, one is not finite."
-        verdict = {1: "raised it", -1: "lowered it", 0: "did not surely move it"}
+        verdict = {1: "raised it", -1: "lowered it", 0: "did not clearly change it"}
         return f"{start}; {stage} {verdict[difference.side()]} ({difference.text('+')})."
 
     def _tax(self, found: Found) -> list[str]:
-        """Whether the first stage of `tax` worsens the loss, and whether the second repairs it."""
+        """Sentences on whether the first stage of `tax` has a higher loss than `against`, and
+        whether the second repairs it."""
         stage, before = self.tax[0], self.against
         tax = _difference(found[stage], found[before])
         verdict = {
@@ -150,8 +153,8 @@ class PretrainingLoss(Evaluator):
         return [sentence, *(self._repair(name, found, tax) for name in repaired)]
 
     def _repair(self, stage: str, found: Found, tax: Interval) -> str:
-        """Whether the loss of a stage is below that of the one that pays the tax, and what it
-        leaves of the tax."""
+        """A sentence on whether a stage's loss is below that of the stage with the tax, and how
+        much of the tax it leaves."""
         payer, one = self.tax[0], found[stage]
         gain, left = (_difference(one, found[name]) for name in (payer, self.against))
         figures = (
@@ -159,7 +162,7 @@ class PretrainingLoss(Evaluator):
             f"{gain.text('+')}, against {self.against} {left.text('+')}."
         )
         if tax.side() <= 0:
-            return f"Not known: whether {stage} repairs the tax, as there is no sure one; {figures}"
+            return f"Not known: whether {stage} repairs the tax: there is no clear tax; {figures}"
         if gain.side() > 0:
             return f"Does not hold: {stage} does not repair the alignment tax; {figures}"
         if gain.side() == 0:
@@ -168,14 +171,14 @@ class PretrainingLoss(Evaluator):
             share = -100 * gain.mean / tax.mean
             return f"Holds in part: {stage} repairs {share:.0f} % of the tax; {figures}"
         if left.side() == 0:
-            unsure = "what is left of it is not sure"
+            unsure = "what is left of it is not clear"
             return f"Holds: {stage} repairs the alignment tax, {unsure}; {figures}"
         return f"Holds: {stage} repairs all of the alignment tax; {figures}"
 
 
 def loss_difference(rows, others: np.ndarray) -> Interval | float:
-    """How much more a policy loses on the documents of its rows than another, whose nats are
-    `others`, in nats a token; NaN where one of them diverged."""
+    """The policy's loss minus another policy's, in nats per token, over the same documents; NaN if
+    one of them diverged. others: the other policy's nats per document."""
     difference = np.subtract(rows["nats"], others)
     finite = np.isfinite(difference).all()
     return mean_interval(difference, rows["tokens"]) if finite else math.nan

@@ -19,12 +19,13 @@ from rlhf_jax.stages.stage import Need, Program, ints, score_shapes, text_shapes
 
 @dataclasses.dataclass(frozen=True)
 class RewardAccuracy(Evaluator):
-    """The share of the untied pairs of held-out rankings that a scorer has right, beside the share
-    that "the longer output is better" has, by source and in all.
+    """The share of untied pairs in held-out rankings that a reward model orders as people did, and
+    the share that the rule "the longer output is better" orders right, by source and overall.
 
-    rankings  the stage that collected them; None: the data source has them
-    length, outputs  tokens of prompt and response, outputs of a ranking, at most; longer rankings
-              are left out and counted
+    rankings    the stage that collected the rankings; None: the data source has them
+    length      the most tokens of prompt and response; longer rankings are left out and counted
+    outputs     the most outputs of a ranking
+    batch_size  rankings per batch
     """
 
     judges: ClassVar = "score"
@@ -55,11 +56,11 @@ class RewardAccuracy(Evaluator):
     def columns(self):
         about = {
             "accuracy": "share of held-out pairs that the model orders as people did",
-            "longer_is_better": "share that holding the longer output for the better has right",
-            "difference": "of the two, paired",
+            "longer_is_better": 'share that the rule "the longer output is better" orders right',
+            "difference": "accuracy minus longer is better, paired",
             "pairs": "untied pairs of outputs",
-            "prompts": "prompts that have one",
-            "over_long": "rankings that are left out as too long",
+            "prompts": "prompts with an untied pair",
+            "over_long": "rankings left out because they are too long",
         }
         found = {
             "accuracy": Column("accuracy", about["accuracy"], better="higher", middle=0.5),
@@ -102,8 +103,8 @@ class RewardAccuracy(Evaluator):
         return {name: np.concatenate([part[name] for part in parts]) for name in parts[0]}
 
     def _of_source(self, subject, source: str, rankings: Sequence[Ranking]) -> dict:
-        """A row a prompt: pairs that the model has right, that longer-is-better has right, and all;
-        and its rankings that are too long."""
+        """One row per prompt: pairs that the model orders right, pairs that longer-is-better orders
+        right, all pairs, and rankings that are too long."""
         tokenizer, close = subject.tokenizer, subject.build.ending.close
         longest = lambda r: max(len(ids) for ids, _ in tokenised_ranking(r, tokenizer, close)[0])
         fits = np.array([longest(ranking) <= self.length for ranking in rankings], bool)
@@ -165,7 +166,7 @@ class RewardAccuracy(Evaluator):
         verdict = {
             1: "better than chance",
             -1: "worse than chance",
-            0: "not surely better or worse than chance, as the interval holds 0.5",
+            0: "not clearly better or worse than chance, because the interval contains 0.5",
         }[part["accuracy"].side(0.5)]
         return (
             f"{named}: {part['accuracy'].text()} of {part['pairs']} held-out pairs of "
@@ -176,38 +177,37 @@ class RewardAccuracy(Evaluator):
         sentences = []
         if whole["pairs"]:
             verdict = {
-                1: "the reward model is better than it",
-                -1: "it is better than the reward model",
-                0: "the reward model is not surely better or worse",
+                1: "the reward model is better",
+                -1: "the reward model is worse",
+                0: "the reward model is not clearly better or worse",
             }[whole["difference"].side()]
             sentences.append(
-                "Holding the longer output for the better is right on "
+                'The rule "the longer output is better" is right on '
                 f"{whole['longer_is_better'].text()}: {verdict} "
                 f"(difference {whole['difference'].text()})."
             )
         if whole["over_long"]:
             sentences.append(
                 f"{whole['over_long']} held-out rankings are longer than {self.length} tokens and "
-                "are not among these figures."
+                "are not counted."
             )
         if not whole["pairs"] or whole["accuracy"].low <= 0.5:
             sentences.append(
-                f"As {scorer} is not surely better than chance, a higher score by it is no sign of "
+                f"{scorer} is not clearly better than chance, so a higher score is no sign of "
                 "a better response."
             )
         return sentences
 
 
 def pair_accuracy(correct: np.ndarray, longer: np.ndarray, pairs: np.ndarray, seed: int) -> dict:
-    """Share of the pairs that the reward model orders as people do, and longer-is-better's.
+    """Share of pairs that the reward model orders as people did, and share of longer-is-better.
 
     Args:
-      correct, longer, pairs: [N], a prompt each: pairs that the reward model has right, that
-        "the longer output is better" has right, and all.
+      correct, longer, pairs: [N], per prompt: pairs that the reward model orders right, pairs that
+        the rule "the longer output is better" orders right, and all pairs.
 
-    Returns: {"accuracy", "longer_is_better", "difference", "pairs", "prompts"}; the difference is
-      paired, its interval is over prompts as all are. All three are None where there is no pair.
-
+    Returns: {"accuracy", "longer_is_better", "difference", "pairs", "prompts"}. The first three
+      have intervals over prompts, the difference is paired; all three are None without pairs.
     """
     counts = {"pairs": int(pairs.sum()), "prompts": int((pairs > 0).sum())}
     if not counts["pairs"]:

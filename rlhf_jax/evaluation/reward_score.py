@@ -1,4 +1,4 @@
-"""What a scorer says of a policy's responses."""
+"""The score of a policy's responses by a reward model."""
 
 import dataclasses
 
@@ -13,8 +13,8 @@ from rlhf_jax.stages.stage import Need
 
 @dataclasses.dataclass(frozen=True)
 class RewardScore(Evaluator):
-    """The mean over test prompts of the score of a response by the scorer of the stage `by`; where
-    a response does not end, what PPO would score it: `Ending.missing`."""
+    """The mean score of the responses to the test prompts by the reward model of the stage `by`. A
+    response that does not end scores as in PPO (`Experiment.ending.missing_eos_score`)."""
 
     by: str
 
@@ -62,8 +62,8 @@ class RewardScore(Evaluator):
 
     def findings(self, found, seed):
         return [
-            f"The scores by {self.by} are the scorer's own, which training against it raises: they "
-            "say how far that went, not whether people would prefer the responses."
+            f"Training against {self.by} raises the scores by {self.by}. They show how far this "
+            "training went, not whether people would prefer the responses."
         ]
 
     def notes(self, item):

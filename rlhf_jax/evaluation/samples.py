@@ -1,4 +1,4 @@
-"""Responses side by side, with what the other evaluators say of each."""
+"""Responses of all policies side by side, with the other evaluators' notes."""
 
 import dataclasses
 import math
@@ -16,7 +16,7 @@ Items = Mapping[Hashable, Item]  # rows by id
 
 @dataclasses.dataclass(frozen=True)
 class Samples(Evaluator):
-    """Shows `count` prompts on the report's page, with each policy's response; and how many
+    """Shows `count` prompts with each policy's response on the report's page; measures how many
     responses end, and their length."""
 
     count: int = 8
@@ -60,8 +60,8 @@ class Samples(Evaluator):
         own, kinds = _by_stage(found), [_kind(id, [of for _, of in told]) for id in first["id"]]
         shown = "".join(self._sample(first["id"][i], own, told) for i in choose(kinds, self.count))
         return (
-            '<h2>Samples</h2>\n<p class="soft">Taken evenly from each kind of prompt, without '
-            f"regard to the scores.</p>\n{shown}"
+            '<h2>Samples</h2>\n<p class="soft">Taken evenly from each kind of prompt, '
+            f"independent of the scores.</p>\n{shown}"
         )
 
     def _sample(self, id: Hashable, own: Mapping[str, Items], told: Sequence[tuple]) -> str:
@@ -85,9 +85,9 @@ class Samples(Evaluator):
 
 
 def choose(kinds: Sequence[tuple[bool, ...]], count: int) -> list[int]:
-    """The places of `count` items of these kinds: kinds in turn, and evenly spaced within a kind.
+    """The indices of `count` items: kinds take turns, and items are evenly spaced within a kind.
 
-    An item's kind is what is known of it, whatever the scores: whether prompts ask for the same.
+    An item's kind says which numbers evaluators have for it, independent of their values.
     """
     places: dict[tuple[bool, ...], list[int]] = {}
     for place, kind in enumerate(kinds):
@@ -116,7 +116,7 @@ def _by_id(rows: Mapping[str, np.ndarray]) -> Items:
 
 
 def _kind(id: Hashable, told: Sequence[Mapping[str, Items]]) -> tuple[bool, ...]:
-    """Of each number that evaluators may tell of an item, whether any policy has it."""
+    """For each number that evaluators give items: whether any policy has it for this item."""
     found = []
     for of in told:
         items = [items[id] for items in of.values() if id in items]

@@ -1,8 +1,8 @@
 """Means, win rates and proportions with intervals, in float64.
 
-The unit is the prompt (or the document): the responses to one prompt are not independent. Every
-interval is deterministic in its inputs and its seed, and none is a single point: `python
-benchmarks/interval_coverage.py` shows how often each holds the truth.
+The unit is the prompt (or the document), because responses to one prompt are not independent. An
+interval depends only on its inputs and its seed, and never has zero width. `python
+benchmarks/interval_coverage.py` shows how often each kind of interval contains the truth.
 """
 
 import math
@@ -18,7 +18,7 @@ Values = Sequence[float] | np.ndarray
 
 
 class Interval(NamedTuple):
-    """An estimate and the bounds of its interval, infinite where too little is known."""
+    """An estimate and the bounds of its interval; infinite where the spread is not known."""
 
     mean: float
     low: float
@@ -30,31 +30,31 @@ class Interval(NamedTuple):
 
     @classmethod
     def of_json(cls, bounds: dict[str, float | None]) -> "Interval":
-        """What `as_json` wrote."""
+        """The inverse of `as_json`."""
         low, high = bounds["low"], bounds["high"]
         return cls(bounds["mean"], -math.inf if low is None else low,
                    math.inf if high is None else high)  # fmt: skip
 
     def text(self, sign: str = "") -> str:
-        """As "0.500 [0.400, 0.600]"; sign "+" writes a plus before what is above 0."""
+        """For example "0.500 [0.400, 0.600]"; sign="+" puts a plus before positive numbers."""
         if not math.isfinite(self.high - self.low):
             return f"{self.mean:{sign}.3f} (no interval)"
         return f"{self.mean:{sign}.3f} [{self.low:{sign}.3f}, {self.high:{sign}.3f}]"
 
     def side(self, middle: float = 0.0) -> int:
-        """1 where the whole interval is above `middle`, -1 where it is below, else 0: not sure."""
+        """1 if the whole interval is above `middle`, -1 if it is below, 0 if it contains it."""
         return int(self.low > middle) - int(self.high < middle)
 
 
 def bounded_mean(
     values_per_prompt: Values, seed: int = 0, level: float = 0.95, resamples: int = 10_000
 ) -> Interval:
-    """The mean over N prompts of values in [0, 1], with an interval that holds for any N.
+    """The mean over N prompts of values in [0, 1], with an interval that is valid for any N.
 
     low, high = the (1 -+ level) / 2 quantiles of sum_i w_i x_i over weights w_0..w_N drawn from
-    Dirichlet(1, ..., 1), where x_0, a prompt that was not seen, is 0 for `low` and 1 for `high`.
-    Of values 0 and 1 alone that is the exact interval of Clopper and Pearson; of many prompts it
-    is the bootstrap's.
+    Dirichlet(1, ..., 1), where x_0, an unseen prompt, is 0 for `low` and 1 for `high`. If all
+    values are 0 or 1, it is the exact interval of Clopper and Pearson; for many prompts it is the
+    interval of the bootstrap.
 
     Raises UserError where there is no value, or one is not in [0, 1].
     Source: Gaffke (2005), Mathematical Methods of Statistics 14; Learned-Miller and Thomas
@@ -101,10 +101,10 @@ def ratio_interval(
     level: float = 0.95,
     resamples: int = 10_000,
 ) -> Interval:
-    """sum(correct) / sum(total), for prompts that bring several pairs each.
+    """sum(correct) / sum(total), for prompts with several pairs each.
 
-    As `bounded_mean`, each prompt weighing its pairs; the prompt that was not seen has as many as
-    the mean prompt. One without pairs says nothing and is left out.
+    Like `bounded_mean`, with each prompt weighted by its pairs; the unseen prompt has the mean
+    number of pairs. Prompts without pairs are left out.
 
     Raises UserError where the inputs are empty, not finite, of different lengths, without a
     single pair, or not 0 <= correct <= total.
@@ -125,11 +125,10 @@ def mean_interval(totals: Values, weights: Values | None = None, level: float = 
     """R = sum(totals) / sum(weights) over N prompts or documents, with Student's interval.
 
     R -+ t_{M-1} sqrt(sum_i (totals_i - R weights_i)^2 / (1 - weights_i / W)) / W with
-    W = sum(weights) and M = W^2 / sum(weights^2), the number of documents of one length that
-    would tell as much; without weights it is the mean -+ t_{N-1} s / sqrt(N). For values without
-    bounds, such as a reward model's scores. The bounds are infinite where nothing is known of the
-    spread: of one prompt, of a document beside which the others are short (M < 1.5), and of prompts
-    that are all equal.
+    W = sum(weights) and M = W^2 / sum(weights^2), the effective number of documents of equal
+    length; without weights it is the mean -+ t_{N-1} s / sqrt(N). Use it for unbounded values, such
+    as a reward model's scores. The bounds are infinite where the spread is not known: for a single
+    prompt, for one document much longer than all others (M < 1.5), and for equal values.
 
     Raises UserError where the inputs are empty, not finite, or of different lengths, or a weight
     is not positive.
@@ -144,11 +143,12 @@ def paired_difference(
 ) -> Interval:
     """R_a - R_b of two models on the same N items, each R = sum(totals) / sum(weights).
 
-    a, b: (totals [N], weights [N]), item by item the same. With
-    d_i = (a_i - R_a w_i) / W_a - (b_i - R_b v_i) / W_b and the mean share of an item
-    h_i = (w_i / W_a + v_i / W_b) / 2 the interval is that of `mean_interval`, to which it comes
-    where the weights are equal: R_a - R_b -+ t_{M-1} sqrt(sum_i d_i^2 / (1 - h_i)) with
-    M = 1 / sum_i h_i^2. Items without weight in both are left out.
+    a, b: (totals [N], weights [N]) of the same items in the same order. With
+    d_i = (a_i - R_a w_i) / W_a - (b_i - R_b v_i) / W_b and an item's mean share
+    h_i = (w_i / W_a + v_i / W_b) / 2, the interval is
+    R_a - R_b -+ t_{M-1} sqrt(sum_i d_i^2 / (1 - h_i)) with M = 1 / sum_i h_i^2. If the weights of
+    a and b are equal, it is `mean_interval` of the differences. Items with weight 0 in both are
+    left out.
 
     Raises UserError where the lengths differ, a number is not finite, or a side has no weight.
     Source: Bell and McCaffrey (2002), Survey Methodology 28.
@@ -174,11 +174,11 @@ def unpaired_difference(
     weights: tuple[Values | None, Values | None] = (None, None),
     level: float = 0.95,
 ) -> Interval:
-    """R_a - R_b of two independent samples, by Welch's interval: the error is the root of
-    e_a^2 + e_b^2, the degrees of freedom (e_a^2 + e_b^2)^2 / (e_a^4 / f_a + e_b^4 / f_b), with
-    errors e and degrees of freedom f = M - 1 of each as `mean_interval` has them.
+    """R_a - R_b of two independent samples, with Welch's interval.
 
-    Raises UserError as `mean_interval`.
+    The error is sqrt(e_a^2 + e_b^2) and the degrees of freedom are
+    (e_a^2 + e_b^2)^2 / (e_a^4 / f_a + e_b^4 / f_b), with each sample's error e and degrees of
+    freedom f = M - 1 of `mean_interval`. Raises UserError as `mean_interval` does.
     Source: Welch (1947), Biometrika 34.
     """
     one, other = _ratio(a, weights[0]), _ratio(b, weights[1])
@@ -191,8 +191,8 @@ def unpaired_difference(
 
 
 class _Ratio(NamedTuple):
-    """sum(totals) / sum(weights), its error (infinite where nothing is known of it), and the number
-    of documents of one length that would tell as much."""
+    """sum(totals) / sum(weights), its standard error (infinite where it is not known), and the
+    effective number of documents of equal length."""
 
     mean: float
     error: float
@@ -211,8 +211,8 @@ def _ratio(totals: Values, weights: Values | None) -> _Ratio:
 
 
 def _error(residuals: np.ndarray, share: np.ndarray, size: float) -> tuple[float, float]:
-    """The standard error of a sum whose items have these residuals and shares of the weight, and
-    the number of documents. size: of the numbers, to which residuals are rounding or not."""
+    """(standard error, effective number of documents) of a sum of items with these residuals and
+    shares of the weight. size: magnitude of the numbers; residuals far below it are rounding."""
     documents = 1 / (share**2).sum()
     if documents < 1.5 or np.abs(residuals).max() <= 1e-12 * size:
         return math.inf, float(documents)
@@ -230,10 +230,10 @@ def _student(mean: float, error: float, freedom: float, level: float) -> Interva
 def _bounded(
     above: np.ndarray, below: np.ndarray, seed: int, level: float, resamples: int
 ) -> Interval:
-    """sum(above) / sum(below) under random weights; every `below` is positive."""
+    """sum(above) / sum(below), with its interval from random weights; every `below` is positive."""
     require(0 < level < 1, "level", level, "between 0 and 1")
     require(resamples >= 1, "resamples", resamples, "at least 1")
-    # Equal prompts share a weight, the sum of theirs: the order of prompts is of no matter.
+    # Equal prompts get one weight together, so that the order of prompts does not matter.
     kinds, counts = np.unique(np.stack([above, below], axis=1), axis=0, return_counts=True)
     rng = np.random.default_rng(seed)
     lows, highs, chunk = [], [], max(1, 2**20 // len(kinds))

@@ -1,4 +1,4 @@
-"""What the evaluators found, as the content of report.json, and how its values read."""
+"""The evaluators' results as the content of report.json, and how values are printed."""
 
 from collections.abc import Mapping, Sequence
 
@@ -8,11 +8,11 @@ from rlhf_jax.evaluation.statistics import Interval
 
 Values = Mapping[str, dict | float | None]  # by column, as in report.json
 Results = Sequence[tuple[Evaluator, Found]]
-SECTIONS = {"policy": "policies", "score": "scorers"}  # of the report, by what stages end with
+SECTIONS = {"policy": "policies", "score": "scorers"}  # sections of the report, by kind of model
 
 
 def measured(evaluator: Evaluator, rows: Rows, seed: int) -> Measured:
-    """The rows, what they come to, and what those of each group do, where there are several."""
+    """The rows, their summary, and each group's summary if there are several groups."""
     groups = list(dict.fromkeys(rows["group"])) if "group" in rows else []
     found = {}
     for group in groups if len(groups) > 1 else []:
@@ -24,12 +24,12 @@ def measured(evaluator: Evaluator, rows: Rows, seed: int) -> Measured:
 def summarise(results: Results, seed: int) -> dict:
     """{"policies": {stage: {column: value}}, "scorers": the same, "findings": [sentence, ...]}.
 
-    A value is a number, {"mean", "low", "high"} with the bounds of a 95 % interval, or None where
-    it is not known: what is compared with the model itself, a share that no prompt asks for, a loss
-    or KL that diverged; a bound where there are too few items. A stage whose rows have several
-    groups holds "groups": {group: {column: value}} too.
+    A value is a number, {"mean", "low", "high"} with the bounds of a 95 % interval, or None if it
+    is not known: a comparison of a model with itself, a share that no prompt tests, a diverged loss
+    or KL. A bound is None where there are too few items. A stage whose rows have several groups
+    also has "groups": {group: {column: value}}.
 
-    Raises UserError where two evaluators give a column of one name.
+    Raises UserError where two evaluators have a column of the same name.
     """
     report: dict = {section: {} for section in SECTIONS.values()}
     for evaluator, found in results:
@@ -62,13 +62,13 @@ def columns_of(results: Results, judges: str) -> dict[str, Column]:
 
 
 def columns_of_one(evaluator: Evaluator, found: Found) -> dict[str, Column]:
-    """Those that it describes, and those that it gives beside."""
+    """The columns that the evaluator describes, and further values of its summary."""
     given = dict.fromkeys(name for of in found.values() for name in of.summary)
     return {name: Column(name) for name in given} | evaluator.columns()
 
 
 def shown(columns: Mapping[str, Column]) -> dict[str, Column]:
-    """The columns that stand by themselves in a table."""
+    """The columns that tables show, without those below another column."""
     below = {column.below for column in columns.values()}
     return {name: c for name, c in columns.items() if c.shown and name not in below}
 
@@ -83,7 +83,7 @@ def entries(section: Mapping[str, dict]) -> dict[str, Values]:
 
 
 def estimate(value: dict | float | None, column: Column) -> str:
-    """A value without its interval; a dash where it is not known."""
+    """A value without its interval; "-" if it is not known."""
     mean = value["mean"] if isinstance(value, dict) else value
     if mean is None:
         return "-"
@@ -91,8 +91,8 @@ def estimate(value: dict | float | None, column: Column) -> str:
 
 
 def bounds(value: dict | float | None, column: Column, between: str | None = None) -> str:
-    """The interval of a value, "" where it has none. between: its ends; None: "-", or ".." beside a
-    minus."""
+    """The interval of a value; "" if it has none. between: the text between the bounds; None: "-",
+    or ".." if a bound is negative."""
     if not isinstance(value, dict):
         return ""
     ends = value["low"], value["high"]
@@ -104,7 +104,7 @@ def bounds(value: dict | float | None, column: Column, between: str | None = Non
 
 
 def compared(value: dict | float | None, column: Column) -> str:
-    """A value that stands below another: an interval as the difference that it is."""
+    """A value that is shown below another: an interval, with signs, or a number."""
     if isinstance(value, dict):
         return Interval.of_json(value).text("+")
     return "" if value is None else estimate(value, column)

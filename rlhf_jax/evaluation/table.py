@@ -42,7 +42,7 @@ def print_report(report: dict, results: Results) -> None:
 def tables(
     head: str, columns: Mapping[str, Column], rows: Mapping[str, Values], width: int
 ) -> list[Table]:
-    """The columns side by side, in as many tables as the width takes."""
+    """The columns side by side, in as many tables as the width requires."""
     cells = {
         name: [_cell(name, columns, values) for values in rows.values()] for name in shown(columns)
     }
@@ -70,7 +70,7 @@ def _table(head: str, columns: Mapping[str, Column], rows: list[str], cells: Map
 
 
 def _cell(name: str, columns: Mapping[str, Column], values: Values) -> str:
-    """The estimate; below it another column's, where it has one, else its interval."""
+    """The estimate, and on a second line the column below it, if any, else its interval."""
     column, value = columns[name], values.get(name)
     below = values.get(column.below) if column.below else None
     small = bounds(value, column)

@@ -8,17 +8,17 @@ from rlhf_jax.evaluation.evaluator import Column, Evaluator, same_items
 from rlhf_jax.evaluation.statistics import Interval, win_rate
 from rlhf_jax.stages.stage import Need
 
-HALF = Interval(0.5, 0.5, 0.5)  # of a policy against itself, by definition
+HALF = Interval(0.5, 0.5, 0.5)  # the win rate of a policy against itself, by definition
 
 
 @dataclasses.dataclass(frozen=True)
 class WinRate(Evaluator):
-    """The share of the test prompts where a response scores above that of another stage's policy to
-    the same prompt; a tie counts one half.
+    """The share of the test prompts to which a policy's response scores above the response of
+    another stage's policy; a tie counts one half.
 
-    against  the stage
-    of       the evaluator, by name, whose rows have the scores
-    told     stages whose wins are among the findings
+    against  the stage of the other policy
+    of       the name of the evaluator whose rows have the scores
+    told     stages whose win rates are among the findings
     """
 
     against: str
@@ -37,8 +37,8 @@ class WinRate(Evaluator):
 
     def columns(self):
         about = (
-            f"share of the prompts whose response has a higher {self._score} than that of "
-            f"{self.against}; a tie counts one half"
+            f"share of the prompts where the response has a higher {self._score} than the response "
+            f"of {self.against}; a tie counts one half"
         )
         title = f"{self._score}\nwins\nvs {self.against}"
         return {self.name: Column(title, about, better="higher", middle=0.5)}
@@ -65,7 +65,7 @@ class WinRate(Evaluator):
 
     def _moved(self, stage: str, summary) -> str:
         wins = summary[self.name]
-        verdict = {1: "raised", -1: "lowered", 0: "did not surely move"}[wins.side(0.5)]
+        verdict = {1: "raised", -1: "lowered", 0: "did not clearly change"}[wins.side(0.5)]
         return (
             f"{stage} {verdict} the {self._score}: its responses beat those of {self.against} on "
             f"{wins.text()} of the prompts."

@@ -1,1 +1,1 @@
-"""Terms of a reward: what a response scores before the KL penalty."""
+"""Reward terms: their weighted sum is a response's score, before the KL penalty."""

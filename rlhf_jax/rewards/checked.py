@@ -1,4 +1,4 @@
-"""The number that a Python function gives."""
+"""A reward term computed by a Python function."""
 
 import dataclasses
 import functools
@@ -22,17 +22,17 @@ SHOWN = 60  # characters of a prompt in a message
 
 @dataclasses.dataclass(frozen=True)
 class CheckedReward(Reward):
-    """f(prompt, response, record) of a module, called on the host.
+    """The number that your Python function f(prompt, response, record) returns, on the host.
 
-    checker   "module:function"; the module may lie in the experiment's folder
-    seconds   a call may take so long
-    workers   processes that call it, each a row at a time; they see no accelerator
-    on_error  what a response scores whose call raises, returns no finite number or takes too long;
-              None: the run ends
+    checker   "module:function"; the module may be a file in the experiment's folder
+    seconds   the time limit of a call
+    workers   processes that call the function, each one row at a time, without accelerators
+    on_error  the score of a response whose call raises an error, returns no finite number or takes
+              too long; None: the run ends
 
-    record is a dict of JSON values: the prompt, an `answer` where the data have one, and whatever
-    other fields the prompt's record has. The file that defines the function is part of the run's
-    config; what it imports is not.
+    record is a dict of JSON values: the prompt, an `answer` if the data have one, and all other
+    fields of the prompt's record. A resume checks that the file with the function has not changed;
+    it does not check the modules that this file imports.
     """
 
     on_host: ClassVar = True
@@ -54,7 +54,7 @@ class CheckedReward(Reward):
         file_of(self.checker, tuple(sys.path))
 
     def identity(self):
-        """The SHA-256 of the file that defines the function; None where that is no file."""
+        """The SHA-256 of the file that defines the function; None if it is not in a file."""
         file = file_of(self.checker, tuple(sys.path))
         return file and hashlib.sha256(Path(file).read_bytes()).hexdigest()
 
@@ -70,7 +70,8 @@ class CheckedReward(Reward):
                 shown = prompt if len(prompt) <= SHOWN else prompt[: SHOWN - 3] + "..."
                 lines.append(f"the response to {shown!r}: the function {why}")
                 if self.on_error is None:
-                    raise UserError(f"{self.checker}: {lines[0]}; on_error = SCORE would go on")
+                    way = "to go on with such calls, set on_error = SCORE"
+                    raise UserError(f"{self.checker}: {lines[0]}; {way}")
 
             pairs = zip(records, responses, strict=True)
             rows = [{"prompt": r["prompt"], "response": text, "record": r} for r, text in pairs]
@@ -89,10 +90,10 @@ class CheckedReward(Reward):
 
 @functools.cache
 def file_of(checker: str, path: tuple[str, ...]) -> str | None:
-    """The file that defines a function; None where that is no file. A process imports it, once for
-    all times that a run asks; path: where modules are found.
+    """The file that defines a function; None if it is not in a file.
 
-    Raises UserError where it cannot be imported.
+    A worker process imports it; the result is cached. path: `sys.path`, where modules are found.
+    Raises UserError where the function cannot be imported.
     """
     workers = Workers(checker, 1, math.inf)
     try:

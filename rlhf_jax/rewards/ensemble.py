@@ -1,4 +1,4 @@
-"""The scores of several reward models as one."""
+"""A reward term that combines several reward models."""
 
 import dataclasses
 from typing import Literal
@@ -11,11 +11,11 @@ from rlhf_jax.rewards.reward import Reward
 
 @dataclasses.dataclass(frozen=True)
 class EnsembleReward(Reward):
-    """Reward models r_1 ... r_n as one.
+    """Several reward models r_1 ... r_n combined into one term:
 
         "mean":         mean_i r_i
         "worst":        min_i r_i
-        "uncertainty":  mean_i r_i - coefficient var_i r_i, the population's variance
+        "uncertainty":  mean_i r_i - coefficient var_i r_i (population variance)
 
     Source: Coste et al. 2023 (arXiv 2310.02743), section 3: worst-case and uncertainty-weighted
     optimisation.
@@ -23,7 +23,7 @@ class EnsembleReward(Reward):
 
     stages: tuple[str, ...]
     way: Literal["mean", "worst", "uncertainty"] = "mean"
-    coefficient: float | None = None  # of the variance: "uncertainty" alone has it
+    coefficient: float | None = None  # of the variance; only with way = "uncertainty"
 
     def __post_init__(self):
         super().__post_init__()

@@ -1,4 +1,4 @@
-"""The score that the data source's grader gives."""
+"""A reward term from the data source's grader."""
 
 import dataclasses
 from typing import ClassVar
@@ -8,7 +8,8 @@ from rlhf_jax.rewards.reward import Reward
 
 @dataclasses.dataclass(frozen=True)
 class GradedReward(Reward):
-    """The data source's grader: what people who follow its guidelines without error would say."""
+    """The score of the data source's grader, the gold score. It shows what PPO reaches with a
+    perfect reward."""
 
     on_host: ClassVar = True
 

@@ -1,7 +1,7 @@
-"""CheckedReward("rlhf_jax.rewards.gsm8k:correct"): whether a response solves a school problem.
+"""CheckedReward("rlhf_jax.rewards.gsm8k:correct"): whether a response solves a GSM8K problem.
 
-Source: Cobbe et al. 2021 (arXiv 2110.14168); a solution ends with a line "#### 42", and the number
-there is compared (github.com/openai/grade-school-math, dataset.py).
+Source: Cobbe et al. 2021 (arXiv 2110.14168). A solution ends with a line such as "#### 42", and
+this number is compared (github.com/openai/grade-school-math, dataset.py).
 """
 
 import decimal
@@ -11,10 +11,10 @@ MARKED = re.compile(r"#### *([-+]?\$?[\d.,]+)")
 
 
 def correct(prompt: str, response: str, record: dict) -> float:
-    """1 where the number behind the response's first "####" equals that of the record's `answer`,
-    else 0; a response without the mark solves nothing, whatever numbers it names.
+    """1 if the number after the response's first "####" equals the number of the record's `answer`,
+    else 0. A response without "####" gets 0, whatever numbers it contains.
 
-    An `answer` is a solution with the mark, or the number alone. 1,000 is 1000, and 2.50 is 2.5.
+    An `answer` is a solution with "####", or the number alone. 1,000 equals 1000; 2.50 equals 2.5.
 
     Raises ValueError where the record has no such answer.
     """
@@ -27,13 +27,14 @@ def correct(prompt: str, response: str, record: dict) -> float:
 
 
 def marked(text: str) -> decimal.Decimal | None:
-    """The number behind the first "####"; None: there is none."""
+    """The number after the first "####"; None if there is none."""
     found = MARKED.search(text)
     return found and number(found[1])
 
 
 def number(text: str) -> decimal.Decimal | None:
-    """Of text that is one number, maybe with commas, a dollar sign and a full stop behind it."""
+    """The number in a text that is one number, perhaps with commas, a dollar sign or a final full
+    stop; None for other text."""
     plain = text.strip().replace(",", "").replace("$", "")
     try:
         found = decimal.Decimal(plain)

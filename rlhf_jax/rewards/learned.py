@@ -7,7 +7,7 @@ from rlhf_jax.rewards.reward import Reward
 
 @dataclasses.dataclass(frozen=True)
 class LearnedReward(Reward):
-    """What a stage that ends with a score says of the response, read at its last token."""
+    """The score that a stage's reward model gives at the response's last token."""
 
     stage: str
 

@@ -12,7 +12,7 @@ from rlhf_jax.rewards.reward import Reward
 class MissingEnd(Reward):
     """-1 for a response that was cut before it ended, else 0.
 
-    It adds to the other terms; `Experiment.ending.missing_eos_score` replaces their sum.
+    It is added to the other terms; `Experiment.ending.missing_eos_score` replaces their sum.
     """
 
     def of(self, judged):
@@ -21,8 +21,8 @@ class MissingEnd(Reward):
 
 @dataclasses.dataclass(frozen=True)
 class OverLong(Reward):
-    """-clip((|y| - (longest - soft)) / soft, 0, 1): from 0 at longest - soft tokens down to -1 at
-    `longest`.
+    """-clip((|y| - (longest - soft)) / soft, 0, 1), where |y| is the response's length in tokens:
+    0 up to longest - soft tokens, falling to -1 at `longest`.
 
     Source: DAPO, Yu et al. 2025 (arXiv 2503.14476), equation 13.
     """

@@ -1,7 +1,7 @@
-"""What a term of a reward is: one number a response, of models, of a function on the host, or of
-the response's length and end.
+"""The protocol of a reward term: one number per response, from reward models, a Python function on
+the host, or the response's length and end.
 
-A term is a frozen dataclass under `Reward`, in the package or outside of it.
+A term is a frozen dataclass that inherits from `Reward`, in this package or in your own file.
 """
 
 import dataclasses
@@ -15,36 +15,36 @@ from rlhf_jax.errors import require
 
 
 class Judged(NamedTuple):
-    """What is known of B sampled responses, R tokens at most."""
+    """What a term may read about B sampled responses of at most R tokens."""
 
-    scores: Mapping[str, jax.Array]  # [B] of each stage in the term's `scorers`
-    found: jax.Array | None  # [B], what the term's function says, NaN where a call gave no number
+    scores: Mapping[str, jax.Array]  # [B] for each stage in the term's `scorers`
+    found: jax.Array | None  # [B], results of the term's function; NaN where a call failed
     mask: jax.Array  # [B, R]
     ended: jax.Array  # [B] bool (generation/ending.py)
 
 
-# f(records, responses) -> a number a response, or None where a call gave none. A record is a JSON
+# f(records, responses) -> one number per response, None where a call failed. A record is a JSON
 # object, {"prompt": ...} with the further fields of the prompt's record.
 Function = Callable[[Sequence[Mapping[str, Any]], Sequence[str]], list[float | None]]
 
 
 class Host(Protocol):
-    """What a function is made from: of a stage's inputs (stages/stage.py)."""
+    """The part of a stage's inputs (stages/stage.py) that a term's function may use."""
 
     def grader(self) -> Callable[[str, str], Any]:
-        """grade(prompt, response) of the data source, with a `score`; UserError where it has
-        none."""
+        """grade(prompt, response) of the data source; its result has a `score`. Raises UserError
+        where the source has no grader."""
 
     def at_end(self, close: Callable[[], None]) -> None:
-        """Calls it when the stage ends, however it ends."""
+        """Calls `close` when the stage ends, also after an error."""
 
 
 @dataclasses.dataclass(frozen=True)
 class Reward:
-    """A term; the reward of a response is the sum of weight x term.
+    """A reward term; a response's score is the sum of weight x term.
 
-    on_host  it has a `function`
-    weight   may be negative
+    on_host  whether the term has a `function`
+    weight   factor of this term in the sum; may be negative
     """
 
     on_host: ClassVar[bool] = False
@@ -54,22 +54,22 @@ class Reward:
         require(math.isfinite(self.weight), "weight", self.weight, "finite")
 
     def scorers(self) -> Sequence[str]:
-        """The stages that end with a score and are read."""
+        """The stages whose reward models the term reads."""
         return ()
 
     def check(self) -> None:
-        """Raises UserError, before the first step of any stage, where it cannot work."""
+        """Raises UserError where the term cannot work. It is called before the first step."""
 
     def function(self, host: Host) -> Function:
-        """Of a term `on_host`: what is called between sampling and scoring."""
+        """The function that a term with `on_host` calls between sampling and scoring."""
         raise NotImplementedError
 
     def identity(self) -> Any:
-        """JSON values, beside its fields, that a run's config is compared by; None: nothing."""
+        """JSON values that are compared on resume besides the fields; None: nothing more."""
         return None
 
     def of(self, judged: Judged) -> jax.Array:
-        """The term of each response [B], on the devices."""
+        """The term's value for each response [B], computed on the devices."""
         raise NotImplementedError
 
 

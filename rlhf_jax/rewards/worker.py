@@ -1,12 +1,12 @@
-"""A process that calls the function of a reward: JSON lines in, JSON lines out.
+"""A process that calls the function of a reward term: JSON lines in, JSON lines out.
 
-    in   {"path": sys.path, "module": "m", "function": "f"}, then a line a call,
+    in   {"path": sys.path, "module": "m", "function": "f"}, then one line per call,
          {"prompt", "response", "record"}
-    out  {"file": where f is defined, or null} or {"failed": why}, then a line a call,
+    out  {"file": where f is defined, or null} or {"failed": why}, then one line per call,
          {"score": number} or {"failed": why}
 
-It is run as a script and imports nothing of this package: it starts in a few hundredths of a second
-and knows no devices. (multiprocessing's spawn would run the main module of its parent again.)
+It runs as a script and imports nothing of this package, so it starts in a few hundredths of a
+second and uses no devices. (multiprocessing's spawn would run the parent's main module again.)
 """
 
 import ctypes
@@ -22,7 +22,7 @@ PDEATHSIG = 1  # <sys/prctl.h>
 
 
 def load(module: str, name: str) -> tuple:
-    """The function, and the file that defines it; None where that is no file."""
+    """(function, the file that defines it; None if it is not in a file)."""
     function = importlib.import_module(module)
     for part in name.split("."):
         function = getattr(function, part)
@@ -33,7 +33,7 @@ def load(module: str, name: str) -> tuple:
 
 
 def call(function, asked: dict) -> dict:
-    """What the function gives, as a line."""
+    """The function's result, as the line that is sent back."""
     try:
         found = function(asked["prompt"], asked["response"], asked["record"])
         number = number_of(found)
@@ -45,7 +45,7 @@ def call(function, asked: dict) -> dict:
 
 
 def number_of(found) -> float:
-    """NaN where it is no number; "1" is none."""
+    """The result as a float; NaN if it is no number. A string such as "1" is no number."""
     try:
         return math.nan if isinstance(found, str | bytes) else float(found)
     except (TypeError, ValueError, OverflowError):
@@ -53,7 +53,7 @@ def number_of(found) -> float:
 
 
 def told(error: BaseException) -> str:
-    """An error in a line, with its place where that is known."""
+    """An error in one line, with file and line number where they are known."""
     import traceback
 
     what = " ".join(f"{type(error).__name__}: {error}".split())[:SHOWN]
@@ -64,10 +64,10 @@ def told(error: BaseException) -> str:
 
 
 def main() -> None:
-    if sys.platform == "linux":  # it ends with what started it, even inside a call
+    if sys.platform == "linux":  # if the parent process ends, this process is killed too
         ctypes.CDLL(None).prctl(PDEATHSIG, signal.SIGKILL)
     asked, answers = os.fdopen(os.dup(0), "rb"), os.fdopen(os.dup(1), "wb")
-    # What the function prints goes to the screen, and it reads nothing.
+    # The function's standard output goes to standard error, and its standard input is empty.
     os.dup2(os.open(os.devnull, os.O_RDONLY), 0)
     os.dup2(2, 1)
 

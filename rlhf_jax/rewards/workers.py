@@ -1,4 +1,4 @@
-"""Processes that call the function of a reward, each one row at a time."""
+"""Processes that call the function of a reward term, each one row at a time."""
 
 import collections
 import contextlib
@@ -15,16 +15,16 @@ from collections.abc import Callable, Sequence
 from rlhf_jax.errors import UserError
 from rlhf_jax.rewards import worker
 
-IMPORT = 120.0  # seconds, to import the module
+IMPORT = 120.0  # time limit for importing the module, in seconds
 
 
 class Worker:
-    """One process; `number` is the row that it works on."""
+    """One process; `number` is the row that it is working on."""
 
     def __init__(self, checker: str):
         module, function = checker.split(":")
         about = {"path": sys.path, "module": module, "function": function}
-        # A session of its own: ctrl-C in a terminal is for the run, which ends its workers itself.
+        # In a session of its own, so that Ctrl-C reaches only the run, which ends its workers.
         self._process = subprocess.Popen(
             [sys.executable, worker.__file__],
             stdin=subprocess.PIPE,
@@ -34,14 +34,14 @@ class Worker:
         )
         self.ready, self.number, self._answer = False, None, b""
         self.deadline = time.monotonic() + IMPORT
-        with contextlib.suppress(BrokenPipeError):  # it has ended: `read` says so
+        with contextlib.suppress(BrokenPipeError):  # the process has ended; `read` reports it
             self._write(about)
 
     def fileno(self) -> int:
         return self._process.stdout.fileno()
 
     def send(self, number: int, row: dict, seconds: float) -> bool:
-        """Whether it took the row."""
+        """Sends a row; returns False if the process has ended."""
         try:
             self._write(row)
         except BrokenPipeError:
@@ -50,7 +50,7 @@ class Worker:
         return True
 
     def read(self) -> dict | None:
-        """The line that it answers with, once it is whole; {} where it has ended."""
+        """The answer, once its line is complete; None before; {} if the process has ended."""
         part = os.read(self.fileno(), 65536)
         self._answer += part
         if part and not part.endswith(b"\n"):
@@ -60,7 +60,7 @@ class Worker:
         return json.loads(whole) if part else {}
 
     def ended(self) -> str:
-        """How it has ended by itself."""
+        """How the process has ended, in words."""
         with contextlib.suppress(subprocess.TimeoutExpired):
             self._process.wait(1)
         code = self._process.poll()
@@ -69,7 +69,7 @@ class Worker:
         return f"was cut short: its process ended with exit code {code}"
 
     def kill(self) -> None:
-        """Ends it, with what it has started."""
+        """Kills the process and all processes that it has started."""
         with contextlib.suppress(ProcessLookupError, PermissionError):
             os.killpg(self._process.pid, signal.SIGKILL)
         self._process.wait()
@@ -83,26 +83,27 @@ class Worker:
 
 
 class Workers:
-    """As many processes as there are rows, `count` at most; started when they are needed."""
+    """Up to `count` worker processes, started when they are needed."""
 
     def __init__(self, checker: str, count: int, seconds: float):
         self._checker, self._count, self._seconds = checker, count, seconds
         self._workers: list[Worker] = []
-        self.file: str | None = None  # that defines the function, once a worker has imported it
+        self.file: str | None = None  # the function's file, known once a worker has imported it
 
     def start(self) -> None:
-        """One, to see that the function is there.
+        """Starts one worker, to check that the function can be imported.
 
-        Raises UserError where it is not.
+        Raises UserError where it cannot.
         """
         self._workers.append(Worker(self._checker))
         self._until(lambda: self._workers[0].ready, lambda number, answer: None)
 
     def call(self, rows: Sequence[dict], failed: Callable[[int, str], None]) -> list[float | None]:
-        """The function's number of each row; None where it gave none, after failed(number, why).
+        """The function's result for each row; None where the call failed. failed(number, why) is
+        called for each failed row.
 
-        Raises UserError where the function cannot be imported; then, and where `failed` raises, no
-        worker is left.
+        Raises UserError where the function cannot be imported. After that, and if `failed` raises,
+        no worker is left.
         """
         found: dict[int, float | None] = {}
         waiting = collections.deque(range(len(rows)))
@@ -130,7 +131,7 @@ class Workers:
             self._drop(self._workers[0])
 
     def _until(self, over: Callable[[], bool], told: Callable[[int, dict], None]) -> None:
-        """Hears what the workers say until it is over; none is left where that raises."""
+        """Reads the workers' answers until over(); after an error no worker is left."""
         try:
             while not over():
                 with selectors.DefaultSelector() as selector:
@@ -163,7 +164,7 @@ class Workers:
             one.ready, self.file = True, answer["file"]
 
     def _lost(self, one: Worker, why: str, told: Callable[[int, dict], None]) -> None:
-        """Another takes its place when there is a row for it."""
+        """Removes a worker that has ended or was too slow; `call` starts a new one if needed."""
         self._drop(one)
         if not one.ready:
             raise self._not_there(why)
@@ -175,4 +176,4 @@ class Workers:
         one.kill()
 
     def _not_there(self, why: str) -> UserError:
-        return UserError(f"{self._checker}: the function is not there: its import {why}")
+        return UserError(f"{self._checker}: the function cannot be imported: its import {why}")

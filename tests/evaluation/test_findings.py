@@ -158,7 +158,7 @@ def test_one_document_is_no_verdict():
     ("repaired", "start"),
     [
         (2.05, "Holds: ppo_ptx repairs all"),
-        (2.1, "Holds: ppo_ptx repairs the alignment tax, what is left of it is not sure"),
+        (2.1, "Holds: ppo_ptx repairs the alignment tax, what is left of it is not clear"),
         (2.3, "Holds in part: ppo_ptx repairs 50 %"),
         (2.5, "Not sure: whether ppo_ptx repairs"),
         (2.6, "Does not hold: ppo_ptx does not repair"),
@@ -177,7 +177,8 @@ def test_a_diverged_policy_is_told():
 
 
 @pytest.mark.parametrize(
-    ("value", "verdict"), [(2.2, "raised it"), (2.0, "lowered it"), (2.1, "did not surely move it")]
+    ("value", "verdict"),
+    [(2.2, "raised it"), (2.0, "lowered it"), (2.1, "did not clearly change it")],
 )
 def test_how_a_named_stage_moved_the_loss(value, verdict):
     found = loss({**LOSSES, "ppo_ptx": value})
@@ -189,7 +190,7 @@ def test_how_a_named_stage_moved_the_loss(value, verdict):
 
 
 @pytest.mark.parametrize(
-    ("wins", "verb"), [(0.6, "raised"), (0.4, "lowered"), (0.52, "did not surely move")]
+    ("wins", "verb"), [(0.6, "raised"), (0.4, "lowered"), (0.52, "did not clearly change")]
 )
 def test_what_a_named_stage_did_to_the_score(wins, verb):
     evaluator = WinRate("sft", of="reward_score", told=("ppo", "absent"))
@@ -203,4 +204,4 @@ def test_what_a_named_stage_did_to_the_score(wins, verb):
 
 def test_the_scores_by_a_scorer_are_said_to_be_its_own():
     (text,) = RewardScore("judge").findings({}, 0)
-    assert "scores by judge are the scorer's own" in text and "not whether people would" in text
+    assert "raises the scores by judge" in text and "not whether people would" in text

@@ -184,7 +184,7 @@ def test_the_difference_is_paired():
 def test_a_few_pairs_ranked_right_are_not_surely_better_than_chance(prompts, low):
     whole = part(1, 1, prompts=prompts)
     assert whole["accuracy"] == (1, pytest.approx(low, abs=0.01), 1)
-    assert "not surely better or worse than chance" in sentence("Reward model reward", whole)
+    assert "not clearly better or worse than chance" in sentence("Reward model reward", whole)
     assert sentence("no sign of", whole)
 
 
@@ -197,7 +197,7 @@ def test_a_source_without_a_pair_says_so():
 
 @pytest.mark.parametrize(
     ("right", "verdict"),
-    [(0.7, "better than chance"), (0.3, "worse than chance"), (0.52, "interval holds 0.5")],
+    [(0.7, "better than chance"), (0.3, "worse than chance"), (0.52, "interval contains 0.5")],
 )
 def test_chance(right, verdict):
     text = sentence("Reward model reward", part(right, 0.5))
@@ -210,9 +210,9 @@ def test_chance(right, verdict):
 @pytest.mark.parametrize(
     ("right", "longer", "verdict"),
     [
-        (0.8, 0.6, "the reward model is better than it"),
-        (0.6, 0.8, "it is better than the reward model"),
-        (0.6, 0.6, "not surely better or worse"),
+        (0.8, 0.6, "the reward model is better ("),
+        (0.6, 0.8, "the reward model is worse ("),
+        (0.6, 0.6, "not clearly better or worse"),
     ],
 )
 def test_longer_is_better(right, longer, verdict):
@@ -226,5 +226,5 @@ def test_every_source_has_its_sentence_and_what_is_left_out_its_number():
     found = findings(part(0.7, 0.5, 9), **sources)
     starts = [text.split(":")[0] for text in found[:3]]
     assert starts == [f"Reward model reward, {source}" for source in ("all", *sources)]
-    assert "9 held-out rankings are longer than 12 tokens and are not among these figures." in found
+    assert "9 held-out rankings are longer than 12 tokens and are not counted." in found
     assert not any("are longer than" in text for text in findings(part(0.7, 0.5)))

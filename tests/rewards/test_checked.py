@@ -205,7 +205,8 @@ def test_by_default_a_call_that_fails_ends_the_run_and_no_process_is_left(tmp_pa
             [{"prompt": "short"}] * 2, ["hang", "raise"]
         )
     assert str(told.value) == (
-        f"judges:fickle: the response to 'short': {FAILS['raise']}; on_error = SCORE would go on"
+        f"judges:fickle: the response to 'short': {FAILS['raise']}; to go on with such calls, set "
+        "on_error = SCORE"
     )
     assert all(map(is_there, others))
     host.close()
@@ -281,7 +282,7 @@ def test_a_worker_knows_no_devices_and_nothing_of_this_package(made):
     ],
 )
 def test_a_function_that_is_not_there_is_told_before_any_step(checker, message):
-    told = f"{checker}: the function is not there: its import {message}"
+    told = f"{checker}: the function cannot be imported: its import {message}"
     for use in (
         CheckedReward(checker).check,
         CheckedReward(checker).identity,
