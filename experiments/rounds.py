@@ -18,7 +18,7 @@ float32:
     1  .336 [.326, .345]  .548 [.527, .569]  .593 [.574, .612]  .589 [.569, .608]  .601 [.582, .620]
     2  .343 [.333, .352]  .553 [.533, .574]  .604 [.583, .624]  .610 [.589, .630]  .606 [.585, .627]
 
-The first round raises the score; the second does not clearly change it. Paired differences, by seed:
+The first round raises the score; the second has no clear effect. Paired differences, by seed:
 
     second PPO - PPO     -.007 [-.023, +.008]  -.004 [-.019, +.011]  +.006 [-.009, +.021]
     second PPO - longer  -.010 [-.026, +.006]  -.012 [-.026, +.001]  +.003 [-.013, +.019]

@@ -1,8 +1,8 @@
-"""Records to rows of ids, and rows of ids to the arrays of a batch (numpy, no iteration order).
+"""Turns records into rows of ids, and rows of ids into the NumPy arrays of a batch.
 
-A piece is (ids, first): a document's ids and the place of its first target.
+A piece is (ids, first): a document's ids and the index of its first target.
 A supervised row is a list of pieces; a prompt row is (ids, index); a ranking row is a list of
-(a piece of each response, ranks). Every kind has an empty row that fills a last batch.
+(one piece per response, ranks). Every kind has an empty row that fills the last batch.
 """
 
 from collections import Counter
@@ -24,18 +24,17 @@ Close = Callable[[Sequence[int], bool], list[int]]  # (ids, ended) -> ids, end t
 
 @dataclass(frozen=True)
 class Rows:
-    """Tokenised records: rows, the row that fills, rows -> batch, how many records were kept, and
-    how many were left out by reason ("too long", "tied", "equal"; reasons that occur)."""
+    """Tokenised records."""
 
     rows: Sequence[Any]
-    empty: Any
+    empty: Any  # the row that fills the last batch
     to_batch: Callable[[Sequence[Any]], Batch]
-    examples: int
-    dropped: Mapping[str, int]
+    examples: int  # records that are kept
+    dropped: Mapping[str, int]  # records left out, by reason: "too long", "tied", "equal"
 
 
 def supervised_batch(rows: Sequence[Sequence[Piece]], length: int, pad_id: int) -> Batch:
-    """Tokens, segments and weights [B, T], right padded; one segment a piece."""
+    """Tokens, segments and weights [B, T], right padded, with one segment per piece."""
     shape = (len(rows), length)
     tokens = np.full(shape, pad_id, np.int32)
     segments = np.zeros(shape, np.int32)
@@ -66,7 +65,7 @@ def prompt_batch(rows: Sequence[tuple[np.ndarray, int]], length: int, pad_id: in
 def ranking_batch(
     rows: Sequence[Sequence[Ranked]], length: int, outputs: int, rankings: int, pad_id: int
 ) -> Batch:
-    """Tokens, segments and weights [B, K, T], right padded; ranks [B, G, K] of G rankings a row."""
+    """Tokens, segments and weights [B, K, T], right padded; ranks [B, G, K], G rankings per row."""
     shape = (len(rows), outputs, length)
     tokens = np.full(shape, pad_id, np.int32)
     segments = np.zeros(shape, np.int32)
@@ -85,9 +84,9 @@ def ranking_batch(
 
 
 def first_fit(lengths: Sequence[int], capacity: int, most: int | None = None) -> list[list[int]]:
-    """Bins of example numbers: each example goes to the first bin that has room for it.
+    """Bins of example indices: each example goes into the first bin with enough room.
 
-    most: examples a bin, at most; None: as many as there is room for.
+    most: the most examples of a bin; None: no such limit.
     """
     room = np.full(len(lengths), capacity)
     bins: list[list[int]] = [[] for _ in lengths]
@@ -107,10 +106,10 @@ def next_text_row(
     offset: int,
     length: int,
 ) -> tuple[list[Piece], int, int]:
-    """The row that starts at a document's offset, and where the next one starts.
+    """(row that starts at a document's offset, document and offset where the next row starts).
 
-    A document cut by the row's end goes on in the next row from its last token here, which is
-    no target there: so each token but a document's first is a target exactly once.
+    If the row's end cuts a document, the next row repeats the document's last token of this row,
+    not as a target. So every token except a document's first is a target exactly once.
     """
     row: list[Piece] = []
     room = length
@@ -148,9 +147,9 @@ def _too_long(records: Sequence[Any], kept: Sequence[Any]) -> dict[str, int]:
 
 
 def text_rows(texts: Sequence[str | Text], tokenizer: Tokenizer, length: int) -> Rows:
-    """All documents in order, concatenated and split into rows of `length`.
+    """All documents in order, concatenated and split into rows of `length` tokens.
 
-    Batches hold document [B] too: segment s of row b is of the document document[b] + s - 1.
+    A batch also has `document` [B]: segment s of row b belongs to document document[b] + s - 1.
     """
     require(length >= 2, "length", length, "at least 2")
     _some(texts, {}, "texts", length)
@@ -172,7 +171,7 @@ def text_rows(texts: Sequence[str | Text], tokenizer: Tokenizer, length: int) ->
 
 
 def close_with_eos(tokenizer: Tokenizer) -> Close:
-    """Appends eos to a response that ended; one that was cut stays as it is."""
+    """A `Close` that appends eos to a response that ended, and nothing to a cut response."""
     return lambda ids, ended: [*ids, tokenizer.eos_id] if ended else list(ids)
 
 
@@ -183,9 +182,10 @@ def demonstration_rows(
     packed: bool,
     close: Close | None = None,
 ) -> Rows:
-    """One demonstration a row, or as many as first-fit packs; the response and its end are targets.
+    """One demonstration per row, or as many as first-fit packs into it. The targets are the
+    response and its end token.
 
-    close: what ends a response; None: eos.
+    close: appends the end token; None: appends eos.
     """
     pieces, close = [], close or close_with_eos(tokenizer)
     for each in demonstrations:
@@ -207,7 +207,7 @@ def demonstration_rows(
 
 
 def prompt_rows(prompts: Sequence[str | Prompt], tokenizer: Tokenizer, length: int) -> Rows:
-    """[bos] prompt, with the prompt's place in `prompts`."""
+    """[bos] prompt, with the prompt's index in `prompts`."""
     rows = []
     for index, prompt in enumerate(prompts):
         text = prompt if isinstance(prompt, str) else prompt.prompt
@@ -226,7 +226,7 @@ def prompt_rows(prompts: Sequence[str | Prompt], tokenizer: Tokenizer, length: i
 def tokenised_ranking(ranking: Ranking, tokenizer: Tokenizer, close: Close | None = None) -> Ranked:
     """[bos] prompt response [eos] for each response, and the ranks; equal responses tie.
 
-    A response that was cut has no eos. close: what ends a response; None: eos.
+    A cut response has no eos. close: appends the end token; None: appends eos.
     """
     close = close or close_with_eos(tokenizer)
     prompt = [tokenizer.bos_id, *tokenizer.encode(ranking.prompt)]
@@ -238,8 +238,8 @@ def tokenised_ranking(ranking: Ranking, tokenizer: Tokenizer, close: Close | Non
 
 
 def left_out(ranking: Ranking, ranked: Ranked, length: int) -> str | None:
-    """Why a ranking cannot be trained on: "too long" (one response is), "tied" (all of them), or
-    "equal" (all tie because equal responses do); None where it can."""
+    """Why a ranking is left out: "too long" (a response is), "tied" (all responses tie) or "equal"
+    (all tie because equal responses tie); None: it can be trained on."""
     pieces, ranks = ranked
     if max(len(ids) for ids, _ in pieces) > length:
         return "too long"
@@ -257,11 +257,11 @@ def ranking_rows(
     keep_tied: bool = True,
     close: Close | None = None,
 ) -> Rows:
-    """The responses of `tokenised_ranking`; one over-long response drops the ranking.
+    """Rows of `tokenised_ranking`; a ranking with a response that is too long is left out.
 
-    One ranking a row, or up to `packed` whole ones, as first-fit packs them into `outputs`
+    A row holds one ranking, or up to `packed` rankings that first-fit packs into `outputs`
     responses.
-    keep_tied: whether rankings without an untied pair, which say nothing, stay.
+    keep_tied: whether rankings without an untied pair are kept.
     """
     most = max((len(ranking.responses) for ranking in rankings), default=2)
     require(outputs >= most, "outputs", outputs, f"at least {most}, the longest ranking")

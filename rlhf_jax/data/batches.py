@@ -1,4 +1,4 @@
-"""The two ways batches come: endless with a position, and one finite pass."""
+"""The two kinds of batches: endless batches with a position, and one finite pass."""
 
 import math
 from collections.abc import Callable, Mapping, Sequence
@@ -12,7 +12,7 @@ State = dict[str, Any]
 
 
 class BatchIterator(Protocol):
-    """Batches whose position is a JSON value: what a training loop takes."""
+    """Batches for a training loop; the position is a JSON value."""
 
     def __next__(self) -> Batch: ...
     def get_state(self) -> State: ...
@@ -20,7 +20,7 @@ class BatchIterator(Protocol):
 
 
 class Batches:
-    """Endless batches, reshuffled every epoch, that go on from a state bit for bit.
+    """Endless batches, reshuffled every epoch. From a saved state they continue bit for bit.
 
     Attributes: batch_size; examples (records kept); dropped (records left out, by reason).
     """
@@ -44,13 +44,13 @@ class Batches:
 
     @property
     def left_out(self) -> str:
-        """What was left out, in words; empty where nothing was."""
+        """The records that were left out, in words; "" if there are none."""
         total = self.examples + sum(self.dropped.values())
         return f"{arrays.told(self.dropped)} of {total} are left out" if self.dropped else ""
 
     @property
     def steps_per_epoch(self) -> int:
-        """Batches that hold every row once, rounded up (this tokenises all of plain text)."""
+        """Batches in one epoch, rounded up. For plain text this tokenises all documents."""
         return math.ceil(self.rows() / self.batch_size)
 
     def __iter__(self) -> "Batches":
@@ -60,14 +60,14 @@ class Batches:
         return next(self._source)
 
     def get_state(self) -> State:
-        """The position after the last batch given, as JSON values."""
+        """The position after the last batch, as JSON values."""
         return {"data": self._identity, "position": self._source.get_state()}
 
     def set_state(self, state: State) -> None:
-        """Goes to a position.
+        """Continues from a position.
 
         Raises:
-          UserError: the state is that of other data, sizes or seed.
+          UserError: the state belongs to other data, sizes or another seed.
         """
         saved = state["data"]
         for field in sorted(self._identity.keys() | saved.keys()):
@@ -78,7 +78,7 @@ class Batches:
 
 
 class Pass(Sequence):
-    """Batches of all rows once, in order; empty rows fill the last.
+    """Batches of all rows once, in order; empty rows fill the last batch.
 
     Attributes: examples (records kept); dropped (records left out, by reason).
     """
@@ -101,7 +101,7 @@ class Pass(Sequence):
 
 
 class Finite:
-    """The batches of a pass one after the other, with a position."""
+    """The batches of a `Pass` one after the other, with a position."""
 
     def __init__(self, batches: Pass) -> None:
         self._batches, self._position = batches, 0

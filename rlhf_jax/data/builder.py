@@ -1,9 +1,9 @@
 """Records as TFDS data sets in ArrayRecord files, without TensorFlow.
 
 A data set is the folder directory/name/1.0.0, the layout that `tensorflow_datasets` and Grain
-read. It appears by one rename when all of it is written, so a killed run leaves none. ArrayRecord
-neither writes to a bucket nor reads from one: there a copy on this host's disk is written and read,
-and dataset_info.json, without which there is no data set, is uploaded last.
+read. It is written under another name and renamed when complete, so a killed run leaves no data
+set. ArrayRecord cannot write to or read from a bucket. For a bucket, a copy on this host's disk is
+written or read; dataset_info.json is uploaded last, and a folder without it is no data set.
 """
 
 import contextlib
@@ -57,7 +57,7 @@ def _example(record: Record) -> dict[str, Any]:
 
 
 class RecordsBuilder(tfds.core.GeneratorBasedBuilder, skip_registration=True):
-    """The one builder of the four record types; records keep their order."""
+    """The builder of data sets of all four record types; records keep their order."""
 
     VERSION = tfds.core.Version(VERSION)
     url_infos: ClassVar[dict] = {}  # nothing to download, so no checksum files to look for
@@ -128,7 +128,7 @@ def write_dataset(
 
     Raises:
       RecordError: an empty split, or records of several kinds.
-      UserError: other records stand under that name.
+      UserError: a data set of this name holds other records.
       OSError: the disk is full.
     """
     require(re.fullmatch(r"[a-z][a-z0-9_]*", name) is not None, "name", name, "a-z, 0-9, _")
@@ -150,10 +150,10 @@ def write_dataset(
 def _prepare(builder: tfds.core.DatasetBuilder, folder: epath.Path) -> None:
     tfds.disable_progress_bar()
     try:
-        # Another process may have finished the same data set first: judged later by its content.
+        # Another process may have written it first: `write_dataset` then compares the fingerprint.
         with contextlib.suppress(FileExistsError), contextlib.redirect_stdout(io.StringIO()):
             builder.download_and_prepare()
-    except RuntimeError as error:  # what ArrayRecord's writer makes of the system's errors
+    except RuntimeError as error:  # ArrayRecord's writer raises it for errors of the system
         if "No space left" not in str(error):
             raise
         raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC), str(folder)) from error
@@ -180,7 +180,7 @@ def _open(folder: epath.Path) -> tfds.core.DatasetBuilder:
 
 
 class RecordSource(Sequence):
-    """Random access to the records of a split; Grain takes it as a source too."""
+    """Random access to the records of a split; it is also a Grain source."""
 
     def __init__(self, folder: epath.Path, split: str) -> None:
         builder = _open(folder)
@@ -209,22 +209,22 @@ class RecordSource(Sequence):
             fields = self._source[i]
         except Exception as error:
             raise self._damaged(str(error)) from None
-        if any(value is None for value in fields.values()):  # what a cut file reads as
+        if any(value is None for value in fields.values()):  # the file was truncated
             raise self._damaged(f"record {i} is missing")
         if self._kind is Ranking:
             responses = tuple(response.decode("utf-8") for response in fields["responses"])
-            # Data sets of before there were cut responses lack the field.
+            # Older data sets lack this field: they have no cut responses.
             ended = fields.get("ended", np.ones(len(responses), np.bool_)).tolist()
             prompt, ranks = fields["prompt"].decode("utf-8"), tuple(fields["ranks"])
             return Ranking(prompt, responses, ranks, ended)
         texts = {name: value.decode("utf-8") for name, value in fields.items()}
-        if self._kind is Prompt:  # data sets of before prompts had fields lack them
+        if self._kind is Prompt:  # older data sets lack `fields`
             return Prompt(texts["prompt"], json.loads(texts.get("fields", "{}")))
         return self._kind(**texts)
 
 
 def read_dataset(directory: str | os.PathLike, name: str, split: str) -> RecordSource:
-    """The records of one split, read from disk as they are asked for.
+    """The records of one split, read from disk when they are accessed.
 
     Raises:
       UserError: no such data set or split.

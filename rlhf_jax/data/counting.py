@@ -1,5 +1,5 @@
-"""What is counted when records are read: equal and tied responses, repeats, training records that
-are held out too, and texts that the tokenizer changes."""
+"""Counts about records: equal and tied responses, repeated records, training records that are also
+held out, and texts that the tokenizer changes."""
 
 import dataclasses
 from collections import Counter
@@ -23,8 +23,10 @@ def texts_of(record: Record) -> tuple[str, ...]:
 
 
 def settle(rankings: Sequence[Ranking]) -> tuple[list[Ranking], Counts]:
-    """The rankings in which equal responses tie, and how many had such responses ranked apart
-    ("equal") and how many are now wholly tied ("tied"), so that no stage trains on them."""
+    """(the rankings with equal responses tied, counts).
+
+    Counts: "equal", rankings with equal responses of different rank; "tied", rankings in which now
+    all responses tie, so that no stage trains on them."""
     settled = [
         dataclasses.replace(r, ranks=tie_equal([*zip(r.responses, r.ended, strict=True)], r.ranks))
         for r in rankings
@@ -34,8 +36,8 @@ def settle(rankings: Sequence[Ranking]) -> tuple[list[Ranking], Counts]:
 
 
 def _identity(record: Record) -> Hashable:
-    """The same for records that say the same: the order in which responses stand
-    says nothing, nor do the further fields of a prompt."""
+    """Equal for records with the same content, whatever the order of responses or the further
+    fields of a prompt."""
     if isinstance(record, Ranking):
         return record.prompt, tuple(
             sorted(zip(record.responses, record.ranks, record.ended, strict=True))
@@ -44,10 +46,10 @@ def _identity(record: Record) -> Hashable:
 
 
 def without_held_out(splits: Splits) -> tuple[Splits, dict[str, Counts]]:
-    """The splits without the training records that are held out as well.
+    """The splits without training records that are also in a held-out split.
 
-    Counts by data set: "held_out_too", records left out; "prompt_held_out_too", records kept
-    although a held-out record of some data set has their prompt.
+    Counts by data set: "held_out_too", records left out; "prompt_held_out_too", training records
+    that are kept although a held-out record of some data set has the same prompt.
     """
     prompts = {
         record.prompt
@@ -68,7 +70,7 @@ def without_held_out(splits: Splits) -> tuple[Splits, dict[str, Counts]]:
 
 
 def repeats(splits: Splits) -> Counts:
-    """How many records of each split repeat one before them: {"rankings.train": 3}."""
+    """The number of records of each split that repeat an earlier one: {"rankings.train": 3}."""
     return {
         f"{name}.{split}": count
         for name, parts in splits.items()
@@ -78,7 +80,7 @@ def repeats(splits: Splits) -> Counts:
 
 
 def changed_by(tokenizer: Tokenizer, splits: Splits) -> Counts:
-    """How many records of each split come back from the tokenizer as other text."""
+    """The number of records of each split that encoding and decoding changes."""
     changes = lambda text: tokenizer.decode(tokenizer.encode(text)) != text
     return {
         f"{name}.{split}": sum(any(map(changes, texts_of(record))) for record in records)

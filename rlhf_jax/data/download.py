@@ -1,4 +1,4 @@
-"""Human feedback, and plain text, from the repositories that published them, by checksum."""
+"""Downloads human feedback and plain text from where they were published; verifies checksums."""
 
 import hashlib
 import os
@@ -50,11 +50,12 @@ FILES = {
 def download_human_data(
     folder: str | os.PathLike, files: Mapping[str, tuple[str, str]] = FILES
 ) -> Path:
-    """Fetches what `folder` lacks (about 6.2 MB, with offensive text) and returns the folder.
+    """Downloads the files that `folder` lacks and returns the folder. All files have about 6.2 MB;
+    they contain offensive text.
 
     Raises:
-      UserError: an address cannot be reached, or gives a file of another sha256; a file's name
-        leads out of the folder.
+      UserError: an address cannot be reached, a file has another sha256 than expected, or a file's
+        name leads out of the folder.
     """
     for name, (address, checksum) in files.items():
         path = Path(folder) / name

@@ -1,6 +1,6 @@
-"""Real human feedback in its original formats, as records.
+"""Reads public human feedback in its original formats, as records.
 
-Every reader counts what it leaves out and gives the counts back.
+The readers return records and counts of what they left out.
 """
 
 import itertools
@@ -78,9 +78,9 @@ def _split_dialogue(where: str, field: str, dialogue: str) -> tuple[str, str]:
 
 
 def read_hh(path: str | os.PathLike) -> tuple[list[Ranking], Counts]:
-    """Anthropic's comparisons {chosen, rejected}: prompts to the last "\\n\\nAssistant:" inclusive.
+    """Anthropic's comparisons {chosen, rejected}. A prompt ends with the last "\\n\\nAssistant:".
 
-    Counts: pairs = kept + prompts_differ (the two dialogues part before the last turn).
+    Counts: pairs = kept + prompts_differ (the two dialogues differ before the last turn).
     Source: Bai et al. 2022, arXiv 2204.05862.
     """
     rankings, counts = [], Counter(pairs=0, kept=0, prompts_differ=0)
@@ -99,7 +99,7 @@ def read_hh(path: str | os.PathLike) -> tuple[list[Ranking], Counts]:
 
 
 def _prompter_turns(where: str, message: Any, dialogue: str):
-    """Every prompter message below with the dialogue up to and including it, and its replies."""
+    """(dialogue up to a prompter's message, replies to it), for this message and all below it."""
     role = _field(where, message, "role", str)
     text = _field(where, message, "text", str)
     replies = _field(where, message, "replies", list)
@@ -115,10 +115,11 @@ def _prompter_turns(where: str, message: Any, dialogue: str):
 def read_openassistant(
     path: str | os.PathLike,
 ) -> tuple[list[Ranking], list[Demonstration], Counts]:
-    """OpenAssistant trees in Anthropic's dress: rankings of all replies, and the best reply.
+    """OpenAssistant trees in Anthropic's prompt format: rankings of all replies, and demonstrations
+    of the best reply.
 
     Counts: trees; prompts (prompter messages with replies) = ranked + partly_ranked + unranked
-    (no rank, or a single reply); pairs compared.
+    (no ranks, or a single reply); pairs that are compared.
     Source: Koepf et al. 2023, arXiv 2304.07327.
     """
     rankings, demonstrations = [], []
@@ -145,11 +146,11 @@ def read_openassistant(
 
 
 def read_pandalm(path: str | os.PathLike) -> tuple[list[Ranking], Counts]:
-    """PandaLM's pairs by the majority of three annotators (0 tie, 1 or 2 the better response).
+    """PandaLM's pairs, by the majority of three annotators (0: tie, 1 or 2: the better response).
 
-    Three annotators of three opinions count as a tie. A response that the file holds as a JSON
-    boolean (an upstream slip: the model had said "True") is read as that word.
-    Counts: pairs = decided + ties; no_majority (among the ties); not_text (responses mended).
+    Three different opinions count as a tie. Some responses are JSON booleans in the file (an error
+    there: the model had written "True"); they are read as that word.
+    Counts: pairs = decided + ties; no_majority (part of the ties); not_text (booleans read so).
     Source: Wang et al. 2023, arXiv 2306.05087.
     """
     try:
@@ -184,8 +185,8 @@ def read_pandalm(path: str | os.PathLike) -> tuple[list[Ranking], Counts]:
 
 
 def read_gsm8k(path: str | os.PathLike) -> tuple[list[Prompt], list[Demonstration]]:
-    """Grade-school problems {question, answer} in Anthropic's dress: prompts with their `answer`, a
-    solution that ends with "#### 42", and demonstrations of it.
+    """GSM8K's problems {question, answer} in Anthropic's prompt format: prompts with the field
+    `answer`, a solution that ends with "#### 42", and demonstrations of the solutions.
 
     Source: Cobbe et al. 2021, arXiv 2110.14168.
     """
@@ -202,8 +203,8 @@ def read_gsm8k(path: str | os.PathLike) -> tuple[list[Prompt], list[Demonstratio
 
 
 def read_text(path: str | os.PathLike, characters: int = 2000) -> list[str]:
-    """Documents whose concatenation is the file: articles of WikiText (" = Title = "), else
-    blank-line blocks gathered until they hold `characters`.
+    """Documents whose concatenation is the file: WikiText's articles (" = Title = "), or in other
+    files paragraphs, joined until they have `characters` characters.
     """
     try:
         text = b"".join(read_lines(path)).decode("utf-8")
@@ -231,19 +232,19 @@ def _prompt_of(record: str | Prompt | Demonstration | Ranking) -> str:
 def split_by_prompt(
     records: Sequence[R], fraction: float, seed: int, characters: int = 100
 ) -> tuple[list[R], list[R]]:
-    """(train, held out): about `fraction` held out, with no prompt on both sides.
+    """(train, held out): about `fraction` is held out, and no prompt is on both sides.
 
-    Prompts go together when one begins with the other (turns of one dialogue) or when their first
-    `characters` agree (InstructGPT's long common prefix). Order is kept.
+    Prompts stay on one side together if one is the beginning of the other (turns of one dialogue)
+    or if their first `characters` are equal (InstructGPT's long common prefix). Order is kept.
 
     Raises:
-      ConfigError: a fraction outside (0, 1), or prompts that are all of one group.
+      ConfigError: the fraction is outside (0, 1), or all prompts belong together.
     """
     require(0 < fraction < 1, "fraction", fraction, "in (0, 1)")
     require(characters >= 1, "characters", characters, "at least 1")
     keys = [_prompt_of(record)[:characters] for record in records]
     group, leaders = {}, []
-    for key in sorted(set(keys)):  # whatever begins with a key follows it
+    for key in sorted(set(keys)):  # prompts that begin with a key come right after it
         if not leaders or not key.startswith(leaders[-1]):
             leaders.append(key)
         group[key] = len(leaders) - 1

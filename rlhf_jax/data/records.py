@@ -3,12 +3,12 @@
 One line of JSONL is one record, by kind:
 
     Text           {"text"}
-    Prompt         {"prompt"} with any further fields, as {"answer"}: a reward's function gets them
+    Prompt         {"prompt"} with any further fields, such as {"answer"}, for reward functions
     Demonstration  {"prompt", "response"}
     Ranking        {"prompt", "responses", "ranks"} with an optional {"ended": [true, ...]}, or a
                    comparison {"prompt", "chosen", "rejected"} with an optional {"tie": true}
 
-Prompts carry their whole template; responses may be empty (a model that stops at once).
+Prompts include their whole template. Responses may be empty (a model that stops at once).
 """
 
 import dataclasses
@@ -46,7 +46,7 @@ def _check_text(field: str, value: Any, empty_allowed: bool = False) -> None:
 
 
 def _check_json(field: str, value: Any) -> None:
-    """Of finite numbers, and of text that UTF-8 can hold, as is `field`."""
+    """Requires a JSON value of finite numbers and valid text; `field` must be valid text too."""
     try:
         json.dumps({field: value}, allow_nan=False, ensure_ascii=False).encode("utf-8")
     except (TypeError, ValueError, RecursionError):
@@ -66,9 +66,9 @@ class Text:
 
 @dataclass(frozen=True)
 class Prompt:
-    """What a response answers, template included.
+    """The text that a response follows, template included.
 
-    fields: JSON values by name, as {"answer": "42"}, for functions that judge a response
+    fields: further JSON values by name, such as {"answer": "42"}, for reward functions
     """
 
     prompt: str
@@ -97,14 +97,14 @@ class Demonstration:
 
 
 def dense_ranks(values: Sequence[float]) -> tuple[int, ...]:
-    """Whole ranks in the order of the values, from 0 and without gaps: (3, 7, 7) is (0, 1, 1)."""
+    """Integer ranks in the order of the values, from 0 without gaps: (3, 7, 7) -> (0, 1, 1)."""
     places = {value: place for place, value in enumerate(sorted(set(values)))}
     return tuple(places[value] for value in values)
 
 
 def tie_equal(outputs: Sequence[Hashable], ranks: Sequence[int]) -> tuple[int, ...]:
-    """The ranks in which equal outputs tie, at the mean of their ranks: a text that is ranked above
-    itself says nothing. Dense, from 0.
+    """The ranks with equal outputs tied at the mean of their ranks, because a text cannot be better
+    than itself. Dense, from 0.
     """
     found: dict[Hashable, list[int]] = {}
     for output, rank in zip(outputs, ranks, strict=True):
@@ -116,14 +116,14 @@ def tie_equal(outputs: Sequence[Hashable], ranks: Sequence[int]) -> tuple[int, .
 class Ranking:
     """K >= 2 responses to one prompt; the lowest rank is best and equal ranks are ties.
 
-    Ranks are kept dense, from 0: (1, 2, 2) becomes (0, 1, 1). A response that has not ended was cut
-    where it stands: no end token follows it in training.
+    Ranks are stored dense, from 0: (1, 2, 2) becomes (0, 1, 1). A response that has not ended was
+    cut at the length limit: no end token follows it in training.
     """
 
     prompt: str
     responses: tuple[str, ...]
     ranks: tuple[int, ...]
-    ended: tuple[bool, ...] | None = None  # one a response; None: all, and then all true
+    ended: tuple[bool, ...] | None = None  # one per response; None: all have ended
 
     def __post_init__(self) -> None:
         _check_text("prompt", self.prompt)
@@ -150,7 +150,7 @@ class Ranking:
 
     @property
     def tied(self) -> bool:
-        """Whether all responses tie, so that there is no pair to learn from."""
+        """Whether all responses tie, so that no pair can be trained on."""
         return max(self.ranks) == 0
 
 
@@ -176,7 +176,7 @@ COMPARISON = ("prompt", "chosen", "rejected")
 
 
 def to_json(record: Record) -> dict[str, Any]:
-    """The fields of a record as JSON values; a ranking of whole responses has no `ended`."""
+    """The fields of a record as JSON values, without `ended` if all responses have ended."""
     if isinstance(record, Prompt):
         return {"prompt": record.prompt} | record.fields
     fields = {field: getattr(record, field) for field in FIELDS[type(record)]}
@@ -188,8 +188,8 @@ def from_json(fields: Any, kind: type[R]) -> R:
     """The record that a JSON object describes.
 
     Raises:
-      RecordError: the object lacks a field, has one too many (but a prompt keeps them), or a value
-        is wrong.
+      RecordError: a field is missing or wrong, or there is an unknown field (a prompt may have
+        further fields).
     """
     if not isinstance(fields, dict):
         _require(False, "(line)", fields, "a JSON object")
@@ -237,7 +237,7 @@ def _parse_line(line: bytes) -> Any:
 
 
 def read_lines(path: str | os.PathLike) -> Iterator[bytes]:
-    """The lines of a file, unpacked where its name ends in .gz.
+    """The lines of a file, decompressed if its name ends in .gz.
 
     Raises:
       RecordError: the file is missing or is not gzip.
@@ -283,7 +283,7 @@ def read_jsonl(path: str | os.PathLike, kind: type[R]) -> list[R]:
 
 
 def write_jsonl(path: str | os.PathLike, records: Iterable[Record]) -> None:
-    """Writes records one a line (gzip where the name ends in .gz), atomically."""
+    """Writes one record per line (gzip if the name ends in .gz), atomically."""
     lines = (json.dumps(to_json(record), ensure_ascii=False) + "\n" for record in records)
     content = "".join(lines).encode("utf-8")
     write_atomically(
@@ -292,7 +292,7 @@ def write_jsonl(path: str | os.PathLike, records: Iterable[Record]) -> None:
 
 
 def deduplicate_by_prefix(prompts: Sequence[str], characters: int) -> tuple[list[str], int]:
-    """Keeps the first prompt of every `characters`-long prefix: (kept, number dropped).
+    """Keeps the first prompt of each prefix of `characters` characters: (kept, number dropped).
 
     Source: InstructGPT, appendix A.2 (prompts that share a long common prefix).
     """

@@ -1,4 +1,4 @@
-"""The identity of the files that records came from: their digests, whatever folder holds them."""
+"""Digests of the files that records were read from: a file's identity in any folder."""
 
 import functools
 import hashlib
@@ -15,7 +15,7 @@ NAME = "sources.json"
 
 @functools.lru_cache(maxsize=64)
 def _sha256(path: Path, size: int, changed: int) -> str:
-    """Once a process for each state of a file."""
+    """Computed once per process, and again if a file changes."""
     with path.open("rb") as file:
         return hashlib.file_digest(file, "sha256").hexdigest()
 
@@ -24,7 +24,7 @@ def digests(folder: Path, names: Iterable[str]) -> dict[str, str]:
     """{name: sha256 (hex)} of files of a folder.
 
     Raises:
-      UserError: one cannot be read.
+      UserError: a file cannot be read.
     """
     found = {}
     for name in names:
@@ -38,20 +38,21 @@ def digests(folder: Path, names: Iterable[str]) -> dict[str, str]:
 
 
 def write_sources(directory: Path, folder: Path, files: dict[str, str]) -> None:
-    """Writes which files a data directory was made from."""
+    """Stores in a data directory from which files it was made."""
     content = {"folder": str(folder.resolve()), "files": files}
     write_atomically(directory / NAME, json.dumps(content, indent=1).encode())
 
 
 def known(directory: Path) -> dict[str, str] | None:
-    """The digests of the files that a data directory was made from; None: of no files."""
+    """The digests of the files that a data directory was made from; None: from no files."""
     return read_json(directory / NAME)["files"] if (directory / NAME).is_file() else None
 
 
 def check_sources(directory: Path, folder: Path, files: dict[str, str]) -> None:
-    """Compares with `write_sources`. Equal files in another folder are as good, which is said.
+    """Compares files with those that `write_sources` stored. Equal files in another folder are
+    accepted, and a line says so.
 
-    Raises UserError as `refuse_others`.
+    Raises UserError as `refuse_others` does.
     """
     there = refuse_others(directory, files)
     if there["folder"] != str(folder.resolve()):
@@ -60,10 +61,10 @@ def check_sources(directory: Path, folder: Path, files: dict[str, str]) -> None:
 
 
 def refuse_others(directory: Path, files: dict[str, str]) -> dict:
-    """What `write_sources` wrote into a directory.
+    """The content that `write_sources` stored in a directory.
 
     Raises:
-      UserError: a file is another one; all of them are named.
+      UserError: files have changed; the message names all of them.
     """
     there = read_json(directory / NAME)
     before, names = there["files"], sorted(there["files"].keys() | files.keys())

@@ -1,4 +1,4 @@
-"""What every tokenizer must do, tried on sample texts: change no text, but by its normaliser."""
+"""Checks a tokenizer on sample texts: it must not change text, except by its normaliser."""
 
 from collections.abc import Callable, Sequence
 from typing import Protocol
@@ -7,7 +7,7 @@ from rlhf_jax.errors import UserError
 
 # SentencePiece writes a space as this character, and so may read the character as a space.
 SPACE_MARK = "\u2581"
-# Every byte that UTF-8 has but NUL: one byte, then each first byte, then each later byte.
+# Characters that contain every byte of UTF-8 except NUL: single bytes, first bytes, later bytes.
 CHARACTERS = (
     *map(chr, range(1, 0x80)),
     *(chr(first << 6) for first in range(2, 32)),
@@ -38,7 +38,7 @@ JOINS = (
 
 
 class Coder(Protocol):
-    """What is tried: text to ids, and back."""
+    """The functions that are checked: text to ids, and back."""
 
     def encode(self, text: str) -> list[int]: ...
     def decode(self, ids: Sequence[int]) -> str: ...
@@ -47,15 +47,15 @@ class Coder(Protocol):
 def try_contract(
     tokenizer: Coder, normalise: Callable[[str], str], added: Sequence[str], name: str
 ) -> tuple[str, str] | None:
-    """Tries a tokenizer; returns (a text, what comes back) where its normaliser changes text.
+    """Checks a tokenizer; returns (a text, its decoded ids) if the normaliser changes text.
 
     Args:
-      normalise: its normaliser.
-      added: its added tokens, each tried between spaces.
+      normalise: the tokenizer's normaliser.
+      added: the tokenizer's added tokens; each is tried between spaces.
 
     Raises:
-      UserError: text is lost in another way than by normalising, a text is coded in two ways, or
-        the ids of a prompt and of a response decode together to other text than apart.
+      UserError: text is changed in another way than by the normaliser; the same text gets different
+        ids; or the ids of a prompt and a response decode to other text together than separately.
     """
     loss = None
     for text in (*TEXTS, *CHARACTERS, *(f"a  {token}  b" for token in added)):

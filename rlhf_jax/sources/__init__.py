@@ -1,1 +1,1 @@
-"""Where records come from: one module a source, under one protocol (source.py)."""
+"""Data sources: one module for each, with one protocol (source.py)."""

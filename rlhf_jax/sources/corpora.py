@@ -36,7 +36,7 @@ class Corpora:
     source: Source
 
     def where(self, kind: str, split: str) -> str:
-        """What messages call a split."""
+        """How messages name a split."""
         return self.source.where(kind, split)
 
     def read(self, name: str, split: str) -> RecordSource:
@@ -54,34 +54,34 @@ class Corpora:
         return read_json(self.directory / "counts.json")
 
     def keep(self, name: str, counts: dict) -> None:
-        """Adds counts, or counts of a stage to those of other stages, to counts.json."""
+        """Adds counts to counts.json, under a name; other counts of this name are kept."""
         there = self.counts
         now = there | {name: there.get(name, {}) | counts}
         if now != there:
             write_atomically(self.directory / "counts.json", json.dumps(now, indent=1).encode())
 
     def sources(self, name: str, split: str) -> dict[str, int]:
-        """Records of a split by source, in the order in which they stand."""
+        """{source: how many records of a split it has}, in the records' order."""
         known = self.counts.get("sources", {}).get(f"{name}.{split}")
         return known or {"all": len(self.read(name, split))}
 
 
 def identity(source: Source, vocab_size: int, seed: int) -> dict:
-    """The config that data are made with."""
+    """The config that determines the data."""
     return {"data": source, "vocab_size": vocab_size, "seed": seed}
 
 
 def prepare(source: Source, directory: Path, vocab_size: int, seed: int) -> Corpora:
-    """Writes the data sets and trains or copies the tokenizer; what is there already stays.
+    """Writes the data sets and trains or copies the tokenizer; a finished directory is kept.
 
-    counts.json, written last, says how many records each split holds and what was left out, cut or
-    stands twice; the same goes to the screen.
+    counts.json, written last, holds the number of records of each split, and of records that were
+    left out, cut or repeated. The counts are printed too.
     Raises UserError where the directory was made with another config, or from other files.
     """
     corpora = Corpora(directory, source)
     done = (directory / "counts.json").is_file()
     check_fingerprint(directory, identity(source, vocab_size, seed), insist=None if done else True)
-    # The source files may lie on the disk of the first process alone.
+    # The source files may be on the disk of process 0 only.
     files = _files(source, directory, done) if processes.is_first() else None
     if done:
         return corpora
@@ -110,10 +110,10 @@ def prepare(source: Source, directory: Path, vocab_size: int, seed: int) -> Corp
 
 
 def _files(source: Source, directory: Path, done: bool) -> tuple[Path, dict[str, str]] | None:
-    """The folder that the records come from and its files' digests; None where there is none.
+    """The folder that records are read from and its files' digests; None if there is no folder.
 
-    done: the directory was made from these files, so that they must be the same. Where the folder
-    is no longer named, the run goes on with the records that it holds.
+    done: the directory is finished, so the files must be unchanged. If the folder is no longer
+    named, the run uses the records in the directory.
     """
     if done and not source.is_named():
         print(f"data: no folder is named; {directory} holds the records", flush=True)

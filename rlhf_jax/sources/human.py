@@ -1,4 +1,4 @@
-"""Records of public human feedback, in its original formats."""
+"""Records of public human feedback, read from its original formats."""
 
 import dataclasses
 import os
@@ -14,17 +14,16 @@ from rlhf_jax.sources.source import Source
 
 @dataclasses.dataclass(frozen=True)
 class HumanData(Source):
-    """Human comparisons and rankings from files in their original formats.
-
-    Anthropic HH, OpenAssistant and PandaLM; text of WikiText-2 and tiny Shakespeare.
+    """Human comparisons and rankings from files in their original formats: Anthropic HH,
+    OpenAssistant and PandaLM; text of WikiText-2 and tiny Shakespeare.
     """
 
-    # None: the folder that RLHF_JAX_DATA names. Its files' digests are the records' identity.
+    # The folder of the files; None: the folder that RLHF_JAX_DATA names.
     path: str | None = dataclasses.field(default=None, metadata=NOT_FINGERPRINTED)
-    heldout: float = 0.1  # of the prompts of each source
-    dedupe_characters: int = 100  # prompts that share so long a beginning count once
-    prompt_characters: int = 400  # older turns of a longer prompt are cut, as wholes
-    heldout_articles: int = 12  # of WikiText's 60 test articles, the first
+    heldout: float = 0.1  # fraction of each source's prompts that is held out
+    dedupe_characters: int = 100  # of prompts with the same first characters only one is kept
+    prompt_characters: int = 400  # older turns of a longer prompt are removed
+    heldout_articles: int = 12  # the number of WikiText's test articles that are held out
 
     def __post_init__(self):
         require(0 < self.heldout < 1, "heldout", self.heldout, "in (0, 1)")
@@ -38,11 +37,11 @@ class HumanData(Source):
         return bool(self.path or os.environ.get("RLHF_JAX_DATA"))
 
     def records(self, seed):
-        """Held-out prompts stand apart in every data set.
+        """Held-out prompts are held out in every data set.
 
-        Records come source by source; counts["sources"] says how many each source has in a split,
-        counts["heldout"] the same of the held-out rankings.
-        Demonstrations are the replies that stand alone at the top of a ranking.
+        Records are ordered by source. counts["sources"] holds each source's number of records in a
+        split, counts["heldout"] its number of held-out rankings.
+        Demonstrations are replies that are the only best reply of a ranking.
         """
         order = shuffle_seed(seed, "data/heldout")
         files = human.find_human_data(self.path)
@@ -62,7 +61,7 @@ class HumanData(Source):
             train += [(source, ranking) for ranking in short[: len(kept)]]
             valid += [(source, ranking) for ranking in short[len(kept) :]]
         test = list(dict.fromkeys(ranking.prompt for _, ranking in valid))
-        both = set(test)  # two dialogues may end, or two files begin, alike
+        both = set(test)  # after cutting old turns, or in two files, prompts may be equal
         counts["train_prompts_held_out"] = sum(ranking.prompt in both for _, ranking in train)
         train = [(source, ranking) for source, ranking in train if ranking.prompt not in both]
         prompts, counts["prompts_with_a_repeated_beginning"] = deduplicate_by_prefix(
@@ -97,8 +96,8 @@ class HumanData(Source):
 
 
 def recent_turns(ranking: Ranking, characters: int) -> Ranking:
-    """The ranking without the oldest turns, so that the prompt holds at most `characters`; the
-    last turn stays whole however long it is."""
+    """The ranking without its oldest turns, so that the prompt has at most `characters`. The last
+    turn is kept, however long it is."""
     prompt = ranking.prompt
     while len(prompt) > characters and prompt.find(human.HUMAN, 1) > 0:
         prompt = prompt[prompt.find(human.HUMAN, 1) :]
@@ -106,8 +105,8 @@ def recent_turns(ranking: Ranking, characters: int) -> Ranking:
 
 
 def no_best(ranking: Ranking) -> str | None:
-    """Why no reply is a demonstration: "tied" (several stand at the top; the same text twice is
-    one) or "empty" (the best says nothing); None where one is."""
+    """Why no reply is a demonstration: "tied" (several different best replies) or "empty" (the best
+    reply is empty); None: the best reply is one."""
     top = {r for r, rank in zip(ranking.responses, ranking.ranks, strict=True) if rank == 0}
     if len(top) > 1:
         return "tied"
@@ -115,5 +114,5 @@ def no_best(ranking: Ranking) -> str | None:
 
 
 def best_reply(ranking: Ranking) -> Demonstration:
-    """The reply of the best rank."""
+    """The reply with the best rank, as a demonstration."""
     return Demonstration(ranking.prompt, ranking.responses[ranking.ranks.index(0)])

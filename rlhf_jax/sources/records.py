@@ -1,4 +1,4 @@
-"""The records that a stage ends with, on disk."""
+"""The records that a stage produces, on disk."""
 
 import dataclasses
 import json
@@ -17,15 +17,15 @@ WHOLE = "records.json"  # counts; written last
 
 @dataclasses.dataclass(frozen=True)
 class StageRecords:
-    """<stage>/records: data sets by kind, as those of the data source."""
+    """<stage>/records: data sets by kind, like those of the data source."""
 
     stage: str
-    directory: Path  # the stage's
+    directory: Path  # of the stage
     tokenizer: Tokenizer
 
     @staticmethod
     def there(directory: Path) -> bool:
-        """Whether all of a stage's records are there."""
+        """Whether a stage's records are complete."""
         return (directory / WHOLE).is_file()
 
     @property
@@ -36,15 +36,15 @@ class StageRecords:
         return read_dataset(self.directory / "records", kind, split)
 
     def sources(self, kind: str, split: str) -> dict[str, int]:
-        """Records of a split by source: the stage."""
+        """{source: how many records of a split it has}; the only source is the stage."""
         return {self.stage: read_json(self.directory / WHOLE)[kind][split]}
 
     def where(self, kind: str, split: str) -> str:
-        """What messages call a split."""
+        """How messages name a split."""
         return f"{kind}.{split} of {self.stage}"
 
     def write(self, kind: str, splits: dict[str, Sequence]) -> None:
-        """Writes the splits of a kind, in one process, and says that they are whole."""
+        """Writes the splits of a kind, in one process, then the file that marks them complete."""
         counts = {kind: {split: len(records) for split, records in splits.items()}}
 
         def write():

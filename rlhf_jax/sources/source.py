@@ -1,6 +1,6 @@
-"""What a data source is: records in splits, cheap facts, an identity, and maybe a grader.
+"""The protocol of a data source: records in splits, an identity, and perhaps a grader.
 
-A source is a frozen dataclass under `Source`, in the package or outside of it.
+A source is a frozen dataclass that inherits from `Source`, in this package or in your own file.
 """
 
 import dataclasses
@@ -15,46 +15,46 @@ from rlhf_jax.errors import UserError
 
 @dataclasses.dataclass(frozen=True)
 class Source:
-    """Gives an experiment its records. seed: the run's."""
+    """Gives an experiment its records. `seed` in its methods is the run's seed."""
 
     def files(self) -> tuple[Path, Sequence[str]] | None:
-        """A folder and the names of its files that records are read from, whose digests are the
-        records' identity; None: the config and the seed are.
+        """The folder and the names of the files that records are read from. Their digests identify
+        the records. None: records depend on the config and the seed only.
 
-        Raises UserError where one is missing.
+        Raises UserError where a file is missing.
         """
         return None
 
     def is_named(self) -> bool:
-        """Whether it says where its files lie; else a run goes on with the records it holds."""
+        """Whether the folder of its files is named; if not, a run uses the records it holds."""
         return True
 
     def records(self, seed: int) -> tuple[Splits, dict]:
-        """{kind: {split: records}} of text, demonstrations, prompts and rankings, as far as it has
-        them, and counts of what was left out or changed, by name.
+        """({kind: {split: records}}, counts of what was left out or changed, by name). The kinds
+        are text, demonstrations, prompts and rankings, as far as the source has them.
 
         Raises UserError naming file, line and field of a malformed record.
         """
         raise NotImplementedError
 
     def copy_tokenizer(self, directory: Path, vocab_size: int) -> bool:
-        """Puts the tokenizer that the records go with into a directory; False: one is trained on
-        text and demonstrations."""
+        """Copies the source's tokenizer into a directory. False: the source has none, and one is
+        trained on text and demonstrations."""
         return False
 
     def examples(self, kind: str) -> int | None:
-        """How many records of a kind there are to train on, if the config tells."""
+        """The number of training records of a kind; None if it is not known from the config."""
         return None
 
     def where(self, kind: str, split: str) -> str:
-        """What messages call a split."""
+        """How messages name a split."""
         return f"data set {kind}.{split}"
 
     def grader(self, seed: int) -> Callable[[str, str], Any]:
-        """grade(prompt, response), with a `score` in [0, 1] and maybe flags; UserError where nobody
-        knows what a good response is."""
+        """grade(prompt, response); its result has a `score` in [0, 1] and perhaps `flags`. Raises
+        UserError where the source has no grader."""
         raise UserError(f"data: {type(self).__name__} has no grader")
 
     def worked_examples(self, count: int, seed: int) -> str:
-        """Prompts with good responses, a line each, to put before a prompt."""
+        """Prompts with good responses, one per line, to put before a prompt."""
         raise UserError(f"data: {type(self).__name__} has no worked examples")

@@ -11,16 +11,17 @@ from rlhf_jax.worlds.instruction import InstructionWorld, WorldConfig
 
 @dataclasses.dataclass(frozen=True)
 class WorldData(Source):
-    """Everything but rankings from the instruction world; a stage collects those."""
+    """The generated instruction world: text, demonstrations, prompts and a grader. It has no
+    rankings; a feedback stage collects them."""
 
     world: WorldConfig = WorldConfig()
-    careless: float = 0.25  # of the demonstrations: wrong, rude, off the point or rambling
+    careless: float = 0.25  # fraction of demonstrations that are wrong, rude, off-topic or rambling
 
     def __post_init__(self):
         require(0 <= self.careless < 1, "careless", self.careless, "in [0, 1)")
 
     def records(self, seed):
-        """Counts how many demonstrations to train on are careless."""
+        """counts["careless"]: the number of careless training demonstrations."""
         world = InstructionWorld(self.world, seed)
         text = {split: [Text(t) for t in world.corpus(split)] for split in ("train", "valid")}
         prompts = {s: [Prompt(p) for p in world.prompts(s)] for s in ("feedback", "ppo", "test")}
@@ -44,5 +45,5 @@ class WorldData(Source):
 
 @functools.lru_cache(2)
 def _world(config: WorldConfig, seed: int) -> InstructionWorld:
-    """Made once for all that grade and show examples."""
+    """The world of a config and seed; cached."""
     return InstructionWorld(config, seed)
