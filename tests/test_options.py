@@ -363,7 +363,7 @@ def test_help_of_a_stage_lists_its_own_options_and_the_shared_ones(capsys):
     assert f"ppo options {options.described(PolicyGradient)}" in told
     assert f"evaluators.counted options {options.described(Counted)}" in told
     assert "--ppo.stream {None} STR names its randomness; None: the stage's name. Two" in told
-    assert "evaluation options How every policy is asked when it is compared" in told
+    assert "evaluation options How every policy is sampled when policies are compared" in told
     assert "loop options What is written and how often, in steps" in told
     assert "parallel options The mesh, the runner and the processes of a run" in told
     assert "ppo.policy-optimizer options A method and its schedule; the defaults are" in told
