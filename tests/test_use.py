@@ -18,7 +18,7 @@ from rlhf_jax.runs import generate, reading
 from tests import oracles
 
 EXPERIMENT = "tests/small_run.py"
-COUNT = 6  # responses to a prompt
+COUNT = 5  # responses to a prompt
 
 
 @pytest.fixture(autouse=True)

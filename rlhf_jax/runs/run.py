@@ -24,7 +24,7 @@ from rlhf_jax.models.config import different_fields
 from rlhf_jax.parallel import processes
 from rlhf_jax.parallel.runner import Runner, make_runner
 from rlhf_jax.randomness import random_key
-from rlhf_jax.runs import chain, memory
+from rlhf_jax.runs import chain, memory, opening
 from rlhf_jax.runs.evaluation import Evaluation
 from rlhf_jax.runs.experiment import Experiment
 from rlhf_jax.runs.inputs import StageInputs
@@ -52,13 +52,17 @@ class Run:
         stages: Sequence[str] = (),
         origin: Origin | None = None,
     ):
-        """stages: those that are to run, refused here, before data are built, where their rows do
-        not fit the devices. origin: where the config came from, kept beside each stage."""
+        """stages: those that are to run. Before data are built, what will run is printed, and
+        stages whose rows do not fit the devices are refused. origin: where the config came from,
+        kept beside each stage."""
         self.config, self.stop_after_steps, self.insist = config, stop_after_steps, insist
         self.origin = origin
         self.directory = config.directory
         self.runner = make_runner(config.parallel)
         self.check_rows(stages)
+        if stages and processes.is_first():
+            left = self.left(stages)
+            print("\n".join(opening.lines(config, self.runner, stages, left)), flush=True)
         data = config.data, self.directory / "data", config.model.vocab_size, config.seed
         prepare = lambda: corpora.prepare(*data)
         processes.first_alone(prepare, "data")

@@ -168,7 +168,9 @@ def _train(task, state, step, end, config, checkpoints, log):
         if waiting is not None:
             log.write(*waiting)
         step += 1
-        waiting = (step, metrics, task.evaluate(step, state))  # the next step may donate the state
+        with log.measuring:
+            evaluated = task.evaluate(step, state)  # the next step may donate the state
+        waiting = (step, metrics, evaluated)
         end = step if SIGNALS.stop_at(step) else end
         save = step % config.checkpoint_every == 0 or step == end
         # If one more skipped step would stop the stage, its metrics must be read before the next.
@@ -241,7 +243,7 @@ class _Log:
         self._warned, self._best = False, []
         chosen = config.best is not None and config.best.removeprefix("-") in task.evaluated
         self._best_name = config.best if chosen else task.best
-        self.compilations = _Compilations()
+        self.compilations, self.measuring = _Compilations(), _Compilations()
         self.health = health
         self._open = contextlib.ExitStack()
         self._writer = self._line = None  # only process 0 writes and prints
@@ -273,7 +275,8 @@ class _Log:
         if math.isfinite(value := numbers.get(self._best_name.removeprefix("-"), math.nan)):
             self._best.append(value)
         if self._line is not None:
-            self._line.update(step, numbers, self.compilations.count)
+            compiled = self.compilations.count + self.measuring.count
+            self._line.update(step, numbers, compiled)
         if step % self._every == 0 or step in (1, self._task.total_steps) or evaluated:
             now, (last, then) = time.monotonic(), self._last
             self._last = (step, now)

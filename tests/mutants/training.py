@@ -66,4 +66,9 @@ ADAFACTOR = mutants(
     ],
 )  # fmt: skip
 
-MUTANTS = ADAFACTOR + GRADIENTS + OPTIMIZER + PROGRESS
+MEASURING = mutants("training/loop.py", "training/test_evaluated.py", [
+    ("_Log.write", "+ self.measuring.count", "",
+     "test_what_an_evaluation_compiles_is_not_counted_into_the_time_left"),
+])  # fmt: skip
+
+MUTANTS = MEASURING + ADAFACTOR + GRADIENTS + OPTIMIZER + PROGRESS

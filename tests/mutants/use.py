@@ -14,7 +14,7 @@ USE = (
         ("as_json", "**one.fields", "", SEVERAL),
         ("best", "as_trained(prompts, responses)", "as_trained(prompts[::-1], responses)", BEST),
         ("best", "argmax", "argmin", BEST),
-        ("generate", "options.best_of or options.n", "options.n", BEST, "ValueError"),
+        ("generate", "options.best_of or options.n", "options.n", BEST),
         ("as_json", 'short(answer.score)} if scorer', "0.0} if scorer", BEST),
     ]),
     *mutants("runs/scoring.py", "test_use.py", [
@@ -64,4 +64,19 @@ API = mutants("api.py", "test_api.py", [
      "test_what_a_reward_model_reads_has_no_eos_where_another_token_is_the_end"),
 ])  # fmt: skip
 
-MUTANTS = USE + API
+OPENING = (
+    *mutants("runs/opening.py", "runs/test_opening.py", [
+        ("lines", "config.model.compute_dtype", '"float32"',
+         "test_devices_mesh_runner_processes_and_dtypes"),
+        ("_stages", "own(stage) and stage not in left", "stage not in left",
+         "test_what_runs_what_has_finished_and_what_is_read_elsewhere"),
+        ("_stages", "if not left:", "if False:",
+         "test_a_stage_that_has_finished_says_where_its_model_is"),
+    ]),
+    *mutants("runs/run.py", "runs/test_opening.py", [
+        ("Run", "left = self.left(stages)", "left = stages",
+         "test_what_runs_what_has_finished_and_what_is_read_elsewhere"),
+    ]),
+)  # fmt: skip
+
+MUTANTS = USE + API + OPENING

@@ -2,10 +2,13 @@
 
 import dataclasses
 
+import jax
 import jax.numpy as jnp
+import numpy as np
 import pytest
 
 from rlhf_jax.durable import checkpoint
+from rlhf_jax.training import loop
 from rlhf_jax.training.loop import LoopConfig, run
 from rlhf_jax.training.metrics import SPEED, read_metrics
 from tests.training.test_loop import PRINT, _add, _task
@@ -37,6 +40,18 @@ def test_a_step_that_is_evaluated_has_a_line_whatever_log_every_is(tmp_path):
     run(task(), tmp_path, config, fingerprint=PRINT)
     for name in ("metrics.jsonl", SPEED):
         assert [line["step"] for line in read_metrics(tmp_path, name)] == [1, 3, 4, 6, 8, 9, 10]
+
+
+def test_what_an_evaluation_compiles_is_not_counted_into_the_time_left(tmp_path, monkeypatch):
+    """A progress line leaves out the time of a step whose count has changed."""
+    told, fresh = [], jax.jit(lambda x: jnp.sum(jnp.tan(x) * 5))
+    update = lambda line, step, metrics, compilations: told.append(compilations)
+    monkeypatch.setattr(loop.ProgressLine, "update", update)
+    measure = lambda total: {"evaluation/total": float(fresh(np.ones(7, np.float32)))}
+    run(task(every=4, measure=measure, step=_add), tmp_path, CONFIG, fingerprint=PRINT)
+    steps = [line["compilations"] for line in read_metrics(tmp_path, SPEED)]
+    assert len(set(steps)) == 1  # of the steps alone, and a step that is evaluated is no step
+    assert told == [n + (step >= 4) for step, n in enumerate(steps, 1)]
 
 
 def test_a_resume_writes_the_same_lines(tmp_path):
