@@ -179,14 +179,15 @@ def test_what_generate_wrote_is_scored_and_what_is_too_long_is_null(call, tmp_pa
         {"prompt": "a", "responses": ["b", "c" * 400], "ended": [True, False], "log_probs": [0, 0]},
         {"prompt": "a", "response": "b", "ended": True, "log_prob": -1.5, "other_score": 2},
         {"prompt": "a", "chosen": "c" * 400, "rejected": "b"},
+        {"prompt": "a", "responses": ["b", "d"]},  # ranks nothing, so that no share is told
     ]
     out, err = call("score", write(tmp_path / "x.jsonl", records))
-    many, one, comparison = map(json.loads, out.splitlines())
+    many, one, comparison, _ = map(json.loads, out.splitlines())
     assert many["reward_scores"] == [one["reward_score"], None]
     assert comparison["chosen_reward_score"] is None
     assert comparison["rejected_reward_score"] == one["reward_score"] and one["other_score"] == 2
     assert err.splitlines()[1:] == [
-        "score: 2 of 5 responses are longer than 160 tokens with their prompt, the model's "
+        "score: 2 of 7 responses are longer than 160 tokens with their prompt, the model's "
         "context: their score is null"
     ]
 

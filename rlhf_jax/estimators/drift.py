@@ -45,10 +45,10 @@ class DriftConfig:
     """One batch, `epochs` full-batch steps; repeated for `batches` independent batches."""
 
     batch: int = 32  # responses
-    epochs: int = 40
-    batches: int = 200
-    learning_rate: float = 1.0
-    clip: float = 0.2
+    epochs: int = 40  # steps on one batch
+    batches: int = 200  # independent batches, for the intervals
+    learning_rate: float = 1.0  # of each step, plain gradient ascent
+    clip: float = 0.2  # half-width of the ratio's range
     penalty: float = 1.0  # the coefficient of ppo_penalty
 
     def __post_init__(self):

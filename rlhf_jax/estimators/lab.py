@@ -35,7 +35,7 @@ class LabConfig:
     critic: int = 64  # responses from which the learned values are computed
     average_decay: float = 0.9  # decay of the moving-average baseline
     level: float = 0.99  # confidence that all rows' intervals hold together
-    seed: int = 0
+    seed: int = 0  # of all samples
 
     def __post_init__(self):
         least = 100 * self.rows.group

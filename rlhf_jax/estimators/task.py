@@ -31,10 +31,10 @@ class TaskConfig:
 
     vocabulary: int = 4  # EOS included
     length: int = 3  # tokens of the longest response
-    kl_coefficient: float = 0.3
+    kl_coefficient: float = 0.3  # beta of the KL penalty in the reward
     stale_steps: int = 2  # exact gradient steps from the old policy to the policy
     stale_rate: float = 1.0  # learning rate of these steps
-    seed: int = 1
+    seed: int = 1  # of the scores and of the policies
 
     def __post_init__(self):
         require(self.vocabulary >= 2, "vocabulary", self.vocabulary, "at least 2")

@@ -43,7 +43,7 @@ class EvaluationConfig:
     prompt_length: int  # the most tokens of a prompt
     response_length: int  # the most tokens of a response
     sampling: SamplingConfig = SamplingConfig()
-    batch_size: int = 64
+    batch_size: int = 64  # prompts per batch
     prompts: str = "test"
     curves: tuple[str, ...] = ("score", "kl")
 

@@ -26,7 +26,7 @@ class KL(Evaluator):
                  moving average may be nearer to the reference
     """
 
-    to: str
+    to: str  # the stage of the other policy
     temperature: float = 1.0
     in_training: str = "kl"
 

@@ -32,7 +32,7 @@ class RewardAccuracy(Evaluator):
     asks: ClassVar = False
     length: int
     outputs: int = 9
-    batch_size: int = 8
+    batch_size: int = 8  # rankings per batch
     rankings: str | None = None
 
     def __post_init__(self):

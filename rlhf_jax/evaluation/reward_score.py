@@ -16,7 +16,7 @@ class RewardScore(Evaluator):
     """The mean score of the responses to the test prompts by the reward model of the stage `by`. A
     response that does not end scores as in PPO (`Experiment.ending.missing_eos_score`)."""
 
-    by: str
+    by: str  # the stage of the reward model
 
     @property
     def name(self):

@@ -19,7 +19,7 @@ class Samples(Evaluator):
     """Shows `count` prompts with each policy's response on the report's page; measures how many
     responses end, and their length."""
 
-    count: int = 8
+    count: int = 8  # prompts that the page shows
 
     def __post_init__(self):
         super().__post_init__()

@@ -14,9 +14,9 @@ BLOCK = 128  # columns in a block of the two-level search in `inverse_cdf`
 class SamplingConfig:
     """How tokens are drawn. Temperature 0 is greedy; top_k 0 and top_p 1 filter nothing."""
 
-    temperature: float = 1.0
-    top_k: int = 0
-    top_p: float = 1.0
+    temperature: float = 1.0  # divides the logits; 0 is greedy
+    top_k: int = 0  # draws among so many of the likeliest tokens; 0: all
+    top_p: float = 1.0  # draws among the fewest likeliest tokens of so much mass; 1: all
 
     def __post_init__(self):
         require(self.temperature >= 0, "temperature", self.temperature, ">= 0 (0: greedy)")

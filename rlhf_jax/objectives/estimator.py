@@ -64,8 +64,8 @@ class GAE(Advantage):
     A = return - V, as in A2C with whole returns."""
 
     critic: ClassVar = True
-    discount: float = 1.0
-    lam: float = 0.95
+    discount: float = 1.0  # gamma
+    lam: float = 0.95  # lambda: 1 adds up all later rewards, less trusts the value network more
 
     def __post_init__(self):
         _fractions(discount=self.discount, lam=self.lam)
@@ -81,9 +81,9 @@ class VTrace(Advantage):
     `TruncatedImportance`."""
 
     critic: ClassVar = True
-    discount: float = 1.0
-    lam: float = 1.0
-    ratio_ceiling: float = 1.0
+    discount: float = 1.0  # gamma
+    lam: float = 1.0  # lambda: 1 adds up all later rewards, less trusts the value network more
+    ratio_ceiling: float = 1.0  # the most that p / old of a token weighs what follows it
 
     def __post_init__(self):
         _fractions(discount=self.discount, lam=self.lam)
@@ -110,7 +110,7 @@ class WholeReturn(Advantage):
 class RewardToGo(Advantage):
     """A_t = G_t, the discounted sum of rewards from token t on, `advantages.reward_to_go`."""
 
-    discount: float = 1.0
+    discount: float = 1.0  # gamma
 
     def __post_init__(self):
         _fractions(discount=self.discount)
@@ -123,7 +123,7 @@ class RewardToGo(Advantage):
 class MovingAverage(Advantage):
     """A = R - b, where b is the moving average of earlier batches' returns, 0 at first."""
 
-    decay: float = 0.9
+    decay: float = 0.9  # of the moving average, per batch
 
     def __post_init__(self):
         require(0 <= self.decay < 1, "decay", self.decay, "in [0, 1)")
@@ -156,7 +156,7 @@ class GroupNormalised(Advantage):
     Without `divide_by_std` it is Dr. GRPO."""
 
     grouped: ClassVar = True
-    divide_by_std: bool = True
+    divide_by_std: bool = True  # False: the mean alone is subtracted, as in Dr. GRPO
 
     def __call__(self, episodes, carried=None):
         e = episodes
@@ -217,7 +217,7 @@ class ImportanceWeighted(Surrogate):
 class TruncatedImportance(Surrogate):
     """-A min(ratio_ceiling, p / old) log p, `surrogates.truncated_importance`."""
 
-    ratio_ceiling: float = 1.0
+    ratio_ceiling: float = 1.0  # the largest weight of a token
 
     def __post_init__(self):
         require(self.ratio_ceiling > 0, "ratio_ceiling", self.ratio_ceiling, "positive")
@@ -236,7 +236,8 @@ class TruncatedImportance(Surrogate):
 class Clipped(Surrogate):
     """A surrogate that clips ratios to [1 - clip, 1 + clip_high].
 
-    clip_high: None: the same as clip
+    clip: how far a ratio may go below 1
+    clip_high: how far above 1; None: the same as clip
     """
 
     clip: float = 0.2

@@ -87,7 +87,7 @@ def _in_range(coefficient: Array) -> Array:
 class FixedController:
     """A constant KL coefficient (InstructGPT: 0.02)."""
 
-    coefficient: float
+    coefficient: float  # beta of the KL penalty
 
     def __post_init__(self):
         require(0 <= self.coefficient < jnp.inf, "coefficient", self.coefficient, ">= 0, finite")
@@ -110,10 +110,10 @@ class AdaptiveController:
     [1e-38, 3e38]. Source: Ziegler et al. 2019 (arXiv 1909.08593), section 2.2.
     """
 
-    coefficient: float = 0.15
-    target: float = 6.0
-    horizon: int = 10_000
-    max_error: float = 0.2
+    coefficient: float = 0.15  # at the start
+    target: float = 6.0  # KL to reach, nats per sequence
+    horizon: int = 10_000  # sequences; a longer one changes the coefficient more slowly
+    max_error: float = 0.2  # bounds the relative error of the KL
 
     def __post_init__(self):
         for field in ("coefficient", "target", "horizon", "max_error"):
@@ -147,8 +147,8 @@ class DoublingController:
     `surrogates.ppo_penalty`. Source: Schulman et al. 2017 (arXiv 1707.06347), section 4.
     """
 
-    coefficient: float
-    target: float
+    coefficient: float  # at the start
+    target: float  # KL to reach, in the units of the KL that it is given
 
     def __post_init__(self):
         for field in ("coefficient", "target"):

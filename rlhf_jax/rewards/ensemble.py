@@ -21,8 +21,8 @@ class EnsembleReward(Reward):
     optimisation.
     """
 
-    stages: tuple[str, ...]
-    way: Literal["mean", "worst", "uncertainty"] = "mean"
+    stages: tuple[str, ...]  # the stages that end with the reward models
+    way: Literal["mean", "worst", "uncertainty"] = "mean"  # how they are combined
     coefficient: float | None = None  # of the variance; only with way = "uncertainty"
 
     def __post_init__(self):

@@ -9,7 +9,7 @@ from rlhf_jax.rewards.reward import Reward
 class LearnedReward(Reward):
     """The score that a stage's reward model gives at the response's last token."""
 
-    stage: str
+    stage: str  # the stage that ends with the reward model
 
     def scorers(self):
         return (self.stage,)

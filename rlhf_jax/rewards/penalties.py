@@ -27,8 +27,8 @@ class OverLong(Reward):
     Source: DAPO, Yu et al. 2025 (arXiv 2503.14476), equation 13.
     """
 
-    longest: int
-    soft: int
+    longest: int  # tokens from which the penalty is whole
+    soft: int  # tokens over which it grows
 
     def __post_init__(self):
         super().__post_init__()

@@ -21,8 +21,8 @@ class FolderData(Source):
 
     # None: the folder that RLHF_JAX_DATA names. Its files' digests are the records' identity.
     path: str | None = dataclasses.field(default=None, metadata=NOT_FINGERPRINTED)
-    demonstrations: int | None = None
-    rankings: int | None = None
+    demonstrations: int | None = None  # how many there are to train on; reading insists on it
+    rankings: int | None = None  # how many there are to train on; reading insists on it
     pad_token: str | None = None  # fills rows; must not occur in the texts, nor be another of these
     bos_token: str | None = None  # begins prompts and documents; eos_token where there is none
     eos_token: str | None = None  # ends responses and documents

@@ -55,7 +55,7 @@ class DPO:
     label_smoothing: the assumed rate of wrong labels; above 0 it is cDPO
     """
 
-    beta: float = 0.1
+    beta: float = 0.1  # strength of the pull to the reference
     label_smoothing: float = 0.0
     reference: ClassVar[bool] = True
 
@@ -79,7 +79,7 @@ class IPO:
     paper
     """
 
-    beta: float = 0.1
+    beta: float = 0.1  # strength of the pull to the reference
     per_token: bool = False
     reference: ClassVar[bool] = True
 
@@ -104,8 +104,8 @@ class IPO:
 class SimPO:
     """SimPO of Meng et al. 2024: the mean log p per token replaces the log-ratio; with a margin."""
 
-    beta: float = 2.0
-    margin: float = 1.0
+    beta: float = 2.0  # factor of the difference of the mean log p
+    margin: float = 1.0  # gamma: how far the better response should be ahead
     reference: ClassVar[bool] = False
 
     def __post_init__(self):
@@ -124,7 +124,7 @@ class ORPO:
     """ORPO of Hong et al. 2024: -mean log p of the better response + coefficient x odds-ratio
     loss."""
 
-    coefficient: float = 0.1
+    coefficient: float = 0.1  # of the odds-ratio loss
     reference: ClassVar[bool] = False
 
     def __post_init__(self):

@@ -40,9 +40,9 @@ class FewShot(Stage):
     """The policy of the stage `start`, with worked examples of the data source before each prompt
     (the prompted GPT-3 of Ouyang et al. 2022). Its answer is the first line that it writes."""
 
-    examples: int = 3
+    examples: int = 3  # worked examples before each prompt
     prompt_length: int = 256  # tokens of examples and prompt together
-    start: str = dataclasses.field(kw_only=True)
+    start: str = dataclasses.field(kw_only=True)  # the stage whose policy is asked
 
     def __post_init__(self):
         for field in ("examples", "prompt_length"):

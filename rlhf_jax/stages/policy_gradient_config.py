@@ -47,21 +47,21 @@ class PolicyGradientConfig:
 
     policy_optimizer: OptimizerConfig
     value_optimizer: OptimizerConfig | None
-    iterations: int
+    iterations: int  # each samples a batch and learns from it
     rewards: tuple[Reward, ...]
     advantage: Advantage = GAE()
     surrogate: Surrogate = PPOClip()
     aggregation: Literal["token", "sequence", "length"] = "token"
     batch_size: int = 512  # episodes per iteration
     group: int = 1
-    minibatches: int = 8
-    epochs: int = 1
+    minibatches: int = 8  # of a batch; each is one optimizer step
+    epochs: int = 1  # passes over the batch of an iteration
     micro_batches: int = 1  # of each minibatch
     rollout_micro_batches: int = 1  # of the whole batch
     ptx_micro_batches: int | None = None  # of a minibatch's pretraining rows; None: micro_batches
-    prompt_length: int = 1024
-    response_length: int = 1024
-    temperature: float = 1.0
+    prompt_length: int = 1024  # the most tokens of a prompt; longer ones are left out and counted
+    response_length: int = 1024  # the most tokens of a response
+    temperature: float = 1.0  # of sampling, and of all log-probabilities in the losses
     kl: FixedController | AdaptiveController | DoublingController = FixedController(0.02)
     kl_in: Literal["reward", "loss"] = "reward"
     kl_estimator: Literal["k1", "k2", "k3"] = "k1"
@@ -69,19 +69,19 @@ class PolicyGradientConfig:
     entropy_coefficient: float = 0.0
     value_clip: float | None = 0.2  # None: plain squared error
     whiten_rewards: bool = False  # keeps the mean (Ziegler et al. 2019)
-    whiten_advantages: bool = True
+    whiten_advantages: bool = True  # to mean 0 and variance 1, over the batch
     zero_value_head: bool = False  # the value head starts at 0; False: with the scorer's weights
     ema_decay: float | None = 0.992  # of the policy's moving average, per iteration; None: none
     stale: int = 0
     max_draws: int = 1
-    ptx_coefficient: float = 0.0
+    ptx_coefficient: float = 0.0  # of the loss on pretraining text; 0: none
     ptx_per: Literal["token", "sequence"] = "token"  # what the ptx gradient is a mean over
     ptx_ratio: int = 8  # rows of pretraining text per episode
     ptx_length: int = 1024  # tokens per row of pretraining text
     # Names of parameters, or branches of the tree of parameters, that are trained, such as
     # ("blocks",); none: all are trained. The others stay fixed, without optimizer state.
     train_policy: tuple[str, ...] = ()
-    train_value: tuple[str, ...] = ()
+    train_value: tuple[str, ...] = ()  # the same of the value network
 
     def __post_init__(self):
         positive = (

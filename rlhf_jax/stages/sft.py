@@ -27,7 +27,7 @@ class SFT(OneModelStage):
     packed: bool = False  # whether a row holds several demonstrations
     pretraining_fraction: float = 0.0
     pretraining_fraction_of: Literal["rows", "loss"] = "rows"
-    start: str = dataclasses.field(kw_only=True)
+    start: str = dataclasses.field(kw_only=True)  # the stage whose policy is trained further
 
     def __post_init__(self):
         super().__post_init__()

@@ -39,11 +39,11 @@ class SimulatedFeedback(Stage):
     """
 
     ends: ClassVar = "rankings"
-    prompt_length: int
-    response_length: int
+    prompt_length: int  # the most tokens of a prompt; longer ones are left out and counted
+    response_length: int  # the most tokens of an output
     outputs: tuple[int, int] = (4, 9)
     agreement: float = 0.726
-    temperature: float = 1.0
+    temperature: float = 1.0  # of sampling
     batch_size: int = 64  # outputs
     prompts: str = "feedback"
     policy: str = dataclasses.field(kw_only=True)

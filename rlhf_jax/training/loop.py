@@ -79,15 +79,18 @@ class Task:
 class LoopConfig:
     """What is written and how often, in steps; nothing here changes what is computed.
 
-    keep         the number of newest checkpoints that are kept
-    keep_best    the number of best checkpoints that are kept too, by the mean of a metric since
-                 the checkpoint before
-    best         the metric of keep_best, from an evaluator that measures the stage during training
-                 ("evaluation/gold_score", or "-evaluation/pretraining_loss" with "-" because lower
-                 is better); None, or a metric that the stage lacks: its loss, or PPO's score
-    max_skipped  the stage stops after so many steps in a row with a skipped update, and saves the
-                 batch for replay
-    wandb        the Weights & Biases project to which metrics are sent, besides the files
+    checkpoint_every  a checkpoint is saved every so many steps, and at the end
+    log_every         a line of metrics is written every so many steps
+    keep              the number of newest checkpoints that are kept
+    keep_best         the number of best checkpoints that are kept too, by the mean of a metric
+                      since the checkpoint before
+    best              the metric of keep_best, from an evaluator that measures the stage during
+                      training ("evaluation/gold_score", or "-evaluation/pretraining_loss" with "-"
+                      because lower is better); None, or a metric that the stage lacks: its loss, or
+                      PPO's score
+    max_skipped       the stage stops after so many steps in a row with a skipped update, and saves
+                      the batch for replay
+    wandb             the Weights & Biases project to which metrics are sent, besides the files
     """
 
     checkpoint_every: int = dataclasses.field(default=100, metadata=NOT_FINGERPRINTED)

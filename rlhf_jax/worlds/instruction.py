@@ -48,13 +48,13 @@ class WorldConfig:
     """The size of the world: prompts of each split, documents of the corpus."""
 
     seed: int | None = None  # None: the run's seed, so that runs of two seeds have two worlds
-    sft: int = 3000
-    feedback: int = 1200
-    ppo: int = 4000
-    valid: int = 200
-    test: int = 400
-    documents: int = 9000
-    valid_documents: int = 300
+    sft: int = 3000  # prompts with demonstrations to train on
+    feedback: int = 1200  # prompts whose outputs are ranked
+    ppo: int = 4000  # prompts of policy gradients
+    valid: int = 200  # held-out prompts with demonstrations
+    test: int = 400  # held-out prompts of the report
+    documents: int = 9000  # documents of the corpus to train on
+    valid_documents: int = 300  # held-out documents of the corpus
 
     def __post_init__(self):
         require(self.seed is None or self.seed >= 0, "seed", self.seed, "at least 0, or None")
