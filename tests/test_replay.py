@@ -181,7 +181,7 @@ def test_doctor_finds_a_healthy_run_healthy(stopped, monkeypatch, capsys):
     assert code == 0 and out.endswith("nothing is damaged\n")
     rows = [re.split(r"  +", line) for line in out.splitlines()[:3]]
     steps = json.loads((stopped / "sft/checkpoints/5/progress/metadata").read_text())["total_steps"]
-    assert rows[0] == ["stage", "stands at", "checkpoints", "ends with", "a resume would"]
+    assert rows[0] == ["stage", "progress", "checkpoints", "result", "a resume would"]
     assert ["pretrain", "nothing", "none", "a model, ok", "read it"] in rows
     progress = json.loads((stopped / "sft/checkpoints/4/progress/metadata").read_text())
     kept = f"5 ok, 4 ok (best: loss {progress['mean']:.4g})"

@@ -1,4 +1,4 @@
-"""The stages of an experiment as a graph: what each builds on, and whether they fit each other."""
+"""The stages of an experiment as a graph: which stages each needs, and whether they fit."""
 
 import re
 from collections.abc import Mapping, Sequence
@@ -16,9 +16,9 @@ KINDS = f"one of {', '.join(map(repr, ENDS))}"
 
 
 def builds_on(stages: Stages, name: str) -> list[str]:
-    """The stages that a stage needs, and those that they need: each after what it needs itself.
+    """All stages that a stage needs, directly or indirectly, each after the stages that it needs.
 
-    Raises ConfigError where one is not there, or needs itself.
+    Raises ConfigError where a needed stage does not exist, or a stage needs itself.
     """
     found: dict[str, None] = {}
 
@@ -37,7 +37,7 @@ def builds_on(stages: Stages, name: str) -> list[str]:
 
 
 def in_order(stages: Stages, names: Sequence[str]) -> list[str]:
-    """The stages of those names and all that they build on, each after what it needs."""
+    """The named stages and all stages that they need, each after the stages that it needs."""
     found: dict[str, None] = {}
     for name in names:
         found |= dict.fromkeys([*builds_on(stages, name), name])
@@ -45,9 +45,9 @@ def in_order(stages: Stages, names: Sequence[str]) -> list[str]:
 
 
 def named(stages: Stages, names: Sequence[str]) -> tuple[str, ...]:
-    """The stages of those names; none: all.
+    """The named stages; if none is named, all stages.
 
-    Raises ConfigError where one is not there.
+    Raises ConfigError where a stage does not exist.
     """
     for name in names:
         require(name in stages, "stages", name, f"a stage of this experiment: {', '.join(stages)}")
@@ -55,7 +55,7 @@ def named(stages: Stages, names: Sequence[str]) -> tuple[str, ...]:
 
 
 def build_of(stages: Stages, name: str, model: TransformerConfig, ending: Ending) -> Build:
-    """What the programs of a stage are made from. model: the experiment's."""
+    """The `Build` of a stage, from which its programs are made. model: the experiment's."""
     shapes = {}
     for role, need in stages[name].needs().items():
         upstream = stages[need.stage]
@@ -65,7 +65,7 @@ def build_of(stages: Stages, name: str, model: TransformerConfig, ending: Ending
 
 
 def check_name(field: str, name: str) -> None:
-    """Raises ConfigError unless it can stand in paths and options; my-x and my_x are one option."""
+    """Raises ConfigError unless the name can be used in paths and options, where "-" is "_"."""
     ok = isinstance(name, str) and NAME.fullmatch(name) is not None
     require(ok, field, name, "named in small letters, digits and _, as in my_name")
 
@@ -73,8 +73,9 @@ def check_name(field: str, name: str) -> None:
 def check_chain(
     stages: Stages, model: TransformerConfig, ending: Ending, reserved: Sequence[str]
 ) -> None:
-    """Raises ConfigError naming stage and field: a name that is none or is taken, a stage that
-    needs what is not there, itself, or what ends otherwise, or shapes that do not fit."""
+    """Raises ConfigError, naming stage and field, where a name is invalid or taken; where a stage
+    needs a missing stage, itself, or a stage with another kind of result; or where model shapes do
+    not fit."""
     require(len(stages) > 0, "stages", {}, "one or more")
     for name, stage in stages.items():
         check_name("stages", name)
@@ -94,7 +95,7 @@ def check_chain(
 
 
 def stages_of(evaluators: Mapping[str, Evaluator], evaluator: Evaluator) -> set[str]:
-    """The stages that an evaluator reads, by those that it reads too."""
+    """The stages that an evaluator reads, directly or through the evaluators that it reads."""
     found = {need.stage for need in evaluator.needs().values()}
     for name in evaluator.reads():
         found |= stages_of(evaluators, evaluators[name])
@@ -102,9 +103,11 @@ def stages_of(evaluators: Mapping[str, Evaluator], evaluator: Evaluator) -> set[
 
 
 def check_evaluators(stages: Stages, evaluators: Sequence[Evaluator], best: str | None) -> None:
-    """Raises ConfigError where two evaluators have one name or column, or one reads what is not
-    there, or cannot run in the training of a stage that it names; or where `best`, a metric of
-    checkpoints with "-" where less is better, is none of those of training."""
+    """Raises ConfigError where two evaluators have the same name or column; where an evaluator
+    reads a missing evaluator or stage, or cannot measure a stage of `within` during training; or
+    where `best` is no metric of an evaluator with `every`.
+
+    best: the metric that ranks checkpoints, with "-" in front if lower is better."""
     by_name: dict[str, Evaluator] = {}
     columns: dict[str, Evaluator] = {}
     for evaluator in evaluators:

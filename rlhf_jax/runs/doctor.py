@@ -1,4 +1,4 @@
-"""rlhf-jax doctor RUN: what is in a run's directory, what is damaged, what a resume would do."""
+"""rlhf-jax doctor RUN: what a run's directory holds, what is damaged, what a resume would do."""
 
 import dataclasses
 from typing import NamedTuple
@@ -18,11 +18,11 @@ from rlhf_jax.strict_json import read_json
 from rlhf_jax.training.metrics import METRICS, SPEED, read_lines
 
 _collected = StageRecords.there
-HEADINGS = ("stage", "stands at", "checkpoints", "ends with", "a resume would")
+HEADINGS = ("stage", "progress", "checkpoints", "result", "a resume would")
 
 
 class End(NamedTuple):
-    """What a stage has ended with: in words, where it lies, and what of it is damaged."""
+    """The result of a stage: in words, the paths of its files, and lines about damage."""
 
     told: str
     places: tuple[epath.Path, ...] = ()
@@ -31,7 +31,7 @@ class End(NamedTuple):
 
 @dataclasses.dataclass(frozen=True)
 class Finding:
-    """One stage: a row of the table, and a line for each thing that is damaged."""
+    """One stage: a row of the table, and one line for each damaged file."""
 
     row: tuple[str, str, str, str, str]
     damaged: list[str]
@@ -39,10 +39,10 @@ class Finding:
 
 
 def examine(run: epath.PathLike) -> tuple[list[Finding], list[str]]:
-    """What each stage directory holds, and what is damaged outside of them.
+    """(a finding for each stage, lines about damage outside of the stages' directories).
 
-    run: a run's directory, or one stage's. Raises UserError where it is neither, or where a part of
-    it is of a format that is not read here.
+    run: the directory of a run or of one stage. Raises UserError where it is neither, or where a
+    part of it has a format that this version does not read.
     """
     run = epath.Path(run)
     if not run.is_dir():
@@ -118,7 +118,7 @@ def _resume(good, total, some: bool, end: End) -> str:
         return "read it"
     if good is None:
         return "refuse: no checkpoint is good" if some else "begin at step 0"
-    return "write what it ends with" if good == total else f"go on from step {good}"
+    return "write its result" if good == total else f"go on from step {good}"
 
 
 def _model(directory: epath.Path, tokenizer: str | None) -> End:
@@ -175,7 +175,7 @@ def _first_written(directory: epath.Path) -> float:
 
 
 def show(run: epath.PathLike) -> int:
-    """Prints the table; 0 where all is well, 1 where something is damaged."""
+    """Prints the table; returns 1 if something is damaged, else 0."""
     run = epath.Path(run)
     findings, damaged = examine(run)
     rows = [HEADINGS, *(finding.row for finding in findings)]

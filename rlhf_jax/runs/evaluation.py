@@ -1,4 +1,4 @@
-"""The models of a run's stages as evaluators read them, at the end and in training."""
+"""Gives evaluators the models of a run's stages, at the end and during training."""
 
 import dataclasses
 import functools
@@ -33,19 +33,19 @@ if TYPE_CHECKING:
     from rlhf_jax.runs.run import Run
 
 
-PREFIX = "evaluation/"  # of a column among the metrics of training
+PREFIX = "evaluation/"  # of an evaluator's columns among the training metrics
 
 
 class TestPrompts(NamedTuple):
-    """Those that leave room for a response, behind the examples of every policy too."""
+    """The test prompts that are not too long for any policy, its worked examples included."""
 
-    ids: np.ndarray  # their places in the split
+    ids: np.ndarray  # their indices in the split
     texts: tuple[str, ...]
-    all: int  # how many the split holds
+    all: int  # the number of prompts in the split
 
 
 class Evaluation:
-    """The evaluators of a run, and what they found of its models."""
+    """The evaluators of a run, and their results for its models."""
 
     def __init__(self, run: "Run"):
         self.run, self.config = run, run.config
@@ -59,11 +59,11 @@ class Evaluation:
         self._needed = {need.stage for need in needs}
 
     def stages(self, evaluator: Evaluator) -> list[str]:
-        """Those that end with what an evaluator judges."""
+        """The stages whose models an evaluator judges."""
         return [name for name, s in self.config.stages.items() if s.ends == evaluator.judges]
 
     def measuring(self, there: Collection[str]) -> list[Evaluator]:
-        """The evaluators that have a model to measure where these stages have finished."""
+        """The evaluators that can measure a model when these stages have finished."""
         return [
             evaluator
             for evaluator in self.evaluators.values()
@@ -72,10 +72,10 @@ class Evaluation:
         ]
 
     def check(self, evaluators: Sequence[Evaluator], count: Callable) -> None:
-        """Raises UserError where evaluators, or those whose rows they read, cannot measure the
-        models of their stages.
+        """Raises UserError where the evaluators, or the evaluators that they read, cannot measure
+        their stages' models.
 
-        count(name, reader, check): calls check(facts) and keeps what that leaves out.
+        count(name, reader, check): calls check(facts) and stores the counts of records left out.
         """
         names = dict.fromkeys(name for e in evaluators for name in self._read_by(e))
         evaluators = [self.evaluators[name] for name in names]
@@ -90,12 +90,12 @@ class Evaluation:
             count(evaluator.name, evaluator, check)
 
     def _read_by(self, evaluator: Evaluator) -> list[str]:
-        """The evaluators that it reads, and those that they read, before it; and itself."""
+        """The names of all evaluators that it reads, directly or indirectly, and its own last."""
         read = (self._read_by(self.evaluators[name]) for name in evaluator.reads())
         return [*itertools.chain.from_iterable(read), evaluator.name]
 
     def needs(self) -> dict:
-        """None, of the test prompts."""
+        """The test prompts need no stage."""
         return {}
 
     def _check_prompts(self, facts: Facts) -> None:
@@ -130,18 +130,18 @@ class Evaluation:
         return TestPrompts(np.array(ids), tuple(texts[i] for i in ids), len(texts))
 
     def finished(self, stage: str) -> "StageModel":
-        """The model that a stage has ended with."""
+        """The model of a finished stage."""
         if stage not in self._finished:
             self._finished[stage] = StageModel(self, stage)
         return self._finished[stage]
 
     def release(self, stage: str) -> None:
-        """Forgets a stage's parameters, unless an evaluator reads them beside others'."""
+        """Frees a stage's parameters, unless an evaluator needs them for other stages' models."""
         if stage not in self._needed:
             self.finished(stage).release()
 
     def programs(self, evaluator: Evaluator, stage: str) -> dict[str, Callable]:
-        """An evaluator's programs for the model of a stage, compiled once for models of a shape."""
+        """An evaluator's programs for the model of a stage, compiled once per model shape."""
         build = build_of(self.config, self.run.ending, evaluator, stage)
         make = lambda: evaluator.programs(build, self.asked(stage))
         return self._compile(
@@ -157,8 +157,8 @@ class Evaluation:
     def answers(
         self, stage: str, params: Any, prompts: Sequence[str], key: jax.Array
     ) -> list[Response | None]:
-        """A response of a stage's policy to each prompt, asked as the stage has it; None where a
-        prompt leaves no room."""
+        """A response of a stage's policy to each prompt, prompted as the stage says; None where a
+        prompt is too long."""
         found: list[Response | None] = [None] * len(prompts)
         for place, response, _ in self.answering(stage, params, prompts, key):
             found[place] = response
@@ -167,11 +167,11 @@ class Evaluation:
     def answering(
         self, stage: str, params: Any, prompts: Sequence[str], key: jax.Array
     ) -> Iterator[tuple[int, Response, float | None]]:
-        """As `answers`, batch by batch: (place of the prompt, response, log-probability) in the
-        prompts' order; a prompt that leaves no room has none.
+        """Like `answers`, batch by batch: (index of the prompt, response, log-probability) in the
+        prompts' order. Prompts that are too long are left out.
 
-        The log-probability is that of the sampled tokens together, in nats at the temperature; None
-        where the stage ended the response before all of them.
+        The log-probability is the sum over the sampled tokens, in nats at the temperature; None if
+        the stage (`Prompting.until`) ended the response before the last sampled token.
         """
         how, asked, ending = self.prompting(stage), self.asked(stage), self.run.ending
         model = shape_of(self.config, ending, stage)
@@ -188,7 +188,7 @@ class Evaluation:
             yield place, response, float(np.sum(log_probs, dtype=np.float64)) if whole else None
 
     def _until(self, until: str | None, response: Response) -> Response:
-        """The response before a text that ends it."""
+        """The response, cut before the text `until`."""
         if until is None or until not in response.text:
             return response
         text = response.text.split(until)[0]
@@ -196,7 +196,7 @@ class Evaluation:
         return Response(text, tuple(ids), True)
 
     def in_training(self, stage: str) -> list[Evaluator]:
-        """The evaluators that measure the model of a stage while it trains."""
+        """The evaluators that measure the model of a stage during its training."""
         upstream = set(chain.builds_on(self.config.stages, stage))
         return [
             evaluator
@@ -208,7 +208,7 @@ class Evaluation:
         ]
 
     def attach(self, task: Task) -> Task:
-        """The task of a stage, measured every so many steps."""
+        """The task of a stage, with the evaluators that measure it during training."""
         found = self.in_training(task.name)
         if not found:
             return task
@@ -227,9 +227,9 @@ class Evaluation:
 
 
 class StageModel:
-    """The model of a stage and what evaluators found of it, each once.
+    """The model of a stage and the evaluators' rows for it, each computed once.
 
-    params: of a state in training; None: those that the stage ends with.
+    params: parameters during training; None: those of the finished stage.
     """
 
     def __init__(self, evaluation: Evaluation, stage: str, params: Any = None):
@@ -247,7 +247,7 @@ class StageModel:
         self._params = None
 
     def rows(self, name: str) -> Rows:
-        """Those of an evaluator, by its name."""
+        """The rows of an evaluator, by its name."""
         if name not in self._rows:
             evaluator = self.evaluation.evaluators[name]
             self._rows[name] = checked(name, evaluator.rows(OneSubject(self, evaluator)))
@@ -257,7 +257,7 @@ class StageModel:
     def sampled(self) -> Sampled:
         evaluation = self.evaluation
         ids, prompts, _ = evaluation.test_prompts
-        key = evaluation.run.key("report/responses")  # one purpose: the same noise for every policy
+        key = evaluation.run.key("report/responses")  # the same random numbers for every policy
         responses = evaluation.answers(self.stage, self.params, prompts, key)
         return Sampled(ids, prompts, tuple(responses))
 
@@ -269,7 +269,7 @@ class StageModel:
 
 
 class OneSubject:
-    """`evaluation.evaluator.Subject` of one evaluator."""
+    """The `evaluation.evaluator.Subject` of one model for one evaluator."""
 
     def __init__(self, model: StageModel, evaluator: Evaluator):
         self._model, self._evaluator, self._evaluation = model, evaluator, model.evaluation
@@ -337,13 +337,13 @@ def asked_of(config: "Experiment", stage: str) -> EvaluationConfig:
 
 
 def shape_of(config: "Experiment", ending: Ending, stage: str) -> TransformerConfig:
-    """Of the model that a stage ends with."""
+    """The shape of the model that a stage produces."""
     build = chain.build_of(config.stages, stage, config.model, ending)
     return config.stages[stage].shape(build)
 
 
 def build_of(config: "Experiment", ending: Ending, evaluator: Evaluator, stage: str) -> Build:
-    """What the programs of an evaluator are made from, for the model of a stage."""
+    """The `Build` from which an evaluator's programs for a stage's model are made."""
     needs = {role: n.stage for role, n in evaluator.needs().items() if n.ends != "rankings"}
     named = needs | {"subject": stage}
     shapes = {role: shape_of(config, ending, name) for role, name in named.items()}

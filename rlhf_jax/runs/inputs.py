@@ -1,5 +1,5 @@
-"""What a stage of a run has while it runs: models, records, keys, compiled programs, and results of
-the host that are written down before they are used."""
+"""What a stage can use while it runs: models, records, keys, compiled programs, and results from
+the host, which are written to disk before they are used."""
 
 import contextlib
 import hashlib
@@ -25,11 +25,11 @@ ABOUT = "about.json"  # in a stage's directory
 
 
 class HostResult(NamedTuple):
-    """What the host said once, in a file; `of`: the digest of what it was asked."""
+    """A result from the host, in a file."""
 
     file: Path
-    of: str
-    about: str  # in messages
+    of: str  # digest of the arguments from which the result was made
+    about: str  # its name in messages
 
     def is_there(self) -> bool:
         return self.file.is_file() and read_json(self.file)["of"] == self.of
@@ -46,7 +46,7 @@ class HostResult(NamedTuple):
 
 
 class StageInputs:
-    """`stages.stage.Inputs` of one stage of a run."""
+    """The `stages.stage.Inputs` of one stage of a run."""
 
     def __init__(self, run: "Run", stage: str):
         self._run, self._stage = run, run.config.stages[stage]
@@ -55,7 +55,7 @@ class StageInputs:
         self.runner, self.tokenizer = run.runner, run.tokenizer
         self.directory: Path = run.stage_directory(stage)
         self._at_end = contextlib.ExitStack()
-        self._models: dict[str, Any] = {}  # of two roles one, where both name a stage
+        self._models: dict[str, Any] = {}  # by stage: two roles of one stage share its model
 
     def model(self, role: str) -> Any:
         stage = self._stage.needs()[role].stage
@@ -109,7 +109,7 @@ class StageInputs:
 
     def host_results(self, name: str) -> list:
         folder = self.directory / HOST / name
-        whole = (file for file in entries(folder) if file.suffix == ".json")  # a kill leaves others
+        whole = (file for file in entries(folder) if file.suffix == ".json")  # no leftover .partial
         steps = sorted(int(file.stem) for file in whole)
         return [read_json(folder / f"{step}.json")["found"] for step in steps]
 

@@ -1,5 +1,5 @@
-"""A device's memory that ran out, told by the largest parts of what lies in it and by the fields
-that decide how large they are."""
+"""Explains an out-of-memory error: the largest parts of a device's memory, and the config fields
+that would make them smaller."""
 
 import contextlib
 import re
@@ -20,24 +20,24 @@ from rlhf_jax.stages.stage import MANY_STEPS, Build, Program
 from rlhf_jax.training import optimizer
 
 GIB = 2**30
-SHOWN = 8  # parts, the largest
-MADE = {"loop state": "KV cache"}  # what jaxprs.largest_arrays calls otherwise
+SHOWN = 8  # the number of largest parts in the message
+MADE = {"loop state": "KV cache"}  # other names for kinds of jaxprs.largest_arrays
 
 
 class Part(NamedTuple):
-    """Of a device's memory."""
+    """A part of a device's memory."""
 
     size: int  # bytes
-    of: tuple[str, ...] = ()  # the fields of the state that it is
-    program: str | None = None  # that makes it; None: there before a program runs
+    of: tuple[str, ...] = ()  # the fields of the state that it contains
+    program: str | None = None  # the program that makes it; None: it is there before programs run
 
 
 @contextlib.contextmanager
 def explained(config: Experiment, build: Build, runner: Runner) -> Iterator[None]:
-    """Turns an error of this block that a device has no memory left into a UserError.
+    """Turns an out-of-memory error of this block into a UserError that explains it.
 
-    build: of the stage that runs in the block. The error before it stays its cause, without what
-    its frames hold: their arrays would stay on the device.
+    build: of the stage that runs in the block. The original error is the cause; its frames are
+    cleared, because the arrays that they hold would stay on the device.
     """
     try:
         yield
@@ -57,21 +57,21 @@ def explained(config: Experiment, build: Build, runner: Runner) -> Iterator[None
 
 
 def _clear_frames(error: BaseException | None) -> None:
-    """Of an error and of those that it came from, as far as they have ended."""
+    """Clears the finished frames of an error and of its causes."""
     while error is not None:
         traceback.clear_frames(error.__traceback__)
         error = error.__cause__ or error.__context__
 
 
 def _capacity() -> str:
-    """Of this process's first device, where that tells it."""
+    """The memory of this process's first device, in words; "" if the device does not say."""
     found = (jax.local_devices()[0].memory_stats() or {}).get("bytes_limit")
     return f" of {found / GIB:.1f} GiB" if found else ""
 
 
 def is_out_of_memory(message: str) -> bool:
-    """Whether XLA says by this that a device's main memory is too small: when it compiles a program
-    for a TPU, or when it asks for memory to run one."""
+    """Whether this error of XLA means that a device's main memory is too small, when XLA compiles a
+    program for a TPU or allocates memory to run one."""
     if re.search(r"memory space (?!hbm)\w+", message):  # a kernel is too large for its core
         return False
     out = re.search(r"out of memory", message, re.IGNORECASE)
@@ -79,9 +79,10 @@ def is_out_of_memory(message: str) -> bool:
 
 
 def parts_of(programs: Mapping[str, Program], runner: Runner) -> dict[str, Part]:
-    """What lies in a device's memory by its kind, each as large as in the program with the most of
-    it: "parameters" of all models, averages among them, "optimizer", "batch", and what programs
-    make."""
+    """The parts of a device's memory by kind, each with its size in the program that needs most.
+
+    Kinds: "parameters" (of all models, moving averages included), "optimizer", "batch", and the
+    kinds of `jaxprs.largest_arrays` for arrays that programs make."""
     found: dict[str, Part] = {}
     for name, program in programs.items():
         parts = _held(program, runner)
@@ -94,14 +95,14 @@ def parts_of(programs: Mapping[str, Program], runner: Runner) -> dict[str, Part]
 
 
 def _devices(kind: str, runner: Runner) -> int:
-    """Over how many devices such arrays are cut where they divide: gradients as parameters are,
-    along two axes of the mesh; all else along rows or time, and heads or ids, over all of them."""
+    """The number of devices over which arrays of this kind are cut, if they divide. Gradients are
+    cut like parameters, over two axes of the mesh; other arrays over all devices."""
     mesh = runner.layout.mesh
     return mesh.shape["fsdp"] * mesh.shape["tensor"] if kind == "gradients" else mesh.size
 
 
 def _held(program: Program, runner: Runner) -> dict[str, Part]:
-    """The arguments of a program, and what lies beside them."""
+    """The parts of memory for a program's arguments and for what is in memory beside them."""
     trees = [
         (number in program.rows, tree) for number, tree in enumerate(program.placed(runner))
     ] + [(False, tree) for tree in runner.layout(program.beside)]
@@ -110,7 +111,7 @@ def _held(program: Program, runner: Runner) -> dict[str, Part]:
         for path, leaf in tree_flatten_with_path(tree, is_leaf=optimizer.is_state)[0]:
             if optimizer.is_state(leaf):
                 kind = "optimizer"
-            else:  # of parameters each has a name
+            else:  # parameters are in dicts, by name
                 named = any(isinstance(key, DictKey) for key in path)
                 kind = "parameters" if named and not rows else "batch"
             sizes[kind] += bytes_a_device(leaf)
@@ -125,7 +126,7 @@ def _shown(kind: str, part: Part) -> str:
 
 
 def remedies(config: Experiment, name: str, runner: Runner) -> list[str]:
-    """The fields that would shrink what a stage holds, with their values."""
+    """Config fields, with their values, whose change would make a stage need less memory."""
     stage, model, parallel = config.stages[name], config.model, config.parallel
     ways: dict[str, list[str]] = {"more": [], "less": []}
     for field, way in stage.memory_fields().items():

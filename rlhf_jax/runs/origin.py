@@ -1,4 +1,4 @@
-"""Where the config of a stage came from, kept in its directory: an experiment file and options."""
+"""The experiment file and the options with which a stage was started, stored in its directory."""
 
 import dataclasses
 import json
@@ -16,7 +16,10 @@ ORIGIN = "experiment.json"
 
 @dataclasses.dataclass(frozen=True)
 class Origin:
-    """file: the experiment file, from the root on; options: as they were given."""
+    """The origin of a stage's config.
+
+    file: the experiment file's absolute path. options: the command-line options, as given.
+    """
 
     file: str
     options: tuple[str, ...]
@@ -27,7 +30,7 @@ class Origin:
 
     @classmethod
     def read(cls, directory: Path) -> "Origin | None":
-        """Of a stage's directory; None where the stage was not started by the command line.
+        """The origin stored in a stage's directory; None if the command line did not start it.
 
         Raises UserError where the file is damaged.
         """
@@ -44,7 +47,7 @@ class Origin:
     def config(self) -> Experiment:
         """The experiment as it was run.
 
-        Raises UserError where the file is not there, or an option no longer fits it.
+        Raises UserError where the file does not exist, or an option no longer fits it.
         """
         roots = [load_experiment(self.file), ChainOptions()]
         return parse(roots, self.options, f"rlhf-jax STAGE {self.file}")[0]

@@ -1,4 +1,4 @@
-"""rlhf-jax replay BATCH: one step again, on the batch that stopped a stage, number by number."""
+"""rlhf-jax replay BATCH: repeats the step that stopped a stage, and shows what is not finite."""
 
 import contextlib
 import dataclasses
@@ -22,24 +22,24 @@ from rlhf_jax.runs.run import Run
 
 @dataclasses.dataclass(frozen=True)
 class ReplayOptions:
-    """Of the command.
+    """Options of the replay command.
 
-    experiment  the experiment file, where it is not the one that the stage was started with; the
-                options are those in any case
+    experiment  the experiment file, if it has moved since the stage was started; the options are
+                always those with which the stage was started
     """
 
     experiment: str | None = None
 
 
 def replay(path: PathLike, config: Experiment | None = None) -> tuple[dict[str, Any], list[str]]:
-    """The step's metrics, and lines that say where numbers are not finite.
+    """(the step's metrics, lines that say where numbers are not finite).
 
-    The step runs on the state that the stage stopped with: updates that were skipped left it as it
-    was, so that it is the state of before the step wherever all of them were.
+    The step runs on the state with which the stage stopped. Skipped updates do not change a state,
+    so if all updates of the step were skipped, this is the state before the step.
 
-    config: the experiment; None: of the file and the options that the stage was started with.
-    Raises UserError where there is no such batch, its run is not beside it, or the config is not
-    the one that the stage was trained with.
+    config: the experiment; None: that of the file and options with which the stage was started.
+    Raises UserError where the batch does not exist, is not in a run's directory, or the config is
+    not the config with which the stage was trained.
     """
     batch, about = read_batch(path)
     stage, step = about.get("stage"), about.get("step")
@@ -68,12 +68,12 @@ def replay(path: PathLike, config: Experiment | None = None) -> tuple[dict[str, 
 
 
 def _in_place(config: Experiment, directory: Path) -> Experiment:
-    """The config of the run in a directory, on the devices that are here."""
+    """The config for the run in a directory, on the devices of this machine."""
     return dataclasses.replace(config, out=str(directory), parallel=ParallelConfig())
 
 
 def _origin(path: PathLike, directory: Path) -> Origin:
-    """Raises UserError where a stage's directory names no experiment file that is there."""
+    """The origin of a stage. Raises UserError where it is not stored or its file has moved."""
     found, other = Origin.read(directory), f"rlhf-jax replay {path} --experiment FILE"
     if found is None:
         raise UserError(f"{directory} was not made by the command line: give the config, as in "
@@ -85,7 +85,7 @@ def _origin(path: PathLike, directory: Path) -> Origin:
 
 
 def not_finite(tree: Any) -> list[str]:
-    """A line for each array of floats that holds numbers that are not finite."""
+    """A line for each array of floats with numbers that are not finite."""
     lines = []
     for path, leaf in jax.tree.flatten_with_path(tree)[0]:
         if jax.dtypes.issubdtype(leaf.dtype, jax.dtypes.prng_key):
@@ -100,7 +100,7 @@ def not_finite(tree: Any) -> list[str]:
 
 
 def show(path: PathLike, options: ReplayOptions) -> None:
-    """Prints what `replay` gives."""
+    """Prints the result of `replay`."""
     config = None
     if options.experiment is not None:
         origin = Origin.read(absolute(path).parent.parent)

@@ -251,7 +251,7 @@ def test_doctor_reads_it(place):
         assert f"process {os.getpid()} on" in lock.holder(place)
         findings, damaged = doctor.examine(str(place))
     assert [f.row for f in findings] == [
-        ("sft", "step 5 of 5", "5 ok, 3 ok", "nothing yet", "write what it ends with")
+        ("sft", "step 5 of 5", "5 ok, 3 ok", "nothing yet", "write its result")
     ]
     assert damaged == [] and findings[0].damaged == [] and lock.holder(place) is None
 
