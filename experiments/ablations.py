@@ -3,16 +3,16 @@ world: gold score against KL.
 
     rlhf-jax run experiments/ablations.py [--seed N]
 
-Every policy gradient maximises the same, the reward model's score minus 0.4 KL to SFT in nats,
-on as many responses (3,840) with as many optimizer steps (120). So presets of another KL, batch or
-group are given these; what differs is advantage, surrogate and aggregation. REINFORCE and RLOO take
-each step on responses of the policy itself, the others four steps a batch. GSPO's clip is wider
-than the published one, which is for responses of thousands of tokens.
+Every policy gradient maximises the same objective: the reward model's score minus 0.4 x KL to SFT
+in nats. All use 3,840 responses and 120 optimizer steps, and the presets' own KL, batch and group
+are replaced by these settings. They differ in advantage, surrogate and aggregation only. REINFORCE
+and RLOO take one step per batch, the others four. GSPO's clip range is wider than the published
+range, which is meant for responses of thousands of tokens.
 
-Cost: 19 min (seed 1) with report on two cores without AMX that did other work beside it.
+Cost: 19 min (seed 1), report included, on two cores without AMX that were also doing other work.
 
-Result, by --seed: gold score (0 to 1) on 800 held-out prompts, mean and 95 % interval; KL to SFT,
-nats a response; the mean score of the three:
+Result, by --seed: gold score (0 to 1) on 800 held-out prompts, mean and 95 % interval; KL to SFT in
+nats per response; last column: mean gold score over the three seeds:
 
                0                       1                       2
     SFT        .536 [.516, .556]       .548 [.527, .569]       .553 [.533, .574]       .546
@@ -25,9 +25,9 @@ nats a response; the mean score of the three:
     CISPO      .577 [.557, .596] 1.16  .580 [.561, .599] 1.03  .589 [.569, .610]  .91  .582
     DPO        .584 [.565, .602] 3.13  .545 [.526, .564] 3.49  .557 [.541, .573] 7.43  .562
 
-Every policy gradient scores above SFT on every seed, paired intervals above 0; among them no order
-holds on all three. DPO goes further from SFT, for less. The picture, gold score over KL, is the
-first panel of runs/ablations/report.png.
+Every policy gradient scores above SFT on every seed, with paired intervals above 0. No order among
+them holds on all three seeds. DPO moves further from SFT and gains less. The first panel of
+runs/ablations/report.png shows gold score over KL.
 """
 
 from typing import Any

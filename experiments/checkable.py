@@ -1,15 +1,16 @@
-"""Instructions whose answers a function checks, in the instruction world: GRPO and PPO on its
-reward, without reward model or rankings.
+"""GRPO and PPO with a reward computed by a function instead of a reward model, in the instruction
+world: no rankings are needed.
 
     rlhf-jax run experiments/checkable.py [--seed N]
 
-The reward is the score of the world's grader, which asks among other things whether the instruction
-was followed to the letter. PPO's value network starts from SFT's trunk.
+The reward is the score of the world's grader, which also checks whether an instruction was followed
+exactly. PPO's value network starts from SFT's trunk.
 
-Cost: 34 min (seed 1) on two cores without AMX that did much other work beside it.
+Cost: 34 min (seed 1) on two cores without AMX that were also doing much other work.
 
-Result, by --seed: means and 95 % intervals on 800 held-out prompts; followed: the share of those
-that are instructions, of which a response does all that is asked; KL to SFT, nats a response:
+Result, by --seed: means and 95 % intervals on 800 held-out prompts. followed: the share of
+responses that do all that is asked, among prompts that are instructions. KL: to SFT, nats per
+response.
 
             gold score         followed           KL
     0 SFT   .604 [.582, .625]  .149 [.121, .181]

@@ -1,16 +1,17 @@
-"""InstructGPT, 175 billion parameters: what arXiv 2203.02155 sets otherwise than for 6 billion.
+"""InstructGPT with 175 billion parameters: the settings that differ from 6 billion parameters.
 
     rlhf-jax plan experiments/instructgpt_175b.py --topology v5p:8x8x8
     RLHF_JAX_DATA=FOLDER rlhf-jax run experiments/instructgpt_175b.py
 
-The plan on that slice, 512 chips: at most 31.2 of 95.7 GiB a chip (PPO-ptx's update; 28.7 in its
-rollout); 49 % of the peak in pretraining's update, 50 in PPO-ptx's, 60 in scoring, 22 in SFT's,
-whose 8 rows are fewer than the chips, 8 in rollouts. PPO-ptx takes 66 petaflop/s-days, 0.66 days at
-best; the paper prints 60, for texts that need not be 2,048 tokens long each. Its 4.9 for SFT are 16
-epochs; the two of `sft` take a seventh of that. To compile it all takes 12 minutes on two cores.
+The plan for this slice of 512 chips: at most 31.2 of 95.7 GiB per chip (in PPO-ptx's update; 28.7
+in its rollout). Utilisation of the peak: 49 % in pretraining's update, 50 % in PPO-ptx's, 60 % in
+scoring, 22 % in SFT's (its batch has only 8 rows), 8 % in rollouts. PPO-ptx takes 66
+petaflop/s-days, at best 0.66 days. The paper prints 60; its texts may be shorter than 2,048 tokens.
+The paper's 4.9 petaflop/s-days for SFT are 16 epochs; the two epochs of `sft` take a seventh of
+that. Compiling everything takes 12 minutes on two cores.
 
-All else is as in instructgpt_6b.py, and its docstring holds here too. Reward model and value
-function have 6 billion parameters and come from that run, which has to be finished. The paper's
+Everything else is as in instructgpt_6b.py; read its docstring too. Reward model and value function
+have 6 billion parameters and come from the run of that file, which must be finished. The paper's
 SFT baseline:
 
     rlhf-jax sft experiments/instructgpt_175b.py --out runs/instructgpt_175b_baseline \

@@ -1,15 +1,15 @@
-"""InstructGPT, 1.3 billion parameters: what arXiv 2203.02155 sets otherwise than for 6 billion.
+"""InstructGPT with 1.3 billion parameters: the settings that differ from 6 billion parameters.
 
     rlhf-jax plan experiments/instructgpt_1b3.py --topology v5p:2x2x4
     RLHF_JAX_DATA=FOLDER rlhf-jax run experiments/instructgpt_1b3.py
 
-The plan on that slice, 16 chips: at most 59.8 of 95.7 GiB a chip (pretraining's update; 29.8 in
-PPO-ptx, its rollout); 29 % of the peak in pretraining's and SFT's update, 51 in scoring, 32 in
-PPO-ptx's update, 3 in rollouts, which read their cache for every token; 0.006 petaflop/s-days of
-SFT, 0.97 of PPO-ptx (the paper prints 4.9 and 60 for 175 billion).
+The plan for this slice of 16 chips: at most 59.8 of 95.7 GiB per chip (in pretraining's update;
+29.8 in PPO-ptx, in its rollout). Utilisation of the peak: 29 % in pretraining's and SFT's update,
+51 % in scoring, 32 % in PPO-ptx's update, 3 % in rollouts, which read their cache for every token.
+SFT takes 0.006 petaflop/s-days, PPO-ptx 0.97 (the paper prints 4.9 and 60 for 175 billion).
 
-All else is as in instructgpt_6b.py, and its docstring holds here too. Reward model and value
-function have 6 billion parameters and come from that run, which has to be finished. The paper's
+Everything else is as in instructgpt_6b.py; read its docstring too. Reward model and value function
+have 6 billion parameters and come from the run of that file, which must be finished. The paper's
 SFT baseline:
 
     rlhf-jax sft experiments/instructgpt_1b3.py --out runs/instructgpt_1b3_baseline \

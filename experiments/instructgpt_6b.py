@@ -1,30 +1,30 @@
-"""InstructGPT, 6 billion parameters (6.7): all stages as arXiv 2203.02155 sets them.
+"""InstructGPT with 6 billion parameters (6.7): all stages with the settings of arXiv 2203.02155.
 
     rlhf-jax plan experiments/instructgpt_6b.py --topology v5p:4x4x4
     RLHF_JAX_DATA=FOLDER rlhf-jax run experiments/instructgpt_6b.py
 
-The first needs no TPU: it compiles every program for that slice, says what each chip would hold and
-do, and that it fits: on these 64 chips at most 35.2 of 95.7 GiB a chip (the reward model's update;
-23.6 in PPO-ptx, its rollout). Of the peak, 39 % in pretraining's update, 40 in the reward model's,
-31 in SFT's, whose 32 rows are fewer than the chips, 53 in scoring, 45 in PPO-ptx's update, and 3 in
-rollouts, which read their cache for every token. With --model.remat dots PPO-ptx's update takes
-16 % fewer FLOPs, but 2 % less time and 41 GiB. 0.029 petaflop/s-days of SFT, 3.0 of PPO-ptx (the
-paper prints 4.9 and 60 for 175 billion).
-FOLDER holds your own records (`FolderData`): the paper's were never released.
+The first command needs no TPU: it compiles every program for this slice and says what each chip
+would hold and do, and whether it fits. On these 64 chips it needs at most 35.2 of 95.7 GiB per chip
+(in the reward model's update; 23.6 in PPO-ptx, in its rollout). Utilisation of the peak: 39 % in
+pretraining's update, 40 % in the reward model's, 31 % in SFT's (its batch has only 32 rows), 53 %
+in scoring, 45 % in PPO-ptx's update, 3 % in rollouts, which read their cache for every token. With
+--model.remat dots PPO-ptx's update takes 16 % fewer FLOPs and 2 % less time, but 41 GiB. SFT takes
+0.029 petaflop/s-days, PPO-ptx 3.0 (the paper prints 4.9 and 60 for 175 billion).
+FOLDER holds your own records (`FolderData`), because the paper's were never released.
 
-A field marked "not printed" is our choice where the paper is silent. Its models pretrain on 300
-billion tokens (Brown et al. 2020, whose batch and rate `pretrain` has); a stage starts from any
-finished model that lies in the run's directory. Attention is dense in every layer; GPT-3 alternates
-it with locally banded sparse attention. Products are of bfloat16, the paper's of float16;
-parameters are float32 in both. The reward model starts from this run's SFT model.
+A field marked "not printed" is our choice; the paper does not give it. The paper's models are
+pretrained on 300 billion tokens (Brown et al. 2020; `pretrain` has that batch and learning rate).
+A stage starts from any finished model in the run's directory. Attention is dense in every layer;
+GPT-3 alternates dense and locally banded sparse attention. Products take bfloat16, the paper's
+float16; parameters are float32 in both. The reward model starts from this run's SFT model.
 
-`sft` is the model that PPO starts from and stays near: 2 epochs with 10 % of pretraining rows. The
-paper's SFT baseline is another model, chosen by reward-model score of 16 epochs:
+`sft` is the model from which PPO starts, and its reference: 2 epochs with 10 % of pretraining rows.
+The paper's SFT baseline is another model, chosen by reward-model score among 16 epochs:
 
     rlhf-jax sft experiments/instructgpt_6b.py --out runs/instructgpt_6b_baseline \
       --sft.epochs 16 --sft.optimizer.learning-rate 9.65e-6 --sft.pretraining-fraction 0
 
-instructgpt_1b3.py and instructgpt_175b.py say what they change of this file.
+instructgpt_1b3.py and instructgpt_175b.py say what they change in this experiment.
 """
 
 import dataclasses

@@ -5,21 +5,21 @@
 Cost, virtual environment included: 5 min 28 s on two cores without AMX (`make quickstart`, the
 machine quiet).
 
-Result: gold score (0 to 1) on 800 held-out prompts, mean and 95 % interval, by --seed; each seed
-has a world of its own; products in float32:
+Result: gold score (0 to 1) on 800 held-out prompts, mean and 95 % interval, by --seed. Each seed
+generates another world. Matrix products were in float32:
 
        base               prompted           SFT                PPO                PPO-ptx
     0  .337 [.328, .348]  .383 [.374, .393]  .604 [.582, .625]  .678 [.658, .698]  .664 [.643, .683]
     1  .356 [.346, .367]  .397 [.385, .410]  .613 [.592, .634]  .691 [.671, .711]  .665 [.645, .684]
     2  .352 [.341, .363]  .376 [.367, .387]  .619 [.597, .642]  .692 [.671, .712]  .680 [.659, .701]
 
-PPO > SFT > base with intervals apart, for each seed. No held-out request is asked in training in
-any words, so that the answer to a question about a fact has to come from the text of pretraining.
-A quarter of the demonstrations are careless (`data.careless`): SFT learns to imitate them, the
-rankings tell them apart.
+PPO > SFT > base for each seed, and the intervals do not overlap. No training split contains a
+held-out request, even in other words, so the answer to a question about a fact must come from the
+pretraining text. A quarter of the demonstrations are careless (`data.careless`): SFT learns to
+imitate them, while the rankings put careless answers lower.
 
-Loss on held-out text, nats a token, and KL to SFT, nats a response. PPO shows the alignment tax,
-PPO-ptx its repair:
+Loss on held-out text in nats per token, and KL to SFT in nats per response. PPO raises the loss
+(the alignment tax); PPO-ptx lowers it again:
 
        base loss   SFT loss   PPO loss, KL   PPO-ptx loss, KL
     0  1.19        2.98       3.13   .55     1.35   1.01

@@ -4,14 +4,15 @@ et al. 2022, section 3.1).
 
     rlhf-jax run experiments/rounds.py [--seed N]
 
-The second round asks the first round's policy the same prompts; a new reward model starts from SFT
-on the new rankings alone; the second PPO starts from the first's policy, and its KL is to SFT
-still. `longer` is the control: as many more iterations on the first round's reward model.
+In the second round the first round's policy answers the same prompts. A new reward model starts
+from SFT and is trained on the new rankings only. The second PPO starts from the first round's
+policy; its reference is still SFT. `longer` is the control: as many further iterations with the
+first round's reward model.
 
-Cost: 9 min (seed 2) on two cores without AMX that did other work beside it.
+Cost: 9 min (seed 2) on two cores without AMX that were also doing other work.
 
-Result: gold score (0 to 1) on 800 held-out prompts, mean and 95 % interval, by --seed; products in
-float32:
+Result: gold score (0 to 1) on 800 held-out prompts, mean and 95 % interval, by --seed; matrix
+products in float32:
 
        base               SFT                PPO                second PPO         longer
     0  .345 [.335, .355]  .536 [.516, .556]  .596 [.577, .616]  .589 [.570, .609]  .599 [.580, .619]
@@ -23,7 +24,8 @@ The first round raises the score; the second has no clear effect. Paired differe
     second PPO - PPO     -.007 [-.023, +.008]  -.004 [-.019, +.011]  +.006 [-.009, +.021]
     second PPO - longer  -.010 [-.026, +.006]  -.012 [-.026, +.001]  +.003 [-.013, +.019]
 
-Held-out pairs of the first round's policy that a reward model orders as people did, by seed:
+Share of held-out pairs of outputs of the first round's policy that a reward model orders as the
+labelers did, by seed:
 
     first                .521 [.472, .571]     .551 [.505, .597]     .560 [.512, .607]
     second               .572 [.519, .622]     .573 [.525, .621]     .582 [.532, .627]

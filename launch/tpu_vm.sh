@@ -3,9 +3,9 @@
 #
 #   launch/tpu_vm.sh SLICE ZONE COMMAND EXPERIMENT --out FOLDER [--field value ...]
 #
-# It copies this repository to the workers, installs it there, and starts the same
-# `rlhf-jax COMMAND EXPERIMENT ...` on all of them. FOLDER is gs://BUCKET/NAME, or one that all
-# workers share (Filestore). Called again after a preemption it goes on where it was.
+# It copies this repository to all workers, installs it there, and starts the same
+# `rlhf-jax COMMAND EXPERIMENT ...` on each. FOLDER is gs://BUCKET/NAME or a folder that all workers
+# share (Filestore). After a preemption call it again: the run resumes.
 set -euo pipefail
 if [ $# -lt 4 ]; then
   sed -n '2,8s/^# \{0,1\}//p' "$0" >&2
