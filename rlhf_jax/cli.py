@@ -2,6 +2,7 @@
 
 import dataclasses
 import errno
+import itertools
 import os
 import sys
 import textwrap
@@ -15,6 +16,12 @@ from rlhf_jax.parallel.host import keep_pages
 ABOUT = {
     "run": """all stages of the experiment, or --stages NAME NAME, each after those that it builds
              on, then the report""",
+    "sweep": """runs of every combination of --over FIELD VALUE VALUE (given once or more) with
+             every one of --seeds 0 1 2, each in a folder of its own; a stage that does not depend
+             on what is varied is trained once. Then sweep.html, sweep.png and sweep.json of all;
+             exit code 1 where a run failed""",
+    "compare": """RUN RUN [--between MODEL MODEL]: runs that have reports side by side;
+             comparison.html, comparison.png and comparison.json in --out FOLDER""",
     "report": "the report of the stages that have finished; trains nothing",
     "generate": """answers prompts from standard input, one a line, in which \\n is a line break,
              or from --prompts FILE; trains nothing. The last policy in the experiment's order
@@ -94,6 +101,8 @@ def command(arguments: Sequence[str]) -> int:
         return 0
     if name == "doctor":
         return doctor(rest)
+    if name == "compare":
+        return compare(rest)
     if name == "replay":
         return replay(rest)
     if not rest or rest[0].startswith("-"):
@@ -104,6 +113,8 @@ def command(arguments: Sequence[str]) -> int:
         return plan(*rest)
     if name == "report":
         return report(*rest)
+    if name == "sweep":
+        return sweep(*rest)
     if name in ("generate", "score"):
         return read_models(name, *rest)
     return run_stages(name, *rest)
@@ -113,7 +124,7 @@ def help_of(command: str) -> str:
     """What a command does, where no experiment is named whose fields could be listed."""
     about = ABOUT.get(command, STAGE)
     about = "\n".join(line.strip() for line in about.splitlines())
-    if command in ("doctor", "replay", "score"):
+    if command in ("doctor", "replay", "score", "compare"):
         argument, about = about.split(": ", 1)
         return f"rlhf-jax {command} {argument}\n\n{about}"
     return (f"rlhf-jax {command} EXPERIMENT.py [--field value ...]\n\n{about}\n\n"
@@ -175,6 +186,52 @@ def run_stages(command: str, experiment: str, *options: str) -> int:
         print(stopped)
     except Preempted as signal:
         print(f"{signal}: no step was running; the same command goes on where it was")
+    return 0
+
+
+def sweep(experiment: str, *options: str) -> int:
+    """A grid of runs; 1 where one has failed."""
+    from rlhf_jax.durable.signals import SIGNALS, Preempted
+    from rlhf_jax.parallel import processes
+    from rlhf_jax.runs import sweep as sweeps
+    from rlhf_jax.runs.experiment import load_experiment
+    from rlhf_jax.runs.options import parse
+    from rlhf_jax.runs.run import Stopped
+
+    config, prog = load_experiment(experiment), f"rlhf-jax sweep {experiment}"
+    over, others = sweeps.split_over(options)
+    about, hidden = help_with("sweep", experiment, config), {*config.stages, "evaluators"}
+    config, how = parse([config, sweeps.SweepOptions()], others, prog, about, hidden)
+    config = sweeps.in_folder(config, how, over, others)
+    cells = sweeps.grid(config, how, over, others, prog)
+    processes.start(config.parallel)
+    try:
+        with processes.ending_together(), SIGNALS.handled():
+            made = sweeps.Sweep(config.directory, cells, how, str(absolute(experiment)))
+            made.check()
+            processes.first_alone(lambda: writable_directory(config.directory, "out"), "out")
+            made.tell()
+            made.run()
+            processes.first_alone(made.compare, "compare")
+    except Stopped as stopped:
+        print(stopped)
+        return 0
+    except Preempted as signal:
+        print(f"{signal}: no step was running; the same command goes on where it was")
+        return 0
+    return 1 if made.failed else 0
+
+
+def compare(arguments: Sequence[str]) -> int:
+    """Runs side by side."""
+    from rlhf_jax.runs.compare import CompareOptions, compare
+    from rlhf_jax.runs.options import parse
+
+    runs = list(itertools.takewhile(lambda word: not word.startswith("-"), arguments))
+    if not runs:
+        raise UserError("compare needs RUN..., runs' directories, as in "
+                        "rlhf-jax compare runs/one runs/two")  # fmt: skip
+    compare(runs, parse([CompareOptions()], arguments[len(runs) :], "rlhf-jax compare RUN...")[0])
     return 0
 
 

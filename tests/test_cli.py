@@ -181,8 +181,8 @@ def test_every_command_has_help_without_an_experiment(monkeypatch, capsys, comma
 MISTAKES = {
     "wrong command": (
         ("fly", QUICKSTART),
-        "no command 'fly': must be one of run, report, generate, score, doctor, replay, plan, "
-        f"estimators, or a stage of {QUICKSTART}: pretrain, prompted, sft, ",
+        "no command 'fly': must be one of run, sweep, compare, report, generate, score, doctor, "
+        f"replay, plan, estimators, or a stage of {QUICKSTART}: pretrain, prompted, sft, ",
     ),
     "no file": (("run",), "run needs an experiment file"),
     "a stage without its file": (("ppo",), "ppo is no command; a stage needs an experiment file"),

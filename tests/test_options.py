@@ -332,14 +332,19 @@ def test_a_stage_whose_name_would_hide_an_option_is_refused(name):
 
 def test_no_option_of_a_command_can_be_a_stage():
     from rlhf_jax.plan.command import PlanOptions
+    from rlhf_jax.runs.compare import CompareOptions
     from rlhf_jax.runs.experiment import OPTIONS
     from rlhf_jax.runs.generate import GenerateOptions
     from rlhf_jax.runs.scoring import ScoreOptions
+    from rlhf_jax.runs.sweep import SweepOptions
 
-    readers = [options.ReadOptions, GenerateOptions, ScoreOptions]
-    of_commands = [options.ChainOptions, *readers, PlanOptions]
+    of_commands = [
+        *(options.ChainOptions, options.ReadOptions, GenerateOptions, ScoreOptions, PlanOptions),
+        *(SweepOptions, CompareOptions),
+    ]
     names = {field.name.rstrip("_") for kind in of_commands for field in dataclasses.fields(kind)}
-    assert names - {"stages"} == set(OPTIONS)  # `stages` is a field of the experiment
+    fields = {"stages", "out"}  # of the experiment
+    assert (names | {"over"}) - fields == set(OPTIONS)
 
 
 @pytest.mark.parametrize("name", ["my-x", "a/b", ""])

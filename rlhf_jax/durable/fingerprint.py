@@ -99,7 +99,7 @@ def differences(directory: epath.PathLike, fingerprint: dict) -> list[str]:
 
     Raises UserError as `stored` does.
     """
-    old, new = _flatten(stored(directory)), _flatten(fingerprint_of(fingerprint))
+    old, new = flatten(stored(directory)), flatten(fingerprint_of(fingerprint))
     return [
         f"  {name}: {_shown(name, old, new)} there, {_shown(name, new, old)} now"
         for name in sorted(old.keys() | new.keys())
@@ -143,7 +143,7 @@ def _shown(name: str, values: dict[str, str], others: dict[str, str]) -> str:
     return long if short == other.strip('"').rpartition(":")[2] else short
 
 
-def _flatten(value, prefix: str = "") -> dict[str, str]:
+def flatten(value, prefix: str = "") -> dict[str, str]:
     """{"optimizer.learning_rate": "1e-05", ...}; an empty dict or list is a value of its own."""
     if isinstance(value, dict) and value:
         parts = value.items()
@@ -154,5 +154,5 @@ def _flatten(value, prefix: str = "") -> dict[str, str]:
     return {
         name: text
         for part, inner in parts
-        for name, text in _flatten(inner, f"{prefix}.{part}" if prefix else str(part)).items()
+        for name, text in flatten(inner, f"{prefix}.{part}" if prefix else str(part)).items()
     }

@@ -15,12 +15,12 @@ from rlhf_jax.evaluation.summary import SECTIONS, Results, columns_of, columns_o
 Curves = Mapping[str, Mapping[str, Sequence[Mapping]]]  # rows of metrics, by metric and stage
 
 # Okabe and Ito's colours, which colour-blind people can distinguish; markers differ too.
-_LOOKS = (
+LOOKS = (
     *(("#7f7f7f", "o"), ("#56b4e9", "s"), ("#e69f00", "D"), ("#0072b2", "^"), ("#d55e00", "v")),
     *(("#009e73", "P"), ("#cc79a7", "X"), ("#000000", "*")),
 )
-_SOFT = "#59636e"
-_ACROSS = 3  # panels side by side
+SOFT = "#59636e"
+ACROSS = 3  # panels side by side
 
 
 class Point(NamedTuple):
@@ -38,7 +38,7 @@ def draw(report: dict, results: Results, curves: Curves, stages: Sequence[str]) 
 
     stages: all stages of the experiment, in order, so that a stage looks the same in every report.
     """
-    looks = {stage: _look(number) for number, stage in enumerate(stages)}
+    looks = {stage: look(number) for number, stage in enumerate(stages)}
     panels = []
     for evaluator, found in results:
         drawn = {n: c for n, c in columns_of_one(evaluator, found).items() if c.drawn and c.shown}
@@ -55,17 +55,17 @@ def draw(report: dict, results: Results, curves: Curves, stages: Sequence[str]) 
     return image.getvalue()
 
 
-def _look(number: int) -> tuple[str, str]:
+def look(number: int) -> tuple[str, str]:
     """Colour and marker of a stage. From the ninth on, colours repeat with other markers."""
-    again, place = divmod(number, len(_LOOKS))
-    return _LOOKS[place][0], _LOOKS[(place + again) % len(_LOOKS)][1]
+    again, place = divmod(number, len(LOOKS))
+    return LOOKS[place][0], LOOKS[(place + again) % len(LOOKS)][1]
 
 
 def _figure(panels: list, looks: dict, report: dict, curves: Curves) -> Figure:
-    deep = max(1, math.ceil(len(panels) / _ACROSS))
+    deep = max(1, math.ceil(len(panels) / ACROSS))
     figure = Figure(figsize=(15, 0.4 + 4.1 * deep), dpi=110, layout="constrained")
     figure.get_layout_engine().set(w_pad=0.14, h_pad=0.14)
-    places = list(figure.subplots(deep, _ACROSS, squeeze=False).flat)
+    places = list(figure.subplots(deep, ACROSS, squeeze=False).flat)
     for place, (function, arguments) in zip(places, panels, strict=False):
         function(place, *arguments, looks)
     for place in places[len(panels) :]:
@@ -110,9 +110,9 @@ def _panel(panel: Axes, title: str, section, drawn, points, columns, looks: dict
 
 def _rows(panel: Axes, title: str, column: Column, points: Sequence[Point], looks: dict) -> None:
     """One row per stage, the first on top: the mean, also as text, and its interval."""
-    _frame(panel, title, f"{column.about.partition(';')[0]} (95 % interval)")
+    frame(panel, title, f"{column.about.partition(';')[0]} (95 % interval)")
     if column.middle is not None:
-        panel.axvline(column.middle, color=_SOFT, linestyle="--", linewidth=1, zorder=0)
+        panel.axvline(column.middle, color=SOFT, linestyle="--", linewidth=1, zorder=0)
     for row, point in enumerate(points):
         _point(panel, point.mean, row, "x", point, looks)
         panel.annotate(
@@ -137,7 +137,7 @@ def _groups(panel: Axes, title: str, drawn, points, stages: list[str], looks: di
     """One group of stages per column."""
     columns = list(drawn.values())
     share, about = all(column.percent for column in columns), columns[0].about
-    _frame(panel, title, "", f"{about} ({'%, ' * share}95 % interval)")
+    frame(panel, title, "", f"{about} ({'%, ' * share}95 % interval)")
     for group, name in enumerate(drawn):
         for point in points[name]:
             place = (stages.index(point.stage) + 0.5) / len(stages)
@@ -156,7 +156,7 @@ def _over(
 ) -> None:
     """One column (y) over another (x), with the interval of x."""
     across = f"{other.about.partition(';')[0]} (95 % interval)"
-    _frame(panel, f"{title} over {column.over.replace('_', ' ')}", across)
+    frame(panel, f"{title} over {column.over.replace('_', ' ')}", across)
     panel.set_ylabel(column.about.partition(";")[0])
     found = {point.label: point for point in beside}
     for point in points:
@@ -171,7 +171,7 @@ def _over(
 
 def _lines(panel: Axes, metric: str, curves: Mapping[str, Sequence], looks: dict) -> None:
     """One line per stage, with gaps where a value is absent or not finite."""
-    _frame(panel, f"Training: {metric}", "step", metric)
+    frame(panel, f"Training: {metric}", "step", metric)
     for stage, rows in curves.items():
         values = [row.get(metric) for row in rows]
         values = [math.nan if value is None else value for value in values]
@@ -187,12 +187,12 @@ def _lines(panel: Axes, metric: str, curves: Mapping[str, Sequence], looks: dict
         )
 
 
-def _frame(panel: Axes, title: str, across: str, up: str = "") -> None:
+def frame(panel: Axes, title: str, across: str, up: str = "") -> None:
     """Title, axis labels, and light grid lines behind the data."""
     panel.set_title(title[:1].upper() + title[1:], loc="left", fontweight="bold", pad=12)
     panel.set(xlabel=across, ylabel=up)
     panel.spines[["top", "right"]].set_visible(False)
-    panel.tick_params(color=_SOFT)
+    panel.tick_params(color=SOFT)
     panel.grid(color="#e5e8eb")
     panel.set_axisbelow(True)
 

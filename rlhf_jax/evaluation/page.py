@@ -61,16 +61,7 @@ def page(report: dict, results: Results, image: bytes) -> str:
     )
     more = "".join(evaluator.section(found, results) for evaluator, found in results)
     asked = report["prompts"]
-    return f"""<!doctype html>
-<html lang="en">
-<head>
-<meta charset="utf-8">
-<meta name="viewport" content="width=device-width, initial-scale=1">
-<title>rlhf_jax report, seed {report["seed"]}</title>
-<style>{_STYLE}</style>
-</head>
-<body>
-<h1>rlhf_jax report</h1>
+    body = f"""<h1>rlhf_jax report</h1>
 <p class="soft">Seed {report["seed"]}, {asked["asked"]} of {asked["all"]} test prompts.
 {_times(report["seconds"])}</p>
 <h2>Findings</h2>
@@ -80,7 +71,22 @@ def page(report: dict, results: Results, image: bytes) -> str:
 <img alt="The columns of the tables with their intervals, and curves of training"
 src="data:image/png;base64,{picture}">
 {more}
-</body>
+"""
+    return document(f"rlhf_jax report, seed {report['seed']}", body)
+
+
+def document(title: str, body: str) -> str:
+    """A whole page of this style. body: HTML."""
+    return f"""<!doctype html>
+<html lang="en">
+<head>
+<meta charset="utf-8">
+<meta name="viewport" content="width=device-width, initial-scale=1">
+<title>{escape(title)}</title>
+<style>{_STYLE}</style>
+</head>
+<body>
+{body}</body>
 </html>
 """
 

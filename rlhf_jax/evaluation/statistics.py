@@ -147,8 +147,8 @@ def paired_difference(
     d_i = (a_i - R_a w_i) / W_a - (b_i - R_b v_i) / W_b and an item's mean share
     h_i = (w_i / W_a + v_i / W_b) / 2, the interval is
     R_a - R_b -+ t_{M-1} sqrt(sum_i d_i^2 / (1 - h_i)) with M = 1 / sum_i h_i^2. If the weights of
-    a and b are equal, it is `mean_interval` of the differences. Items with weight 0 in both are
-    left out.
+    a and b are equal, it is `mean_interval` of the differences. Items that have
+    neither total nor weight change nothing.
 
     Raises UserError where the lengths differ, a number is not finite, or a side has no weight.
     Source: Bell and McCaffrey (2002), Survey Methodology 28.
@@ -157,10 +157,7 @@ def paired_difference(
     for field, weights in (("weights_a", w), ("weights_b", v)):
         ok = bool((weights >= 0).all()) and bool(weights.any())
         require(ok, field, float(weights.min()), "0 or more, and not all 0")
-    kept = (w > 0) | (v > 0)
-    whole_a, whole_b = w.sum(), v.sum()
-    a, w = a[kept] / whole_a, w[kept] / whole_a
-    b, v = b[kept] / whole_b, v[kept] / whole_b
+    a, w, b, v = a / w.sum(), w / w.sum(), b / v.sum(), v / v.sum()
     rate_a, rate_b = a.sum(), b.sum()
     residuals = (a - rate_a * w) - (b - rate_b * v)
     size = np.abs(a).max() + np.abs(b).max()

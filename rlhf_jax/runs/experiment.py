@@ -22,10 +22,13 @@ from rlhf_jax.sources.source import Source
 from rlhf_jax.stages.stage import Stage
 from rlhf_jax.training.loop import LoopConfig
 
-COMMANDS = ("run", "report", "generate", "score", "doctor", "replay", "plan", "estimators")
+COMMANDS = (
+    *("run", "sweep", "compare", "report", "generate", "score", "doctor", "replay", "plan"),
+    "estimators",
+)
 OPTIONS = (  # theirs
-    *("stop_after_steps", "insist", "from", "stage", "topology", "suggest", "tries", "json"),
-    *("prompts", "to", "n", "best_of", "scorer", "file"),
+    *("stop_after_steps", "insist", "from", "over", "seeds", "between", "stage", "topology"),
+    *("suggest", "tries", "json", "prompts", "to", "n", "best_of", "scorer", "file"),
 )
 
 

@@ -23,7 +23,7 @@ from typing import Annotated, Any, Literal, NamedTuple, Union, get_args, get_ori
 
 import tyro
 
-from rlhf_jax.errors import UserError, inside
+from rlhf_jax.errors import UserError, inside, require
 from rlhf_jax.runs.experiment import Experiment
 
 HELP = ("-h", "--help")
@@ -344,6 +344,16 @@ def _path(argument: str) -> str:
 def _no(path: str) -> str:
     *above, last = path.split(".")
     return ".".join([*above, f"no_{last}"])
+
+
+def tokens_of(path: str, text: str, part: Part) -> list[str]:
+    """An option and its value as arguments. Of several values the text has all, between spaces."""
+    if part.hint is bool:
+        allowed = {"true": path, "false": _no(path)}
+        require(text.lower() in allowed, path, text, "True or False")
+        return [f"--{allowed[text.lower()]}"]
+    several = get_origin(part.hint) in (tuple, list, collections.abc.Sequence)
+    return [f"--{path}", *text.split()] if several else [f"--{path}={text}"]
 
 
 def paths(roots: Sequence[Any]) -> list[tuple[str, Part]]:

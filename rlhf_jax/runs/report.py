@@ -1,5 +1,5 @@
 """The report of a run: every finished model measured by the experiment's evaluators, written as
-report.json, report.png and report.html, and printed."""
+report.json, report.png and report.html, and printed; items.json is what `compare` reads beside."""
 
 import json
 import time
@@ -12,6 +12,7 @@ from rlhf_jax.evaluation.summary import Results, measured, summarise
 from rlhf_jax.evaluation.table import print_report
 from rlhf_jax.parallel import processes
 from rlhf_jax.runs import chain
+from rlhf_jax.runs.items import ITEMS, items_of
 from rlhf_jax.runs.run import Run
 from rlhf_jax.training.metrics import METRICS, SPEED, read_metrics
 
@@ -46,6 +47,7 @@ def report_finished(run: Run) -> dict:
         files = {
             "report.png": image,
             "report.html": page(found, results, image).encode(),
+            ITEMS: json.dumps(items_of(run, results, stages), allow_nan=False).encode(),
             "report.json": (json.dumps(found, indent=2, allow_nan=False) + "\n").encode(),
         }
         for name, content in files.items():

@@ -99,12 +99,8 @@ class Run:
 
     def left(self, stages: Sequence[str]) -> list[str]:
         """Those of the stages that are yet to run here."""
-        return [stage for stage in stages if self.trains(stage) and not self._has_ended(stage)]
-
-    def _has_ended(self, stage: str) -> bool:
-        """As `finished`, without the tokenizer: before data are there."""
-        directory = self.stage_directory(stage)
-        return has_model(directory / "model") or StageRecords.there(directory)
+        ended = lambda stage: has_ended(self.stage_directory(stage))
+        return [stage for stage in stages if self.trains(stage) and not ended(stage)]
 
     def check_rows(self, stages: Sequence[str]) -> None:
         """Raises ConfigError where a batch of a stage that is yet to run does not fit the mesh."""
@@ -270,6 +266,11 @@ class Run:
     def key(self, purpose: str) -> jax.Array:
         """The random key of a purpose (randomness.py)."""
         return random_key(self.config.seed, purpose)
+
+
+def has_ended(directory: Path) -> bool:
+    """Whether a stage's directory holds what it ends with."""
+    return has_model(directory / "model") or StageRecords.there(directory)
 
 
 def check_rows(runner: Runner, stage: Stage, name: str) -> None:

@@ -15,11 +15,11 @@ from rlhf_jax.durable import taken
 from rlhf_jax.durable.files import absolute, entries, write_atomically
 from rlhf_jax.durable.fingerprint import CONFIG, differences
 from rlhf_jax.durable.lock import lock
-from rlhf_jax.durable.model_files import has_model
 from rlhf_jax.errors import UserError
 from rlhf_jax.runs.experiment import Experiment
+from rlhf_jax.runs.run import has_ended
 from rlhf_jax.sources import corpora
-from rlhf_jax.sources.records import WHOLE, StageRecords
+from rlhf_jax.sources.records import WHOLE
 from rlhf_jax.strict_json import read_json
 
 COUNTS = "counts.json"  # in data/, written last
@@ -49,7 +49,7 @@ def offered(config: Experiment, run: PathLike, stages: Sequence[str]) -> Offer:
         raise UserError(f"{run}: holds no run to take stages from")
     if run == absolute(config.directory):
         raise UserError(f"{run} is the run's own directory: name another to take stages from")
-    if lines := differences(run / "data", corpora.identity(*_data(config))):
+    if lines := differences(run / "data", corpora.identity(*data_of(config))):
         raise UserError(f"nothing can be taken from {run}, as its data were made with another "
                         "config:\n" + "\n".join(lines))  # fmt: skip
     if (files := _files(config)) is not None:
@@ -57,7 +57,7 @@ def offered(config: Experiment, run: PathLike, stages: Sequence[str]) -> Offer:
     whole, reason = [], {}
     for stage in stages:
         there = taken.followed(run / stage)
-        if not has_model(there / "model") and not StageRecords.there(there):
+        if not has_ended(there):
             reason[stage] = "has not finished there"
         elif lines := differences(there, config.fingerprint(stage)):
             reason[stage] = "has another config:\n" + "\n".join(lines)
@@ -66,7 +66,8 @@ def offered(config: Experiment, run: PathLike, stages: Sequence[str]) -> Offer:
     return Offer(run, tuple(whole), reason)
 
 
-def _data(config: Experiment) -> tuple:
+def data_of(config: Experiment) -> tuple:
+    """What data are made from: of two equal ones the data are the same."""
     return config.data, config.model.vocab_size, config.seed
 
 
@@ -113,17 +114,17 @@ def take_from(config: Experiment, run: PathLike, stages: Sequence[str]) -> None:
     stages = [stage for stage in stages if config.trains(stage)]
     offer, own = offered(config, run, stages), here(config, stages)
     found = [stage for stage in offer.whole if stage not in own]
-    reasons = _reasons(offer, own)
+    left = reasons(offer, own)
     if not found and not own:
-        raise UserError(f"nothing can be taken from {offer.run}: " + "\n".join(reasons))
+        raise UserError(f"nothing can be taken from {offer.run}: " + "\n".join(left))
     take(config, offer, found)
     if found:
         print(f"{', '.join(found)}: taken from {offer.run}", flush=True)
-    for line in reasons:
+    for line in left:
         print(line, flush=True)
 
 
-def _reasons(offer: Offer, own: Sequence[str]) -> list[str]:
+def reasons(offer: Offer, own: Sequence[str]) -> list[str]:
     """Why stages are not taken, those of one reason together."""
     stages: dict[str, list[str]] = {}
     for stage, reason in offer.reason.items():

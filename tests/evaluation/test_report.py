@@ -13,7 +13,7 @@ import pytest
 from rlhf_jax.errors import UserError
 from rlhf_jax.evaluation.behaviour import Behaviour
 from rlhf_jax.evaluation.evaluator import Column, Evaluator
-from rlhf_jax.evaluation.figure import _LOOKS, _look, draw
+from rlhf_jax.evaluation.figure import LOOKS, draw, look
 from rlhf_jax.evaluation.gold_score import GoldScore
 from rlhf_jax.evaluation.kl import KL
 from rlhf_jax.evaluation.page import page
@@ -330,7 +330,7 @@ def test_durations():
 def test_the_figure_has_a_panel_for_each_evaluator_and_each_metric(report, monkeypatch):
     drawn = []
     monkeypatch.setattr(
-        "rlhf_jax.evaluation.figure._frame",
+        "rlhf_jax.evaluation.figure.frame",
         lambda panel, title, across, up="": drawn.append((panel, title)),
     )
     image = draw(report, results(), CURVES, (*POLICIES, "reward"))
@@ -358,9 +358,9 @@ def test_the_figure_has_a_panel_for_each_evaluator_and_each_metric(report, monke
 
 
 def test_more_stages_than_colours_are_told_apart_by_their_markers():
-    found = [_look(number) for number in range(len(_LOOKS) ** 2)]
-    assert found[: len(_LOOKS)] == list(_LOOKS) and len(set(found)) == len(found)
-    assert found[9] == (_LOOKS[1][0], _LOOKS[2][1])
+    found = [look(number) for number in range(len(LOOKS) ** 2)]
+    assert found[: len(LOOKS)] == list(LOOKS) and len(set(found)) == len(found)
+    assert found[9] == (LOOKS[1][0], LOOKS[2][1])
 
 
 @pytest.mark.parametrize("far, scale", [(1.0, "linear"), (1000.0, "asinh")])
@@ -368,7 +368,7 @@ def test_the_gold_score_is_drawn_over_the_column_that_is_named(monkeypatch, far,
     """Over the KL; one policy that is far off does not press the others together."""
     drawn = {}
     monkeypatch.setattr(
-        "rlhf_jax.evaluation.figure._frame",
+        "rlhf_jax.evaluation.figure.frame",
         lambda panel, title, across, up="": drawn.update({title: panel}),
     )
 

@@ -1,0 +1,93 @@
+"""items.json, which the report writes for `compare`: the config that the figures are of, how their
+columns are shown, and what each item of an evaluator brings to them."""
+
+import hashlib
+import json
+from collections.abc import Sequence
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+from rlhf_jax.data import source_files
+from rlhf_jax.durable.fingerprint import class_path, fingerprint_of
+from rlhf_jax.evaluation.evaluator import Evaluator
+from rlhf_jax.evaluation.summary import SECTIONS, Results, columns_of
+from rlhf_jax.runs.experiment import Experiment
+
+if TYPE_CHECKING:
+    from rlhf_jax.runs.run import Run
+
+ITEMS = "items.json"
+
+
+def items_of(run: "Run", results: Results, stages: Sequence[str]) -> dict:
+    """The content of items.json.
+
+    config   `figures_config`
+    data     a digest of what records are made from
+    models   by stage, a digest of the config that it depends on
+    columns  by section and name, the fields of its evaluation.evaluator.Column
+    items    by section, stage and column: "totals" and "weights", the evaluator's `parts`, and
+             "of", a digest of the items, equal where two models were measured on the same ones in
+             the same order
+    """
+    config = run.config
+    records = {
+        "data": fingerprint_of(config.data),
+        "seed": config.seed,
+        "files": source_files.known(run.directory / "data"),
+    }
+    items: dict = {section: {} for section in SECTIONS.values()}
+    for evaluator, found in results:
+        collected = [need.stage for need in evaluator.needs().values() if need.ends == "rankings"]
+        measured = records | {stage: config.fingerprint(stage) for stage in collected}
+        section = items[SECTIONS[evaluator.judges]]
+        for stage, of in found.items():
+            known = digest([measured, np.asarray(of.rows["id"]).tolist()])
+            for column, (totals, weights) in evaluator.parts(of.rows).items():
+                if np.isfinite(totals).all():
+                    parts = {"totals": _floats(totals), "weights": _floats(weights)}
+                    section.setdefault(stage, {})[column] = {"of": known} | parts
+    columns = {
+        section: {name: column._asdict() for name, column in columns_of(results, judges).items()}
+        for judges, section in SECTIONS.items()
+    }
+    models = {stage: digest(config.fingerprint(stage)) for stage in stages}
+    return {
+        "config": figures_config(config),
+        "data": digest(records),
+        "models": models,
+        "columns": columns,
+        "items": items,
+    }
+
+
+def figures_config(config: Experiment) -> dict:
+    """All of a config that decides the figures of a report, as JSON values."""
+    fields = {
+        "seed": config.seed,
+        "data": config.data,
+        "model": config.model,
+        "stages": dict(config.stages),
+        "ending": config.ending,
+        "evaluation": config.evaluation,
+    }
+    evaluators = {each.name: _told(each) for each in config.evaluators}
+    return fingerprint_of(fields) | {"evaluators": evaluators}
+
+
+def _told(evaluator: Evaluator) -> Any:
+    """Its class alone where a field has no place in JSON."""
+    try:
+        return fingerprint_of(evaluator)
+    except TypeError:
+        return class_path(type(evaluator))
+
+
+def _floats(column: np.ndarray) -> list[float]:
+    return np.asarray(column, np.float64).tolist()
+
+
+def digest(content: Any) -> str:
+    """16 hexadecimal digits that tell JSON values apart."""
+    return hashlib.sha256(json.dumps(content, sort_keys=True).encode()).hexdigest()[:16]
