@@ -12,7 +12,7 @@ from matplotlib.figure import Figure
 from matplotlib.lines import Line2D
 from matplotlib.transforms import ScaledTranslation
 
-from rlhf_jax.evaluation.comparison import Comparison, Row
+from rlhf_jax.evaluation.comparison import Comparison, Estimate, Row
 from rlhf_jax.evaluation.evaluator import Column
 from rlhf_jax.evaluation.figure import ACROSS, SOFT, frame, look
 from rlhf_jax.evaluation.statistics import Interval
@@ -141,18 +141,35 @@ def _panel(
         panel.set_xticks(range(len(models)), models, rotation=30, ha="right")
     elif axis.labels:
         panel.set_xticks(list(axis.labels), list(axis.labels.values()))
+        panel.set_xlim(-0.6, max(axis.labels) + 0.4)
     else:
         _scaled(panel, axis)
-    panel.margins(x=0.15)
+    _around(panel, [row.estimate(name) for row in rows])
+
+
+def _around(panel: Axes, found: Sequence[Estimate]) -> None:
+    """Limits with room for every interval and seed: what is moved aside counts for nothing else."""
+    ends = [value for each in found for value in each.by_seed.values()]
+    for value in (each.value for each in found):
+        below, above = _reach(value)
+        ends += [value.mean - below, value.mean + above]
+    margin = 0.06 * (max(ends) - min(ends)) or 0.5
+    panel.set_ylim(min(ends) - margin, max(ends) + margin)
 
 
 def _scaled(panel: Axes, axis: Axis) -> None:
     """The values that were tried as ticks, on an axis of their scale."""
     values = sorted(set(axis.places.values()))
     if axis.scale == "symlog":
-        panel.set_xscale("symlog", linthresh=min(value for value in values if value > 0))
+        least = min(value for value in values if value > 0)
+        panel.set_xscale("symlog", linthresh=least)
+        panel.set_xlim(-0.5 * least, 2 * values[-1])
+    elif axis.scale == "log":
+        panel.set_xscale("log")
+        panel.set_xlim(values[0] ** 1.3 / values[-1] ** 0.3, values[-1] ** 1.1 / values[0] ** 0.1)
     else:
-        panel.set_xscale(axis.scale)
+        span = values[-1] - values[0] or 1.0
+        panel.set_xlim(values[0] - 0.3 * span, values[-1] + 0.1 * span)
     panel.set_xticks(values, [f"{value:g}" for value in values])
     panel.minorticks_off()
 

@@ -149,8 +149,8 @@ SHOWS = (
          "test_rows_go_to_the_devices_and_come_back_in_order[pmap]", "AssertionError|.*Error"),
     ]),
     *mutants("evaluation/figure.py", "evaluation/test_report.py", [
-        ("_look", "(place + again)", "(place + 0)", MANY),
-        ("_look", "_LOOKS[place][0]", "_LOOKS[(place + again) % len(_LOOKS)][0]", MANY),
+        ("look", "(place + again)", "(place + 0)", MANY),
+        ("look", "LOOKS[place][0]", "LOOKS[(place + again) % len(LOOKS)][0]", MANY),
         ("_over", "panel.set_xscale(", "(lambda *_, **__: None)(", f"{SHOWN}[1000.0-asinh]"),
         ("_over", "10 * means", "1 * means", f"{SHOWN}[1.0-linear]"),
         ("_over", "linear_width=means[len(means) // 2]", "linear_width=means[0]",

@@ -19,11 +19,12 @@ from tests.mutants import (
     recipes,
     rewards,
     stages,
+    sweeps,
     training,
     use,
 )
 
 ROOMS = (details, objectives, policy_gradients, preferences, models, data, generation, training,
          durable, rewards, stages, iteration, identity, evaluation, recipes, chain, plan,
-         command_line, use, estimators)  # fmt: skip
+         command_line, use, sweeps, estimators)  # fmt: skip
 TABLE = tuple(mutant for room in ROOMS for mutant in room.MUTANTS)
