@@ -28,9 +28,28 @@ class RecordError(UserError):
 def require(ok: bool, field: str, value: Any, allowed: str) -> None:
     """Raises ConfigError naming the field, its value and what is allowed, unless `ok`."""
     if not ok:
-        error = ConfigError(f"{field} = {value!r}: must be {allowed}")
-        error.field = field
-        raise error
+        _refuse(field, repr(value), allowed)
+
+
+def _refuse(field: str, shown: str, allowed: str) -> None:
+    error = ConfigError(f"{field} = {shown}: must be {allowed}")
+    error.field = field
+    raise error
+
+
+def require_a(kind: type | tuple[type, ...], field: str, value: Any, allowed: str = "") -> None:
+    """`require` that the value is of the kind, or of one of several. allowed: "": their names."""
+    kinds = kind if isinstance(kind, tuple) else (kind,)
+    names = " or ".join(each.__name__ for each in kinds)
+    article = "an" if names[0] in "AEIOU" else "a"
+    require_form(isinstance(value, kinds), field, value, allowed or f"{article} {names}")
+
+
+def require_form(ok: bool, field: str, value: Any, allowed: str) -> None:
+    """`require` of a value that may be anything: one that is long is named by its class."""
+    if not ok:
+        shown, kind = repr(value), type(value).__name__
+        _refuse(field, shown if len(shown) <= 60 else f"<{kind}>", allowed)
 
 
 @contextlib.contextmanager

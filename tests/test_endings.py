@@ -9,6 +9,7 @@ import pytest
 
 from rlhf_jax.data import pipeline
 from rlhf_jax.data.records import Prompt, Ranking
+from rlhf_jax.errors import UserError
 from rlhf_jax.evaluation.reward_accuracy import RewardAccuracy
 from rlhf_jax.generation.ending import Ending, EndingConfig
 from rlhf_jax.models import transformer
@@ -69,6 +70,8 @@ def test_one_rule_is_all_stages_and_the_report_s(run):
     assert {run.build(stage).ending for stage in run.config.stages} == {expected}
     (accuracy,) = run.config.evaluators
     subject = OneSubject(StageModel(run.evaluation, "reward"), accuracy)
+    with pytest.raises(UserError, match=r"model\('by'\): its `needs` has no such role: it has r"):
+        subject.model("by")
     assert subject.build.ending == expected
 
 

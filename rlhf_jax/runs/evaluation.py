@@ -298,7 +298,11 @@ class OneSubject:
         return self._evaluation.programs(self._evaluator, self.stage)
 
     def model(self, role: str) -> Any:
-        return self._evaluation.finished(self._evaluator.needs()[role].stage).params
+        needs, name = self._evaluator.needs(), self._evaluator.name
+        if role not in needs:
+            raise UserError(f"{name}: model({role!r}): its `needs` has no such role: it has "
+                            f"{', '.join(needs) or 'none'}")  # fmt: skip
+        return self._evaluation.finished(needs[role].stage).params
 
     def sampled(self) -> Sampled:
         return self._model.sampled

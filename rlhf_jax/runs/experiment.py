@@ -12,7 +12,7 @@ from etils.epath import Path
 from rlhf_jax.durable import manifest, taken
 from rlhf_jax.durable.files import place
 from rlhf_jax.durable.fingerprint import EXPERIMENT, NOT_FINGERPRINTED, fingerprint_of
-from rlhf_jax.errors import UserError, require
+from rlhf_jax.errors import UserError, require, require_a, require_form
 from rlhf_jax.evaluation.evaluator import EvaluationConfig, Evaluator
 from rlhf_jax.generation.ending import Ending, EndingConfig
 from rlhf_jax.models.config import TransformerConfig
@@ -63,6 +63,7 @@ class Experiment:
     out: str | None = None
 
     def __post_init__(self):
+        self._check_kinds()
         require(0 <= self.seed < 2**63, "seed", self.seed, "in [0, 2**63)")
         total = self.evaluation.prompt_length + self.evaluation.response_length
         field, context = "evaluation.prompt_length + response_length", self.model.context
@@ -71,6 +72,27 @@ class Experiment:
         reserved = (*COMMANDS, *OPTIONS, *fields)
         chain.check_chain(self.stages, self.model, Ending.planned(self.ending), reserved)
         chain.check_evaluators(self.stages, self.evaluators, self.loop.best)
+
+    def _check_kinds(self):
+        """Raises ConfigError where a field holds another kind of thing, such as a class in place of
+        an instance."""
+        is_instance = lambda value: not isinstance(value, type)
+        require_a(TransformerConfig, "model", self.model)
+        require_a(EvaluationConfig, "evaluation", self.evaluation)
+        require_a(EndingConfig, "ending", self.ending)
+        require_a(LoopConfig, "loop", self.loop)
+        require_a(ParallelConfig, "parallel", self.parallel)
+        require_a(int, "seed", self.seed, "a whole number")
+        ok = hasattr(self.data, "records") and is_instance(self.data)
+        require_form(ok, "data", self.data, "a data source, such as FolderData()")
+        require_a(Mapping, "stages", self.stages, "a dict of stages by name")
+        for name, stage in self.stages.items():
+            ok = hasattr(stage, "ends") and is_instance(stage)
+            require_form(ok, f"stages.{name}", stage, "a stage, such as SFT(...)")
+        require_a((tuple, list), "evaluators", self.evaluators, "a tuple of evaluators")
+        for number, evaluator in enumerate(self.evaluators):
+            ok = hasattr(evaluator, "judges") and is_instance(evaluator)
+            require_form(ok, f"evaluators.{number}", evaluator, "an evaluator, such as GoldScore()")
 
     def with_stages(self, **stages: Stage) -> "Experiment":
         """The experiment with other stages of these names."""

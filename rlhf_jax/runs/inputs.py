@@ -58,7 +58,11 @@ class StageInputs:
         self._models: dict[str, Any] = {}  # by stage: two roles of one stage share its model
 
     def model(self, role: str) -> Any:
-        stage = self._stage.needs()[role].stage
+        needs = self._stage.needs()
+        if role not in needs:
+            raise UserError(f"{self.build.name}: model({role!r}): its `needs` has no such role: "
+                            f"it has {', '.join(needs) or 'none'}")  # fmt: skip
+        stage = needs[role].stage
         if stage not in self._models:
             self._models[stage] = self._run.model(stage)
         return self._models[stage]

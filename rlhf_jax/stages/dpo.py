@@ -12,7 +12,7 @@ from typing import Any, ClassVar, NamedTuple
 import jax
 import jax.numpy as jnp
 
-from rlhf_jax.errors import require
+from rlhf_jax.errors import require, require_form
 from rlhf_jax.models import transformer
 from rlhf_jax.models.config import TransformerConfig
 from rlhf_jax.objectives import preferences
@@ -147,6 +147,11 @@ class DirectPreference(RankingStage):
     `start` is the reference."""
 
     objective: Preference = DPO()
+
+    def __post_init__(self):
+        super().__post_init__()
+        ok, allowed = hasattr(self.objective, "loss"), "an objective, such as DPO(beta=0.1)"
+        require_form(ok, "objective", self.objective, allowed)
 
     def programs(self, build, steps):
         model, batch = build.shapes["start"], self.batch_shapes()

@@ -7,7 +7,7 @@ from typing import Any
 import jax
 
 from rlhf_jax.data.batches import Batches
-from rlhf_jax.errors import inside, require
+from rlhf_jax.errors import inside, require, require_a
 from rlhf_jax.models import parts
 from rlhf_jax.models.config import TransformerConfig
 from rlhf_jax.stages import supervised
@@ -32,6 +32,7 @@ class OneModelStage(Stage):
     train: tuple[str, ...] = dataclasses.field(default=(), kw_only=True)
 
     def __post_init__(self):
+        require_a(OptimizerConfig, "optimizer", self.optimizer)
         for field in ("epochs", "batch_size", "length", "micro_batches"):
             value = getattr(self, field)
             require(value > 0, field, value, "positive")

@@ -3,7 +3,7 @@
 import dataclasses
 from typing import Literal
 
-from rlhf_jax.errors import require
+from rlhf_jax.errors import require, require_a
 from rlhf_jax.objectives import kl
 from rlhf_jax.objectives.estimator import GAE, Advantage, PPOClip, Surrogate
 from rlhf_jax.objectives.kl import AdaptiveController, DoublingController, FixedController
@@ -84,6 +84,7 @@ class PolicyGradientConfig:
     train_value: tuple[str, ...] = ()  # the same of the value network
 
     def __post_init__(self):
+        self._check_kinds()
         positive = (
             "iterations", "batch_size", "group", "minibatches", "epochs", "micro_batches",
             "rollout_micro_batches", "prompt_length", "response_length", "temperature", "max_draws",
@@ -97,8 +98,6 @@ class PolicyGradientConfig:
         clip, decay = self.value_clip, self.ema_decay
         require(clip is None or clip > 0, "value_clip", clip, "> 0")
         require(decay is None or 0 <= decay < 1, "ema_decay", decay, "in [0, 1)")
-        ok = isinstance(self.rewards, tuple) and len(self.rewards) > 0
-        require(ok, "rewards", self.rewards, "a tuple of terms, one or more")
         self._check_rows()
         self._check_estimator()
         self._check_kl()
@@ -108,6 +107,18 @@ class PolicyGradientConfig:
                 continue
             warmup, field = optimizer.warmup_steps, f"{name}.warmup_steps"
             require(warmup < steps, field, warmup, f"below the {steps} updates of all iterations")
+
+    def _check_kinds(self):
+        require_a(OptimizerConfig, "policy_optimizer", self.policy_optimizer)
+        if self.value_optimizer is not None:
+            require_a(OptimizerConfig, "value_optimizer", self.value_optimizer)
+        require_a(Advantage, "advantage", self.advantage)
+        require_a(Surrogate, "surrogate", self.surrogate)
+        require_a((FixedController, AdaptiveController, DoublingController), "kl", self.kl)
+        ok = isinstance(self.rewards, tuple) and len(self.rewards) > 0
+        require(ok, "rewards", self.rewards, "a tuple of terms, one or more")
+        for number, term in enumerate(self.rewards):
+            require_a(Reward, f"rewards.{number}", term)
 
     def _check_rows(self):
         size, pieces = self.batch_size, self.minibatches * self.micro_batches

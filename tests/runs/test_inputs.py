@@ -171,6 +171,12 @@ def test_records_come_from_the_stage_that_is_named_or_from_the_data():
     assert read(human, "reward", "rankings", "train") == ("rankings", "train", None)
 
 
+def test_a_role_that_a_stage_does_not_have_is_named(inputs):
+    told = r"^feedback: model\('sft'\): its `needs` has no such role: it has policy$"
+    with pytest.raises(UserError, match=told):
+        inputs.model("sft")
+
+
 def test_a_role_s_model_is_that_of_the_stage_that_it_names_loaded_once():
     loaded = []
 

@@ -7,9 +7,12 @@ import pytest
 
 from rlhf_jax.errors import ConfigError
 from rlhf_jax.evaluation.evaluator import Evaluator
+from rlhf_jax.evaluation.gold_score import GoldScore
 from rlhf_jax.generation.ending import EndingConfig
+from rlhf_jax.objectives.estimator import PPOClip
 from rlhf_jax.rewards.learned import LearnedReward
 from rlhf_jax.runs import chain
+from rlhf_jax.sources.world import WorldData
 from rlhf_jax.stages.elsewhere import FewShot, FromRun
 from rlhf_jax.stages.stage import Need
 from tests.small_run import RATE, SFT, Pretrain, RewardModel, config, ppo
@@ -38,6 +41,57 @@ def test_a_stage_comes_after_all_that_it_builds_on_and_nothing_else_is_run():
     assert chain.in_order(STAGES, ["dpo", "ppo"]) == both
     assert chain.in_order(STAGES, ["pretrain", "dpo", "ppo"]) == both
     assert chain.in_order(STAGES, []) == []
+
+
+STAGE_KINDS = {
+    "optimizer = 'adam': must be an OptimizerConfig": lambda: SFT("adam", start="pretrain"),
+    "optimizer = 0.0001: must be an OptimizerConfig": lambda: Pretrain(1e-4),
+    "policy_optimizer = 'adam': must be an OptimizerConfig": lambda: ppo(policy_optimizer="adam"),
+    "value_optimizer = 3: must be an OptimizerConfig": lambda: ppo(value_optimizer=3),
+    "kl = 0.1: must be a FixedController or AdaptiveController or DoublingController":
+        lambda: ppo(kl=0.1),
+    "advantage = 'gae': must be an Advantage": lambda: ppo(advantage="gae"),
+    "surrogate = <class 'rlhf_jax.objectives.estimator.PPOClip'>: must be a Surrogate":
+        lambda: ppo(surrogate=PPOClip),
+    "rewards.0 = 'reward': must be a Reward": lambda: ppo(rewards=("reward",)),
+    "rewards = LearnedReward(weight=1.0, stage='reward'): must be a tuple of terms, one or more":
+        lambda: ppo(rewards=LearnedReward("reward")),
+    "objective = 'dpo': must be an objective, such as DPO(beta=0.1)":
+        lambda: dataclasses.replace(STAGES["dpo"], objective="dpo"),
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("told", STAGE_KINDS)
+def test_a_field_of_a_stage_that_holds_another_kind_of_thing_is_named(told):
+    with pytest.raises(ConfigError) as refused:
+        STAGE_KINDS[told]()
+    assert str(refused.value) == told
+
+
+PARTS = {
+    "stages = <list>: must be a dict of stages by name": {"stages": list(STAGES.values())},
+    "stages.x = 'sft': must be a stage, such as SFT(...)": {"stages": {**STAGES, "x": "sft"}},
+    "stages.x = <class 'rlhf_jax.stages.sft.SFT'>: must be a stage, such as SFT(...)":
+        {"stages": {**STAGES, "x": SFT}},
+    "evaluators = GoldScore(every=None, within=(), above=(), over=None): must be a tuple of "
+    "evaluators": {"evaluators": GoldScore()},
+    "evaluators.0 = <class 'rlhf_jax.evaluation.gold_score.GoldScore'>: must be an evaluator, such "
+    "as GoldScore()": {"evaluators": [GoldScore]},
+    "model = None: must be a TransformerConfig": {"model": None},
+    "evaluation = None: must be an EvaluationConfig": {"evaluation": None},
+    "ending = 3: must be an EndingConfig": {"ending": 3},
+    "loop = 3: must be a LoopConfig": {"loop": 3},
+    "parallel = 'jit': must be a ParallelConfig": {"parallel": "jit"},
+    "seed = '3': must be a whole number": {"seed": "3"},
+    "data = 'folder': must be a data source, such as FolderData()": {"data": "folder"},
+    "data = <class 'rlhf_jax.sources.world.WorldData'>: must be a data source, such as "
+    "FolderData()": {"data": WorldData},
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("told", PARTS)
+def test_a_part_of_an_experiment_that_is_another_kind_of_thing_is_named(told):
+    assert refusal(**PARTS[told]) == told
 
 
 def test_shapes_of_a_stage_are_those_of_what_it_reads():
@@ -151,7 +205,7 @@ SHAPES = {
     "feedback.prompt_length + response_length = 161: must be <= the context of sft = 160":
         changed("feedback", response_length=105),
     "ppo.prompt_length + response_length = 64: must be <= 60, the shortest context of the models":
-        changed("ppo", rewards=(LearnedReward("scorer"),)),
+        changed("ppo", rewards=(LearnedReward("judge"),)),
     "ppo.ptx_length = 161: must be <= the context of sft = 160":
         changed("ppo", ptx_length=161, ptx_coefficient=1.0),
     "ppo.rewards words = 'words': must be a stage whose model has 400 tokens, as sft; it has 300":
@@ -161,7 +215,7 @@ SHAPES = {
 }  # fmt: skip
 OTHERS = {
     "other": FromRun("there", "sft", ends="policy", model=SHORT),
-    "scorer": FromRun("there", "reward", model=SHORT),
+    "judge": FromRun("there", "reward", model=SHORT),
     "words": FromRun("there", "reward", model=OTHER_WORDS),
     "spoken": FromRun("there", "sft", ends="policy", model=OTHER_WORDS),
 }
