@@ -43,7 +43,7 @@ CUT = "test_a_sample_is_scored_as_it_was_cut"
 DRAWN = "test_samples_have_the_log_probabilities_of_the_model"
 ENDED = "test_a_text_counts_as_ended_at_another_temperature_too"
 API = mutants("api.py", "test_api.py", [
-    ("load_scorer", '"score")', '"policy")', "test_a_model_is_the_one_that_the_stage_ended_with",
+    ("load_scorer", '"score")', '"policy")', "test_the_best_of_four_is_the_page_s",
      "UserError"),
     ("_ending", "EndingConfig(**fields)", "EndingConfig()",
      "test_a_model_is_the_one_that_the_stage_ended_with"),
