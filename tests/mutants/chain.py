@@ -172,8 +172,8 @@ INITIAL = 'jax.tree.map(lambda x: 0.9 * x, inputs.model("start"))'
 
 STAGES = (
     *mutants("runs/inputs.py", "test_chain.py", [
-        ("StageInputs.model", "self._stage.needs()[role].stage",
-         '"pretrain" if role == "start" else self._stage.needs()[role].stage',
+        ("StageInputs.model", "needs[role].stage",
+         '"pretrain" if role == "start" else needs[role].stage',
          "test_the_reward_model_starts_from_sft_under_a_new_head"),
     ]),
     *mutants("stages/one_model.py", "test_chain.py", [
