@@ -104,7 +104,7 @@ def test_replay_finds_what_was_sick(copy, monkeypatch, capsys):
 
 
 GONE = {
-    "sft/experiment.json": "sft was not made by the command line: give the config, as in replay",
+    "sft/experiment.json": "sft was not started from the command line: give the config, as in repl",
     "sft/config.json": "config.json: cannot be read",
     "sft/sick/checkpoints": "sft/sick: no checkpoint",
     "pretrain/model": ": pretrain is not finished, sft needs it",
@@ -131,8 +131,8 @@ def test_an_experiment_file_that_moved_is_told_and_given(copy, monkeypatch, caps
     code, _, err = command(monkeypatch, capsys, "replay", copy / SICK)
     assert (code, err.count("\n")) == (2, 1)
     assert err == (
-        f"rlhf-jax: {copy / 'sft'} was made with /gone/small_run.py, which is not there: name its "
-        f"place, rlhf-jax replay {copy / SICK} --experiment FILE\n"
+        f"rlhf-jax: {copy / 'sft'} was made with /gone/small_run.py, which is not there any more: "
+        f"give its new place, rlhf-jax replay {copy / SICK} --experiment FILE\n"
     )
     moved = shutil.copy(small_run.__file__, tmp_path / "moved.py")
     arguments = ("replay", copy / SICK, "--experiment", moved)

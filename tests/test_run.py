@@ -166,8 +166,8 @@ def test_examples_that_leave_no_room_are_refused_before_any_training(monkeypatch
     arguments = ["run", EXPERIMENT, "--out", str(tmp_path), *options]
     code, _, err = main(monkeypatch, capsys, *arguments)
     assert code == 2
-    assert err == ("rlhf-jax: data set prompts.test: no prompt leaves room behind the examples of "
-                   "every policy\n")  # fmt: skip
+    assert err == ("rlhf-jax: data set prompts.test: every prompt is too long together with the "
+                   "worked examples of a policy\n")  # fmt: skip
     assert not (tmp_path / "pretrain").exists()
 
 

@@ -64,7 +64,7 @@ MODEL = Format(
         "params by Orbax; kind, tokenizer and model in model.json without a number",
         "the same with the number",
     ),
-    advice="write it anew with that version's last checkpoint, or give another directory",
+    advice="write it again from its last checkpoint with that version, or give another directory",
 )
 # The number is in config.json of data/ and of each stage's directory.
 RUN = Format(

@@ -126,8 +126,8 @@ def load_model(
     check_format(directory)
     if wrong := manifest.problems_of_all(directory):
         raise UserError(
-            f"{directory} is damaged: {wrong[0]}; remove it: the same command makes it anew from "
-            "the stage's last checkpoint"
+            f"{directory} is damaged: {wrong[0]}; remove it, and the same command writes it again "
+            "from the stage's last checkpoint"
         )
     config = shape_of(directory, kind, tokenizer)
 

@@ -250,10 +250,10 @@ def checked(evaluator: str, rows: Rows) -> dict[str, np.ndarray]:
     """The rows. Raises UserError unless ids are unique and all columns have one value per id."""
     lengths = {name: len(column) for name, column in rows.items()}
     if "id" not in rows or len(set(lengths.values())) > 1:
-        raise UserError(f"{evaluator}: its rows have {lengths}: must have an id and as many values "
-                        "of each column")  # fmt: skip
+        raise UserError(f"{evaluator}: its rows have {lengths}: must have an id, and one value per "
+                        "id in each column")  # fmt: skip
     if len(np.unique(rows["id"])) < len(rows["id"]):
-        raise UserError(f"{evaluator}: two of its rows have one id")
+        raise UserError(f"{evaluator}: two of its rows have the same id")
     return dict(rows)
 
 

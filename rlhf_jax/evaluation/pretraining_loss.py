@@ -120,7 +120,7 @@ class PretrainingLoss(Evaluator):
         loss = lambda stage: found[stage].summary[self.name]
         if diverged := [stage for stage in stages if not math.isfinite(loss(stage))]:
             told = ", ".join(diverged)
-            return [*sentences, "Not known: the alignment tax, as the pretraining loss of "
+            return [*sentences, "Not known: the alignment tax, because the pretraining loss of "
                     f"{told} is not finite."]  # fmt: skip
         return [*sentences, *self._tax(found)]
 

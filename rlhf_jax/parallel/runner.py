@@ -70,7 +70,7 @@ class JitRunner:
         over the devices."""
         groups = self.layout.row_groups
         allowed = (
-            f"a multiple or a divisor of the {groups} groups of devices, rows are cut over them"
+            f"a multiple or a divisor of the {groups} groups of devices over which rows are cut"
         )
         require(divide(count // pieces, groups), _in_pieces(field, pieces), count, allowed)
 

@@ -38,7 +38,8 @@ class PlanOptions:
 def plan_command(config: Experiment, options: PlanOptions) -> int:
     """Prints the plan; exit code 1 where it does not fit."""
     topology, name = parse_topology(options.topology), config.parallel.runner
-    require(name == "jit", "parallel.runner", name, "'jit': pmap compiles for what is here only")
+    allowed = "'jit': pmap compiles only for devices of this machine"
+    require(name == "jit", "parallel.runner", name, allowed)
     here = stages_of(config)
     allowed = f"one that this experiment trains: {', '.join(here)}"
     for stage in options.stages:

@@ -81,7 +81,7 @@ def topology_devices(topology: Topology) -> list:
             return list(found.devices)
     except Exception as error:
         reason = str(error).splitlines()[0]
-        raise UserError(f"topology {topology.name!r}: libtpu knows none such: {reason}") from None
+        raise UserError(f"topology {topology.name!r}: libtpu does not know it: {reason}") from None
 
 
 @contextlib.contextmanager

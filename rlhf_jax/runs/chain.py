@@ -79,7 +79,7 @@ def check_chain(
     require(len(stages) > 0, "stages", {}, "one or more")
     for name, stage in stages.items():
         check_name("stages", name)
-        allowed = "another name: a field of the experiment, a command or an option of one has it"
+        allowed = "another name: a field of the experiment, a command or one of its options has it"
         require(name not in reserved, "stages", name, allowed)
         require(stage.ends in ENDS, f"{name}.ends", stage.ends, KINDS)
     for name, stage in stages.items():
@@ -122,7 +122,7 @@ def check_evaluators(stages: Stages, evaluators: Sequence[Evaluator], best: str 
             )
             require(column not in columns, f"evaluators: {name}: column", column, allowed)
         for field in evaluator.reads():
-            allowed = f"an evaluator that stands before it: {', '.join(by_name) or 'there is none'}"
+            allowed = f"an evaluator listed before it: {', '.join(by_name) or 'there is none'}"
             require(field in by_name, f"evaluators: {name}: what it reads", field, allowed)
         for role, need in evaluator.needs().items():
             there = need.stage in stages and stages[need.stage].ends == need.ends

@@ -69,7 +69,7 @@ def _taken(directory: epath.Path, tokenizer: str | None) -> Finding:
         end = _end(place := taken.followed(directory), tokenizer)
         end = end._replace(told=f"{end.told}, of {place}", places=(file,))
     except UserError as error:
-        end = End("what is not there", (file,), (str(error),))
+        end = End("missing", (file,), (str(error),))
     row = (directory.name, "taken", "none", end.told, _resume(None, None, False, end))
     return Finding(row, list(end.damaged), None)
 

@@ -109,10 +109,12 @@ class Evaluation:
         fitting = facts.some("prompts", config.prompts, "prompt_length", config.prompt_length)
         left, where = self.test_prompts, facts.where("prompts", config.prompts)
         if behind := len(fitting) - len(left.ids):
-            print(f"evaluation: {where}: {behind} leave no room behind the examples of a policy "
-                  "and are left out for all")  # fmt: skip
+            print(f"evaluation: {where}: {behind} are too long together with the worked examples "
+                  "of a policy and are left out for all")  # fmt: skip
         if not len(left.ids):
-            raise UserError(f"{where}: no prompt leaves room behind the examples of every policy")
+            raise UserError(
+                f"{where}: every prompt is too long together with the worked examples of a policy"
+            )
 
     @property
     def _policies(self) -> list[str]:

@@ -52,7 +52,7 @@ def explained(config: Experiment, build: Build, runner: Runner) -> Iterator[None
         raise UserError(
             f"{build.name}: a device's memory{_capacity()} is full: {told}\n"
             f"GiB that a device holds, about: {', '.join(_shown(*part) for part in largest)}\n"
-            f"It holds less with {'; '.join(remedies(config, build.name, runner))}"
+            f"Less memory is needed with {'; '.join(remedies(config, build.name, runner))}"
         ) from error
 
 
@@ -134,11 +134,11 @@ def remedies(config: Experiment, name: str, runner: Runner) -> list[str]:
     cut, devices = parallel.fsdp * parallel.tensor, runner.layout.mesh.size
     found = []
     if parallel.runner == "pmap" and devices > 1:
-        found.append("parallel.runner = 'jit' in place of 'pmap', each device of which holds all")
+        found.append("parallel.runner = 'jit' instead of 'pmap', where each device holds all")
     elif cut < devices:
         ways["more"].append(f"parallel.fsdp = {parallel.fsdp}, of {devices} devices")
     chunk = "None, all tokens" if model.logit_chunk is None else model.logit_chunk
     ways["less"].append(f"model.logit_chunk = {chunk}")
     if model.remat != "full":
-        found.append(f"model.remat = 'full' in place of {model.remat!r}")
+        found.append(f"model.remat = 'full' instead of {model.remat!r}")
     return [*(f"{way} of {', '.join(f)}" for way, f in ways.items() if f), *found]

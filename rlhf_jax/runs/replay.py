@@ -53,7 +53,7 @@ def replay(path: PathLike, config: Experiment | None = None) -> tuple[dict[str, 
                         f"({here}) in its directory, got one of {stage}")  # fmt: skip
     run = Run(config)
     if differ := differences(sick.parent, config.fingerprint(stage)):
-        raise UserError(f"{sick.parent} was trained with another config than that to replay "
+        raise UserError(f"{sick.parent} was trained with another config than the one to replay "
                         "with:\n" + "\n".join(differ))  # fmt: skip
     if left := run.left(chain.builds_on(config.stages, stage)):
         raise UserError(f"{run.directory}: {left[0]} is not finished, {stage} needs it")
@@ -76,11 +76,11 @@ def _origin(path: PathLike, directory: Path) -> Origin:
     """The origin of a stage. Raises UserError where it is not stored or its file has moved."""
     found, other = Origin.read(directory), f"rlhf-jax replay {path} --experiment FILE"
     if found is None:
-        raise UserError(f"{directory} was not made by the command line: give the config, as in "
-                        f"replay(path, config), or its file, {other}")  # fmt: skip
+        raise UserError(f"{directory} was not started from the command line: give the config, as "
+                        f"in replay(path, config), or its file: {other}")  # fmt: skip
     if not Path(found.file).is_file():
-        raise UserError(f"{directory} was made with {found.file}, which is not there: name its "
-                        f"place, {other}")  # fmt: skip
+        raise UserError(f"{directory} was made with {found.file}, which is not there any more: "
+                        f"give its new place, {other}")  # fmt: skip
     return found
 
 

@@ -116,7 +116,7 @@ def _files(source: Source, directory: Path, done: bool) -> tuple[Path, dict[str,
     named, the run uses the records in the directory.
     """
     if done and not source.is_named():
-        print(f"data: no folder is named; {directory} holds the records", flush=True)
+        print(f"data: no folder is named; the records in {directory} are used", flush=True)
         return None
     found = source.files()
     if found is None:

@@ -265,8 +265,8 @@ def test_values_that_make_no_sense_are_refused(make, words):
     ("rows", "words"),
     [
         ({"score": np.zeros(2)}, "must have an id"),
-        ({"id": np.arange(2), "score": np.zeros(3)}, "as many values"),
-        ({"id": np.array([1, 1]), "score": np.zeros(2)}, "two of its rows have one id"),
+        ({"id": np.arange(2), "score": np.zeros(3)}, "one value per id"),
+        ({"id": np.array([1, 1]), "score": np.zeros(2)}, "two of its rows have the same id"),
     ],
 )
 def test_rows_are_one_an_item(rows, words):

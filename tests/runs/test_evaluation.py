@@ -270,7 +270,10 @@ def test_what_the_report_cannot_ask_is_refused_before_any_step(run):
     with pytest.raises(UserError, match=words):
         changed(run, evaluation=none).check([], report=True)
     shown = dataclasses.replace(run.config.stages["prompted"], prompt_length=20)
-    words = "data set prompts.test: no prompt leaves room behind the examples of every policy"
+    words = (
+        "data set prompts.test: every prompt is too long together with the worked examples of a "
+        "policy"
+    )
     with pytest.raises(UserError, match=words):
         Run(run.config.with_stages(prompted=shown)).check([], report=True)
     wide = dataclasses.replace(run.config.stages["prompted"], prompt_length=153)
@@ -400,8 +403,8 @@ GOLD = GoldScore()
          "experiment that ends with a policy"),
         ((KL("nobody"),), None, "evaluators: kl_to_nobody.to = 'nobody': must be a stage of this"),
         ((WinRate("sft"),), None, "gold_score_wins_vs_sft: what it reads = 'gold_score': must be "
-         "an evaluator that stands before it: there is none"),
-        ((WinRate("sft"), GOLD), None, "an evaluator that stands before it: there is none"),
+         "an evaluator listed before it: there is none"),
+        ((WinRate("sft"), GOLD), None, "an evaluator listed before it: there is none"),
         ((RewardScore("reward", every=1, within=("sft",)),), None,
          "reward_score.within = 'sft': must be stages that build on what it reads, reward"),
         ((GoldScore(every=1, within=("reward",)),), None,

@@ -119,7 +119,7 @@ def test_the_fields_that_shrink_a_stage_with_their_values():
     less = "less of sft.batch_size = 8, sft.length = 80, model.logit_chunk = {}"
     assert told(ALONE) == [
         "more of sft.micro_batches = 1", less.format("None, all tokens"),
-        "model.remat = 'full' in place of 'off'",
+        "model.remat = 'full' instead of 'off'",
     ]  # fmt: skip
     model = dataclasses.replace(config.model, remat="full", logit_chunk=16)
     parallel = ParallelConfig(fsdp=2, tensor=2)
@@ -149,7 +149,7 @@ def test_a_step_that_takes_more_memory_than_there_is_ends_in_a_sentence(tmp_path
     assert held.startswith("GiB that a device holds, about: ")
     assert f"optimizer {(2 * PARAMETERS + 8) / 2**30 / 8:.3g}"[:9] in held
     assert "logits" in held and "(update)" in held and "parameters" in held
-    assert fields.startswith("It holds less with more of pretrain.micro_batches = 1")
+    assert fields.startswith("Less memory is needed with more of pretrain.micro_batches = 1")
     assert isinstance(caught.value.__cause__, jax.errors.JaxRuntimeError)
     monkeypatch.setattr(StageInputs, "compile", failing("broken"))
     with pytest.raises(TypeError, match="shapes"):

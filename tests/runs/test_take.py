@@ -190,7 +190,7 @@ def test_doctor_tells_what_is_taken_and_what_is_gone(there, tmp_path):
     (own / "sft" / "from.json").write_text((own / "sft" / "from.json").read_text() + " ")
     (sft,) = [f for f in doctor.examine(own)[0] if f.row[0] == "sft"]
     assert sft.row[3:] == (
-        "what is not there",
+        "missing",
         f"refuse until what is damaged is removed: {own / 'sft' / 'from.json'}",
     )
     assert re.search("is taken from .*/there/sft, which is not there", sft.damaged[0])
