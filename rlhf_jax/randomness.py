@@ -5,7 +5,7 @@ use changes no other. A stage's stream is its name, unless `Stage.stream` names 
 the purposes, with the stage names of the experiments here:
 
 purpose                      what it draws
-data/heldout                 which human prompts are held out
+data/heldout                 which prompts, and documents, are held out
 data/tokenizer               which lines the tokenizer is trained on
 pretrain/initialise          the first weights
 pretrain/text                order of the text

@@ -3,15 +3,20 @@
 text.train.jsonl            text.valid.jsonl            {"text": ...}
 demonstrations.train.jsonl  demonstrations.valid.jsonl  {"prompt": ..., "response": ...}
 rankings.train.jsonl        rankings.valid.jsonl        {"prompt": ..., "responses": ..., "ranks": ...}
+                                                        or {"prompt": ..., "chosen": ..., "rejected": ...}
 prompts.ppo.jsonl           prompts.test.jsonl          {"prompt": ..., any further field: ...}
 tokenizer.json or tokenizer.model
+
+A folder needs only the files that its stages read. docs/data.md says what is made of the others.
 """  # noqa: E501
 
+import difflib
 import os
 from collections.abc import Sequence
 from pathlib import Path
 
-from rlhf_jax.data import counting
+from rlhf_jax.data import counting, held_out
+from rlhf_jax.data.counting import Splits
 from rlhf_jax.data.records import (
     Demonstration,
     Prompt,
@@ -28,12 +33,14 @@ FILES = {
     "rankings": (Ranking, ("train", "valid")),
     "prompts": (Prompt, ("ppo", "test")),
 }
+RECORD_FILES = tuple(f"{kind}.{split}.jsonl" for kind, (_, both) in FILES.items() for split in both)
 
 
 def find_folder(path: str | None) -> Path:
     """The folder `path`, else the one that RLHF_JAX_DATA names.
 
-    Raises UserError where it, or one of its files, is absent: all that are missing by name.
+    Raises UserError where it is not there, holds no file of records, holds a file of records under
+    a name that is not read, or lacks the training records beside held-out ones.
     """
     named = path if path is not None else os.environ.get("RLHF_JAX_DATA")
     if not named:
@@ -41,69 +48,111 @@ def find_folder(path: str | None) -> Path:
     folder = Path(named)
     if not folder.is_dir():
         raise UserError(f"data: {folder} is no folder")
-    needed = [f"{name}.{split}.jsonl" for name, (_, splits) in FILES.items() for split in splits]
-    missing = [name for name in needed if not (folder / name).is_file()]
-    if not find_tokenizer(folder).is_file():
-        missing.append(" or ".join(NAMES))
-    if missing:
-        raise UserError(f"data: {folder} lacks {', '.join(missing)}")
+    others = sorted(file.name for file in folder.iterdir() if file.name not in RECORD_FILES)
+    for name in others:
+        if name.endswith((".jsonl", ".jsonl.gz")) or name.split(".")[0] in FILES:
+            raise UserError(f"{folder / name}: no file of this name is read{_meant(name)}; the "
+                            f"names are {', '.join(RECORD_FILES)}")  # fmt: skip
+    there = [name for name in RECORD_FILES if (folder / name).is_file()]
+    if not there:
+        raise UserError(f"data: {folder} has no records: expected {', '.join(RECORD_FILES)}, as "
+                        f"far as stages read them; got {', '.join(others[:8]) or 'no file'}"
+                        )  # fmt: skip
+    for kind in ("text", "demonstrations", "rankings"):
+        train, valid = (f"{kind}.{split}.jsonl" for split in FILES[kind][1])
+        if valid in there and train not in there:
+            raise UserError(f"data: {folder} has {valid}, but no {train}")
     return folder
+
+
+def _meant(name: str) -> str:
+    """The name that is read and that a name is near to, as a question; empty where there is none.
+    Of a name without a split it is the training file."""
+    kind, *rest = name.split(".")
+    found = difflib.get_close_matches(name, RECORD_FILES, 1)
+    if kind in FILES and not set(rest) & set(FILES[kind][1]):
+        found = [f"{kind}.{FILES[kind][1][0]}.jsonl"]
+    return f" (did you mean {found[0]}?)" if found else ""
 
 
 def file_names(folder: Path) -> list[str]:
     """The names of the folder's files that a run reads."""
-    names = [f"{name}.{split}.jsonl" for name, (_, splits) in FILES.items() for split in splits]
-    return [*names, find_tokenizer(folder).name]
+    tokenizer = find_tokenizer(folder)
+    names = [name for name in RECORD_FILES if (folder / name).is_file()]
+    return [*names, tokenizer.name] if tokenizer.is_file() else names
 
 
 def read_folder(
-    path: str | None, demonstrations: int | None = None, rankings: int | None = None
-) -> tuple[dict[str, dict[str, Sequence]], dict]:
-    """Records by data set and split, and counts: {"heldout": {"folder": held-out rankings}}, what
-    stands on both sides (it is left out of training), empty, equal and tied responses.
+    path: str | None,
+    *,
+    share: float = 0.05,
+    seed: int = 0,
+    demonstrations: int | None = None,
+    rankings: int | None = None,
+) -> tuple[Splits, dict]:
+    """Records by data set and split, and counts: empty, equal and tied responses, and training
+    records that are held out as well, which are left out.
 
-    Raises UserError where a file is missing, empty or malformed (file, line and field named), or
-    has another number of records to train on than was said.
+    Held-out records and prompts that the folder has no file of are made of its training records,
+    which is printed (rlhf_jax/data/held_out.py).
+
+    share: of the prompts, to hold out. demonstrations, rankings: how many there must be to train
+    on. Raises UserError where a file is empty or malformed (file, line and field named), or has
+    another number of records than was said.
     """
-    folder = find_folder(path)
-    splits = {
-        name: {split: read_jsonl(folder / f"{name}.{split}.jsonl", kind) for split in parts}
-        for name, (kind, parts) in FILES.items()
-    }
-    for name, parts in splits.items():
-        for split, records in parts.items():
-            if not records:
-                raise UserError(f"{folder / f'{name}.{split}.jsonl'}: expected records, got none")
-    counts = {"heldout": {"folder": len(splits["rankings"]["valid"])}}
-    for split, records in splits["rankings"].items():
-        splits["rankings"][split], counts[f"rankings.{split}.jsonl"] = counting.settle(records)
-    for split, records in splits["demonstrations"].items():
-        empty = sum(not record.response.strip() for record in records)
-        counts[f"demonstrations.{split}.jsonl"] = {"empty": empty}
+    folder, splits, counts = find_folder(path), {}, {}
+    for kind, (record, parts) in FILES.items():
+        for split in parts:
+            file = folder / f"{kind}.{split}.jsonl"
+            if file.is_file():
+                splits.setdefault(kind, {})[split] = _read(file, record, counts)
+    splits, made = held_out.complete(splits, share, seed)
+    counts |= {"made": made} if made else {}
     splits, both = counting.without_held_out(splits)
     said = {"demonstrations": demonstrations, "rankings": rankings}
-    for name, parts in splits.items():
-        split = next(iter(parts))
-        file, found = folder / f"{name}.{split}.jsonl", len(parts[split])
-        twice = f" that are not held out too ({both['held_out_too'].get(name, 0)} are)"
-        if not found:
+    for kind, parts in splits.items():
+        split = FILES[kind][1][0]
+        file, found = folder / f"{kind}.{split}.jsonl", len(parts.get(split, ()))
+        twice = f" that are not held out too ({both['held_out_too'].get(kind, 0)} are)"
+        if split in parts and not found:
             raise UserError(f"{file}: expected records{twice}, got none")
-        if said.get(name) not in (None, found):
+        if said.get(kind) not in (None, found):
             raise UserError(
-                f"{file}: expected {said[name]} records (data.{name}){twice}, got {found}"
+                f"{file}: expected {said[kind]} records (data.{kind}){twice}, got {found}"
             )
     return splits, counts | both
 
 
+def _read(file: Path, kind: type, counts: dict) -> Sequence:
+    records = read_jsonl(file, kind)
+    if not records:
+        raise UserError(f"{file}: expected records, got none")
+    if kind is Ranking:
+        records, counts[file.name] = counting.settle(records)
+    if kind is Demonstration:
+        counts[file.name] = {"empty": sum(not record.response.strip() for record in records)}
+    return records
+
+
 def copy_tokenizer(
     path: str | None, directory: Path, vocab_size: int, **special_tokens: str | None
-) -> None:
-    """Puts the folder's tokenizer into `directory`, with the names of its special tokens.
+) -> bool:
+    """Puts the folder's tokenizer into `directory`, with the names of its special tokens; False
+    where the folder has none.
 
-    Raises ConfigError where it has another number of tokens than the model.
+    Raises ConfigError where it has another number of tokens than the model, or where special tokens
+    are named of a tokenizer that is not there.
     """
-    file = find_tokenizer(find_folder(path))
+    folder = find_folder(path)
+    file = find_tokenizer(folder)
+    if not file.is_file():
+        for field, token in special_tokens.items():
+            require(token is None, f"data.{field}", token, f"None: {folder} has no tokenizer.json")
+        print(f"data: {folder} has no {' or '.join(NAMES)}: one of {vocab_size} tokens "
+              "(model.vocab_size) is trained on its training records", flush=True)  # fmt: skip
+        return False
     tokenizer = load_tokenizer(file, **special_tokens)
     tokens = tokenizer.vocab_size
     require(tokens == vocab_size, "model.vocab_size", vocab_size, f"that of {file}, {tokens}")
     tokenizer.save(directory / file.name)
+    return True

@@ -200,7 +200,9 @@ def from_json(fields: Any, kind: type[R]) -> R:
     listed = " and ".join(wanted)
     for field in wanted:
         if field not in fields:
-            raise RecordError(f"field {field!r}: expected {listed}, got no such field")
+            there = ", ".join(list(fields)[:5])
+            told = f"; the fields are {there[:60]}" if there else ""
+            raise RecordError(f"field {field!r}: expected {listed}, got no such field{told}")
     if kind is Prompt:
         return Prompt(fields["prompt"], {k: v for k, v in fields.items() if k != "prompt"})
     for field in fields:
@@ -230,6 +232,9 @@ def _unique_fields(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
 def _parse_line(line: bytes) -> Any:
     if not line.strip():
         raise RecordError("expected a JSON object, got an empty line")
+    if line.strip() in (b"[", b"{"):
+        raise RecordError("expected a whole JSON object on each line (JSONL), got the first line "
+                          "of a longer JSON value")  # fmt: skip
     try:
         return parse_json(line, _unique_fields)
     except UserError as error:

@@ -68,6 +68,9 @@ class PretrainingLoss(Evaluator):
             found[below] = Column("difference", about, middle=0.0, drawn=False)
         return found
 
+    def check(self, facts, grader):
+        facts.there("text", "valid")
+
     def check_shapes(self, build, asked):
         context = build.shapes["subject"].context
         require(self.length <= context, "length", self.length, f"<= a context of {context}")

@@ -18,10 +18,18 @@ from rlhf_jax.durable import taken
 from rlhf_jax.durable.files import write_atomically
 from rlhf_jax.durable.fingerprint import check_fingerprint
 from rlhf_jax.durable.lock import lock
+from rlhf_jax.errors import inside
 from rlhf_jax.parallel import processes
 from rlhf_jax.randomness import shuffle_seed
 from rlhf_jax.sources.source import Source
 from rlhf_jax.strict_json import read_json
+
+# Of counts.json, in words.
+TOLD = {
+    "held_out_too": "left out of training, as they are held out as well",
+    "prompt_held_out_too": "kept in training, though their prompt is held out as well",
+    "repeated": "the same as an earlier record",
+}
 
 
 @dataclasses.dataclass(frozen=True)
@@ -38,6 +46,10 @@ class Corpora:
     def where(self, kind: str, split: str) -> str:
         """How messages name a split."""
         return self.source.where(kind, split)
+
+    def has(self, name: str, split: str) -> bool:
+        """Whether the source has records of a split."""
+        return split in self.counts.get(name, {})
 
     def read(self, name: str, split: str) -> RecordSource:
         return read_dataset(taken.followed(self.directory), name, split)
@@ -94,10 +106,10 @@ def prepare(source: Source, directory: Path, vocab_size: int, seed: int) -> Corp
             corpora.write(name, parts)
             counts[name] = {split: len(records) for split, records in parts.items()}
         if trained:
-            texts = [record.text for record in splits["text"]["train"]]
-            texts += [d.prompt + d.response for d in splits["demonstrations"]["train"]]
             order = shuffle_seed(seed, "data/tokenizer")
-            train_sentencepiece(texts, vocab_size, directory / "tokenizer.model", order)
+            with inside("model"):
+                texts = training_texts(splits)
+                train_sentencepiece(texts, vocab_size, directory / "tokenizer.model", order)
         tokenizer = corpora.tokenizer
         if tokenizer.loss:
             counts["changed_by_tokenizer"] = counting.changed_by(tokenizer, splits)
@@ -107,6 +119,15 @@ def prepare(source: Source, directory: Path, vocab_size: int, seed: int) -> Corp
         write_atomically(directory / "counts.json", content)
     _tell(counts, tokenizer)
     return corpora
+
+
+def training_texts(splits: counting.Splits) -> list[str]:
+    """What a tokenizer is trained on: text and demonstrations; without any, all other records."""
+    train = lambda kind: splits.get(kind, {}).get("train", ())
+    texts = [record.text for record in train("text")]
+    texts += [record.prompt + record.response for record in train("demonstrations")]
+    others = (*train("rankings"), *splits.get("prompts", {}).get("ppo", ()))
+    return texts or [text for record in others for text in counting.texts_of(record)]
 
 
 def _files(source: Source, directory: Path, done: bool) -> tuple[Path, dict[str, str]] | None:
@@ -133,7 +154,7 @@ def _tell(counts: dict, tokenizer: Tokenizer) -> None:
         parts = numbers if isinstance(numbers, dict) else {"": numbers}
         told = [f"{part} {n}".strip() for part, n in parts.items() if not isinstance(n, dict)]
         if told:
-            print(f"data: {name}:", ", ".join(told))
+            print(f"data: {TOLD.get(name, name)}:", ", ".join(told))
     if tokenizer.loss:
         text, back = map(ascii, tokenizer.loss)
         print(f"data: the tokenizer changes text: {text} comes back as {back}", flush=True)

@@ -6,21 +6,24 @@ import os
 from rlhf_jax.data import folder
 from rlhf_jax.durable.fingerprint import NOT_FINGERPRINTED
 from rlhf_jax.errors import require
+from rlhf_jax.randomness import shuffle_seed
 from rlhf_jax.sources.source import Source
 
 
 @dataclasses.dataclass(frozen=True)
 class FolderData(Source):
-    """Your own records: JSONL files of a folder (rlhf_jax/data/folder.py) and their tokenizer.
+    """Your own records: JSONL files of a folder and their tokenizer (docs/data.md).
 
     How many demonstrations and rankings there are to train on may be said: reading then insists on
     it, and `rlhf-jax plan` counts the whole run without the files.
 
-    The special tokens of a tokenizer.json are found by their usual names, or named here.
+    The special tokens of a tokenizer.json are found by their usual names, or named here. Where the
+    folder has no tokenizer, one of model.vocab_size tokens is trained on its training records.
     """
 
     # None: the folder that RLHF_JAX_DATA names. Its files' digests are the records' identity.
     path: str | None = dataclasses.field(default=None, metadata=NOT_FINGERPRINTED)
+    held_out: float = 0.05  # the fraction of prompts to hold out where there is no held-out file
     demonstrations: int | None = None  # how many there are to train on; reading insists on it
     rankings: int | None = None  # how many there are to train on; reading insists on it
     pad_token: str | None = None  # fills rows; must not occur in the texts, nor be another of these
@@ -28,6 +31,7 @@ class FolderData(Source):
     eos_token: str | None = None  # ends responses and documents
 
     def __post_init__(self):
+        require(0 < self.held_out < 1, "held_out", self.held_out, "in (0, 1)")
         for field in ("demonstrations", "rankings"):
             value = getattr(self, field)
             require(value is None or value > 0, field, value, "positive, or None")
@@ -40,7 +44,13 @@ class FolderData(Source):
         return bool(self.path or os.environ.get("RLHF_JAX_DATA"))
 
     def records(self, seed):
-        return folder.read_folder(self.path, self.demonstrations, self.rankings)
+        return folder.read_folder(
+            self.path,
+            share=self.held_out,
+            seed=shuffle_seed(seed, "data/heldout"),
+            demonstrations=self.demonstrations,
+            rankings=self.rankings,
+        )
 
     def copy_tokenizer(self, directory, vocab_size):
         named = {
@@ -48,8 +58,7 @@ class FolderData(Source):
             "bos_token": self.bos_token,
             "eos_token": self.eos_token,
         }
-        folder.copy_tokenizer(self.path, directory, vocab_size, **named)
-        return True
+        return folder.copy_tokenizer(self.path, directory, vocab_size, **named)
 
     def examples(self, kind):
         return {"demonstrations": self.demonstrations, "rankings": self.rankings}.get(kind)

@@ -32,6 +32,9 @@ class StageRecords:
     def is_whole(self) -> bool:
         return self.there(self.directory)
 
+    def has(self, kind: str, split: str) -> bool:
+        return split in read_json(self.directory / WHOLE).get(kind, {})
+
     def read(self, kind: str, split: str) -> Sequence:
         return read_dataset(self.directory / "records", kind, split)
 

@@ -35,6 +35,7 @@ class Data(Protocol):
 
     tokenizer: Tokenizer
 
+    def has(self, kind: str, split: str) -> bool: ...
     def read(self, kind: str, split: str) -> Sequence: ...
     def sources(self, kind: str, split: str) -> Mapping[str, int]: ...
     def where(self, kind: str, split: str) -> str: ...
@@ -96,7 +97,14 @@ class Facts:
         """Bounds on rankings that another stage has not collected yet; None: they are there."""
         return self._expected()
 
+    def there(self, kind: str, split: str) -> None:
+        """Raises UserError where there are no such records."""
+        if not self._data(kind).has(kind, split):
+            where = self.where(kind, split)
+            raise UserError(f"{self._name} reads {where}, and the data have no such records")
+
     def measured(self, kind: str, split: str) -> list[Measured]:
+        self.there(kind, split)
         return self._measures.of(self._data(kind), kind, split)
 
     def where(self, kind: str, split: str) -> str:

@@ -8,7 +8,7 @@ import jax
 
 from rlhf_jax.data.batches import Batches
 from rlhf_jax.errors import inside, require, require_a
-from rlhf_jax.models import parts
+from rlhf_jax.models import parts, transformer
 from rlhf_jax.models.config import TransformerConfig
 from rlhf_jax.stages import supervised
 from rlhf_jax.stages.stage import KEY, Inputs, Program, Rows, Stage, divisor, policy_shapes
@@ -102,6 +102,14 @@ class OneModelStage(Stage):
             whole=lambda batch: runner.gather(batch, self.batch_size),
             model=lambda state: parts.merge(fixed, state.params),
         )
+
+
+def new_policy(inputs: Inputs) -> Any:
+    """The parameters of the experiment's model, drawn at random."""
+    model = inputs.build.model
+    return inputs.runner.create(
+        lambda key: transformer.init(model, key), inputs.key("initialise")
+    )
 
 
 def as_written(function: Callable, **how: Any) -> Callable:

@@ -105,6 +105,8 @@ class PolicyGradient(PolicyGradientConfig, Stage):
         return found
 
     def check(self, facts):
+        if self.ptx_coefficient > 0:
+            facts.there("text", "train")
         facts.some("prompts", self.prompts, "prompt_length", self.prompt_length)
         for number, term in enumerate(self.rewards):
             with inside(f"rewards.{number}"):

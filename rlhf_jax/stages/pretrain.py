@@ -3,9 +3,8 @@
 import dataclasses
 
 from rlhf_jax.errors import require
-from rlhf_jax.models import transformer
 from rlhf_jax.stages import feeds
-from rlhf_jax.stages.one_model import OneModelStage
+from rlhf_jax.stages.one_model import OneModelStage, new_policy
 from rlhf_jax.stages.stage import text_shapes
 from rlhf_jax.stages.supervised import likelihood_loss
 
@@ -22,6 +21,9 @@ class Pretrain(OneModelStage):
         context = build.model.context
         require(self.length <= context, "length", self.length, f"<= model.context = {context}")
 
+    def check(self, facts):
+        facts.there("text", "train")
+
     def steps(self, examples):
         return None  # depends on the number of tokens in the text
 
@@ -30,8 +32,6 @@ class Pretrain(OneModelStage):
         return {"update": self.update_program(likelihood_loss(build.model), params, batch, steps)}
 
     def task(self, inputs):
-        model = inputs.build.model
         batches = feeds.text(inputs, self.batch_size, self.length, "text")
-        initial = lambda key: transformer.init(model, key)
-        params = inputs.runner.create(initial, inputs.key("initialise"))
+        params = new_policy(inputs)
         return self.training(inputs, params, batches, self.batch_size * self.length, ("loss",))

@@ -7,7 +7,7 @@ from typing import Literal
 from rlhf_jax.data.arrays import first_fit
 from rlhf_jax.errors import require
 from rlhf_jax.stages import feeds
-from rlhf_jax.stages.one_model import OneModelStage
+from rlhf_jax.stages.one_model import OneModelStage, new_policy
 from rlhf_jax.stages.stage import Need, text_shapes
 from rlhf_jax.stages.supervised import likelihood_loss
 
@@ -16,6 +16,7 @@ from rlhf_jax.stages.supervised import likelihood_loss
 class SFT(OneModelStage):
     """Fine-tunes the policy of the stage `start` on demonstrations.
 
+    start                    the stage; None: the experiment's model with random weights
     pretraining_fraction     the fraction of plain text that is mixed with the demonstrations
     pretraining_fraction_of  what this is a fraction of; the paper says 10 % but not of what.
                              "rows": of the rows of a batch. Every token has weight 1, so long rows
@@ -27,7 +28,7 @@ class SFT(OneModelStage):
     packed: bool = False  # whether a row holds several demonstrations
     pretraining_fraction: float = 0.0
     pretraining_fraction_of: Literal["rows", "loss"] = "rows"
-    start: str = dataclasses.field(kw_only=True)  # the stage whose policy is trained further
+    start: str | None = dataclasses.field(kw_only=True)
 
     def __post_init__(self):
         super().__post_init__()
@@ -42,15 +43,20 @@ class SFT(OneModelStage):
         require(of in ways, "pretraining_fraction_of", of, f"one of {ways}")
 
     def needs(self):
-        return {"start": Need(self.start, "policy")}
+        return {} if self.start is None else {"start": Need(self.start, "policy")}
+
+    def shape(self, build):
+        return build.shapes.get("start", build.model)
 
     def check_shapes(self, build):
         super().check_shapes(build)
-        context = build.shapes["start"].context
-        allowed = f"<= the context of {self.start} = {context}"
+        context = self.shape(build).context
+        allowed = f"<= the context of {self.start or 'model'} = {context}"
         require(self.length <= context, "length", self.length, allowed)
 
     def check(self, facts):
+        if self.pretraining_fraction > 0:
+            facts.there("text", "train")
         found = facts.some("demonstrations", "train", "length", self.length)
         if self.packed:
             found = first_fit([record.tokens for record in found], self.length)
@@ -65,12 +71,13 @@ class SFT(OneModelStage):
         return max(1, round(self.epochs * math.ceil(rows / self.batch_size)))
 
     def programs(self, build, steps):
-        model = build.shapes["start"]
+        model = self.shape(build)
         batch, params = text_shapes(self.batch_size, self.length), self.parameters(model)
         return {"update": self.update_program(likelihood_loss(model), params, batch, steps)}
 
     def task(self, inputs):
-        batches, params = self._batches(inputs), inputs.model("start")
+        batches = self._batches(inputs)
+        params = new_policy(inputs) if self.start is None else inputs.model("start")
         return self.training(inputs, params, batches, self.batch_size * self.length, ("loss",))
 
     def _batches(self, inputs):

@@ -6,6 +6,7 @@ import shutil
 
 import pytest
 
+from rlhf_jax.data import held_out
 from rlhf_jax.data.counting import settle
 from rlhf_jax.data.records import Demonstration, Prompt, Ranking, Text, write_jsonl
 from rlhf_jax.errors import RecordError, UserError
@@ -51,7 +52,6 @@ def prepare(folder, out="run", size=None, **fields):
 def test_what_records_say_twice_or_not_at_all_is_counted(folder, capsys):
     corpus = prepare(folder)
     expected = {
-        "heldout": {"folder": 1},
         "rankings.train.jsonl": {"equal": 2, "tied": 2},
         "rankings.valid.jsonl": {"equal": 0, "tied": 0},
         "demonstrations.train.jsonl": {"empty": 1},
@@ -65,11 +65,166 @@ def test_what_records_say_twice_or_not_at_all_is_counted(folder, capsys):
         "prompts": {"ppo": 2, "test": 1},
     }
     assert corpus.counts == expected
-    assert "data: held_out_too: text 1, rankings 1, prompts 1\n" in capsys.readouterr().out
+    out = capsys.readouterr().out
+    assert "left out of training, as they are held out as well: text 1, rankings 1, prompts 1" in out
+    assert "kept in training, though their prompt is held out as well: demonstrations 1" in out
     assert [r.ranks for r in corpus.read("rankings", "train")] == [
         (0, 1), (0, 0), (0, 0), (0, 1, 0),
     ]  # fmt: skip
     assert list(corpus.read("prompts", "ppo")) == RECORDS["prompts.ppo"][:2]
+
+
+FEW = {
+    "demonstrations.train": [Demonstration(f"q{i % 40}", f"a{i}") for i in range(80)],
+    "rankings.train": [Ranking(f"q{i}", ("x", "y"), (0, 1)) for i in range(20, 60)],
+}
+
+
+def read(place, records, seed=0, **fields):
+    """The splits and counts of a folder of these files alone."""
+    shutil.rmtree(place, ignore_errors=True)
+    for name, given in records.items():
+        write_jsonl(place / f"{name}.jsonl", given)
+    return FolderData(path=str(place), **fields).records(seed)
+
+
+def prompts_of(splits, side):
+    return {r.prompt for kind, (train, held) in held_out.SIDES.items()
+            for r in splits.get(kind, {}).get((train, held)[side], ()) if kind != "text"}  # fmt: skip
+
+
+def test_what_the_folder_has_no_file_of_is_drawn_by_prompt(tmp_path, capsys):
+    """A tenth of the prompts of each kind, the same for both where they share prompts."""
+    splits, counts = read(tmp_path / "a", FEW, held_out=0.1)
+    out = capsys.readouterr().out
+    assert not prompts_of(splits, 0) & prompts_of(splits, 1)
+    assert prompts_of(splits, 0) | prompts_of(splits, 1) == {f"q{i}" for i in range(60)}
+    sizes = {f"{kind}.{split}": len(r) for kind, parts in splits.items()
+             for split, r in parts.items()}  # fmt: skip
+    assert sizes["demonstrations.valid"] >= 8 and sizes["rankings.valid"] >= 4  # a tenth of 40 each
+    assert sizes["prompts.test"] == len(prompts_of(splits, 1)) in range(4, 9)
+    assert sizes["prompts.ppo"] == 60 - sizes["prompts.test"]
+    for kind in ("demonstrations", "rankings"):
+        train, valid = (splits[kind][split] for split in ("train", "valid"))
+        assert sorted(map(repr, [*train, *valid])) == sorted(map(repr, FEW[f"{kind}.train"]))
+        made = counts["made"][f"{kind}.valid"]
+        assert made == {"records": len(valid), "of": len(FEW[f"{kind}.train"])}
+        told = f"no {kind}.valid.jsonl: {len(valid)} of {made['of']} records are held out, by prompt"
+        assert f"data: {told} (data.held_out = 0.1)\n" in out
+    assert counts["made"]["prompts.ppo"] == {"records": sizes["prompts.ppo"]}
+    assert read(tmp_path / "a", FEW, held_out=0.1)[0] == splits
+    assert read(tmp_path / "a", FEW, held_out=0.1, seed=1)[0] != splits
+    assert len(prompts_of(read(tmp_path / "a", FEW, held_out=0.5)[0], 1)) >= 20
+
+
+def test_a_file_that_is_there_stays_as_it_is_but_for_prompts_drawn_beside_it(tmp_path):
+    given = FEW | {"rankings.valid": [Ranking("q0", ("x", "y"), (0, 1))]}
+    splits, counts = read(tmp_path / "a", given)
+    assert splits["rankings"]["valid"] == given["rankings.valid"]
+    assert "q0" in {r.prompt for r in splits["demonstrations"]["valid"]}  # as its prompt is held out
+    assert not prompts_of(splits, 0) & prompts_of(splits, 1)
+    drawn = {r.prompt for r in splits["demonstrations"]["valid"]} - {"q0"}
+    gone = [r for r in FEW["rankings.train"] if r.prompt in drawn]
+    assert len(splits["rankings"]["train"]) == 40 - len(gone)
+    told = {"rankings.train": {"records": len(gone), "of": 40}} if gone else {}
+    assert {n: c for n, c in counts["made"].items() if n == "rankings.train"} == told
+    test = [Prompt("q1", {"answer": 3}), Prompt("r")]
+    splits, _ = read(tmp_path / "a", FEW | {"prompts.test": test})
+    assert splits["prompts"]["test"] == test and Prompt("q1") not in splits["prompts"]["ppo"]
+    assert not prompts_of(splits, 0) & prompts_of(splits, 1)
+
+
+def test_test_prompts_are_drawn_of_those_of_ppo_with_their_fields(tmp_path):
+    given = [Prompt(f"q{i}", {"answer": i}) for i in range(20)]
+    splits, _ = read(tmp_path / "a", {"prompts.ppo": given})
+    (test,) = splits["prompts"]["test"]
+    assert test in given and splits["prompts"]["ppo"] == [p for p in given if p != test]
+
+
+def test_text_is_held_out_by_document_and_nothing_of_one_prompt(tmp_path):
+    splits, counts = read(tmp_path / "a", {
+        "text.train": [Text("a"), Text("b"), Text("a")],
+        "demonstrations.train": [Demonstration("p", "q"), Demonstration("p", "r")],
+    })  # fmt: skip
+    texts = {split: {r.text for r in records} for split, records in splits["text"].items()}
+    assert sorted(texts["train"] | texts["valid"]) == ["a", "b"]
+    assert not texts["train"] & texts["valid"] and counts["made"]["text.valid"]["of"] == 3
+    assert splits["demonstrations"].keys() == {"train"}
+    assert splits["prompts"] == {"ppo": [Prompt("p")]}
+
+
+def test_comparisons_are_rankings_of_two(tmp_path):
+    place = tmp_path / "a"
+    place.mkdir()
+    lines = [{"prompt": f"q{i}", "chosen": "x", "rejected": "y"} for i in range(3)]
+    (place / "rankings.train.jsonl").write_text("".join(json.dumps(one) + "\n" for one in lines))
+    splits, _ = FolderData(path=str(place)).records(0)
+    assert Ranking(splits["rankings"]["valid"][0].prompt, ("x", "y"), (0, 1)) in (
+        splits["rankings"]["valid"]
+    )
+
+
+def test_without_a_tokenizer_one_is_trained_on_the_training_records(tmp_path, capsys):
+    folder, data = tmp_path / "a", FolderData(path=str(tmp_path / "a"))
+    for name, given in FEW.items():
+        write_jsonl(folder / f"{name}.jsonl", given)
+    with pytest.raises(UserError, match=r"^model\.vocab_size = 9999: Vocabulary size too high"):
+        corpora.prepare(data, tmp_path / "run", 9999, 0)
+    with pytest.raises(UserError, match=r"data\.pad_token = '<p>': must be None: .* no tokenizer"):
+        corpora.prepare(dataclasses.replace(data, pad_token="<p>"), tmp_path / "other", 270, 0)
+    made = corpora.prepare(data, tmp_path / "run", 270, 0)
+    assert made.tokenizer.vocab_size == 270
+    assert "has no tokenizer.json or tokenizer.model: one of 270 tokens" in capsys.readouterr().out
+    write_jsonl(folder / "prompts.ppo.jsonl", [Prompt("new")])
+    with pytest.raises(UserError, match=r"data: prompts\.ppo\.jsonl changed: sha256 of no file"):
+        corpora.prepare(data, tmp_path / "run", 270, 0)
+
+
+def test_a_tokenizer_is_trained_on_other_records_where_there_is_no_text():
+    demonstrations, rankings = (FEW[f"{kind}.train"] for kind in ("demonstrations", "rankings"))
+    splits = {"rankings": {"train": rankings, "valid": []}, "prompts": {"ppo": [Prompt("z")]}}
+    assert corpora.training_texts(splits)[:3] == ["q20", "x", "y"]
+    assert corpora.training_texts(splits)[-1] == "z"
+    splits |= {"demonstrations": {"train": demonstrations}, "text": {"train": [Text("t")]}}
+    assert corpora.training_texts(splits)[:2] == ["t", "q0a0"]
+    assert len(corpora.training_texts(splits)) == 81
+
+
+MISTAKES = {
+    "another name": ("demos.jsonl", b"{}", r"demos\.jsonl: no file of this name is read; the names"),
+    "no split": ("rankings.jsonl", b"{}", r"rankings\.jsonl: no file .*did you mean rankings\.tr"),
+    "json": ("text.train.json", b"[]", r"text\.train\.json: no file .*mean text\.train\.jsonl\?"),
+    "packed": ("prompts.ppo.jsonl.gz", b"", r"did you mean prompts\.ppo\.jsonl\?"),
+    "empty": ("rankings.valid.jsonl", b"", r"rankings\.valid\.jsonl: expected records, got none"),
+    "no training file": ("text.valid.jsonl", b"", r"has text\.valid\.jsonl, but no text\.train\.j"),
+    "encoding": ("rankings.valid.jsonl", '{"prompt": "\u00e9"}'.encode("latin-1"),
+                 r"rankings\.valid\.jsonl:1: expected UTF-8, got byte 0xe9"),
+    "a list": ("rankings.valid.jsonl", b'[\n{"prompt": "p"}]\n', r":1: expected a whole JSON object"),
+    "other fields": ("demonstrations.train.jsonl", b'{"instruction": "a", "output": "b"}',
+                     r"train\.jsonl:1: field 'prompt': .*; the fields are instruction, output$"),
+    "wrong type": ("demonstrations.train.jsonl", b'{"prompt": "a", "response": ["b"]}',
+                   r"train\.jsonl:1: field 'response': expected a string, got \['b'\]"),
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("name", MISTAKES)
+def test_a_mistake_in_a_folder_is_one_clear_line(name, tmp_path):
+    file, content, told = MISTAKES[name]
+    for known, records in FEW.items():
+        write_jsonl(tmp_path / f"{known}.jsonl", records)
+    (tmp_path / "tokenizer_config.json").write_text("{}")  # as tokenizers are published
+    (tmp_path / file).write_bytes(content)
+    with pytest.raises(UserError, match=told) as caught:
+        FolderData(path=str(tmp_path)).records(0)
+    assert "\n" not in str(caught.value)
+
+
+def test_a_folder_without_records_says_which_files_it_wants(tmp_path):
+    (tmp_path / "demos.json").write_text("[]")
+    with pytest.raises(UserError, match=r"has no records: expected text\.train.*; got demos\.json$"):
+        FolderData(path=str(tmp_path)).records(0)
+    with pytest.raises(UserError, match=r"^held_out = 0: must be in \(0, 1\)"):
+        FolderData(held_out=0)
 
 
 def test_a_training_file_that_is_all_held_out_is_refused(folder):
