@@ -9,20 +9,20 @@ FOLDER holds JSONL files, a record a line. Two are needed:
     rankings.train.jsonl          {"prompt": "...", "chosen": "...", "rejected": "..."}
                                or {"prompt": "...", "responses": ["...", ...], "ranks": [0, 1, ...]}
 
-docs/data.md lists the others (held-out records, prompts, text, a tokenizer) and says what is made of
-these two where a file is not there. Sizes are options:
+docs/data.md lists the others (held-out records, prompts, text, a tokenizer) and says what is made
+of these two where a file is not there. Sizes are options:
 
     --model.layers 8 --model.width 512 --model.heads 8 --model.vocab-size 8000 --model.context 1024
     --sft.length 1024 --reward.length 1024 --dpo.length 1024 --accuracy.length 1024
     --ppo.prompt-length 768 --ppo.response-length 256
     --evaluation.prompt-length 768 --evaluation.response-length 256
-    --sft.epochs 3 --sft.batch-size 16 --ppo.iterations 100
+    --sft.epochs 3 --sft.batch-size 32 --ppo.iterations 100
 
 A record that is longer than its stage's length is left out and counted.
 
-Nobody grades the responses to your prompts. The report has held-out losses and accuracies, the reward
-model's score of each policy's responses to held-out prompts, how often they beat those of SFT by it,
-KL to SFT, and samples beside each other to judge for yourself.
+Nobody grades the responses to your prompts. The report shows how often the reward model orders
+held-out pairs as people did, its score of each policy's responses to held-out prompts, how often
+they beat those of SFT by that score, KL to SFT, and samples of all policies beside each other.
 """
 
 from rlhf_jax.evaluation.kl import KL
@@ -57,18 +57,19 @@ config = Experiment(
         vocab_size=1024, layers=4, width=128, heads=4, context=256, scan_layers=False
     ),
     stages={
-        "sft": SFT(cosine(2e-3), epochs=10, batch_size=16, length=128, packed=True, start=None),
+        "sft": SFT(cosine(2e-3), epochs=10, batch_size=8, length=128, packed=True, start=None),
         "reward": RewardModel(cosine(5e-4), epochs=2, **RANKINGS),
         "dpo": DirectPreference(cosine(5e-4), objective=DPO(beta=0.1), **RANKINGS),
         "ppo": presets.ppo(
             policy_optimizer=OptimizerConfig(learning_rate=3e-4),
             value_optimizer=OptimizerConfig(learning_rate=1e-3),
-            iterations=30,
+            iterations=20,
             batch_size=64,
             minibatches=4,
             prompt_length=64,
             response_length=32,
-            kl=FixedController(0.1),
+            kl=FixedController(0.2),
+            ema_decay=None,
             start="sft",
             rewards=(LearnedReward("reward"),),
         ),

@@ -6,7 +6,9 @@ import os
 import shutil
 import subprocess
 import sys
+import threading
 from collections.abc import Callable, Iterator
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import NamedTuple
 
@@ -21,6 +23,8 @@ os.environ.setdefault("JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS", "0")
 
 import jax
 import pytest
+
+from rlhf_jax.parallel import processes
 
 jax.config.update("jax_disable_most_optimizations", True)  # where jax is there already
 jax.config.update("jax_numpy_rank_promotion", "raise")
@@ -44,6 +48,35 @@ def optimized():
     jax.config.update("jax_disable_most_optimizations", False)
     yield
     jax.config.update("jax_disable_most_optimizations", True)
+
+
+@pytest.fixture
+def two(monkeypatch):
+    """two(function): what function(0) and function(1) return in two processes, which are threads
+    here: each knows its number, and what one gives the other gets."""
+    both, given, own = threading.Barrier(2, timeout=60), [b"", b""], threading.local()
+
+    def gathered(content):
+        given[own.number] = content
+        both.wait()
+        found = list(given)
+        both.wait()
+        return found
+
+    def start(function, number):
+        own.number = number
+        return function(number)
+
+    share = lambda count: slice(own.number * count // 2, (own.number + 1) * count // 2)
+
+    def run(function):
+        with monkeypatch.context() as patch, ThreadPoolExecutor(2) as pool:
+            patch.setattr(processes, "gathered", gathered)
+            patch.setattr(processes, "own_share", share)
+            patch.setattr(processes, "count", lambda: 2)
+            return list(pool.map(start, [function] * 2, range(2)))
+
+    return run
 
 
 class SmallRun(NamedTuple):

@@ -2,9 +2,11 @@
 
 import dataclasses
 
+import jax
 import numpy as np
 import pytest
 
+from rlhf_jax.data.counting import texts_of
 from rlhf_jax.data.records import Demonstration, Prompt, Ranking, Text
 from rlhf_jax.generation.ending import Ending
 from rlhf_jax.stages import feeds
@@ -54,7 +56,7 @@ def batches(**changes):
 
 def test_the_rows_of_a_group_lie_side_by_side_and_a_process_loads_its_own():
     """The prompts are those of a batch of as many as there are groups."""
-    asked = next(feeds.prompts(inputs("ppo"), "ppo", 2, 6))
+    asked = next(feeds.prompts(inputs("ppo"), "ppo", 2, 6))  # a row each
     batch = next(batches(group=4))["prompts"]
     assert batch.keys() == asked.keys()
     for name, rows in asked.items():
@@ -129,6 +131,78 @@ def test_ppo_s_position_is_of_prompts_and_of_text():
         one, other = next(whole), next(resumed)
         for name in ("prompts", "text"):
             np.testing.assert_array_equal(one[name]["tokens"], other[name]["tokens"])
+
+
+class Half:
+    """The runner of one of two processes."""
+
+    def __init__(self, number: int):
+        self.number = number
+
+    def own_rows(self, count):
+        return slice(self.number * count // 2, (self.number + 1) * count // 2)
+
+
+class Told(Letters):
+    """Keeps the texts that it encodes."""
+
+    def __init__(self):
+        self.encoded = set()
+
+    def encode(self, text):
+        self.encoded.add(text)
+        return super().encode(text)
+
+
+FEEDS = {
+    "base": ({}, lambda stage, given: feeds.text(given, 5, 9, "text")),
+    "sft": ({}, SFT._batches),
+    "sft and text": ({"pretraining_fraction": 0.5, "length": 9}, SFT._batches),
+    "reward": ({}, RewardModel._batches),
+    "ppo": ({}, type(PPO_STAGE)._batches),
+    "ppo in groups": ({"group": 4}, type(PPO_STAGE)._batches),
+}
+
+
+@pytest.mark.parametrize("kind", FEEDS)
+def test_two_processes_have_the_rows_of_one_and_each_tokenises_fewer_texts(kind, two):
+    changes, feed = FEEDS[kind]
+    name = kind.split()[0]
+    stage = dataclasses.replace(STAGES[name], **changes)
+
+    read = set()
+
+    def records(*of):
+        read.add(of)
+        return RECORDS[of]
+
+    def fed(**parts):
+        given = inputs_of(STAGES | {name: stage}, name, records, tokenizer=Told(), **parts)
+        return next(feed(stage, given)), given.tokenizer.encoded
+
+    parts = two(lambda number: fed(runner=Half(number)))
+    batch, _ = fed()
+    texts = {text for of in read for record in RECORDS[of] for text in texts_of(record)}
+    for whole, one, other in zip(*map(jax.tree.leaves, (batch, parts[0][0], parts[1][0])),
+                                 strict=True):  # fmt: skip
+        np.testing.assert_array_equal(whole, np.concatenate([one, other]))
+    assert all(encoded < texts for _, encoded in parts)
+
+
+def test_a_process_tokenises_the_prompts_of_its_groups_alone(two):
+    """Two prompts a batch, four rows of each: a prompt for each process."""
+    stage = dataclasses.replace(PPO_STAGE, group=4, ptx_coefficient=0.0)
+    letters = [record.prompt for record in RECORDS["prompts", "ppo", None]]
+
+    def fed(number):
+        told = Told()
+        found = stage._batches(inputs("ppo", stage, runner=Half(number), tokenizer=told))
+        asked = {letters[i] for _ in range(3) for i in next(found)["prompts"]["index"]}
+        return asked, told.encoded
+
+    for number, (asked, encoded) in enumerate(two(fed)):
+        assert len(asked) == 3
+        assert encoded == asked | set(letters[number * 8 : number * 8 + 8])
 
 
 def words_of(batch) -> set[str]:

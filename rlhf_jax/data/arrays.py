@@ -1,20 +1,22 @@
-"""Turns records into rows of ids, and rows of ids into the NumPy arrays of a batch.
+"""Turns records into rows, and rows into the NumPy arrays of a batch.
 
+A row holds the numbers of its records. The records are tokenised when the row becomes part of a
+batch, so each of several processes tokenises its own rows. It knows the lengths of all records
+(`Tokenised.measured`). Every kind has an empty row that fills the last batch.
 A piece is (ids, first): a document's ids and the index of its first target.
-A supervised row is a list of pieces; a prompt row is (ids, index); a ranking row is a list of
-(one piece per response, ranks). Every kind has an empty row that fills the last batch.
 """
 
 from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 
 from rlhf_jax.data.records import Demonstration, Prompt, Ranking, Text, tie_equal
 from rlhf_jax.data.tokenizer import Tokenizer
 from rlhf_jax.errors import UserError, require
+from rlhf_jax.parallel import processes
 
 Batch = dict[str, np.ndarray]
 Piece = tuple[np.ndarray, int]
@@ -22,15 +24,44 @@ Ranked = tuple[Sequence[Piece], Sequence[int]]
 Close = Callable[[Sequence[int], bool], list[int]]  # (ids, ended) -> ids, end token included
 
 
+class Span(NamedTuple):
+    """Tokens [start, stop) of a document."""
+
+    document: int
+    start: int
+    stop: int
+
+
 @dataclass(frozen=True)
 class Rows:
-    """Tokenised records."""
+    """The rows of all records."""
 
     rows: Sequence[Any]
     empty: Any  # the row that fills the last batch
     to_batch: Callable[[Sequence[Any]], Batch]
     examples: int  # records that are kept
     dropped: Mapping[str, int]  # records left out, by reason: "too long", "tied", "equal"
+    targets: Callable[[Any], int] | None = None  # the number of targets of a row
+
+
+class Tokenised:
+    """Tokenised records. Each is tokenised when it is first read, and kept."""
+
+    def __init__(self, records: Sequence[Any], tokenise: Callable[[Any], Any]):
+        self._records, self._tokenise = records, tokenise
+        self._found: dict[int, Any] = {}
+
+    def __getitem__(self, i: int) -> Any:
+        if i not in self._found:
+            self._found[i] = self._tokenise(self._records[i])
+        return self._found[i]
+
+    def measured(self, measure: Callable[[Any], list], share: bool) -> list[list]:
+        """measure(tokenised record), JSON values, of all records. share: each of several processes
+        tokenises a share of the records and gets the measures of the others. Every process must
+        then call this."""
+        of, count = lambda i: measure(self[i]), len(self._records)
+        return processes.measured(of, count) if share else [of(i) for i in range(count)]
 
 
 def supervised_batch(rows: Sequence[Sequence[Piece]], length: int, pad_id: int) -> Batch:
@@ -100,28 +131,33 @@ def first_fit(lengths: Sequence[int], capacity: int, most: int | None = None) ->
 
 
 def next_text_row(
-    document_ids: Callable[[int], np.ndarray],
-    count: float,
-    document: int,
-    offset: int,
-    length: int,
-) -> tuple[list[Piece], int, int]:
+    length_of: Callable[[int], int], count: float, document: int, offset: int, length: int
+) -> tuple[list[Span], int, int]:
     """(row that starts at a document's offset, document and offset where the next row starts).
 
+    length_of: the number of tokens of a document.
     If the row's end cuts a document, the next row repeats the document's last token of this row,
     not as a target. So every token except a document's first is a target exactly once.
     """
-    row: list[Piece] = []
+    row: list[Span] = []
     room = length
     while room and document < count:
-        ids = document_ids(document)
-        piece = ids[offset : offset + room]
-        row.append((piece, 1))
-        room -= len(piece)
-        offset += len(piece)
-        if offset == len(ids):
+        tokens = length_of(document)
+        stop = min(offset + room, tokens)
+        row.append(Span(document, offset, stop))
+        room -= stop - offset
+        offset = stop
+        if offset == tokens:
             document, offset = document + 1, 0
     return row, document, max(offset - 1, 0)
+
+
+def text_batch(
+    rows: Sequence[Sequence[Span]], ids: Callable[[int], np.ndarray], length: int, pad_id: int
+) -> Batch:
+    """`supervised_batch` of rows of spans; ids: of a document."""
+    pieces = [[(ids(of)[start:stop], 1) for of, start, stop in row] for row in rows]
+    return supervised_batch(pieces, length, pad_id)
 
 
 def text_ids(text: str | Text, tokenizer: Tokenizer) -> np.ndarray:
@@ -154,20 +190,19 @@ def text_rows(texts: Sequence[str | Text], tokenizer: Tokenizer, length: int) ->
     require(length >= 2, "length", length, "at least 2")
     _some(texts, {}, "texts", length)
     documents = [text_ids(text, tokenizer) for text in texts]
+    length_of = lambda document: len(documents[document])
     rows = []
     document, offset = 0, 0
     while document < len(documents):
-        first = document
-        row, document, offset = next_text_row(
-            documents.__getitem__, len(documents), document, offset, length
-        )
-        rows.append((row, first))
+        row, document, offset = next_text_row(length_of, len(documents), document, offset, length)
+        rows.append(row)
 
     def to_batch(rows):
-        batch = supervised_batch([row for row, _ in rows], length, tokenizer.pad_id)
-        return batch | {"document": np.array([first for _, first in rows], np.int32)}
+        first = [row[0].document if row else 0 for row in rows]
+        batch = text_batch(rows, documents.__getitem__, length, tokenizer.pad_id)
+        return batch | {"document": np.array(first, np.int32)}
 
-    return Rows(rows, ([], 0), to_batch, len(texts), {})
+    return Rows(rows, [], to_batch, len(texts), {})
 
 
 def close_with_eos(tokenizer: Tokenizer) -> Close:
@@ -181,46 +216,61 @@ def demonstration_rows(
     length: int,
     packed: bool,
     close: Close | None = None,
+    share: bool = False,
 ) -> Rows:
     """One demonstration per row, or as many as first-fit packs into it. The targets are the
     response and its end token.
 
-    close: appends the end token; None: appends eos.
+    close: appends the end token; None: appends eos. share: see `Tokenised.measured`.
     """
-    pieces, close = [], close or close_with_eos(tokenizer)
-    for each in demonstrations:
+    close = close or close_with_eos(tokenizer)
+
+    def tokenise(each: Demonstration) -> Piece:
         prompt, response = tokenizer.encode(each.prompt), tokenizer.encode(each.response)
         ids = [tokenizer.bos_id, *prompt, *close(response, True)]
-        if len(ids) <= length:
-            pieces.append((np.array(ids, np.int32), 1 + len(prompt)))
-    dropped = _too_long(demonstrations, pieces)
-    _some(pieces, dropped, "demonstrations", length)
-    rows = [[piece] for piece in pieces]
+        return np.array(ids, np.int32), 1 + len(prompt)
+
+    pieces = Tokenised(demonstrations, tokenise)
+    sizes = pieces.measured(lambda piece: [len(piece[0]), piece[1]], share)
+    kept = [i for i, (tokens, _) in enumerate(sizes) if tokens <= length]
+    dropped = _too_long(demonstrations, kept)
+    _some(kept, dropped, "demonstrations", length)
+    rows = [[i] for i in kept]
     if packed:
-        bins = first_fit([len(ids) for ids, _ in pieces], length)
-        rows = [[pieces[i] for i in members] for members in bins]
+        bins = first_fit([sizes[i][0] for i in kept], length)
+        rows = [[kept[i] for i in members] for members in bins]
 
     def to_batch(rows):
-        return supervised_batch(rows, length, tokenizer.pad_id)
+        return supervised_batch(
+            [[pieces[i] for i in row] for row in rows], length, tokenizer.pad_id
+        )
 
-    return Rows(rows, [], to_batch, len(pieces), dropped)
+    def targets(row):
+        return sum(sizes[i][0] - sizes[i][1] for i in row)
+
+    return Rows(rows, [], to_batch, len(kept), dropped, targets)
 
 
-def prompt_rows(prompts: Sequence[str | Prompt], tokenizer: Tokenizer, length: int) -> Rows:
-    """[bos] prompt, with the prompt's index in `prompts`."""
-    rows = []
-    for index, prompt in enumerate(prompts):
+def prompt_rows(
+    prompts: Sequence[str | Prompt], tokenizer: Tokenizer, length: int, share: bool = False
+) -> Rows:
+    """[bos] prompt, with the prompt's index in `prompts`. share: see `Tokenised.measured`."""
+
+    def tokenise(prompt: str | Prompt) -> np.ndarray:
         text = prompt if isinstance(prompt, str) else prompt.prompt
-        ids = [tokenizer.bos_id, *tokenizer.encode(text)]
-        if len(ids) <= length:
-            rows.append((np.array(ids, np.int32), index))
+        return np.array([tokenizer.bos_id, *tokenizer.encode(text)], np.int32)
+
+    found, none = Tokenised(prompts, tokenise), -1
+    sizes = found.measured(lambda ids: [len(ids)], share)
+    rows = [i for i, (tokens,) in enumerate(sizes) if tokens <= length]
     dropped = _too_long(prompts, rows)
     _some(rows, dropped, "prompts", length)
 
     def to_batch(rows):
-        return prompt_batch(rows, length, tokenizer.pad_id)
+        ids = [np.zeros(0, np.int32) if i == none else found[i] for i in rows]
+        return prompt_batch(list(zip(ids, rows, strict=True)), length, tokenizer.pad_id)
 
-    return Rows(rows, (np.zeros(0, np.int32), -1), to_batch, len(rows), dropped)
+    return Rows(rows, none, to_batch, len(rows), dropped)
 
 
 def tokenised_ranking(ranking: Ranking, tokenizer: Tokenizer, close: Close | None = None) -> Ranked:
@@ -256,31 +306,43 @@ def ranking_rows(
     packed: int,
     keep_tied: bool = True,
     close: Close | None = None,
+    share: bool = False,
 ) -> Rows:
     """Rows of `tokenised_ranking`; a ranking with a response that is too long is left out.
 
     A row holds one ranking, or up to `packed` rankings that first-fit packs into `outputs`
     responses.
     keep_tied: whether rankings without an untied pair are kept.
+    share: see `Tokenised.measured`.
     """
     most = max((len(ranking.responses) for ranking in rankings), default=2)
     require(outputs >= most, "outputs", outputs, f"at least {most}, the longest ranking")
-    ranked, dropped = [], Counter()
-    for ranking in rankings:
+    dropped = Counter()
+
+    def tokenise(ranking: Ranking) -> tuple[Ranked, str | None]:
         found = tokenised_ranking(ranking, tokenizer, close)
-        reason = left_out(ranking, found, length)
+        return found, left_out(ranking, found, length)
+
+    def measure(made) -> list:
+        (_, ranks), reason = made
+        return [len(ranks), reason]
+
+    found, kept = Tokenised(rankings, tokenise), []
+    sizes = found.measured(measure, share)
+    for i, (_, reason) in enumerate(sizes):
         if reason is None or (keep_tied and reason != "too long"):
-            ranked.append(found)
+            kept.append(i)
         else:
             dropped[reason] += 1
-    _some(ranked, dropped, "rankings", length)
-    rows = [[each] for each in ranked]
+    _some(kept, dropped, "rankings", length)
+    rows = [[i] for i in kept]
     if packed > 1:
-        bins = first_fit([len(ranks) for _, ranks in ranked], outputs, packed)
-        rows = [[ranked[i] for i in members] for members in bins]
+        bins = first_fit([sizes[i][0] for i in kept], outputs, packed)
+        rows = [[kept[i] for i in members] for members in bins]
 
     def to_batch(rows):
-        batch = ranking_batch(rows, length, outputs, packed, tokenizer.pad_id)
+        ranked = [[found[i][0] for i in row] for row in rows]
+        batch = ranking_batch(ranked, length, outputs, packed, tokenizer.pad_id)
         return batch if packed > 1 else batch | {"ranks": batch["ranks"][:, 0]}
 
-    return Rows(rows, [], to_batch, len(ranked), dict(dropped))
+    return Rows(rows, [], to_batch, len(kept), dict(dropped))

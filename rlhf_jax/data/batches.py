@@ -19,6 +19,14 @@ class BatchIterator(Protocol):
     def set_state(self, state: State) -> None: ...
 
 
+class RowIterator(Protocol):
+    """The rows of batches, with a position."""
+
+    def __next__(self) -> Sequence[Any]: ...
+    def get_state(self) -> State: ...
+    def set_state(self, state: State) -> None: ...
+
+
 class Batches:
     """Endless batches, reshuffled every epoch. From a saved state they continue bit for bit.
 
@@ -27,16 +35,22 @@ class Batches:
 
     def __init__(
         self,
-        source: BatchIterator,
+        source: RowIterator,
+        to_batch: Callable[[Sequence[Any]], Batch],
         identity: State,
         *,
+        part: slice,
         batch_size: int,
         examples: int,
         dropped: Mapping[str, int],
         rows: Callable[[], float],
+        targets: Callable[[Any], int] | None = None,
     ) -> None:
-        self._source = source
+        """source: the rows of each batch of all processes; part: those that this one makes.
+        rows(): of an epoch; targets: of a row."""
+        self._source, self._part = source, part
         self._identity = identity
+        self.to_batch, self.targets = to_batch, targets
         self.rows = rows
         self.batch_size = batch_size
         self.examples = examples
@@ -57,6 +71,10 @@ class Batches:
         return self
 
     def __next__(self) -> Batch:
+        return self.to_batch(self.next_rows()[self._part])
+
+    def next_rows(self) -> Sequence[Any]:
+        """The rows of the next batch, of all processes."""
         return next(self._source)
 
     def get_state(self) -> State:

@@ -53,8 +53,8 @@ def _tell(name: str, counts: dict, share: float) -> None:
 def _draw(splits: Splits, share: float, seed: int) -> tuple[Splits, dict[str, dict]]:
     missing = [kind for kind, (train, held) in SIDES.items()
                if train in splits.get(kind, {}) and held not in splits[kind]]  # fmt: skip
-    held = {_what(r) for kind, (_, side) in SIDES.items() for r in splits.get(kind, {}).get(side, ())
-            if kind != "text"}  # fmt: skip
+    held = {_what(record) for kind, (_, side) in SIDES.items()
+            for record in splits.get(kind, {}).get(side, ())}  # fmt: skip
     drawn = set()
     for kind in missing:
         found = sorted({_what(record) for record in splits[kind][SIDES[kind][0]]})

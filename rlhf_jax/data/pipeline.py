@@ -7,10 +7,15 @@
     index     int32    place in the prompt set, -1 no prompt
 
 Over-long examples, and rankings without an untied pair, are left out and counted by reason
-(`.dropped`); none is cut. Of several processes that build
-the same pipeline each makes `part` of the rows of each batch; its position is that of the whole.
+(`.dropped`); none is cut.
+
+Of several processes each makes the rows `part` of every batch. It tokenises only these rows, and
+once, to measure the lengths, its share of all records. The processes exchange the lengths, so all of
+them must build the same pipelines in the same order. A position counts whole batches. Without
+`part` a process makes all rows and exchanges nothing.
 """
 
+import functools
 from collections import Counter
 from collections.abc import Sequence
 
@@ -18,9 +23,10 @@ from rlhf_jax.data import arrays
 from rlhf_jax.data.arrays import Close, Rows
 from rlhf_jax.data.batches import Batches, Pass, State
 from rlhf_jax.data.records import Demonstration, Prompt, Ranking, Text
-from rlhf_jax.data.sources import MixSource, TextSource, shuffled_rows
+from rlhf_jax.data.sources import MixSource, TextSource, shuffled_rows, targets_of_text
 from rlhf_jax.data.tokenizer import Tokenizer
 from rlhf_jax.errors import require
+from rlhf_jax.parallel import processes
 
 ALL = slice(None)
 
@@ -39,14 +45,16 @@ def _identity(
 
 
 def _shuffled(rows: Rows, batch_size: int, seed: int, identity: State, part: slice) -> Batches:
-    source = shuffled_rows(rows, batch_size, seed, part)
     return Batches(
-        source,
+        shuffled_rows(rows, batch_size, seed),
+        rows.to_batch,
         identity,
+        part=part,
         batch_size=batch_size,
         examples=rows.examples,
         dropped=rows.dropped,
         rows=lambda: len(rows.rows),
+        targets=rows.targets,
     )
 
 
@@ -67,7 +75,7 @@ def supervised_batches(
     Raises:
       UserError: no demonstration, or none that fits `length`.
     """
-    rows = arrays.demonstration_rows(demonstrations, tokenizer, length, packed)
+    rows = arrays.demonstration_rows(demonstrations, tokenizer, length, packed, share=part != ALL)
     kind = "packed demonstrations" if packed else "demonstrations"
     identity = _identity(kind, tokenizer, rows.examples, batch_size, length, seed)
     return _shuffled(rows, batch_size, seed, identity, part)
@@ -87,7 +95,7 @@ def prompt_batches(
     Raises:
       UserError: no prompt, or none that fits `length`.
     """
-    rows = arrays.prompt_rows(prompts, tokenizer, length)
+    rows = arrays.prompt_rows(prompts, tokenizer, length, share=part != ALL)
     identity = _identity("prompts", tokenizer, rows.examples, batch_size, length, seed)
     return _shuffled(rows, batch_size, seed, identity, part)
 
@@ -118,7 +126,14 @@ def ranking_batches(
         responses.
     """
     rows = arrays.ranking_rows(
-        rankings, tokenizer, length, outputs, packed, keep_tied=False, close=close
+        rankings,
+        tokenizer,
+        length,
+        outputs,
+        packed,
+        keep_tied=False,
+        close=close,
+        share=part != ALL,
     )
     kind = f"rankings, packed {packed}" if packed > 1 else "rankings"
     identity = _identity(kind, tokenizer, rows.examples, batch_size, length, seed)
@@ -147,17 +162,26 @@ def text_batches(
     require(length >= 2, "length", length, "at least 2")
     require(batch_size >= 1, "batch_size", batch_size, "at least 1")
 
-    def rows() -> float:
-        tokens = sum(len(arrays.text_ids(texts[i], tokenizer)) for i in range(len(texts)))
-        return tokens / (length - 1)
+    share = part != ALL
 
+    @functools.cache
+    def lengths() -> list[int]:
+        found = arrays.Tokenised(texts, lambda text: len(arrays.text_ids(text, tokenizer)))
+        return found.measured(lambda tokens: tokens, share)
+
+    # Of several processes each must know where its rows begin.
+    known = lengths if share and processes.count() > 1 else None
+    source = TextSource(texts, tokenizer, batch_size, length, seed, known)
     return Batches(
-        TextSource(texts, tokenizer, batch_size, length, seed, part),
+        source,
+        source.to_batch,
         _identity("text", tokenizer, len(texts), batch_size, length, seed),
+        part=part,
         batch_size=batch_size,
         examples=len(texts),
         dropped={},
-        rows=rows,
+        rows=lambda: sum(lengths()) / (length - 1),
+        targets=targets_of_text,
     )
 
 
@@ -223,9 +247,12 @@ def mixed_batches(
     """
     require(0 <= fraction < 1, "fraction", fraction, "in [0, 1)")
     require(of in ("rows", "loss"), "of", of, "'rows' or 'loss'")
+    source = MixSource(a, b, fraction, seed, of)
     return Batches(
-        MixSource(a, b, fraction, seed, part, of),
+        source,
+        source.to_batch,
         {"kind": "mixed", "fraction": fraction, "of": of, "seed": seed},
+        part=part,
         batch_size=a.batch_size,
         examples=a.examples,
         dropped=dict(Counter(a.dropped) + Counter(b.dropped)),

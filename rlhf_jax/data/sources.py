@@ -1,15 +1,16 @@
-"""Endless sources of batches: shuffled rows, text cut into rows, and a mixture of two."""
+"""Endless sources of the rows of batches: shuffled rows, text cut into rows, a mixture of two."""
 
 import functools
 import math
 import sys
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
+from typing import Any, NamedTuple
 
 import grain
 import numpy as np
 
 from rlhf_jax.data import arrays
-from rlhf_jax.data.arrays import Batch, Rows
+from rlhf_jax.data.arrays import Batch, Rows, Span
 from rlhf_jax.data.batches import Batches, State
 from rlhf_jax.data.records import Text
 from rlhf_jax.data.tokenizer import Tokenizer
@@ -40,31 +41,33 @@ class EpochOrder:
 
 
 class ShuffledRows:
-    """Batch i of endless epochs of tokenised rows, as a Grain random-access source."""
+    """The rows of batch i of endless epochs, as a Grain random-access source."""
 
-    def __init__(self, rows: Rows, batch_size: int, seed: int, part: slice) -> None:
+    def __init__(self, rows: Rows, batch_size: int, seed: int) -> None:
         self._rows = rows
         self._batch_size = batch_size
-        self._part = part
         self._order = EpochOrder(len(rows.rows), seed)
 
     def __len__(self) -> int:
         return sys.maxsize // self._batch_size
 
-    def __getitem__(self, i: int) -> Batch:
-        numbers = self._order.take(i * self._batch_size, self._batch_size)[self._part]
-        return self._rows.to_batch([self._rows.rows[number] for number in numbers])
+    def __getitem__(self, i: int) -> list:
+        numbers = self._order.take(i * self._batch_size, self._batch_size)
+        return [self._rows.rows[number] for number in numbers]
 
 
-def shuffled_rows(rows: Rows, batch_size: int, seed: int, part: slice) -> Iterator[Batch]:
+def shuffled_rows(rows: Rows, batch_size: int, seed: int) -> Iterator[list]:
     """Grain's iterator over `ShuffledRows`; batches are made in this thread on request."""
     require(batch_size >= 1, "batch_size", batch_size, "at least 1")
-    dataset = grain.MapDataset.source(ShuffledRows(rows, batch_size, seed, part))
+    dataset = grain.MapDataset.source(ShuffledRows(rows, batch_size, seed))
     return iter(dataset.to_iter_dataset(grain.ReadOptions(num_threads=0, prefetch_buffer_size=0)))
 
 
 class TextSource:
-    """Batches of text rows; a document is tokenised when it is needed."""
+    """Rows of text: spans of documents, which are numbered by their order in endless epochs.
+
+    lengths: the number of tokens of every document; None: a document is tokenised to measure it.
+    """
 
     def __init__(
         self,
@@ -73,32 +76,42 @@ class TextSource:
         batch_size: int,
         length: int,
         seed: int,
-        part: slice = slice(None),
+        lengths: Callable[[], Sequence[int]] | None = None,
     ) -> None:
-        self._part = part
         self._texts = texts
         self._order = EpochOrder(len(texts), seed)
         self._tokenizer = tokenizer
         self._batch_size = batch_size
-        self._length = length
+        self._length, self._lengths = length, lengths
         self._position = (0, 0)
-        self._held: tuple[int, np.ndarray] = (-1, np.zeros(0, np.int32))
+        self._held: dict[int, np.ndarray] = {}  # by turn, from the position on
+
+    def _number(self, turn: int) -> int:
+        return self._order.take(turn, 1)[0]
 
     def _ids(self, turn: int) -> np.ndarray:
-        if self._held[0] != turn:
-            (number,) = self._order.take(turn, 1)
-            text = self._texts[number]
-            self._held = (turn, arrays.text_ids(text, self._tokenizer))
-        return self._held[1]
+        if turn not in self._held:
+            text = self._texts[self._number(turn)]
+            self._held[turn] = arrays.text_ids(text, self._tokenizer)
+        return self._held[turn]
 
-    def __next__(self) -> Batch:
-        rows = []
+    def _tokens(self, turn: int) -> int:
+        return (
+            len(self._ids(turn)) if self._lengths is None else self._lengths()[self._number(turn)]
+        )
+
+    def __next__(self) -> list[list[Span]]:
+        now, rows = self._position[0], []
+        self._held = {turn: ids for turn, ids in self._held.items() if turn >= now}
         for _ in range(self._batch_size):
             row, *self._position = arrays.next_text_row(
-                self._ids, math.inf, *self._position, self._length
+                self._tokens, math.inf, *self._position, self._length
             )
             rows.append(row)
-        return arrays.supervised_batch(rows[self._part], self._length, self._tokenizer.pad_id)
+        return rows
+
+    def to_batch(self, rows: Sequence[Sequence[Span]]) -> Batch:
+        return arrays.text_batch(rows, self._ids, self._length, self._tokenizer.pad_id)
 
     def get_state(self) -> State:
         document, offset = self._position
@@ -108,43 +121,53 @@ class TextSource:
         self._position = (state["document"], state["offset"])
 
 
+def targets_of_text(row: Sequence[Span]) -> int:
+    """Of each span all tokens but the first."""
+    return sum(stop - start - 1 for _, start, stop in row)
+
+
 class _RowReader:
     """Takes single rows out of batches in order, so that a mixture uses every row."""
 
     def __init__(self, batches: Batches) -> None:
         self._batches = batches
-        self._batch: Batch | None = None
+        self._rows: Sequence | None = None
         self._before = batches.get_state()
         self._used = 0
 
-    def take(self, count: int) -> list[Batch]:
-        parts = []
-        while count:
-            if self._batch is None:
-                self._batch = next(self._batches)
-            parts.append({k: v[self._used : self._used + count] for k, v in self._batch.items()})
-            got = len(parts[-1]["tokens"])
-            count -= got
-            self._used += got
+    def take(self, count: int) -> list:
+        taken = []
+        while len(taken) < count:
+            if self._rows is None:
+                self._rows = self._batches.next_rows()
+            more = self._rows[self._used : self._used + count - len(taken)]
+            taken += more
+            self._used += len(more)
             if self._used == self._batches.batch_size:
-                self._batch, self._before, self._used = None, self._batches.get_state(), 0
-        return parts
+                self._rows, self._before, self._used = None, self._batches.get_state(), 0
+        return taken
 
     def get_state(self) -> State:
         return {"before": self._before, "used": self._used}
 
     def set_state(self, state: State) -> None:
         self._batches.set_state(state["before"])
-        self._batch, self._before, self._used = None, state["before"], state["used"]
+        self._rows, self._before, self._used = None, state["before"], state["used"]
+
+
+class MixedRow(NamedTuple):
+    """A row of one of two kinds, and what its weights are multiplied by."""
+
+    kind: int  # 0: a, 1: b
+    row: Any
+    scale: np.float32
 
 
 class MixSource:
     """See pipeline.mixed_batches."""
 
-    def __init__(
-        self, a: Batches, b: Batches, fraction: float, seed: int, part: slice, of: str
-    ) -> None:
-        self._part, self._of = part, of
+    def __init__(self, a: Batches, b: Batches, fraction: float, seed: int, of: str) -> None:
+        self._kinds, self._of = (a, b), of
         self._readers = (_RowReader(a), _RowReader(b))
         self._size = a.batch_size
         self._fraction = fraction
@@ -154,27 +177,39 @@ class MixSource:
     def _rows_of_b(self, steps: int) -> int:
         return math.floor(steps * self._fraction * self._size + 1e-6)
 
-    def __next__(self) -> Batch:
+    def __next__(self) -> list[MixedRow]:
         count = self._rows_of_b(self._step + 1) - self._rows_of_b(self._step)
         order = np.random.default_rng((self._seed, self._step)).permutation(self._size)
         of_a, of_b = self._readers[0].take(self._size - count), self._readers[1].take(count)
-        parts = of_a + (self._weighted(of_a, of_b) if self._of == "loss" else of_b)
+        scale = self._scale(of_a, of_b) if self._of == "loss" else np.float32(1)
+        rows = [MixedRow(0, row, np.float32(1)) for row in of_a]
+        rows += [MixedRow(1, row, scale) for row in of_b]
+        self._step += 1
+        return [rows[i] for i in order]
+
+    def _scale(self, of_a: Sequence, of_b: Sequence) -> np.float32:
+        """Of b's weights, which makes them `fraction` of the sum of all weights."""
+        both = zip(self._kinds, (of_a, of_b), strict=True)
+        ours, theirs = (np.float32(sum(map(of.targets, rows))) for of, rows in both)
+        if not ours or not theirs:
+            return np.float32(1)
+        return np.float32(self._fraction / (1 - self._fraction) * ours / theirs)
+
+    def to_batch(self, rows: Sequence[MixedRow]) -> Batch:
+        parts, places = [], []
+        for kind, batches in enumerate(self._kinds):
+            here = [i for i, row in enumerate(rows) if row.kind == kind]
+            if here:
+                parts.append(batches.to_batch([rows[i].row for i in here]))
+                places += here
         shapes = [{k: v.shape[1:] for k, v in part.items()} for part in parts]
         if any(shape != shapes[0] for shape in shapes):
             raise ConfigError(f"mixed_batches: rows differ: {shapes[0]} and {shapes[-1]}")
-        self._step += 1
-        order = order[self._part]
-        return {k: np.concatenate([part[k] for part in parts])[order] for k in parts[0]}
-
-    def _weighted(self, of_a: list[Batch], of_b: list[Batch]) -> list[Batch]:
-        """b's parts with weights scaled to `fraction` of the sum of all weights."""
-        ours, theirs = (
-            sum(part["weights"][:, 1:].sum() for part in parts) for parts in (of_a, of_b)
-        )
-        if not ours or not theirs:
-            return of_b
-        scale = np.float32(self._fraction / (1 - self._fraction) * ours / theirs)
-        return [part | {"weights": part["weights"] * scale} for part in of_b]
+        back = np.argsort(places)
+        batch = {k: np.concatenate([part[k] for part in parts])[back] for k in parts[0]}
+        if self._of == "loss":
+            batch["weights"] *= np.array([row.scale for row in rows])[:, None]
+        return batch
 
     def get_state(self) -> State:
         return {"step": self._step, "rows": [reader.get_state() for reader in self._readers]}

@@ -1,9 +1,11 @@
 """Several processes that train together: how they start, who writes, and how they end."""
 
 import contextlib
+import json
 import os
 import sys
 from collections.abc import Callable, Iterator
+from typing import Any
 
 import jax
 import numpy as np
@@ -44,6 +46,10 @@ def is_first() -> bool:
     return jax.process_index() == 0
 
 
+def count() -> int:
+    return jax.process_count()
+
+
 def wait_for_all(name: str) -> None:
     """Blocks until every process has called this."""
     if jax.process_count() > 1:
@@ -80,6 +86,14 @@ def gathered(content: bytes) -> list[bytes]:
     padded[: len(content)] = np.frombuffer(content, np.uint8)
     rows = np.asarray(multihost_utils.process_allgather(padded))
     return [row[:length].tobytes() for row, length in zip(rows, lengths, strict=True)]
+
+
+def measured(function: Callable[[int], Any], count: int) -> list:
+    """[function(0), ..., function(count - 1)], JSON values, in every process. Each process calls the
+    function for its share of the numbers."""
+    own = own_share(count)
+    parts = gathered(json.dumps([function(i) for i in range(own.start, own.stop)]).encode())
+    return [found for part in parts for found in json.loads(part)]
 
 
 @contextlib.contextmanager

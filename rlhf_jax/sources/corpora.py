@@ -102,14 +102,14 @@ def prepare(source: Source, directory: Path, vocab_size: int, seed: int) -> Corp
         splits, counts = source.records(seed)
         trained = not source.copy_tokenizer(directory, vocab_size)
         counts["repeated"] = counting.repeats(splits)
-        for name, parts in splits.items():
-            corpora.write(name, parts)
-            counts[name] = {split: len(records) for split, records in parts.items()}
         if trained:
             order = shuffle_seed(seed, "data/tokenizer")
             with inside("model"):
                 texts = training_texts(splits)
                 train_sentencepiece(texts, vocab_size, directory / "tokenizer.model", order)
+        for name, parts in splits.items():
+            corpora.write(name, parts)
+            counts[name] = {split: len(records) for split, records in parts.items()}
         tokenizer = corpora.tokenizer
         if tokenizer.loss:
             counts["changed_by_tokenizer"] = counting.changed_by(tokenizer, splits)

@@ -12,6 +12,7 @@ from rlhf_jax.data.arrays import Close, left_out, tokenised_ranking, told
 from rlhf_jax.data.records import Demonstration, Prompt, Ranking
 from rlhf_jax.data.tokenizer import Tokenizer
 from rlhf_jax.errors import UserError, require
+from rlhf_jax.parallel import processes
 
 
 class Measured(NamedTuple):
@@ -42,7 +43,8 @@ class Data(Protocol):
 
 
 class Measures:
-    """The tokenised lengths of records; each split is measured once."""
+    """The tokenised lengths of records; each split is measured once. Of several processes each
+    tokenises its share."""
 
     def __init__(self, close: Close):
         """close: adds the end token to a ranked response (`Ending.close`)."""
@@ -56,8 +58,13 @@ class Measures:
     def of(self, data: Data, kind: str, split: str) -> list[Measured]:
         key = data.where(kind, split), kind, split
         if key not in self._found:
-            measure, tokenizer = self._measures[kind], data.tokenizer
-            self._found[key] = [measure(record, tokenizer) for record in data.read(kind, split)]
+            measure, tokenizer, records = (
+                self._measures[kind],
+                data.tokenizer,
+                data.read(kind, split),
+            )
+            of = lambda i: measure(records[i], tokenizer)
+            self._found[key] = [Measured(*m) for m in processes.measured(of, len(records))]
         return self._found[key]
 
     def _prompt(self, record: Prompt, tokenizer: Tokenizer) -> Measured:

@@ -16,15 +16,15 @@ if TYPE_CHECKING:
     from rlhf_jax.stages.stage import Inputs
 
 
-def text(inputs: "Inputs", rows: int, length: int, use: str, whole: bool = False) -> Batches:
-    """Batches of plain text. whole: every process loads all rows."""
+def text(inputs: "Inputs", rows: int, length: int, use: str) -> Batches:
+    """Batches of plain text."""
     return pipeline.text_batches(
         inputs.records("text", "train"),
         inputs.tokenizer,
         batch_size=rows,
         length=length,
         seed=inputs.shuffle(use),
-        part=pipeline.ALL if whole else inputs.runner.own_rows(rows),
+        part=inputs.runner.own_rows(rows),
     )
 
 
@@ -46,11 +46,11 @@ def demonstrations(
         length=length,
         seed=inputs.shuffle("demonstrations"),
         packed=packed,
-        part=part if text_fraction == 0 else pipeline.ALL,
+        part=part,
     )
     if text_fraction == 0:
         return batches
-    more, seed = text(inputs, rows, length, "text", whole=True), inputs.shuffle("mix")
+    more, seed = text(inputs, rows, length, "text"), inputs.shuffle("mix")
     return pipeline.mixed_batches(batches, more, text_fraction, seed, part, fraction_of)
 
 
@@ -70,17 +70,24 @@ def rankings(inputs: "Inputs", rows: int, length: int, outputs: int, packed: int
     )
 
 
-def prompts(inputs: "Inputs", split: str, rows: int, length: int, whole: bool = False) -> Batches:
-    """Batches of a split's prompts, without prompts longer than `length` tokens. whole: every
-    process loads all rows."""
-    return pipeline.prompt_batches(
+def prompts(
+    inputs: "Inputs", split: str, rows: int, length: int, group: int = 1
+) -> "Batches | Repeated":
+    """Batches of a split's prompts, without prompts longer than `length` tokens. Each prompt fills
+    `group` neighbouring rows of the `rows`."""
+    own = range(rows)[inputs.runner.own_rows(rows)]
+    first, last = own.start // group, -(-own.stop // group)
+    batches = pipeline.prompt_batches(
         inputs.records("prompts", split),
         inputs.tokenizer,
-        batch_size=rows,
+        batch_size=rows // group,
         length=length,
         seed=inputs.shuffle("prompts"),
-        part=pipeline.ALL if whole else inputs.runner.own_rows(rows),
+        part=slice(first, last),
     )
+    if group == 1:
+        return batches
+    return Repeated(batches, group, slice(own.start - first * group, own.stop - first * group))
 
 
 @dataclasses.dataclass(frozen=True)
@@ -121,6 +128,10 @@ class Repeated:
     batches: Batches
     group: int
     own: slice
+
+    @property
+    def left_out(self) -> str:
+        return self.batches.left_out
 
     def __next__(self) -> dict:
         repeated = lambda x: np.repeat(x, self.group, axis=0)[self.own]

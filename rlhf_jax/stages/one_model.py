@@ -107,9 +107,7 @@ class OneModelStage(Stage):
 def new_policy(inputs: Inputs) -> Any:
     """The parameters of the experiment's model, drawn at random."""
     model = inputs.build.model
-    return inputs.runner.create(
-        lambda key: transformer.init(model, key), inputs.key("initialise")
-    )
+    return inputs.runner.create(lambda key: transformer.init(model, key), inputs.key("initialise"))
 
 
 def as_written(function: Callable, **how: Any) -> Callable:

@@ -231,14 +231,12 @@ class PolicyGradient(PolicyGradientConfig, Stage):
         return Shapes(policy, shapes["reference"], shapes.get("value", policy), scorers)
 
     def _batches(self, inputs) -> feeds.Prompted:
-        asked, whole = self.batch_size // self.group, self.group > 1
-        prompts = feeds.prompts(inputs, self.prompts, asked, self.prompt_length, whole)
-        if prompts.dropped:
+        prompts = feeds.prompts(
+            inputs, self.prompts, self.batch_size, self.prompt_length, self.group
+        )
+        if prompts.left_out:
             about = f"prompts: {prompts.left_out} (length = {self.prompt_length})"
             print(f"{inputs.build.name}: {about}")
-        if whole:
-            own = inputs.runner.own_rows(self.batch_size)
-            prompts = feeds.Repeated(prompts, self.group, own)
         found, rows = {"prompts": prompts}, {"prompts": self.batch_size}
         if self.ptx_coefficient > 0:
             rows["text"] = self.batch_size * self.ptx_ratio

@@ -12,6 +12,7 @@ from rlhf_jax.data.records import Demonstration, Prompt, Ranking, Text, write_js
 from rlhf_jax.errors import RecordError, UserError
 from rlhf_jax.sources import corpora
 from rlhf_jax.sources.folder import FolderData
+from tests.data.conftest import CORPUS
 from tests.data.test_tokenizer import byte_level
 
 RECORDS = {
@@ -66,7 +67,9 @@ def test_what_records_say_twice_or_not_at_all_is_counted(folder, capsys):
     }
     assert corpus.counts == expected
     out = capsys.readouterr().out
-    assert "left out of training, as they are held out as well: text 1, rankings 1, prompts 1" in out
+    assert (
+        "left out of training, as they are held out as well: text 1, rankings 1, prompts 1" in out
+    )
     assert "kept in training, though their prompt is held out as well: demonstrations 1" in out
     assert [r.ranks for r in corpus.read("rankings", "train")] == [
         (0, 1), (0, 0), (0, 0), (0, 1, 0),
@@ -90,7 +93,8 @@ def read(place, records, seed=0, **fields):
 
 def prompts_of(splits, side):
     return {r.prompt for kind, (train, held) in held_out.SIDES.items()
-            for r in splits.get(kind, {}).get((train, held)[side], ()) if kind != "text"}  # fmt: skip
+            for r in splits.get(kind, {}).get((train, held)[side], ())
+            if kind != "text"}  # fmt: skip
 
 
 def test_what_the_folder_has_no_file_of_is_drawn_by_prompt(tmp_path, capsys):
@@ -109,7 +113,9 @@ def test_what_the_folder_has_no_file_of_is_drawn_by_prompt(tmp_path, capsys):
         assert sorted(map(repr, [*train, *valid])) == sorted(map(repr, FEW[f"{kind}.train"]))
         made = counts["made"][f"{kind}.valid"]
         assert made == {"records": len(valid), "of": len(FEW[f"{kind}.train"])}
-        told = f"no {kind}.valid.jsonl: {len(valid)} of {made['of']} records are held out, by prompt"
+        told = (
+            f"no {kind}.valid.jsonl: {len(valid)} of {made['of']} records are held out, by prompt"
+        )
         assert f"data: {told} (data.held_out = 0.1)\n" in out
     assert counts["made"]["prompts.ppo"] == {"records": sizes["prompts.ppo"]}
     assert read(tmp_path / "a", FEW, held_out=0.1)[0] == splits
@@ -121,7 +127,9 @@ def test_a_file_that_is_there_stays_as_it_is_but_for_prompts_drawn_beside_it(tmp
     given = FEW | {"rankings.valid": [Ranking("q0", ("x", "y"), (0, 1))]}
     splits, counts = read(tmp_path / "a", given)
     assert splits["rankings"]["valid"] == given["rankings.valid"]
-    assert "q0" in {r.prompt for r in splits["demonstrations"]["valid"]}  # as its prompt is held out
+    assert "q0" in {
+        r.prompt for r in splits["demonstrations"]["valid"]
+    }  # as its prompt is held out
     assert not prompts_of(splits, 0) & prompts_of(splits, 1)
     drawn = {r.prompt for r in splits["demonstrations"]["valid"]} - {"q0"}
     gone = [r for r in FEW["rankings.train"] if r.prompt in drawn]
@@ -159,25 +167,26 @@ def test_comparisons_are_rankings_of_two(tmp_path):
     lines = [{"prompt": f"q{i}", "chosen": "x", "rejected": "y"} for i in range(3)]
     (place / "rankings.train.jsonl").write_text("".join(json.dumps(one) + "\n" for one in lines))
     splits, _ = FolderData(path=str(place)).records(0)
-    assert Ranking(splits["rankings"]["valid"][0].prompt, ("x", "y"), (0, 1)) in (
-        splits["rankings"]["valid"]
+    assert (
+        Ranking(splits["rankings"]["valid"][0].prompt, ("x", "y"), (0, 1))
+        in (splits["rankings"]["valid"])
     )
 
 
 def test_without_a_tokenizer_one_is_trained_on_the_training_records(tmp_path, capsys):
     folder, data = tmp_path / "a", FolderData(path=str(tmp_path / "a"))
-    for name, given in FEW.items():
-        write_jsonl(folder / f"{name}.jsonl", given)
+    said = [Demonstration(f"{i}. {text}", text) for i, text in enumerate(CORPUS)]
+    write_jsonl(folder / "demonstrations.train.jsonl", said)
     with pytest.raises(UserError, match=r"^model\.vocab_size = 9999: Vocabulary size too high"):
         corpora.prepare(data, tmp_path / "run", 9999, 0)
     with pytest.raises(UserError, match=r"data\.pad_token = '<p>': must be None: .* no tokenizer"):
-        corpora.prepare(dataclasses.replace(data, pad_token="<p>"), tmp_path / "other", 270, 0)
-    made = corpora.prepare(data, tmp_path / "run", 270, 0)
-    assert made.tokenizer.vocab_size == 270
-    assert "has no tokenizer.json or tokenizer.model: one of 270 tokens" in capsys.readouterr().out
+        corpora.prepare(dataclasses.replace(data, pad_token="<p>"), tmp_path / "other", 400, 0)
+    made = corpora.prepare(data, tmp_path / "run", 400, 0)
+    assert made.tokenizer.vocab_size == 400
+    assert "has no tokenizer.json or tokenizer.model: one of 400 tokens" in capsys.readouterr().out
     write_jsonl(folder / "prompts.ppo.jsonl", [Prompt("new")])
     with pytest.raises(UserError, match=r"data: prompts\.ppo\.jsonl changed: sha256 of no file"):
-        corpora.prepare(data, tmp_path / "run", 270, 0)
+        corpora.prepare(data, tmp_path / "run", 400, 0)
 
 
 def test_a_tokenizer_is_trained_on_other_records_where_there_is_no_text():
@@ -191,7 +200,7 @@ def test_a_tokenizer_is_trained_on_other_records_where_there_is_no_text():
 
 
 MISTAKES = {
-    "another name": ("demos.jsonl", b"{}", r"demos\.jsonl: no file of this name is read; the names"),
+    "another name": ("demos.jsonl", b"{}", r"demos\.jsonl: no file of this name is read; the "),
     "no split": ("rankings.jsonl", b"{}", r"rankings\.jsonl: no file .*did you mean rankings\.tr"),
     "json": ("text.train.json", b"[]", r"text\.train\.json: no file .*mean text\.train\.jsonl\?"),
     "packed": ("prompts.ppo.jsonl.gz", b"", r"did you mean prompts\.ppo\.jsonl\?"),
@@ -199,7 +208,7 @@ MISTAKES = {
     "no training file": ("text.valid.jsonl", b"", r"has text\.valid\.jsonl, but no text\.train\.j"),
     "encoding": ("rankings.valid.jsonl", '{"prompt": "\u00e9"}'.encode("latin-1"),
                  r"rankings\.valid\.jsonl:1: expected UTF-8, got byte 0xe9"),
-    "a list": ("rankings.valid.jsonl", b'[\n{"prompt": "p"}]\n', r":1: expected a whole JSON object"),
+    "a list": ("rankings.valid.jsonl", b'[\n{"prompt": "p"}]\n', r":1: expected a whole JSON obj"),
     "other fields": ("demonstrations.train.jsonl", b'{"instruction": "a", "output": "b"}',
                      r"train\.jsonl:1: field 'prompt': .*; the fields are instruction, output$"),
     "wrong type": ("demonstrations.train.jsonl", b'{"prompt": "a", "response": ["b"]}',
@@ -221,7 +230,7 @@ def test_a_mistake_in_a_folder_is_one_clear_line(name, tmp_path):
 
 def test_a_folder_without_records_says_which_files_it_wants(tmp_path):
     (tmp_path / "demos.json").write_text("[]")
-    with pytest.raises(UserError, match=r"has no records: expected text\.train.*; got demos\.json$"):
+    with pytest.raises(UserError, match=r"has no records: expected text\.t.*; got demos\.json$"):
         FolderData(path=str(tmp_path)).records(0)
     with pytest.raises(UserError, match=r"^held_out = 0: must be in \(0, 1\)"):
         FolderData(held_out=0)

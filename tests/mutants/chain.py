@@ -32,7 +32,7 @@ FEEDS = (
         ("PolicyGradient._batches", "self.ptx_coefficient > 0", "True",
          "test_without_a_coefficient_no_text_is_read"),
         ("PolicyGradient._batches", "inputs, self.prompts", 'inputs, "ppo"', PPO_PROMPTS),
-        ("PolicyGradient._batches", "asked, self.prompt_length, whole)", "asked, 6, whole)",
+        ("PolicyGradient._batches", "self.batch_size, self.prompt_length,", "self.batch_size, 6,",
          PPO_PROMPTS),
     ]),
     *mutants("stages/sft.py", "test_feeds.py", [
@@ -65,7 +65,7 @@ RANDOMNESS = (
     *mutants("stages/feeds.py", "test_randomness.py", [
         ("prompts", 'inputs.shuffle("prompts")', 'inputs.shuffle("text")', f"{FED}[ppo]"),
         ("rankings", 'inputs.shuffle("rankings")', 'inputs.shuffle("text")', f"{FED}[reward]"),
-        ("demonstrations", 'length, "text", whole', 'length, "demonstrations", whole',
+        ("demonstrations", 'length, "text")', 'length, "demonstrations")',
          "test_mixed_demonstrations_are_shuffled_for_three_purposes"),
         ("demonstrations", 'inputs.shuffle("mix")', 'inputs.shuffle("text")',
          "test_mixed_demonstrations_are_shuffled_for_three_purposes"),

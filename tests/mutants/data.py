@@ -2,6 +2,8 @@
 
 from tests.mutants import mutants
 
+FEWER = "test_two_processes_have_the_rows_of_one_and_each_tokenises_fewer_texts"
+
 ARRAYS = mutants(
     "data/arrays.py",
     "data/test_arrays.py",
@@ -22,12 +24,18 @@ ARRAYS = mutants(
         ("ranking_rows", "outputs, packed)", "outputs)",
          "test_so_many_rankings_share_an_element_at_most_and_the_shape_says_how_many",
          "AssertionError|IndexError"),
-        ("next_text_row", "row.append((piece, 1))", "row.append((piece, 0))", "test_text_rows"),
+        ("text_batch", "[start:stop], 1)", "[start:stop], 0)", "test_text_rows"),
         ("next_text_row", "max(offset - 1, 0)", "offset", "test_text_rows"),
         ("text_ids", "*tokenizer.encode(text), tokenizer.eos_id]", "*tokenizer.encode(text)]",
          "test_text_rows"),
-        ("prompt_rows", "rows.append((np.array(ids, np.int32), index))",
-         "rows.append((np.array(ids, np.int32), len(rows)))", "test_prompts_are_left_padded"),
+        ("prompt_rows", "zip(ids, rows, strict=True)", "zip(ids, range(len(ids)), strict=True)",
+         "test_prompts_are_left_padded"),
+        ("demonstration_rows", "[[kept[i] for i in members]", "[[i for i in members]",
+         "test_packed", "AssertionError|ValueError"),
+        ("ranking_rows", "[[kept[i] for i in members]", "[[i for i in members]",
+         "test_packed_rankings_share_an_element_and_none_is_split", "AssertionError|ValueError"),
+        ("demonstration_rows", "sizes[i][0] - sizes[i][1]", "sizes[i][0]",
+         "data/test_pipeline.py::test_a_fraction_of_the_loss_scales_the_weights_of_text"),
     ],
 )  # fmt: skip
 
@@ -49,10 +57,73 @@ PIPELINE = mutants(
          "test_batches_packed_otherwise_are_other_batches"),
         ("mixed_batches", "a.rows() / (1 - fraction)", "a.rows()",
          "test_mixing_takes_its_share_and_skips_no_row"),
-        ("mixed_batches", "MixSource(a, b, fraction, seed, part, of)",
-         "MixSource(a, b, fraction / 2, seed, part, of)",
+        ("mixed_batches", "MixSource(a, b, fraction, seed, of)",
+         "MixSource(a, b, fraction / 2, seed, of)",
          "test_mixing_takes_its_share_and_skips_no_row"),
     ],
+)  # fmt: skip
+
+OWN = "test_a_process_tokenises_its_share_once_and_then_its_own_rows"
+SHARES = (
+    *mutants("data/pipeline.py", "data/test_shares.py", [
+        ("supervised_batches", "share=part != ALL", "share=False", f"{OWN}[demonstrations]"),
+        ("prompt_batches", "share=part != ALL", "share=False", f"{OWN}[prompts]"),
+        ("ranking_batches", "share=part != ALL", "share=False", f"{OWN}[rankings]"),
+        ("text_batches", "share and processes.count() > 1", "False", f"{OWN}[text]"),
+        ("text_batches", "part=part", "part=ALL", f"{OWN}[text]", "AssertionError|ValueError"),
+    ]),
+    *mutants("data/sources.py", "data/test_shares.py", [
+        ("MixSource.to_batch", "[back]", "", f"{OWN}[mixed]"),
+        ("MixSource._scale", "np.float32(sum(map(of.targets, rows)))", "np.float32(len(rows))",
+         f"{OWN}[a fraction of the loss]"),
+    ]),
+    *mutants("parallel/processes.py", "data/test_shares.py", [
+        ("measured", "range(own.start, own.stop)", "range(count)",
+         "test_lengths_are_measured_in_shares_and_known_to_all"),
+    ]),
+    *mutants("stages/facts.py", "data/test_shares.py", [
+        ("Measures.of", "processes.measured(of, len(records))", "map(of, range(len(records)))",
+         "test_lengths_are_measured_in_shares_and_known_to_all"),
+    ]),
+    *mutants("stages/feeds.py", "test_feeds.py", [
+        (scope, old, new, f"{FEWER}[{kind}]") for scope, old, new, kind in (
+            ("text", "part=inputs.runner.own_rows(rows)", "part=pipeline.ALL", "base"),
+            ("demonstrations", "part=part", "part=pipeline.ALL", "sft"),
+            ("rankings", "part=inputs.runner.own_rows(rows)", "part=pipeline.ALL", "reward"),
+            ("prompts", "part=slice(first, last)", "part=pipeline.ALL", "ppo"),
+        )
+    ]),
+)  # fmt: skip
+
+DRAWN = "test_what_the_folder_has_no_file_of_is_drawn_by_prompt"
+BESIDE = "test_a_file_that_is_there_stays_as_it_is_but_for_prompts_drawn_beside_it"
+FOLDER = (
+    *mutants("data/held_out.py", "data/test_folder.py", [
+        ("_draw", "max(1, round(share * len(found)))", "1", DRAWN),
+        ("_draw", "held if kind in missing else drawn", "drawn", BESIDE),
+        ("_draw", "{train: kept, side: taken} if", "{train: records, side: taken} if", DRAWN),
+        ("_draw", "(seed, list(SIDES).index(kind))", "list(SIDES).index(kind)", DRAWN),
+        ("_draw", "len(free) - 1", "len(free)",
+         "test_text_is_held_out_by_document_and_nothing_of_one_prompt", "AssertionError|.*Error"),
+        ("_prompts_of", "() if side else", "() if True else", BESIDE),
+        ("complete", "_prompts_of(splits, side)", "_prompts_of(splits, 1 - side)", DRAWN),
+    ]),
+    *mutants("sources/folder.py", "data/test_folder.py", [
+        ("FolderData.records", "share=self.held_out", "share=0.05", DRAWN),
+        ("FolderData.records", "shuffle_seed(seed,", "shuffle_seed(0,", DRAWN),
+    ]),
+    *mutants("sources/corpora.py", "data/test_folder.py", [
+        ("training_texts", "texts or [", "texts + [",
+         "test_a_tokenizer_is_trained_on_other_records_where_there_is_no_text"),
+    ]),
+    *(mutant for file, scope in (
+        ("stages/pretrain.py", "Pretrain.check"), ("stages/sft.py", "SFT.check"),
+        ("stages/policy_gradient.py", "PolicyGradient.check"),
+        ("evaluation/pretraining_loss.py", "PretrainingLoss.check"))
+      for mutant in mutants(file, "stages/test_facts.py", [
+        (scope, "facts.there", "print",
+         "test_a_stage_or_evaluator_without_its_records_is_refused_before_any_step",
+         "Failed|AssertionError")])),
 )  # fmt: skip
 
 HUMAN = mutants(
@@ -96,4 +167,4 @@ BATCHES = mutants(
     ],
 )  # fmt: skip
 
-MUTANTS = ARRAYS + RECORDS + PIPELINE + BATCHES + HUMAN + FACTS
+MUTANTS = ARRAYS + RECORDS + PIPELINE + SHARES + FOLDER + BATCHES + HUMAN + FACTS

@@ -64,7 +64,7 @@ INSTRUCTGPT = (
     *row("SFT: the fraction is of rows, or of the loss (`pretraining_fraction_of`; not printed)",
          "data/sources.py",
          "data/test_pipeline.py::test_a_fraction_of_the_loss_scales_the_weights_of_text",
-         ("MixSource._weighted", "self._fraction / (1 - self._fraction)", "self._fraction")),
+         ("MixSource._scale", "self._fraction / (1 - self._fraction)", "self._fraction")),
     *row("reward model: K = 4 to 9 outputs a prompt", "feedback/collect.py",
          "feedback/test_collect.py::"
          "test_counts_cover_the_range_evenly_and_depend_on_the_prompt_s_place_only",

@@ -48,7 +48,7 @@ MIX = mutants(
     "data/sources.py",
     "data/test_pipeline.py",
     [
-        ("MixSource._weighted", "[:, 1:]", "[:, 2:]",
+        ("targets_of_text", "stop - start - 1", "stop - start",
          "test_a_fraction_of_the_loss_scales_the_weights_of_text"),
     ],
 )  # fmt: skip

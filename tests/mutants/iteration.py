@@ -95,9 +95,9 @@ STAGE = (
         ("Prompted.whole", '{"more": self.rows["prompts"]}', '{"more": self.rows["text"]}', ROWS),
     ]),
     *mutants("stages/policy_gradient.py", "test_feeds.py", [
-        ("PolicyGradient._batches", "own_rows(self.batch_size)", "own_rows(asked)", GROUPS),
-        ("PolicyGradient._batches", '{"prompts": self.batch_size}', '{"prompts": asked}', GROUPS),
-        ("PolicyGradient._batches", "self.prompt_length, whole)", "self.prompt_length)", GROUPS,
+        ("PolicyGradient._batches", '{"prompts": self.batch_size}',
+         '{"prompts": self.batch_size // self.group}', GROUPS),
+        ("PolicyGradient._batches", "self.prompt_length, self.group", "self.prompt_length", GROUPS,
          "AssertionError|.*Error"),
     ]),
     *mutants("stages/policy_gradient.py", "stages/test_policy_gradient.py", [

@@ -249,11 +249,13 @@ CARRIED = (
         ("PolicyGradient.needs", "self.value or next(", "next(",
          "test_what_the_value_network_starts_from_is_read"),
     ]),
-    *mutants("stages/policy_gradient.py", "test_feeds.py", [
-        ("PolicyGradient._batches", "self.batch_size // self.group", "self.batch_size",
-         "test_the_rows_of_a_group_lie_side_by_side_and_a_process_loads_its_own"),
-    ]),
     *mutants("stages/feeds.py", "test_feeds.py", [
+        ("prompts", "batch_size=rows // group", "batch_size=rows",
+         "test_the_rows_of_a_group_lie_side_by_side_and_a_process_loads_its_own"),
+        ("prompts", "own.start // group, -(-own.stop // group)", "0, rows // group",
+         "test_a_process_tokenises_the_prompts_of_its_groups_alone"),
+        ("prompts", "slice(own.start - first * group, own.stop", "slice(own.start, own.stop",
+         "test_the_rows_of_a_group_lie_side_by_side_and_a_process_loads_its_own"),
         ("Repeated.__next__", "np.repeat(x, self.group, axis=0)",
          "np.concatenate([x] * self.group)",
          "test_the_rows_of_a_group_lie_side_by_side_and_a_process_loads_its_own"),

@@ -236,8 +236,11 @@ STAGES = (
         ("OneModelStage.batches", "self.batch_size, self.micro_batches", "self.batch_size, 1",
          "test_batches_that_have_to_fit_the_devices"),
     ]),
-    *mutants("stages/pretrain.py", STAGE, [
-        ("Pretrain.task", 'inputs.key("initialise")', 'inputs.key("training")', STARTS),
+    *mutants("stages/one_model.py", STAGE, [
+        ("new_policy", 'inputs.key("initialise")', 'inputs.key("training")', STARTS),
+    ]),
+    *mutants("stages/sft.py", STAGE, [
+        ("SFT.task", "self.start is None", "True", STARTS),
     ]),
     *mutants("stages/sft.py", STAGE, [
         ("SFT.steps", " / (1 - self.pretraining_fraction)", "", TOLD),

@@ -8,6 +8,7 @@ import pytest
 from rlhf_jax.data.pipeline import prompt_batches, ranking_batches, supervised_batches
 from rlhf_jax.data.records import Demonstration, Prompt, Ranking, Text, write_jsonl
 from rlhf_jax.errors import UserError, inside
+from rlhf_jax.evaluation.pretraining_loss import PretrainingLoss
 from rlhf_jax.evaluation.reward_accuracy import RewardAccuracy
 from rlhf_jax.evaluation.samples import Samples
 from rlhf_jax.runs.report import report
@@ -117,6 +118,35 @@ def test_what_leaves_nothing_is_refused_before_any_step(name, tmp_path, monkeypa
         with pytest.raises(UserError, match=message) as caught:
             report(run) if stage == "report" else run.finish(stage)
         assert "\n" not in str(caught.value)
+
+
+ABSENT = {  # files that are not there, what reads them, and what is said
+    "pretrain": (["text.train", "text.valid"], {}, "pretrain reads text.train.jsonl"),
+    "sft": (["text.train", "text.valid"], {"sft": {"pretraining_fraction": 0.5}},
+            "sft reads text.train.jsonl"),
+    "ppo": (["text.train", "text.valid"], {"ppo": {"ptx_coefficient": 1.0, "ptx_ratio": 2}},
+            "ppo reads text.train.jsonl"),
+    "pretraining_loss": (["text.valid"], {}, "pretraining_loss reads text.valid.jsonl"),
+    "reward": (["rankings.train", "rankings.valid"], {}, "reward reads rankings.train.jsonl"),
+    "accuracy": (["rankings.train", "rankings.valid"], {}, "accuracy reads rankings.valid.jsonl"),
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("name", ABSENT)
+def test_a_stage_or_evaluator_without_its_records_is_refused_before_any_step(name, tmp_path):
+    absent, changes, told = ABSENT[name]
+    given = experiment(tmp_path, **changes)
+    loss = PretrainingLoss(length=32)
+    given = dataclasses.replace(given, evaluators=(*EVALUATORS, loss))
+    for file in absent:
+        (tmp_path / f"records/{file}.jsonl").unlink()
+    run = Run(given)
+    with pytest.raises(UserError, match=f"^{told}, and the data have no such records$"):
+        if name in given.stages:
+            run.check([name])
+        else:
+            checked = [e for e in given.evaluators if e.name == name]
+            run.evaluation.check(checked, run._check_records)
 
 
 def test_of_all_stages_that_are_to_run_the_first_that_lacks_something_is_named(tmp_path):

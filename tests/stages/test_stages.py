@@ -234,13 +234,16 @@ def assert_is(found, expected):
 
 def test_each_stage_starts_from_the_model_that_it_names():
     start = {}
-    for name in ("base", "sft", "reward", "dpo", "ppo"):
-        task = STAGES[name].task(inputs(name))
+    given = {name: STAGES[name] for name in ("base", "sft", "reward", "dpo", "ppo")}
+    for name, stage in (given | {"alone": changed("sft", start=None)}).items():
+        task = stage.task(inputs("sft" if name == "alone" else name, stage))
         start[name] = task.model(task.state)
     first = jax.jit(transformer.init, static_argnums=0)(
         tiny.MODEL, inputs("base").key("initialise")
     )
     assert_close(start["base"], first, rtol=1e-6, atol=1e-7)
+    alone = jax.jit(transformer.init, static_argnums=0)(tiny.MODEL, inputs("sft").key("initialise"))
+    assert_close(start["alone"], alone, rtol=1e-6, atol=1e-7)
     assert_is(start["sft"], MODELS["base"])
     assert_is(start["reward"], score.with_score_head(MODELS["sft"], inputs("reward").key("head")))
     assert_is(start["dpo"], MODELS["sft"])
