@@ -10,9 +10,9 @@ Over-long examples, and rankings without an untied pair, are left out and counte
 (`.dropped`); none is cut.
 
 Of several processes each makes the rows `part` of every batch. It tokenises only these rows, and
-once, to measure the lengths, its share of all records. The processes exchange the lengths, so all of
-them must build the same pipelines in the same order. A position counts whole batches. Without
-`part` a process makes all rows and exchanges nothing.
+once, to measure their lengths, its share of all records. The processes exchange the lengths, so all
+must build the same pipelines in the same order. A position counts whole batches. Without `part` a
+process makes all rows and exchanges nothing.
 """
 
 import functools

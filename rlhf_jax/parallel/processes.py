@@ -89,8 +89,8 @@ def gathered(content: bytes) -> list[bytes]:
 
 
 def measured(function: Callable[[int], Any], count: int) -> list:
-    """[function(0), ..., function(count - 1)], JSON values, in every process. Each process calls the
-    function for its share of the numbers."""
+    """[function(0), ..., function(count - 1)], JSON values, in every process. Each process calls
+    the function for its share of the numbers."""
     own = own_share(count)
     parts = gathered(json.dumps([function(i) for i in range(own.start, own.stop)]).encode())
     return [found for part in parts for found in json.loads(part)]

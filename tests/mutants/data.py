@@ -75,7 +75,7 @@ SHARES = (
     *mutants("data/sources.py", "data/test_shares.py", [
         ("MixSource.to_batch", "[back]", "", f"{OWN}[mixed]"),
         ("MixSource._scale", "np.float32(sum(map(of.targets, rows)))", "np.float32(len(rows))",
-         f"{OWN}[a fraction of the loss]"),
+         "data/test_pipeline.py::test_a_fraction_of_the_loss_scales_the_weights_of_text"),
     ]),
     *mutants("parallel/processes.py", "data/test_shares.py", [
         ("measured", "range(own.start, own.stop)", "range(count)",
