@@ -56,24 +56,30 @@ def batches(**changes):
 
 def test_the_rows_of_a_group_lie_side_by_side_and_a_process_loads_its_own():
     """The prompts are those of a batch of as many as there are groups."""
-    asked = next(feeds.prompts(inputs("ppo"), "ppo", 2, 6))  # a row each
-    batch = next(batches(group=4))["prompts"]
-    assert batch.keys() == asked.keys()
-    for name, rows in asked.items():
-        expected = np.concatenate([rows[:1]] * 4 + [rows[1:]] * 4)
-        np.testing.assert_array_equal(batch[name], expected, err_msg=name)
-    assert (asked["tokens"][0] != asked["tokens"][1]).any()
+    alone, grouped = feeds.prompts(inputs("ppo"), "ppo", 2, 6), batches(group=4)
+    for _ in range(2):
+        asked, batch = next(alone), next(grouped)["prompts"]
+        assert batch.keys() == asked.keys()
+        for name, rows in asked.items():
+            expected = np.concatenate([rows[:1]] * 4 + [rows[1:]] * 4)
+            np.testing.assert_array_equal(batch[name], expected, err_msg=name)
+        assert (asked["tokens"][0] != asked["tokens"][1]).any()
 
-    class Second:
-        """The second of two processes, with rows of both groups."""
+    class Other:
+        """Another process: its rows are of both groups, or of the second."""
+
+        def __init__(self, own):
+            self.own = own
 
         def own_rows(self, count):
             assert count == 8
-            return slice(3, 6)
+            return self.own
 
-    own = inputs("ppo", dataclasses.replace(PPO_STAGE, group=4), runner=Second())
-    found = dataclasses.replace(PPO_STAGE, group=4)._batches(own)
-    np.testing.assert_array_equal(next(found)["prompts"]["index"], batch["index"][3:6])
+    first = next(batches(group=4))["prompts"]
+    for part in (slice(3, 6), slice(5, 8)):
+        own = inputs("ppo", dataclasses.replace(PPO_STAGE, group=4), runner=Other(part))
+        found = dataclasses.replace(PPO_STAGE, group=4)._batches(own)
+        np.testing.assert_array_equal(next(found)["prompts"]["index"], first["index"][part])
     assert found.rows == {"prompts": 8, "text": 8}
 
 

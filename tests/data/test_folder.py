@@ -140,6 +140,12 @@ def test_a_file_that_is_there_stays_as_it_is_but_for_prompts_drawn_beside_it(tmp
     splits, _ = read(tmp_path / "a", FEW | {"prompts.test": test})
     assert splits["prompts"]["test"] == test and Prompt("q1") not in splits["prompts"]["ppo"]
     assert not prompts_of(splits, 0) & prompts_of(splits, 1)
+    held = {"demonstrations.valid": [Demonstration("z", "")], "rankings.valid": [
+        Ranking("z", ("x", "y"), (0, 1))], "prompts.test": test}  # fmt: skip
+    splits, counts = read(tmp_path / "a", FEW | held)  # nothing is drawn, so all of FEW stays
+    assert splits["demonstrations"]["train"] == FEW["demonstrations.train"]
+    assert Prompt("q1") not in splits["prompts"]["ppo"] and len(splits["prompts"]["ppo"]) == 59
+    assert counts["prompt_held_out_too"] == {"demonstrations": 2}
 
 
 def test_test_prompts_are_drawn_of_those_of_ppo_with_their_fields(tmp_path):
