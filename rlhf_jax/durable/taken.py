@@ -1,7 +1,7 @@
-"""A directory of one run that stands for a directory of another: a stage's, or data/.
+"""A directory of one run (a stage's, or data/) that points to a directory of another run.
 
 from.json   {"directory": of the other run, "beside": the same, relative to this directory,
-             "holds": names of what is read there, "sha256": of that}
+             "holds": names of the files and folders that are read there, "sha256": their digest}
 """
 
 import contextlib
@@ -18,12 +18,12 @@ from rlhf_jax.errors import UserError
 from rlhf_jax.strict_json import parse_json
 
 NAME = "from.json"
-SMALL = 1 << 20  # bytes: the content of larger files is not hashed, but their size is
+SMALL = 1 << 20  # bytes; of larger files only the size is hashed, not the content
 
 
 def take(directory: epath.PathLike, other: epath.PathLike, holds: Sequence[str]) -> None:
-    """From now on `other` stands for `directory`. holds: names of the files and folders of `other`
-    that are read in its place."""
+    """Makes `directory` point to `other`. holds: names of the files and folders that are read in
+    `other`."""
     directory, other = absolute(directory), absolute(other)
     apart = in_bucket(directory) or in_bucket(other)
     content = {
@@ -40,9 +40,9 @@ def is_taken(directory: epath.PathLike) -> bool:
 
 
 def followed(directory: epath.PathLike) -> epath.Path:
-    """The directory to read: itself, or the one that its from.json names.
+    """The directory to read: itself, or the directory to which its from.json points.
 
-    Raises UserError where that is not there, or is not as it was when it was taken.
+    Raises UserError where that directory is missing or has changed since it was taken.
     """
     directory = epath.Path(directory)
     if not is_taken(directory):
@@ -52,14 +52,14 @@ def followed(directory: epath.PathLike) -> epath.Path:
 
 @functools.lru_cache(maxsize=1024)
 def _checked(directory: epath.Path, content: bytes) -> epath.Path:
-    """Once a process for each from.json."""
+    """The directory to which a from.json points; checked once per process."""
     file, found = directory / NAME, None
     with contextlib.suppress(UserError):
         found = parse_json(content)
     if not isinstance(found, dict) or found.keys() != {"directory", "beside", "holds", "sha256"}:
         raise UserError(f"{file}: is damaged; remove it, and what was taken is made here")
     places = [epath.Path(found["directory"])]
-    if found["beside"] is not None:  # both may have been moved
+    if found["beside"] is not None:  # both directories may have been moved together
         places.append(epath.Path(os.path.normpath(directory / found["beside"])))
     there = [place for place in places if place.is_dir()]
     advice = f"bring it back, or remove {file}: the same command then makes it here"
@@ -72,8 +72,8 @@ def _checked(directory: epath.Path, content: bytes) -> epath.Path:
 
 
 def digest(directory: epath.Path, holds: Sequence[str]) -> str:
-    """One hash of the names and sizes of the files, and of the content of small ones; a model's
-    large files have their hashes in its manifest, which is small."""
+    """One hash of the files' names and sizes and of the content of small files. A model's manifest
+    is small and contains the hashes of its large files."""
     hashed = hashlib.sha256()
     for name in sorted(holds):
         place = directory / name

@@ -1,4 +1,4 @@
-"""A comparison of runs as a picture: a panel a column, against what is varied."""
+"""A comparison of runs as a figure: one panel per column, against the varied field."""
 
 import io
 import math
@@ -18,16 +18,16 @@ from rlhf_jax.evaluation.figure import ACROSS, SOFT, frame, look
 from rlhf_jax.evaluation.statistics import Interval
 from rlhf_jax.evaluation.summary import SECTIONS
 
-DASHES = ("-", "--", ":", "-.")  # of what is varied beside the first field
+DASHES = ("-", "--", ":", "-.")  # line styles for the values of further varied fields
 APART = 7.0  # points between two lines at one value
-DECADES = 10.0  # largest over smallest value from which an axis is logarithmic
+DECADES = 10.0  # an axis is logarithmic if the largest value is so many times the smallest
 
 
 class Axis(NamedTuple):
-    """Where the settings stand on the axis: by their value of a field, or by their names.
+    """The positions of the settings on the axis: by their value of a field, or by their names.
 
-    places  of each setting, as numbers
-    labels  of the places, where they are categories; else {}
+    places  the position of each setting, as a number
+    labels  labels of the positions if they are categories; else {}
     scale   "linear", "log" or "symlog"
     """
 
@@ -74,7 +74,7 @@ def draw_comparison(comparison: Comparison) -> bytes:
 
 
 def axis_of(settings: Mapping[str, Mapping[str, str]]) -> Axis:
-    """By the values of the first field that differs; by one place for all, where none does."""
+    """The axis of the first field that differs; if no field differs, one position for all."""
     fields = list(next(iter(settings.values()), {}))
     if not fields:
         return Axis("", dict.fromkeys(settings, 0.0), {0.0: ""}, "linear")
@@ -104,7 +104,7 @@ def _number(text: str) -> float | None:
 
 
 def styles_of(settings: Mapping[str, Mapping[str, str]]) -> dict[str, str]:
-    """A line's style by what its setting holds beside the first field: "ppo.epochs=2"."""
+    """Line styles, by the values of a setting's further fields, such as "ppo.epochs=2"."""
     others = dict.fromkeys(others_of(values) for values in settings.values())
     return {named: DASHES[number % len(DASHES)] for number, named in enumerate(others)}
 
@@ -148,7 +148,8 @@ def _panel(
 
 
 def _around(panel: Axes, found: Sequence[Estimate]) -> None:
-    """Limits with room for every interval and seed: what is moved aside counts for nothing else."""
+    """Sets y limits that contain every interval and seed. (Matplotlib's own limits would misplace
+    points that are moved aside.)"""
     ends = [value for each in found for value in each.by_seed.values()]
     for value in (each.value for each in found):
         below, above = _reach(value)
@@ -158,7 +159,7 @@ def _around(panel: Axes, found: Sequence[Estimate]) -> None:
 
 
 def _scaled(panel: Axes, axis: Axis) -> None:
-    """The values that were tried as ticks, on an axis of their scale."""
+    """Ticks at the values that were tried, on an axis with their scale."""
     values = sorted(set(axis.places.values()))
     if axis.scale == "symlog":
         least = min(value for value in values if value > 0)
@@ -177,8 +178,8 @@ def _scaled(panel: Axes, axis: Axis) -> None:
 def _points(
     panel: Axes, name: str, points: Sequence, look: tuple[str, str], line: str, aside: float
 ) -> None:
-    """Means joined by a line, with intervals, the seeds small beside them; all of it moved aside by
-    so many points, so that lines do not hide each other."""
+    """Means joined by a line, with intervals, and seeds as small marks; all moved aside by some
+    points, so that lines do not hide each other."""
     color, marker = look
     across, found = [x for x, _ in points], [row.estimate(name) for _, row in points]
     reach = np.array([_reach(estimate.value) for estimate in found]).T
@@ -196,14 +197,14 @@ def _points(
 
 
 def _reach(value: Interval) -> tuple[float, float]:
-    """How far an interval reaches below and above the mean; 0 where there is none."""
+    """The lengths of an interval below and above the mean; 0 without an interval."""
     if not math.isfinite(value.high - value.low):
         return 0.0, 0.0
     return max(0.0, value.mean - value.low), max(0.0, value.high - value.mean)
 
 
 def _level(panel: Axes, name: str, row: Row, look: tuple[str, str], number: int) -> None:
-    """A model that is the same in all settings: a dotted level, with its interval at the left."""
+    """A model that is the same in all settings: a dotted line, with its interval at the left."""
     value, (color, marker) = row.estimate(name).value, look
     below, above = _reach(value)
     place = {"transform": panel.get_yaxis_transform(), "color": color}

@@ -39,7 +39,7 @@ A row without a setting is a model that is the same in all settings.</p>
 that is the same in all settings.</p>
 <img alt="The columns of the tables against what is varied" src="data:image/png;base64,{picture}">
 <h2>Differences</h2>
-<p class="soft">Row less column, with 95 % intervals; in colour where the interval is on one side of
+<p class="soft">Row minus column, with 95 % intervals; coloured where the interval does not contain
 0. {_ways(comparison)}</p>
 {matrices}"""
     return document(title, body)
@@ -85,7 +85,7 @@ def _cell(value: dict | float | None, column: Column) -> str:
 
 
 def _ways(comparison: Comparison) -> str:
-    """How the differences that are there were made."""
+    """How the differences on the page were computed."""
     found = {
         difference.how
         for section in SECTIONS.values()

@@ -12,13 +12,13 @@ COUNT = "seeds"
 INTERVALS = {
     True: "Small figures: 95 % intervals, over seeds (Student's) where a row has several, else "
     "over prompts or documents.",
-    False: "Small figures: 95 % intervals over prompts or documents; of one seed, they do not say "
-    "how seeds differ.",
+    False: "Small figures: 95 % intervals over prompts or documents; with one seed, they do not "
+    "say how much seeds differ.",
 }
 
 
 def print_comparison(comparison: Comparison) -> None:
-    """A row for each model in each setting; then what failed."""
+    """Prints a row for each model in each setting, then the runs that failed."""
     console = Console(highlight=False)
     for judges, section in SECTIONS.items():
         columns = {COUNT: Column("seeds", digits=0), **comparison.columns(section)}
@@ -39,7 +39,7 @@ def intervals(comparison: Comparison) -> str:
 
 
 def values_of(row: Row, columns: dict[str, Column]) -> dict:
-    """The cells of a row, as report.json has those of a model."""
+    """The values of a row, in the form of a model's values in report.json."""
     found = {name: shown_value(row.estimate(name)) for name in columns if name != COUNT}
     return {COUNT: len(row.seeds)} | found
 
@@ -51,8 +51,8 @@ def shown_value(estimate: Estimate) -> dict | float | None:
 
 
 def print_between(a: Row, b: Row, found: dict[str, tuple[Column, Difference]]) -> None:
-    """The differences a - b, a line a column."""
-    print(f"{a.name} less {b.name}, with 95 % intervals")
+    """Prints the differences a - b, one line per column."""
+    print(f"{a.name} minus {b.name}, with 95 % intervals")
     width = max((len(name) for name in found), default=0)
     for name, (_, difference) in found.items():
         print(f"  {name:{width}}  {difference.value.text('+')}  ({told(difference)})")
@@ -61,5 +61,5 @@ def print_between(a: Row, b: Row, found: dict[str, tuple[Column, Difference]]) -
 
 
 def told(difference: Difference) -> str:
-    """ "paired by seed, 3 seeds"."""
+    """How a difference was computed, such as "paired by seed, 3 seeds"."""
     return difference.how + (f", {difference.seeds} {SEEDS}" if difference.seeds > 1 else "")

@@ -1,4 +1,4 @@
-"""rlhf-jax compare RUN...: runs that have reports side by side, from their files alone."""
+"""rlhf-jax compare RUN...: the reports of several runs side by side, read from their files."""
 
 import dataclasses
 import json
@@ -18,16 +18,16 @@ from rlhf_jax.runs.items import ITEMS
 from rlhf_jax.strict_json import read_json
 
 REPORT = "report.json"
-MOST_FIELDS = 4  # of a setting's name; of more, a run's directory names it
+MOST_FIELDS = 4  # if more fields differ, settings are named by run directories, not by fields
 
 
 @dataclasses.dataclass(frozen=True)
 class CompareOptions:
-    """Of the command.
+    """Options of the compare command.
 
     out      the folder for comparison.html, comparison.png and comparison.json
-    between  two models of the table, MODEL or MODEL@SETTING: every column's difference is printed,
-             the first less the second
+    between  two models of the table, MODEL or MODEL@SETTING: prints, for every column, the first
+             minus the second
     """
 
     out: str = "runs/comparison"
@@ -40,7 +40,7 @@ class CompareOptions:
 
 @dataclasses.dataclass(frozen=True)
 class Reported:
-    """A run's directory, and what its report wrote."""
+    """A run's directory, with its report.json and items.json."""
 
     run: Path
     report: Mapping
@@ -48,7 +48,7 @@ class Reported:
 
 
 def read(run: PathLike) -> Reported:
-    """Raises UserError where a run has no report that can be compared."""
+    """The report of a run. Raises UserError where it has none that can be compared."""
     run = Path(run)
     advice = f"rlhf-jax report EXPERIMENT.py --out {run} writes it"
     if not run.is_dir():
@@ -68,7 +68,7 @@ def read(run: PathLike) -> Reported:
 
 
 def cells_of(runs: Sequence[Reported]) -> list[Cell]:
-    """The runs as cells: settings are told apart by the fields in which the configs differ."""
+    """The runs as cells; settings are named by the fields in which the configs differ."""
     configs = [flatten(run.items["config"]) for run in runs]
     names = dict.fromkeys(name for config in configs for name in config if name != "seed")
     differ = [name for name in names if len({config.get(name) for config in configs}) > 1]
@@ -77,7 +77,7 @@ def cells_of(runs: Sequence[Reported]) -> list[Cell]:
         values = _by_directory(runs, values)
     seeds = [run.items["config"]["seed"] for run in runs]
     known = [(tuple(v.items()), seed) for v, seed in zip(values, seeds, strict=True)]
-    if len(set(known)) < len(known):  # of one config and seed: then the directory tells them apart
+    if len(set(known)) < len(known):  # runs of equal config and seed: name them by directory
         values = [v | {"run": run.run.name} for v, run in zip(values, runs, strict=True)]
     return [
         Cell(v, seed, run.report, run.items)
@@ -86,7 +86,7 @@ def cells_of(runs: Sequence[Reported]) -> list[Cell]:
 
 
 def _by_directory(runs: Sequence[Reported], values: Sequence[Mapping[str, str]]) -> list[dict]:
-    """Each setting named by the first run that has it."""
+    """Names each setting by the directory of the first run that has it."""
     first: dict[tuple, str] = {}
     for run, of in zip(runs, values, strict=True):
         first.setdefault(tuple(of.items()), run.run.name)
@@ -98,13 +98,13 @@ def _field(name: str) -> str:
 
 
 def _text(value: str | None) -> str:
-    """Of a JSON text."""
+    """The value of a JSON text, as text."""
     found: Any = "absent" if value is None else json.loads(value)
     return found if isinstance(found, str) else str(found)
 
 
 def write(comparison: Comparison, out: Path, name: str, title: str) -> None:
-    """name.html, name.png and name.json in a folder, and the table on the screen."""
+    """Writes name.html, name.png and name.json into a folder, and prints the table."""
     image = draw_comparison(comparison)
     files = {
         f"{name}.png": image,
@@ -118,9 +118,9 @@ def write(comparison: Comparison, out: Path, name: str, title: str) -> None:
 
 
 def between(comparison: Comparison, a: str, b: str) -> None:
-    """Prints every column's difference of two rows.
+    """Prints the difference of two rows in every column.
 
-    Raises UserError where one is not there.
+    Raises UserError where a row does not exist.
     """
     one, other = comparison.row(a), comparison.row(b)
     columns = comparison.columns(one.section) if one.section == other.section else {}

@@ -1,5 +1,5 @@
-"""items.json, which the report writes for `compare`: the config that the figures are of, how their
-columns are shown, and what each item of an evaluator brings to them."""
+"""items.json, which the report writes for `compare`: the config of the results, how their columns
+are shown, and the contribution of each item (prompt or document) to them."""
 
 import hashlib
 import json
@@ -24,12 +24,12 @@ def items_of(run: "Run", results: Results, stages: Sequence[str]) -> dict:
     """The content of items.json.
 
     config   `figures_config`
-    data     a digest of what records are made from
-    models   by stage, a digest of the config that it depends on
-    columns  by section and name, the fields of its evaluation.evaluator.Column
+    data     a digest of the data source's config, the seed and the files
+    models   by stage: a digest of the config on which its model depends
+    columns  by section and name: the fields of evaluation.evaluator.Column
     items    by section, stage and column: "totals" and "weights", the evaluator's `parts`, and
-             "of", a digest of the items, equal where two models were measured on the same ones in
-             the same order
+             "of", a digest of the items; it is equal if two models were measured on the same items
+             in the same order
     """
     config = run.config
     records = {
@@ -63,7 +63,7 @@ def items_of(run: "Run", results: Results, stages: Sequence[str]) -> dict:
 
 
 def figures_config(config: Experiment) -> dict:
-    """All of a config that decides the figures of a report, as JSON values."""
+    """The part of a config that determines the results of a report, as JSON values."""
     fields = {
         "seed": config.seed,
         "data": config.data,
@@ -77,7 +77,7 @@ def figures_config(config: Experiment) -> dict:
 
 
 def _told(evaluator: Evaluator) -> Any:
-    """Its class alone where a field has no place in JSON."""
+    """The evaluator as JSON values; only its class if a field cannot be JSON."""
     try:
         return fingerprint_of(evaluator)
     except TypeError:
@@ -89,5 +89,5 @@ def _floats(column: np.ndarray) -> list[float]:
 
 
 def digest(content: Any) -> str:
-    """16 hexadecimal digits that tell JSON values apart."""
+    """16 hexadecimal digits that identify a JSON value."""
     return hashlib.sha256(json.dumps(content, sort_keys=True).encode()).hexdigest()[:16]

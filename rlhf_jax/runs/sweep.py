@@ -1,7 +1,7 @@
-"""rlhf-jax sweep: a grid of runs, each in a folder of its own, and one report of all.
+"""rlhf-jax sweep: a grid of runs, each in its own folder, and one report of all runs.
 
-A stage that several runs make with the same config is trained in the first of them; the others take
-it (rlhf_jax/runs/take.py).
+A stage that has the same config in several runs is trained in the first of these runs; the others
+take it from there (rlhf_jax/runs/take.py).
 """
 
 import dataclasses
@@ -29,7 +29,7 @@ from rlhf_jax.runs.take import Offer, data_of, here, offered, reasons, take
 from rlhf_jax.strict_json import read_json
 from rlhf_jax.training.loop import SickError
 
-FIXED = {  # options that a sweep has another way to vary, or none
+FIXED = {  # options that --over cannot vary, and why
     "seed": "--seeds varies it",
     "out": "each cell has its own folder",
     "name": "it names the sweep's folder",
@@ -41,16 +41,16 @@ LONGEST = 40  # characters of a value in a folder's name
 
 @dataclasses.dataclass(frozen=True)
 class SweepOptions:
-    """Of the command, beside --over.
+    """Options of the sweep command, besides --over.
 
-    seeds   of the runs of each setting; none: the experiment's
-    stages  these and those that they build on; none: all
+    seeds   the seeds with which each setting is run; none: the experiment's seed
+    stages  the stages to run, with the stages that they need; none: all
     """
 
     seeds: tuple[int, ...] = ()
     stages: tuple[str, ...] = ()
-    # Another run's directory: a stage that has finished there with the same config is not trained
-    # again.
+    # Another run's directory: stages that have finished there with the same config are taken from
+    # it.
     from_: str | None = None
 
     def __post_init__(self):
@@ -73,13 +73,13 @@ class Planned:
     name: str  # of its folder
     values: Mapping[str, str]
     config: Experiment
-    options: tuple[str, ...]  # that make the experiment this run's
+    options: tuple[str, ...]  # command-line options that give this run's config
 
 
 def split_over(arguments: Sequence[str]) -> tuple[list[Over], list[str]]:
-    """Every `--over FIELD VALUE...` of the arguments, and the others.
+    """(every `--over FIELD VALUE...` among the arguments, the other arguments).
 
-    Raises UserError where it has no field or no value.
+    Raises UserError where an --over has no field or no value.
     """
     found, others, left = [], [], list(arguments)
     while left:
@@ -103,9 +103,10 @@ def split_over(arguments: Sequence[str]) -> tuple[list[Over], list[str]]:
 def in_folder(
     config: Experiment, how: SweepOptions, over: Sequence[Over], arguments: Sequence[str]
 ) -> Experiment:
-    """The experiment in the sweep's folder: that of --out, or one named by what is varied.
+    """The experiment with the sweep's folder as `out`: that of --out, or one named by the varied
+    fields.
 
-    Raises UserError where nothing is.
+    Raises UserError where nothing is varied.
     """
     if not over and not how.seeds:
         raise UserError("sweep needs what to vary, as in --over ppo.kl.coefficient 0.1 0.2, or "
@@ -117,7 +118,7 @@ def in_folder(
 
 
 def without(option: str, arguments: Sequence[str]) -> list[str]:
-    """The arguments but for an option and its values."""
+    """The arguments without an option and its values."""
     kept, inside = [], False
     for argument in arguments:
         inside = argument.split("=")[0] == option or (inside and not argument.startswith("--"))
@@ -128,10 +129,10 @@ def without(option: str, arguments: Sequence[str]) -> list[str]:
 def grid(
     config: Experiment, how: SweepOptions, over: Sequence[Over], options: Sequence[str], prog: str
 ) -> list[Planned]:
-    """The runs: every combination of the values, with every seed.
+    """The runs: every combination of values, with every seed.
 
-    config: with `options`, those of the experiment, already in it.
-    Raises UserError, before anything runs, where a field is none, or a config refuses a value.
+    config: the experiment with `options` applied.
+    Raises UserError, before anything runs, where a field does not exist or a value is invalid.
     """
     for each in over:
         top = each.field.partition(".")[0]
@@ -155,7 +156,7 @@ def grid(
 
 
 def _safe(value: str) -> str:
-    """A value in a folder's name."""
+    """A value as part of a folder's name."""
     return re.sub(r"[^A-Za-z0-9.+-]+", "-", value)[:LONGEST]
 
 
@@ -176,21 +177,21 @@ class Sweep:
     """The grid and its folder."""
 
     def __init__(self, folder: Path, cells: Sequence[Planned], how: SweepOptions, file: str):
-        """file: the experiment's, from the root on."""
+        """file: the absolute path of the experiment file."""
         self.folder, self.cells, self.file = folder, cells, file
         config = cells[0].config
         asked = chain.named(config.stages, how.stages)
         self.stages = tuple(chain.in_order(config.stages, asked))
         self.other = how.from_
         self.failed: dict[str, str] = {}
-        self._sick: dict[str, str] = {}  # by the digest of a stage's config, why it fails
+        self._sick: dict[str, str] = {}  # why a stage failed, by the digest of its config
 
     def trained(self, config: Experiment) -> list[str]:
         return [stage for stage in self.stages if config.trains(stage)]
 
     def check(self) -> None:
-        """Takes what the run of --from has. Raises ConfigError where a batch of what is left
-        does not fit the devices."""
+        """Takes stages from the run of --from. Raises ConfigError where a batch of a stage that
+        must be trained does not fit the devices."""
         processes.first_alone(self._take_other, "from")
         for cell in self.cells:
             runner = make_runner(cell.config.parallel)
@@ -213,7 +214,7 @@ class Sweep:
         print(end="", flush=True)
 
     def is_done(self, cell: Planned) -> bool:
-        """Whether its report is there, of this config and of all stages that are asked for."""
+        """Whether the cell has a report of this config with all requested stages."""
         files = [cell.config.directory / name for name in (compare.REPORT, ITEMS)]
         if not all(file.is_file() for file in files):
             return False
@@ -222,13 +223,14 @@ class Sweep:
         return same and set(self.stages) <= items.get("models", {}).keys()
 
     def run(self) -> None:
-        """Every run that has not finished; one that fails is told and the others go on."""
+        """Runs every cell that has not finished. If a cell fails, its error is printed and the next
+        cell is run."""
         for number, cell in enumerate(self.cells):
             if self.is_done(cell):
                 continue
             print(f"{cell.name}: {number + 1} of {len(self.cells)}", flush=True)
-            # Of several processes, one may have failed alone: then all end. A stage that stops over
-            # numbers that are not finite stops in all.
+            # With several processes a UserError may occur in one of them only, so it ends all of
+            # them. A SickError (numbers that are not finite) occurs in all processes at once.
             caught = UserError if jax.process_count() == 1 else SickError
             try:
                 self._run(cell, self.cells[:number])
@@ -253,14 +255,15 @@ class Sweep:
         report(run, self.stages)
 
     def _take_other(self) -> None:
-        """What the run of --from has, for every cell that it fits; UserError where it fits none."""
+        """Takes the stages of the run of --from, for every cell whose config they have. Raises
+        UserError where nothing can be taken for any cell."""
         if self.other is None:
             return
         told, some = [], False
         for cell in self.cells:
             try:
                 own, offer = self._offered(cell.config, self.other)
-            except UserError as error:  # its data may fit another seed's run
+            except UserError as error:  # its data may have the seed of another cell
                 told.append(str(error))
                 continue
             told += reasons(offer, own)
@@ -272,7 +275,7 @@ class Sweep:
             raise UserError(f"nothing can be taken from {self.other}: {lines}")
 
     def _prepare(self, config: Experiment, before: Sequence[Planned]) -> None:
-        """Takes what earlier cells have finished."""
+        """Takes stages that earlier cells have finished."""
         writable_directory(config.directory, "out")
         for other in (cell.config for cell in before):
             made = (other.directory / "data" / "counts.json").is_file()
@@ -280,7 +283,7 @@ class Sweep:
                 self._take(config, self._offered(config, other.directory)[1])
 
     def _offered(self, config: Experiment, run: Path | str) -> tuple[list[str], Offer]:
-        """The stages that a cell has begun, and what another run has of the others."""
+        """(stages that a cell has begun, what another run offers of its other stages)."""
         stages = self.trained(config)
         own = here(config, stages)
         return own, offered(config, run, [stage for stage in stages if stage not in own])
@@ -292,7 +295,7 @@ class Sweep:
             print(f"{config.directory.name}: {stages}: taken from {offer.run}", flush=True)
 
     def compare(self) -> None:
-        """The report of the runs that have finished; process 0 writes it."""
+        """Writes the report of the runs that have finished (in process 0)."""
         cells = []
         for cell in self.cells:
             if self.is_done(cell):

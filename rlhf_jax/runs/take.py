@@ -1,7 +1,7 @@
-"""Stages that another run has finished, taken over where they were made with the same config.
+"""Takes stages from another run that has finished them with the same config.
 
-The other run's data, models and rankings stay where they are: from.json in this run's data/ and
-stage directories names them (rlhf_jax/durable/taken.py).
+The other run's data, models and rankings are not copied: from.json in this run's data/ and stage
+directories points to them (rlhf_jax/durable/taken.py).
 """
 
 import json
@@ -23,15 +23,15 @@ from rlhf_jax.sources.records import WHOLE
 from rlhf_jax.strict_json import read_json
 
 COUNTS = "counts.json"  # in data/, written last
-OWN = ("lock", CONFIG, COUNTS, source_files.NAME, taken.NAME)  # in data/, of each run
+OWN = ("lock", CONFIG, COUNTS, source_files.NAME, taken.NAME)  # files that each data/ has itself
 
 
 class Offer(NamedTuple):
-    """What a run has of the stages of an experiment.
+    """The stages of an experiment that can be taken from a run.
 
-    run     its directory
+    run     the run's directory
     whole   the stages that have finished there with the same config
-    reason  of each of the others, why it cannot be taken
+    reason  for each other stage, why it cannot be taken
     """
 
     run: Path
@@ -40,9 +40,9 @@ class Offer(NamedTuple):
 
 
 def offered(config: Experiment, run: PathLike, stages: Sequence[str]) -> Offer:
-    """What another run has of these stages, of which each trains.
+    """What another run offers of these stages, which are all trained stages.
 
-    Raises UserError where there is no such run, or its data are other ones.
+    Raises UserError where the run does not exist or has other data.
     """
     run = absolute(run)
     if not (run / "data" / COUNTS).is_file():
@@ -67,13 +67,13 @@ def offered(config: Experiment, run: PathLike, stages: Sequence[str]) -> Offer:
 
 
 def data_of(config: Experiment) -> tuple:
-    """What data are made from: of two equal ones the data are the same."""
+    """What the data are made from: if it is equal for two configs, their data are equal."""
     return config.data, config.model.vocab_size, config.seed
 
 
 def _files(config: Experiment) -> dict[str, str] | None:
-    """The digests of the files that the experiment's records come from; None: not of files, or
-    not known."""
+    """The digests of the files that the experiment's records are read from; None if they are not
+    read from files, or the files are not known."""
     found = config.data.files() if config.data.is_named() else None
     return (
         source_files.known(config.directory / "data")
@@ -83,7 +83,7 @@ def _files(config: Experiment) -> dict[str, str] | None:
 
 
 def take(config: Experiment, offer: Offer, stages: Sequence[str]) -> None:
-    """Takes data and stages, of `offer.whole`, that the experiment's directory does not have."""
+    """Takes the data, if missing, and these stages of `offer.whole` for the experiment."""
     data, source = config.directory / "data", taken.followed(offer.run / "data")
     with lock(config.directory):
         if not (data / COUNTS).is_file():
@@ -92,7 +92,7 @@ def take(config: Experiment, offer: Offer, stages: Sequence[str]) -> None:
                     write_atomically(data / name, (source / name).read_bytes())
             taken.take(data, source, [e.name for e in entries(source) if e.name not in OWN])
             counts = read_json(offer.run / "data" / COUNTS)
-            counts.pop("left_out", None)  # by the other run's stages
+            counts.pop("left_out", None)  # these are counts of the other run's stages
             write_atomically(data / COUNTS, json.dumps(counts, indent=1).encode())
         for stage in stages:
             there = taken.followed(offer.run / stage)
@@ -101,15 +101,15 @@ def take(config: Experiment, offer: Offer, stages: Sequence[str]) -> None:
 
 
 def here(config: Experiment, stages: Sequence[str]) -> list[str]:
-    """Those of the stages that have begun, have finished or were taken in the own directory."""
+    """The stages that have begun, finished or been taken in the experiment's own directory."""
     begun = (CONFIG, taken.NAME)
     return [s for s in stages if any((config.directory / s / name).is_file() for name in begun)]
 
 
 def take_from(config: Experiment, run: PathLike, stages: Sequence[str]) -> None:
-    """Takes what another run has finished of these stages, and says what it takes and what not.
+    """Takes the stages that another run has finished, and prints which are taken and which not.
 
-    Raises UserError where nothing can be taken, and nothing was in an earlier call.
+    Raises UserError where nothing can be taken and no stage has begun here.
     """
     stages = [stage for stage in stages if config.trains(stage)]
     offer, own = offered(config, run, stages), here(config, stages)
@@ -125,7 +125,7 @@ def take_from(config: Experiment, run: PathLike, stages: Sequence[str]) -> None:
 
 
 def reasons(offer: Offer, own: Sequence[str]) -> list[str]:
-    """Why stages are not taken, those of one reason together."""
+    """Lines that say why stages are not taken; stages with the same reason share a line."""
     stages: dict[str, list[str]] = {}
     for stage, reason in offer.reason.items():
         if stage not in own:

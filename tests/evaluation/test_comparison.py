@@ -258,7 +258,7 @@ def test_the_table_has_a_row_for_each_model_and_setting(capsys):
     assert ("sft", "3") in named
     assert "over seeds" in out and "x,seed=1: failed: broken" in out
     print_comparison(compared(seeds=(0,)))
-    assert "do not say how seeds differ" in " ".join(capsys.readouterr().out.split())
+    assert "do not say how much seeds differ" in " ".join(capsys.readouterr().out.split())
 
 
 def test_the_difference_of_two_models_is_printed(capsys):
@@ -266,7 +266,7 @@ def test_the_difference_of_two_models_is_printed(capsys):
     found = difference(high, low, "gold")
     print_between(high, low, {"gold": (GOLD, found)})
     assert capsys.readouterr().out.splitlines() == [
-        f"ppo@{FIELD}=0.4 less ppo@{FIELD}=0.1, with 95 % intervals",
+        f"ppo@{FIELD}=0.4 minus ppo@{FIELD}=0.1, with 95 % intervals",
         f"  gold  {found.value.text('+')}  (paired by seed, 3 seeds)",
     ]
     print_between(high, low, {})

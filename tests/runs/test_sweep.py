@@ -306,7 +306,7 @@ def test_compare_writes_its_files_and_prints_a_difference(tmp_path, capsys):
     ]  # fmt: skip
     printed = capsys.readouterr().out
     assert (
-        f"{a} less {b}, with 95 % intervals\n  gold  +0.250 (no interval)  (not paired)" in printed
+        f"{a} minus {b}, with 95 % intervals\n  gold  +0.250 (no interval)  (not paired)" in printed
     )
     with pytest.raises(UserError, match=r"^dpo: no such model; there are sft@"):
         compare(runs, CompareOptions(str(tmp_path / "none"), ("sft@x", "dpo")[::-1]))
