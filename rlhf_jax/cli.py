@@ -28,8 +28,9 @@ ABOUT = {
              that has finished answers, or that of --stage NAME; --n N gives more responses,
              --best-of N the best by a reward model, --to FILE.jsonl keeps them, --seed N
              draws others""",
-    "score": """EXPERIMENT.py FILE.jsonl: the scores that a finished reward model gives to the
-             responses in a file; trains nothing""",
+    "score": """EXPERIMENT.py FILE.jsonl [--stage NAME] [--to OUT.jsonl]: the records of a file
+             with the scores that a finished reward model gives to their responses; trains
+             nothing. Of rankings and comparisons it tells how many pairs it orders alike""",
     "doctor": """RUN: what is in that run's directory, what is damaged, what a resume would do;
              exit code 1 where something is damaged""",
     "replay": """BATCH [--experiment FILE]: one step again, on that batch, saved when numbers were

@@ -14,11 +14,13 @@ from rlhf_jax.objectives.estimator import Advantage, Surrogate
 from rlhf_jax.plan.command import PlanOptions
 from rlhf_jax.rewards.reward import Reward
 from rlhf_jax.runs import options
+from rlhf_jax.runs.compare import CompareOptions
 from rlhf_jax.runs.experiment import load_experiment
 from rlhf_jax.runs.generate import GenerateOptions
 from rlhf_jax.runs.options import ChainOptions, ReadOptions, RunOptions
 from rlhf_jax.runs.replay import ReplayOptions
 from rlhf_jax.runs.scoring import ScoreOptions
+from rlhf_jax.runs.sweep import SweepOptions
 from rlhf_jax.sources.source import Source
 from rlhf_jax.stages.stage import Stage
 
@@ -26,7 +28,7 @@ ROOT = Path(__file__).resolve().parents[1]
 FILES = [path for path in sorted((ROOT / "experiments").glob("*.py")) if path.stem != "estimators"]
 COMMANDS = (
     RunOptions(), ChainOptions(), ReadOptions(), GenerateOptions(), ScoreOptions(),
-    ReplayOptions(), PlanOptions("v5p:4x4x4"), LabConfig(),
+    SweepOptions(), CompareOptions(), ReplayOptions(), PlanOptions("v5p:4x4x4"), LabConfig(),
 )  # fmt: skip
 WORD = re.compile(r"[A-Za-z0-9]")
 OPEN = re.compile(r"[,(\[]$|\b(?:the|a|an|of|in|to|and|or|that|by|with|for|as)$")

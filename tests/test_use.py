@@ -242,6 +242,8 @@ def test_prompts_of_a_file_are_refused_by_line_and_field(call, tmp_path):
     for name, content, arguments, told in (
         ("a.jsonl", '{"prompt": "a"}\n{"text": "b"}\n', (), "a.jsonl:2: field 'prompt': expected "),
         ("a.jsonl", "", (), "a.jsonl: there was none"),
+        ("a.json", "[]", (), r"prompts = '.*a.json': must be named \*.jsonl, \*.jsonl.gz or"),
+        ("a.jsonl.gz", "{}", (), "a.jsonl.gz: expected a whole gzip file"),
         ("a.txt", b"a\n\xff\n", (), r"a\.txt:2: byte 0xff at 1 is not UTF-8"),
         ("a.jsonl", '{"prompt": "a"}\n{"prompt": "' + "b" * 300 + '"}\n', (), "jsonl:2: .* 56 at"),
         ("a.jsonl", '{"prompt": "a", "ended": 1}\n', to, "a.jsonl:1: field 'ended': generate wri"),

@@ -37,7 +37,6 @@ class Experiment:
     """A chain of stages on one source of data. Its stages run in the order of what they need.
 
     name    of the run's directory, runs/<name>, where `out` names none
-    data    where its records come from
     model   the shape of the models that stages begin from nothing
     stages  by name; the name is the stage's directory, command and prefix of options
     ending  where every policy's responses end, and what one scores that does not

@@ -33,8 +33,8 @@ class GenerateOptions(ReadOptions):
     """Of the command, beside the experiment's fields; `seed` is of the responses.
 
     stage    whose policy answers; None: the last in the experiment's order that has finished
-    prompts  a file of prompts: .jsonl with {"prompt": ...} and any further fields a line, else text
-             with a prompt a line; None: standard input, as text
+    prompts  a file of prompts: .jsonl or .jsonl.gz with {"prompt": ...} and any further fields a
+             line, or .txt with a prompt a line; None: standard input, as text
     to       a .jsonl file for prompts and responses; None: responses to standard output, as text
     n        responses to each prompt
     best_of  so many responses to each prompt, of which the one with the highest score is kept
@@ -180,9 +180,10 @@ def read_prompts(file: Path | None) -> list[Asked]:
         if sys.stdin.isatty():
             print("generate: a prompt a line, then Ctrl-D", file=sys.stderr)
         asked = text_prompts(sys.stdin.buffer, "line ")
-    elif file.suffix == ".jsonl":
+    elif file.name.endswith((".jsonl", ".jsonl.gz")):
         asked = [_of_json(where, fields) for where, fields in parse_jsonl(file)]
     else:
+        require(file.suffix == ".txt", "prompts", str(file), "named *.jsonl, *.jsonl.gz or *.txt")
         asked = text_prompts(read_lines(file), f"{file}:")
     if not asked:
         place = "standard input, one a line" if file is None else str(file)
