@@ -14,7 +14,7 @@ from rlhf_jax.durable import files
 from rlhf_jax.durable.fingerprint import check_fingerprint
 from rlhf_jax.errors import UserError
 from rlhf_jax.generation.ending import Response
-from rlhf_jax.runs import experiment, generate, reading, report
+from rlhf_jax.runs import experiment, generate, reading, report, take
 from rlhf_jax.runs import run as runs
 from rlhf_jax.runs.experiment import load_experiment
 from rlhf_jax.stages.dpo import DirectPreference
@@ -97,6 +97,13 @@ def test_every_stage_of_an_experiment_is_a_command(monkeypatch, capsys, calls):
     assert (config.seed, stop, insist, stages, last) == (4, 3, True, CHAIN, "ppo")
     assert origin.file == os.path.abspath(SMALL)
     assert origin.options == ("--insist", "--stop-after-steps", "3", "--seed", "4")
+
+
+def test_a_stage_takes_what_another_run_has_of_it_and_of_what_it_builds_on(monkeypatch, calls):
+    monkeypatch.setattr(take, "take_from", lambda *asked: calls.append(asked))
+    assert cli.command(["ppo", SMALL, "--from", "runs/other"]) == 0
+    (config, other, stages), _, last = calls
+    assert (config.name, other, stages, last) == ("small", "runs/other", CHAIN, "ppo")
 
 
 def test_run_is_all_stages_each_after_what_it_needs_and_the_report(monkeypatch, capsys, calls):

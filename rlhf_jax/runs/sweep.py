@@ -266,13 +266,12 @@ class Sweep:
             except UserError as error:  # its data may have the seed of another cell
                 told.append(str(error))
                 continue
-            told += reasons(offer, own)
+            told += [f"nothing can be taken: {reason}" for reason in reasons(offer, own)]
             some = some or bool(own) or bool(offer.whole)
             if offer.whole:
                 self._take(cell.config, offer)
         if not some:
-            lines = "\n".join(dict.fromkeys(told))
-            raise UserError(f"nothing can be taken from {self.other}: {lines}")
+            raise UserError("\n".join(dict.fromkeys(told)))
 
     def _prepare(self, config: Experiment, before: Sequence[Planned]) -> None:
         """Takes stages that earlier cells have finished."""

@@ -179,7 +179,7 @@ def test_stages_of_another_run_are_taken_by_each_run_that_they_fit(ran, small_ru
     for c in (0.2, 0.4):
         link = json.loads((tmp_path / "one" / cell(c, 1) / "reward" / "from.json").read_text())
         assert link["directory"] == str(small_run.directory / "reward")
-    told = f"^nothing can be taken from {small_run.directory}: nothing can be taken from .* seed: 1"
+    told = f"^nothing can be taken from {small_run.directory}, as its data .* seed: 1 there, 5 now$"
     with pytest.raises(UserError, match=re.compile(told, re.DOTALL)):
         cli.command([*arguments, str(tmp_path / "two"), "--seeds", "5"])
     assert not list((tmp_path / "two").rglob("from.json"))
