@@ -147,15 +147,18 @@ class Comparison:
         return rows
 
     def columns(self, section: str) -> dict[str, Column]:
-        """Those that the reports' tables show by themselves, one that has another below it under
-        its plain name."""
+        """Those that the reports' tables show by themselves, and that some model has a value of.
+        One that has another below it there stands under its plain name."""
         found: dict[str, Column] = {}
         for cell in self.cells:
             found |= {n: Column(**c) for n, c in cell.items["columns"][section].items()}
+        entries = [entry for cell in self.cells for entry in cell.report[section].values()]
+        known = lambda name: any(entry.get(name) is not None for entry in entries)
         plain = lambda name: "\n".join(textwrap.wrap(name.replace("_", " "), 12))
         return {
             name: column if column.below is None else column._replace(title=plain(name), below=None)
             for name, column in shown(found).items()
+            if known(name)
         }
 
     def row(self, name: str) -> Row:

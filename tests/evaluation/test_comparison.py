@@ -43,6 +43,7 @@ COLUMNS = {
         "loss": LOSS._asdict(),
         "loss_difference": Column("difference", drawn=False)._asdict(),
         "pairs": Column("pairs", digits=0, drawn=False)._asdict(),
+        "unknown": Column("unknown")._asdict(),
     },
     "scorers": {},
 }
@@ -246,6 +247,7 @@ def test_the_json_holds_rows_and_differences():
         (f"ppo@{FIELD}=0.1", f"ppo@{FIELD}=0.4", PAIRED_SEEDS, 3),
     ]
     assert "loss_difference" not in ppo["columns"]  # it stands below another
+    assert "unknown" not in ppo["columns"]  # of no model
 
 
 def test_the_table_has_a_row_for_each_model_and_setting(capsys):

@@ -12,7 +12,7 @@ SWEEP = mutants(
     "runs/test_sweep.py",
     [
         ("Sweep._run", "self._prepare(config, before)", "None", ONCE),
-        ("Sweep._prepare", "data_of(other) == data_of(config)", "True", ONCE, "UserError"),
+        ("Sweep._prepare", "data_of(other) == data_of(config)", "True", ONCE),
         ("Sweep.is_done", 'items.get("config") == figures_config(cell.config)', "True", AGAIN),
         ("Sweep.is_done", "set(self.stages) <=", "set() <=", AGAIN),
         ("Sweep._run", "if known in self._sick:", "if False:",
@@ -25,7 +25,7 @@ SWEEP = mutants(
          "test_stages_of_another_run_are_taken_by_each_run_that_they_fit"),
         ("Sweep.check", "if not has_ended(cell.config.directory_of(stage)):", "if True:",
          "test_stages_of_another_run_are_taken_by_each_run_that_they_fit", "ConfigError"),
-        ("grid", "seed=seed, out=out", "out=out", ONCE),
+        ("grid", "seed=seed, out=out", "out=out", ONCE, "UserError"),
         ("grid", 'f"--seed={seed}", ', "", "test_a_run_knows_the_command_that_makes_it_again"),
         ("grid", '*without("--seeds", options)', "*options",
          "test_a_run_knows_the_command_that_makes_it_again", "UserError|SystemExit"),
