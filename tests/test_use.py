@@ -12,7 +12,7 @@ from rlhf_jax.data.records import to_json
 from rlhf_jax.errors import ConfigError, RecordError, UserError
 from rlhf_jax.evaluation.policies import Sampler
 from rlhf_jax.evaluation.statistics import ratio_interval
-from rlhf_jax.generation.ending import Ending
+from rlhf_jax.generation.ending import Ending, Response
 from rlhf_jax.randomness import random_key
 from rlhf_jax.runs import generate, reading
 from tests import oracles
@@ -292,3 +292,14 @@ def test_a_file_is_replaced_when_all_its_lines_are_there(tmp_path):
 
 def test_items_come_in_parts():
     assert list(reading.chunks(range(5), 2)) == [[0, 1], [2, 3], [4]]
+
+
+def test_a_log_probability_that_is_not_known_is_left_out():
+    asked = generate.Asked("x:1", "a", {})
+    answers = [generate.Answer(Response(text, (), True), log_prob, 1.5)
+               for text, log_prob in (("b", -1.0), ("c", None))]  # fmt: skip
+    line = lambda answers, several: json.loads(generate.as_json(asked, answers, several, "judge"))
+    assert line(answers, True) == {"prompt": "a", "responses": ["b", "c"], "ended": [True, True]}
+    told = {"prompt": "a", "ended": True, "judge_score": 1.5}
+    assert line(answers[:1], False) == told | {"response": "b", "log_prob": -1.0}
+    assert line(answers[1:], False) == told | {"response": "c"}

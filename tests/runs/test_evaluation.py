@@ -248,16 +248,21 @@ def test_plan_is_told_every_program_that_the_report_compiles(report, run):
 
 
 def test_an_answer_ends_where_the_stage_says(run, monkeypatch):
-    evaluation = run.evaluation
+    """The log-probability of an answer that it cuts off is not known."""
+    evaluation, encode, end = run.evaluation, run.tokenizer.encode, run.tokenizer.eos_id
     texts = [" a cat", " a\n dog", "\n"]
-    given = [Response(text, tuple(run.tokenizer.encode(text)), False) for text in texts]
-    monkeypatch.setattr(Sampler, "responses", lambda self, params, asked, key: [*given, None])
+    found = [(place, encode(text), np.float32([-1, -0.5])) for place, text in enumerate(texts)]
+    monkeypatch.setattr(Sampler, "each", lambda self, params, asked, key: iter(found))
     monkeypatch.setattr(evaluation, "prompting", lambda stage: Prompting("", "\n"))
-    found = evaluation.answers("sft", None, ["p"] * 4, None)
-    assert found[0] == given[0] and found[3] is None
-    end = run.tokenizer.eos_id
-    assert found[1] == Response(" a", (*run.tokenizer.encode(" a"), end), True)
-    assert found[2] == Response("", (end,), True)
+    expected = [
+        Response(" a cat", tuple(encode(" a cat")), False),
+        Response(" a", (*encode(" a"), end), True),
+        Response("", (end,), True),
+    ]
+    asked = ("sft", None, ["p"] * 4, None)
+    assert evaluation.answers(*asked) == [*expected, None]
+    answering = list(evaluation.answering(*asked))
+    assert answering == [(0, expected[0], -1.5), (1, expected[1], None), (2, expected[2], None)]
 
 
 def changed(run, **changes) -> Run:
