@@ -9,8 +9,8 @@ FOLDER holds JSONL files, a record a line. Two are needed:
     rankings.train.jsonl          {"prompt": "...", "chosen": "...", "rejected": "..."}
                                or {"prompt": "...", "responses": ["...", ...], "ranks": [0, 1, ...]}
 
-docs/data.md lists the others (held-out records, prompts, text, a tokenizer) and says what is made
-of these two where a file is not there. Sizes are options:
+docs/data.md lists the other files (held-out records, prompts, text, a tokenizer). If they are
+missing, they are drawn from these two. Sizes are options:
 
     --model.layers 8 --model.width 512 --model.heads 8 --model.vocab-size 8000 --model.context 1024
     --sft.length 1024 --reward.length 1024 --dpo.length 1024 --accuracy.length 1024
@@ -20,9 +20,9 @@ of these two where a file is not there. Sizes are options:
 
 A record that is longer than its stage's length is left out and counted.
 
-Nobody grades the responses to your prompts. The report shows how often the reward model orders
-held-out pairs as people did, its score of each policy's responses to held-out prompts, how often
-they beat those of SFT by that score, KL to SFT, and samples of all policies beside each other.
+The report needs no grader. It shows how often the reward model orders held-out pairs as people did,
+its scores of each policy's responses to held-out prompts, how often these responses score above
+SFT's, KL to SFT, and samples of all policies side by side.
 """
 
 from rlhf_jax.evaluation.kl import KL

@@ -1,8 +1,8 @@
 """Turns records into rows, and rows into the NumPy arrays of a batch.
 
-A row holds the numbers of its records. The records are tokenised when the row becomes part of a
-batch, so each of several processes tokenises its own rows. It knows the lengths of all records
-(`Tokenised.measured`). Every kind has an empty row that fills the last batch.
+A row holds the indices of its records. Records are tokenised when their row becomes part of a
+batch, so that each of several processes tokenises only its own rows; `Tokenised.measured` gives the
+lengths of all records. Every kind of rows has an empty row that fills the last batch.
 A piece is (ids, first): a document's ids and the index of its first target.
 """
 
@@ -45,7 +45,7 @@ class Rows:
 
 
 class Tokenised:
-    """Tokenised records. Each is tokenised when it is first read, and kept."""
+    """Tokenised records. A record is tokenised when it is first read, and then kept."""
 
     def __init__(self, records: Sequence[Any], tokenise: Callable[[Any], Any]):
         self._records, self._tokenise = records, tokenise
@@ -57,9 +57,10 @@ class Tokenised:
         return self._found[i]
 
     def measured(self, measure: Callable[[Any], list], share: bool) -> list[list]:
-        """measure(tokenised record), JSON values, of all records. share: each of several processes
-        tokenises a share of the records and gets the measures of the others. Every process must
-        then call this."""
+        """measure(tokenised record), JSON values, for all records.
+
+        share: each of several processes tokenises a share of the records and gets the measures of
+        the other records from the other processes; then every process must call this."""
         of, count = lambda i: measure(self[i]), len(self._records)
         return processes.measured(of, count) if share else [of(i) for i in range(count)]
 
@@ -155,7 +156,7 @@ def next_text_row(
 def text_batch(
     rows: Sequence[Sequence[Span]], ids: Callable[[int], np.ndarray], length: int, pad_id: int
 ) -> Batch:
-    """`supervised_batch` of rows of spans; ids: of a document."""
+    """`supervised_batch` of rows of spans. ids: gives the ids of a document."""
     pieces = [[(ids(of)[start:stop], 1) for of, start, stop in row] for row in rows]
     return supervised_batch(pieces, length, pad_id)
 

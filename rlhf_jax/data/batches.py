@@ -46,8 +46,8 @@ class Batches:
         rows: Callable[[], float],
         targets: Callable[[Any], int] | None = None,
     ) -> None:
-        """source: the rows of each batch of all processes; part: those that this one makes.
-        rows(): of an epoch; targets: of a row."""
+        """source: the rows of each batch, of all processes. part: the rows that this process makes.
+        rows(): the number of rows of an epoch. targets: gives the number of targets of a row."""
         self._source, self._part = source, part
         self._identity = identity
         self.to_batch, self.targets = to_batch, targets

@@ -1,4 +1,4 @@
-"""A folder of one's own records: JSONL files by kind and split, and the tokenizer they go with.
+"""Reads a folder with your own records: JSONL files by kind and split, and a tokenizer.
 
 text.train.jsonl            text.valid.jsonl            {"text": ...}
 demonstrations.train.jsonl  demonstrations.valid.jsonl  {"prompt": ..., "response": ...}
@@ -7,7 +7,8 @@ rankings.train.jsonl        rankings.valid.jsonl        {"prompt": ..., "respons
 prompts.ppo.jsonl           prompts.test.jsonl          {"prompt": ..., any further field: ...}
 tokenizer.json or tokenizer.model
 
-A folder needs only the files that its stages read. docs/data.md says what is made of the others.
+A folder needs only the files that its stages read. docs/data.md says how missing
+files are replaced.
 """  # noqa: E501
 
 import difflib
@@ -37,10 +38,10 @@ RECORD_FILES = tuple(f"{kind}.{split}.jsonl" for kind, (_, both) in FILES.items(
 
 
 def find_folder(path: str | None) -> Path:
-    """The folder `path`, else the one that RLHF_JAX_DATA names.
+    """The folder `path`, or the folder that RLHF_JAX_DATA names.
 
-    Raises UserError where it is not there, holds no file of records, holds a file of records under
-    a name that is not read, or lacks the training records beside held-out ones.
+    Raises UserError where the folder is missing, has no file of records, has a file of records with
+    a name that is not read, or has held-out records but no training records of a kind.
     """
     named = path if path is not None else os.environ.get("RLHF_JAX_DATA")
     if not named:
@@ -66,8 +67,8 @@ def find_folder(path: str | None) -> Path:
 
 
 def _meant(name: str) -> str:
-    """The name that is read and that a name is near to, as a question; empty where there is none.
-    Of a name without a split it is the training file."""
+    """A question with the most similar name that is read; "" if no name is similar. For a name
+    without a split it is the training file."""
     kind, *rest = name.split(".")
     found = difflib.get_close_matches(name, RECORD_FILES, 1)
     if kind in FILES and not set(rest) & set(FILES[kind][1]):
@@ -90,15 +91,15 @@ def read_folder(
     demonstrations: int | None = None,
     rankings: int | None = None,
 ) -> tuple[Splits, dict]:
-    """Records by data set and split, and counts: empty, equal and tied responses, and training
-    records that are held out as well, which are left out.
+    """(records by data set and split, counts). Counts are of empty, equal and tied responses, and
+    of training records that are left out because they are also held out.
 
-    Held-out records and prompts that the folder has no file of are made of its training records,
-    which is printed (rlhf_jax/data/held_out.py).
+    If files of held-out records or of prompts are missing, these are drawn from the training
+    records, and a line says so (rlhf_jax/data/held_out.py).
 
-    share: of the prompts, to hold out. demonstrations, rankings: how many there must be to train
-    on. Raises UserError where a file is empty or malformed (file, line and field named), or has
-    another number of records than was said.
+    share: the fraction of prompts to hold out. demonstrations, rankings: the expected numbers of
+    training records. Raises UserError where a file is empty or malformed (the message names file,
+    line and field), or does not have the expected number of records.
     """
     folder, splits, counts = find_folder(path), {}, {}
     for kind, (record, parts) in FILES.items():
@@ -137,11 +138,11 @@ def _read(file: Path, kind: type, counts: dict) -> Sequence:
 def copy_tokenizer(
     path: str | None, directory: Path, vocab_size: int, **special_tokens: str | None
 ) -> bool:
-    """Puts the folder's tokenizer into `directory`, with the names of its special tokens; False
-    where the folder has none.
+    """Copies the folder's tokenizer into `directory`, with the names of its special tokens. Returns
+    False if the folder has no tokenizer.
 
-    Raises ConfigError where it has another number of tokens than the model, or where special tokens
-    are named of a tokenizer that is not there.
+    Raises ConfigError where the tokenizer has another number of tokens than the model, or where
+    special tokens are named but the folder has no tokenizer.
     """
     folder = find_folder(path)
     file = find_tokenizer(folder)

@@ -1,7 +1,7 @@
-"""Held-out records and prompts, made of training records where a folder has no file of them.
+"""Draws held-out records and prompts from the training records if a folder has no files of them.
 
-Records are held out by prompt, over all kinds at once: no prompt of a held-out record that is drawn
-here is left in training. Text is held out by document.
+Records are held out by prompt, for all kinds together: a prompt that is drawn here is in no
+training record of any kind. Text is held out by document.
 """
 
 from collections.abc import Hashable, Sequence
@@ -20,11 +20,11 @@ SIDES = {
 
 
 def complete(splits: Splits, share: float, seed: int) -> tuple[Splits, dict[str, dict]]:
-    """The splits with those that are missing, and the counts of each that was made or changed here,
-    which are printed: {"rankings.valid": {"records": 5, "of": 100}}.
+    """(the splits, missing splits included; counts of the splits that were made or changed). The
+    counts, such as {"rankings.valid": {"records": 5, "of": 100}}, are printed too.
 
-    share: of the different prompts of a kind, or documents, that are held out; at least one, and
-    never all.
+    share: the fraction of a kind's different prompts, or of documents, to hold out; at least one is
+    held out, and never all.
     """
     splits, made = _draw(splits, share, seed)
     for name, counts in made.items():
@@ -46,7 +46,7 @@ def _tell(name: str, counts: dict, share: float) -> None:
         by = "document" if name.startswith("text") else "prompt"
         told = f"no {name}.jsonl: {about} are held out, by {by} (data.held_out = {share})"
     else:
-        told = f"{name}.jsonl: {about} left out, as their prompt is among those held out"
+        told = f"{name}.jsonl: {about} left out, because their prompt is held out"
     print(f"data: {told}", flush=True)
 
 
@@ -79,13 +79,13 @@ def _draw(splits: Splits, share: float, seed: int) -> tuple[Splits, dict[str, di
 
 
 def _what(record: Record) -> Hashable:
-    """What is on one side only: a prompt, or a document of text."""
+    """The part of a record that must be on one side only: its prompt, or a text's document."""
     return (0, record.text) if isinstance(record, Text) else (1, record.prompt)
 
 
 def _prompts_of(splits: Splits, side: int) -> Sequence[Prompt]:
-    """The different prompts of one side of demonstrations and rankings, in their order; of training
-    those that are not held out."""
+    """The different prompts of one side of demonstrations and rankings, in order; for training
+    without prompts that are held out."""
     found = dict.fromkeys(
         record.prompt
         for kind in ("demonstrations", "rankings")

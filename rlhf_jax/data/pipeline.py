@@ -1,18 +1,18 @@
-"""Grain-backed batches: endless shuffled ones to train on, finite ordered ones to evaluate on.
+"""Batches with Grain: endless shuffled batches for training, finite ordered batches for evaluation.
 
     tokens    int32    [bos] prompt response [eos]; no eos after a cut response
-    segments  int32    0 padding, 1.. the document inside the row
-    weights   float32  1 where the token is a target, predicted from the one before it
-    ranks     int32    0 best, equal is a tie, -1 no output
-    index     int32    place in the prompt set, -1 no prompt
+    segments  int32    0 padding, 1.. the number of the document in the row
+    weights   float32  1 where the token is a target, predicted from the tokens before it
+    ranks     int32    0 best, equal ranks are ties, -1 no output
+    index     int32    index in the prompt set, -1 no prompt
 
-Over-long examples, and rankings without an untied pair, are left out and counted by reason
-(`.dropped`); none is cut.
+Examples that are too long, and rankings without an untied pair, are left out and counted by reason
+(`.dropped`); no example is cut.
 
-Of several processes each makes the rows `part` of every batch. It tokenises only these rows, and
-once, to measure their lengths, its share of all records. The processes exchange the lengths, so all
-must build the same pipelines in the same order. A position counts whole batches. Without `part` a
-process makes all rows and exchanges nothing.
+With several processes, each process makes the rows `part` of every batch and tokenises only these
+rows. To measure lengths, each process first tokenises its share of all records, and the processes
+exchange the lengths; therefore all of them must build the same pipelines in the same order. A
+position counts whole batches. Without `part` a process makes all rows and exchanges nothing.
 """
 
 import functools
@@ -70,10 +70,10 @@ def supervised_batches(
 ) -> Batches:
     """{tokens, segments, weights} [B, T]; responses and eos are targets.
 
-    `packed` puts several demonstrations in a row (first fit, once for all epochs).
+    `packed` puts several demonstrations into a row (first fit, the same rows in all epochs).
 
     Raises:
-      UserError: no demonstration, or none that fits `length`.
+      UserError: there is no demonstration, or none that fits into `length`.
     """
     rows = arrays.demonstration_rows(demonstrations, tokenizer, length, packed, share=part != ALL)
     kind = "packed demonstrations" if packed else "demonstrations"
@@ -90,10 +90,10 @@ def prompt_batches(
     seed: int,
     part: slice = ALL,
 ) -> Batches:
-    """{tokens, segments} [B, P] left padded and {index} [B], the place in `prompts`.
+    """{tokens, segments} [B, P] left padded, and {index} [B], the index in `prompts`.
 
     Raises:
-      UserError: no prompt, or none that fits `length`.
+      UserError: there is no prompt, or none that fits into `length`.
     """
     rows = arrays.prompt_rows(prompts, tokenizer, length, share=part != ALL)
     identity = _identity("prompts", tokenizer, rows.examples, batch_size, length, seed)
@@ -112,17 +112,17 @@ def ranking_batches(
     part: slice = ALL,
     close: Close | None = None,
 ) -> Batches:
-    """{tokens, segments, weights} [B, K, T] and {ranks} [B, K], K = `outputs`.
+    """{tokens, segments, weights} [B, K, T] and {ranks} [B, K], with K = `outputs`.
 
-    Weights are 1 at the tokens of a response and its eos, the targets of a preference loss.
-    A response that was cut has no eos. `close` puts another end in its place (`Ending.close`).
-    Equal responses tie (at the mean of their ranks). A ranking with one over-long response, or
-    without an untied pair, is left out whole. Up to `packed` = G > 1 whole rankings
-    share the outputs of a batch element (first fit, once for all epochs): ranks are then
-    [B, G, K], -1 at the outputs of other rankings.
+    Weights are 1 at the tokens of a response and its eos, the targets of a preference loss. A cut
+    response has no eos. `close` (`Ending.close`) appends another end token than eos.
+    Equal responses tie, at the mean of their ranks. A ranking with a response that is too long, or
+    without an untied pair, is left out. Up to `packed` = G > 1 rankings share the outputs of a
+    batch element (first fit, the same in all epochs). Ranks are then [B, G, K], with -1 at the
+    outputs of other rankings.
 
     Raises:
-      UserError: no ranking, none that can be trained on, or one with more than `outputs`
+      UserError: there is no ranking, none that can be trained on, or one with more than `outputs`
         responses.
     """
     rows = arrays.ranking_rows(
@@ -151,12 +151,12 @@ def text_batches(
 ) -> Batches:
     """{tokens, segments, weights} [B, T] of documents [bos] ... [eos], concatenated and split.
 
-    `texts` is any random-access source; a document is tokenised when its turn comes. A row
-    begins with the last token of a document that the row before cut, so that every token but
-    the first of its document is a target exactly once an epoch.
+    `texts` is any random-access source; a document is tokenised when it is needed. If the row
+    before cut a document, a row begins with the last token of that part. So every token except the
+    first of a document is a target exactly once per epoch.
 
     Raises:
-      UserError: no text.
+      UserError: there is no text.
     """
     require(len(texts) > 0, "texts", [], "at least one record")
     require(length >= 2, "length", length, "at least 2")
@@ -169,7 +169,7 @@ def text_batches(
         found = arrays.Tokenised(texts, lambda text: len(arrays.text_ids(text, tokenizer)))
         return found.measured(lambda tokens: tokens, share)
 
-    # Of several processes each must know where its rows begin.
+    # With several processes, each must know at which documents its rows begin.
     known = lengths if share and processes.count() > 1 else None
     source = TextSource(texts, tokenizer, batch_size, length, seed, known)
     return Batches(
@@ -194,7 +194,7 @@ def supervised_pass(
     packed: bool = False,
     close: Close | None = None,
 ) -> Pass:
-    """Every demonstration once, in order; as `supervised_batches`. close: what ends a response."""
+    """Every demonstration once, in order, as in `supervised_batches`. close: adds the end token."""
     rows = arrays.demonstration_rows(demonstrations, tokenizer, length, packed, close)
     return Pass(rows, batch_size)
 
@@ -202,15 +202,15 @@ def supervised_pass(
 def text_pass(
     texts: Sequence[str | Text], tokenizer: Tokenizer, *, batch_size: int, length: int
 ) -> Pass:
-    """Every document once, in order; as `text_batches`, and document [B], the place in `texts` of
-    each row's first segment; its next segments are of the next documents."""
+    """Every document once, in order, as in `text_batches`, with `document` [B]: the index in
+    `texts` of each row's first segment; the next segments are of the next documents."""
     return Pass(arrays.text_rows(texts, tokenizer, length), batch_size)
 
 
 def prompt_pass(
     prompts: Sequence[str | Prompt], tokenizer: Tokenizer, *, batch_size: int, length: int
 ) -> Pass:
-    """Every prompt once, in order; as `prompt_batches`."""
+    """Every prompt once, in order, as in `prompt_batches`."""
     return Pass(arrays.prompt_rows(prompts, tokenizer, length), batch_size)
 
 
@@ -224,7 +224,7 @@ def ranking_pass(
     packed: int = 1,
     close: Close | None = None,
 ) -> Pass:
-    """Every ranking once, tied ones too, in order where not packed; as `ranking_batches`."""
+    """Every ranking once, tied rankings too, as in `ranking_batches`; in order if not packed."""
     rows = arrays.ranking_rows(rankings, tokenizer, length, outputs, packed, close=close)
     return Pass(rows, batch_size)
 
@@ -232,18 +232,19 @@ def ranking_pass(
 def mixed_batches(
     a: Batches, b: Batches, fraction: float, seed: int, part: slice = ALL, of: str = "rows"
 ) -> Batches:
-    """Batches of `a`'s size in which a fraction of the rows is b's, at places shuffled by seed.
+    """Batches of `a`'s size in which a fraction of the rows is from `b`, in an order drawn by seed.
 
-    of: "rows", or "loss": the weights w of b's rows are then multiplied by
-    fraction / (1 - fraction) * sum(w of a's) / sum(w of b's), over the whole batch, so that b holds
-    that fraction of the weight of each batch with weights of both.
+    of: "rows"; or "loss": the weights w of b's rows are multiplied by
+    fraction / (1 - fraction) * sum(w of a's rows) / sum(w of b's rows), over the whole batch, so
+    that b has this fraction of the weight of each batch with weights of both.
 
-    After n batches floor(n * fraction * batch_size) rows came from b. No row of either is
-    skipped, so an epoch of `a` takes 1 / (1 - fraction) times as many batches.
+    After n batches floor(n * fraction * batch_size) rows came from b. No row of a or b is skipped,
+    so an epoch of `a` takes 1 / (1 - fraction) times as many batches.
     Source: InstructGPT, appendix C.4 (10 % of pretraining data mixed into SFT).
 
     Raises:
-      ConfigError: a fraction outside [0, 1), or rows of different kinds (at the first batch).
+      ConfigError: the fraction is outside [0, 1), or rows of a and b differ in kind (raised at the
+        first batch).
     """
     require(0 <= fraction < 1, "fraction", fraction, "in [0, 1)")
     require(of in ("rows", "loss"), "of", of, "'rows' or 'loss'")

@@ -64,9 +64,9 @@ def shuffled_rows(rows: Rows, batch_size: int, seed: int) -> Iterator[list]:
 
 
 class TextSource:
-    """Rows of text: spans of documents, which are numbered by their order in endless epochs.
+    """Rows of text: spans of documents. Documents are numbered in the order of endless epochs.
 
-    lengths: the number of tokens of every document; None: a document is tokenised to measure it.
+    lengths: the number of tokens of every document; None: documents are tokenised to measure them.
     """
 
     def __init__(
@@ -84,7 +84,7 @@ class TextSource:
         self._batch_size = batch_size
         self._length, self._lengths = length, lengths
         self._position = (0, 0)
-        self._held: dict[int, np.ndarray] = {}  # by turn, from the position on
+        self._held: dict[int, np.ndarray] = {}  # ids of documents, by number, from the position on
 
     def _number(self, turn: int) -> int:
         return self._order.take(turn, 1)[0]
@@ -122,7 +122,7 @@ class TextSource:
 
 
 def targets_of_text(row: Sequence[Span]) -> int:
-    """Of each span all tokens but the first."""
+    """The number of targets: all tokens of each span except its first."""
     return sum(stop - start - 1 for _, start, stop in row)
 
 
@@ -156,7 +156,7 @@ class _RowReader:
 
 
 class MixedRow(NamedTuple):
-    """A row of one of two kinds, and what its weights are multiplied by."""
+    """A row from one of two sources, and the factor of its weights."""
 
     kind: int  # 0: a, 1: b
     row: Any
@@ -188,7 +188,7 @@ class MixSource:
         return [rows[i] for i in order]
 
     def _scale(self, of_a: Sequence, of_b: Sequence) -> np.float32:
-        """Of b's weights, which makes them `fraction` of the sum of all weights."""
+        """The factor of b's weights that makes them `fraction` of the sum of all weights."""
         both = zip(self._kinds, (of_a, of_b), strict=True)
         ours, theirs = (np.float32(sum(map(of.targets, rows))) for of, rows in both)
         if not ours or not theirs:

@@ -19,7 +19,7 @@ from rlhf_jax.errors import ConfigError, UserError, require
 from rlhf_jax.strict_json import parse_json
 
 NAMES = ("tokenizer.json", "tokenizer.model")
-CHOICE = "rlhf_jax_special_tokens"  # key in a .json that keeps the names of its special tokens
+CHOICE = "rlhf_jax_special_tokens"  # key of a .json that stores the names of its special tokens
 USUAL_NAMES = {
     "pad": ("<pad>", "[PAD]", "<|pad|>", "<|padding|>", "<|finetune_right_pad_id|>"),
     "bos": ("<s>", "<bos>", "[BOS]", "<|bos|>", "<|begin_of_text|>", "<|startoftext|>"),
@@ -29,7 +29,7 @@ TRAINING_CHARACTERS = 50_000_000
 
 
 class _SentencePiece:
-    """The processor, with U+2581 coded as its three bytes so that it survives."""
+    """A SentencePiece processor; U+2581 is encoded as three bytes, so that it is not lost."""
 
     def __init__(self, processor: sentencepiece.SentencePieceProcessor) -> None:
         self.processor = processor
@@ -66,12 +66,12 @@ class _HuggingFace:
 
 
 class Tokenizer:
-    """decode(encode(text)) == text for any text without NUL, or what its normaliser makes of it.
+    """decode(encode(text)) is the text without NUL, or the text after the tokenizer's normaliser.
 
-    Attributes: vocab_size, the largest id + 1; pad_id, bos_id, eos_id (pad is neither of the
-    others; bos may be eos); fingerprint, the sha256 (hex) of the file's bytes; loss, (a text, what
-    comes back) where the normaliser changes text, else None. Made by `train_sentencepiece` and
-    `load_tokenizer`.
+    Attributes: vocab_size, the largest id + 1; pad_id, bos_id, eos_id (pad differs from both; bos
+    may equal eos); fingerprint, the sha256 (hex) of the file's bytes; loss, (a text, the decoded
+    text) if the normaliser changes text, else None. `train_sentencepiece` and `load_tokenizer` make
+    tokenizers.
     """
 
     def __init__(
@@ -94,11 +94,11 @@ class Tokenizer:
         self.loss: tuple[str, str] | None = None
 
     def encode(self, text: str) -> list[int]:
-        """The ids of a text: no special is added, and text that spells one stays text."""
+        """The ids of a text. No special token is added; text that looks like one stays text."""
         return self._model.encode(text)
 
     def decode(self, ids: Sequence[int]) -> str:
-        """The text of ids. Specials are skipped; bytes that are not UTF-8 become U+FFFD.
+        """The text of ids. Special tokens are skipped; bytes that are not UTF-8 become U+FFFD.
 
         Raises:
           UserError: an id outside the vocabulary.
@@ -151,8 +151,8 @@ def _from_sentencepiece(content: bytes, name: str) -> Tokenizer:
 
 
 def _with_choice(content: bytes, given: dict[str, str | None]) -> tuple[bytes, str, dict]:
-    """The file that keeps the names given, the text without them for the library, and the names
-    given now or kept in it."""
+    """(file content with the names of special tokens, content without them for the library, the
+    names: those given, else those in the file)."""
     if CHOICE.encode() not in content and not any(given.values()):
         return content, content.decode("utf-8"), given
     fields = parse_json(content)
@@ -199,7 +199,8 @@ def _from_hugging_face(content: bytes, name: str, given: dict[str, str | None]) 
 
 
 def find_tokenizer(directory: epath.PathLike) -> epath.Path:
-    """tokenizer.json or tokenizer.model in a directory; the last where neither is there."""
+    """The path of tokenizer.json or tokenizer.model in a directory; of the latter if both are
+    missing."""
     files = [epath.Path(directory) / name for name in NAMES]
     return next((file for file in files if file.is_file()), files[-1])
 
@@ -213,13 +214,13 @@ def load_tokenizer(
 ) -> Tokenizer:
     """Reads a SentencePiece .model or a Hugging Face `tokenizers` .json file.
 
-    `pad_token`, `bos_token` and `eos_token` name the tokens of a .json file that have none of the
-    usual names; bos_token may name the eos token, where there is no other. `Tokenizer.save` keeps
-    the names in the file that it writes.
+    `pad_token`, `bos_token` and `eos_token` name special tokens of a .json file that do not have
+    the usual names. bos_token may name the eos token if there is no separate one. `Tokenizer.save`
+    stores the names in the file.
 
     Raises:
-      UserError: another suffix, an unreadable file, special tokens missing or equal, or a
-        tokenizer that loses text in another way than by normalising it.
+      UserError: the file has another suffix or cannot be read, special tokens are missing or equal,
+        or the tokenizer changes text in another way than by its normaliser.
     """
     suffix = epath.Path(path).suffix
     if suffix not in (".model", ".json"):
@@ -237,7 +238,7 @@ def load_tokenizer(
 
 
 def _training_lines(texts: Iterable[str], seed: int) -> list[str]:
-    """Lines in the seed's order, cut to `TRAINING_CHARACTERS` in all."""
+    """Lines in an order drawn by seed, up to `TRAINING_CHARACTERS` characters in all."""
     lines = [line for text in texts for line in text.split("\n") if line]
     order = np.random.default_rng(seed).permutation(len(lines))
     ends = np.cumsum([len(lines[i]) for i in order])
@@ -247,14 +248,14 @@ def _training_lines(texts: Iterable[str], seed: int) -> list[str]:
 def train_sentencepiece(
     texts: Iterable[str], vocab_size: int, path: epath.PathLike, seed: int = 0
 ) -> Tokenizer:
-    """Trains byte-fallback BPE on texts, saves it at `path` (.model) and returns it.
+    """Trains BPE with byte fallback on texts, saves it at `path` (.model) and returns it.
 
-    Identity normalisation, no dummy prefix, newline a piece of its own, digits apart. The first
-    50 million characters in the seed's order are used; one thread, so equal input gives equal
-    bytes. pad, bos, eos, unk are ids 0 to 3.
+    There is no normalisation and no dummy prefix; newlines and digits are separate pieces. Only the
+    first 50 million characters in an order drawn by seed are used. One thread is used, so that
+    equal input gives equal bytes. pad, bos, eos, unk are ids 0 to 3.
 
     Raises:
-      ConfigError: a vocabulary too small for bytes and characters, or too large for the texts.
+      ConfigError: the vocabulary is too small for bytes and characters, or too large for the texts.
     """
     require(epath.Path(path).suffix == ".model", "path", str(path), "named *.model")
     lines = _training_lines(texts, seed)

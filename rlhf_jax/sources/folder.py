@@ -1,4 +1,4 @@
-"""Records of one's own, from a folder of JSONL files."""
+"""Your own records, from a folder of JSONL files."""
 
 import dataclasses
 import os
@@ -14,20 +14,20 @@ from rlhf_jax.sources.source import Source
 class FolderData(Source):
     """Your own records: JSONL files of a folder and their tokenizer (docs/data.md).
 
-    How many demonstrations and rankings there are to train on may be said: reading then insists on
-    it, and `rlhf-jax plan` counts the whole run without the files.
+    If you give the numbers of demonstrations and rankings, `rlhf-jax plan` can count a whole run
+    without the files, and a run refuses files with other numbers of records.
 
-    The special tokens of a tokenizer.json are found by their usual names, or named here. Where the
+    The special tokens of a tokenizer.json are found by their usual names, or named here. If the
     folder has no tokenizer, one of model.vocab_size tokens is trained on its training records.
     """
 
-    # None: the folder that RLHF_JAX_DATA names. Its files' digests are the records' identity.
+    # The folder of the records; None: the folder that RLHF_JAX_DATA names.
     path: str | None = dataclasses.field(default=None, metadata=NOT_FINGERPRINTED)
-    held_out: float = 0.05  # the fraction of prompts to hold out where there is no held-out file
-    demonstrations: int | None = None  # how many there are to train on; reading insists on it
-    rankings: int | None = None  # how many there are to train on; reading insists on it
-    pad_token: str | None = None  # fills rows; must not occur in the texts, nor be another of these
-    bos_token: str | None = None  # begins prompts and documents; eos_token where there is none
+    held_out: float = 0.05  # the fraction of prompts that is held out if there is no held-out file
+    demonstrations: int | None = None  # expected number of training demonstrations; None: any
+    rankings: int | None = None  # expected number of training rankings; None: any
+    pad_token: str | None = None  # fills rows; must not occur in texts or equal bos or eos
+    bos_token: str | None = None  # begins prompts and documents; may equal eos_token
     eos_token: str | None = None  # ends responses and documents
 
     def __post_init__(self):
