@@ -1,7 +1,7 @@
-"""Finished models in a notebook or a script of your own: load them from a run's directory, sample,
-score, and get log-probabilities. docs/api.md shows them in use.
+"""Functions for notebooks and scripts: load finished models from a run's directory, sample, score,
+and compute log-probabilities. docs/api.md has examples.
 
-The models lie on the first device.
+The models are on the first device.
 """
 
 import dataclasses
@@ -33,12 +33,12 @@ ROOM = 32  # tokens: lengths are rounded up to a multiple of it, so that few pro
 
 @dataclasses.dataclass(frozen=True)
 class Model:
-    """What a stage has ended with.
+    """The finished model of a stage.
 
-    shape      of the transformer
-    params     a nested dict of float32 arrays; models/transformer.py computes with them
-    tokenizer  of the run
-    ending     where responses end, and what one scores that was cut
+    shape      the transformer's shape
+    params     a nested dict of float32 arrays, for the functions of models/transformer.py
+    tokenizer  the run's tokenizer
+    ending     when a response ends, and how a cut response scores
     """
 
     shape: TransformerConfig
@@ -52,9 +52,9 @@ class Sample(NamedTuple):
 
     text       without the end token
     ids        the sampled tokens, the end token included
-    ended      False: it was cut at the longest length
-    log_probs  [len(ids)] float32: of each token, nats at the sampling temperature, before top-k and
-               top-p
+    ended      False if it was cut at the maximum length
+    log_probs  [len(ids)] float32: log p of each token in nats, at the sampling temperature and
+               before top-k and top-p
     """
 
     text: str
@@ -64,17 +64,17 @@ class Sample(NamedTuple):
 
 
 def load_policy(run: epath.PathLike, stage: str) -> Model:
-    """The finished policy of a stage, from the run's directory alone.
+    """The finished policy of a stage, read from the run's directory.
 
-    Raises UserError where there is none, or a damaged one.
+    Raises UserError where it is missing or damaged.
     """
     return _load(epath.Path(run), stage, "policy")
 
 
 def load_scorer(run: epath.PathLike, stage: str) -> Model:
-    """The finished reward model of a stage, from the run's directory alone.
+    """The finished reward model of a stage, read from the run's directory.
 
-    Raises UserError where there is none, or a damaged one.
+    Raises UserError where it is missing or damaged.
     """
     return _load(epath.Path(run), stage, "score")
 
@@ -91,9 +91,9 @@ def sample(
     seed: int = 0,
     batch_size: int = 32,
 ) -> list[list[Sample]]:
-    """n responses of at most `response_length` tokens to each prompt.
+    """Samples n responses of at most `response_length` tokens to each prompt.
 
-    temperature 0 is greedy; top_k 0 and top_p 1 filter nothing. The same arguments give the same
+    Temperature 0 is greedy; top_k 0 and top_p 1 filter nothing. The same arguments give the same
     responses.
     Raises UserError where a prompt and its response do not fit the model's context.
     """
@@ -134,9 +134,9 @@ def score(
 ) -> np.ndarray:
     """The reward model's score of each response, [N] float32.
 
-    It is read at the last token: the end token, unless a Sample was cut. A text counts as ended.
-    missing: the score of a response that was cut, in place of what is read of it;
-    `scorer.ending.missing` is that of PPO.
+    The score is read at the last token: the end token, unless a Sample was cut. A text counts as
+    ended. missing: the score of cut responses; None: the model's score at the last token.
+    `scorer.ending.missing` is PPO's.
     Raises UserError where a prompt and its response do not fit the model's context.
     """
     rows = _rows(scorer, prompts, responses)
@@ -159,8 +159,8 @@ def log_probs(
 ) -> list[np.ndarray]:
     """log p of each token of each response, the end token included: N arrays [R] float32, in nats.
 
-    A text counts as ended; a Sample has its own tokens. At the temperature of sampling these are
-    the sampler's own log-probabilities, up to rounding.
+    A text counts as ended; a Sample has its own tokens. At the sampling temperature these equal the
+    sampler's log-probabilities, up to rounding.
     Raises UserError where a prompt and its response do not fit the model's context.
     """
     require(temperature > 0, "temperature", temperature, "positive")
@@ -193,7 +193,7 @@ def _scoring(model: TransformerConfig, **shape) -> Callable:
 
 @functools.lru_cache(16)
 def _log_probs(model: TransformerConfig, temperature: float) -> Callable:
-    """(params, tokens [B, T], segments [B, T]) -> log p [B, T - 1] of every token but the first."""
+    """(params, tokens [B, T], segments [B, T]) -> log p [B, T - 1] of all tokens but the first."""
 
     def function(params, tokens, segments):
         states = transformer.hidden(model, params, tokens, segments)[:, :-1]
@@ -215,7 +215,7 @@ def _load(run: epath.Path, stage: str, kind: str) -> Model:
 
 
 def _ending(directory: epath.Path) -> EndingConfig:
-    """That of the experiment, as the stage's config.json keeps it."""
+    """The experiment's ending, as stored in the stage's config.json."""
     config = stored(directory)
     try:
         fields = {name: value for name, value in config["ending"].items() if name != CLASS}
@@ -233,7 +233,7 @@ def _texts(values: Sequence[str], field: str) -> Sequence[str]:
 def _rows(
     model: Model, prompts: Sequence[str], responses: Sequence[str | Sample]
 ) -> list[tuple[list[int], list[int], bool]]:
-    """Ids of each prompt, ids of its response, and whether that ended."""
+    """(ids of the prompt, ids of its response, whether it ended), for each prompt."""
     same = len(_texts(prompts, "prompts")) == len(_texts(responses, "responses"))
     require(same, "len(responses)", len(responses), f"{len(prompts)}, one a prompt")
     tokenizer, rows = model.tokenizer, []
@@ -247,12 +247,12 @@ def _rows(
 
 
 def _read(ending: Ending, ids: Sequence[int]) -> list[int]:
-    """What a reward model reads of a response: no EOS where another token is the end."""
+    """The ids that a reward model reads of a response: without EOS if another token is the end."""
     return [i for i in ids if i != ending.eos or ending.stop is None]
 
 
 def _fitting(model: Model, sequences: Sequence[Sequence[int]]) -> int:
-    """The length of a batch that holds the sequences."""
+    """The length of a batch into which the sequences fit."""
     lengths, context = list(map(len, sequences)), model.shape.context
     for place, length in enumerate(lengths):
         require(length <= context, f"tokens of prompts[{place}] and responses[{place}]", length,

@@ -23,8 +23,8 @@ STREAM/training              what a stage draws in its steps: dropout; in PPO an
 report/responses             the report's responses: every policy samples with the same random
                              numbers, so that differences between policies are less noisy
 report/kl                    the responses on which KL is measured, same numbers for each policy
-generate/responses           the responses of `rlhf-jax generate`; its own --seed is appended; and
-                             those of rlhf_jax.api.sample
+generate/responses           the responses of `rlhf-jax generate` and rlhf_jax.api.sample; their own
+                             seed is appended
 """
 
 import hashlib

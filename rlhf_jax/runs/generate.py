@@ -1,5 +1,5 @@
-"""`rlhf-jax generate`: a finished policy's responses to prompts. Nothing is trained, and the run's
-directory stays as it is."""
+"""`rlhf-jax generate`: a finished policy's responses to prompts. It trains nothing and does not
+change the run's directory."""
 
 import dataclasses
 import json
@@ -30,15 +30,17 @@ from rlhf_jax.runs.scoring import StageScorer
 
 @dataclasses.dataclass(frozen=True)
 class GenerateOptions(ReadOptions):
-    """Of the command, beside the experiment's fields; `seed` is of the responses.
+    """Options of the generate command, besides the experiment's fields. `--seed` is the seed of the
+    responses.
 
-    stage    whose policy answers; None: the last in the experiment's order that has finished
-    prompts  a file of prompts: .jsonl or .jsonl.gz with {"prompt": ...} and any further fields a
-             line, or .txt with a prompt a line; None: standard input, as text
-    to       a .jsonl file for prompts and responses; None: responses to standard output, as text
+    stage    the stage whose policy answers; None: the last policy, in the experiment's order, that
+             has finished
+    prompts  a file of prompts: .jsonl or .jsonl.gz with {"prompt": ...} and any further fields on
+             each line, or .txt with one prompt per line; None: standard input, as text
+    to       a .jsonl file for prompts and responses; None: responses as text to standard output
     n        responses to each prompt
-    best_of  so many responses to each prompt, of which the one with the highest score is kept
-    scorer   whose reward model scores for best_of; None: the last that has finished
+    best_of  samples so many responses to each prompt and keeps the one with the highest score
+    scorer   the stage whose reward model scores for best_of; None: the last that has finished
     """
 
     stage: str | None = None
@@ -58,7 +60,7 @@ class GenerateOptions(ReadOptions):
 
 
 class Asked(NamedTuple):
-    """A prompt, and what its line holds beside it."""
+    """A prompt, and the other fields of its line."""
 
     where: str
     prompt: str
@@ -67,7 +69,7 @@ class Asked(NamedTuple):
 
 class Answer(NamedTuple):
     response: Response
-    log_prob: float | None  # of the sampled tokens together, nats at the temperature
+    log_prob: float | None  # sum over the sampled tokens, in nats at the temperature
     score: float | None = None
 
 
@@ -77,7 +79,7 @@ Answered = tuple[Asked, list[Answer]]
 def generate(config: Experiment, options: GenerateOptions) -> None:
     """Writes responses to each prompt, batch by batch.
 
-    config.seed draws the responses; the model is that of the run, whatever the run's own seed.
+    config.seed is the seed of the responses; the model is the run's, whatever the run's seed.
 
     Raises UserError where a stage has not finished, or where a prompt, named by its line, is too
     long.
@@ -109,7 +111,7 @@ def generate(config: Experiment, options: GenerateOptions) -> None:
 def answered(
     run: Run, stage: str, asked: Sequence[Asked], count: int, key: jax.Array
 ) -> Iterator[Answered]:
-    """Each prompt with so many responses."""
+    """Each prompt with `count` responses."""
     prompts = [one.prompt for one in asked for _ in range(count)]
     found = run.evaluation.answering(stage, run.model(stage), prompts, key)
     for one in asked:
@@ -117,9 +119,9 @@ def answered(
 
 
 def best(found: Iterable[Answered], scorer: StageScorer, count: int) -> Iterator[Answered]:
-    """Each prompt with the response of the highest score, the first where several have it.
+    """Each prompt with its response of highest score, the first if several have it.
 
-    The score is the one that PPO trains on: `missing_eos_score` where a response was cut.
+    The score is that of PPO: `missing_eos_score` if a response was cut.
     """
     for part in chunks(found, max(1, scorer.batch_size // count)):
         prompts = [one.prompt for one, answers in part for _ in answers]
@@ -131,7 +133,7 @@ def best(found: Iterable[Answered], scorer: StageScorer, count: int) -> Iterator
 
 
 def as_json(one: Asked, answers: Sequence[Answer], several: bool, scorer: str | None) -> str:
-    """The line of a .jsonl file."""
+    """The line of a prompt and its responses in a .jsonl file."""
     log_probs = [answer.log_prob for answer in answers]
     known = None not in log_probs
     found: dict[str, Any] = {"prompt": one.prompt, **one.fields}
@@ -148,7 +150,7 @@ def as_json(one: Asked, answers: Sequence[Answer], several: bool, scorer: str | 
 
 
 def check_fields(asked: Iterable[Asked], several: bool, scorer: str | None) -> None:
-    """Raises UserError where a line has a field that `as_json` writes."""
+    """Raises UserError where a prompt's line has a field with a name that `as_json` writes."""
     one = ("response", "ended", "log_prob", *([f"{scorer}_score"] if scorer else []))
     written = ("responses", "ended", "log_probs") if several else one
     for each in asked:
@@ -158,7 +160,7 @@ def check_fields(asked: Iterable[Asked], several: bool, scorer: str | None) -> N
 
 
 def check_room(run: Run, stage: str, asked: Iterable[Asked]) -> None:
-    """Raises UserError where a prompt is too long, or prompts and responses for the context."""
+    """Raises UserError where a prompt is too long, or prompt and response exceed the context."""
     config, before = run.evaluation.asked(stage), run.evaluation.prompting(stage).before
     for one in asked:
         tokens, most = 1 + len(run.tokenizer.encode(before + one.prompt)), config.prompt_length
@@ -173,8 +175,7 @@ def check_room(run: Run, stage: str, asked: Iterable[Asked]) -> None:
 def read_prompts(file: Path | None) -> list[Asked]:
     """The prompts of a file, or of standard input.
 
-    Raises UserError, which names file, line and field, where one is malformed, and where there is
-    none.
+    Raises UserError where a prompt is malformed (naming file, line and field), or there is none.
     """
     if file is None:
         if sys.stdin.isatty():
@@ -200,10 +201,10 @@ def _of_json(where: str, fields: Any) -> Asked:
 
 
 def text_prompts(lines: Iterable[bytes], place: str) -> list[Asked]:
-    """A prompt a line, in which \\n stands for a line break. place: what errors put before the
-    line's number.
+    """One prompt per line; \\n in it means a line break. place: precedes the line's number in
+    errors.
 
-    Raises UserError, which names the line, where it is not UTF-8.
+    Raises UserError, naming the line, where a line is not UTF-8.
     """
     asked = []
     for number, line in enumerate(lines, 1):

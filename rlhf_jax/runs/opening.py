@@ -1,4 +1,4 @@
-"""The first lines of a run: devices, numbers, and what will run."""
+"""The first lines that a run prints: devices, number formats, and what will run."""
 
 from collections.abc import Sequence
 
@@ -13,9 +13,9 @@ from rlhf_jax.runs.experiment import Experiment
 def lines(
     config: Experiment, runner: Runner, stages: Sequence[str], left: Sequence[str]
 ) -> list[str]:
-    """What is told once, before data are read.
+    """The lines that are printed once, before data are read.
 
-    stages: all that the command asks for; left: those of them that are yet to run here.
+    stages: all stages of the command. left: the stages that have not finished yet.
     """
     mesh, processes = runner.layout.mesh, jax.process_count()
     kind = mesh.devices.flat[0].device_kind
@@ -29,7 +29,7 @@ def lines(
 
 
 def _stages(config: Experiment, stages: Sequence[str], left: Sequence[str]) -> list[str]:
-    """What will run, what has finished here, and what is read elsewhere."""
+    """Lines: the stages that will run, that have finished here, and that are read elsewhere."""
     own = lambda stage: config.directory_of(stage) == config.directory / stage
     finished = [stage for stage in stages if own(stage) and stage not in left]
     there = [f"{s} ({config.directory_of(s)})" for s in stages if not own(s)]
@@ -37,5 +37,5 @@ def _stages(config: Experiment, stages: Sequence[str], left: Sequence[str]) -> l
     found = [f"{about}: {', '.join(names)}" for about, names in named.items() if names]
     if not left:
         place = config.directory_of(stages[-1])
-        found.append(f"nothing is left to run: what {stages[-1]} ended with is in {place}")
+        found.append(f"nothing is left to run: the result of {stages[-1]} is in {place}")
     return found

@@ -1,4 +1,4 @@
-"""What the commands share that read finished models and train nothing: `generate` and `score`."""
+"""Common parts of `generate` and `score`, which read finished models and train nothing."""
 
 import contextlib
 import dataclasses
@@ -19,10 +19,10 @@ MODELS = {"policy": "policy", "score": "reward model"}  # in sentences, by `Stag
 
 
 def finished_stage(config: Experiment, stage: str | None, ends: str, field: str = "stage") -> str:
-    """The stage that is asked for, or the last in the experiment's order that has finished with a
-    model of the kind `ends`.
+    """The given stage, or the last finished stage in the experiment's order with a model of the
+    kind `ends`.
 
-    field: the option that names the stage. Raises UserError where it has not finished.
+    field: the option that names the stage. Raises UserError where the stage has not finished.
     """
     directory, kind = config.directory, MODELS[ends]
     known = [name for name, made in config.stages.items() if made.ends == ends]
@@ -42,7 +42,7 @@ def finished_stage(config: Experiment, stage: str | None, ends: str, field: str 
 
 
 def reading_run(config: Experiment, command: str, insist: bool) -> Run:
-    """The run whose models are read, whatever the seed of the command.
+    """The run whose models are read; the command's --seed does not select the run.
 
     Raises UserError where there are several processes.
     """
@@ -52,7 +52,7 @@ def reading_run(config: Experiment, command: str, insist: bool) -> Run:
 
 
 def seed_of(config: Experiment) -> int:
-    """The seed of the run, whose data were drawn by it; config.seed if they do not say."""
+    """The seed with which the run's data were made; config.seed if it is not stored."""
     directory = config.directory / "data"
     if not (directory / "config.json").is_file():
         return config.seed
@@ -64,7 +64,7 @@ def seed_of(config: Experiment) -> int:
 
 
 def check_jsonl(path: Path | None, field: str) -> None:
-    """Raises ConfigError, before any compute, where no .jsonl file can be written at `path`."""
+    """Raises ConfigError where no .jsonl file can be written to `path`; called first."""
     if path is not None:
         require(path.suffix == ".jsonl", field, str(path), "a file named *.jsonl")
         require(not path.is_dir(), field, str(path), "a file, not a directory")
@@ -73,9 +73,10 @@ def check_jsonl(path: Path | None, field: str) -> None:
 
 @contextlib.contextmanager
 def lines_to(path: Path | None) -> Iterator[Callable[[str], Any]]:
-    """A function that writes a line; None: to standard output.
+    """A function that writes a line to a file, or (None) to standard output.
 
-    The file is PATH.partial until all lines are written: a file that is there stays whole.
+    The file has the name PATH.partial until all lines are written, so that an older file at PATH
+    stays whole until then.
     """
     if path is None:
         yield print

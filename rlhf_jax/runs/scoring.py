@@ -1,5 +1,5 @@
-"""`rlhf-jax score`: a finished reward model's scores of the responses in a file. Nothing is
-trained, and the run's directory stays as it is."""
+"""`rlhf-jax score`: a finished reward model's scores of the responses in a file. It trains nothing
+and does not change the run's directory."""
 
 import dataclasses
 import json
@@ -36,11 +36,12 @@ Ids = list[int]
 
 @dataclasses.dataclass(frozen=True)
 class ScoreOptions(ReadOptions):
-    """Of the command, beside the experiment's fields.
+    """Options of the score command, besides the experiment's fields.
 
     file   a .jsonl file of records: {"prompt", "response"}; {"prompt", "responses"}, with "ranks"
-           or without; or {"prompt", "chosen", "rejected"}. "ended" says which responses were cut
-    stage  whose reward model scores; None: the last in the experiment's order that has finished
+           or without; or {"prompt", "chosen", "rejected"}. "ended" is false for cut responses
+    stage  the stage whose reward model scores; None: the last reward model, in the experiment's
+           order, that has finished
     to     a .jsonl file for the records with their scores; None: standard output
     """
 
@@ -50,10 +51,10 @@ class ScoreOptions(ReadOptions):
 
 
 class StageScorer:
-    """The finished reward model of a stage, in batches of `evaluation.batch_size` sequences of at
-    most `length` ids.
+    """The finished reward model of a stage. It scores batches of `evaluation.batch_size` sequences
+    of at most `length` ids.
 
-    Raises ConfigError where that is longer than the model's context.
+    Raises ConfigError where `length` exceeds the model's context.
     """
 
     def __init__(self, run: Run, stage: str, length: int):
@@ -67,12 +68,12 @@ class StageScorer:
         self._score = score_program(model, **self._shape).compile(run.runner)
 
     def of(self, sequences: Sequence[Ids]) -> np.ndarray:
-        """The model's scores [N] of sequences of ids, read at the last one."""
+        """The model's scores [N] of sequences of ids, at the last id of each."""
         pad = self.tokenizer.pad_id
         return score_ids(self._score, self._params, sequences, pad, **self._shape)
 
     def as_trained(self, prompts: Sequence[str], responses: Sequence[Response]) -> np.ndarray:
-        """What PPO would score each response, [N]: `missing_eos_score` where it was cut.
+        """The score of each response as in PPO, [N]: `missing_eos_score` if it was cut.
 
         Raises UserError where a score is not finite.
         """
@@ -91,15 +92,15 @@ class StageScorer:
 
 
 class Item(NamedTuple):
-    """A record of the file, and what a reward model reads of it."""
+    """A record of the file, and the sequences that a reward model reads."""
 
     record: dict[str, Any]
-    sequences: list[Ids]  # prompt and response, one a response
-    ranks: Sequence[int] | None  # equal sequences tie; None: the record ranks nothing
+    sequences: list[Ids]  # prompt and response, one sequence per response
+    ranks: Sequence[int] | None  # equal sequences tie; None: the record has no ranks
 
 
 class Counts(NamedTuple):
-    """Of one ranking, as `pair_accuracy` takes them."""
+    """Counts of one ranking, for `pair_accuracy`."""
 
     prompt: str
     correct: float
@@ -108,10 +109,10 @@ class Counts(NamedTuple):
 
 
 def score(config: Experiment, options: ScoreOptions) -> None:
-    """Writes the records of a file with their scores, in their order.
+    """Writes the records of a file with their scores, in order.
 
-    A response that is longer, with its prompt, than the model's context has the score null, and is
-    counted. Of records that rank responses, the share of pairs that the scores order alike goes to
+    If prompt and response are longer than the model's context, the score is null and counted. For
+    records with ranks, the share of pairs that the scores order as the ranks do is printed on
     standard error.
 
     Raises UserError where the stage has not finished, or a record, named by its line, is malformed.
@@ -124,7 +125,7 @@ def score(config: Experiment, options: ScoreOptions) -> None:
     tokenizer, close = run.tokenizer, run.ending.close
     context = shape_of(config, run.ending, stage).context
     longest, records, responses, over = 0, 0, 0, 0
-    for item in read_items(file, stage, tokenizer, close):  # all lines before any is scored
+    for item in read_items(file, stage, tokenizer, close):  # checks all lines before scoring any
         lengths = [len(ids) for ids in item.sequences]
         fits = [length for length in lengths if length <= context]
         longest, over = max([longest, *fits]), over + len(lengths) - len(fits)
@@ -150,7 +151,7 @@ def score(config: Experiment, options: ScoreOptions) -> None:
 def scored(
     items: Iterator[Item], scorer: StageScorer, context: int
 ) -> Iterator[tuple[Item, list[float | None]]]:
-    """Each item with the scores of its responses; None where one is longer than the context."""
+    """Each item with the scores of its responses; None for one that exceeds the context."""
     for part in chunks(items, scorer.batch_size):
         fits = [ids for item in part for ids in item.sequences if len(ids) <= context]
         found = iter(scorer.of(fits).tolist())
@@ -159,7 +160,7 @@ def scored(
 
 
 def read_items(file: Path, stage: str, tokenizer: Tokenizer, close: Close) -> Iterator[Item]:
-    """The records of a file, one at a time. stage: its name stands in the fields of the scores.
+    """The records of a file, one at a time. stage: its name is in the field names of the scores.
 
     Raises RecordError naming file, line and field.
     """
@@ -171,7 +172,8 @@ def read_items(file: Path, stage: str, tokenizer: Tokenizer, close: Close) -> It
 
 
 def item_of(record: Any, stage: str, tokenizer: Tokenizer, close: Close) -> Item:
-    """Raises RecordError where a record has no response, or a field that `as_json` writes."""
+    """The item of a record. Raises RecordError where the record has no response, or a field with a
+    name that `as_json` writes."""
     from_json(record, Prompt)  # the prompt, and values that JSON can hold
     forms = [name for name in ("response", "responses", "chosen") if name in record]
     if len(forms) != 1:
@@ -198,7 +200,7 @@ def item_of(record: Any, stage: str, tokenizer: Tokenizer, close: Close) -> Item
 
 
 def fields_of(form: str, stage: str) -> list[str]:
-    """The names of the scores of a record."""
+    """The field names of a record's scores."""
     return {
         "response": [f"{stage}_score"],
         "responses": [f"{stage}_scores"],
@@ -207,7 +209,7 @@ def fields_of(form: str, stage: str) -> list[str]:
 
 
 def as_json(item: Item, scores: Sequence[float | None], stage: str) -> str:
-    """The line of the record with its scores."""
+    """The line of a record with its scores."""
     form = next(name for name in ("responses", "response", "chosen") if name in item.record)
     given = [None if value is None else short(value) for value in scores]
     values = [given] if form == "responses" else given
@@ -216,8 +218,8 @@ def as_json(item: Item, scores: Sequence[float | None], stage: str) -> str:
 
 
 def count_pairs(item: Item, scores: Sequence[float]) -> Counts:
-    """The untied pairs of a ranking, those that the scores order alike, and those whose better
-    output is the longer one in tokens; an equal pair counts one half."""
+    """The untied pairs of a ranking, the pairs that the scores order right, and the pairs whose
+    better output has more tokens; a pair of equal scores or lengths counts one half."""
     ranks = np.array(item.ranks)
     better = ranks[:, None] < ranks[None, :]
     alike = lambda values: float((better * _above(np.array(values))).sum())
@@ -226,12 +228,13 @@ def count_pairs(item: Item, scores: Sequence[float]) -> Counts:
 
 
 def _above(values: np.ndarray) -> np.ndarray:
-    """1 where the value of the row is above that of the column, 1/2 where they are equal."""
+    """1 where the row's value is above the column's, 1/2 where they are equal, else 0."""
     return (np.sign(values[:, None] - values[None, :]) + 1) / 2
 
 
 def told(counts: Sequence[Counts], stage: str, seed: int) -> str:
-    """The share of pairs that the scores order as the file does, with its interval over prompts."""
+    """A line with the share of pairs that the scores order as the ranks do, with its interval over
+    prompts."""
     prompts, correct, longer, pairs = zip(*counts, strict=True)
     names, of = np.unique(prompts, return_inverse=True)
     total = lambda values: np.bincount(of, np.array(values, float), len(names))

@@ -88,7 +88,7 @@ def test_a_stage_that_has_finished_says_where_its_model_is(told, tmp_path):
     finish(tmp_path / "run" / "pretrain")
     assert told("pretrain")[2:] == [
         "finished: pretrain",
-        f"nothing is left to run: what pretrain ended with is in {tmp_path}/run/pretrain",
+        f"nothing is left to run: the result of pretrain is in {tmp_path}/run/pretrain",
     ]
 
 
