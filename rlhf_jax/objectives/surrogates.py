@@ -12,6 +12,7 @@ import jax.numpy as jnp
 
 from rlhf_jax.objectives.kl import MAX_LOG_RATIO, k3
 from rlhf_jax.objectives.likelihood import sequence_log_prob
+from rlhf_jax.objectives.reductions import all_alike, masked_var
 
 Array = jax.Array
 
@@ -155,6 +156,27 @@ def clipped_value_loss(
         near = old_values + jnp.clip(values - old_values, -clip, clip)
         loss = jnp.maximum(loss, jnp.square(near - returns))
     return 0.5 * loss
+
+
+def explained_variance(
+    values: Array, returns: Array, mask: Array, axis_name: str | None = None
+) -> Array:
+    """1 - Var(returns - values) / Var(returns) where mask is 1: how well values predict returns.
+
+    1: exactly. 0: no better than a constant. Below 0: worse than a constant. Variances are the
+    population's. NaN where Var(returns) is 0, that is, where the returns are alike up to rounding.
+
+    Args:
+      values, returns, mask: one shape, such as [B,T].
+
+    Source: OpenAI baselines, common/math_util.py.
+    """
+    chex.assert_equal_shape([values, returns, mask])
+    chex.assert_type([values, returns], float)
+    variance = masked_var(returns, mask, axis_name)
+    left = masked_var(returns - values, mask, axis_name)
+    alike = all_alike(returns, mask, axis_name)
+    return jnp.where(alike, jnp.nan, 1 - left / jnp.where(alike, 1, variance))
 
 
 def ppo_diagnostics(

@@ -16,6 +16,7 @@ from rlhf_jax.objectives.advantages import kl_shaped_rewards
 from rlhf_jax.objectives.estimator import Episodes
 from rlhf_jax.objectives.kl import k2
 from rlhf_jax.objectives.reductions import masked_mean, whiten
+from rlhf_jax.objectives.surrogates import explained_variance
 from rlhf_jax.parallel import replicas
 from rlhf_jax.rewards.reward import Judged, total
 from rlhf_jax.stages.policy_gradient_config import KL_ESTIMATORS, PolicyGradientConfig
@@ -309,6 +310,9 @@ class Experiences:
             advantages,
             returns,
         )
+        critic = {}
+        if values is not None:
+            critic["explained_variance"] = explained_variance(values, returns, mask)
         summed = ("sick_rows", "reward_errors")
         metrics = {
             name: values.sum() if name in summed else values.mean()
@@ -318,6 +322,7 @@ class Experiences:
             experience,
             moved,
             metrics
+            | critic
             | {
                 "score": sampled.scores.mean(),
                 "kl": kl,

@@ -52,7 +52,7 @@ class MetricsWriter:
     ) -> None:
         """One line to each file. A metric that is not finite becomes null, with a warning.
 
-        uncounted: metrics that are NaN because nothing was counted.
+        uncounted: metrics that are NaN though nothing diverged: a mean of nothing.
         """
         for name, values in ((METRICS, metrics), (SPEED, speed)):
             line = {"step": step} | {
@@ -81,7 +81,8 @@ class MetricsWriter:
             return value
         if (name, uncounted) not in self._warned:
             self._warned.add((name, uncounted))
-            what = "counted nothing: no token or pair has weight" if uncounted else f"is {value}"
+            nothing = "is not defined: no token or pair has weight, or a variance is 0"
+            what = nothing if uncounted else f"is {value}"
             message = f"step {step}: {name} {what}; written as null, here and from now on"
             warnings.warn(message, RuntimeWarning, stacklevel=5)
         return None

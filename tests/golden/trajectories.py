@@ -203,7 +203,7 @@ def prompts(number: int):
 
 
 PPO_METRICS = ("score", "kl", "policy_loss", "value_loss", "ptx_loss", "policy_grad_norm",
-               "value_grad_norm", "ptx_grad_norm")  # fmt: skip
+               "value_grad_norm", "ptx_grad_norm", "explained_variance")  # fmt: skip
 
 
 def ppo_ptx(

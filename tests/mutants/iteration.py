@@ -60,6 +60,9 @@ EXPERIENCE = (
         ("Experiences.queue", "self.config.stale + 1", "self.config.stale", LEARNS),
     ]),
     *mutants("stages/experience.py", "stages/test_experience.py", [
+        ("Experiences._experience", "explained_variance(values, returns, mask)",
+         "explained_variance(returns, values, mask)",
+         "test_experience_equals_loops_over_unpadded_sequences[plain]"),
         ("Experiences._read", "of(shapes[stage], params)",
          "of(shapes[stage], [*frozen.scorers.values()][0])", TERM,
          "AssertionError|TypeError|.*Error"),

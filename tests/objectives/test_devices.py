@@ -169,9 +169,8 @@ LOSSES = {
 }
 NO_LOSSES = {
     "at_temperature", "ranked_accuracy", "shift_to_zero", "gain_and_bias", "implicit_reward",
-    "importance_ratio", "mean_log_ratio", "top_logit", "ppo_diagnostics", "FixedController",
-    "AdaptiveController",
-    "DoublingController",
+    "importance_ratio", "mean_log_ratio", "top_logit", "ppo_diagnostics", "explained_variance",
+    "FixedController", "AdaptiveController", "DoublingController",
 }  # fmt: skip
 
 

@@ -12,6 +12,7 @@ from rlhf_jax.objectives.reductions import WeightedMean, aggregation_weights
 from rlhf_jax.objectives.surrogates import (
     cispo,
     clipped_value_loss,
+    explained_variance,
     gspo,
     importance_ratio,
     importance_weighted,
@@ -102,6 +103,17 @@ def value_scalar(v, old, r, clip=0.3):
     return 0.5 * max((v - r) ** 2, (near - r) ** 2)
 
 
+def explained_oracle(values, returns, mask):
+    kept = [index for index in np.ndindex(*mask.shape) if mask[index]]
+
+    def variance(of):
+        mean = sum(of(index) for index in kept) / len(kept)
+        return sum((of(index) - mean) ** 2 for index in kept) / len(kept)
+
+    left = variance(lambda index: returns[index] - values[index])
+    return 1 - left / variance(lambda index: returns[index])
+
+
 def diagnostics_oracle(p, old, a):
     def clipped(p, old, a):
         return float((a > 0 and np.exp(p - old) > 1.2) or (a < 0 and np.exp(p - old) < 0.8))
@@ -141,6 +153,7 @@ CASES = [
          functools.partial(rows, value_scalar), POLICY, (0,), (1, 2)),
     Case("value_loss", lambda v, old, r: clipped_value_loss(v, old, r, None),
          functools.partial(rows, lambda v, old, r: 0.5 * (v - r) ** 2), POLICY, (0,), (1, 2)),
+    Case("explained_variance", explained_variance, explained_oracle, (OLD, ADVANTAGES, MASK)),
     Case("ppo_diagnostics", with_clip(ppo_diagnostics, clip=0.2), diagnostics_oracle, POLICY),
 ]  # fmt: skip
 
@@ -153,6 +166,19 @@ def test_oracle(case):
 @parametrise(CASES)
 def test_vmap_and_pmap(case):
     check_transformations(case)
+
+
+def test_the_explained_variance_of_returns_that_are_alike_is_no_number():
+    """Alike where the mask is 1; up to rounding."""
+    values, returns = OLD.astype(np.float32), np.full(MASK.shape, 0.1, np.float32)
+    returns[0, 1] += 1e-8
+    returns[0, 4] = 7  # no token
+    assert np.isnan(explained_variance(values, returns, MASK))
+    assert np.isnan(explained_variance(values, returns, np.zeros_like(MASK)))
+    returns[0, 0] = 0.2
+    exact = explained_variance(returns, returns, MASK)
+    constant = explained_variance(np.full_like(returns, 3), returns, MASK)
+    np.testing.assert_allclose([exact, constant], [1, 0], atol=1e-5)
 
 
 SURROGATES = {

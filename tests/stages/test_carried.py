@@ -80,6 +80,7 @@ def test_the_kl_of_each_token_stands_in_its_reward(kl_estimator):
     of = [np.cumsum(row[::-1])[::-1] for row in rewards(kl_estimator)]
     assert_rows(found.advantages, of)
     assert found.ref_log_probs is None and found.returns is None and found.values is None
+    assert "explained_variance" not in metrics
     # What is told and what moves the coefficient is k1's, whatever the penalty is of.
     gaps = [np.sum((S.log_probs - S.ref_log_probs)[b, :n]) for b, n in enumerate(LENGTHS)]
     np.testing.assert_allclose([moved.kl, metrics["kl"]], np.mean(gaps), rtol=1e-5)

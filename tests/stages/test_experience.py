@@ -70,6 +70,11 @@ def whitened_loops(rows, keep_mean):
     return [(row - mean) / np.sqrt(variance + 1e-8) + keep_mean * mean for row in rows]
 
 
+def explained(values, returns) -> float:
+    spread = lambda x: sum((x - sum(x) / len(x)) ** 2)
+    return 1 - spread(returns - values) / spread(returns)
+
+
 def oracle(config, ending):
     """Per row: log-probs, values, advantages, returns over the response's tokens; metrics."""
     sequences = [p + r for p, r in zip(tiny.PROMPTS, tiny.RESPONSES, strict=True)]
@@ -110,6 +115,7 @@ def oracle(config, ending):
         "response_tokens": np.mean([len(r) for r in tiny.RESPONSES]),
         "ended": np.mean([r[-1] == tiny.EOS for r in tiny.RESPONSES]),
         "kl_coefficient": KL,
+        "explained_variance": explained(np.concatenate(values), np.concatenate(returns)),
     }
     rows = {"log_probs": log_probs, "values": values, "advantages": advantages, "returns": returns}
     return rows, metrics

@@ -134,7 +134,7 @@ def test_one_update_of_many_is_enough_to_be_done(tmp_path):
 
 
 def test_what_counted_nothing_is_null_and_says_so(tmp_path):
-    with pytest.warns(RuntimeWarning, match="step 2: loss counted nothing: no token or pair has"):
+    with pytest.warns(RuntimeWarning, match="step 2: loss is not defined: no token or pair has"):
         run(_empty_task((2,)), tmp_path / "a", CONFIG, fingerprint={})
     assert [line["loss"] for line in read_metrics(tmp_path / "a")] == [0.5, None, 0.5]
     with pytest.warns(RuntimeWarning, match="step 2: loss is nan; written as null"):
