@@ -135,7 +135,7 @@ def test_all_that_reads_rankings_or_demonstrations_ends_them_so(run, monkeypatch
 
     for name in ("supervised_pass", "ranking_pass", "ranking_batches"):
         monkeypatch.setattr(pipeline, name, asked)
-    monkeypatch.setattr("rlhf_jax.evaluation.reward_accuracy.ranking_pass", asked)
+    monkeypatch.setattr("rlhf_jax.evaluation.held_out_rankings.ranking_pass", asked)
     given = [Ranking("p", ("a", "b"), (0, 1))]
     monkeypatch.setattr(run, "records", lambda kind, split, stage: given, raising=False)
     collected = SimpleNamespace(sources=lambda *_: {"feedback": 1})

@@ -146,6 +146,10 @@ class Subject(Protocol):
     prompts: tuple[str, ...]
     programs: Mapping[str, Callable]
 
+    def has(self, role: str) -> bool:
+        """Whether the stage of that role in the evaluator's `needs` has ended; one that is not
+        `optional` has."""
+
     def model(self, role: str) -> Any:
         """The parameters of the stage that has this role in the evaluator's `needs`."""
 
@@ -196,6 +200,11 @@ class Evaluator:
     def needs(self) -> dict[str, Need]:
         """The stages that it reads besides the stage that it measures, by role."""
         return {}
+
+    def optional(self) -> tuple[str, ...]:
+        """The roles of `needs` that it can do without in the training of a stage that does not
+        build on them, where `subject.has(role)` is false."""
+        return ()
 
     def reads(self) -> tuple[str, ...]:
         """The names of the evaluators whose rows it reads."""

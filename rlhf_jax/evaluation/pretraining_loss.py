@@ -28,6 +28,9 @@ class PretrainingLoss(Evaluator):
     """Loss in nats per token on the data source's held-out text, and its paired difference, over
     documents, from the loss of the policy of the stage `against`.
 
+    With `every`, it also measures the stages that train before `against` has finished, then without
+    the difference.
+
     length      tokens per row
     batch_size  rows per batch
     against     the stage to compare with; None: no comparison
@@ -56,6 +59,9 @@ class PretrainingLoss(Evaluator):
 
     def needs(self):
         return {} if self.against is None else {"against": Need(self.against, "policy")}
+
+    def optional(self):
+        return ("against",)
 
     def columns(self):
         about, below = "nats per token of held-out text", None
@@ -92,7 +98,7 @@ class PretrainingLoss(Evaluator):
         nats, tokens = document_losses(model, subject.params, text, program)
         ids = np.array([f"document {i}" for i in range(len(nats))])
         rows = {"id": ids, "nats": nats, "tokens": tokens}
-        if self.against not in (None, subject.stage):
+        if self.against not in (None, subject.stage) and subject.has("against"):
             other = subject.rows(self.name, self.against)
             rows["against"] = same_items(rows, other, "nats")[1]
         return rows

@@ -1,52 +1,34 @@
 """How often a reward model orders held-out pairs as people did."""
 
 import dataclasses
-import functools
-from collections.abc import Sequence
 from typing import ClassVar
 
 import numpy as np
 
-from rlhf_jax.data.arrays import tokenised_ranking
-from rlhf_jax.data.pipeline import ranking_pass
-from rlhf_jax.data.records import Ranking
-from rlhf_jax.errors import require
-from rlhf_jax.evaluation.evaluator import Column, Evaluator, Summary
+from rlhf_jax.evaluation.evaluator import Column, Summary
+from rlhf_jax.evaluation.held_out_rankings import (
+    HeldOutRankings,
+    joined,
+    mean_of,
+    of_each_ranking,
+)
 from rlhf_jax.evaluation.statistics import Interval, ratio_interval
-from rlhf_jax.stages.reward_model import count_pairs, length_pair_counts, pair_counts
-from rlhf_jax.stages.stage import Need, Program, ints, score_shapes, text_shapes
+from rlhf_jax.stages.reward_model import length_pair_counts, reward_loss
+from rlhf_jax.stages.stage import Program, score_shapes
 
 
 @dataclasses.dataclass(frozen=True)
-class RewardAccuracy(Evaluator):
+class RewardAccuracy(HeldOutRankings):
     """The share of untied pairs in held-out rankings that a reward model orders as people did, and
-    the share that the rule "the longer output is better" orders right, by source and overall.
-
-    rankings    the stage that collected the rankings; None: the data source has them
-    length      the most tokens of prompt and response; longer rankings are left out and counted
-    outputs     the most outputs of a ranking
-    batch_size  rankings per batch
-    """
+    the share that the rule "the longer output is better" orders right, by source and overall; and
+    the model's loss on these rankings."""
 
     judges: ClassVar = "score"
-    asks: ClassVar = False
-    length: int
-    outputs: int = 9
-    batch_size: int = 8  # rankings per batch
-    rankings: str | None = None
-
-    def __post_init__(self):
-        super().__post_init__()
-        for field in ("length", "batch_size"):
-            require(getattr(self, field) > 0, field, getattr(self, field), "positive")
-        require(self.outputs >= 2, "outputs", self.outputs, "at least 2")
+    counted: ClassVar = ("correct", "longer", "pairs", "loss", "rankings")
 
     @property
     def name(self):
-        return "accuracy" if self.rankings is None else f"accuracy_on_{self.rankings}"
-
-    def needs(self):
-        return {} if self.rankings is None else {"rankings": Need(self.rankings, "rankings")}
+        return self.named("accuracy")
 
     @property
     def _names(self) -> dict[str, str]:
@@ -72,73 +54,37 @@ class RewardAccuracy(Evaluator):
             "prompts": Column("prompts", about["prompts"], digits=0, drawn=False, shown=False),
             "over_long": Column("too long", about["over_long"], digits=0, drawn=False, shown=False),
         }
-        return {self._names[part]: column for part, column in found.items()}
-
-    def check(self, facts, grader):
-        if (expected := facts.expected) is not None:
-            most, whose = expected.most_outputs, f"the largest K of {self.rankings}"
-            allowed = f"at least {expected.shortest}, for the shortest prompt of {self.rankings}"
-            require(self.length >= expected.shortest, "length", self.length, allowed)
-        else:
-            most = max(ranking.outputs for ranking in facts.measured("rankings", "valid"))
-            whose = f"the longest ranking of {facts.where('rankings', 'valid')}"
-            facts.some("rankings", "valid", "length", self.length)
-        require(self.outputs >= most, "outputs", self.outputs, f"at least {most}, {whose}")
-
-    def check_shapes(self, build, asked):
-        context = build.shapes["subject"].context
-        require(self.length <= context, "length", self.length, f"<= a context of {context}")
+        about = "mean loss of a held-out ranking, as training has it, nats"
+        loss = Column("loss", about, better="lower", drawn=False)
+        named = {self._names[part]: column for part, column in found.items()}
+        return named | {self.named("loss"): loss}
 
     def programs(self, build, asked):
-        model, shape = build.shapes["subject"], (self.batch_size, self.outputs)
-        batch = text_shapes(*shape, self.length) | {"ranks": ints(*shape)}
-        count = functools.partial(count_pairs, model)
-        return {"count": Program(count, (score_shapes(model), batch), whole=True)}
+        model = build.shapes["subject"]
+        measure = of_each_ranking(reward_loss(model, self.divide_by))
+        arguments = (score_shapes(model), self.batch_shapes())
+        return {"measure": Program(measure, arguments, whole=True)}
 
-    def rows(self, subject):
-        rankings, start, parts = list(subject.records("rankings", "valid")), 0, []
-        for source, count in subject.sources("rankings", "valid").items():
-            parts.append(self._of_source(subject, source, rankings[start : start + count]))
-            start += count
-        return {name: np.concatenate([part[name] for part in parts]) for name in parts[0]}
-
-    def _of_source(self, subject, source: str, rankings: Sequence[Ranking]) -> dict:
-        """One row per prompt: pairs that the model orders right, pairs that longer-is-better orders
-        right, all pairs, and rankings that are too long."""
-        tokenizer, close = subject.tokenizer, subject.build.ending.close
-        longest = lambda r: max(len(ids) for ids, _ in tokenised_ranking(r, tokenizer, close)[0])
-        fits = np.array([longest(ranking) <= self.length for ranking in rankings], bool)
-        prompts, of = np.unique([ranking.prompt for ranking in rankings], return_inverse=True)
-        total = lambda counts, of: np.bincount(of, np.asarray(counts, float), len(prompts))
-        none = np.zeros(len(prompts))
-        rows = {
-            "id": np.array([f"{source} {i}" for i in range(len(prompts))], dtype=object),
-            "group": np.full(len(prompts), source, dtype=object),
-            "correct": none,
-            "longer": none,
-            "pairs": none,
-            "over_long": total(~fits, of),
-        }
-        if not fits.any():
-            return rows
-        batches = ranking_pass(
-            [ranking for ranking, kept in zip(rankings, fits, strict=True) if kept],
-            tokenizer,
-            batch_size=self.batch_size,
-            length=self.length,
-            outputs=self.outputs,
-            close=close,
-        )
-        model, count = subject.build.shapes["subject"], subject.programs["count"]
-        correct, pairs = pair_counts(model, subject.params, batches, count)
+    def figures(self, subject, batches):
+        """Pairs that the model has right, that longer-is-better has right, and all; the loss, and
+        whether the ranking has an untied pair."""
+        measure = subject.programs["measure"]
+        found = joined([measure(subject.params, batch) for batch in batches])
         longer, _ = length_pair_counts(batches)
-        counts = {"correct": correct, "longer": longer, "pairs": pairs}
-        return rows | {name: total(x[: fits.sum()], of[fits]) for name, x in counts.items()}
+        accuracy, loss = found["accuracy"], found["loss"]
+        return {
+            "correct": accuracy.total,
+            "longer": np.asarray(longer),
+            "pairs": accuracy.weight,
+            "loss": loss.total,
+            "rankings": loss.weight,
+        }
 
     def summary(self, rows, seed):
         columns = (rows[name] for name in ("correct", "longer", "pairs"))
         found = pair_accuracy(*columns, seed) | {"over_long": int(rows["over_long"].sum())}
-        return {self._names[part]: value for part, value in found.items()}
+        named = {self._names[part]: value for part, value in found.items()}
+        return named | {self.named("loss"): mean_of(rows["loss"], rows["rankings"])}
 
     def parts(self, rows):
         correct, longer, pairs = (rows[name] for name in ("correct", "longer", "pairs"))

@@ -94,11 +94,15 @@ def check_chain(
             stage.check_shapes(build_of(stages, name, model, ending))
 
 
-def stages_of(evaluators: Mapping[str, Evaluator], evaluator: Evaluator) -> set[str]:
-    """The stages that an evaluator reads, directly or through the evaluators that it reads."""
-    found = {need.stage for need in evaluator.needs().values()}
+def stages_of(
+    evaluators: Mapping[str, Evaluator], evaluator: Evaluator, in_training: bool = False
+) -> set[str]:
+    """The stages that an evaluator reads, by those that it reads too; in training, without those
+    that it can do without."""
+    spared = evaluator.optional() if in_training else ()
+    found = {need.stage for role, need in evaluator.needs().items() if role not in spared}
     for name in evaluator.reads():
-        found |= stages_of(evaluators, evaluators[name])
+        found |= stages_of(evaluators, evaluators[name], in_training)
     return found
 
 
@@ -134,7 +138,7 @@ def check_evaluators(stages: Stages, evaluators: Sequence[Evaluator], best: str 
             there = stage in stages and stages[stage].ends == evaluator.judges
             allowed = f"stages that end with {ENDS[evaluator.judges]}"
             require(there, f"evaluators: {name}.within", stage, allowed)
-            late = stages_of(by_name, evaluator) - set(builds_on(stages, stage))
+            late = stages_of(by_name, evaluator, True) - set(builds_on(stages, stage))
             allowed = f"stages that build on what it reads, {', '.join(sorted(late))}"
             require(not late, f"evaluators: {name}.within", stage, allowed)
     if best is not None:

@@ -206,7 +206,7 @@ class Evaluation:
             if evaluator.every is not None
             and stage in self.stages(evaluator)
             and (not evaluator.within or stage in evaluator.within)
-            and chain.stages_of(self.evaluators, evaluator) <= upstream
+            and chain.stages_of(self.evaluators, evaluator, in_training=True) <= upstream
         ]
 
     def attach(self, task: Task) -> Task:
@@ -236,7 +236,7 @@ class StageModel:
 
     def __init__(self, evaluation: Evaluation, stage: str, params: Any = None):
         self.evaluation, self.stage = evaluation, stage
-        self._params, self._training = params, params is not None
+        self._params, self.training = params, params is not None
         self._rows: dict[str, Rows] = {}
 
     @property
@@ -266,7 +266,7 @@ class StageModel:
     def metrics(self) -> list[dict]:
         run = self.evaluation.run
         file = run.stage_directory(self.stage) / METRICS
-        own = not self._training and run.trains(self.stage) and file.is_file()
+        own = not self.training and run.trains(self.stage) and file.is_file()
         return read_metrics(file.parent) if own else []
 
 
@@ -298,6 +298,12 @@ class OneSubject:
     @property
     def programs(self) -> Mapping[str, Callable]:
         return self._evaluation.programs(self._evaluator, self.stage)
+
+    def has(self, role: str) -> bool:
+        stage = self._evaluator.needs()[role].stage
+        return not self._model.training or stage in chain.builds_on(
+            self._run.config.stages, self.stage
+        )
 
     def model(self, role: str) -> Any:
         needs, name = self._evaluator.needs(), self._evaluator.name

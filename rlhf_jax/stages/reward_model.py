@@ -1,7 +1,6 @@
 """Trains a reward model on rankings; all pairs of a prompt are in one batch element."""
 
 import dataclasses
-import functools
 from collections.abc import Callable, Iterable
 from typing import Any, ClassVar, Literal
 
@@ -115,24 +114,9 @@ def reward_loss(model: TransformerConfig, divide_by: DivideBy = "all_pairs") -> 
     return loss
 
 
-def count_pairs(model: TransformerConfig, params: Any, batch: dict) -> tuple[Any, Any]:
-    """(correctly ordered untied pairs, all untied pairs) of each ranking of a batch, both [N].
-    Two equal scores count one half."""
-    scores = score_sequences(model, params, batch["tokens"], batch["segments"])
-    return ranked_accuracy(*ranking_by_ranking(scores, batch["ranks"]))
-
-
-def pair_counts(
-    model: TransformerConfig, params: Any, batches: Iterable, count: Callable | None = None
-) -> tuple[Any, Any]:
-    """`count_pairs` of all batches. count: the compiled `count_pairs`; None: compiles it."""
-    count = count or jax.jit(functools.partial(count_pairs, model))
-    counts = [count(params, batch) for batch in batches]
-    return tuple(jnp.concatenate(part) for part in zip(*counts, strict=True))
-
-
 def length_pair_counts(batches: Iterable) -> tuple[Any, Any]:
-    """`pair_counts` of the baseline that prefers the output with more tokens."""
+    """(untied pairs that preferring the output with more tokens orders correctly, all untied pairs)
+    of each ranking, both [N]. Two equal lengths count one half."""
     lengths = lambda batch: (batch["segments"] > 0).sum(-1).astype(jnp.float32)
     counts = [ranked_accuracy(*ranking_by_ranking(lengths(b), b["ranks"])) for b in batches]
     return tuple(jnp.concatenate(part) for part in zip(*counts, strict=True))

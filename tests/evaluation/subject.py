@@ -51,6 +51,7 @@ class Subject:
     logged: tuple = ()
     needs: dict = dataclasses.field(default_factory=dict)  # of the stage
     behind: str = ""
+    before: bool = False  # in the training of a stage that builds on no other
     ending: Ending = dataclasses.replace(tiny.ENDING, missing=-1.0)
     asked: EvaluationConfig = ASKED
     ids: np.ndarray = dataclasses.field(default_factory=lambda: IDS)
@@ -64,6 +65,9 @@ class Subject:
         self.build = Build(self.stage, tiny.MODEL, shapes, self.ending)
         programs = self.evaluator.programs(self.build, self.asked)
         self.programs = {name: as_run_compiles(p) for name, p in programs.items()}
+
+    def has(self, role):
+        return not self.before
 
     def model(self, role):
         return self.models[role]

@@ -188,6 +188,9 @@ def test_the_pretraining_loss_is_of_each_held_out_document():
     assert found["pretraining_loss_vs_sft"] is None and "against" not in itself
     alone = PretrainingLoss(length=20)
     assert list(alone.summary(itself, 0)) == ["pretraining_loss"] and alone.needs() == {}
+    early = evaluator.rows(Subject(evaluator, policy, data=data, before=True))
+    assert "against" not in early and evaluator.optional() == ("against",)
+    np.testing.assert_array_equal(early["nats"], rows["nats"])
     rows["nats"][1] = np.inf
     found = evaluator.summary(rows, 0)
     assert found["pretraining_loss"] == math.inf and math.isnan(found["pretraining_loss_vs_sft"])

@@ -80,7 +80,8 @@ def rows_of(evaluator: Evaluator, name: str) -> dict:
 def reward_rows(count=40) -> dict:
     ones, group = np.ones(count), np.array(["hh", "web"] * (count // 2), dtype=object)
     return {"id": np.arange(count), "group": group, "correct": (np.arange(count) % 4 > 0) * 1.0,
-            "longer": np.arange(count) % 2, "pairs": ones, "over_long": ones - 1}  # fmt: skip
+            "longer": np.arange(count) % 2, "pairs": ones, "over_long": ones - 1,
+            "loss": 0.25 + np.arange(count) % 2, "rankings": ones}  # fmt: skip
 
 
 def results(policies=POLICIES, seed=7, change=lambda evaluator, name, rows: rows):
@@ -302,7 +303,7 @@ def test_the_table_keeps_its_figures_at_80_columns(report, monkeypatch, capsys):
     (base,) = [line for line in lines if line.startswith(" base ")]
     assert base.split()[-2:] == ["-", "2.000"]
     (row,) = [line for line in lines if line.startswith(" reward, hh ")]
-    assert row.split() == ["reward,", "hh", "0.500", "0.000", "0.500", "20"]
+    assert row.split() == ["reward,", "hh", "0.500", "0.000", "0.500", "20", "0.250"]
     assert lines[-1] == "seed 7; sft 12 s, <u> 1 min 01 s"
 
 

@@ -1,5 +1,7 @@
 """Held-out pairs of a reward model, beside a loop over pairs; and what the findings say of them."""
 
+import dataclasses
+import math
 from types import SimpleNamespace
 
 import numpy as np
@@ -9,6 +11,7 @@ from rlhf_jax.data.records import Ranking
 from rlhf_jax.errors import ConfigError
 from rlhf_jax.evaluation.evaluator import Measured
 from rlhf_jax.evaluation.reward_accuracy import RewardAccuracy, pair_accuracy
+from rlhf_jax.evaluation.statistics import mean_interval
 from rlhf_jax.evaluation.summary import measured
 from rlhf_jax.stages.facts import Expected
 from rlhf_jax.stages.facts import Measured as Fact
@@ -32,8 +35,8 @@ EVALUATOR = RewardAccuracy(length=12, outputs=4, batch_size=2)
 
 
 def by_loop(params, rankings, score) -> np.ndarray:
-    """Right, and all untied pairs."""
-    right = pairs = 0
+    """Right, and all untied pairs; -log sigmoid of their differences over C(K, 2)."""
+    right = pairs = loss = 0
     for r in rankings:
         ids = [[LETTERS.bos_id, *LETTERS.encode(r.prompt), *LETTERS.encode(x)]
                + [LETTERS.eos_id] * (r.ended is None or r.ended[k])
@@ -44,7 +47,8 @@ def by_loop(params, rankings, score) -> np.ndarray:
                 if a < b:
                     pairs += 1
                     right += (values[i] > values[j]) + 0.5 * (values[i] == values[j])
-    return np.array([right, pairs])
+                    loss += np.log1p(np.exp(values[j] - values[i])) / math.comb(len(r.ranks), 2)
+    return np.array([right, pairs, loss])
 
 
 def last_scores(params, sequences):
@@ -66,10 +70,12 @@ def test_a_row_is_a_prompt_of_a_source_with_its_pairs(rows):
         kept = [
             r for r in RANKINGS[source] if r.prompt == prompt and max(map(len, r.responses)) < 9
         ]
-        right, pairs = by_loop(params, kept, last_scores)
-        longer, _ = by_loop(params, kept, lambda _, ids: [len(x) for x in ids])
+        right, pairs, loss = by_loop(params, kept, last_scores)
+        longer, *_ = by_loop(params, kept, lambda _, ids: [len(x) for x in ids])
         found = [rows[name][row] for name in ("correct", "longer", "pairs")]
         assert found == [right, longer, pairs]
+        assert rows["loss"][row] == pytest.approx(loss, rel=1e-4)
+    assert rows["rankings"].tolist() == [2, 1, 0, 1, 0]
     assert rows["pairs"].tolist() == [2, 3, 0, 5, 0]
     assert rows["over_long"].tolist() == [0, 0, 1, 0, 0]
 
@@ -87,6 +93,9 @@ def test_the_pairs_of_the_sources_are_those_of_the_whole(rows):
     columns = [rows[name] for name in ("correct", "longer", "pairs")]
     assert found.summary["accuracy"] == pair_accuracy(*columns, 0)["accuracy"]
     assert found.summary["accuracy"].mean == rows["correct"].sum() / 10
+    some = [0, 1, 3]  # prompts with a pair
+    of_rankings = mean_interval(rows["loss"][some], rows["rankings"][some])
+    assert found.summary["loss"] == of_rankings and of_rankings.mean == rows["loss"].sum() / 4
     one = measured(EVALUATOR, {name: x[:3] for name, x in rows.items()}, 0)
     assert one.groups == {}  # a single source is the whole
 
@@ -95,14 +104,25 @@ def test_a_source_that_is_too_long_as_a_whole_has_no_pair():
     data = {("rankings", "valid"): {"hh": RANKINGS["hh"][1:2]}}
     found = EVALUATOR.rows(Subject(EVALUATOR, tiny.score_params(1), data=data))
     assert found["over_long"].tolist() == [1] and found["pairs"].tolist() == [0]
-    assert EVALUATOR.summary(found, 0)["accuracy"] is None
+    summary = EVALUATOR.summary(found, 0)
+    assert summary["accuracy"] is None and summary["loss"] is None
+
+
+def test_the_loss_is_divided_as_the_stage_s_and_of_a_model_that_diverged_no_number(rows):
+    ranked = {"web": RANKINGS["web"][:1]}  # five untied pairs of six
+    subject = lambda e: Subject(e, tiny.score_params(1), data={("rankings", "valid"): ranked})
+    evaluator = dataclasses.replace(EVALUATOR, divide_by="untied_pairs")
+    one, other = (e.rows(subject(e))["loss"][0] for e in (EVALUATOR, evaluator))
+    assert one * 6 == pytest.approx(other * 5)
+    diverged = rows | {"loss": np.full(5, np.inf)}
+    assert math.isnan(EVALUATOR.summary(diverged, 0)["loss"])
 
 
 def test_rankings_are_those_of_the_named_stage():
     named = RewardAccuracy(length=12, rankings="feedback")
     assert named.needs() == {"rankings": ("feedback", "rankings")} and EVALUATOR.needs() == {}
     assert (named.name, EVALUATOR.name) == ("accuracy_on_feedback", "accuracy")
-    assert "accuracy_on_feedback_pairs" in named.columns()
+    assert {"accuracy_on_feedback_pairs", "loss_on_feedback"} <= named.columns().keys()
 
 
 def facts(expected=None, outputs=3):

@@ -120,11 +120,13 @@ EVALUATORS = (
         ("RewardScore.rows", "subject.build.ending.missing", "None", SCORED),
         ("RewardScore.rows", "sampled.responses", "sampled.responses[::-1]", SCORED),
     ]),
+    *mutants("evaluation/held_out_rankings.py", "evaluation/test_reward_accuracy.py", [
+        ("HeldOutRankings._of_source", "of[fits]", "of[: fits.sum()]",
+         "test_a_row_is_a_prompt_of_a_source_with_its_pairs"),
+        ("HeldOutRankings.rows", "start += count", "start += 1",
+         "test_a_row_is_a_prompt_of_a_source_with_its_pairs"),
+    ]),
     *mutants("evaluation/reward_accuracy.py", "evaluation/test_reward_accuracy.py", [
-        ("RewardAccuracy._of_source", "of[fits]", "of[: fits.sum()]",
-         "test_a_row_is_a_prompt_of_a_source_with_its_pairs"),
-        ("RewardAccuracy.rows", "start += count", "start += 1",
-         "test_a_row_is_a_prompt_of_a_source_with_its_pairs"),
         ("pair_accuracy", "correct - longer + pairs", "longer - correct + pairs",
          "test_accuracy_and_its_difference_are_of_pairs_and_over_prompts"),
         ("pair_accuracy", "(pairs > 0).sum()", "len(pairs)",

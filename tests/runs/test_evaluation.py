@@ -25,7 +25,7 @@ from rlhf_jax.generation.ending import EndingConfig, Response
 from rlhf_jax.generation.sampling import SamplingConfig
 from rlhf_jax.parallel.config import ParallelConfig
 from rlhf_jax.randomness import random_key
-from rlhf_jax.runs.evaluation import report_programs
+from rlhf_jax.runs.evaluation import OneSubject, StageModel, report_programs
 from rlhf_jax.runs.report import measure, report_finished
 from rlhf_jax.runs.run import Run, Stopped
 from rlhf_jax.stages.elsewhere import FewShot
@@ -244,7 +244,7 @@ def test_plan_is_told_every_program_that_the_report_compiles(report, run):
         "responses", "kl_to_sft sample", "kl_to_sft kl", "reward_score score",
         "pretraining_loss losses",
     }  # fmt: skip
-    assert set(listed["reward"]) == {"accuracy_on_feedback count"}
+    assert set(listed["reward"]) == {"accuracy_on_feedback measure"}
 
 
 def test_an_answer_ends_where_the_stage_says(run, monkeypatch):
@@ -374,10 +374,19 @@ def test_it_runs_where_what_it_reads_comes_before(trained):
                 for stage in trained.config.stages}  # fmt: skip
     named = ["gold_score", "gold_score_wins_vs_pretrain", "pretraining_loss"]
     assert measured == {
-        "pretrain": ["gold_score"], "prompted": named, "sft": named, "feedback": [],
+        "pretrain": ["gold_score", "pretraining_loss"],
+        "prompted": named, "sft": named, "feedback": [],
         "reward": ["accuracy_on_feedback"], "ppo": [*named, "samples"],
         "ppo_ptx": named, "dpo": named,
     }  # fmt: skip
+
+
+def test_in_training_a_stage_that_comes_later_is_not_there(trained):
+    """Which is no matter to an evaluator that can do without it."""
+    evaluation, loss = trained.evaluation, EVERY[2]
+    has = lambda *model: OneSubject(StageModel(evaluation, *model), loss).has("against")
+    assert loss.needs()["against"].stage == "pretrain"
+    assert (has("pretrain", {}), has("sft", {}), has("pretrain")) == (False, True, True)
 
 
 def test_what_training_measures_is_checked_before_it(tmp_path):

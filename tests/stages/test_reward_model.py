@@ -122,19 +122,6 @@ def test_micro_batches_of_uneven_pairs_give_the_whole_batch_s_gradient():
         assert_close(micro, evaluate()[1], rtol=1e-4, atol=1e-6)
 
 
-def test_pair_counts_equal_explicit_pairs_prompt_by_prompt():
-    scores = reference_scores()
-    correct, pairs = np.zeros(6), np.zeros(6)
-    for n, i, j in better_pairs():
-        pairs[n] += 1
-        correct[n] += scores[n][i] > scores[n][j]
-    rows = ranking_rows(RANKINGS, Letters(), 10, outputs=4, packed=1)
-    found = reward_model.pair_counts(tiny.MODEL, tiny.score_params(1), Pass(rows, 3))
-    np.testing.assert_array_equal(found[0], correct)  # the last batch is filled with empty rows
-    np.testing.assert_array_equal(found[1], pairs)
-    assert 0 < correct.sum() < pairs.sum() == 5 + 1 + 3
-
-
 def test_length_pair_counts_hold_the_longer_output_for_the_better():
     correct, pairs = np.zeros(4), np.zeros(4)
     for n, i, j in better_pairs():

@@ -1,0 +1,125 @@
+"""How a policy ranks held-out pairs by its own likelihood, as DPO trains it to."""
+
+import dataclasses
+from typing import ClassVar
+
+from rlhf_jax.errors import require
+from rlhf_jax.evaluation.evaluator import Column
+from rlhf_jax.evaluation.held_out_rankings import (
+    HeldOutRankings,
+    joined,
+    mean_of,
+    of_each_ranking,
+)
+from rlhf_jax.evaluation.statistics import ratio_interval
+from rlhf_jax.stages.dpo import DPO, Preference, preference_loss, reference_log_probs
+from rlhf_jax.stages.stage import Need, Program, floats, policy_shapes
+
+
+@dataclasses.dataclass(frozen=True)
+class PreferenceAccuracy(HeldOutRankings):
+    """The share of the untied pairs of held-out rankings whose better output has the higher reward
+    under the objective of a DPO stage; the margin of the two rewards, and the stage's loss.
+
+    The reward is nats of a response against the reference (DPO, IPO), or nats a token (SimPO, ORPO,
+    which read no reference). Of a policy that is asked behind worked examples, it is that of its
+    model without them.
+
+    reference  the stage whose policy the objective compares with; None: it reads none
+    objective  that of the DPO stage
+    """
+
+    counted: ClassVar = ("correct", "pairs", "margin", "loss", "rankings")
+    reference: str | None = dataclasses.field(default=None, kw_only=True)
+    objective: Preference = dataclasses.field(default=DPO(), kw_only=True)
+
+    def __post_init__(self):
+        super().__post_init__()
+        kind = type(self.objective).__name__
+        allowed = "a stage, the reference of" if self.objective.reference else "None: no reference"
+        ok = (self.reference is not None) == self.objective.reference
+        require(ok, "reference", self.reference, f"{allowed} {kind}")
+
+    @property
+    def name(self):
+        return self.named("preference_accuracy")
+
+    def needs(self):
+        read = {} if self.reference is None else {"reference": Need(self.reference, "policy")}
+        return super().needs() | read
+
+    def columns(self):
+        found = {
+            "preference_accuracy": Column(
+                "prefers\nas people",
+                "share of held-out pairs whose better output the policy rewards more",
+                better="higher",
+                middle=0.5,
+                drawn=False,
+            ),
+            "preference_margin": Column(
+                "margin", "reward of the better output over the worse, nats", drawn=False
+            ),
+            "preference_loss": Column(
+                "loss of\npairs", "mean loss of a held-out ranking", better="lower", drawn=False
+            ),
+            "preference_pairs": Column("pairs", digits=0, drawn=False, shown=False),
+            "preference_over_long": Column("too long", digits=0, drawn=False, shown=False),
+        }
+        return {self.named(name): column for name, column in found.items()}
+
+    def programs(self, build, asked):
+        model, batch = build.shapes["subject"], self.batch_shapes()
+        measure = of_each_ranking(preference_loss(self.objective, model, self.divide_by))
+        if self.reference is None:
+            arguments = (policy_shapes(model), batch)
+            return {"measure": Program(measure, arguments, whole=True)}
+        other = build.shapes["reference"]
+        referred = batch | {"ref_log_probs": floats(self.batch_size, self.outputs)}
+        return {
+            "reference": Program(
+                reference_log_probs(other, 1), (policy_shapes(other), _sequences(batch)), whole=True
+            ),
+            "measure": Program(measure, (policy_shapes(model), referred), whole=True),
+        }
+
+    def figures(self, subject, batches):
+        """Pairs that the policy has right, and all; loss, margin, and whether the ranking has an
+        untied pair."""
+        programs = subject.programs
+
+        def measure(batch):
+            if self.reference is not None:
+                referred = programs["reference"](subject.model("reference"), _sequences(batch))
+                batch = batch | {"ref_log_probs": referred}
+            return programs["measure"](subject.params, batch)
+
+        found = joined([measure(batch) for batch in batches])
+        accuracy, loss = found["accuracy"], found["loss"]
+        return {
+            "correct": accuracy.total,
+            "pairs": accuracy.weight,
+            "margin": found["margin"].total,
+            "loss": loss.total,
+            "rankings": loss.weight,
+        }
+
+    def rows(self, subject):
+        rows = super().rows(subject)
+        return {name: x for name, x in rows.items() if name != "group"}  # all sources in one figure
+
+    def summary(self, rows, seed):
+        correct, pairs, rankings = (rows[name] for name in ("correct", "pairs", "rankings"))
+        found = {
+            "preference_accuracy": ratio_interval(correct, pairs, seed) if pairs.any() else None,
+            "preference_margin": mean_of(rows["margin"], rankings),
+            "preference_loss": mean_of(rows["loss"], rankings),
+            "preference_pairs": int(pairs.sum()),
+            "preference_over_long": int(rows["over_long"].sum()),
+        }
+        return {self.named(name): value for name, value in found.items()}
+
+
+def _sequences(batch: dict) -> dict:
+    """What a reference reads of a batch."""
+    return {name: batch[name] for name in ("tokens", "segments", "weights")}

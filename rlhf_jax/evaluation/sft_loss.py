@@ -1,0 +1,83 @@
+"""What a policy loses on the responses of held-out demonstrations."""
+
+import dataclasses
+import functools
+import math
+from typing import ClassVar
+
+import numpy as np
+
+from rlhf_jax.data.pipeline import supervised_pass
+from rlhf_jax.errors import require
+from rlhf_jax.evaluation.evaluator import Column, Evaluator
+from rlhf_jax.evaluation.statistics import mean_interval
+from rlhf_jax.stages.stage import Program, policy_shapes, text_shapes
+from rlhf_jax.stages.supervised import token_losses
+
+
+@dataclasses.dataclass(frozen=True)
+class SFTLoss(Evaluator):
+    """Nats a token of the responses of the data source's held-out demonstrations, their end tokens
+    included: the loss of SFT on records that it does not train on.
+
+    Of a policy that is asked behind worked examples it is not known.
+
+    length, batch_size  tokens of prompt and response at most, rows a batch; longer demonstrations
+                        are left out and counted
+    """
+
+    asks: ClassVar = False
+    length: int
+    batch_size: int = 8
+
+    def __post_init__(self):
+        super().__post_init__()
+        for field in ("length", "batch_size"):
+            require(getattr(self, field) > 0, field, getattr(self, field), "positive")
+
+    def columns(self):
+        about = "nats per token of the responses of held-out demonstrations"
+        return {self.name: Column("SFT\nloss", about, better="lower", drawn=False)}
+
+    def check(self, facts, grader):
+        facts.some("demonstrations", "valid", "length", self.length)
+
+    def check_shapes(self, build, asked):
+        context = build.shapes["subject"].context
+        require(self.length <= context, "length", self.length, f"<= a context of {context}")
+
+    def programs(self, build, asked):
+        model = build.shapes["subject"]
+        function = functools.partial(token_losses, model)
+        arguments = (policy_shapes(model), text_shapes(self.batch_size, self.length))
+        return {"losses": Program(function, arguments, whole=True)}
+
+    def rows(self, subject):
+        encode = subject.tokenizer.encode
+        tokens = lambda d: 2 + len(encode(d.prompt)) + len(encode(d.response))
+        records = list(enumerate(subject.records("demonstrations", "valid")))
+        kept = [(i, record) for i, record in records if tokens(record) <= self.length]
+        batches = supervised_pass(
+            [record for _, record in kept],
+            subject.tokenizer,
+            batch_size=self.batch_size,
+            length=self.length,
+        )
+        nats, count = [], []
+        for batch in batches:
+            weights = batch["weights"][:, 1:]
+            losses = np.asarray(subject.programs["losses"](subject.params, batch), np.float64)
+            nats.append(np.where(weights > 0, losses, 0).sum(axis=1))
+            count.append(weights.sum(axis=1))
+        of_records = lambda parts: np.concatenate(parts)[: len(kept)]
+        known = math.nan if subject.behind else 1.0
+        return {
+            "id": np.array([f"demonstration {i}" for i, _ in kept]),
+            "nats": known * of_records(nats),
+            "tokens": of_records(count).astype(np.float64),
+        }
+
+    def summary(self, rows, seed):
+        nats = rows["nats"]
+        finite = np.isfinite(nats).all()
+        return {self.name: mean_interval(nats, rows["tokens"]) if finite else math.nan}
