@@ -19,9 +19,11 @@ from rlhf_jax import cli, randomness
 from rlhf_jax.evaluation.behaviour import Behaviour
 from rlhf_jax.evaluation.gold_score import GoldScore
 from rlhf_jax.evaluation.kl import KL
+from rlhf_jax.evaluation.preference_accuracy import PreferenceAccuracy
 from rlhf_jax.evaluation.pretraining_loss import PretrainingLoss
 from rlhf_jax.evaluation.reward_accuracy import RewardAccuracy
 from rlhf_jax.evaluation.samples import Samples
+from rlhf_jax.evaluation.sft_loss import SFTLoss
 from rlhf_jax.evaluation.win_rate import WinRate
 from rlhf_jax.generation.ending import EndingConfig
 from rlhf_jax.generation.sampling import SamplingConfig
@@ -124,8 +126,26 @@ config = Experiment(
         WinRate("sft"),
         Behaviour(),
         KL("sft", temperature=0.8),
-        PretrainingLoss(length=32, batch_size=4, against="sft", tax=("ppo", "ppo_ptx")),
-        RewardAccuracy(length=80, outputs=3, batch_size=6, rankings="feedback"),
+        PretrainingLoss(
+            length=32,
+            batch_size=4,
+            against="sft",
+            tax=("ppo", "ppo_ptx"),
+            every=6,
+            within=("pretrain",),
+        ),
+        SFTLoss(length=80, batch_size=8, every=8, within=("sft",)),
+        RewardAccuracy(length=80, outputs=3, batch_size=6, rankings="feedback", every=2),
+        PreferenceAccuracy(
+            length=80,
+            outputs=3,
+            batch_size=6,
+            rankings="feedback",
+            reference="sft",
+            divide_by="untied_pairs",
+            every=2,
+            within=("dpo",),
+        ),
         Samples(3),
     ),
     loop=loop.LoopConfig(checkpoint_every=2, log_every=1),

@@ -43,7 +43,9 @@ def test_the_report_has_its_schema(runs):
         assert policy.keys() == {
             "gold_score", "gold_score_wins_vs_sft", "followed", "hallucinated", "harmful",
             "kl_to_sft", "kl_to_sft_in_training", "pretraining_loss", "pretraining_loss_vs_sft",
-            "ended", "response_tokens",
+            "sft_loss", "preference_accuracy_on_feedback", "preference_margin_on_feedback",
+            "preference_loss_on_feedback", "preference_pairs_on_feedback",
+            "preference_over_long_on_feedback", "ended", "response_tokens",
         }  # fmt: skip
         score = policy["gold_score"]
         assert score.keys() == {"mean", "low", "high"}

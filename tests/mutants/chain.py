@@ -304,6 +304,19 @@ REPORT = (
         ("KL.programs", "SamplingConfig(self.temperature)", "asked.sampling", f"{REPORT_KL}[ppo]"),
         ("KL.programs", "reference, self.temperature,", "reference, 1.0,", f"{REPORT_KL}[ppo]"),
     ]),
+    *mutants("evaluation/sft_loss.py", "test_chain_held_out.py", [
+        ("SFTLoss.rows", '"demonstrations", "valid"', '"demonstrations", "train"',
+         "test_the_sft_loss_is_of_held_out_demonstrations"),
+    ]),
+    *mutants("evaluation/held_out_rankings.py", "test_chain_held_out.py", [
+        ("HeldOutRankings.rows", 'subject.records("rankings", "valid")',
+         'subject.records("rankings", "train")[:2]',
+         "test_the_reward_model_s_loss_and_accuracy_are_of_held_out_pairs"),
+    ]),
+    *mutants("evaluation/preference_accuracy.py", "test_chain_held_out.py", [
+        ("PreferenceAccuracy.needs", "Need(self.reference,", 'Need("pretrain",',
+         "test_preferences_are_log_ratios_to_sft_on_held_out_pairs[dpo]"),
+    ]),
     *mutants("evaluation/pretraining_loss.py", "test_chain_ppo.py", [
         ("PretrainingLoss.rows", '"text", "valid"', '"text", "train"', f"{REPORT_LOSS}[sft]"),
     ]),

@@ -59,6 +59,9 @@ BEHAVIOUR = "test_behaviour_is_a_share_of_the_prompts_that_ask"
 WINS = "test_a_win_is_a_higher_score_than_the_named_stage_s_on_the_same_prompt"
 TO_THAT = "test_the_kl_of_training_is_shown_where_it_was_to_that_policy"
 DISTANCE = "test_kl_is_of_the_policy_to_the_reference_on_the_policy_s_own_responses"
+LATER = "test_in_training_a_stage_that_comes_later_is_not_there"
+RATIOS = "test_a_policy_orders_held_out_pairs_by_its_log_ratio_to_the_reference"
+DEMONSTRATED = "test_the_sft_loss_is_of_the_responses_of_held_out_demonstrations"
 LOSS = "test_the_pretraining_loss_is_of_each_held_out_document"
 SCORED = "test_a_reward_score_is_the_scorer_s_and_of_a_missing_end_what_ppo_says"
 EVALUATORS = (
@@ -100,6 +103,7 @@ EVALUATORS = (
          "test_kl_that_diverged_is_no_number", "UserError"),
     ]),
     *mutants("evaluation/pretraining_loss.py", "evaluation/test_evaluators.py", [
+        ("PretrainingLoss.rows", 'and subject.has("against")', "", LOSS),
         ("PretrainingLoss.rows", '"text", "valid"', '"text", "train"', LOSS, "KeyError"),
         ("PretrainingLoss.summary", 'rows["tokens"].sum()', 'len(rows["tokens"])', LOSS),
         ("loss_difference", 'np.subtract(rows["nats"], others)',
@@ -126,7 +130,30 @@ EVALUATORS = (
         ("HeldOutRankings.rows", "start += count", "start += 1",
          "test_a_row_is_a_prompt_of_a_source_with_its_pairs"),
     ]),
+    *mutants("evaluation/held_out_rankings.py", "evaluation/test_held_out.py", [
+        ("mean_of", "totals[known], weights[known]", "totals[known], np.ones(known.sum())", RATIOS),
+    ]),
+    *mutants("evaluation/preference_accuracy.py", "evaluation/test_held_out.py", [
+        ("PreferenceAccuracy.figures", 'subject.model("reference")', "subject.params", RATIOS),
+        ("PreferenceAccuracy.figures", 'found["margin"].total', 'found["better_reward"].total',
+         RATIOS),
+        ("PreferenceAccuracy.programs", "self.objective, model, self.divide_by",
+         "DPO(), model, self.divide_by", RATIOS),
+        ("PreferenceAccuracy.summary", 'mean_of(rows["loss"], rankings)',
+         'mean_of(rows["loss"], pairs)', RATIOS),
+        ("PreferenceAccuracy.rows", 'if name != "group"', "if True", RATIOS),
+    ]),
+    *mutants("evaluation/sft_loss.py", "evaluation/test_held_out.py", [
+        ("SFTLoss.rows", 'batch["weights"][:, 1:]', 'batch["segments"][:, 1:] > 0', DEMONSTRATED),
+        ("SFTLoss.rows", "math.nan if subject.behind else 1.0", "1.0", DEMONSTRATED),
+        ("SFTLoss.summary", 'mean_interval(nats, rows["tokens"])', "mean_interval(nats)",
+         DEMONSTRATED),
+    ]),
     *mutants("evaluation/reward_accuracy.py", "evaluation/test_reward_accuracy.py", [
+        ("RewardAccuracy.programs", "reward_loss(model, self.divide_by)", "reward_loss(model)",
+         "test_the_loss_is_divided_as_the_stage_s_and_of_a_model_that_diverged_no_number"),
+        ("RewardAccuracy.figures", '"loss": loss.total', '"loss": accuracy.total',
+         "test_a_row_is_a_prompt_of_a_source_with_its_pairs"),
         ("pair_accuracy", "correct - longer + pairs", "longer - correct + pairs",
          "test_accuracy_and_its_difference_are_of_pairs_and_over_prompts"),
         ("pair_accuracy", "(pairs > 0).sum()", "len(pairs)",
@@ -174,6 +201,10 @@ ASKED = "test_every_policy_is_asked_with_the_same_noise_and_graded_by_the_world"
 REFUSED = "test_evaluators_that_do_not_fit_the_stages_are_refused"
 RUN = (
     *mutants("runs/evaluation.py", "runs/test_evaluation.py", [
+        ("OneSubject.has", "not self._model.training or", "", LATER),
+        ("OneSubject.has", "not self._model.training or", "True or", LATER),
+        ("Evaluation.in_training", "evaluator, in_training=True)", "evaluator)",
+         "test_it_runs_where_what_it_reads_comes_before"),
         ("StageModel.sampled", '"report/responses"', '"report/kl"', f"{ASKED}[sft]"),
         ("Evaluation.answering", "how.before + prompt", "prompt", f"{ASKED}[prompted]"),
         ("asked_of", "prompting_of(config, stage).prompt_length or", "", f"{ASKED}[prompted]",
