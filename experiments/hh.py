@@ -44,10 +44,12 @@ responses end, 98 % of PPO's, 95 % of PPO-ptx's. Pretraining loss in nats per to
 """
 
 from rlhf_jax.evaluation.kl import KL
+from rlhf_jax.evaluation.preference_accuracy import PreferenceAccuracy
 from rlhf_jax.evaluation.pretraining_loss import PretrainingLoss
 from rlhf_jax.evaluation.reward_accuracy import RewardAccuracy
 from rlhf_jax.evaluation.reward_score import RewardScore
 from rlhf_jax.evaluation.samples import Samples
+from rlhf_jax.evaluation.sft_loss import SFTLoss
 from rlhf_jax.evaluation.win_rate import WinRate
 from rlhf_jax.models.config import TransformerConfig
 from rlhf_jax.objectives.kl import FixedController
@@ -114,11 +116,22 @@ config = Experiment(
     },
     evaluation=EvaluationConfig(prompt_length=128, response_length=48, batch_size=64),
     evaluators=(
-        RewardAccuracy(length=256, outputs=10, batch_size=6),
+        RewardAccuracy(length=256, outputs=10, batch_size=6, every=100),
+        PreferenceAccuracy(
+            length=256, outputs=10, batch_size=6, reference="sft", only=("dpo",), every=100
+        ),
+        SFTLoss(length=256, every=100, within=("sft",)),
         RewardScore("reward"),
         WinRate("sft", of="reward_score", told=("ppo", "ppo_ptx")),
         KL("sft"),
-        PretrainingLoss(length=256, against="sft", told=("ppo", "ppo_ptx"), over="reward_score"),
+        PretrainingLoss(
+            length=256,
+            against="sft",
+            told=("ppo", "ppo_ptx"),
+            over="reward_score",
+            every=200,
+            within=("pretrain",),
+        ),
         Samples(),
     ),
     loop=LoopConfig(checkpoint_every=50, log_every=10),

@@ -30,9 +30,11 @@ Loss on held-out text in nats per token, and KL to SFT in nats per response. PPO
 from rlhf_jax.evaluation.behaviour import Behaviour
 from rlhf_jax.evaluation.gold_score import GoldScore
 from rlhf_jax.evaluation.kl import KL
+from rlhf_jax.evaluation.preference_accuracy import PreferenceAccuracy
 from rlhf_jax.evaluation.pretraining_loss import PretrainingLoss
 from rlhf_jax.evaluation.reward_accuracy import RewardAccuracy
 from rlhf_jax.evaluation.samples import Samples
+from rlhf_jax.evaluation.sft_loss import SFTLoss
 from rlhf_jax.evaluation.win_rate import WinRate
 from rlhf_jax.models.config import TransformerConfig
 from rlhf_jax.objectives.kl import FixedController
@@ -127,8 +129,14 @@ config = Experiment(
         WinRate("sft"),
         Behaviour(),
         KL("sft"),
-        PretrainingLoss(length=128, against="sft", tax=("ppo", "ppo_ptx")),
-        RewardAccuracy(length=48, batch_size=16, rankings="feedback"),
+        PretrainingLoss(
+            length=128, against="sft", tax=("ppo", "ppo_ptx"), every=200, within=("pretrain",)
+        ),
+        SFTLoss(length=96, batch_size=20, every=100, within=("sft",)),
+        RewardAccuracy(length=48, batch_size=16, rankings="feedback", every=50),
+        PreferenceAccuracy(
+            length=48, batch_size=16, rankings="feedback", reference="sft", only=("dpo",), every=50
+        ),
         Samples(),
     ),
     loop=LoopConfig(checkpoint_every=200, log_every=1),

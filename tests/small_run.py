@@ -145,6 +145,7 @@ config = Experiment(
             divide_by="untied_pairs",
             every=2,
             within=("dpo",),
+            only=("sft", "dpo"),
         ),
         Samples(3),
     ),

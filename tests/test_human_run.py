@@ -20,7 +20,10 @@ PPO = {"iterations": 1, "batch_size": 8, "minibatches": 1, "prompt_length": 24,
        "response_length": 8, "ptx_length": 16, "policy_optimizer": RATE,
        "value_optimizer": RATE}  # fmt: skip
 CHANGES = {"pretrain": SHORT, "sft": SHORT, "reward": SHORT, "ppo": PPO, "ppo_ptx": PPO}
-LENGTHS = {"accuracy": {"length": 128}, "pretraining_loss": {"length": 128}}
+LENGTHS = {
+    name: {"length": 128}
+    for name in ("accuracy", "preference_accuracy", "sft_loss", "pretraining_loss")
+}
 
 
 @pytest.fixture(scope="module")

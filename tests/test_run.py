@@ -39,13 +39,16 @@ def test_the_report_has_its_schema(runs):
         "policies", "scorers", "prompts", "records", "saved", "seconds", "seed", "findings",
     }  # fmt: skip
     assert list(report["policies"]) == ["pretrain", "prompted", "sft", "ppo", "ppo_ptx", "dpo"]
-    for policy in report["policies"].values():
-        assert policy.keys() == {
+    for name, policy in report["policies"].items():
+        preferences = {
+            f"preference_{part}_on_feedback"
+            for part in ("accuracy", "margin", "loss", "pairs", "over_long")
+        }
+        assert (preferences & policy.keys() == preferences) == (name in ("sft", "dpo"))
+        assert policy.keys() - preferences == {
             "gold_score", "gold_score_wins_vs_sft", "followed", "hallucinated", "harmful",
             "kl_to_sft", "kl_to_sft_in_training", "pretraining_loss", "pretraining_loss_vs_sft",
-            "sft_loss", "preference_accuracy_on_feedback", "preference_margin_on_feedback",
-            "preference_loss_on_feedback", "preference_pairs_on_feedback",
-            "preference_over_long_on_feedback", "ended", "response_tokens",
+            "sft_loss", "ended", "response_tokens",
         }  # fmt: skip
         score = policy["gold_score"]
         assert score.keys() == {"mean", "low", "high"}

@@ -180,14 +180,17 @@ class Evaluator:
     """Measures the models of stages.
 
     every   measures models during training too, every so many steps; None: only at the end
-    within  the stages that are measured during training; none named: all stages whose model is of
-            the kind that it judges, and that build on the stages that it needs
+    within  the stages that are measured during training; none named: all that it measures and that
+            build on the stages that it needs
+    only    the stages that it measures; none named: all stages whose model is of the kind that it
+            judges
     """
 
     judges: ClassVar[Ends] = "policy"  # the kind of models that it measures
     asks: ClassVar[bool] = True  # whether it reads responses to the test prompts
     every: int | None = None
     within: tuple[str, ...] = ()
+    only: tuple[str, ...] = ()
 
     def __post_init__(self):
         require(self.every is None or self.every > 0, "every", self.every, "positive, or None")
@@ -196,6 +199,10 @@ class Evaluator:
     def name(self) -> str:
         """Names its columns and metrics; unique among the evaluators of an experiment."""
         return re.sub(r"(?<!^)(?=[A-Z][a-z])", "_", type(self).__name__).lower()
+
+    def measures(self, stage: str, ends: Ends) -> bool:
+        """Whether it measures the model of this stage, which is of the kind `ends`."""
+        return ends == self.judges and (not self.only or stage in self.only)
 
     def needs(self) -> dict[str, Need]:
         """The stages that it reads besides the stage that it measures, by role."""

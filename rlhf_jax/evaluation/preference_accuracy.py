@@ -49,20 +49,19 @@ class PreferenceAccuracy(HeldOutRankings):
         return super().needs() | read
 
     def columns(self):
+        about = "share of held-out pairs whose better output the policy rewards more; below, by how"
+        margin = self.named("preference_margin")
         found = {
             "preference_accuracy": Column(
                 "prefers\nas people",
-                "share of held-out pairs whose better output the policy rewards more",
+                f"{about} much it rewards that more, nats",
                 better="higher",
                 middle=0.5,
+                below=margin,
                 drawn=False,
             ),
-            "preference_margin": Column(
-                "margin", "reward of the better output over the worse, nats", drawn=False
-            ),
-            "preference_loss": Column(
-                "loss of\npairs", "mean loss of a held-out ranking", better="lower", drawn=False
-            ),
+            "preference_margin": Column("margin", middle=0.0, drawn=False),
+            "preference_loss": Column("loss of pairs", drawn=False, shown=False),
             "preference_pairs": Column("pairs", digits=0, drawn=False, shown=False),
             "preference_over_long": Column("too long", digits=0, drawn=False, shown=False),
         }

@@ -134,10 +134,8 @@ def check_evaluators(stages: Stages, evaluators: Sequence[Evaluator], best: str 
             require(there, f"evaluators: {name}.{role}", need.stage, allowed)
         by_name[name] = evaluator
         columns |= dict.fromkeys(evaluator.columns(), evaluator)
+        _check_measured(stages, evaluator)
         for stage in evaluator.within:
-            there = stage in stages and stages[stage].ends == evaluator.judges
-            allowed = f"stages that end with {ENDS[evaluator.judges]}"
-            require(there, f"evaluators: {name}.within", stage, allowed)
             late = stages_of(by_name, evaluator, True) - set(builds_on(stages, stage))
             allowed = f"stages that build on what it reads, {', '.join(sorted(late))}"
             require(not late, f"evaluators: {name}.within", stage, allowed)
@@ -147,3 +145,15 @@ def check_evaluators(stages: Stages, evaluators: Sequence[Evaluator], best: str 
         ]
         allowed = f"a column of an evaluator with `every`: {', '.join(known) or 'there is none'}"
         require(best.removeprefix("-") in known, "loop.best", best, allowed)
+
+
+def _check_measured(stages: Stages, evaluator: Evaluator) -> None:
+    """Raises ConfigError where `only` or `within` names a stage whose model it cannot measure."""
+    ends = f"stages that end with {ENDS[evaluator.judges]}"
+    for stage in evaluator.only:
+        there = stage in stages and stages[stage].ends == evaluator.judges
+        require(there, f"evaluators: {evaluator.name}.only", stage, ends)
+    for stage in evaluator.within:
+        there = stage in stages and evaluator.measures(stage, stages[stage].ends)
+        allowed = ", ".join(evaluator.only) or ends
+        require(there, f"evaluators: {evaluator.name}.within", stage, allowed)

@@ -59,8 +59,8 @@ class Evaluation:
         self._needed = {need.stage for need in needs}
 
     def stages(self, evaluator: Evaluator) -> list[str]:
-        """The stages whose models an evaluator judges."""
-        return [name for name, s in self.config.stages.items() if s.ends == evaluator.judges]
+        """Those whose models an evaluator measures."""
+        return [n for n, stage in self.config.stages.items() if evaluator.measures(n, stage.ends)]
 
     def measuring(self, there: Collection[str]) -> list[Evaluator]:
         """The evaluators that can measure a model when these stages have finished."""
@@ -365,7 +365,7 @@ def build_of(config: "Experiment", ending: Ending, evaluator: Evaluator, stage: 
 def report_programs(config: "Experiment", ending: Ending, stage: str) -> dict[str, Program]:
     """Every program that the report runs on the model of a stage."""
     asked, found = asked_of(config, stage), {}
-    judging = [e for e in config.evaluators if e.judges == config.stages[stage].ends]
+    judging = [e for e in config.evaluators if e.measures(stage, config.stages[stage].ends)]
     if any(evaluator.asks for evaluator in judging):
         model = shape_of(config, ending, stage)
         found["responses"] = sampling_program(model, asked.sampling, ending, **asked.shape)

@@ -240,6 +240,9 @@ def test_plan_is_told_every_program_that_the_report_compiles(report, run):
     told = [described(program) for programs in listed.values() for program in programs.values()]
     found = [described(program) for program in compiled]
     assert all(each in told for each in found) and all(each in found for each in told)
+    narrow = dataclasses.replace(run.config, evaluators=(GoldScore(only=("sft",)),))
+    programs = {stage: report_programs(narrow, run.ending, stage) for stage in FINISHED}
+    assert [stage for stage, of in programs.items() if of] == ["sft"]
     assert set(listed["ppo"]) == {
         "responses", "kl_to_sft sample", "kl_to_sft kl", "reward_score score",
         "pretraining_loss losses",
@@ -423,6 +426,10 @@ GOLD = GoldScore()
          "reward_score.within = 'sft': must be stages that build on what it reads, reward"),
         ((GoldScore(every=1, within=("reward",)),), None,
          "gold_score.within = 'reward': must be stages that end with a policy"),
+        ((GoldScore(only=("reward",)),), None,
+         "gold_score.only = 'reward': must be stages that end with a policy"),
+        ((GoldScore(only=("sft", "dpo"), within=("ppo",)),), None,
+         "gold_score.within = 'ppo': must be sft, dpo"),
         ((GOLD,), "evaluation/gold_score", "loop.best = 'evaluation/gold_score': must be a column "
          "of an evaluator with `every`: there is none"),
         ((GoldScore(every=2),), "-evaluation/gold", "loop.best = '-evaluation/gold': must be a "
