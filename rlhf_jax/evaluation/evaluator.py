@@ -147,8 +147,8 @@ class Subject(Protocol):
     programs: Mapping[str, Callable]
 
     def has(self, role: str) -> bool:
-        """Whether the stage of that role in the evaluator's `needs` has ended; one that is not
-        `optional` has."""
+        """Whether the stage that has this role in the evaluator's `needs` has finished. Only a role
+        in `optional` may be without."""
 
     def model(self, role: str) -> Any:
         """The parameters of the stage that has this role in the evaluator's `needs`."""
@@ -209,8 +209,8 @@ class Evaluator:
         return {}
 
     def optional(self) -> tuple[str, ...]:
-        """The roles of `needs` that it can do without in the training of a stage that does not
-        build on them, where `subject.has(role)` is false."""
+        """The roles of `needs` that it can do without. It then also measures stages that train
+        before those of these roles have finished (`Subject.has`)."""
         return ()
 
     def reads(self) -> tuple[str, ...]:

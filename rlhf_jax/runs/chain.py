@@ -97,8 +97,8 @@ def check_chain(
 def stages_of(
     evaluators: Mapping[str, Evaluator], evaluator: Evaluator, in_training: bool = False
 ) -> set[str]:
-    """The stages that an evaluator reads, by those that it reads too; in training, without those
-    that it can do without."""
+    """The stages that an evaluator and the evaluators whose rows it reads need; in_training: the
+    stages that they can do without are left out."""
     spared = evaluator.optional() if in_training else ()
     found = {need.stage for role, need in evaluator.needs().items() if role not in spared}
     for name in evaluator.reads():
