@@ -144,7 +144,6 @@ config = Experiment(
             reference="sft",
             divide_by="untied_pairs",
             every=2,
-            within=("dpo",),
             only=("sft", "dpo"),
         ),
         Samples(3),

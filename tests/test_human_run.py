@@ -19,7 +19,14 @@ SHORT = {"optimizer": RATE, "epochs": 0.002, "batch_size": 8, "length": 128}
 PPO = {"iterations": 1, "batch_size": 8, "minibatches": 1, "prompt_length": 24,
        "response_length": 8, "ptx_length": 16, "policy_optimizer": RATE,
        "value_optimizer": RATE}  # fmt: skip
-CHANGES = {"pretrain": SHORT, "sft": SHORT, "reward": SHORT, "ppo": PPO, "ppo_ptx": PPO}
+CHANGES = {
+    "pretrain": SHORT,
+    "sft": SHORT,
+    "reward": SHORT,
+    "dpo": SHORT,
+    "ppo": PPO,
+    "ppo_ptx": PPO,
+}
 LENGTHS = {
     name: {"length": 128}
     for name in ("accuracy", "preference_accuracy", "sft_loss", "pretraining_loss")
@@ -75,7 +82,7 @@ def test_pairs_of_the_sources_are_those_of_the_whole(report):
 def test_report_is_written_and_says_what_was_sampled(report):
     summary, run = report
     assert json.loads((run.directory / "report.json").read_text()) == summary
-    assert list(summary["policies"]) == ["pretrain", "sft", "ppo", "ppo_ptx"]
+    assert list(summary["policies"]) == ["pretrain", "sft", "dpo", "ppo", "ppo_ptx"]
     assert summary["policies"]["sft"]["kl_to_sft"]["mean"] == 0
     prompts = [record.prompt for record in run.corpora.read("prompts", "test")]
     short = [prompt for prompt in prompts if 1 + len(run.tokenizer.encode(prompt)) <= 24]

@@ -21,7 +21,7 @@ def measured(evaluator: Evaluator, rows: Rows, seed: int) -> Measured:
     return Measured(rows, evaluator.summary(rows, seed), found)
 
 
-def summarise(results: Results, seed: int) -> dict:
+def summarise(results: Results, seed: int, stages: Sequence[str] = ()) -> dict:
     """{"policies": {stage: {column: value}}, "scorers": the same, "findings": [sentence, ...]}.
 
     A value is a number, {"mean", "low", "high"} with the bounds of a 95 % interval, or None if it
@@ -29,9 +29,15 @@ def summarise(results: Results, seed: int) -> dict:
     or KL. A bound is None where there are too few items. A stage whose rows have several groups
     also has "groups": {group: {column: value}}.
 
+    stages: come first, in this order; an evaluator may measure only some of them.
+
     Raises UserError where two evaluators have a column of the same name.
     """
     report: dict = {section: {} for section in SECTIONS.values()}
+    for stage in stages:
+        for evaluator, found in results:
+            if stage in found:
+                report[SECTIONS[evaluator.judges]][stage] = {}
     for evaluator, found in results:
         section = report[SECTIONS[evaluator.judges]]
         for stage, of in found.items():

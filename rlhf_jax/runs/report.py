@@ -35,7 +35,7 @@ def report_finished(run: Run) -> dict:
     asked = any(evaluator.asks for evaluator, found in results if found)
     prompts = run.evaluation.test_prompts if asked else None
     found = {
-        **summarise(results, config.seed),
+        **summarise(results, config.seed, stages),
         "saved": saved(run, stages),
         "prompts": prompts and {"all": prompts.all, "asked": len(prompts.ids)},
         "records": run.corpora.counts,

@@ -141,6 +141,13 @@ def test_content(report):
     assert starts[:3] == ["Holds", "Holds", "Holds in part"] and len(starts) > 3
 
 
+def test_policies_are_in_the_order_of_the_stages_whatever_is_measured_first():
+    first = [(e, {n: of[n] for n in of if n == "ppo"}) for e, of in results()[:1]]
+    found = summarise([*first, *results()[1:]], 7, ("reward", *POLICIES))
+    assert tuple(found["policies"]) == POLICIES and tuple(found["scorers"]) == ("reward",)
+    assert found["policies"]["ppo"].keys() > found["policies"]["sft"].keys()
+
+
 def test_groups_stand_beside_the_whole(report):
     reward = report["scorers"]["reward"]
     assert reward["accuracy"]["mean"] == 0.75 and reward["accuracy_pairs"] == 40

@@ -171,6 +171,8 @@ EVALUATORS = (
 
 REPORT = (
     *mutants("evaluation/summary.py", "evaluation/test_report.py", [
+        ("summarise", "for stage in stages:", "for stage in ():",
+         "test_policies_are_in_the_order_of_the_stages_whatever_is_measured_first"),
         ("measured", 'rows["group"] == group', 'rows["group"] != group',
          "test_groups_stand_beside_the_whole"),
         ("_add", "taken := entry.keys() & summary.keys()", "taken := ()",
