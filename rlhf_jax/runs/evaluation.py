@@ -59,7 +59,7 @@ class Evaluation:
         self._needed = {need.stage for need in needs}
 
     def stages(self, evaluator: Evaluator) -> list[str]:
-        """Those whose models an evaluator measures."""
+        """The stages whose models an evaluator measures."""
         return [n for n, stage in self.config.stages.items() if evaluator.measures(n, stage.ends)]
 
     def measuring(self, there: Collection[str]) -> list[Evaluator]:
