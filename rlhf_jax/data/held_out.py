@@ -84,12 +84,10 @@ def _what(record: Record) -> Hashable:
 
 
 def _prompts_of(splits: Splits, side: int) -> Sequence[Prompt]:
-    """The different prompts of one side of demonstrations and rankings, in order; for training
-    without prompts that are held out."""
+    """The different prompts of one side of demonstrations and rankings, in order."""
     found = dict.fromkeys(
         record.prompt
         for kind in ("demonstrations", "rankings")
         for record in splits.get(kind, {}).get(SIDES[kind][side], ())
     )
-    held = () if side else {_what(r) for r in splits.get("prompts", {}).get("test", ())}
-    return [Prompt(prompt) for prompt in found if (1, prompt) not in held]
+    return [Prompt(prompt) for prompt in found]

@@ -145,6 +145,7 @@ def test_a_file_that_is_there_stays_as_it_is_but_for_prompts_drawn_beside_it(tmp
     splits, counts = read(tmp_path / "a", FEW | held)  # nothing is drawn, so all of FEW stays
     assert splits["demonstrations"]["train"] == FEW["demonstrations.train"]
     assert Prompt("q1") not in splits["prompts"]["ppo"] and len(splits["prompts"]["ppo"]) == 59
+    assert counts["held_out_too"] == {"prompts": 1}
     assert counts["prompt_held_out_too"] == {"demonstrations": 2}
 
 

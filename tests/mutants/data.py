@@ -105,7 +105,6 @@ FOLDER = (
         ("_draw", "(seed, list(SIDES).index(kind))", "list(SIDES).index(kind)", DRAWN),
         ("_draw", "len(free) - 1", "len(free)",
          "test_text_is_held_out_by_document_and_nothing_of_one_prompt", "AssertionError|.*Error"),
-        ("_prompts_of", "() if side else", "() if True else", BESIDE),
         ("complete", "_prompts_of(splits, side)", "_prompts_of(splits, 1 - side)", DRAWN),
     ]),
     *mutants("sources/folder.py", "data/test_folder.py", [
