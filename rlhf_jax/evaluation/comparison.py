@@ -1,7 +1,7 @@
 """Reports of several runs side by side: means over seeds, and differences of any two models.
 
-A setting is a config but for its seed. A row is a model in a setting, or in all settings where it
-is the same in each.
+A setting is a config without its seed. A row is a model in one setting, or in all settings if it is
+the same model in each.
 """
 
 import dataclasses
@@ -22,17 +22,18 @@ from rlhf_jax.evaluation.statistics import (
 )
 from rlhf_jax.evaluation.summary import SECTIONS, shown
 
-# What an interval is over: items are prompts or documents.
+# The units of an interval. Items are prompts or documents.
 SEEDS, ITEMS, NOTHING = "seeds", "items", "nothing"
 PAIRED_ITEMS, PAIRED_SEEDS, APART = "paired by item", "paired by seed", "not paired"
 
 
 @dataclasses.dataclass(frozen=True)
 class Cell:
-    """One run: of a setting and a seed.
+    """One run, with a setting and a seed.
 
-    values    by field, what tells its setting from others, in order
-    report, items  report.json and items.json of the run
+    values  the values of the fields in which settings differ, by field
+    report  the run's report.json
+    items   the run's items.json
     """
 
     values: Mapping[str, str]
@@ -46,15 +47,16 @@ class Cell:
 
 
 class Estimate(NamedTuple):
-    """A column of a row: the mean over seeds. over: what its interval is over."""
+    """A column of a row: the mean over seeds. over: the unit of its interval."""
 
-    value: Interval | None  # None: not known of every seed
+    value: Interval | None  # None: not known for every seed
     over: str
     by_seed: Mapping[int, float | None]
 
 
 class Difference(NamedTuple):
-    """Of a column of two rows. how: PAIRED_ITEMS, PAIRED_SEEDS or APART; seeds: how many."""
+    """The difference of two rows in a column. how: PAIRED_ITEMS, PAIRED_SEEDS or APART. seeds: the
+    number of paired seeds."""
 
     value: Interval
     how: str
@@ -63,7 +65,8 @@ class Difference(NamedTuple):
 
 @dataclasses.dataclass(frozen=True)
 class Row:
-    """A model in a setting, "" where it is the same in all. cells: one a seed, in their order."""
+    """A model in a setting; "" if it is the same model in all settings. cells: one per seed, in the
+    seeds' order."""
 
     section: str
     model: str
@@ -72,7 +75,7 @@ class Row:
 
     @property
     def name(self) -> str:
-        """As --between takes it."""
+        """The row's name for --between."""
         return f"{self.model}@{self.setting}" if self.setting else self.model
 
     @property
@@ -80,7 +83,7 @@ class Row:
         return [cell.seed for cell in self.cells]
 
     def values(self, column: str) -> dict[int, Interval | float | None]:
-        """What the report of each seed says."""
+        """The value in each seed's report."""
         return {cell.seed: self._value(cell, column) for cell in self.cells}
 
     def _value(self, cell: Cell, column: str) -> Interval | float | None:
@@ -88,7 +91,7 @@ class Row:
         return Interval.of_json(value) if isinstance(value, dict) else value
 
     def parts(self, column: str) -> dict[int, Mapping | None]:
-        """What the items of each seed bring to a column; None: not known."""
+        """Each seed's contributions of items to a column; None: not known."""
         of = lambda cell: cell.items["items"][self.section].get(self.model, {}).get(column)
         return {cell.seed: of(cell) for cell in self.cells}
 
@@ -113,7 +116,7 @@ class Row:
 
 @dataclasses.dataclass(frozen=True)
 class Comparison:
-    """cells: of all runs. failed: by cell's name, why it has no report."""
+    """cells: all runs. failed: why a run has no report, by its name."""
 
     cells: tuple[Cell, ...]
     failed: Mapping[str, str] = dataclasses.field(default_factory=dict)
@@ -125,7 +128,8 @@ class Comparison:
 
     @functools.cached_property
     def rows(self) -> tuple[Row, ...]:
-        """By section and model, in the order of the first run that has it; then by setting."""
+        """The rows by section and model, in the order of the first run that has them, then by
+        setting."""
         models = dict.fromkeys(
             (section, model)
             for section in SECTIONS.values()
@@ -147,8 +151,8 @@ class Comparison:
         return rows
 
     def columns(self, section: str) -> dict[str, Column]:
-        """Those that the reports' tables show by themselves, and that some model has a value of.
-        One that has another below it there stands under its plain name."""
+        """The columns that the reports' tables show, without those shown below another column, if
+        some model has a value. A column with another below it gets its plain name as title."""
         found: dict[str, Column] = {}
         for cell in self.cells:
             found |= {n: Column(**c) for n, c in cell.items["columns"][section].items()}
@@ -162,7 +166,7 @@ class Comparison:
         }
 
     def row(self, name: str) -> Row:
-        """By its `name`. Raises UserError where there is none."""
+        """The row with this `name`. Raises UserError where there is none."""
         for row in self.rows:
             if row.name == name:
                 return row
@@ -170,7 +174,7 @@ class Comparison:
         raise UserError(f"{name}: no such model; there are {names}")
 
     def differences(self, section: str, column: str) -> dict[tuple[str, str], Difference]:
-        """Of each two rows, by their names, where both have the column."""
+        """The differences of all pairs of rows that have the column, by the rows' names."""
         rows = [row for row in self.rows if row.section == section]
         pairs = itertools.combinations(rows, 2)
         found = {(a.name, b.name): difference(a, b, column) for a, b in pairs}
@@ -178,8 +182,8 @@ class Comparison:
 
 
 def _alike(rows: Sequence[Row]) -> bool:
-    """Whether a model is the same, with the same figures, in every setting: by seeds that settings
-    share."""
+    """Whether a model is the same, with the same results, in every setting; compared for the seeds
+    that settings have in common."""
     first, *others = rows
     told: dict[int, tuple] = {}
     for row in rows:
@@ -191,11 +195,11 @@ def _alike(rows: Sequence[Row]) -> bool:
 
 
 def difference(a: Row, b: Row, column: str) -> Difference | None:
-    """a - b; None where one of them does not have the column.
+    """a - b; None if one of them does not have the column.
 
-    Of several seeds that both have, the interval is over the seeds' differences. Of one it is over
-    the items' differences, where the items are the same. Never paired are values of different
-    seeds or items: there the two samples count as independent.
+    If both have several common seeds, the interval is over the seeds' differences. If they have one
+    common seed, it is over the items' differences, if the items are the same. Values of different
+    seeds or items are never paired: then the two samples count as independent.
     """
     one, other = a.estimate(column), b.estimate(column)
     if one.value is None or other.value is None:
@@ -216,8 +220,8 @@ def difference(a: Row, b: Row, column: str) -> Difference | None:
 
 
 def _same_items(a: Row, b: Row, column: str, seed: int) -> bool:
-    """Whether a column was measured on the same items; of one that tells none, whether the data are
-    the same."""
+    """Whether a column was measured on the same items. If its items are not known: whether the data
+    are the same."""
     parts = [row.parts(column)[seed] for row in (a, b)]
     if None not in parts:
         return parts[0]["of"] == parts[1]["of"]
@@ -226,7 +230,8 @@ def _same_items(a: Row, b: Row, column: str, seed: int) -> bool:
 
 
 def _apart(one: Estimate, other: Estimate, parts_a: Mapping, parts_b: Mapping) -> Interval:
-    """Over seeds where both have several, over items where both have one; else no interval."""
+    """The unpaired difference: over seeds if both have several, over items if both have one seed,
+    else without an interval."""
     if one.over == other.over == SEEDS:
         return unpaired_difference(list(one.by_seed.values()), list(other.by_seed.values()))
     known = [*parts_a.values(), *parts_b.values()]
