@@ -14,34 +14,34 @@ from rlhf_jax.errors import UserError
 from rlhf_jax.parallel.host import keep_pages
 
 ABOUT = {
-    "run": """runs all stages of the experiment, or --stages NAME NAME with the stages that they
-             need, then writes the report""",
-    "sweep": """runs every combination of --over FIELD VALUE VALUE (which may be repeated) with
-             each of --seeds 0 1 2, each run in its own folder; a stage that does not depend on
-             the varied fields is trained once. Then writes sweep.html, sweep.png and sweep.json;
-             exit code 1 if a run has failed""",
-    "compare": """RUN RUN [--between MODEL MODEL]: compares runs that have reports; writes
-             comparison.html, comparison.png and comparison.json to --out FOLDER""",
-    "report": "writes the report of the stages that have finished; trains nothing",
-    "generate": """answers prompts from standard input, one per line (\\n in it is a line break),
-             or from --prompts FILE; trains nothing. Uses the last policy, in the experiment's
-             order, that has finished, or that of --stage NAME. --n N gives N responses,
-             --best-of N the best of N by a reward model, --to FILE.jsonl writes them to a file,
-             --seed N draws other responses""",
-    "score": """EXPERIMENT.py FILE.jsonl [--stage NAME] [--to OUT.jsonl]: writes the records of a
-             file with a finished reward model's scores of their responses; trains nothing. For
-             rankings and comparisons it says how many pairs the model orders as they do""",
-    "doctor": """RUN: shows what a run's directory holds, what is damaged, and what a resume would
-             do; exit code 1 if something is damaged""",
-    "replay": """BATCH [--experiment FILE]: repeats one step on a batch that was saved because
-             numbers were not finite; FILE is the experiment file, if it has moved""",
-    "plan": """compiles every program for TPUs, without needing them, --topology v5p:4x4x4: shows
-             memory, FLOPs and communication; exit code 1 if something does not fit""",
-    "estimators": """measures every gradient estimator against the exact gradient; needs no
-             experiment file""",
+    "run": """all stages of the experiment, or --stages NAME NAME, each after those that it builds
+             on, then the report""",
+    "sweep": """runs of every combination of --over FIELD VALUE VALUE (given once or more) with
+             every one of --seeds 0 1 2, each in a folder of its own; a stage that does not depend
+             on what is varied is trained once. Then sweep.html, sweep.png and sweep.json of all;
+             exit code 1 where a run failed""",
+    "compare": """RUN RUN [--between MODEL MODEL]: runs that have reports side by side;
+             comparison.html, comparison.png and comparison.json in --out FOLDER""",
+    "report": "the report of the stages that have finished; trains nothing",
+    "generate": """answers prompts from standard input, one a line, in which \\n is a line break,
+             or from --prompts FILE; trains nothing. The last policy in the experiment's order
+             that has finished answers, or that of --stage NAME; --n N gives more responses,
+             --best-of N the best by a reward model, --to FILE.jsonl keeps them, --seed N
+             draws others""",
+    "score": """EXPERIMENT.py FILE.jsonl [--stage NAME] [--to OUT.jsonl]: the records of a file
+             with the scores that a finished reward model gives to their responses; trains
+             nothing. Of rankings and comparisons it tells how many pairs it orders alike""",
+    "doctor": """RUN: what is in that run's directory, what is damaged, what a resume would do;
+             exit code 1 where something is damaged""",
+    "replay": """BATCH [--experiment FILE]: one step again, on that batch, saved when numbers were
+             not finite; FILE is the experiment's place, where it is not where it was""",
+    "plan": """every program compiled for TPUs that need not be here, --topology v5p:4x4x4:
+             memory, FLOPs, what chips send each other; exit code 1 where it does not fit""",
+    "estimators": """every gradient estimator measured against the exact gradient; no experiment
+             file""",
 }
 COMMANDS = tuple(ABOUT)
-STAGE = "runs a stage of the experiment, by its name, after the stages that it needs"
+STAGE = "a stage of the experiment by its name, after those that it builds on"
 _LINES = "\n".join(f"  {name:10} {about}" for name, about in ABOUT.items())
 USAGE = f"""rlhf-jax COMMAND EXPERIMENT.py [--field value ...]
 
@@ -50,11 +50,11 @@ commands
              rlhf-jax EXPERIMENT.py lists them
 {_LINES}
 
-Finished stages are not run again; if a command was interrupted, run it again, and it resumes. Every
-field of the experiment is an option; fields of a stage have the stage's name in front, as in
+What is finished stays as it is; a command that is run again goes on where it was. Any field of
+the experiment can be given, a stage's behind its name, as in
   rlhf-jax ppo experiments/quickstart.py --ppo.iterations 10 --out runs/short
-rlhf-jax STAGE EXPERIMENT.py --help lists the options of a stage and of the run."""
-# Errors of a path that a user can fix. Any other OSError keeps its traceback.
+rlhf-jax STAGE EXPERIMENT.py --help lists those of a stage and of the run."""
+# Errors of a path that a user can mend. Any other OSError keeps its traceback.
 PATH_ERRORS = (errno.EACCES, errno.EPERM, errno.EROFS, errno.ENOTDIR, errno.EISDIR,
                errno.ENAMETOOLONG)  # fmt: skip
 HELP = ("-h", "--help")
@@ -67,7 +67,7 @@ def main() -> None:
         code = command(sys.argv[1:])
         sys.stdout.flush()
         sys.exit(code)
-    except BrokenPipeError:  # `| head` has ended; the rest of the buffered output is dropped
+    except BrokenPipeError:  # `| head` has read enough; what is still buffered goes nowhere
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         sys.exit(1)
     except UserError as error:
@@ -83,7 +83,7 @@ def main() -> None:
         print(f"rlhf-jax: no space left on the disk{where}; the same command goes on where it was",
               file=sys.stderr)  # fmt: skip
         sys.exit(2)
-    except KeyboardInterrupt:  # a second Ctrl-C, or one before a run has begun
+    except KeyboardInterrupt:  # a second one, or one before a run has begun
         print("rlhf-jax: interrupted; the same command goes on where it was", file=sys.stderr)
         sys.exit(130)
 
@@ -122,7 +122,7 @@ def command(arguments: Sequence[str]) -> int:
 
 
 def help_of(command: str) -> str:
-    """The help of a command without an experiment file, whose fields it could list."""
+    """What a command does, where no experiment is named whose fields could be listed."""
     about = ABOUT.get(command, STAGE)
     about = "\n".join(line.strip() for line in about.splitlines())
     if command in ("doctor", "replay", "score", "compare"):
@@ -133,7 +133,7 @@ def help_of(command: str) -> str:
 
 
 def list_stages(experiment: str) -> int:
-    """Prints the stages of an experiment, one per line."""
+    """The stages of an experiment, a line each."""
     from rlhf_jax.runs.experiment import load_experiment
 
     print(f"stages of {experiment}\n{stages_told(load_experiment(experiment))}")
@@ -149,8 +149,8 @@ def stages_told(config) -> str:
 
 
 def run_stages(command: str, experiment: str, *options: str) -> int:
-    """Runs one stage, or for `run` all stages and the report."""
-    # Imported here, because these start jax.
+    """A stage, or `run`: all of them and the report."""
+    # Not before: these start jax.
     from rlhf_jax.durable.signals import SIGNALS, Preempted
     from rlhf_jax.parallel import processes
     from rlhf_jax.runs import chain, report
@@ -191,7 +191,7 @@ def run_stages(command: str, experiment: str, *options: str) -> int:
 
 
 def sweep(experiment: str, *options: str) -> int:
-    """Runs a grid of runs; returns 1 if one has failed."""
+    """A grid of runs; 1 where one has failed."""
     from rlhf_jax.durable.signals import SIGNALS, Preempted
     from rlhf_jax.parallel import processes
     from rlhf_jax.runs import sweep as sweeps
@@ -224,7 +224,7 @@ def sweep(experiment: str, *options: str) -> int:
 
 
 def compare(arguments: Sequence[str]) -> int:
-    """Compares the reports of runs."""
+    """Runs side by side."""
     from rlhf_jax.runs.compare import CompareOptions, compare
     from rlhf_jax.runs.options import parse
 
@@ -237,7 +237,7 @@ def compare(arguments: Sequence[str]) -> int:
 
 
 def help_with(command: str, experiment: str, config) -> str:
-    """The beginning of --help."""
+    """What --help begins with."""
     others = [name for name in config.stages if name != command]
     told = [
         " ".join(ABOUT.get(command, STAGE).split()),
@@ -249,7 +249,7 @@ def help_with(command: str, experiment: str, config) -> str:
 
 
 def report(experiment: str, *options: str) -> int:
-    """Writes the report of the stages that have finished."""
+    """The report of the stages that have finished."""
     from rlhf_jax.parallel import processes
     from rlhf_jax.runs.experiment import load_experiment
     from rlhf_jax.runs.options import ReadOptions, parse
@@ -270,7 +270,7 @@ def report(experiment: str, *options: str) -> int:
 
 
 def read_models(command: str, experiment: str, *options: str) -> int:
-    """Runs `generate` or `score`."""
+    """`generate` or `score`."""
     from rlhf_jax.runs.experiment import load_experiment
     from rlhf_jax.runs.generate import GenerateOptions, generate
     from rlhf_jax.runs.options import parse
@@ -287,7 +287,7 @@ def read_models(command: str, experiment: str, *options: str) -> int:
 
 def plan(experiment: str, *options: str) -> int:
     """Compiles for a topology; runs and allocates nothing."""
-    os.environ.setdefault("JAX_PLATFORMS", "cpu")  # takes no accelerator of this machine
+    os.environ.setdefault("JAX_PLATFORMS", "cpu")  # whatever accelerator is here stays free
     from rlhf_jax.plan.command import PlanOptions, plan_command
     from rlhf_jax.runs.experiment import load_experiment
     from rlhf_jax.runs.options import parse
@@ -321,7 +321,7 @@ def replay(arguments: Sequence[str]) -> int:
 
 
 def estimators(arguments: Sequence[str]) -> int:
-    """Runs the estimator lab: prints a table, writes estimators.json and estimators.png."""
+    """The estimator lab: table on the screen, estimators.json and estimators.png in --out."""
     from rlhf_jax.estimators.lab import LabConfig, run
     from rlhf_jax.runs.options import parse
 

@@ -485,7 +485,7 @@ def test_two_stages_of_one_name_are_one_line(monkeypatch, capsys, tmp_path):
     file = tmp_path / "twice.py"
     file.write_text("a, b = 'sft', 'sft'\nkept = {a: 1, b: 2}\nx = [{\n'ppo': 1,\n'ppo': 2}]\n")
     code, _, err = run(monkeypatch, capsys, "run", str(file))
-    assert (code, err) == (2, f"rlhf-jax: {file}:5: 'ppo' is twice in this dict\n")
+    assert (code, err) == (2, f"rlhf-jax: {file}:5: 'ppo' stands twice in this dict\n")
 
 
 @pytest.mark.parametrize("command, needs", [("doctor", "RUN"), ("replay", "BATCH")])

@@ -11,19 +11,21 @@ from rlhf_jax import cli
 from rlhf_jax.errors import UserError
 from rlhf_jax.estimators.lab import LabConfig
 from rlhf_jax.plan.command import PlanOptions
+from rlhf_jax.runs.compare import CompareOptions
 from rlhf_jax.runs.experiment import Experiment, load_experiment
 from rlhf_jax.runs.generate import GenerateOptions
-from rlhf_jax.runs.options import RunOptions, refuse_unknown
+from rlhf_jax.runs.options import ChainOptions, refuse_unknown
 from rlhf_jax.runs.replay import ReplayOptions
 from rlhf_jax.runs.scoring import ScoreOptions
+from rlhf_jax.runs.sweep import SweepOptions
 
 ROOT = Path(__file__).resolve().parents[1]
 EXPERIMENTS = sorted((ROOT / "experiments").glob("*.py"))
 PACKAGE = sorted((ROOT / "rlhf_jax").rglob("*.py"))
 CONFIGURE = ("Config", "Controller", "Options", "Data")
 BASES = {"Stage", "Source", "Evaluator"}
-COMMAND_OPTIONS = (RunOptions(), GenerateOptions(), ScoreOptions(), PlanOptions("v5e:2x2"),
-                   ReplayOptions())  # fmt: skip
+COMMAND_OPTIONS = (ChainOptions(), GenerateOptions(), ScoreOptions(), PlanOptions("v5e:2x2"),
+                   ReplayOptions(), SweepOptions(), CompareOptions())  # fmt: skip
 
 
 @pytest.mark.parametrize("path", EXPERIMENTS, ids=lambda path: path.stem)
@@ -119,13 +121,17 @@ def run(config):
     assert unread([source]) == ["SmallConfig.idle", "Mine.lazy"]
 
 
-README = (ROOT / "README.md").read_text(encoding="utf-8")
 PAGES = {path.name: path.read_text(encoding="utf-8")
          for path in [ROOT / "README.md", *sorted((ROOT / "docs").glob("*.md")), *EXPERIMENTS]
          }  # fmt: skip
-CODE = [line.split("  #")[0].strip() for line in README.splitlines() if line.startswith("    ")]
+MARKDOWN = [name for name in PAGES if name.endswith(".md")]
+# The experiment of these pages is a file of the reader's, whose options are its own.
+OURS = [name for name in MARKDOWN if name not in ("extending.md", "policy_gradients.md")]
+CODE = [line.split("  #")[0].strip() for name in MARKDOWN for line in PAGES[name].splitlines()
+        if line.startswith("    ")]  # fmt: skip
 TARGETS = re.findall(r"^([a-z-]+):", (ROOT / "Makefile").read_text(encoding="utf-8"), re.MULTILINE)
 QUICKSTART = "experiments/quickstart.py"
+OF_PAGE = {"data.md": "experiments/folder.py"}  # the experiment whose fields a page mentions
 
 
 def commands_in(page: str) -> list[tuple[str, str, list[str]]]:
@@ -152,22 +158,28 @@ def test_commands_are_found_with_their_options():
     ]
 
 
-def test_the_readme_names_existing_targets_commands_and_files():
+def test_the_pages_name_existing_targets_extras_and_commands():
     made = [line.split()[1] for line in CODE if line.startswith("make ")]
     assert {"quickstart", "test"} <= set(made) <= set(TARGETS)
-    calls = commands_in(README)
-    assert {"run", "ppo", "reward", "generate", "plan"} <= {command for command, *_ in calls}
-    for command, file, _ in calls:
+    setup = (ROOT / "setup.py").read_text(encoding="utf-8")
+    extras = re.findall(r"pip install '[^\['`]*\[(\w+)\]'", "\n".join(PAGES.values()))
+    assert {"cuda", "tpu", "wandb", "gcs"} <= set(extras)
+    assert [extra for extra in extras if f'"{extra}": ' not in setup] == []
+    calls = commands_in(PAGES["README.md"])
+    assert len(calls) > 12
+    assert {"run", "sft", "generate", "score", "sweep", "compare"} <= {name for name, *_ in calls}
+
+
+@pytest.mark.parametrize("name", OURS)
+def test_each_command_of_a_page_is_there(name):
+    for command, file, _ in commands_in(PAGES[name]):
         if command.startswith("experiments/"):  # lists its stages
             assert (ROOT / command).is_file() and not file
         elif file.startswith("experiments/"):
             known = {*cli.COMMANDS, *load_experiment(str(ROOT / file)).stages}
             assert command in known, (command, file)
-        else:
-            assert command in cli.COMMANDS and file.startswith(("runs/", "--")), (command, file)
-    setup = (ROOT / "setup.py").read_text(encoding="utf-8")
-    for extra in re.findall(r"\[(\w+)\]'", "\n".join(CODE)):
-        assert f'"{extra}": ' in setup
+        elif command not in ("STAGE", "COMMAND") and not command.endswith(".py"):
+            assert command in {*cli.COMMANDS, *load_experiment(str(ROOT / QUICKSTART)).stages}
 
 
 @pytest.mark.parametrize("name", PAGES)
@@ -176,19 +188,20 @@ def test_the_options_of_each_command_on_a_page_are_there(name):
         if file == "FILE.py":  # the reader's own: docs/extending.md, run by tests/test_extending.py
             continue
         config = load_experiment(str(ROOT / (file if file.startswith("exp") else QUICKSTART)))
+        options = [option for option in options if option != "--over"]
         refuse_unknown([config, *COMMAND_OPTIONS], options)
-    assert name != "README.md" or len(commands_in(README)) > 15
 
 
-def test_options_and_fields_that_the_readme_mentions_are_there():
+@pytest.mark.parametrize("name", OURS)
+def test_options_and_fields_that_a_page_mentions_are_there(name):
     """`--loop.keep`, `--evaluation.sampling.*`, `reward.divide_by`."""
-    config = load_experiment(str(ROOT / QUICKSTART))
+    config = load_experiment(str(ROOT / OF_PAGE.get(name, QUICKSTART)))
     groups = {"data", "model", "evaluation", "ending", "loop", "parallel", *config.stages}
-    mentioned = re.findall(r"`(--[\w.-]+[\w])", README)
-    mentioned += [f"--{path}" for path in re.findall(r"`(\w+(?:\.\w+)+)`", README)
+    mentioned = re.findall(r"`(--[\w.-]+[\w])", PAGES[name])
+    mentioned += [f"--{path}" for path in re.findall(r"`(\w+(?:\.\w+)+)`", PAGES[name])
                   if path.split(".")[0] in groups and not path.endswith((".json", ".py"))
                   ]  # fmt: skip
-    assert len(mentioned) > 8
+    assert name != "README.md" or len(mentioned) > 4
     for option in mentioned:
         try:
             refuse_unknown([config, *COMMAND_OPTIONS], [option])
@@ -204,6 +217,10 @@ def test_the_page_on_testing_names_existing_tests_and_targets():
     assert {"test", "test-mutants"} <= set(made) <= set(TARGETS)
 
 
-def test_the_readme_s_links_lead_somewhere():
-    links = re.findall(r"\]\((?!http)([^)#]+)\)", README)
-    assert links and [link for link in links if not (ROOT / link).exists()] == []
+@pytest.mark.parametrize("name", MARKDOWN)
+def test_the_links_of_a_page_lead_somewhere(name):
+    folder = ROOT if name == "README.md" else ROOT / "docs"
+    text = re.sub(r"^```.*?^```$", "", PAGES[name], flags=re.MULTILINE | re.DOTALL)
+    links = re.findall(r"\]\((?!http)([^)#]+)\)", text)
+    assert links or name != "README.md"
+    assert [link for link in links if not (folder / link).exists()] == []

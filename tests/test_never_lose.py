@@ -1,4 +1,4 @@
-"""The README's commands of "Never lose a run", in their order, on a small experiment."""
+"""The commands of docs/resume.md, in their order, on a small experiment."""
 
 import os
 import re
@@ -12,7 +12,7 @@ import pytest
 from rlhf_jax import cli
 
 ROOT = Path(__file__).resolve().parents[1]
-SECTION = (ROOT / "README.md").read_text(encoding="utf-8").split("## Never lose a run")[1]
+PAGE = (ROOT / "docs" / "resume.md").read_text(encoding="utf-8")
 EXPERIMENT = """
 import dataclasses
 from tests.small_run import config
@@ -28,7 +28,7 @@ def commands(tmp_path):
     (tmp_path / "experiment.py").write_text(EXPERIMENT.format(str(tmp_path / "run")))
     words = {"run": "pretrain", "experiments/quickstart.py": f"{tmp_path}/experiment.py",
              "runs/quickstart": f"{tmp_path}/run", "--sft.epochs": "--pretrain.epochs"}  # fmt: skip
-    lines = re.findall(r"^    rlhf-jax (.*?)(?:  +#.*)?$", SECTION.split("\n## ")[0], re.MULTILINE)
+    lines = re.findall(r"^    rlhf-jax (.*?)(?:  +#.*)?$", PAGE, re.MULTILINE)
     return [[words.get(word, word) for word in line.split()] for line in lines]
 
 

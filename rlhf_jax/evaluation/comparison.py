@@ -1,7 +1,7 @@
 """Reports of several runs side by side: means over seeds, and differences of any two models.
 
-A setting is a config without its seed. A row is a model in one setting, or in all settings if it is
-the same model in each.
+A setting is a config but for its seed. A row is a model in a setting, or in all settings where it
+is the same in each.
 """
 
 import dataclasses
@@ -22,18 +22,17 @@ from rlhf_jax.evaluation.statistics import (
 )
 from rlhf_jax.evaluation.summary import SECTIONS, shown
 
-# The units of an interval. Items are prompts or documents.
+# What an interval is over: items are prompts or documents.
 SEEDS, ITEMS, NOTHING = "seeds", "items", "nothing"
 PAIRED_ITEMS, PAIRED_SEEDS, APART = "paired by item", "paired by seed", "not paired"
 
 
 @dataclasses.dataclass(frozen=True)
 class Cell:
-    """One run, with a setting and a seed.
+    """One run: of a setting and a seed.
 
-    values  the values of the fields in which settings differ, by field
-    report  the run's report.json
-    items   the run's items.json
+    values    by field, what tells its setting from others, in order
+    report, items  report.json and items.json of the run
     """
 
     values: Mapping[str, str]
@@ -47,16 +46,15 @@ class Cell:
 
 
 class Estimate(NamedTuple):
-    """A column of a row: the mean over seeds. over: the unit of its interval."""
+    """A column of a row: the mean over seeds. over: what its interval is over."""
 
-    value: Interval | None  # None: not known for every seed
+    value: Interval | None  # None: not known of every seed
     over: str
     by_seed: Mapping[int, float | None]
 
 
 class Difference(NamedTuple):
-    """The difference of two rows in a column. how: PAIRED_ITEMS, PAIRED_SEEDS or APART. seeds: the
-    number of paired seeds."""
+    """Of a column of two rows. how: PAIRED_ITEMS, PAIRED_SEEDS or APART; seeds: how many."""
 
     value: Interval
     how: str
@@ -65,8 +63,7 @@ class Difference(NamedTuple):
 
 @dataclasses.dataclass(frozen=True)
 class Row:
-    """A model in a setting; "" if it is the same model in all settings. cells: one per seed, in the
-    seeds' order."""
+    """A model in a setting, "" where it is the same in all. cells: one a seed, in their order."""
 
     section: str
     model: str
@@ -75,7 +72,7 @@ class Row:
 
     @property
     def name(self) -> str:
-        """The row's name for --between."""
+        """As --between takes it."""
         return f"{self.model}@{self.setting}" if self.setting else self.model
 
     @property
@@ -83,7 +80,7 @@ class Row:
         return [cell.seed for cell in self.cells]
 
     def values(self, column: str) -> dict[int, Interval | float | None]:
-        """The value in each seed's report."""
+        """What the report of each seed says."""
         return {cell.seed: self._value(cell, column) for cell in self.cells}
 
     def _value(self, cell: Cell, column: str) -> Interval | float | None:
@@ -91,7 +88,7 @@ class Row:
         return Interval.of_json(value) if isinstance(value, dict) else value
 
     def parts(self, column: str) -> dict[int, Mapping | None]:
-        """Each seed's contributions of items to a column; None: not known."""
+        """What the items of each seed bring to a column; None: not known."""
         of = lambda cell: cell.items["items"][self.section].get(self.model, {}).get(column)
         return {cell.seed: of(cell) for cell in self.cells}
 
@@ -116,7 +113,7 @@ class Row:
 
 @dataclasses.dataclass(frozen=True)
 class Comparison:
-    """cells: all runs. failed: why a run has no report, by its name."""
+    """cells: of all runs. failed: by cell's name, why it has no report."""
 
     cells: tuple[Cell, ...]
     failed: Mapping[str, str] = dataclasses.field(default_factory=dict)
@@ -128,8 +125,7 @@ class Comparison:
 
     @functools.cached_property
     def rows(self) -> tuple[Row, ...]:
-        """The rows by section and model, in the order of the first run that has them, then by
-        setting."""
+        """By section and model, in the order of the first run that has it; then by setting."""
         models = dict.fromkeys(
             (section, model)
             for section in SECTIONS.values()
@@ -151,8 +147,8 @@ class Comparison:
         return rows
 
     def columns(self, section: str) -> dict[str, Column]:
-        """The columns that the reports' tables show, without those shown below another column, if
-        some model has a value. A column with another below it gets its plain name as title."""
+        """Those that the reports' tables show by themselves, and that some model has a value of.
+        One that has another below it there stands under its plain name."""
         found: dict[str, Column] = {}
         for cell in self.cells:
             found |= {n: Column(**c) for n, c in cell.items["columns"][section].items()}
@@ -166,7 +162,7 @@ class Comparison:
         }
 
     def row(self, name: str) -> Row:
-        """The row with this `name`. Raises UserError where there is none."""
+        """By its `name`. Raises UserError where there is none."""
         for row in self.rows:
             if row.name == name:
                 return row
@@ -174,7 +170,7 @@ class Comparison:
         raise UserError(f"{name}: no such model; there are {names}")
 
     def differences(self, section: str, column: str) -> dict[tuple[str, str], Difference]:
-        """The differences of all pairs of rows that have the column, by the rows' names."""
+        """Of each two rows, by their names, where both have the column."""
         rows = [row for row in self.rows if row.section == section]
         pairs = itertools.combinations(rows, 2)
         found = {(a.name, b.name): difference(a, b, column) for a, b in pairs}
@@ -182,8 +178,8 @@ class Comparison:
 
 
 def _alike(rows: Sequence[Row]) -> bool:
-    """Whether a model is the same, with the same results, in every setting; compared for the seeds
-    that settings have in common."""
+    """Whether a model is the same, with the same figures, in every setting: by seeds that settings
+    share."""
     first, *others = rows
     told: dict[int, tuple] = {}
     for row in rows:
@@ -195,11 +191,11 @@ def _alike(rows: Sequence[Row]) -> bool:
 
 
 def difference(a: Row, b: Row, column: str) -> Difference | None:
-    """a - b; None if one of them does not have the column.
+    """a - b; None where one of them does not have the column.
 
-    If both have several common seeds, the interval is over the seeds' differences. If they have one
-    common seed, it is over the items' differences, if the items are the same. Values of different
-    seeds or items are never paired: then the two samples count as independent.
+    Of several seeds that both have, the interval is over the seeds' differences. Of one it is over
+    the items' differences, where the items are the same. Never paired are values of different
+    seeds or items: there the two samples count as independent.
     """
     one, other = a.estimate(column), b.estimate(column)
     if one.value is None or other.value is None:
@@ -220,8 +216,8 @@ def difference(a: Row, b: Row, column: str) -> Difference | None:
 
 
 def _same_items(a: Row, b: Row, column: str, seed: int) -> bool:
-    """Whether a column was measured on the same items. If its items are not known: whether the data
-    are the same."""
+    """Whether a column was measured on the same items; of one that tells none, whether the data are
+    the same."""
     parts = [row.parts(column)[seed] for row in (a, b)]
     if None not in parts:
         return parts[0]["of"] == parts[1]["of"]
@@ -230,8 +226,7 @@ def _same_items(a: Row, b: Row, column: str, seed: int) -> bool:
 
 
 def _apart(one: Estimate, other: Estimate, parts_a: Mapping, parts_b: Mapping) -> Interval:
-    """The unpaired difference: over seeds if both have several, over items if both have one seed,
-    else without an interval."""
+    """Over seeds where both have several, over items where both have one; else no interval."""
     if one.over == other.over == SEEDS:
         return unpaired_difference(list(one.by_seed.values()), list(other.by_seed.values()))
     known = [*parts_a.values(), *parts_b.values()]

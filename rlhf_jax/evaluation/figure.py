@@ -2,6 +2,8 @@
 
 import io
 import math
+import re
+import textwrap
 from collections.abc import Mapping, Sequence
 from typing import NamedTuple
 
@@ -21,6 +23,7 @@ LOOKS = (
 )
 SOFT = "#59636e"
 ACROSS = 3  # panels side by side
+WORDS = 44  # letters in a line of an axis label
 
 
 class Point(NamedTuple):
@@ -156,8 +159,8 @@ def _over(
 ) -> None:
     """One column (y) over another (x), with the interval of x."""
     across = f"{other.about.partition(';')[0]} (95 % interval)"
-    frame(panel, f"{title} over {column.over.replace('_', ' ')}", across)
-    panel.set_ylabel(column.about.partition(";")[0])
+    up = column.about.partition(";")[0]
+    frame(panel, f"{title} over {column.over.replace('_', ' ')}", across, up)
     found = {point.label: point for point in beside}
     for point in points:
         if point.label in found:
@@ -189,8 +192,9 @@ def _lines(panel: Axes, metric: str, curves: Mapping[str, Sequence], looks: dict
 
 def frame(panel: Axes, title: str, across: str, up: str = "") -> None:
     """Title, axis labels, and light grid lines behind the data."""
+    title = re.sub(r"\bkl\b", "KL", title)
     panel.set_title(title[:1].upper() + title[1:], loc="left", fontweight="bold", pad=12)
-    panel.set(xlabel=across, ylabel=up)
+    panel.set(xlabel=textwrap.fill(across, WORDS), ylabel=textwrap.fill(up, WORDS))
     panel.spines[["top", "right"]].set_visible(False)
     panel.tick_params(color=SOFT)
     panel.grid(color="#e5e8eb")

@@ -1,4 +1,4 @@
-"""An experiment: a data source, a model shape, stages by name, and evaluators."""
+"""One experiment: where records come from, a shape of model, stages by name, evaluators."""
 
 import ast
 import dataclasses
@@ -34,15 +34,15 @@ OPTIONS = (  # theirs
 
 @dataclasses.dataclass(frozen=True)
 class Experiment:
-    """A chain of stages on one data source. A stage runs after the stages that it needs.
+    """A chain of stages on one source of data. Its stages run in the order of what they need.
 
-    name        the name of the run's directory, runs/<name>, if `out` is None
-    model       the shape of models that stages train from random weights
-    stages      stages by name; the name is the stage's directory, command and prefix of options
-    ending      when a response ends, and the score of a response that does not
-    evaluators  measure the stages' models for the report
-    seed        the seed of the data and of all random numbers
-    out         the run's directory; None: runs/<name>
+    name    of the run's directory, runs/<name>, where `out` names none
+    model   the shape of the models that stages begin from nothing
+    stages  by name; the name is the stage's directory, command and prefix of options
+    ending  where every policy's responses end, and what one scores that does not
+    evaluators  what the report measures of the models that stages end with
+    seed    of the data and of every random number
+    out     the run's directory; None: runs/<name>
 
     Raises ConfigError where stages do not fit each other or the model.
     """
@@ -73,8 +73,8 @@ class Experiment:
         chain.check_evaluators(self.stages, self.evaluators, self.loop.best)
 
     def _check_kinds(self):
-        """Raises ConfigError where a field has a value of the wrong kind, such as a class instead
-        of an instance."""
+        """Raises ConfigError where a field holds another kind of thing, such as a class in place of
+        an instance."""
         is_instance = lambda value: not isinstance(value, type)
         require_a(TransformerConfig, "model", self.model)
         require_a(EvaluationConfig, "evaluation", self.evaluation)
@@ -102,40 +102,39 @@ class Experiment:
         return place(self.out or f"runs/{self.name}", "out")
 
     def directory_of(self, stage: str) -> Path:
-        """The directory with a stage's result: its own, or that of another stage or another run
-        whose result it uses.
+        """A stage's own, or that of the stage that stands in for it, in this run or another.
 
-        Raises UserError where it was taken from another run and is missing or changed there.
+        Raises UserError where it was taken from another run and is not there as it was.
         """
         elsewhere = self.stages[stage].elsewhere(self.directory_of)
         return elsewhere or taken.followed(self.directory / stage)
 
     def trains(self, stage: str) -> bool:
-        """Whether this run trains the stage, instead of using the result of another stage."""
+        """Whether the stage is this run's own, and not another's that stands in for it."""
         return self.stages[stage].elsewhere(self.directory_of) is None
 
     def is_another_run_s(self, stage: str) -> bool:
-        """Whether the stage uses the result of another run's stage."""
+        """Whether what stands in for it is no stage of this run."""
         return not self.trains(stage) and not self.stages[stage].needs()
 
     def fingerprint(self, stage: str) -> dict:
-        """The config of a stage and of everything on which it depends, upstream stages included."""
+        """The config of a stage and of all that it depends on, upstream stages included."""
         names = chain.in_order(self.stages, [stage])
         shared = {"seed": self.seed, "data": self.data, "model": self.model, "ending": self.ending}
         found = {name: fingerprint_of(value) for name, value in shared.items()}
         found["stages"] = {name: fingerprint_of(self.stages[name]) for name in names}
         others = [name for name in names if self.is_another_run_s(name)]
-        if others:  # a path does not identify another run's model, so its digest is added
+        if others:  # of other runs: which model it is, the path alone does not say
             directory = {name: self.directory_of(name) / "model" for name in others}
             found["models"] = {name: manifest.digest(path) for name, path in directory.items()}
         return found
 
 
 def load_experiment(path: str) -> Experiment:
-    """The `config` of an experiment file. Like a script, the file may import modules beside it.
+    """The `config` of an experiment file, which may import what lies beside it, as a script may.
 
-    Raises UserError, as "file:line: what", where the file is missing, raises an error, gives two
-    stages the same name, or defines no Experiment named `config`.
+    Raises UserError where the file is absent, raises an error or names two stages alike, as
+    "file:line: what", or defines no Experiment of that name.
     """
     file = Path(path)
     if not file.is_file():
@@ -146,7 +145,7 @@ def load_experiment(path: str) -> Experiment:
     folder = str(file.absolute().parent)
     sys.path[:] = [folder, *(place for place in sys.path if place != folder)]
     module = importlib.util.module_from_spec(spec)
-    sys.modules[spec.name] = module  # needed for type hints and comments of the file's classes
+    sys.modules[spec.name] = module  # for classes that the file defines: their types and comments
     try:
         spec.loader.exec_module(module)
     except (Exception, SystemExit) as error:
@@ -159,24 +158,24 @@ def load_experiment(path: str) -> Experiment:
 
 
 def _refuse_repeated_keys(path: str, file: Path) -> None:
-    """Refuses a dict with the same key twice: Python keeps only the last, and a stage is lost."""
+    """Of a dict written with one key twice Python keeps the last alone: a stage would be lost."""
     for node in ast.walk(ast.parse(file.read_bytes())):
         seen = set()
         for key in node.keys if isinstance(node, ast.Dict) else ():
             if isinstance(key, ast.Constant) and key.value in seen:
-                raise UserError(f"{path}:{key.lineno}: {key.value!r} is twice in this dict")
+                raise UserError(f"{path}:{key.lineno}: {key.value!r} stands twice in this dict")
             if isinstance(key, ast.Constant):
                 seen.add(key.value)
 
 
 def _told(path: str, file: Path, error: BaseException) -> str:
-    """An error in an experiment file in one line, with file and line number."""
+    """Where in an experiment file an error came from, and what it says, in one line."""
     what = (str(error).splitlines() or [""])[0]
     frames = traceback.extract_tb(error.__traceback__)
     lines = [frame.lineno for frame in frames if Path(frame.filename) == file.absolute()]
     if isinstance(error, SyntaxError):
         what = error.msg
-        if error.filename not in (None, str(file.absolute())):  # an imported file
+        if error.filename not in (None, str(file.absolute())):  # of a file that it imports
             path = error.filename
         lines = [error.lineno]
     place = f"{path}:{lines[-1]}" if lines and lines[-1] else path

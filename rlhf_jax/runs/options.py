@@ -1,7 +1,7 @@
-"""Fields of configs as command-line options, such as `--ppo.kl.coefficient 0.1`.
+"""Fields of configs as options of the command line, `--ppo.kl.coefficient 0.1`.
 
-The groups of options are the instances in the config. The experiment file decides the class of a
-stage, an objective or an evaluator; an option changes a field of the instance.
+The groups of options are the config's own instances: what class a stage, an objective or an
+evaluator is, the experiment file says; an option changes a field of it.
 """
 
 import ast
@@ -28,34 +28,34 @@ from rlhf_jax.runs.experiment import Experiment
 
 HELP = ("-h", "--help")
 FILE = "the experiment file"
-WORDS = (str, int, float, bool, Path, types.NoneType)  # types whose values can be given as text
-POSITIONAL = {"positional": True}  # metadata of a field that is given without an option's name
+WORDS = (str, int, float, bool, Path, types.NoneType)  # what a text can stand for
+POSITIONAL = {"positional": True}  # metadata of a field that is given as a word without an option
 ENTRY = re.compile(r"(?P<names>\w+(?:, \w+)*)(?:: |  +)(?P<text>\S.*)")
 
 
 @dataclasses.dataclass(frozen=True)
 class RunOptions:
-    """Options of a command that runs stages."""
+    """Of a command that runs stages."""
 
-    stop_after_steps: int | None = None  # saves a checkpoint and stops after so many steps
-    insist: bool = False  # resumes in a directory that was made with another config
-    # Another run's directory: stages that have finished there with the same config are not trained
-    # again. Their models stay there, and from.json in this run points to them.
+    stop_after_steps: int | None = None  # ends the stage early, with a checkpoint
+    insist: bool = False  # goes on in a directory that another config made
+    # Another run's directory: a stage that has finished there with the same config is not trained
+    # again. Its model stays there, and from.json in this run names it.
     from_: str | None = None
 
 
 @dataclasses.dataclass(frozen=True)
 class ChainOptions(RunOptions):
-    """Options of `run`."""
+    """Of `run`."""
 
-    stages: tuple[str, ...] = ()  # the stages to run, with the stages that they need; none: all
+    stages: tuple[str, ...] = ()  # these and those that they build on; none named: all
 
 
 @dataclasses.dataclass(frozen=True)
 class ReadOptions:
-    """Options of a command that reads finished stages."""
+    """Of a command that reads what stages have ended with."""
 
-    insist: bool = False  # reads a directory that was made with another config
+    insist: bool = False  # reads a directory that another config made
 
 
 class Part(NamedTuple):
@@ -63,7 +63,7 @@ class Part(NamedTuple):
 
     name: str
     value: Any
-    hint: Any  # the field's type hint
+    hint: Any  # what the field may hold
     about: str
     positional: bool = False
 
@@ -75,12 +75,11 @@ def parse(
     about: str = "",
     hidden: Collection[str] = (),
 ) -> list[Any]:
-    """The roots with the changes of the arguments. The fields of the roots, which are dataclasses,
-    are the top-level options.
+    """The roots, dataclasses whose fields are the options at the top, changed as arguments say.
 
-    about: the beginning of --help. hidden: top-level groups that --help does not list.
-    Raises UserError, naming the option, where an option does not exist, a value has another type or
-    is refused by a config, or a word belongs to no option.
+    about: what --help begins with. hidden: groups at the top that --help does not list.
+    Raises UserError, which names the option, where there is none such, a value is of another type,
+    a config refuses it, or a word belongs to no option.
     """
     asks = any(argument in HELP for argument in arguments)
     refuse_unknown(roots, arguments)
@@ -108,7 +107,7 @@ def parse(
 
 
 def _one_line(said: str, arguments: Sequence[str]) -> str:
-    """tyro's error message in one line. tyro prints a box: title, error, rule, help."""
+    """What tyro says is wrong, in one line. It draws a box: title, what is wrong, rule, help."""
     lines = [line.strip("│ ") for line in said.splitlines()[1:]]
     rules = [number for number, line in enumerate(lines) if line and set(line) <= set("─-")]
     start, end = (1, rules[1]) if rules[:1] == [0] else (0, rules[0] if rules else None)
@@ -127,7 +126,7 @@ def _one_line(said: str, arguments: Sequence[str]) -> str:
 
 
 def _words_of(arguments: Sequence[str], place: int) -> list[str]:
-    """The words that are given to an option."""
+    """The words that an option is given."""
     own = arguments[place].split("=", 1)[1:]
     for word in arguments[place + 1 :] if not own else ():
         if word.startswith("--"):
@@ -137,7 +136,7 @@ def _words_of(arguments: Sequence[str], place: int) -> list[str]:
 
 
 def first_sentence(kind: type) -> str:
-    """A class's docstring up to the first full stop, colon or semicolon."""
+    """Of a class's docstring, as far as its first full stop, colon or semicolon."""
     return re.split(r"[.:;](?: |$)", described(kind), maxsplit=1)[0]
 
 
@@ -148,14 +147,14 @@ def described(kind: type) -> str:
 
 def _docstring(kind: type) -> str:
     text = inspect.cleandoc(vars(kind).get("__doc__") or "")
-    written = rf"{kind.__name__}\(.*\)"  # dataclasses write this if a class has no docstring
+    written = rf"{kind.__name__}\(.*\)"  # by dataclasses, where the class has none
     return "" if re.fullmatch(written, text, re.DOTALL) else text
 
 
 @functools.cache
 def field_texts(kind: type) -> dict[str, str]:
-    """The texts of a class's fields, base classes included: an entry of the docstring, "name  text"
-    or "name: text", or the comment in the field's line or right above it."""
+    """What a class and those above it say of their fields: an entry of the docstring, "name  text"
+    or "name: text", or the comment in a field's line or right above it."""
     names, found = {field.name for field in dataclasses.fields(kind)}, {}
     for each in reversed(kind.__mro__[:-1]):
         entry: list[str] = []
@@ -198,7 +197,7 @@ def _comments(kind: type) -> dict[str, str]:
 
 
 def _parts(value: Any) -> list[Part] | None:
-    """The parts of a group; None if the value is no group."""
+    """The parts of a group; None: the value is no group."""
     if isinstance(value, Experiment):
         stages = [Part(name, stage, type(stage), "") for name, stage in value.stages.items()]
         named = {evaluator.name: evaluator for evaluator in value.evaluators}
@@ -241,7 +240,7 @@ def _top(roots: Sequence[Any]) -> list[Part]:
 
 
 def _options(parts: Sequence[Part]) -> list[Part]:
-    """The parts that are options, or groups with options."""
+    """Those that are options or groups with options."""
     found = []
     for part in parts:
         below = _parts(part.value)
@@ -251,7 +250,7 @@ def _options(parts: Sequence[Part]) -> list[Part]:
 
 
 def _is_worded(hint: Any) -> bool:
-    """Whether every value of a field can be given as text."""
+    """Whether a text can stand for every value that a field may hold."""
     origin, inner = get_origin(hint), get_args(hint)
     if origin is Literal:
         return True
@@ -261,7 +260,7 @@ def _is_worded(hint: Any) -> bool:
 
 
 def _mirror(name: str, parts: Sequence[Part]) -> Any:
-    """A dataclass instance of the parts, for tyro; its field types are those of the values."""
+    """A dataclass of the parts' values whose types are those of the values, for tyro."""
     fields, values = [], []
     for number, part in enumerate(parts):
         value, hint, about = part.value, part.hint, part.about
@@ -274,14 +273,14 @@ def _mirror(name: str, parts: Sequence[Part]) -> Any:
         fields.append((f"part_{number}", Annotated[hint, option]))
         values.append(value)
     kind = dataclasses.make_dataclass(name, fields, frozen=True)
-    kind.__doc__ = " "  # otherwise tyro prints the docstring that dataclasses write
+    kind.__doc__ = " "  # else tyro prints the one that dataclasses write
     return kind(*values)
 
 
 def _changed(value: Any, found: Mapping[str, Any], path: str = "") -> Any:
-    """The group with the found parts, some of which are unchanged.
+    """A group with the parts that were found, of which some are as they were.
 
-    Raises ConfigError, naming the option, where the group refuses a value.
+    Raises ConfigError, which names the option, where the group refuses them.
     """
     changed = {}
     for part in _options(_parts(value)):
@@ -312,7 +311,7 @@ def _changed(value: Any, found: Mapping[str, Any], path: str = "") -> Any:
 
 
 def refuse_unknown(roots: Sequence[Any], arguments: Sequence[str]) -> None:
-    """Raises UserError where an argument names no option, with the reason and a similar option."""
+    """Raises UserError where an argument names no option: why, and which one is near it."""
     parts, found = _top(roots), paths(roots)
     known = {path for path, _ in found}
     known |= {_no(path) for path, part in found if part.hint is bool}
@@ -327,7 +326,7 @@ def refuse_unknown(roots: Sequence[Any], arguments: Sequence[str]) -> None:
 
 
 def _near(path: str, known: Collection[str]) -> str | None:
-    """An option with a similar last name, or with the same last name in a similar group."""
+    """An option whose last name is spelt nearly so, or the names above it."""
     above, _, last = path.rpartition(".")
     split = [option.rpartition(".") for option in known]
     beside = [name for group, _, name in split if group == above]
@@ -338,7 +337,7 @@ def _near(path: str, known: Collection[str]) -> str | None:
 
 
 def _path(argument: str) -> str:
-    """The path of the option that an argument may name, such as "ppo.kl.coefficient"."""
+    """Of the option that an argument names, if it does: "ppo.kl.coefficient"."""
     return argument.split("=")[0].lstrip("-").replace("-", "_")
 
 
@@ -348,7 +347,7 @@ def _no(path: str) -> str:
 
 
 def tokens_of(path: str, text: str, part: Part) -> list[str]:
-    """An option and its value as arguments; several values are in one text, with spaces between."""
+    """An option and its value as arguments. Of several values the text has all, between spaces."""
     if part.hint is bool:
         allowed = {"true": path, "false": _no(path)}
         require(text.lower() in allowed, path, text, "True or False")
@@ -358,7 +357,7 @@ def tokens_of(path: str, text: str, part: Part) -> list[str]:
 
 
 def paths(roots: Sequence[Any]) -> list[tuple[str, Part]]:
-    """Every option of the roots, by its path, such as "ppo.kl.coefficient"."""
+    """Every option of the roots, as "ppo.kl.coefficient"."""
     return _paths(_top(roots), "")
 
 
@@ -405,7 +404,7 @@ def _names(kind: type) -> set[str]:
 
 
 def _allowed(hint: Any) -> list[type]:
-    """The dataclasses that a field may hold: members of a union, and subclasses."""
+    """The dataclasses that a field may hold: members of a union, and what is below a class."""
     members = get_args(hint) if get_origin(hint) in (Union, types.UnionType) else (hint,)
     found: dict[type, None] = {}
     while members:

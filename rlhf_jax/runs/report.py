@@ -1,5 +1,5 @@
-"""The report of a run: the experiment's evaluators measure every finished model. The results are
-printed and written to report.json, report.png and report.html; items.json is for `compare`."""
+"""The report of a run: every finished model measured by the experiment's evaluators, written as
+report.json, report.png and report.html, and printed; items.json is what `compare` reads beside."""
 
 import json
 import time
@@ -18,8 +18,8 @@ from rlhf_jax.training.metrics import METRICS, SPEED, read_metrics
 
 
 def report(run: Run, stages: Sequence[str] = ()) -> dict:
-    """Runs the stages that have not finished, each after the stages that it needs; then writes and
-    prints the report of all finished stages. stages: the stages to run; none: all."""
+    """Runs what is left of the stages, each after what it builds on; then writes and prints the
+    report of all that have finished. stages: those to run; none: all."""
     stages = chain.in_order(run.config.stages, chain.named(run.config.stages, stages))
     run.check(stages, report=True)
     for stage in stages:
@@ -28,7 +28,7 @@ def report(run: Run, stages: Sequence[str] = ()) -> dict:
 
 
 def report_finished(run: Run) -> dict:
-    """The report of the stages that have finished; runs no stage."""
+    """The report of the stages that have finished; runs none."""
     started, config = time.monotonic(), run.config
     stages = [stage for stage in config.stages if run.finished(stage)]
     results = measure(run, stages)
@@ -58,7 +58,7 @@ def report_finished(run: Run) -> dict:
 
 
 def measure(run: Run, stages: Sequence[str]) -> Results:
-    """The results of each evaluator for the models of the stages."""
+    """What each evaluator found of the models of the stages."""
     evaluation, seed = run.evaluation, run.config.seed
     results = [(evaluator, {}) for evaluator in run.config.evaluators]
     for stage in stages:
@@ -72,13 +72,13 @@ def measure(run: Run, stages: Sequence[str]) -> Results:
 
 
 def saved(run: Run, stages: Sequence[str]) -> dict[str, str]:
-    """`Stage.saved` of the stages that have it: what their saved models are."""
+    """What the model of a stage is, of those that say so (`Stage.saved`)."""
     told = {stage: run.config.stages[stage].saved() for stage in stages}
     return {stage: text for stage, text in told.items() if text is not None}
 
 
 def seconds(run: Run, stages: Sequence[str]) -> dict[str, float]:
-    """The seconds that each stage of this run took, over all calls until its end."""
+    """What each stage of this run took, over all calls that led to its end."""
     own = [stage for stage in stages if run.trains(stage)]
     files = {stage: run.stage_directory(stage) / SPEED for stage in own}
     return {
@@ -89,7 +89,7 @@ def seconds(run: Run, stages: Sequence[str]) -> dict[str, float]:
 
 
 def curves(run: Run, stages: Sequence[str]) -> Curves:
-    """{metric: {stage: lines of its metrics.jsonl}} for the metrics of config.evaluation.curves."""
+    """The rows of metrics of each stage that has a metric of config.evaluation.curves."""
     own = [stage for stage in stages if run.trains(stage)]
     files = {stage: run.stage_directory(stage) / METRICS for stage in own}
     rows = {stage: read_metrics(file.parent) for stage, file in files.items() if file.is_file()}

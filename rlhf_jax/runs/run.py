@@ -1,8 +1,8 @@
-"""Runs the stages of an experiment in a directory. Each stage is run once and can be resumed.
+"""The stages of one experiment in a directory, each resumable, each run once.
 
 <out>/data          records, tokenizer
 <out>/<stage>       checkpoints, metrics, and the finished model or rankings
-<out>/report.*      the report
+<out>/report.*      the figures
 """
 
 import contextlib
@@ -41,8 +41,8 @@ class Stopped(Exception):
 
 
 class Run:
-    """One experiment and its directory. Every method does its work once: a second call, in this or
-    a later process, finds the work done or resumes it."""
+    """One experiment and its directory. Every method does its work once: a second call, in this
+    process or a later one, finds it done or goes on where it was."""
 
     def __init__(
         self,
@@ -52,9 +52,9 @@ class Run:
         stages: Sequence[str] = (),
         origin: Origin | None = None,
     ):
-        """stages: the stages to run. Before data are built, a line says what will run, and stages
-        whose rows do not fit the devices are refused. origin: where the config came from; it is
-        stored in each stage's directory."""
+        """stages: those that are to run. Before data are built, what will run is printed, and
+        stages whose rows do not fit the devices are refused. origin: where the config came from,
+        kept beside each stage."""
         self.config, self.stop_after_steps, self.insist = config, stop_after_steps, insist
         self.origin = origin
         self.directory = config.directory
@@ -77,15 +77,15 @@ class Run:
         self.evaluation = Evaluation(self)
 
     def build(self, stage: str) -> Build:
-        """The `Build` from which a stage's programs are made."""
+        """What the programs of a stage are made from."""
         return chain.build_of(self.config.stages, stage, self.config.model, self.ending)
 
     def stage_directory(self, stage: str) -> Path:
-        """The directory with the stage's result (`Experiment.directory_of`)."""
+        """Its own, or that of the stage that stands in for it."""
         return self.config.directory_of(stage)
 
     def trains(self, stage: str) -> bool:
-        """Whether this run trains the stage, instead of using the result of another stage."""
+        """Whether the stage is this run's own, and not another's that stands in for it."""
         return self.config.trains(stage)
 
     def finished(self, stage: str) -> bool:
@@ -94,23 +94,23 @@ class Run:
         return has_model(self.stage_directory(stage) / "model")
 
     def collected(self, stage: str) -> StageRecords:
-        """The rankings that a stage has collected."""
+        """The rankings that a stage ends with."""
         return StageRecords(stage, self.stage_directory(stage), self.tokenizer)
 
     def left(self, stages: Sequence[str]) -> list[str]:
-        """The stages among these that this run must still run."""
+        """Those of the stages that are yet to run here."""
         ended = lambda stage: has_ended(self.stage_directory(stage))
         return [stage for stage in stages if self.trains(stage) and not ended(stage)]
 
     def check_rows(self, stages: Sequence[str]) -> None:
-        """Raises ConfigError where a batch of an unfinished stage does not fit the mesh."""
+        """Raises ConfigError where a batch of a stage that is yet to run does not fit the mesh."""
         for stage in self.left(stages):
             check_rows(self.runner, self.config.stages[stage], stage)
 
     def check(self, stages: Sequence[str], report: bool = False) -> None:
-        """Raises UserError, before any compute, where another run's model is missing or does not
-        fit, or where no records remain for an unfinished stage or for the report. Counts the
-        records that each of them leaves out, once."""
+        """Raises UserError, before any compute, where another run's model is not there or does not
+        fit, or where the records leave a stage that is yet to run, or the report, nothing; counts
+        what each leaves out, once."""
         self.check_rows(stages)
         for stage in stages:
             if self.config.is_another_run_s(stage):
@@ -125,7 +125,7 @@ class Run:
         self.evaluation.check(list(measuring.values()), self._check_records)
 
     def _check_records(self, name: str, reader: Any, check: Callable[[Facts], None]) -> None:
-        """Calls check(facts) once. reader: a stage or evaluator, with `needs`."""
+        """check(facts) of what a reader needs, once. reader: what has `needs`."""
         if name in self._checked:
             return
         facts = self.facts(name, reader)
@@ -136,7 +136,7 @@ class Run:
             self.corpora.keep("left_out", {name: facts.left_out})
 
     def facts(self, name: str, reader: Any) -> Facts:
-        """The facts about the records that a stage or an evaluator reads."""
+        """What the records say to a stage or an evaluator."""
         needs = reader.needs()
         collector = needs["rankings"].stage if "rankings" in needs else None
 
@@ -152,16 +152,16 @@ class Run:
         return Facts(name, data, self._measures, expected)
 
     def records(self, kind: str, split: str, stage: str | None) -> Sequence:
-        """Records of a stage that has collected them; None: of the data source."""
+        """Of a stage that ends with them; None: of the data source."""
         if stage is None:
             return self.corpora.read(kind, split)
         self.finish(stage)
         return self.collected(stage).read(kind, split)
 
     def model(self, stage: str) -> Any:
-        """The parameters of a stage's model; the stage is run first if it has not finished.
+        """The parameters that a stage ends with; the stage runs first where it has not.
 
-        Raises UserError where another run's model has another tokenizer or shape.
+        Raises UserError where those of another run are of another tokenizer or shape.
         """
         self.finish(stage)
         source, *known = self._check_model(stage)
@@ -181,9 +181,9 @@ class Run:
         return known
 
     def finish(self, stage: str) -> None:
-        """Runs a stage to its end, after the stages that it needs.
+        """Runs a stage to its end, those that it builds on first.
 
-        Raises Stopped where stop_after_steps or a signal ends it early.
+        Raises Stopped where stop_after_steps comes before the end.
         """
         here = ", ".join(self.config.stages)
         if stage not in self.config.stages:
@@ -205,14 +205,14 @@ class Run:
         print(f"{stage}: done, {time.monotonic() - started:.0f} s", flush=True)
 
     def _finish_elsewhere(self, stage: str) -> None:
-        """Finishes the stage of this run whose result the stage uses, if there is one."""
+        """Finishes what stands in for a stage, where that is this run's."""
         upstream = {need.stage for need in self.config.stages[stage].needs().values()}
         for name in upstream:
             self.finish(name)
         self._check_model(stage)
 
     def task(self, stage: str) -> tuple[loop.Task, StageInputs]:
-        """The task of a stage for the loop; the stages that it needs must have finished."""
+        """What the loop runs of a stage; those that it builds on have ended."""
         inputs = StageInputs(self, stage)
         with inside(stage):
             return self.config.stages[stage].task(inputs), inputs
@@ -269,7 +269,7 @@ class Run:
 
 
 def has_ended(directory: Path) -> bool:
-    """Whether a stage's directory holds its result."""
+    """Whether a stage's directory holds what it ends with."""
     return has_model(directory / "model") or StageRecords.there(directory)
 
 

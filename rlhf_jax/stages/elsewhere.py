@@ -37,8 +37,8 @@ class FromRun(Stage):
 
 @dataclasses.dataclass(frozen=True)
 class FewShot(Stage):
-    """The policy of the stage `start`, with worked examples of the data source before each prompt
-    (the prompted GPT-3 of Ouyang et al. 2022). Its answer is the first line that it writes."""
+    """The policy of the stage `start`, with worked examples of the data source before each prompt,
+    as the prompted GPT-3 of Ouyang et al., 2022. Its answer is the first line that it writes."""
 
     examples: int = 3  # worked examples before each prompt
     prompt_length: int = 256  # tokens of examples and prompt together

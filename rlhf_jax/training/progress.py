@@ -1,4 +1,4 @@
-"""Progress of a stage: a bar on a terminal, else a plain line every few seconds."""
+"""How far a stage is: a rich bar on a terminal, a plain line every few seconds elsewhere."""
 
 import collections
 import datetime
@@ -8,15 +8,15 @@ from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn
 
 PLAIN_SECONDS = 5.0  # between two plain lines
-WINDOW = 20  # the speed shown is the mean over so many steps
+WINDOW = 20  # steps whose mean speed is shown
 
 
 class ProgressLine:
     """Shows stage, step / total, time left, tokens/s and a few metrics.
 
     tokens: tokens of one step. show: names of the metrics to show; empty: the first three.
-    Speed and time left are computed from the last steps without compilation; before there are any,
-    "compiling" is shown.
+    Speed and time left are those of the last steps that compiled nothing; "compiling" stands where
+    there is none yet.
     """
 
     def __init__(self, name: str, step: int, total: int, tokens: int, show: tuple[str, ...] = ()):

@@ -25,8 +25,8 @@ pytestmark = [
     ),
 ]
 LAYERS = ["--model.layers", "2", "--reward.model.layers", "2", "--tries", "2"]
-README = Path(__file__).parents[2] / "README.md"
-COMMANDS = re.findall(r"^    rlhf-jax (plan .*)", README.read_text(encoding="utf-8"), re.MULTILINE)
+PAGE = Path(__file__).parents[2] / "docs" / "plan.md"
+COMMANDS = re.findall(r"^    rlhf-jax (plan .*)", PAGE.read_text(encoding="utf-8"), re.MULTILINE)
 
 
 def plan_of(tmp_path, command: str) -> tuple[int, dict]:
