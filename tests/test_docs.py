@@ -2,7 +2,9 @@
 as they stand; the table of presets holds what the presets are."""
 
 import ast
+import contextlib
 import dataclasses
+import io
 import json
 import os
 import re
@@ -11,6 +13,7 @@ import sys
 import textwrap
 from pathlib import Path
 
+import numpy as np
 import pytest
 
 from rlhf_jax.objectives import estimator
@@ -72,6 +75,20 @@ def test_the_blocks_are_experiments_that_run(tmp_path):
         assert len(rows) == 2 and all(row["reward_0"] >= 0 >= row["reward_1"] for row in rows)
     assert metrics["rloo"][0]["token_entropy"] > 0
     assert [row["stale_kl"] > 1e-12 for row in metrics["mine"]] == [False, True]
+
+
+def test_the_example_of_objectives_runs_and_has_the_loss_of_a_loop():
+    """On fresh responses PPO's loss is minus the mean advantage, 0 where these are whitened."""
+    (block,) = blocks((ROOT / "docs" / "objectives.md").read_text(encoding="utf-8"), "python")
+    found: dict = {}
+    with contextlib.redirect_stdout(io.StringIO()) as printed:
+        exec(block, found)  # the page's own code
+    assert printed.getvalue().startswith("loss ") and abs(found["value"]) < 1e-5
+    mask, values, returns = (np.array(found[n], float) for n in ("mask", "values", "returns"))
+    left = 1 - np.var((returns - values)[mask > 0]) / np.var(returns[mask > 0])
+    assert f"explained variance {left:.3f}" in printed.getvalue()
+    outside = np.asarray(found["gradient"])[mask == 0]
+    assert not outside.any() and np.abs(found["gradient"]).max() > 1e-3
 
 
 def test_an_excerpt_is_what_stands_in_its_file():

@@ -272,7 +272,8 @@ class _Log:
             self._warned = True
             message = (
                 f"{self._task.name}: step {self._first + late} still compiles: "
-                "is a shape or a Python argument of the step changing?"
+                "is a shape or a Python argument of the step changing? "
+                "(docs/troubleshooting.md: Compiling again and again)"
             )
             warnings.warn(message, RuntimeWarning, stacklevel=3)
         if math.isfinite(value := numbers.get(self._best_name.removeprefix("-"), math.nan)):

@@ -83,7 +83,10 @@ class MetricsWriter:
             self._warned.add((name, uncounted))
             nothing = "is not defined: no token or pair has weight, or a variance is 0"
             what = nothing if uncounted else f"is {value}"
-            message = f"step {step}: {name} {what}; written as null, here and from now on"
+            message = (
+                f"step {step}: {name} {what}; written as null, here and from now on "
+                "(docs/troubleshooting.md: A metric is null)"
+            )
             warnings.warn(message, RuntimeWarning, stacklevel=5)
         return None
 
