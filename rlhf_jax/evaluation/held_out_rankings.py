@@ -1,4 +1,4 @@
-"""What evaluators have in common that measure a model on held-out rankings."""
+"""The common part of evaluators that measure a model on held-out rankings."""
 
 import dataclasses
 import math
@@ -32,7 +32,7 @@ class HeldOutRankings(Evaluator):
     """
 
     asks: ClassVar = False
-    counted: ClassVar[tuple[str, ...]]  # what `figures` gives
+    counted: ClassVar[tuple[str, ...]]  # the names that `figures` returns
     length: int
     outputs: int = 9
     batch_size: int = 8
@@ -48,7 +48,7 @@ class HeldOutRankings(Evaluator):
         require(self.divide_by in counts, "divide_by", self.divide_by, f"one of {counts}")
 
     def named(self, figure: str) -> str:
-        """The name of a figure of these rankings."""
+        """The figure's name, with the stage that collected the rankings if there is one."""
         return figure if self.rankings is None else f"{figure}_on_{self.rankings}"
 
     def needs(self):
@@ -70,13 +70,14 @@ class HeldOutRankings(Evaluator):
         require(self.length <= context, "length", self.length, f"<= a context of {context}")
 
     def batch_shapes(self) -> dict:
-        """Of a batch: tokens, segments, weights [B, K, T] and ranks [B, K]."""
+        """Shapes of a batch: tokens, segments, weights [B, K, T] and ranks [B, K]."""
         shape = (self.batch_size, self.outputs)
         return text_shapes(*shape, self.length) | {"ranks": ints(*shape)}
 
     def figures(self, subject: Subject, batches: Pass) -> dict[str, np.ndarray]:
-        """Each of `counted` of every ranking of the batches, in order: numbers [N] that add up over
-        rankings. N may be more than the rankings, where the last batch is filled."""
+        """For each name in `counted`, one number per ranking [N], in the order of the batches. The
+        numbers can be summed over rankings. N exceeds the number of rankings where the last batch
+        is padded."""
         raise NotImplementedError
 
     def rows(self, subject):
@@ -87,7 +88,8 @@ class HeldOutRankings(Evaluator):
         return {name: np.concatenate([part[name] for part in parts]) for name in parts[0]}
 
     def _of_source(self, subject, source: str, rankings: Sequence[Ranking]) -> dict:
-        """A row a prompt: the sums of its rankings' figures; and its rankings that are too long."""
+        """One row per prompt: the sums of its rankings' figures, and the count of its rankings that
+        are too long."""
         tokenizer, close = subject.tokenizer, subject.build.ending.close
         longest = lambda r: max(len(ids) for ids, _ in tokenised_ranking(r, tokenizer, close)[0])
         fits = np.array([longest(ranking) <= self.length for ranking in rankings], bool)
@@ -114,8 +116,8 @@ class HeldOutRankings(Evaluator):
 
 
 def of_each_ranking(loss: Callable) -> Callable:
-    """metrics(params, batch): those of a stage's loss(params, batch), of each ranking by itself,
-    {name: WeightedMean of totals and weights [B]}."""
+    """metrics(params, batch): the metrics of a stage's loss(params, batch), computed for each
+    ranking separately, {name: WeightedMean of totals and weights [B]}."""
 
     def one(params: Any, ranking: dict) -> Mapping[str, WeightedMean]:
         return loss(params, jax.tree.map(lambda x: x[None], ranking))[1]
@@ -129,7 +131,8 @@ def joined(found: Sequence[Mapping[str, WeightedMean]]) -> Mapping[str, Weighted
 
 
 def mean_of(totals: np.ndarray, weights: np.ndarray) -> Interval | float | None:
-    """sum(totals) / sum(weights) over prompts; None of no weight, NaN where the model diverged."""
+    """sum(totals) / sum(weights) over prompts; None if no prompt has weight, NaN if the model
+    diverged."""
     known = weights > 0
     if not known.any():
         return None

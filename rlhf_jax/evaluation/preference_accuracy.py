@@ -1,4 +1,4 @@
-"""How a policy ranks held-out pairs by its own likelihood, as DPO trains it to."""
+"""How well a policy's own likelihoods, which DPO trains, rank held-out pairs."""
 
 import dataclasses
 from typing import ClassVar
@@ -19,14 +19,14 @@ from rlhf_jax.stages.stage import Need, Program, floats, policy_shapes
 @dataclasses.dataclass(frozen=True)
 class PreferenceAccuracy(HeldOutRankings):
     """The share of the untied pairs of held-out rankings whose better output has the higher reward
-    under the objective of a DPO stage; the margin of the two rewards, and the stage's loss.
+    under the objective of a DPO stage; the margin of the two rewards; and the stage's loss.
 
-    The reward is nats of a response against the reference (DPO, IPO), or nats a token (SimPO, ORPO,
-    which read no reference). Of a policy that is asked behind worked examples, it is that of its
-    model without them.
+    The reward is in nats per response relative to the reference (DPO, IPO), or in nats per token
+    (SimPO, ORPO, which read no reference). For a policy that is prompted with worked examples, the
+    rewards are those of its model without the examples.
 
-    reference  the stage whose policy the objective compares with; None: it reads none
-    objective  that of the DPO stage
+    reference  the stage whose policy is the objective's reference; None: it reads no reference
+    objective  the objective of the DPO stage
     """
 
     counted: ClassVar = ("correct", "pairs", "margin", "loss", "rankings")
@@ -83,8 +83,8 @@ class PreferenceAccuracy(HeldOutRankings):
         }
 
     def figures(self, subject, batches):
-        """Pairs that the policy has right, and all; loss, margin, and whether the ranking has an
-        untied pair."""
+        """The number of pairs that the policy orders correctly, and of all pairs; loss, margin, and
+        whether the ranking has an untied pair."""
         programs = subject.programs
 
         def measure(batch):
@@ -120,5 +120,5 @@ class PreferenceAccuracy(HeldOutRankings):
 
 
 def _sequences(batch: dict) -> dict:
-    """What a reference reads of a batch."""
+    """The arrays of a batch that the reference reads."""
     return {name: batch[name] for name in ("tokens", "segments", "weights")}

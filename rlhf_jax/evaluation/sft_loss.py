@@ -1,4 +1,4 @@
-"""What a policy loses on the responses of held-out demonstrations."""
+"""The SFT loss of a policy on the responses of held-out demonstrations."""
 
 import dataclasses
 import functools
@@ -17,13 +17,14 @@ from rlhf_jax.stages.supervised import token_losses
 
 @dataclasses.dataclass(frozen=True)
 class SFTLoss(Evaluator):
-    """Nats a token of the responses of the data source's held-out demonstrations, their end tokens
-    included: the loss of SFT on records that it does not train on.
+    """Nats per token of the responses of the data source's held-out demonstrations, including their
+    end tokens. This is the loss of SFT on records that it does not train on.
 
-    Of a policy that is asked behind worked examples it is not known.
+    A policy that is prompted with worked examples has no such loss.
 
-    length, batch_size  tokens of prompt and response at most, rows a batch; longer demonstrations
-                        are left out and counted
+    length      the most tokens of prompt and response; longer demonstrations are left out and
+                counted
+    batch_size  demonstrations per batch
     """
 
     asks: ClassVar = False
