@@ -99,8 +99,7 @@ class KL(Evaluator):
         return {name: self._mean(rows["nats"]), last: in_training}
 
     def parts(self, rows):
-        known = np.isfinite(rows["nats"]).all()
-        return {self.name: (rows["nats"], np.ones(len(rows["nats"])))} if known else {}
+        return {self.name: (rows["nats"], np.ones(len(rows["nats"])))}
 
     def _mean(self, nats: np.ndarray):
         if not nats.any():  # the KL of a policy to itself is 0 by definition

@@ -45,7 +45,7 @@ def items_of(run: "Run", results: Results, stages: Sequence[str]) -> dict:
         for stage, of in found.items():
             known = digest([measured, np.asarray(of.rows["id"]).tolist()])
             for column, (totals, weights) in evaluator.parts(of.rows).items():
-                if np.isfinite(totals).all():
+                if np.isfinite(totals).all():  # else the model diverged, or nothing is known
                     parts = {"totals": _floats(totals), "weights": _floats(weights)}
                     section.setdefault(stage, {})[column] = {"of": known} | parts
     columns = {

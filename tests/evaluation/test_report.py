@@ -148,6 +148,32 @@ def test_policies_are_in_the_order_of_the_stages_whatever_is_measured_first():
     assert found["policies"]["ppo"].keys() > found["policies"]["sft"].keys()
 
 
+def test_an_evaluator_s_parts_come_to_its_columns():
+    """Of items that `compare` pairs: totals over weights are the estimate."""
+    told = {}
+    for evaluator, found in results():
+        for stage, of in found.items():
+            parts = evaluator.parts(of.rows)
+            told[evaluator.name] = told.get(evaluator.name, set()) | parts.keys()
+            for column, (totals, weights) in parts.items():
+                assert len(totals) == len(weights) == len(of.rows["id"])
+                value = of.summary[column]
+                if value is None:
+                    assert not np.any(weights)
+                    continue
+                mean = value if isinstance(value, float) else value.mean
+                assert np.sum(totals) / np.sum(weights) == pytest.approx(mean, nan_ok=True), column
+    assert told == {
+        "gold_score": {"gold_score"},
+        "gold_score_wins_vs_sft": {"gold_score_wins_vs_sft"},
+        "behaviour": {"followed", "hallucinated", "harmful"},
+        "kl_to_sft": {"kl_to_sft"},
+        "pretraining_loss": {"pretraining_loss", "pretraining_loss_vs_sft"},
+        "accuracy": {"accuracy", "accuracy_longer_is_better", "accuracy_difference"},
+        "samples": {"ended", "response_tokens"},
+    }
+
+
 def test_groups_stand_beside_the_whole(report):
     reward = report["scorers"]["reward"]
     assert reward["accuracy"]["mean"] == 0.75 and reward["accuracy_pairs"] == 40

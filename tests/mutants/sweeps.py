@@ -56,7 +56,6 @@ COMPARE = mutants(
     ],
 )  # fmt: skip
 
-ITEMS = "test_the_report_s_items_pair_two_runs"
 PARTS = tuple(
     mutant
     for file, scope, old, new in (
@@ -65,10 +64,10 @@ PARTS = tuple(
          'rows["nats"]'),
         ("reward_accuracy", "RewardAccuracy.parts", "correct - longer", "correct"),
         ("samples", "Samples.parts", '(rows["tokens"], ones)', '(rows["ended"], ones)'),
-        ("kl", "KL.parts", "if known else {}", ""),
+        ("behaviour", "Behaviour.parts", "of * 1.0", "of * 1.0 + 1"),
     )
-    for mutant in mutants(f"evaluation/{file}.py", "runs/test_sweep.py",
-                          [(scope, old, new, ITEMS, "AssertionError|KeyError")])
+    for mutant in mutants(f"evaluation/{file}.py", "evaluation/test_report.py",
+                          [(scope, old, new, "test_an_evaluator_s_parts_come_to_its_columns")])
 )  # fmt: skip
 
 SEVERAL = "test_of_several_seeds_a_difference_is_paired_by_seed"
