@@ -193,6 +193,9 @@ def test_where_the_items_differ_nothing_is_paired():
     expected = ttest_ind(*means, equal_var=False).confidence_interval(0.95)
     np.testing.assert_allclose(found.value[1:], expected, rtol=1e-9)
     assert (found.how, found.seeds) == (APART, 0)
+    assert difference(high, low, "pairs").how == APART  # it tells no items: by the data
+    same = Comparison(tuple(cell(c, s) for c in (0.1, 0.4) for s in (0, 1))).rows
+    assert difference(same[2], same[1], "pairs").how == PAIRED_SEEDS
     pair = Comparison((cell(0.1, 0, "one"), cell(0.4, 0, "other")))
     low, high = (pair.row(f"ppo@{FIELD}={c}") for c in (0.1, 0.4))
     found = difference(high, low, "gold")
@@ -200,7 +203,6 @@ def test_where_the_items_differ_nothing_is_paired():
     expected = ttest_ind(a, b, equal_var=False).confidence_interval(0.95)
     np.testing.assert_allclose(found.value[1:], expected, rtol=1e-9)
     assert found.how == APART
-    assert difference(high, low, "pairs").how == APART  # it tells no items: by the data
 
 
 def test_of_other_seeds_nothing_is_paired_and_of_one_beside_several_nothing_is_known():
