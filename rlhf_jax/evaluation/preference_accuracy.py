@@ -118,6 +118,14 @@ class PreferenceAccuracy(HeldOutRankings):
         }
         return {self.named(name): value for name, value in found.items()}
 
+    def parts(self, rows):
+        found = {"accuracy": ("correct", "pairs"), "margin": ("margin", "rankings"),
+                 "loss": ("loss", "rankings")}  # fmt: skip
+        return {
+            self.named(f"preference_{name}"): (rows[total], rows[weight])
+            for name, (total, weight) in found.items()
+        }
+
 
 def _sequences(batch: dict) -> dict:
     """The arrays of a batch that the reference reads."""

@@ -89,7 +89,8 @@ class RewardAccuracy(HeldOutRankings):
     def parts(self, rows):
         correct, longer, pairs = (rows[name] for name in ("correct", "longer", "pairs"))
         totals = {"accuracy": correct, "longer_is_better": longer, "difference": correct - longer}
-        return {self._names[part]: (total, pairs) for part, total in totals.items()}
+        found = {self._names[part]: (total, pairs) for part, total in totals.items()}
+        return found | {self.named("loss"): (rows["loss"], rows["rankings"])}
 
     def findings(self, found, seed):
         sentences = []

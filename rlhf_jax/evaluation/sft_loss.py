@@ -82,3 +82,6 @@ class SFTLoss(Evaluator):
         nats = rows["nats"]
         finite = np.isfinite(nats).all()
         return {self.name: mean_interval(nats, rows["tokens"]) if finite else math.nan}
+
+    def parts(self, rows):
+        return {self.name: (rows["nats"], rows["tokens"])}

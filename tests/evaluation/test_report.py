@@ -17,9 +17,11 @@ from rlhf_jax.evaluation.figure import LOOKS, draw, look
 from rlhf_jax.evaluation.gold_score import GoldScore
 from rlhf_jax.evaluation.kl import KL
 from rlhf_jax.evaluation.page import page
+from rlhf_jax.evaluation.preference_accuracy import PreferenceAccuracy
 from rlhf_jax.evaluation.pretraining_loss import PretrainingLoss
 from rlhf_jax.evaluation.reward_accuracy import RewardAccuracy
 from rlhf_jax.evaluation.samples import Samples, choose
+from rlhf_jax.evaluation.sft_loss import SFTLoss
 from rlhf_jax.evaluation.statistics import bounded_mean, mean_interval, win_rate
 from rlhf_jax.evaluation.summary import columns_of, duration, entries, measured, summarise
 from rlhf_jax.evaluation.table import print_report, tables
@@ -150,9 +152,17 @@ def test_policies_are_in_the_order_of_the_stages_whatever_is_measured_first():
 
 def test_an_evaluator_s_parts_come_to_its_columns():
     """Of items that `compare` pairs: totals over weights are the estimate."""
+    rng = np.random.default_rng(0)
+    ranked = {"id": IDS, "over_long": 0 * IDS} | {
+        name: rng.integers(1, 4, COUNT) * 1.0
+        for name in ("pairs", "margin", "loss", "rankings", "nats", "tokens")
+    }
+    ranked["correct"] = ranked["pairs"] - 1
+    more = [PreferenceAccuracy(length=8, reference="sft"), SFTLoss(length=8)]
+    held_out = [(evaluator, {"sft": measured(evaluator, ranked, 7)}) for evaluator in more]
     told = {}
-    for evaluator, found in results():
-        for stage, of in found.items():
+    for evaluator, found in [*results(), *held_out]:
+        for of in found.values():
             parts = evaluator.parts(of.rows)
             told[evaluator.name] = told.get(evaluator.name, set()) | parts.keys()
             for column, (totals, weights) in parts.items():
@@ -163,14 +173,17 @@ def test_an_evaluator_s_parts_come_to_its_columns():
                     continue
                 mean = value if isinstance(value, float) else value.mean
                 assert np.sum(totals) / np.sum(weights) == pytest.approx(mean, nan_ok=True), column
+    held_out = {"preference_accuracy", "preference_margin", "preference_loss"}
     assert told == {
         "gold_score": {"gold_score"},
         "gold_score_wins_vs_sft": {"gold_score_wins_vs_sft"},
         "behaviour": {"followed", "hallucinated", "harmful"},
         "kl_to_sft": {"kl_to_sft"},
         "pretraining_loss": {"pretraining_loss", "pretraining_loss_vs_sft"},
-        "accuracy": {"accuracy", "accuracy_longer_is_better", "accuracy_difference"},
+        "accuracy": {"accuracy", "accuracy_longer_is_better", "accuracy_difference", "loss"},
         "samples": {"ended", "response_tokens"},
+        "preference_accuracy": held_out,
+        "sft_loss": {"sft_loss"},
     }
 
 

@@ -65,6 +65,8 @@ PARTS = tuple(
         ("reward_accuracy", "RewardAccuracy.parts", "correct - longer", "correct"),
         ("samples", "Samples.parts", '(rows["tokens"], ones)', '(rows["ended"], ones)'),
         ("behaviour", "Behaviour.parts", "of * 1.0", "of * 1.0 + 1"),
+        ("preference_accuracy", "PreferenceAccuracy.parts", '("margin", "rankings")',
+         '("margin", "pairs")'),
     )
     for mutant in mutants(f"evaluation/{file}.py", "evaluation/test_report.py",
                           [(scope, old, new, "test_an_evaluator_s_parts_come_to_its_columns")])
