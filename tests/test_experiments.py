@@ -192,7 +192,8 @@ def test_the_options_of_each_command_on_a_page_are_there(name):
         refuse_unknown([config, *COMMAND_OPTIONS], options)
 
 
-@pytest.mark.parametrize("name", OURS)
+# docs/objectives.md has fields of other libraries too.
+@pytest.mark.parametrize("name", sorted({*OURS} - {"objectives.md"}))
 def test_options_and_fields_that_a_page_mentions_are_there(name):
     """`--loop.keep`, `--evaluation.sampling.*`, `reward.divide_by`."""
     config = load_experiment(str(ROOT / OF_PAGE.get(name, QUICKSTART)))
