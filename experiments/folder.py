@@ -26,9 +26,11 @@ SFT's, KL to SFT, and samples of all policies side by side.
 """
 
 from rlhf_jax.evaluation.kl import KL
+from rlhf_jax.evaluation.preference_accuracy import PreferenceAccuracy
 from rlhf_jax.evaluation.reward_accuracy import RewardAccuracy
 from rlhf_jax.evaluation.reward_score import RewardScore
 from rlhf_jax.evaluation.samples import Samples
+from rlhf_jax.evaluation.sft_loss import SFTLoss
 from rlhf_jax.evaluation.win_rate import WinRate
 from rlhf_jax.models.config import TransformerConfig
 from rlhf_jax.objectives.kl import FixedController
@@ -76,7 +78,11 @@ config = Experiment(
     },
     evaluation=EvaluationConfig(prompt_length=64, response_length=32),
     evaluators=(
-        RewardAccuracy(length=128, outputs=10, batch_size=8),
+        SFTLoss(length=128, every=50, within=("sft",)),
+        RewardAccuracy(length=128, outputs=10, batch_size=8, every=50),
+        PreferenceAccuracy(
+            length=128, outputs=10, batch_size=8, reference="sft", only=("dpo",), every=50
+        ),
         RewardScore("reward"),
         WinRate("sft", of="reward_score", told=("dpo", "ppo")),
         KL("sft"),

@@ -10,6 +10,7 @@ from pathlib import Path
 import pytest
 
 from rlhf_jax import cli
+from rlhf_jax.errors import UserError
 from rlhf_jax.runs.experiment import load_experiment
 from rlhf_jax.sources import corpora
 from rlhf_jax.sources.folder import FolderData
@@ -44,7 +45,7 @@ def test_the_example_runs_to_a_report_without_a_grader(place, capsys):
     assert report["policies"].keys() == {"sft", "dpo", "ppo"}
     counts = report["records"]
     for stage, columns in report["policies"].items():
-        assert {"reward_score", "reward_score_wins_vs_sft", "kl_to_sft"} <= columns.keys()
+        assert {"reward_score", "reward_score_wins_vs_sft", "kl_to_sft", "sft_loss"} <= {*columns}
         assert (columns["kl_to_sft"]["mean"] == 0) == (stage == "sft")
     assert report["scorers"]["reward"]["accuracy_pairs"] == counts["rankings"]["valid"]
     assert report["prompts"] == {
@@ -52,6 +53,15 @@ def test_the_example_runs_to_a_report_without_a_grader(place, capsys):
         "asked": counts["prompts"]["test"],
     }
     assert {"report.html", "report.png"} <= {file.name for file in folder.iterdir()}
+
+
+def test_demonstrations_alone_are_enough_for_sft(place):
+    (place / "my_records" / "rankings.train.jsonl").unlink()
+    _, experiment, *options = shlex.split(COMMAND)
+    given = [str(ROOT / experiment), *options, *SHRUNK.split(), "--sft.epochs", "0.05"]
+    assert cli.command(["sft", *given]) == 0
+    with pytest.raises(UserError, match=r"^reward reads rankings\.train\.jsonl, and the data have"):
+        cli.command(["run", *given])
 
 
 def test_the_tokenizer_of_the_page_is_taken(place, capsys):
