@@ -84,4 +84,5 @@ class SFTLoss(Evaluator):
         return {self.name: mean_interval(nats, rows["tokens"]) if finite else math.nan}
 
     def parts(self, rows):
-        return {self.name: (rows["nats"], rows["tokens"])}
+        known = np.isfinite(rows["nats"]).all()
+        return {self.name: (rows["nats"], rows["tokens"])} if known else {}

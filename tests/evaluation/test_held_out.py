@@ -56,6 +56,12 @@ def rows_by_loop(reward, loss):
     return np.array(list(found.values())).T
 
 
+def assert_parts(evaluator, rows, summary):
+    """Of totals and weights the ratio of sums is what the report tells."""
+    for column, (totals, weights) in evaluator.parts(rows).items():
+        assert summary[column].mean == pytest.approx(totals.sum() / weights.sum()), column
+
+
 def assert_figures(rows, expected):
     for name, values in zip(PAIRS.counted, expected, strict=True):
         np.testing.assert_allclose(rows[name], values, rtol=1e-4, atol=1e-5, err_msg=name)
@@ -80,6 +86,8 @@ def test_a_policy_orders_held_out_pairs_by_its_log_ratio_to_the_reference():
         "preference_over_long_on_feedback": 1,
     }
     assert found.keys() == PAIRS.columns().keys()
+    assert_parts(PAIRS, rows, found)
+    assert len(PAIRS.parts(rows)) == 3
     assert 0 < rows["correct"].sum() < 6
 
 
@@ -137,8 +145,10 @@ def test_the_sft_loss_is_of_the_responses_of_held_out_demonstrations():
     found = LOSS.summary(rows, 0)
     assert found == {"sft_loss": mean_interval(rows["nats"], rows["tokens"])}
     assert found["sft_loss"].mean == pytest.approx(sum(expected) / 9, rel=1e-4)
+    assert_parts(LOSS, rows, found)
+    assert LOSS.parts(rows).keys() == {"sft_loss"}
     behind = LOSS.rows(Subject(LOSS, policy, data=data, behind="an example\n"))
-    assert math.isnan(LOSS.summary(behind, 0)["sft_loss"])
+    assert math.isnan(LOSS.summary(behind, 0)["sft_loss"]) and not LOSS.parts(behind)
 
 
 def test_held_out_demonstrations_that_are_too_long_are_told():

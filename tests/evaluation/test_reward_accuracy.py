@@ -93,6 +93,8 @@ def test_the_pairs_of_the_sources_are_those_of_the_whole(rows):
     columns = [rows[name] for name in ("correct", "longer", "pairs")]
     assert found.summary["accuracy"] == pair_accuracy(*columns, 0)["accuracy"]
     assert found.summary["accuracy"].mean == rows["correct"].sum() / 10
+    totals, weights = EVALUATOR.parts(rows)["loss"]
+    assert found.summary["loss"].mean == pytest.approx(totals.sum() / weights.sum())
     some = [0, 1, 3]  # prompts with a pair
     of_rankings = mean_interval(rows["loss"][some], rows["rankings"][some])
     assert found.summary["loss"] == of_rankings and of_rankings.mean == rows["loss"].sum() / 4
