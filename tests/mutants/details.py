@@ -319,7 +319,7 @@ FAULTS = (
          "test_experiments.py::test_every_field_of_every_config_is_read_outside_its_validation",
          ("Experiment.out", "out: str | None = None", "out: str | None = None; idle: int = 0")),
     *row("documented commands that do not exist", "cli.py",
-         "test_experiments.py::test_the_readme_names_existing_targets_commands_and_files",
+         "test_experiments.py::test_each_command_of_a_page_is_there",
          ("COMMANDS", "tuple(ABOUT)", 'tuple(set(ABOUT) - {"generate"})')),
     *row("a response that was cut gets an end token in reward-model or preference training",
          "data/arrays.py",
