@@ -91,11 +91,12 @@ def _find_arrays(jaxpr, found: dict[str, int]) -> dict[int, str]:
         elif eqn.primitive.name == "while":
             largest("loop state", _bytes(eqn.outvars))
         elif eqn.primitive.name == "scan":
-            (body, named), carried = inner[0], eqn.params["num_carry"]
+            body, named = inner[0]
             other = "gradients" if eqn.params["reverse"] else "kept activations"
             kept: dict[str, int] = {}
-            pairs = zip(body.outvars[carried:], eqn.outvars[carried:], strict=True)
-            for one_turn, all_turns in pairs:
+            for one_turn, all_turns in zip(body.outvars, eqn.outvars, strict=True):
+                if one_turn.aval.shape == all_turns.aval.shape:
+                    continue  # carried from turn to turn, not stacked over them
                 name = named.get(id(one_turn), other)
                 kept[name] = kept.get(name, 0) + _bytes([all_turns])
             for name, size in kept.items():

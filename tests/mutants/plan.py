@@ -63,7 +63,7 @@ JAXPRS = mutants(
         ("_flops", "total += max(inner)", "total += sum(inner)",
          "test_of_a_choice_the_dearest_branch"),
         ("_flops", '"while": while_turns', '"while": 1', "test_loops_are_multiplied"),
-        ("_find_arrays", 'eqn.params["num_carry"]', "0",
+        ("_find_arrays", "one_turn.aval.shape == all_turns.aval.shape", "False",
          "test_the_largest_arrays_by_name_and_what_loops_keep"),
         ("_find_arrays", 'if eqn.params["reverse"]', "if False",
          "test_the_largest_arrays_by_name_and_what_loops_keep"),
