@@ -2,7 +2,6 @@
 
 import io
 import math
-import textwrap
 from collections.abc import Mapping, Sequence
 from typing import NamedTuple
 
@@ -116,8 +115,7 @@ def others_of(values: Mapping[str, str]) -> str:
 def _panel(
     panel: Axes, name: str, column: Column, rows: Sequence[Row], axis: Axis, looks, styles
 ) -> None:
-    about = textwrap.fill(column.about.partition(";")[0], 40)
-    frame(panel, name.replace("_", " "), axis.label, about)
+    frame(panel, name.replace("_", " "), axis.label, column.about.partition(";")[0])
     if column.middle is not None:
         panel.axhline(column.middle, color=SOFT, linestyle="--", linewidth=1, zorder=0)
     lines: dict[tuple[str, str], list[tuple[float, Row]]] = {}
@@ -139,6 +137,7 @@ def _panel(
         _level(panel, name, row, looks[row.model], number)
     if alone:
         panel.set_xticks(range(len(models)), models, rotation=30, ha="right")
+        panel.set_xlim(-0.5, len(models) - 0.5)
     elif axis.labels:
         panel.set_xticks(list(axis.labels), list(axis.labels.values()))
         panel.set_xlim(-0.6, max(axis.labels) + 0.4)
@@ -193,7 +192,7 @@ def _points(
     for x, estimate in zip(across, found, strict=True):
         if len(estimate.by_seed) > 1:
             seeds = list(estimate.by_seed.values())
-            panel.plot([x] * len(seeds), seeds, ".", markersize=5, alpha=0.6, **how)
+            panel.plot([x] * len(seeds), seeds, "_", markersize=9, **how)
 
 
 def _reach(value: Interval) -> tuple[float, float]:
