@@ -1,4 +1,4 @@
-"""SFT, a reward model, PPO and DPO on your own records, from random weights.
+"""Train SFT, a reward model, PPO and DPO on your own records. The model starts from random weights.
 
     rlhf-jax run experiments/folder.py --data.path FOLDER
     rlhf-jax sft experiments/folder.py --data.path FOLDER      # demonstrations alone are enough
@@ -9,8 +9,8 @@ FOLDER holds JSONL files, a record a line. Two are needed:
     rankings.train.jsonl          {"prompt": "...", "chosen": "...", "rejected": "..."}
                                or {"prompt": "...", "responses": ["...", ...], "ranks": [0, 1, ...]}
 
-docs/data.md lists the other files (held-out records, prompts, text, a tokenizer). If they are
-missing, they are drawn from these two. Sizes are options:
+docs/data.md lists the optional files (held-out records, prompts, text, tokenizer) and says what is
+used if they are missing. Sizes are options, for example:
 
     --model.layers 8 --model.width 512 --model.heads 8 --model.vocab-size 8000 --model.context 1024
     --sft.length 1024 --reward.length 1024 --dpo.length 1024 --accuracy.length 1024
@@ -20,9 +20,9 @@ missing, they are drawn from these two. Sizes are options:
 
 A record that is longer than its stage's length is left out and counted.
 
-The report needs no grader. It shows how often the reward model orders held-out pairs as people did,
-its scores of each policy's responses to held-out prompts, how often these responses score above
-SFT's, KL to SFT, and samples of all policies side by side.
+The report needs no grader. It shows how often the reward model orders held-out pairs as people did;
+the mean reward-model score of each policy on held-out prompts; how often a policy's response scores
+higher than SFT's; the KL to SFT; and samples of all policies side by side.
 """
 
 from rlhf_jax.evaluation.kl import KL

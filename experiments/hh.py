@@ -1,4 +1,4 @@
-"""InstructGPT on human feedback: Anthropic HH, OpenAssistant and PandaLM, two CPU cores.
+"""InstructGPT on human feedback (Anthropic HH, OpenAssistant and PandaLM); runs on two CPU cores.
 
     RLHF_JAX_DATA=FOLDER rlhf-jax run experiments/hh.py       # all stages, then the report
     RLHF_JAX_DATA=FOLDER rlhf-jax reward experiments/hh.py    # up to the reward model
@@ -7,27 +7,27 @@ This downloads the files (about 6 MB, with offensive text) from GitHub into FOLD
 
     python -c "from rlhf_jax.data.download import download_human_data as d; d('FOLDER')"
 
-Training records with seed 0. The oldest turns of prompts above 400 characters are removed: 95 % of
-HH then fits into 256 tokens, without this 71 %. A ranking with an output that is still too long is
-left out.
+The table shows the training records for seed 0. If a prompt has more than 400 characters, its
+oldest turns are removed. 95 % of the HH rankings then fit into 256 tokens (71 % without this). A
+ranking with an output that is still too long is left out.
 
                     rankings   K      held out
     HH                 2,307   2           231
     OpenAssistant        211   2..9         22
     PandaLM              999   2, ties     101
-    used in training   2,638 of 3,159, in testing 310 of 354; the others are too long or all tied
+    used for training  2,638 of 3,159, for testing 310 of 354; the others are too long or all tied
     demonstrations     2,752 of 3,062
     PPO prompts        2,341 of 2,390
 
-Several rankings share a batch element of 10 outputs (`packed`). Most rankings have two outputs, so
-that one ranking per element would be mostly padding.
+Several rankings share a batch element of 10 outputs (`packed`). Most rankings have only two
+outputs; with one ranking per element, most of the batch would be padding. 3,159 rankings are left
+of 3,517, without the 354 held-out rankings and 4 rankings whose prompts are held out.
 
 Cost: 15 min on two cores without AMX that were also doing other work: pretrain 4:26, sft 1:28,
 reward 3:34, ppo 1:01, ppo_ptx 1:19, report 1:35.
 
-Result of the first command, seed 0: the share of held-out pairs that the reward model orders as
-people did, with 95 % intervals over prompts, and the share of the rule "the longer output is
-better":
+Result of the first command, seed 0: accuracy on held-out pairs (share ordered as people did) of the
+reward model and of the rule "the longer output is better", with 95 % intervals over prompts:
 
                     pairs   reward model        longer is better
     all               324   .528 [.474, .582]   .528 [.455, .600]
@@ -35,12 +35,12 @@ better":
     OpenAssistant      23   .391 [.184, .629]   .652 [.350, .869]
     PandaLM            81   .457 [.332, .613]   .642 [.394, .822]
 
-So small a reward model, trained from scratch, is not clearly better than chance. Therefore the next
-figures show how far PPO went, not that its responses are better. The reward model prefers PPO's
-response to SFT's on .767 [.712, .815] of the prompts, at a KL to SFT of 1.3 nats; PPO-ptx's on .676
-[.618, .730], at 2.5 nats. A response that does not end within 48 tokens scores -1: 66 % of SFT's
-responses end, 98 % of PPO's, 95 % of PPO-ptx's. Pretraining loss in nats per token: base 4.96, SFT
-6.00, PPO 6.07, PPO-ptx 5.41.
+This reward model is small and trained from scratch; it is not clearly better than chance. So the
+next numbers show how much PPO increased the reward-model score. They do not show that its responses
+are better. The reward model prefers PPO's response to SFT's on .767 [.712, .815] of the prompts (KL
+to SFT 1.3 nats), and PPO-ptx's response to SFT's on .676 [.618, .730] (KL 2.5 nats). A response
+that does not end within 48 tokens scores -1: 66 % of SFT's responses end, 98 % of PPO's, 95 % of
+PPO-ptx's. Pretraining loss in nats per token: base 4.96, SFT 6.00, PPO 6.07, PPO-ptx 5.41.
 """
 
 from rlhf_jax.evaluation.kl import KL

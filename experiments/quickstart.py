@@ -1,13 +1,14 @@
-"""InstructGPT in miniature, in the instruction world: no download, two CPU cores.
+"""InstructGPT in miniature, in the generated world: no download, two CPU cores.
 
     make quickstart          or          rlhf-jax run experiments/quickstart.py [--seed N]
 
-Cost: 8 min 29 s on two cores without AMX that were also used by other programs; 11 min 18 s of
-processor time (`time rlhf-jax run experiments/quickstart.py`). All three seeds below:
+Cost: 8 min 29 s on two cores without AMX that were also used by other programs; 11 min 18 s of CPU
+time (`time rlhf-jax run experiments/quickstart.py`). All three seeds below:
 `rlhf-jax sweep experiments/quickstart.py --seeds 0 1 2`.
 
-Result: gold score (0 to 1) on 800 held-out prompts, by seed. Each 95 % interval reaches at most .023
-to each side. Each seed generates another world. Matrix products were in float32:
+Result: gold score (the gold grader's score, 0 to 1) on 800 held-out prompts, by seed. Each 95 %
+interval reaches at most .023 to each side. Each seed generates different data. Matrix products in
+float32:
 
        base   prompted   SFT    DPO    PPO    PPO-ptx
     0  .337   .383       .604   .601   .675   .654
@@ -15,12 +16,12 @@ to each side. Each seed generates another world. Matrix products were in float32
     2  .352   .376       .619   .635   .697   .675
 
 PPO > SFT > base for each seed, and these intervals do not overlap. No training split contains a
-held-out request, even in other words, so the answer to a question about a fact must come from the
-pretraining text. A quarter of the demonstrations are careless (`data.careless`): SFT learns to
-imitate them, while the rankings put careless answers lower.
+held-out request, not even a paraphrase of it. So the model can know the answer to a factual
+question only from the pretraining text. A quarter of the demonstrations are careless
+(`data.careless`). SFT imitates them; the labelers rank careless answers lower.
 
-Loss on held-out text in nats per token, and KL to SFT in nats per response. SFT, DPO and PPO raise
-the loss (the alignment tax); PPO-ptx lowers it again:
+Loss on held-out text in nats per token, and KL to SFT in nats per response. SFT raises the loss
+strongly, DPO and PPO further (the alignment tax); PPO-ptx brings it back almost to the base loss:
 
        base loss   SFT loss   DPO loss, KL   PPO loss, KL   PPO-ptx loss, KL
     0  1.19        2.98       3.90  19.13    3.19   .56     1.35   1.03

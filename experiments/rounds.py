@@ -1,13 +1,13 @@
-"""Two rounds of feedback, reward model and PPO, as the paper iterates: "more comparison data is
-collected on the current best policy, which is used to train a new RM and then a new policy" (Ouyang
-et al. 2022, section 3.1).
+"""Two rounds of feedback collection, reward-model training and PPO, as in the InstructGPT paper:
+"more comparison data is collected on the current best policy, which is used to train a new RM and
+then a new policy" (Ouyang et al. 2022, section 3.1).
 
     rlhf-jax run experiments/rounds.py [--seed N]
 
 In the second round the first round's policy answers the same prompts. A new reward model starts
 from SFT and is trained on the new rankings only. The second PPO starts from the first round's
-policy; its reference is still SFT. `longer` is the control: as many further iterations with the
-first round's reward model.
+policy; its reference is still SFT. `longer` is the control. It trains the first round's policy for
+the same number of additional iterations, with the first round's reward model.
 
 Cost: 9 min (seed 2) on two cores without AMX that were also doing other work.
 
@@ -24,8 +24,8 @@ The first round raises the score; the second has no clear effect. Paired differe
     second PPO - PPO     -.007 [-.023, +.008]  -.004 [-.019, +.011]  +.006 [-.009, +.021]
     second PPO - longer  -.010 [-.026, +.006]  -.012 [-.026, +.001]  +.003 [-.013, +.019]
 
-Share of held-out pairs of outputs of the first round's policy that a reward model orders as the
-labelers did, by seed:
+Accuracy of the reward models on held-out pairs of outputs that the first round's policy wrote
+(share ordered as the labelers did), by seed:
 
     first                .521 [.472, .571]     .551 [.505, .597]     .560 [.512, .607]
     second               .572 [.519, .622]     .573 [.525, .621]     .582 [.532, .627]
