@@ -59,5 +59,5 @@ def test_every_line_of_a_table_is_a_row_a_reason_or_a_heading():
 
 def test_all_21_details_of_huang_are_there():
     section = PAGE.split("## The N implementation details")[1].split("\n## ")[0]
-    numbers = {int(n) for n in re.findall(r"^\| (\d+) ", section, re.MULTILINE)}
+    numbers = {int(n) for n in re.findall(r"^\| (\d+)\. ", section, re.MULTILINE)}
     assert numbers == set(range(1, 22))
