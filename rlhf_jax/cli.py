@@ -176,10 +176,12 @@ def run_stages(command: str, experiment: str, *options: str) -> int:
         with processes.ending_together(), SIGNALS.handled():
             out = config.directory
             processes.first_alone(lambda: writable_directory(out, "out"), "out")
-            asked = chain.named(config.stages, how.stages) if command == "run" else (command,)
+            named = how.stages if command == "run" else (command,)
+            asked = chain.named(config.stages, named)
             stages = tuple(chain.in_order(config.stages, asked))
             if (other := how.from_) is not None:
-                processes.first_alone(lambda: take_from(config, other, stages), "from")
+                others = [stage for stage in stages if stage not in named]
+                processes.first_alone(lambda: take_from(config, other, others), "from")
             origin = Origin(str(absolute(experiment)), options)
             run = Run(config, how.stop_after_steps, how.insist, stages, origin)
             report.report(run, stages) if command == "run" else run.finish(command)

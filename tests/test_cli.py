@@ -99,11 +99,17 @@ def test_every_stage_of_an_experiment_is_a_command(monkeypatch, capsys, calls):
     assert origin.options == ("--insist", "--stop-after-steps", "3", "--seed", "4")
 
 
-def test_a_stage_takes_what_another_run_has_of_it_and_of_what_it_builds_on(monkeypatch, calls):
+def test_stages_that_a_command_names_are_trained_and_those_below_them_are_taken(monkeypatch, calls):
     monkeypatch.setattr(take, "take_from", lambda *asked: calls.append(asked))
     assert cli.command(["ppo", SMALL, "--from", "runs/other"]) == 0
     (config, other, stages), _, last = calls
-    assert (config.name, other, stages, last) == ("small", "runs/other", CHAIN, "ppo")
+    below = [stage for stage in CHAIN if stage != "ppo"]
+    assert (config.name, other, stages, last) == ("small", "runs/other", below, "ppo")
+    for options, left in ((["--stages", "reward", "dpo"], {"pretrain", "sft", "feedback"}),
+                          ([], set(config.stages))):  # fmt: skip
+        del calls[:]
+        assert cli.command(["run", SMALL, "--from", "runs/other", *options]) == 0
+        assert set(calls[0][2]) == left
 
 
 def test_run_is_all_stages_each_after_what_it_needs_and_the_report(monkeypatch, capsys, calls):

@@ -40,7 +40,7 @@ class RunOptions:
     stop_after_steps: int | None = None  # ends the stage early, with a checkpoint
     insist: bool = False  # goes on in a directory that another config made
     # Another run's directory: a stage that has finished there with the same config is not trained
-    # again. Its model stays there, and from.json in this run names it.
+    # again, unless the command names it. Its model stays there; from.json in this run points to it.
     from_: str | None = None
 
 

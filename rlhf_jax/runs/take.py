@@ -109,13 +109,13 @@ def here(config: Experiment, stages: Sequence[str]) -> list[str]:
 def take_from(config: Experiment, run: PathLike, stages: Sequence[str]) -> None:
     """Takes the stages that another run has finished, and prints which are taken and which not.
 
-    Raises UserError where nothing can be taken and no stage has begun here.
+    Raises UserError where none of the stages can be taken and none has begun here.
     """
     stages = [stage for stage in stages if config.trains(stage)]
     offer, own = offered(config, run, stages), here(config, stages)
     found = [stage for stage in offer.whole if stage not in own]
     left = reasons(offer, own)
-    if not found and not own:
+    if stages and not found and not own:
         raise UserError(f"nothing can be taken from {offer.run}: " + "\n".join(left))
     take(config, offer, found)
     if found:

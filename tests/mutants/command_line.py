@@ -169,12 +169,15 @@ TAKEN = (
          "test_only_evaluators_that_have_a_model_are_checked"),
     ]),
     *mutants("cli.py", "runs/test_take.py", [
-        ("run_stages", "chain.named(config.stages, how.stages)", "tuple(config.stages)",
-         "test_run_of_some_stages_takes_them_and_reports_what_has_finished"),
+        ("run_stages", "chain.named(config.stages, named)", "tuple(config.stages)",
+         "test_run_of_some_stages_trains_them_takes_those_below_and_reports_what_has_finished"),
+        ("run_stages", "if stage not in named", "",
+         "test_cli.py::"
+         "test_stages_that_a_command_names_are_trained_and_those_below_them_are_taken"),
     ]),
     *mutants("runs/report.py", "runs/test_take.py", [
         ("report", "chain.named(run.config.stages, stages)", "list(run.config.stages)",
-         "test_run_of_some_stages_takes_them_and_reports_what_has_finished"),
+         "test_run_of_some_stages_trains_them_takes_those_below_and_reports_what_has_finished"),
     ]),
 )  # fmt: skip
 

@@ -200,21 +200,23 @@ def test_doctor_tells_what_is_taken_and_what_is_gone(there, tmp_path):
 # The command line.
 
 
-def test_run_of_some_stages_takes_them_and_reports_what_has_finished(
+def test_run_of_some_stages_trains_them_takes_those_below_and_reports_what_has_finished(
     there, tmp_path, monkeypatch, capsys
 ):
     monkeypatch.setattr(cli, "keep_pages", lambda: True)
-    reported = []
+    reported, asked = [], []
     monkeypatch.setattr(report, "report_finished", reported.append)
-    arguments = ["--from", str(there), "--out", str(tmp_path), "--stages", "reward", "dpo"]
+    monkeypatch.setattr(Run, "finish", lambda run, stage: asked.append(stage))
+    arguments = ["--from", str(there), "--out", str(tmp_path), "--stages", "reward", "dpo",
+                 "--reward.batch-size", "8", "--dpo.batch-size", "8"]  # fmt: skip
     assert cli.command(["run", small.__file__, *arguments]) == 0
     out = capsys.readouterr().out
-    assert f"pretrain, sft, feedback, reward, dpo: taken from {there}\n" in out
+    assert f"pretrain, sft, feedback: taken from {there}\n" in out and "reward: not" not in out
     (run,) = reported
-    assert run.left(list(small.config.stages)) == ["ppo", "ppo_ptx"]
-    assert not (tmp_path / "ppo").exists()
+    assert asked == ["pretrain", "sft", "feedback", "reward", "dpo"]
+    assert run.left(list(small.config.stages)) == ["reward", "ppo", "ppo_ptx", "dpo"]
     with pytest.raises(UserError, match=r"^stages = 'flying': must be a stage of this experiment"):
-        cli.command(["run", small.__file__, *arguments, "flying"])
+        cli.command(["run", small.__file__, *arguments[:-4], "flying"])
 
 
 def test_only_evaluators_that_have_a_model_are_checked(there, tmp_path):
