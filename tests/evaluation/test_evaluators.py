@@ -188,7 +188,7 @@ def test_the_pretraining_loss_is_of_each_held_out_document():
     assert found["pretraining_loss_vs_sft"] is None and "against" not in itself
     alone = PretrainingLoss(length=20)
     assert list(alone.summary(itself, 0)) == ["pretraining_loss"] and alone.needs() == {}
-    early = evaluator.rows(Subject(evaluator, policy, data=data, before=True))
+    early = evaluator.rows(Subject(evaluator, policy, data=data, others=others, before=True))
     assert "against" not in early and evaluator.optional() == ("against",)
     np.testing.assert_array_equal(early["nats"], rows["nats"])
     rows["nats"][1] = np.inf

@@ -8,6 +8,7 @@ import pytest
 
 from rlhf_jax.data.records import Demonstration, Ranking
 from rlhf_jax.errors import ConfigError
+from rlhf_jax.evaluation.evaluator import number
 from rlhf_jax.evaluation.preference_accuracy import PreferenceAccuracy
 from rlhf_jax.evaluation.sft_loss import SFTLoss
 from rlhf_jax.evaluation.statistics import mean_interval, ratio_interval
@@ -148,7 +149,7 @@ def test_the_sft_loss_is_of_the_responses_of_held_out_demonstrations():
     assert_parts(LOSS, rows, found)
     assert LOSS.parts(rows).keys() == {"sft_loss"}
     behind = LOSS.rows(Subject(LOSS, policy, data=data, behind="an example\n"))
-    assert math.isnan(LOSS.summary(behind, 0)["sft_loss"]) and not LOSS.parts(behind)
+    assert math.isnan(number(LOSS.summary(behind, 0)["sft_loss"])) and not LOSS.parts(behind)
 
 
 def test_held_out_demonstrations_that_are_too_long_are_told():
