@@ -356,7 +356,7 @@ def test_the_picture_has_a_panel_a_column_with_lines_bars_and_seeds(monkeypatch)
     np.testing.assert_allclose(ends[1], value[1:])
     assert gold.get_ylim()[0] < ends.min() and ends.max() < gold.get_ylim()[1]
     assert gold.get_xlim() == pytest.approx((0.01, 0.43))
-    seeds = [line for line in gold.lines if line.get_marker() == "."]
+    seeds = [line for line in gold.lines if line.get_marker() == "_" and line.get_markersize() == 9]
     np.testing.assert_allclose(
         seeds[1].get_ydata(orig=False), [scores("ppo", 0.4, s).mean() for s in (0, 1, 2)]
     )

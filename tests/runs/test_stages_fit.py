@@ -73,8 +73,7 @@ PARTS = {
     "stages.x = 'sft': must be a stage, such as SFT(...)": {"stages": {**STAGES, "x": "sft"}},
     "stages.x = <class 'rlhf_jax.stages.sft.SFT'>: must be a stage, such as SFT(...)":
         {"stages": {**STAGES, "x": SFT}},
-    "evaluators = GoldScore(every=None, within=(), above=(), over=None): must be a tuple of "
-    "evaluators": {"evaluators": GoldScore()},
+    "evaluators = <GoldScore>: must be a tuple of evaluators": {"evaluators": GoldScore()},
     "evaluators.0 = <class 'rlhf_jax.evaluation.gold_score.GoldScore'>: must be an evaluator, such "
     "as GoldScore()": {"evaluators": [GoldScore]},
     "model = None: must be a TransformerConfig": {"model": None},
