@@ -6,8 +6,9 @@ Cost: 8 min 29 s on two cores without AMX that were also used by other programs;
 time (`time rlhf-jax run experiments/quickstart.py`). All three seeds below:
 `rlhf-jax sweep experiments/quickstart.py --seeds 0 1 2`.
 
-Result: gold score (0 to 1) on 800 held-out prompts, by seed. Each 95 % interval extends at most
-.023 to each side. Each seed generates another world. Matrix products were in float32:
+Result: gold score (the gold grader's score, 0 to 1) on 800 held-out prompts, by seed. Each 95 %
+interval extends at most .023 to each side. Each seed generates different data. Matrix products in
+float32:
 
        base   prompted   SFT    DPO    PPO    PPO-ptx
     0  .337   .383       .604   .601   .675   .654

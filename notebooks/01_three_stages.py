@@ -46,7 +46,7 @@ from rlhf_jax.worlds.instruction import InstructionWorld, WorldConfig
 # %% [markdown]
 # ## A world that can grade
 #
-# The instruction world makes prompts, demonstrations and a gold grader from a seed. Half of the
+# The generated world makes prompts, demonstrations and a gold grader from a seed. Half of the
 # demonstrations are *careless* here: wrong, rude, off the point or rambling. Imitation learns the
 # careless half as faithfully as the other; only a comparison can tell them apart.
 

@@ -2,7 +2,7 @@
 # # Ablating the PPO objective
 #
 # An objective of `rlhf_jax` is a sum of named, weighted terms: an ablation is one line. This
-# notebook writes InstructGPT's PPO-ptx as such a sum, on the instruction world, and takes it apart:
+# notebook writes InstructGPT's PPO-ptx as such a sum, on the generated world, and takes it apart:
 # KL coefficient, clip, ptx, advantage whitening, the start of the value function, an entropy bonus.
 #
 # **Shows:** what each part buys, in gold score, in distance from the SFT model and in what is
@@ -53,7 +53,7 @@ from rlhf_jax.worlds.instruction import InstructionWorld, WorldConfig
 # %% [markdown]
 # ## The models to start from
 #
-# As in notebook 01, on a small scale: an SFT model and a reward model of the instruction world.
+# As in notebook 01, on a small scale: an SFT model and a reward model of the generated world.
 # Half of the demonstrations are careless, so that PPO has something to repair; half of the SFT
 # rows are plain text of that world, so that there is something to forget.
 

@@ -52,7 +52,7 @@ def centering_loss(chosen: Array, rejected: Array) -> Array:
 
 
 def regression_loss(scores: Array, targets: Array) -> Array:
-    """(score - target)^2 / 2, per output. The targets are annotators' absolute scores."""
+    """(score - target)^2 / 2, per output. The targets are labelers' absolute scores."""
     chex.assert_equal_shape([scores, targets])
     return 0.5 * jnp.square(as_float(scores) - as_float(targets))
 

@@ -1,4 +1,4 @@
-"""Records of the instruction world, a small English world with a grader."""
+"""Records of the generated world, a small English world with a grader."""
 
 import dataclasses
 import functools
@@ -11,7 +11,7 @@ from rlhf_jax.worlds.instruction import InstructionWorld, WorldConfig
 
 @dataclasses.dataclass(frozen=True)
 class WorldData(Source):
-    """The generated instruction world: text, demonstrations, prompts and a grader. It has no
+    """The generated world: text, demonstrations, prompts and a grader. It has no
     rankings; a feedback stage collects them."""
 
     world: WorldConfig = WorldConfig()

@@ -1,4 +1,4 @@
-"""The instruction world: text, instructions, demonstrations and a gold grader, all from a seed."""
+"""The generated world: text, instructions, demonstrations and a gold grader, all from a seed."""
 
 import random
 from collections.abc import Sequence

@@ -1,4 +1,4 @@
-"""The words of the instruction world: few, so that each fits into a small vocabulary."""
+"""The words of the generated world: few, so that each fits into a small vocabulary."""
 
 # Words between quotes read better than lists of quoted words.
 # ruff: noqa: SIM905

@@ -1,4 +1,4 @@
-"""The instruction world as a source, and what a source without grader or examples says."""
+"""The generated world as a source, and what a source without grader or examples says."""
 
 import dataclasses
 
