@@ -19,7 +19,7 @@ from rlhf_jax.durable import taken
 from rlhf_jax.durable.files import entries
 from rlhf_jax.durable.fingerprint import CLASS, stored
 from rlhf_jax.durable.model_files import has_model, load_model
-from rlhf_jax.errors import UserError, require
+from rlhf_jax.errors import UserError, require, require_a
 from rlhf_jax.evaluation.policies import Sampler, sampling_program, score_ids, score_program
 from rlhf_jax.generation.ending import Ending, EndingConfig, final_scores
 from rlhf_jax.generation.sampling import SamplingConfig
@@ -98,9 +98,12 @@ def sample(
     Raises UserError where a prompt and its response do not fit the model's context.
     """
     require(n >= 1, "n", n, "1 or more")
+    context = policy.shape.context
+    require(0 < response_length < context, "response_length", response_length,
+            f"above 0 and below the model's context = {context}")  # fmt: skip
     sampling = SamplingConfig(temperature, top_k, top_p)
     lengths = [1 + len(policy.tokenizer.encode(prompt)) for prompt in _texts(prompts, "prompts")]
-    room = policy.shape.context - response_length
+    room = context - response_length
     for place, length in enumerate(lengths):
         require(length <= room, f"tokens of prompts[{place}]", length,
                 f"<= context - response_length = {room}")  # fmt: skip
@@ -136,7 +139,7 @@ def score(
 
     The score is read at the last token: the end token, unless a Sample was cut. A text counts as
     ended. missing: the score of cut responses; None: the model's score at the last token.
-    `scorer.ending.missing` is PPO's.
+    `scorer.ending.missing` is PPO's. A text includes the space between it and its prompt.
     Raises UserError where a prompt and its response do not fit the model's context.
     """
     rows = _rows(scorer, prompts, responses)
@@ -159,7 +162,8 @@ def log_probs(
 ) -> list[np.ndarray]:
     """log p of each token of each response, the end token included: N arrays [R] float32, in nats.
 
-    A text counts as ended; a Sample has its own tokens. At the sampling temperature these equal the
+    A text counts as ended, and includes the space between it and its prompt; a Sample has its own
+    tokens. At the sampling temperature these equal the
     sampler's log-probabilities, up to rounding.
     Raises UserError where a prompt and its response do not fit the model's context.
     """
@@ -237,7 +241,9 @@ def _rows(
     same = len(_texts(prompts, "prompts")) == len(_texts(responses, "responses"))
     require(same, "len(responses)", len(responses), f"{len(prompts)}, one a prompt")
     tokenizer, rows = model.tokenizer, []
-    for prompt, response in zip(prompts, responses, strict=True):
+    for place, (prompt, response) in enumerate(zip(prompts, responses, strict=True)):
+        require_a((str, Sample), f"responses[{place}]", response,
+                  "a text or a Sample; sample() gives a list of n for each prompt")  # fmt: skip
         if isinstance(response, str):
             ids, ended = model.ending.close(tokenizer.encode(response), True), True
         else:

@@ -142,6 +142,14 @@ def test_what_is_not_there_or_does_not_fit_is_named(small_run, policy, scorer, p
         api.log_probs(policy, ["a", "a"], ["b"])
     with pytest.raises(ConfigError, match=r"^prompts = 'a': must be a list of texts"):
         api.score(scorer, "a", ["b"])
+    several = api.sample(policy, ["a"], response_length=8, n=2)
+    told = r"^responses\[0\] = <list>: must be a text or a Sample; sample\(\) gives a list of n"
+    with pytest.raises(ConfigError, match=told):
+        api.score(scorer, ["a"], several)
+    for length in (0, 160):
+        told = rf"^response_length = {length}: must be above 0 and below the model's context = 160$"
+        with pytest.raises(ConfigError, match=told):
+            api.sample(policy, ["a"], response_length=length)
     assert api.sample(policy, [], response_length=8) == []
     assert api.log_probs(policy, [], []) == [] and api.score(scorer, [], []).shape == (0,)
 

@@ -170,7 +170,8 @@ def test_scores_of_responses_rankings_and_comparisons(chain, call, tmp_path):
         f"score: reward in {chain.directory}: {len(records)} records, "
         f"{len(sequences) + len(first.responses)} responses",
         f"score: reward orders {told[0]} of {pairs.sum():.0f} pairs of {(pairs > 0).sum()} prompts "
-        f"as the file does; the longer response is the better one in {told[1]}",
+        f"as the file does; the longer response is the better one in {told[1]} "
+        "(95 % intervals over prompts)",
     ]
 
 
@@ -195,7 +196,7 @@ def test_what_generate_wrote_is_scored_and_what_is_too_long_is_null(call, tmp_pa
 BAD = {
     "no JSON": ('{"prompt": "a"', "expected JSON"),
     "a list": ('["a"]', "field '(line)': expected a JSON object"),
-    "no prompt": ('{"response": "b"}', "field 'prompt': expected prompt"),
+    "no prompt": ('{"response": "b"}', "field 'prompt': each line needs"),
     "no response": ('{"prompt": "a"}', "expected prompt and one of: response, responses, or chosen "
                     "and rejected, got the fields prompt"),
     "two forms": ('{"prompt": "a", "response": "b", "responses": []}', "the fields prompt, res"),
@@ -203,7 +204,7 @@ BAD = {
     "one": ('{"prompt": "a", "responses": ["b"]}', "field 'responses': expected at least 2"),
     "no list": ('{"prompt": "a", "responses": "bc"}', "field 'responses': expected a list"),
     "ranks": ('{"prompt": "a", "responses": ["b", "c"], "ranks": [0]}', "field 'ranks': expected"),
-    "half": ('{"prompt": "a", "chosen": "b"}', "field 'rejected': expected prompt and chosen and"),
+    "half": ('{"prompt": "a", "chosen": "b"}', "field 'rejected': each line needs the fields pr"),
     "ended": ('{"prompt": "a", "response": "b", "ended": 1}', "field 'ended': expected true or"),
     "scored": ('{"prompt": "a", "response": "b", "reward_score": 1}', "field 'reward_score'"),
     "huge": ('{"prompt": "a", "response": "b", "x": 1' + "0" * 400 + "}", "field 'x': expected"),
@@ -240,7 +241,7 @@ def test_score_says_what_it_needs(call, tmp_path):
 def test_prompts_of_a_file_are_refused_by_line_and_field(call, tmp_path):
     to = ("--to", str(tmp_path / "out.jsonl"))
     for name, content, arguments, told in (
-        ("a.jsonl", '{"prompt": "a"}\n{"text": "b"}\n', (), "a.jsonl:2: field 'prompt': expected "),
+        ("a.jsonl", '{"prompt": "a"}\n{"text": "b"}\n', (), "a.jsonl:2: field 'prompt': each l"),
         ("a.jsonl", "", (), "a.jsonl: there was none"),
         ("a.json", "[]", (), r"prompts = '.*a.json': must be named \*.jsonl, \*.jsonl.gz or"),
         ("a.jsonl.gz", "{}", (), "a.jsonl.gz: expected a whole gzip file"),

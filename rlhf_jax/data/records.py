@@ -200,9 +200,11 @@ def from_json(fields: Any, kind: type[R]) -> R:
     listed = " and ".join(wanted)
     for field in wanted:
         if field not in fields:
-            there = ", ".join(list(fields)[:5])
-            told = f"; the fields are {there[:60]}" if there else ""
-            raise RecordError(f"field {field!r}: expected {listed}, got no such field{told}")
+            there = ", ".join(list(fields)[:5])[:60] or "no field"
+            needed = f"field{'s' * (len(wanted) > 1)} {listed}"
+            raise RecordError(
+                f"field {field!r}: each line needs the {needed}; this line has: {there}"
+            )
     if kind is Prompt:
         return Prompt(fields["prompt"], {k: v for k, v in fields.items() if k != "prompt"})
     for field in fields:

@@ -37,7 +37,7 @@ ENTRY = re.compile(r"(?P<names>\w+(?:, \w+)*)(?:: |  +)(?P<text>\S.*)")
 class RunOptions:
     """Of a command that runs stages."""
 
-    stop_after_steps: int | None = None  # ends the stage early, with a checkpoint
+    stop_after_steps: int | None = None  # ends a stage at this step, counted over all calls, with a checkpoint
     insist: bool = False  # goes on in a directory that another config made
     # Another run's directory: a stage that has finished there with the same config is not trained
     # again, unless the command names it. Its model stays there; from.json in this run points to it.

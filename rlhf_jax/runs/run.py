@@ -14,7 +14,7 @@ import jax
 from etils.epath import Path
 
 from rlhf_jax.durable import taken
-from rlhf_jax.durable.fingerprint import check_fingerprint, differences
+from rlhf_jax.durable.fingerprint import CONFIG, check_fingerprint, differences
 from rlhf_jax.durable.lock import lock
 from rlhf_jax.durable.model_files import has_model, load_model, save_model, shape_of
 from rlhf_jax.durable.signals import SIGNALS
@@ -54,16 +54,21 @@ class Run:
     ):
         """stages: those that are to run. Before data are built, what will run is printed, and
         stages whose rows do not fit the devices are refused. origin: where the config came from,
-        kept beside each stage."""
+        kept beside each stage.
+
+        Raises UserError, before anything is printed, where data or a stage have another config."""
         self.config, self.stop_after_steps, self.insist = config, stop_after_steps, insist
         self.origin = origin
         self.directory = config.directory
         self.runner = make_runner(config.parallel)
         self.check_rows(stages)
+        data = config.data, self.directory / "data", config.model.vocab_size, config.seed
         if stages and processes.is_first():
+            if not insist:
+                corpora.check_config(*data)
+                self._check_configs(stages)
             left = self.left(stages)
             print("\n".join(opening.lines(config, self.runner, stages, left)), flush=True)
-        data = config.data, self.directory / "data", config.model.vocab_size, config.seed
         prepare = lambda: corpora.prepare(*data)
         processes.first_alone(prepare, "data")
         self.corpora = corpora.Corpora(data[1], config.data) if processes.is_first() else prepare()
@@ -251,6 +256,12 @@ class Run:
             raise Stopped(f"{stage}: stopped {place}; the same command without "
                           "--stop-after-steps goes on")  # fmt: skip
         return state
+
+    def _check_configs(self, stages: Sequence[str]) -> None:
+        """Raises UserError where the directory of one of the stages has another config."""
+        for stage in filter(self.trains, stages):
+            if (self.stage_directory(stage) / CONFIG).exists():
+                self._same_config(stage)
 
     def _same_config(self, stage: str) -> None:
         own, fingerprint = self.directory / stage, self.config.fingerprint(stage)

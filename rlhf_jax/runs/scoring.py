@@ -39,7 +39,9 @@ class ScoreOptions(ReadOptions):
     """Options of the score command, besides the experiment's fields.
 
     file   a .jsonl file of records: {"prompt", "response"}; {"prompt", "responses"}, with "ranks"
-           or without; or {"prompt", "chosen", "rejected"}. "ended" is false for cut responses
+           or without; or {"prompt", "chosen", "rejected"}. A response includes the space between
+           it and its prompt. "ended" is false for a response that was cut: its score is read at
+           its last token, without an end token
     stage  the stage whose reward model scores; None: the last reward model, in the experiment's
            order, that has finished
     to     a .jsonl file for the records with their scores; None: standard output
@@ -244,5 +246,5 @@ def told(counts: Sequence[Counts], stage: str, seed: int) -> str:
     return (
         f"score: {stage} orders {found['accuracy'].text()} of {found['pairs']} pairs of "
         f"{found['prompts']} prompts as the file does; the longer response is the better one in "
-        f"{found['longer_is_better'].text()}"
+        f"{found['longer_is_better'].text()} (95 % intervals over prompts)"
     )

@@ -83,6 +83,12 @@ def identity(source: Source, vocab_size: int, seed: int) -> dict:
     return {"data": source, "vocab_size": vocab_size, "seed": seed}
 
 
+def check_config(source: Source, directory: Path, vocab_size: int, seed: int) -> None:
+    """Raises UserError where finished data of another config are in the directory."""
+    if (directory / "counts.json").is_file():
+        check_fingerprint(directory, identity(source, vocab_size, seed))
+
+
 def prepare(source: Source, directory: Path, vocab_size: int, seed: int) -> Corpora:
     """Writes the data sets and trains or copies the tokenizer; a finished directory is kept.
 

@@ -217,7 +217,7 @@ MISTAKES = {
                  r"rankings\.valid\.jsonl:1: expected UTF-8, got byte 0xe9"),
     "a list": ("rankings.valid.jsonl", b'[\n{"prompt": "p"}]\n', r":1: expected a whole JSON obj"),
     "other fields": ("demonstrations.train.jsonl", b'{"instruction": "a", "output": "b"}',
-                     r"train\.jsonl:1: field 'prompt': .*; the fields are instruction, output$"),
+                     r"train\.jsonl:1: field 'prompt': .*; this line has: instruction, output$"),
     "wrong type": ("demonstrations.train.jsonl", b'{"prompt": "a", "response": ["b"]}',
                    r"train\.jsonl:1: field 'response': expected a string, got \['b'\]"),
 }  # fmt: skip

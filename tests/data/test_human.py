@@ -47,7 +47,7 @@ def test_hh(tmp_path):
     [
         ({"chosen": "hello", "rejected": HELLO}, "field 'chosen': expected '\\n\\nHuman:"),
         ({"chosen": HELLO, "rejected": "\n\nHuman: a"}, "field 'rejected': expected '\\n\\nHuman:"),
-        ({"chosen": HELLO}, "field 'rejected': expected one, got no such field"),
+        ({"chosen": HELLO}, "field 'rejected' is missing: this line has: chosen"),
         ({"chosen": HELLO, "rejected": 1}, "field 'rejected': expected str, got 1"),
         ([], "expected a JSON object, got list"),
     ],
@@ -97,7 +97,7 @@ def test_openassistant(tmp_path):
 @pytest.mark.parametrize(
     ("tree", "message"),
     [
-        ({}, "field 'prompt': expected one"),
+        ({}, "field 'prompt' is missing"),
         ({"prompt": node("system", "a")}, "field 'role': expected prompter or assistant"),
         ({"prompt": node("prompter", None)}, "field 'text': expected str, got None"),
         (

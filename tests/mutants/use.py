@@ -76,6 +76,10 @@ OPENING = (
     *mutants("runs/run.py", "runs/test_opening.py", [
         ("Run", "left = self.left(stages)", "left = stages",
          "test_what_runs_what_has_finished_and_what_is_read_elsewhere"),
+        ("Run", "self._check_configs(stages)", "pass",
+         "test_a_config_that_differs_is_refused_before_anything_is_told"),
+        ("Run", "corpora.check_config(*data)", "pass",
+         "test_a_config_that_differs_is_refused_before_anything_is_told"),
     ]),
 )  # fmt: skip
 

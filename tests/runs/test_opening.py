@@ -6,7 +6,7 @@ import jax
 import pytest
 
 from rlhf_jax.durable import taken
-from rlhf_jax.errors import ConfigError
+from rlhf_jax.errors import ConfigError, UserError
 from rlhf_jax.models.matmul import resolve_dtype
 from rlhf_jax.parallel.config import ParallelConfig
 from rlhf_jax.parallel.runner import make_runner
@@ -90,6 +90,21 @@ def test_a_stage_that_has_finished_says_where_its_model_is(told, tmp_path):
         "finished: pretrain",
         f"nothing is left to run: the result of pretrain is in {tmp_path}/run/pretrain",
     ]
+
+
+def test_a_config_that_differs_is_refused_before_anything_is_told(capsys, tmp_path):
+    """Of data, and of a stage that is asked for, unless the user insists on the stage."""
+    config = dataclasses.replace(small_run.config, out=str(tmp_path))
+    run.check_fingerprint(tmp_path / "sft", {"seed": 7})
+    with pytest.raises(UserError, match=r"sft belongs to a run with another config; .* --insist"):
+        Run(config, stages=["pretrain", "sft"])
+    (tmp_path / "data").mkdir()
+    (tmp_path / "data" / "counts.json").write_text("{}")
+    run.check_fingerprint(tmp_path / "data", {"seed": 7})
+    for insist in (False, True):
+        with pytest.raises(UserError, match=r"data belongs to a run with another config"):
+            Run(config, stages=["sft"], insist=insist)
+        assert (capsys.readouterr().out == "") is not insist
 
 
 def test_nothing_is_told_where_rows_do_not_fit(monkeypatch, capsys, tmp_path):
