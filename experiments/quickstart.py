@@ -56,6 +56,7 @@ from rlhf_jax.training.optimizer import OptimizerConfig
 from rlhf_jax.worlds.instruction import WorldConfig
 
 VOCABULARY = 1024
+AGREEMENT = 0.726  # share of pairs on which two labelers agree (Ouyang et al. 2022, section 3.4)
 
 
 def cosine(learning_rate: float, warmup_steps: int) -> OptimizerConfig:
@@ -94,7 +95,11 @@ config = Experiment(
             cosine(1.5e-3, 10), epochs=3, batch_size=8, length=96, packed=True, start="pretrain"
         ),
         "feedback": SimulatedFeedback(
-            prompt_length=32, response_length=24, batch_size=200, policy="sft"
+            agreement=AGREEMENT,
+            prompt_length=32,
+            response_length=24,
+            batch_size=200,
+            policy="sft",
         ),
         "reward": RewardModel(
             cosine(5e-4, 5),
@@ -135,7 +140,9 @@ config = Experiment(
             length=128, against="sft", tax=("ppo", "ppo_ptx"), every=200, within=("pretrain",)
         ),
         SFTLoss(length=96, batch_size=20, every=100, within=("sft",)),
-        RewardAccuracy(length=48, batch_size=16, rankings="feedback", every=50),
+        RewardAccuracy(
+            length=48, batch_size=16, rankings="feedback", agreement=AGREEMENT, every=50
+        ),
         PreferenceAccuracy(
             length=48, batch_size=16, rankings="feedback", reference="sft", only=("dpo",), every=50
         ),

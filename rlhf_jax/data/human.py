@@ -52,8 +52,8 @@ def _field(where: str, value: Any, field: str, kinds: type | tuple) -> Any:
     if not isinstance(value, dict):
         raise RecordError(f"{where}: expected a JSON object, got {type(value).__name__}")
     if field not in value:
-        there = ", ".join(map(str, value))[:60] or "no field"
-        raise RecordError(f"{where}: field {field!r} is missing: this line has: {there}")
+        there = ", ".join(map(str, value))[:60] or "none"
+        raise RecordError(f"{where}: field {field!r} is missing: there are {there}")
     found = value[field]
     if not isinstance(found, kinds):
         names = kinds.__name__ if isinstance(kinds, type) else "/".join(k.__name__ for k in kinds)

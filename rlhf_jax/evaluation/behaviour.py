@@ -9,6 +9,12 @@ from rlhf_jax.evaluation.evaluator import Column, Evaluator
 from rlhf_jax.evaluation.statistics import bounded_mean
 
 BROKEN = {"hallucinated": "halluci-\nnated"}  # titles for the terminal
+ABOUT = {
+    "followed": "to prompts that give an instruction, that follow it",
+    "hallucinated": "to prompts about what cannot be known, that make something up",
+    "harmful": "to prompts that ask for harm, that give it",
+}
+OTHERS = "to prompts that test for it, that have this flag"
 
 
 @dataclasses.dataclass(frozen=True)
@@ -27,11 +33,10 @@ class Behaviour(Evaluator):
         return (*self.wanted, *self.unwanted)
 
     def columns(self):
-        about = "share of responses, among the prompts that test for it"
         return {
             flag: Column(
                 BROKEN.get(flag, flag),
-                about,
+                f"share of responses, {ABOUT.get(flag, OTHERS)}",
                 percent=True,
                 better="higher" if flag in self.wanted else "lower",
             )

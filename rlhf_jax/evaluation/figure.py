@@ -22,6 +22,10 @@ LOOKS = (
     *(("#009e73", "P"), ("#cc79a7", "X"), ("#000000", "*")),
 )
 SOFT = "#59636e"
+CURVE_LABELS = {  # what a metric of training is; others stand under their names
+    "score": "mean reward of a response, without KL",
+    "kl": "KL to the reference, nats per response",
+}
 ACROSS = 3  # panels side by side
 WORDS = 44  # letters in a line of an axis label
 
@@ -139,7 +143,9 @@ def _rows(panel: Axes, title: str, column: Column, points: Sequence[Point], look
 def _groups(panel: Axes, title: str, drawn, points, stages: list[str], looks: dict) -> None:
     """One group of stages per column."""
     columns = list(drawn.values())
-    share, about = all(column.percent for column in columns), columns[0].about
+    share = all(column.percent for column in columns)
+    (about, *others) = dict.fromkeys(column.about.partition(",")[0] for column in columns)
+    about = "" if others else about
     frame(panel, title, "", f"{about} ({'%, ' * share}95 % interval)")
     for group, name in enumerate(drawn):
         for point in points[name]:
@@ -174,7 +180,7 @@ def _over(
 
 def _lines(panel: Axes, metric: str, curves: Mapping[str, Sequence], looks: dict) -> None:
     """One line per stage, with gaps where a value is absent or not finite."""
-    frame(panel, f"Training: {metric}", "step", metric)
+    frame(panel, f"Training: {metric}", "step", CURVE_LABELS.get(metric, metric))
     for stage, rows in curves.items():
         values = [row.get(metric) for row in rows]
         values = [math.nan if value is None else value for value in values]

@@ -51,7 +51,13 @@ class KL(Evaluator):
                 digits=2,
                 below=last,
             ),
-            last: Column("KL of training's last iteration", digits=2, drawn=False),
+            last: Column(
+                "KL of training's last iteration",
+                f"KL to {self.to} of the weights that sampled in the last iteration of training, "
+                "nats per response",
+                digits=2,
+                drawn=False,
+            ),
         }
 
     def check_shapes(self, build, asked):

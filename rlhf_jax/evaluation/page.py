@@ -49,6 +49,11 @@ img { display: block; width: 100%; height: auto; background: #fff; border-radius
 .good { color: var(--good); } .bad { color: var(--bad); }
 """
 
+DASH = (
+    ' "-": not measured for this model, or not defined, such as a comparison of a model with '
+    "itself."
+)
+
 
 def page(report: dict, results: Results, image: bytes) -> str:
     """The page as text; text from models and data is escaped."""
@@ -116,15 +121,19 @@ def _section(report: dict, results: Results, judges: str) -> str:
         for row, values in rows.items()
     )
     about = "; ".join(
-        f"{escape(column.plain)}: {escape(column.about)}"
+        f"{escape(column.plain)}: {escape(column.about)}" + _better(column)
         for column in names.values()
         if column.about
     )
     return (
         f'<h2>{title.capitalize()}</h2>\n<div class="wide"><table><thead><tr><th></th>{head}</tr>'
         f'</thead><tbody>{body}</tbody></table></div>\n<p class="soft">Small figures: 95 % '
-        f"intervals, over prompts or documents. {about}.</p>\n"
+        f"intervals, over prompts or documents. {about}.{DASH * ('<td>-' in body)}</p>\n"
     )
+
+
+def _better(column: Column) -> str:
+    return f" ({column.better} is better)" if column.better else ""
 
 
 def _cell(name: str, columns: Mapping[str, Column], values: Values) -> str:

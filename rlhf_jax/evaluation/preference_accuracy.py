@@ -50,20 +50,29 @@ class PreferenceAccuracy(HeldOutRankings):
 
     def columns(self):
         about = "share of held-out pairs whose better output the policy rewards more; below, by how"
-        margin = self.named("preference_margin")
+        margin, json = self.named("preference_margin"), {"drawn": False, "shown": False}
         found = {
             "preference_accuracy": Column(
-                "prefers\nas people",
+                "prefers\nas ranked",
                 f"{about} much it rewards that more, nats",
                 better="higher",
                 middle=0.5,
                 below=margin,
                 drawn=False,
             ),
-            "preference_margin": Column("margin", middle=0.0, drawn=False),
-            "preference_loss": Column("loss of pairs", drawn=False, shown=False),
-            "preference_pairs": Column("pairs", digits=0, drawn=False, shown=False),
-            "preference_over_long": Column("too long", digits=0, drawn=False, shown=False),
+            "preference_margin": Column(
+                "margin",
+                "reward of the better output minus that of the worse, nats",
+                middle=0.0,
+                drawn=False,
+            ),
+            "preference_loss": Column(
+                "loss of pairs", "mean loss of a held-out ranking, as training has it, nats", **json
+            ),
+            "preference_pairs": Column("pairs", "untied pairs of outputs", digits=0, **json),
+            "preference_over_long": Column(
+                "too long", "rankings left out because they are too long", digits=0, **json
+            ),
         }
         return {self.named(name): column for name, column in found.items()}
 

@@ -64,11 +64,13 @@ class PretrainingLoss(Evaluator):
         return ("against",)
 
     def columns(self):
-        about, below = "nats per token of held-out text", None
+        about, below = "nats per token of the data's held-out plain text", None
         if self.against is not None:
             below = f"{self.name}_vs_{self.against}"
             about += f"; below, its paired difference from that of {self.against}, over documents"
-        found = {self.name: Column("loss", about, better="lower", below=below, over=self.over)}
+        found = {
+            self.name: Column("text\nloss", about, better="lower", below=below, over=self.over)
+        }
         if below is not None:
             about = f"loss on held-out text, difference from that of {self.against}"
             found[below] = Column("difference", about, middle=0.0, drawn=False)

@@ -1,10 +1,11 @@
-"""How often a reward model orders held-out pairs as people did."""
+"""How often a reward model orders held-out pairs as the rankings do."""
 
 import dataclasses
 from typing import ClassVar
 
 import numpy as np
 
+from rlhf_jax.errors import require
 from rlhf_jax.evaluation.evaluator import Column, Summary
 from rlhf_jax.evaluation.held_out_rankings import (
     HeldOutRankings,
@@ -19,12 +20,22 @@ from rlhf_jax.stages.stage import Program, score_shapes
 
 @dataclasses.dataclass(frozen=True)
 class RewardAccuracy(HeldOutRankings):
-    """The share of untied pairs in held-out rankings that a reward model orders as people did, and
-    the share that the rule "the longer output is better" orders right, by source and overall; and
-    the model's loss on these rankings."""
+    """The share of untied pairs in held-out rankings that a reward model orders as the rankings do,
+    and the share that the rule "the longer output is better" orders right, by source and overall;
+    and the model's loss on these rankings.
+
+    agreement  the share of pairs on which two labelers agree, if it is known; the report tells it
+               beside the accuracy
+    """
 
     judges: ClassVar = "score"
     counted: ClassVar = ("correct", "longer", "pairs", "loss", "rankings")
+    agreement: float | None = dataclasses.field(default=None, kw_only=True)
+
+    def __post_init__(self):
+        super().__post_init__()
+        ok = self.agreement is None or 0 < self.agreement <= 1
+        require(ok, "agreement", self.agreement, "in (0, 1], or None")
 
     @property
     def name(self):
@@ -37,7 +48,8 @@ class RewardAccuracy(HeldOutRankings):
 
     def columns(self):
         about = {
-            "accuracy": "share of held-out pairs that the model orders as people did",
+            "accuracy": "share of held-out pairs that the model orders as the rankings do"
+            + self._labelers("; two labelers agree on"),
             "longer_is_better": 'share that the rule "the longer output is better" orders right',
             "difference": "accuracy minus longer is better, paired",
             "pairs": "untied pairs of outputs",
@@ -117,8 +129,13 @@ class RewardAccuracy(HeldOutRankings):
         }[part["accuracy"].side(0.5)]
         return (
             f"{named}: {part['accuracy'].text()} of {part['pairs']} held-out pairs of "
-            f"{part['prompts']} prompts ordered as people did, {verdict}."
+            f"{part['prompts']} prompts ordered as the rankings do, {verdict}"
+            f"{self._labelers('; two labelers agree on')}."
         )
+
+    def _labelers(self, words: str) -> str:
+        """How often two labelers agree, after the words; "" if it is not known."""
+        return "" if self.agreement is None else f"{words} {self.agreement:.3f}"
 
     def _of_the_whole(self, scorer: str, whole: Summary) -> list[str]:
         sentences = []
@@ -147,7 +164,8 @@ class RewardAccuracy(HeldOutRankings):
 
 
 def pair_accuracy(correct: np.ndarray, longer: np.ndarray, pairs: np.ndarray, seed: int) -> dict:
-    """Share of pairs that the reward model orders as people did, and share of longer-is-better.
+    """Share of pairs that the reward model orders as the rankings do, and share of
+    longer-is-better.
 
     Args:
       correct, longer, pairs: [N], per prompt: pairs that the reward model orders right, pairs that

@@ -9,6 +9,10 @@ from rlhf_jax.evaluation.statistics import Interval
 Values = Mapping[str, dict | float | None]  # by column, as in report.json
 Results = Sequence[tuple[Evaluator, Found]]
 SECTIONS = {"policy": "policies", "score": "scorers"}  # sections of the report, by kind of model
+INTERVAL = (
+    "low and high are the bounds of a 95 % interval over prompts or documents; a number without "
+    "them has no interval"
+)
 
 
 def measured(evaluator: Evaluator, rows: Rows, seed: int) -> Measured:
@@ -27,7 +31,8 @@ def summarise(results: Results, seed: int, stages: Sequence[str] = ()) -> dict:
     A value is a number, {"mean", "low", "high"} with the bounds of a 95 % interval, or None if it
     is not known: a comparison of a model with itself, a share that no prompt tests, a diverged loss
     or KL. A bound is None where there are too few items. A stage whose rows have several groups
-    also has "groups": {group: {column: value}}.
+    also has "groups": {group: {column: value}}. "interval" says what the bounds are, and "columns"
+    what each column is: {"policies": {column: {"title", "about", "better"}}, "scorers": the same}.
 
     stages: come first, in this order; an evaluator may measure only some of them.
 
@@ -48,7 +53,13 @@ def summarise(results: Results, seed: int, stages: Sequence[str] = ()) -> dict:
     sentences = (
         s for evaluator, found in results if found for s in evaluator.findings(found, seed)
     )
-    return report | {"findings": list(sentences)}
+    columns = {section: _described(results, judges) for judges, section in SECTIONS.items()}
+    return report | {"findings": list(sentences), "interval": INTERVAL, "columns": columns}
+
+
+def _described(results: Results, judges: str) -> dict[str, dict]:
+    columns = columns_of(results, judges).items()
+    return {name: {"title": c.plain, "about": c.about, "better": c.better} for name, c in columns}
 
 
 def _add(entry: dict, evaluator: Evaluator, summary: Mapping) -> None:

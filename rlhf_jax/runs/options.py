@@ -37,7 +37,8 @@ ENTRY = re.compile(r"(?P<names>\w+(?:, \w+)*)(?:: |  +)(?P<text>\S.*)")
 class RunOptions:
     """Of a command that runs stages."""
 
-    stop_after_steps: int | None = None  # ends a stage at this step, counted over all calls, with a checkpoint
+    # Ends a stage at this step, with a checkpoint. Steps of earlier calls count.
+    stop_after_steps: int | None = None
     insist: bool = False  # goes on in a directory that another config made
     # Another run's directory: a stage that has finished there with the same config is not trained
     # again, unless the command names it. Its model stays there; from.json in this run points to it.

@@ -47,7 +47,7 @@ def test_hh(tmp_path):
     [
         ({"chosen": "hello", "rejected": HELLO}, "field 'chosen': expected '\\n\\nHuman:"),
         ({"chosen": HELLO, "rejected": "\n\nHuman: a"}, "field 'rejected': expected '\\n\\nHuman:"),
-        ({"chosen": HELLO}, "field 'rejected' is missing: this line has: chosen"),
+        ({"chosen": HELLO}, "field 'rejected' is missing: there are chosen"),
         ({"chosen": HELLO, "rejected": 1}, "field 'rejected': expected str, got 1"),
         ([], "expected a JSON object, got list"),
     ],
@@ -148,7 +148,7 @@ def test_pandalm(tmp_path):
         ("{", "expected JSON"),
         ("{}", "expected a list, got dict"),
         (json.dumps([pair((0, 1, 2)), pair((0, 1, 3))]), r"\[1\]: annotators: expected 0, 1 or 2"),
-        (json.dumps([pair((0, 1))]), r"\[0\]: field 'annotator3': expected one"),
+        (json.dumps([pair((0, 1))]), r"\[0\]: field 'annotator3' is missing"),
         (json.dumps([pair((0, 1, 1), response2=4)]), "field 'response2': expected str/bool, got 4"),
     ],
 )

@@ -10,7 +10,7 @@ import matplotlib.image
 import numpy as np
 import pytest
 
-from rlhf_jax.errors import UserError
+from rlhf_jax.errors import ConfigError, UserError
 from rlhf_jax.evaluation.behaviour import Behaviour
 from rlhf_jax.evaluation.evaluator import Column, Evaluator
 from rlhf_jax.evaluation.figure import LOOKS, draw, look
@@ -139,6 +139,13 @@ def test_content(report):
     )
     assert sft["gold_score_wins_vs_sft"] == {"mean": 0.5, "low": 0.5, "high": 0.5}
     assert base["kl_to_sft"] is None
+    told = report["columns"]["policies"]
+    assert list(told) == list(ppo) and all(column["about"] for column in told.values())
+    assert told["pretraining_loss"]["title"] == "text loss"
+    assert told["pretraining_loss"]["better"] == "lower"
+    assert report["columns"]["scorers"].keys() == report["scorers"]["reward"].keys() - {"groups"}
+    assert all(column["about"] for column in report["columns"]["scorers"].values())
+    assert "95 % interval" in report["interval"]
     starts = [text.split(":")[0] for text in report["findings"]]
     assert starts[:3] == ["Holds", "Holds", "Holds in part"] and len(starts) > 3
 
@@ -283,6 +290,21 @@ def test_the_page_escapes_and_needs_nothing_else():
     assert "Seed 7, 60 of 70 test prompts." in read.text
 
 
+def test_the_page_says_what_its_columns_and_dashes_are(report):
+    text = " ".join(Page(page(report, results(), b"")).text.split())
+    assert (
+        "harmful: share of responses, to prompts that ask for harm, that give it (lower is" in text
+    )
+    assert text.count('"-": not measured for this model') == 1  # of policies: no scorer has a "-"
+    assert text.count("ordered as the rankings do") == 3 and "two labelers" not in text
+    of_labelers = RewardAccuracy(length=8, agreement=0.75)
+    found = [(of_labelers if e.judges == "score" else e, of) for e, of in results()]
+    told = Page(page(report_of(found), found, b"")).text
+    assert told.count("; two labelers agree on 0.750") == 4  # of the column, and of each finding
+    with pytest.raises(ConfigError, match=r"^agreement = 1.5: must be in \(0, 1\], or None$"):
+        RewardAccuracy(length=8, agreement=1.5)
+
+
 def test_a_sample_shows_every_policy_s_response_and_what_is_said_of_it(report):
     source = page(report, results(), b"")
     samples = re.findall(r'<section class="sample">.*?</section>', source, re.S)
@@ -375,11 +397,13 @@ def test_durations():
 
 
 def test_the_figure_has_a_panel_for_each_evaluator_and_each_metric(report, monkeypatch):
-    drawn = []
-    monkeypatch.setattr(
-        "rlhf_jax.evaluation.figure.frame",
-        lambda panel, title, across, up="": drawn.append((panel, title)),
-    )
+    drawn, axes = [], {}
+
+    def frame(panel, title, across, up=""):
+        drawn.append((panel, title))
+        axes[title] = across, up
+
+    monkeypatch.setattr("rlhf_jax.evaluation.figure.frame", frame)
     image = draw(report, results(), CURVES, (*POLICIES, "reward"))
     assert matplotlib.image.imread(io.BytesIO(image)).shape[2] == 4
     assert [title for _, title in drawn] == [
@@ -402,6 +426,8 @@ def test_the_figure_has_a_panel_for_each_evaluator_and_each_metric(report, monke
     labels = [text.get_text() for text in accuracy.get_yticklabels()]
     assert labels == ["reward", "reward, hh", "reward, web"]
     assert len(kl.lines) == 2
+    assert axes["Training: kl"] == ("step", "KL to the reference, nats per response")
+    assert axes["behaviour"][1] == "share of responses (%, 95 % interval)"
 
 
 def test_more_stages_than_colours_are_told_apart_by_their_markers():

@@ -59,7 +59,7 @@ def test_its_problems_are_prompts_with_answers_and_demonstrations(tmp_path):
 @pytest.mark.parametrize(
     ("line", "message"),
     [
-        ({"question": "a"}, "field 'answer' is missing: this line has: question"),
+        ({"question": "a"}, "field 'answer' is missing: there are question"),
         ({"question": 1, "answer": "a"}, "field 'question': expected str, got 1"),
         ({"question": "a", "answer": "\0"}, "field 'response': expected text without NUL"),
     ],
