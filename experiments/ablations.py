@@ -3,12 +3,12 @@ model, in the generated world: gold score and KL.
 
     rlhf-jax run experiments/ablations.py [--seed N]
 
-Every policy gradient maximises the same objective: the reward model's score minus 0.4 x KL to SFT
-in nats. The following settings are the same for all, and replace those of the presets: KL, 3,840
-responses, 120 optimizer steps of 32 responses, and groups of 4 if the algorithm has groups. So the
-algorithms differ in advantage, surrogate and aggregation, and in steps per batch: one for REINFORCE
-and RLOO, four for the others. GSPO's clip range is wider than the published range, which is meant
-for responses of thousands of tokens.
+Every policy-gradient algorithm maximises the same objective: the reward model's score minus 0.4 x
+KL to SFT in nats. The following settings are the same for all, and replace those of the presets:
+KL, 3,840 responses, 120 optimizer steps of 32 responses, and groups of 4 if the algorithm has
+groups. So the algorithms differ in advantage, surrogate and aggregation, and in steps per batch:
+one for REINFORCE and RLOO, four for the others. GSPO's clip range is wider than the published
+range, which is meant for responses of thousands of tokens.
 
 Cost: 19 min (seed 1), report included, on two cores without AMX that were also doing other work.
 
@@ -29,7 +29,7 @@ seeds. Pretraining is shorter, and demonstrations are fewer, than in quickstart.
 
 Every policy gradient scores above SFT on every seed, with paired intervals above 0. No ranking of
 the algorithms is the same on all three seeds. DPO has a larger KL to SFT and a smaller gain. The
-first panel of runs/ablations/report.png shows gold score over KL.
+first panel of runs/ablations/report.png shows gold score against KL.
 """
 
 from typing import Any

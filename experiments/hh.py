@@ -7,9 +7,10 @@ This downloads the files (about 6 MB, with offensive text) from GitHub into FOLD
 
     python -c "from rlhf_jax.data.download import download_human_data as d; d('FOLDER')"
 
-The table shows the training records for seed 0. If a prompt has more than 400 characters, its
-oldest turns are removed. 95 % of the HH rankings then fit into 256 tokens (71 % without this). A
-ranking with an output that is still too long is left out.
+The table shows the number of rankings, with those that are held out, and the other training
+records, for seed 0. If a prompt has more than 400 characters, its oldest turns are removed. 95 %
+of the HH rankings then fit into 256 tokens (71 % without this). A ranking with an output that is
+still too long is left out.
 
                     rankings   K      held out
     HH                 2,307   2           231
@@ -20,8 +21,9 @@ ranking with an output that is still too long is left out.
     PPO prompts        2,341 of 2,390
 
 Several rankings share a batch element of 10 outputs (`packed`). Most rankings have only two
-outputs; with one ranking per element, most of the batch would be padding. 3,159 rankings are left
-of 3,517, without the 354 held-out rankings and 4 rankings whose prompts are held out.
+outputs; with one ranking per element, most of the batch would be padding. Of the 3,517 rankings,
+354 are held out, and 4 more are not used because their prompts are held out. The other 3,159 are
+for training.
 
 Cost: 15 min on two cores without AMX that were also doing other work: pretrain 4:26, sft 1:28,
 reward 3:34, ppo 1:01, ppo_ptx 1:19, report 1:35.

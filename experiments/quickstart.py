@@ -3,12 +3,12 @@
     make quickstart          or          rlhf-jax run experiments/quickstart.py [--seed N]
 
 Cost: 8 min 29 s on two cores without AMX that were also used by other programs; 11 min 18 s of CPU
-time (`time rlhf-jax run experiments/quickstart.py`). All three seeds below:
+time (`time rlhf-jax run experiments/quickstart.py`). This command runs the three seeds below:
 `rlhf-jax sweep experiments/quickstart.py --seeds 0 1 2`.
 
 Result: gold score (the gold grader's score, 0 to 1) on 800 held-out prompts, by seed. Each 95 %
-interval extends at most .023 to each side. Each seed generates different data. Matrix products in
-float32:
+interval extends at most .023 to each side. `prompted` is the base model with three worked examples
+before each prompt. Each seed generates different data. Matrix products in float32:
 
        base   prompted   SFT    DPO    PPO    PPO-ptx
     0  .337   .383       .604   .601   .675   .654

@@ -59,11 +59,11 @@ INSTRUCTGPT = (
           "token_losses(model, params, batch)")),
     *row("SFT and reward model: cosine to 10 % of the peak", "training/optimizer.py", SCHEDULES,
          ("OptimizerConfig.final_fraction", "0.1", "0.0")),
-    *row("SFT: 10 % of pretraining rows mixed in (`sft.pretraining_fraction`)",
+    *row("SFT: 10 % of the rows are pretraining text (`sft.pretraining_fraction`)",
          "data/pipeline.py", "data/test_pipeline.py::test_mixing_takes_its_share_and_skips_no_row",
          ("mixed_batches", "MixSource(a, b, fraction,", "MixSource(a, b, 0.0,")),
-    *row("SFT: `pretraining_fraction_of` decides whether this is a fraction of rows or of the "
-         "loss (the paper does not say which)",
+    *row("SFT: `pretraining_fraction_of` decides whether `pretraining_fraction` is a fraction "
+         "of the rows or of the loss (the paper does not say which)",
          "data/sources.py",
          "data/test_pipeline.py::test_a_fraction_of_the_loss_scales_the_weights_of_text",
          ("MixSource._scale", "self._fraction / (1 - self._fraction)", "self._fraction")),
@@ -267,7 +267,7 @@ OTHERS = (
          "stages/reward_model.py", "stages/test_reward_model.py::"
          "test_length_pair_counts_hold_the_longer_output_for_the_better",
          ("length_pair_counts", '(batch["segments"] > 0).sum', '-(batch["segments"] > 0).sum')),
-    *row("intervals over prompts beside every figure", "evaluation/statistics.py",
+    *row("every number of the report has an interval over prompts", "evaluation/statistics.py",
          "evaluation/test_statistics.py::test_ratio_weighs_pairs_but_counts_prompts",
          ("bounded_mean", "seed, level, resamples)", "seed, 0.5, resamples)")),
     *row("the gold grader ranks the outputs that the reward model (the proxy) is trained on",
