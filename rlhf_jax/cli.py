@@ -20,7 +20,8 @@ ABOUT = {
              every one of --seeds 0 1 2, each in a folder of its own; a stage that does not depend
              on what is varied is trained once. Then sweep.html, sweep.png and sweep.json of all;
              exit code 1 where a run failed""",
-    "compare": """RUN RUN [--between MODEL MODEL]: runs that have reports side by side;
+    "compare": """RUN RUN [--between MODEL MODEL]: runs that have reports side by side; RUN is a
+             run's directory, as runs/quickstart, and MODEL a row of the table, as ppo;
              comparison.html, comparison.png and comparison.json in --out FOLDER""",
     "report": "the report of the stages that have finished; trains nothing",
     "generate": """answers prompts from standard input, one a line, in which \\n is a line break,
@@ -31,14 +32,16 @@ ABOUT = {
     "score": """EXPERIMENT.py FILE.jsonl [--stage NAME] [--to OUT.jsonl]: the records of a file
              with the scores that a finished reward model gives to their responses; trains
              nothing. Of rankings and comparisons it tells how many pairs it orders alike""",
-    "doctor": """RUN: what is in that run's directory, what is damaged, what a resume would do;
-             exit code 1 where something is damaged""",
-    "replay": """BATCH [--experiment FILE]: one step again, on that batch, saved when numbers were
-             not finite; FILE is the experiment's place, where it is not where it was""",
-    "plan": """every program compiled for TPUs that need not be here, --topology v5p:4x4x4:
-             memory, FLOPs, what chips send each other; exit code 1 where it does not fit""",
-    "estimators": """every gradient estimator measured against the exact gradient; no experiment
-             file""",
+    "doctor": """RUN: what is in a run's directory, as runs/quickstart, what is damaged, what a
+             resume would do; exit code 1 where something is damaged""",
+    "replay": """BATCH [--experiment FILE]: repeats the step whose numbers were not finite, on the
+             saved batch RUN/STAGE/sick/step_N.npz, and names the terms that are not finite;
+             FILE is the experiment file, if it has moved""",
+    "plan": """compiles every program for the TPU slice of --topology v5p:4x4x4, without TPUs:
+             memory, FLOPs, communication between chips; exit code 1 where it does not fit""",
+    "estimators": """measures the bias and the variance of every policy-gradient estimator on a task
+             that is small enough for the exact gradient; a table, and estimators.json and
+             estimators.png in --out FOLDER; no experiment file""",
 }
 COMMANDS = tuple(ABOUT)
 STAGE = "a stage of the experiment by its name, after those that it builds on"
@@ -127,9 +130,19 @@ def help_of(command: str) -> str:
     about = "\n".join(line.strip() for line in about.splitlines())
     if command in ("doctor", "replay", "score", "compare"):
         argument, about = about.split(": ", 1)
-        return f"rlhf-jax {command} {argument}\n\n{about}"
+        return f"rlhf-jax {command} {argument}\n\n{about}{options_of(command)}"
     return (f"rlhf-jax {command} EXPERIMENT.py [--field value ...]\n\n{about}\n\n"
             f"rlhf-jax {command} EXPERIMENT.py --help lists the fields.")  # fmt: skip
+
+
+def options_of(command: str) -> str:
+    """A line for each option of a command that reads no experiment file."""
+    from rlhf_jax.runs.compare import CompareOptions
+    from rlhf_jax.runs.options import listed
+    from rlhf_jax.runs.replay import ReplayOptions
+
+    roots = {"compare": CompareOptions(), "replay": ReplayOptions()}
+    return f"\n\noptions\n{listed(roots[command])}" if command in roots else ""
 
 
 def list_stages(experiment: str) -> int:
@@ -141,11 +154,16 @@ def list_stages(experiment: str) -> int:
 
 
 def stages_told(config) -> str:
-    from rlhf_jax.runs.options import first_sentence
+    """A line for each stage: what it does, and how it differs from the first one of its class."""
+    from rlhf_jax.runs.options import different, first_sentence
 
-    width = max(map(len, config.stages))
-    about = {name: first_sentence(type(stage)) for name, stage in config.stages.items()}
-    return "\n".join(f"  {name:{width}}  {text}".rstrip() for name, text in about.items())
+    width, first, lines = max(map(len, config.stages)), {}, []
+    for name, stage in config.stages.items():
+        other = first.setdefault(type(stage), name)
+        fields = ", ".join(different(config.stages[other], stage)[:3])
+        about = f" (as {other}, but {fields})" if fields else ""
+        lines.append(f"  {name:{width}}  {first_sentence(type(stage))}{about}".rstrip())
+    return "\n".join(lines)
 
 
 def run_stages(command: str, experiment: str, *options: str) -> int:
@@ -240,9 +258,14 @@ def compare(arguments: Sequence[str]) -> int:
 
 def help_with(command: str, experiment: str, config) -> str:
     """What --help begins with."""
+    from rlhf_jax.runs.options import described
+
     others = [name for name in config.stages if name != command]
+    about = ABOUT.get(command)
+    if about is None:
+        about = f"{described(type(config.stages[command]))} Stages that it builds on run first."
     told = [
-        " ".join(ABOUT.get(command, STAGE).split()),
+        " ".join(about.split()),
         f"The fields of other stages and of evaluators are options too. rlhf-jax STAGE "
         f"{experiment} --help lists those of a stage: {', '.join(others)}; rlhf-jax run "
         f"{experiment} --help those of evaluators.",
@@ -260,7 +283,8 @@ def report(experiment: str, *options: str) -> int:
 
     config, prog = load_experiment(experiment), f"rlhf-jax report {experiment}"
     about = help_with("report", experiment, config)
-    config, how = parse([config, ReadOptions()], options, prog, about, config.stages)
+    hidden = {*config.stages, "loop"}
+    config, how = parse([config, ReadOptions()], options, prog, about, hidden)
     processes.start(config.parallel)
     with processes.ending_together():
         if not (config.directory / "data" / "counts.json").is_file():
@@ -281,7 +305,7 @@ def read_models(command: str, experiment: str, *options: str) -> int:
     known = {"generate": (GenerateOptions(), generate), "score": (ScoreOptions(), score)}
     given, function = known[command]
     config, prog = load_experiment(experiment), f"rlhf-jax {command} {experiment}"
-    about, hidden = help_with(command, experiment, config), {*config.stages, "evaluators"}
+    about, hidden = help_with(command, experiment, config), {*config.stages, "evaluators", "loop"}
     config, how = parse([config, given], options, prog, about, hidden)
     function(config, how)
     return 0
@@ -296,7 +320,7 @@ def plan(experiment: str, *options: str) -> int:
 
     config, prog = load_experiment(experiment), f"rlhf-jax plan {experiment}"
     roots = [config, PlanOptions("v5p:4x4x4")]
-    about, hidden = help_with("plan", experiment, config), {*config.stages, "evaluators"}
+    about, hidden = help_with("plan", experiment, config), {*config.stages, "evaluators", "loop"}
     config, how = parse(roots, options, prog, about, hidden)
     return plan_command(config, how)
 
@@ -329,9 +353,10 @@ def estimators(arguments: Sequence[str]) -> int:
 
     @dataclasses.dataclass(frozen=True)
     class Place:
-        out: Path = Path("runs/estimators")
+        out: Path = Path("runs/estimators")  # the folder for estimators.json and estimators.png
 
-    config, place = parse([LabConfig(), Place()], arguments, "rlhf-jax estimators")
+    about = " ".join(ABOUT["estimators"].split())
+    config, place = parse([LabConfig(), Place()], arguments, "rlhf-jax estimators", about)
     run(config, place.out)
     return 0
 

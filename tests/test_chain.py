@@ -103,6 +103,9 @@ def test_rankings_to_learn_from_are_those_of_the_train_split_that_are_not_tied(c
             ids = tuple(tuple(row.tolist()) for row in outputs if len(row))
             found[ids] = tuple(ranks[: len(ids)].tolist())
     assert found == expected
+    tied = sum(max(ranking.ranks) == 0 for ranking in chain.rankings("train"))
+    counted = chain.corpora.counts["left_out"][stage]["rankings.train"]
+    assert tied > 0 and counted == {"feedback": {"tied": tied}}
 
 
 def test_the_share_of_careless_demonstrations_is_the_config_s_and_none_is_held_out(chain):

@@ -145,6 +145,8 @@ def test_the_stages_of_an_experiment_are_told_a_line_each(monkeypatch, capsys):
         assert first == f"stages of {SMALL}"
         assert [line.split()[0] for line in lines] == list(load_experiment(SMALL).stages)
         assert "  sft       Fine-tunes the policy of the stage `start` on demonstrations" in lines
+        (ptx,) = [line for line in lines if line.startswith("  ppo_ptx ")]
+        assert ptx.endswith(")") and "(as ppo, but " in ptx and "ptx_coefficient = " in ptx
 
 
 def test_loading_an_experiment_starts_no_device():
@@ -166,6 +168,8 @@ def test_help_lists_the_stage_s_fields_and_names_the_other_stages(monkeypatch, c
     for option in ("--ppo.iterations", "--data.world.sft", "--stop-after-steps", "--seed"):
         assert option in out
     assert "--sft." not in out and "--evaluators." not in out
+    told = " ".join(out.split())
+    assert "[OPTIONS] Policy gradient against a reward; presets.py has the settings" in told
     assert "a stage: pretrain, prompted, sft, feedback, reward, dpo, ppo_ptx" in " ".join(
         out.split()
     )
@@ -180,6 +184,21 @@ def test_help_of_all_stages_lists_none_s_fields(monkeypatch, capsys, command):
     assert ("--topology " in out) == (command == "plan")
     assert ("--stop-after-steps " in out) == (command == "run")
     assert ("--evaluators." in out) == (command in ("run", "report"))
+    assert ("--loop." in out) == (command == "run")
+
+
+def test_help_of_a_command_lists_its_own_options(monkeypatch, capsys):
+    for arguments, *told in (
+        (("compare",), "RUN is a run's directory", "--out the folder", "(default: runs/comparison)",
+         "--between two models of the table", "(default: none)"),
+        (("replay",), "RUN/STAGE/sick/step_N.npz", "--experiment the experiment file, if it has"),
+        (("sweep", SMALL), "--over [STR [STR ...]] FIELD VALUE VALUE: an option of the experiment"),
+        (("estimators",), "[OPTIONS] measures the bias", "--out PATH the folder for estimators.js"),
+    ):  # fmt: skip
+        code, out, _ = run(monkeypatch, capsys, *arguments, "--help")
+        assert code == 0
+        for text in told:
+            assert text in " ".join(out.replace("│", " ").split()), text
 
 
 @pytest.mark.parametrize("command", ["ppo", *(c for c in cli.COMMANDS if c != "estimators")])

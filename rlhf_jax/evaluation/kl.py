@@ -20,7 +20,7 @@ class KL(Evaluator):
     It is the mean over the policy's responses to the test prompts of the sum over tokens of the KL
     of the full distributions. It is not known for a policy that is prompted with worked examples.
 
-    temperature  of both distributions, and of the sampling
+    temperature  divides the logits of both policies, in the sampling too
     in_training  the training metric whose last value is shown below, if `to` is the stage's
                  reference (or start). It belongs to the weights of the last iteration; a saved
                  moving average may be nearer to the reference

@@ -15,23 +15,23 @@ class TransformerConfig:
 
     vocab_size: int = 50257  # token ids; at least those of the tokenizer
     layers: int = 12  # blocks of attention and feed-forward
-    width: int = 768  # of the residual stream, D
+    width: int = 768  # width of the residual stream, D
     heads: int = 12  # attention heads, each of width / heads
-    kv_heads: int | None = None  # fewer than heads: grouped-query attention; None: heads
-    mlp_width: int | None = None  # None: 4 x width
+    kv_heads: int | None = None  # heads of keys and values; None: as many as heads
+    mlp_width: int | None = None  # width of the feed-forward layer; None: 4 x width
     context: int = 1024  # the most tokens of a sequence
     positions: Literal["learned", "rotary"] = "learned"  # learned vectors, or rotary (Llama)
-    rotary_base: float = 10000.0  # of the rotary frequencies; read with rotary positions only
+    rotary_base: float = 10000.0  # base of the rotary frequencies; rotary positions only
     norm: Literal["layer", "rms"] = "layer"  # layer norm, or RMS norm (Llama)
     norm_epsilon: float = 1e-5  # added to the variance in a norm
-    # Of the feed-forward layer; swiglu adds a gate (Llama).
+    # The feed-forward layer's activation; swiglu adds a gate (Llama).
     activation: Literal["gelu", "swiglu"] = "gelu"
     biases: bool = True  # whether products with weights add a bias
     tied_embeddings: bool = True  # whether the logits use the matrix of the token embeddings
-    dropout: float = 0.0  # rate on residual branches, in supervised training only
-    # Of the operands of products; "auto": bfloat16 where it is faster.
+    dropout: float = 0.0  # dropout rate on residual branches, in supervised training only
+    # Number format of the operands of matrix products; "auto": bfloat16 where it is faster.
     compute_dtype: Literal["auto", "float32", "bfloat16"] = "auto"
-    scan_layers: bool = True  # False unrolls: longer to compile, about a tenth faster
+    scan_layers: bool = True  # one compiled layer for all; False: slower to compile, a tenth faster
     # What the backward pass recomputes: "off" nothing, "dots" each layer except its products with
     # weights, "full" each layer.
     remat: Literal["off", "dots", "full"] = "off"

@@ -236,8 +236,8 @@ class TruncatedImportance(Surrogate):
 class Clipped(Surrogate):
     """A surrogate that clips ratios to [1 - clip, 1 + clip_high].
 
-    clip: how far a ratio may go below 1
-    clip_high: how far above 1; None: the same as clip
+    clip: how far a ratio of probabilities (new / old) may go below 1
+    clip_high: how far a ratio may go above 1; None: the same as clip
     """
 
     clip: float = 0.2

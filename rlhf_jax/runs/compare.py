@@ -26,8 +26,8 @@ class CompareOptions:
     """Options of the compare command.
 
     out      the folder for comparison.html, comparison.png and comparison.json
-    between  two models of the table, MODEL or MODEL@SETTING: prints, for every column, the first
-             minus the second
+    between  two models of the table, each the name of a stage, or STAGE@SETTING if settings differ:
+             prints, for every column, the first minus the second
     """
 
     out: str = "runs/comparison"

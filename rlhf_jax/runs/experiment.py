@@ -36,12 +36,12 @@ OPTIONS = (  # theirs
 class Experiment:
     """A chain of stages on one source of data. Its stages run in the order of what they need.
 
-    name    of the run's directory, runs/<name>, where `out` names none
+    name    names the run's directory, runs/<name>, unless `out` names another
     model   the shape of the models that stages begin from nothing
     stages  by name; the name is the stage's directory, command and prefix of options
     ending  where every policy's responses end, and what one scores that does not
     evaluators  what the report measures of the models that stages end with
-    seed    of the data and of every random number
+    seed    the seed of the data and of every random number; for `generate`, of the responses
     out     the run's directory; None: runs/<name>
 
     Raises ConfigError where stages do not fit each other or the model.

@@ -152,6 +152,22 @@ def _docstring(kind: type) -> str:
     return "" if re.fullmatch(written, text, re.DOTALL) else text
 
 
+def listed(root: Any) -> str:
+    """A few lines for each field of a dataclass: option, text, default."""
+    text = lambda part: f"{part.about} (default: {part.value or 'none'})"
+    options = {f"  --{part.name.replace('_', '-')}  ": text(part) for part in _fields(root)}
+    fill = lambda option, text: textwrap.fill(option + text, 78, subsequent_indent=" " * 6)
+    return "\n".join(fill(*each) for each in options.items())
+
+
+def different(one: Any, other: Any) -> list[str]:
+    """The fields in which two configs of a class differ, as the second has them."""
+    before = {part.name: part.value for part in _fields(one)}
+    found = {p.name: repr(p.value) for p in _fields(other) if p.value != before[p.name]}
+    return [f"{name} = {text}" if len(text) <= 40 else f"another {name}"
+            for name, text in found.items()]  # fmt: skip
+
+
 @functools.cache
 def field_texts(kind: type) -> dict[str, str]:
     """What a class and those above it say of their fields: an entry of the docstring, "name  text"

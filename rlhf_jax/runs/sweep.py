@@ -41,8 +41,10 @@ LONGEST = 40  # characters of a value in a folder's name
 
 @dataclasses.dataclass(frozen=True)
 class SweepOptions:
-    """Options of the sweep command, besides --over.
+    """Options of the sweep command, besides the experiment's fields.
 
+    over    FIELD VALUE VALUE: an option of the experiment, as ppo.kl.coefficient, and the values
+            that it takes; give --over again for another field
     seeds   the seeds with which each setting is run; none: the experiment's seed
     stages  the stages to run, with the stages that they need; none: all
     """
@@ -52,6 +54,7 @@ class SweepOptions:
     # Another run's directory: stages that have finished there with the same config are taken from
     # it.
     from_: str | None = None
+    over: tuple[str, ...] = ()  # for --help: `split_over` reads it
 
     def __post_init__(self):
         told = "different, each in [0, 2**63)"

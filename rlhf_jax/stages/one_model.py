@@ -26,7 +26,7 @@ class OneModelStage(Stage):
 
     optimizer: OptimizerConfig
     epochs: float = 1.0  # passes over the records; may be a fraction
-    batch_size: int = 32  # rows; for rankings, prompts
+    batch_size: int = 32  # rows per step; for rankings, prompts
     length: int = 1024  # tokens per row; longer records are left out and counted
     micro_batches: int = 1  # parts of a batch whose gradients are added one by one, for memory
     train: tuple[str, ...] = dataclasses.field(default=(), kw_only=True)

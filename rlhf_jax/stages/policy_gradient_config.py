@@ -22,17 +22,17 @@ class PolicyGradientConfig:
     not print the final policy learning rate, the GAE lambda, or how the ptx term is normalised.
 
     rewards          the terms whose weighted sum is a response's score
-    value_optimizer  of the value network; None if the advantage reads no value network
+    value_optimizer  the optimizer of the value network; None if the advantage reads none
     group            responses to each prompt
     aggregation      how the losses of tokens become one number. "token": the mean over tokens;
                      "sequence": the mean over sequences of the mean over their tokens; "length":
                      the mean over sequences of the sum over tokens / response_length
                      (reductions.aggregation_weights)
     kl_in            where the KL penalty is: in the "reward" of each token, or in the "loss"
-    kl_estimator     of a token's KL: "k1", "k2" or "k3" (objectives/kl.py)
-    kl_gradient      of a KL in the loss. "right": the gradient of the KL (kl.kl_loss, tokens of an
-                     older policy weighted by their ratio); "own": the gradient of the estimator, as
-                     in the GRPO paper
+    kl_estimator     the estimator of a token's KL: "k1", "k2" or "k3" (objectives/kl.py)
+    kl_gradient      the gradient of a KL in the loss. "right": the gradient of the KL (kl.kl_loss,
+                     tokens of an older policy weighted by their ratio); "own": the gradient of the
+                     estimator, as in the GRPO paper
     entropy_coefficient  this x the entropy of a token's distribution is subtracted from its loss
     stale            iteration t learns from responses of the policy of iteration max(0, t - stale)
     max_draws        the most batches of prompts per iteration. They are drawn until batch_size
@@ -47,41 +47,42 @@ class PolicyGradientConfig:
 
     policy_optimizer: OptimizerConfig
     value_optimizer: OptimizerConfig | None
-    iterations: int  # each samples a batch and learns from it
+    iterations: int  # iterations; each samples a batch and learns from it
     rewards: tuple[Reward, ...]
     advantage: Advantage = GAE()
     surrogate: Surrogate = PPOClip()
     aggregation: Literal["token", "sequence", "length"] = "token"
     batch_size: int = 512  # episodes per iteration
     group: int = 1
-    minibatches: int = 8  # of a batch; each is one optimizer step
+    minibatches: int = 8  # parts of a batch; each is one optimizer step
     epochs: int = 1  # passes over the batch of an iteration
-    micro_batches: int = 1  # of each minibatch
-    rollout_micro_batches: int = 1  # of the whole batch
-    ptx_micro_batches: int | None = None  # of a minibatch's pretraining rows; None: micro_batches
+    micro_batches: int = 1  # parts of a minibatch, computed one by one to save memory
+    rollout_micro_batches: int = 1  # parts of a batch that are sampled one by one
+    # Parts of a minibatch's pretraining text, computed one by one; None: micro_batches.
+    ptx_micro_batches: int | None = None
     prompt_length: int = 1024  # the most tokens of a prompt; longer ones are left out and counted
     response_length: int = 1024  # the most tokens of a response
-    temperature: float = 1.0  # of sampling, and of all log-probabilities in the losses
+    temperature: float = 1.0  # divides the logits, in sampling and in the losses
     kl: FixedController | AdaptiveController | DoublingController = FixedController(0.02)
     kl_in: Literal["reward", "loss"] = "reward"
     kl_estimator: Literal["k1", "k2", "k3"] = "k1"
     kl_gradient: Literal["right", "own"] = "right"
     entropy_coefficient: float = 0.0
-    value_clip: float | None = 0.2  # None: plain squared error
-    whiten_rewards: bool = False  # keeps the mean (Ziegler et al. 2019)
-    whiten_advantages: bool = True  # to mean 0 and variance 1, over the batch
+    value_clip: float | None = 0.2  # most that a value may move from the old one; None: no limit
+    whiten_rewards: bool = False  # scales rewards to variance 1; their mean stays
+    whiten_advantages: bool = True  # scales them to mean 0, variance 1 over the batch
     zero_value_head: bool = False  # the value head starts at 0; False: with the scorer's weights
-    ema_decay: float | None = 0.992  # of the policy's moving average, per iteration; None: none
+    ema_decay: float | None = 0.992  # of the moving average of the policy; None: no average
     stale: int = 0
     max_draws: int = 1
-    ptx_coefficient: float = 0.0  # of the loss on pretraining text; 0: none
+    ptx_coefficient: float = 0.0  # factor of the loss on pretraining text; 0: none
     ptx_per: Literal["token", "sequence"] = "token"  # what the ptx gradient is a mean over
     ptx_ratio: int = 8  # rows of pretraining text per episode
     ptx_length: int = 1024  # tokens per row of pretraining text
     # Names of parameters, or branches of the tree of parameters, that are trained, such as
     # ("blocks",); none: all are trained. The others stay fixed, without optimizer state.
     train_policy: tuple[str, ...] = ()
-    train_value: tuple[str, ...] = ()  # the same of the value network
+    train_value: tuple[str, ...] = ()  # parameters of the value network that are trained
 
     def __post_init__(self):
         self._check_kinds()

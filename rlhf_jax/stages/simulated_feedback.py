@@ -43,8 +43,8 @@ class SimulatedFeedback(Stage):
     response_length: int  # the most tokens of an output
     outputs: tuple[int, int] = (4, 9)
     agreement: float = 0.726
-    temperature: float = 1.0  # of sampling
-    batch_size: int = 64  # outputs
+    temperature: float = 1.0  # divides the logits in sampling
+    batch_size: int = 64  # outputs sampled per step
     prompts: str = "feedback"
     policy: str = dataclasses.field(kw_only=True)
 

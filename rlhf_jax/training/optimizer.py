@@ -37,7 +37,7 @@ class OptimizerConfig:
                        the remaining steps (a PPO iteration has several optimizer steps)
     warmup_from        the fraction of the peak at which the warm-up starts
     b1, b2             decay rates of the moments of Adam and Lion
-    epsilon            of Adam, added to the denominator
+    epsilon            Adam's epsilon, added to the denominator
     epsilon_placement  "standard": m^ / (sqrt(v^) + eps); "tensorflow": eps is added to sqrt(v)
                        before the bias correction
     weight_decay       decoupled (AdamW), only for arrays of two or more dimensions

@@ -47,7 +47,8 @@ FAMILIES: tuple[tuple[str, int, Family], ...] = (
 class WorldConfig:
     """The size of the world: prompts of each split, documents of the corpus."""
 
-    seed: int | None = None  # None: the run's seed, so that runs of two seeds have two worlds
+    # Of the world; None: the run's seed, so that each seed has another world.
+    seed: int | None = None
     sft: int = 3000  # prompts with demonstrations to train on
     feedback: int = 1200  # prompts whose outputs are ranked
     ppo: int = 4000  # prompts of policy gradients

@@ -325,6 +325,9 @@ REPORT = (
          'directory = self.stage_directory("sft" if stage == "ppo" else stage)',
          f"{REPORT_LOSS}[ppo]"),
     ]),
+    *mutants("runs/run.py", "test_chain.py", [
+        ("Run._run", "self._check_records(stage, made, made.check)", "pass", f"{RANKINGS}[dpo]"),
+    ]),
 )  # fmt: skip
 
 SECOND = "test_the_second_reward_model_starts_from_sft_and_reads_the_second_rankings"

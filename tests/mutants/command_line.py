@@ -57,7 +57,7 @@ CLI = mutants(
         ("run_stages", "chain.in_order(config.stages, asked)", "asked",
          "test_run_is_all_stages_each_after_what_it_needs_and_the_report"),
         ("report", "insist=how.insist", "", "test_report_is_of_what_has_finished"),
-        ("read_models", '{*config.stages, "evaluators"}', "()",
+        ("read_models", '{*config.stages, "evaluators", "loop"}', "()",
          "test_help_of_all_stages_lists_none_s_fields[generate]"),
         ("run_stages", "how.insist, stages, origin", "False, stages, origin",
          "test_every_stage_of_an_experiment_is_a_command"),
