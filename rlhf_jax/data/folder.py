@@ -149,8 +149,9 @@ def copy_tokenizer(
     if not file.is_file():
         for field, token in special_tokens.items():
             require(token is None, f"data.{field}", token, f"None: {folder} has no tokenizer.json")
-        print(f"data: {folder} has no {' or '.join(NAMES)}: one of {vocab_size} tokens "
-              "(model.vocab_size) is trained on its training records", flush=True)  # fmt: skip
+        told = f"one of at most {vocab_size} tokens (model.vocab_size)"
+        print(f"data: {folder} has no {' or '.join(NAMES)}: {told} is trained on its training "
+              "records", flush=True)  # fmt: skip
         return False
     tokenizer = load_tokenizer(file, **special_tokens)
     tokens = tokenizer.vocab_size

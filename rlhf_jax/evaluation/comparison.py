@@ -92,7 +92,18 @@ class Row:
         of = lambda cell: cell.items["items"][self.section].get(self.model, {}).get(column)
         return {cell.seed: of(cell) for cell in self.cells}
 
+    def possible(self, column: str) -> tuple[float, float]:
+        """The range of a column."""
+        of = self.cells[0].items["columns"][self.section].get(column)
+        return Column(**(of or {"title": column})).possible
+
     def estimate(self, column: str) -> Estimate:
+        """Its interval is cut to the column's range."""
+        found = self._estimate(column)
+        cut = None if found.value is None else found.value.within(*self.possible(column))
+        return found._replace(value=cut)
+
+    def _estimate(self, column: str) -> Estimate:
         values = self.values(column)
         means = {s: v.mean if isinstance(v, Interval) else v for s, v in values.items()}
         if len(values) == 1:
@@ -162,12 +173,17 @@ class Comparison:
         }
 
     def row(self, name: str) -> Row:
-        """By its `name`. Raises UserError where there is none."""
+        """By its `name`, or by its model if no other row is of this model. Raises UserError where
+        there is none, or several."""
         for row in self.rows:
             if row.name == name:
                 return row
-        names = ", ".join(row.name for row in self.rows)
-        raise UserError(f"{name}: no such model; there are {names}")
+        found = [row for row in self.rows if row.model == name]
+        if len(found) == 1:
+            return found[0]
+        names = ", ".join(row.name for row in found or self.rows)
+        told = "several models have this name" if found else "no such model; there are"
+        raise UserError(f"{name}: {told}{':' * bool(found)} {names}")
 
     def differences(self, section: str, column: str) -> dict[tuple[str, str], Difference]:
         """Of each two rows, by their names, where both have the column."""
@@ -195,8 +211,17 @@ def difference(a: Row, b: Row, column: str) -> Difference | None:
 
     Of several seeds that both have, the interval is over the seeds' differences. Of one it is over
     the items' differences, where the items are the same. Never paired are values of different
-    seeds or items: there the two samples count as independent.
+    seeds or items: there the two samples count as independent. The interval is cut to the possible
+    differences of the two columns' ranges.
     """
+    found = _difference(a, b, column)
+    if found is None:
+        return None
+    (low, high), (least, greatest) = a.possible(column), b.possible(column)
+    return found._replace(value=found.value.within(low - greatest, high - least))
+
+
+def _difference(a: Row, b: Row, column: str) -> Difference | None:
     one, other = a.estimate(column), b.estimate(column)
     if one.value is None or other.value is None:
         return None

@@ -40,7 +40,8 @@ that is the same in all settings.</p>
 <img alt="The columns of the tables against what is varied" src="data:image/png;base64,{picture}">
 <h2>Differences</h2>
 <p class="soft">Row minus column, with 95 % intervals; coloured where the interval does not contain
-0. {_ways(comparison)}</p>
+0. "No interval": all values are equal, or one side has a single value, so that their spread is not
+known. {_ways(comparison)}</p>
 {matrices}"""
     return document(title, body)
 
@@ -134,8 +135,8 @@ def _difference(found: Difference | None, sign: int, column: Column) -> str:
     mean, (low, high) = value.mean * scale, (end * scale for end in ends)
     told_bounds = "no interval"
     if abs(low) != float("inf"):
-        told_bounds = f"{low:+.{digits}f} to {high:+.{digits}f}"
+        told_bounds = f"{low:+z.{digits}f} to {high:+z.{digits}f}"
     return (
-        f'<span class="{look}" title="{escape(told(found))}">{mean:+.{digits}f}'
+        f'<span class="{look}" title="{escape(told(found))}">{mean:+z.{digits}f}'
         f"{' %' * column.percent}</span><small>{told_bounds}</small>"
     )

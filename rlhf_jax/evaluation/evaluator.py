@@ -73,6 +73,8 @@ class Column(NamedTuple):
     over     another column: the figure draws this column (y) over it (x)
     drawn    whether it is in the figure
     shown    whether it is in the tables
+    range    the least and the greatest possible value, None where there is no bound; None: (0, 1)
+             with `percent`, else no bounds. `rlhf-jax compare` and `sweep` cut intervals to it
     """
 
     title: str
@@ -85,6 +87,13 @@ class Column(NamedTuple):
     over: str | None = None
     drawn: bool = True
     shown: bool = True
+    range: tuple[float | None, float | None] | None = None
+
+    @property
+    def possible(self) -> tuple[float, float]:
+        """The range, infinite where there is no bound."""
+        low, high = self.range or ((0, 1) if self.percent else (None, None))
+        return -math.inf if low is None else low, math.inf if high is None else high
 
     @property
     def plain(self) -> str:

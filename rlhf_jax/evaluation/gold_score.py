@@ -22,7 +22,8 @@ class GoldScore(Evaluator):
 
     def columns(self):
         about = "mean grade of a response by the data source's grader"
-        return {self.name: Column("gold\nscore", about, better="higher", over=self.over)}
+        column = Column("gold\nscore", about, better="higher", over=self.over, range=(0, 1))
+        return {self.name: column}
 
     def check(self, facts, grader):
         grader()

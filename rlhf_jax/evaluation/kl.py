@@ -50,6 +50,7 @@ class KL(Evaluator):
                 f"{about}; below, of the weights that sampled in the last iteration of training",
                 digits=2,
                 below=last,
+                range=(0, None),
             ),
             last: Column(
                 "KL of training's last iteration",
@@ -57,6 +58,7 @@ class KL(Evaluator):
                 "nats per response",
                 digits=2,
                 drawn=False,
+                range=(0, None),
             ),
         }
 

@@ -59,6 +59,7 @@ class PreferenceAccuracy(HeldOutRankings):
                 middle=0.5,
                 below=margin,
                 drawn=False,
+                range=(0, 1),
             ),
             "preference_margin": Column(
                 "margin",
@@ -67,7 +68,10 @@ class PreferenceAccuracy(HeldOutRankings):
                 drawn=False,
             ),
             "preference_loss": Column(
-                "loss of pairs", "mean loss of a held-out ranking, as training has it, nats", **json
+                "loss of pairs",
+                "mean loss of a held-out ranking, as training has it, nats",
+                range=(0, None),
+                **json,
             ),
             "preference_pairs": Column("pairs", "untied pairs of outputs", digits=0, **json),
             "preference_over_long": Column(

@@ -68,9 +68,8 @@ class PretrainingLoss(Evaluator):
         if self.against is not None:
             below = f"{self.name}_vs_{self.against}"
             about += f"; below, its paired difference from that of {self.against}, over documents"
-        found = {
-            self.name: Column("text\nloss", about, better="lower", below=below, over=self.over)
-        }
+        how = {"better": "lower", "below": below, "over": self.over, "range": (0, None)}
+        found = {self.name: Column("text\nloss", about, **how)}
         if below is not None:
             about = f"loss on held-out text, difference from that of {self.against}"
             found[below] = Column("difference", about, middle=0.0, drawn=False)

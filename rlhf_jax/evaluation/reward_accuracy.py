@@ -57,17 +57,25 @@ class RewardAccuracy(HeldOutRankings):
             "over_long": "rankings left out because they are too long",
         }
         found = {
-            "accuracy": Column("accuracy", about["accuracy"], better="higher", middle=0.5),
-            "longer_is_better": Column(
-                "longer is\nbetter", about["longer_is_better"], middle=0.5, drawn=False
+            "accuracy": Column(
+                "accuracy", about["accuracy"], better="higher", middle=0.5, range=(0, 1)
             ),
-            "difference": Column("difference", about["difference"], middle=0.0, drawn=False),
+            "longer_is_better": Column(
+                "longer is\nbetter",
+                about["longer_is_better"],
+                middle=0.5,
+                drawn=False,
+                range=(0, 1),
+            ),
+            "difference": Column(
+                "difference", about["difference"], middle=0.0, drawn=False, range=(-1, 1)
+            ),
             "pairs": Column("pairs", about["pairs"], digits=0, drawn=False),
             "prompts": Column("prompts", about["prompts"], digits=0, drawn=False, shown=False),
             "over_long": Column("too long", about["over_long"], digits=0, drawn=False, shown=False),
         }
         about = "mean loss of a held-out ranking, as training has it, nats"
-        loss = Column("loss", about, better="lower", drawn=False)
+        loss = Column("loss", about, better="lower", drawn=False, range=(0, None))
         named = {self._names[part]: column for part, column in found.items()}
         return named | {self.named("loss"): loss}
 

@@ -27,14 +27,20 @@ class Samples(Evaluator):
 
     def columns(self):
         return {
-            "ended": Column("ended", "share of the responses that end", percent=True, drawn=False,
-                            shown=False),
-            "response_tokens": Column("tokens", "tokens of a response", digits=1, drawn=False,
-                                      shown=False),
-        }  # fmt: skip
+            "ended": Column(
+                "ended,\ntokens",
+                "share of the responses that end; below, the mean tokens of a response",
+                percent=True,
+                below="response_tokens",
+                drawn=False,
+            ),
+            "response_tokens": Column(
+                "tokens", "mean tokens of a response", digits=1, drawn=False, range=(0, None)
+            ),
+        }
 
     def rows(self, subject):
-        sampled = subject.sampled()
+        sampled, missing = subject.sampled(), subject.build.ending.missing
         texts = lambda column: np.array(column, dtype=object)
         return {
             "id": sampled.ids,
@@ -42,6 +48,7 @@ class Samples(Evaluator):
             "response": texts([response.text for response in sampled.responses]),
             "ended": np.array([response.ended for response in sampled.responses], float),
             "tokens": np.array([len(response.ids) for response in sampled.responses], float),
+            "missing": np.full(len(sampled.ids), math.nan if missing is None else missing),
         }
 
     def summary(self, rows, seed):
@@ -51,6 +58,18 @@ class Samples(Evaluator):
     def parts(self, rows):
         ones = np.ones(len(rows["ended"]))
         return {"ended": (rows["ended"], ones), "response_tokens": (rows["tokens"], ones)}
+
+    def findings(self, found, seed):
+        few = {stage: of for stage, of in found.items() if of.summary["ended"].mean < 0.5}
+        if not few:
+            return []
+        shares = [
+            f"{100 * of.summary['ended'].mean:.0f} % of {stage}'s" for stage, of in few.items()
+        ]
+        missing = next(iter(few.values())).rows["missing"][0]
+        scored = f"the others have the score ending.missing_eos_score = {missing:g}"
+        told = "" if math.isnan(missing) else f"; {scored} in place of the reward model's"
+        return [f"Few responses end: {', '.join(shares)} responses end{told}."]
 
     def section(self, found, others):
         if not found:

@@ -38,7 +38,7 @@ class SFTLoss(Evaluator):
 
     def columns(self):
         about = "nats per token of the responses of held-out demonstrations"
-        return {self.name: Column("SFT\nloss", about, better="lower", drawn=False)}
+        return {self.name: Column("SFT\nloss", about, better="lower", drawn=False, range=(0, None))}
 
     def check(self, facts, grader):
         facts.some("demonstrations", "valid", "length", self.length)

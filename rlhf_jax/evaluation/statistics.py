@@ -35,11 +35,19 @@ class Interval(NamedTuple):
         return cls(bounds["mean"], -math.inf if low is None else low,
                    math.inf if high is None else high)  # fmt: skip
 
+    def within(self, low: float, high: float) -> "Interval":
+        """The interval cut to the possible values [low, high]. The true value is one of them, so
+        the cut interval contains it whenever the whole interval does: coverage does not change.
+        Without bounds, and where the estimate is outside of the range, it stays as it is."""
+        if not math.isfinite(self.high - self.low) or not low <= self.mean <= high:
+            return self
+        return Interval(self.mean, max(self.low, low), min(self.high, high))
+
     def text(self, sign: str = "") -> str:
         """For example "0.500 [0.400, 0.600]"; sign="+" puts a plus before positive numbers."""
         if not math.isfinite(self.high - self.low):
-            return f"{self.mean:{sign}.3f} (no interval)"
-        return f"{self.mean:{sign}.3f} [{self.low:{sign}.3f}, {self.high:{sign}.3f}]"
+            return f"{self.mean:{sign}z.3f} (no interval)"
+        return f"{self.mean:{sign}z.3f} [{self.low:{sign}z.3f}, {self.high:{sign}z.3f}]"
 
     def side(self, middle: float = 0.0) -> int:
         """1 if the whole interval is above `middle`, -1 if it is below, 0 if it contains it."""

@@ -104,7 +104,7 @@ def estimate(value: dict | float | None, column: Column) -> str:
     mean = value["mean"] if isinstance(value, dict) else value
     if mean is None:
         return "-"
-    return f"{100 * mean:.0f} %" if column.percent else f"{mean:.{column.digits}f}"
+    return f"{100 * mean:z.0f} %" if column.percent else f"{mean:z.{column.digits}f}"
 
 
 def bounds(value: dict | float | None, column: Column, between: str | None = None) -> str:
@@ -117,12 +117,12 @@ def bounds(value: dict | float | None, column: Column, between: str | None = Non
         return "no interval"
     scale, digits = (100, 0) if column.percent else (1, 2)
     between = between or ("-" if min(ends) >= 0 else "..")
-    return between.join(f"{scale * end:.{digits}f}" for end in ends)
+    return between.join(f"{scale * end:z.{digits}f}" for end in ends)
 
 
 def compared(value: dict | float | None, column: Column) -> str:
-    """A value that is shown below another: an interval, with signs, or a number."""
-    if isinstance(value, dict):
+    """A value that is shown below another: a difference's interval, with signs, or a number."""
+    if isinstance(value, dict) and column.middle is not None:
         return Interval.of_json(value).text("+")
     return "" if value is None else estimate(value, column)
 

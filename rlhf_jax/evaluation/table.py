@@ -76,8 +76,8 @@ def _cell(name: str, columns: Mapping[str, Column], values: Values) -> str:
     small = bounds(value, column)
     if column.below is not None:
         small = (
-            f"{below['mean']:+.3f}"
-            if isinstance(below, dict)
+            f"{below['mean']:+z.3f}"
+            if isinstance(below, dict) and columns[column.below].middle is not None
             else compared(below, columns[column.below])
         )
     return estimate(value, column) + (f"\n{small}" if small else "")

@@ -41,7 +41,7 @@ class WinRate(Evaluator):
             f"of {self.against}; a tie counts one half"
         )
         title = f"{self._score}\nwins\nvs {self.against}"
-        return {self.name: Column(title, about, better="higher", middle=0.5)}
+        return {self.name: Column(title, about, better="higher", middle=0.5, range=(0, 1))}
 
     def rows(self, subject):
         own = subject.rows(self.of)

@@ -103,10 +103,12 @@ class Ending:
         return [*ids, self.end] if ended and not there else list(ids)
 
     def response(self, ids: Sequence[int], tokenizer: Tokenizer) -> Response:
-        """The `Response` of sampled ids, which include the last token."""
+        """The `Response` of sampled ids, which include the last token. Ids that the tokenizer does
+        not have (a model may have more tokens) have no text."""
         ended = bool(ids) and ids[-1] == self.end
         read = tuple(i for i in ids if i != self.eos or self.stop is None)
-        text = tokenizer.decode(read[:-1] if ended else read)
+        shown = read[:-1] if ended else read
+        text = tokenizer.decode([i for i in shown if i < tokenizer.vocab_size])
         return Response(text.replace("\0", "\ufffd"), read, ended)  # records must not hold NUL
 
     def responses(self, tokens, mask, tokenizer: Tokenizer) -> list[Response]:

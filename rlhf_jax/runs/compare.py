@@ -136,3 +136,5 @@ def compare(runs: Sequence[PathLike], options: CompareOptions) -> None:
     write(comparison, Path(options.out), "comparison", f"{len(runs)} runs compared")
     if options.between:
         between(comparison, *options.between)
+    else:
+        print("The page has the differences of any two models; --between A B prints one.")

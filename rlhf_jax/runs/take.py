@@ -57,7 +57,9 @@ def offered(config: Experiment, run: PathLike, stages: Sequence[str]) -> Offer:
     whole, reason = [], {}
     for stage in stages:
         there = taken.followed(run / stage)
-        if not has_ended(there):
+        if not there.is_dir():
+            reason[stage] = "is not there"
+        elif not has_ended(there):
             reason[stage] = "has not finished there"
         elif lines := differences(there, config.fingerprint(stage)):
             reason[stage] = "has another config:\n" + "\n".join(lines)

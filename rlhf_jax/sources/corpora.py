@@ -112,7 +112,10 @@ def prepare(source: Source, directory: Path, vocab_size: int, seed: int) -> Corp
             order = shuffle_seed(seed, "data/tokenizer")
             with inside("model"):
                 texts = training_texts(splits)
-                train_sentencepiece(texts, vocab_size, directory / "tokenizer.model", order)
+                made = train_sentencepiece(texts, vocab_size, directory / "tokenizer.model", order)
+            if made.vocab_size < vocab_size:
+                print(f"data: the tokenizer has {made.vocab_size} tokens, as the training records "
+                      f"allow no more (model.vocab_size = {vocab_size})", flush=True)  # fmt: skip
         for name, parts in splits.items():
             corpora.write(name, parts)
             counts[name] = {split: len(records) for split, records in parts.items()}

@@ -18,7 +18,8 @@ class FolderData(Source):
     without the files, and a run refuses files with other numbers of records.
 
     The special tokens of a tokenizer.json are found by their usual names, or named here. If the
-    folder has no tokenizer, one of model.vocab_size tokens is trained on its training records.
+    folder has no tokenizer, one of at most model.vocab_size tokens is trained on its training
+    records.
     """
 
     # The folder of the records; None: the folder that RLHF_JAX_DATA names.

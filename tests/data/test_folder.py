@@ -184,13 +184,19 @@ def test_without_a_tokenizer_one_is_trained_on_the_training_records(tmp_path, ca
     folder, data = tmp_path / "a", FolderData(path=str(tmp_path / "a"))
     said = [Demonstration(f"{i}. {text}", text) for i, text in enumerate(CORPUS)]
     write_jsonl(folder / "demonstrations.train.jsonl", said)
-    with pytest.raises(UserError, match=r"^model\.vocab_size = 9999: Vocabulary size too high"):
-        corpora.prepare(data, tmp_path / "run", 9999, 0)
+    with pytest.raises(UserError, match=r"^model\.vocab_size = 99: .*smaller than required"):
+        corpora.prepare(data, tmp_path / "run", 99, 0)
+    few = corpora.prepare(data, tmp_path / "few", 9999, 0).tokenizer.vocab_size
+    assert 400 < few < 9999
+    told = f"the tokenizer has {few} tokens, as the training records allow no more (model.vocab"
+    assert told in capsys.readouterr().out
     with pytest.raises(UserError, match=r"data\.pad_token = '<p>': must be None: .* no tokenizer"):
         corpora.prepare(dataclasses.replace(data, pad_token="<p>"), tmp_path / "other", 400, 0)
     made = corpora.prepare(data, tmp_path / "run", 400, 0)
     assert made.tokenizer.vocab_size == 400
-    assert "has no tokenizer.json or tokenizer.model: one of 400 tokens" in capsys.readouterr().out
+    printed = capsys.readouterr().out
+    assert "has no tokenizer.json or tokenizer.model: one of at most 400 tokens" in printed
+    assert "allow no more" not in printed
     write_jsonl(folder / "prompts.ppo.jsonl", [Prompt("new")])
     with pytest.raises(UserError, match=r"data: prompts\.ppo\.jsonl changed: sha256 of no file"):
         corpora.prepare(data, tmp_path / "run", 400, 0)

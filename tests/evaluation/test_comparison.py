@@ -99,8 +99,16 @@ def test_a_model_that_is_the_same_in_all_settings_is_one_row():
         "sft", f"ppo@{FIELD}=0.1", f"ppo@{FIELD}=0.4",
     ]  # fmt: skip
     assert found.row("sft") == found.rows[0]
-    with pytest.raises(UserError, match=r"^ppo: no such model; there are sft, ppo@ppo\.kl"):
+    with pytest.raises(UserError, match=r"^ppo: several models have this name: ppo@ppo\.kl.*0\.4$"):
         found.row("ppo")
+    with pytest.raises(UserError, match=r"^dpo: no such model; there are sft, ppo@ppo\.kl"):
+        found.row("dpo")
+
+
+def test_a_model_of_one_setting_is_found_without_it():
+    found = Comparison((cell(0.1, models=("sft", "ppo")), cell(0.4, models=("sft", "rloo"))))
+    assert found.row("rloo").name == f"rloo@{FIELD}=0.4"
+    assert found.row("ppo") == found.row(f"ppo@{FIELD}=0.1")
 
 
 @pytest.mark.parametrize("change", ["another figure", "another model", "no seed in common"])
@@ -217,6 +225,28 @@ def test_of_other_seeds_nothing_is_paired_and_of_one_beside_several_nothing_is_k
     assert found.value.mean == pytest.approx(scores("ppo", 0.9, 0).mean() - np.mean(means[1]))
 
 
+def test_intervals_are_cut_to_the_possible_values():
+    """The figures of shares far apart, over two seeds: Student's interval is wider than [0, 1]."""
+    told = {"ppo": {"kl": {"mean": 0.6, "low": 0.5, "high": 0.7}, "share": 0.1},
+            "sft": {"kl": {"mean": 0.0, "low": None, "high": None}, "share": 0.9}}  # fmt: skip
+    more = {"ppo": {"kl": {"mean": 0.2, "low": 0.1, "high": 0.3}, "share": 0.8},
+            "sft": {"kl": {"mean": 0.1, "low": 0.0, "high": 0.2}, "share": 0.2}}  # fmt: skip
+    cells = [cell(0.1, seed, values={}, **of) for seed, of in enumerate((told, more))]
+    columns = {"kl": Column("KL", range=(0, None)), "share": Column("share", percent=True)}
+    columns = {name: column._asdict() for name, column in columns.items()}
+    for each in cells:
+        each.items["columns"] = {"policies": json.loads(json.dumps(columns)), "scorers": {}}
+        for items in each.items["items"]["policies"].values():
+            items["share"] = items["kl"] = items["gold"]
+    sft, ppo = Comparison(tuple(cells)).rows
+    wide = mean_interval([0.6, 0.2])
+    assert ppo.estimate("kl").value == pytest.approx((0.4, 0.0, wide.high))
+    assert ppo.estimate("share").value == pytest.approx((0.45, 0.0, 1.0))
+    assert difference(ppo, sft, "share").value == pytest.approx((-0.1, -1.0, 1.0))
+    kl = mean_interval([0.6, 0.1])
+    assert difference(ppo, sft, "kl").value == pytest.approx(kl)  # may have any sign
+
+
 def test_items_without_weight_are_none_of_an_interval():
     row = compared(seeds=(0,)).rows[0]
     parts = row.cells[0].items["items"]["policies"]["sft"]["loss"]
@@ -262,7 +292,10 @@ def test_the_table_has_a_row_for_each_model_and_setting(capsys):
     assert ("sft", "3") in named
     assert "over seeds" in out and "x,seed=1: failed: broken" in out
     print_comparison(compared(seeds=(0,)))
-    assert "do not say how much seeds differ" in " ".join(capsys.readouterr().out.split())
+    printed = " ".join(capsys.readouterr().out.split())
+    assert "do not say how much seeds differ" in printed and "two seeds" not in printed
+    print_comparison(compared(seeds=(0, 1)))
+    assert "extends 12.7 standard errors" in " ".join(capsys.readouterr().out.split())
 
 
 def test_the_difference_of_two_models_is_printed(capsys):

@@ -18,6 +18,7 @@ from rlhf_jax.evaluation.pretraining_loss import PretrainingLoss
 from rlhf_jax.evaluation.reward_score import RewardScore
 from rlhf_jax.evaluation.samples import Samples
 from rlhf_jax.evaluation.statistics import Interval, bounded_mean, mean_interval, win_rate
+from rlhf_jax.evaluation.summary import measured
 from rlhf_jax.evaluation.win_rate import HALF, WinRate
 from rlhf_jax.generation.sampling import SamplingConfig
 from rlhf_jax.stages.stage import Need
@@ -220,6 +221,22 @@ def test_samples_tell_how_many_responses_end_and_how_long_they_are():
     found = evaluator.summary(rows, 2)
     assert found["ended"] == bounded_mean([1, 0, 1, 1, 0], 2)
     assert found["response_tokens"] == mean_interval([3, 3, 1, 2, 3])
+
+
+def test_where_few_responses_end_their_score_is_told():
+    evaluator = Samples()
+    cut = tuple(response._replace(ended=response.text == "q") for response in RESPONSES)
+    few, some = (measured(evaluator, evaluator.rows(Subject(evaluator, responses=of)), 0)
+                 for of in (cut, RESPONSES))  # fmt: skip
+    assert evaluator.findings({"ppo": some}, 0) == []
+    assert evaluator.findings({"sft": few, "ppo": some, "dpo": few}, 0) == [
+        "Few responses end: 20 % of sft's, 20 % of dpo's responses end; the others have the score "
+        "ending.missing_eos_score = -1 in place of the reward model's."
+    ]
+    as_it_is = dataclasses.replace(tiny.ENDING, missing=None)
+    rows = evaluator.rows(Subject(evaluator, responses=cut, ending=as_it_is))
+    (told,) = evaluator.findings({"sft": measured(evaluator, rows, 0)}, 0)
+    assert told == "Few responses end: 20 % of sft's responses end."
 
 
 SMALL = dataclasses.replace(tiny.MODEL, context=10, vocab_size=39)

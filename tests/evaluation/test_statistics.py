@@ -1,5 +1,7 @@
 """Intervals against closed forms and their own coverage."""
 
+import math
+
 import numpy as np
 import pytest
 from scipy.stats import beta, binom, ttest_ind, ttest_rel
@@ -7,6 +9,7 @@ from scipy.stats import t as student
 
 from rlhf_jax.errors import ConfigError, UserError
 from rlhf_jax.evaluation.statistics import (
+    Interval,
     bounded_difference,
     bounded_mean,
     mean_interval,
@@ -88,6 +91,14 @@ def test_student_s_interval_of_scores_without_bounds():
     two = mean_interval([0.0, 2.0])  # s / sqrt(2) = 1, t of 1 degree 12.7062
     np.testing.assert_allclose(two, (1, 1 - 12.7062, 1 + 12.7062), rtol=1e-5)
     assert (two.side(), found.side(), found.side(9)) == (0, 1, -1)
+
+
+def test_an_interval_is_cut_to_the_possible_values_and_minus_zero_is_zero():
+    cut = Interval(0.8, -0.5, 2.1).within
+    assert cut(0, 1) == (0.8, 0, 1) and cut(0, math.inf) == (0.8, 0, 2.1)
+    assert cut(-math.inf, math.inf) == (0.8, -0.5, 2.1) == cut(0.9, 1)
+    assert Interval(0.8, -math.inf, math.inf).within(0, 1).low == -math.inf
+    assert Interval(-0.0001, -0.0002, 0.1).text() == "0.000 [0.000, 0.100]"
 
 
 def test_one_prompt_or_prompts_all_equal_have_no_interval():

@@ -52,6 +52,11 @@ def test_a_response_and_the_text_of_it_give_a_reward_model_the_same_ids(name):
         assert tokens[seen > 0].tolist() == read
 
 
+def test_an_id_that_the_tokenizer_does_not_have_has_no_text():
+    ids = [4, LETTERS.vocab_size, 5, EOS]
+    assert ENDINGS["eos"].response(ids, LETTERS) == ("ab", tuple(ids), True)
+
+
 def test_whole_text_that_already_ends_with_the_stop_token_gets_no_second_one():
     ending = ENDINGS["stop"]
     assert ending.close([4, 5, STOP], ended=True) == [4, 5, STOP]

@@ -75,16 +75,17 @@ PARTS = tuple(
 SEVERAL = "test_of_several_seeds_a_difference_is_paired_by_seed"
 ONE = "test_of_one_seed_a_difference_is_paired_by_item"
 OTHER = "test_where_the_items_differ_nothing_is_paired"
+RANGE = "test_intervals_are_cut_to_the_possible_values"
 COMPARISON = mutants(
     "evaluation/comparison.py",
     "evaluation/test_comparison.py",
     [
-        ("Row.estimate", "mean_interval(list(means.values()))", "mean_interval([0.0, 1.0])",
+        ("Row._estimate", "mean_interval(list(means.values()))", "mean_interval([0.0, 1.0])",
          "test_of_several_seeds_the_interval_is_student_s_over_seeds"),
-        ("Row.estimate", "if None in means.values():", "if False:",
+        ("Row._estimate", "if None in means.values():", "if False:",
          "test_what_one_seed_does_not_know_is_not_known_of_their_mean",
          "AssertionError|TypeError|UserError"),
-        ("Row.estimate", "mean_interval(*_weighed(parts))", "mean_interval(parts['totals'])",
+        ("Row._estimate", "mean_interval(*_weighed(parts))", "mean_interval(parts['totals'])",
          "test_of_one_seed_it_is_the_report_s_or_else_over_items"),
         ("_alike", "told.setdefault(cell.seed, now) != now", "False",
          "test_a_model_that_may_not_be_the_same_has_a_row_in_each_setting[another figure]"),
@@ -92,16 +93,18 @@ COMPARISON = mutants(
          "test_a_model_that_may_not_be_the_same_has_a_row_in_each_setting[another model]"),
         ("_alike", "all(set(first.seeds) & set(row.seeds) for row in others)", "True",
          "test_a_model_that_may_not_be_the_same_has_a_row_in_each_setting[no seed in common]"),
-        ("difference", "one.by_seed[seed] - other.by_seed[seed]",
+        ("_difference", "one.by_seed[seed] - other.by_seed[seed]",
          "other.by_seed[seed] - one.by_seed[seed]", SEVERAL),
-        ("difference", "for side in (x, y)", "for side in (y, x)", ONE),
-        ("difference", "not all(_same_items(a, b, column, seed) for seed in common)", "False",
+        ("_difference", "for side in (x, y)", "for side in (y, x)", ONE),
+        ("_difference", "not all(_same_items(a, b, column, seed) for seed in common)", "False",
          OTHER),
         ("_same_items", "one == other", "True", OTHER),
-        ("difference", "max(len(a.seeds), len(b.seeds)) > 1", "False",
+        ("_difference", "max(len(a.seeds), len(b.seeds)) > 1", "False",
          "test_of_other_seeds_nothing_is_paired_and_of_one_beside_several_nothing_is_known"),
         ("_weighed", "if w > 0", "", "test_items_without_weight_are_none_of_an_interval",
          "AssertionError|ConfigError"),
+        ("Row.estimate", "found.value.within(*self.possible(column))", "found.value", RANGE),
+        ("difference", "low - greatest, high - least", "low, high", RANGE),
     ],
 ) + mutants(
     "evaluation/comparison_page.py",

@@ -132,6 +132,9 @@ def test_where_nothing_can_be_taken_is_refused_and_nothing_is_written(there, tmp
     part = tmp_path / "part"
     shutil.copytree(there / "data", part / "data")
     told = refused(changed(out), part, ["pretrain"])
+    assert told.endswith(f"pretrain: not taken from {part}, it is not there")
+    (part / "pretrain").mkdir()
+    told = refused(changed(out), part, ["pretrain"])
     assert told.endswith(f"pretrain: not taken from {part}, it has not finished there")
     assert not out.exists()
 
