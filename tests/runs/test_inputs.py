@@ -139,7 +139,8 @@ def test_what_a_stage_opens_is_closed_when_it_ends_however_it_ends(ends, monkeyp
             raise ends
         return {}
 
-    stage = SimpleNamespace(finish=lambda params, inputs: closed.append("finish"), ends="rankings")
+    finish = lambda params, inputs: closed.append("finish")
+    stage = SimpleNamespace(finish=finish, ends="rankings", check=None)
     run = SimpleNamespace(
         config=SimpleNamespace(stages=STAGES | {"pretrain": stage}),
         build=lambda stage: given.build,
@@ -147,6 +148,7 @@ def test_what_a_stage_opens_is_closed_when_it_ends_however_it_ends(ends, monkeyp
         runner=None,
         task=lambda stage: (SimpleNamespace(model=lambda state: state), given),
         collected=lambda stage: SimpleNamespace(write=lambda *found: None),
+        _check_records=lambda *asked: None,
         _train=train,
     )
     monkeypatch.setattr(chain, "builds_on", lambda stages, stage: [])
