@@ -4,7 +4,8 @@
 
 RUN is a finished run of tests/small_run.py. The driver copies it to runs/quickstart of the current
 folder, writes experiments/*.py that hold the small experiment, and runs each part in this process:
-["sh", "rlhf-jax ..."] or ["python", "code"].
+["sh", "rlhf-jax ..."] or ["python", "code"]; code that begins with "# NAME.py" is written to this
+file.
 """
 
 import contextlib
@@ -26,7 +27,8 @@ config = dataclasses.replace(config, name={!r})
 """
 # What takes minutes as it stands on a page, and what is run in its place.
 SHRUNK = {"0.1 0.2 0.4": "0.1 0.2 --from runs/quickstart", "--seeds 0 1 2": "--seeds 1",
-          "doctor RUN": "doctor runs/quickstart"}  # fmt: skip
+          "doctor RUN": "doctor runs/quickstart",
+          "run mine.py": "run mine.py --rloo.iterations 2"}  # fmt: skip
 
 
 class Part(NamedTuple):
@@ -72,7 +74,9 @@ def main(run: str) -> None:
     Path("prompts.jsonl").write_text("".join(json.dumps(prompt) + "\n" for prompt in prompts))
     for kind, text in json.load(sys.stdin):
         print(f"==== {text}", flush=True)
-        if kind == "python":
+        if kind == "python" and (named := re.match(r"# (\w+\.py)\n", text)):
+            Path(named[1]).write_text(text)
+        elif kind == "python":
             exec(text, {})
         elif code := run_command(text):
             sys.exit(f"{text}: exit code {code}")
