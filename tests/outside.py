@@ -15,7 +15,7 @@ import jax.numpy as jnp
 import numpy as np
 import optax
 
-from rlhf_jax.data.pipeline import supervised_pass
+from rlhf_jax.data.pipeline import prompt_batches, supervised_pass
 from rlhf_jax.data.records import Demonstration, Prompt, Text
 from rlhf_jax.errors import require
 from rlhf_jax.evaluation.evaluator import Column, Evaluator
@@ -28,7 +28,6 @@ from rlhf_jax.objectives.reductions import WeightedMean
 from rlhf_jax.objectives.surrogates import importance_weighted, ppo_clip, ppo_diagnostics
 from rlhf_jax.parallel import replicas
 from rlhf_jax.sources.source import Source
-from rlhf_jax.stages import feeds
 from rlhf_jax.stages.experience import make_rollout, response_log_probs
 from rlhf_jax.stages.stage import (
     KEY,
@@ -302,8 +301,13 @@ class GRPO(Stage):
 
     def task(self, inputs):
         start, ending, tokenizer = inputs.model("start"), inputs.build.ending, inputs.tokenizer
-        rows, length = self.prompts_a_step, self.prompt_length
-        batches = feeds.prompts(inputs, self.prompts, rows, length, whole=True)
+        batches = prompt_batches(  # of all processes: each asks its grader about all responses
+            inputs.records("prompts", self.prompts),
+            tokenizer,
+            batch_size=self.prompts_a_step,
+            length=self.prompt_length,
+            seed=inputs.shuffle("prompts"),
+        )
         programs = inputs.compile(self.programs(inputs.build, self.iterations))
         texts = [record.prompt for record in inputs.records("prompts", self.prompts)]
         judge = inputs.grader()

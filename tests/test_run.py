@@ -37,6 +37,7 @@ def test_the_report_has_its_schema(runs):
     report = report_of(runs[0])
     assert report.keys() == {
         "policies", "scorers", "prompts", "records", "saved", "seconds", "seed", "findings",
+        "columns", "interval",
     }  # fmt: skip
     assert list(report["policies"]) == ["pretrain", "prompted", "sft", "ppo", "ppo_ptx", "dpo"]
     for name, policy in report["policies"].items():
