@@ -407,6 +407,7 @@ def _kill_at_first(process: subprocess.Popen, server, name: str) -> None:
     process.communicate()
 
 
+@pytest.mark.slow
 def test_a_run_is_killed_and_goes_on_to_the_lines_of_one_on_a_disk(place, server, small_run):
     name = str(place).removeprefix("gs://")
     _kill_at_first(_sft(place), server, f"{name}/sft/metrics.jsonl")
