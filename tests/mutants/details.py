@@ -267,7 +267,7 @@ OTHERS = (
          "stages/reward_model.py", "stages/test_reward_model.py::"
          "test_length_pair_counts_hold_the_longer_output_for_the_better",
          ("length_pair_counts", '(batch["segments"] > 0).sum', '-(batch["segments"] > 0).sum')),
-    *row("every number of the report has an interval over prompts", "evaluation/statistics.py",
+    *row("the means of the report have intervals over prompts", "evaluation/statistics.py",
          "evaluation/test_statistics.py::test_ratio_weighs_pairs_but_counts_prompts",
          ("bounded_mean", "seed, level, resamples)", "seed, 0.5, resamples)")),
     *row("the gold grader ranks the outputs that the reward model (the proxy) is trained on",
