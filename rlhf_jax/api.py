@@ -143,7 +143,7 @@ def score(
     Raises UserError where a prompt and its response do not fit the model's context.
     """
     rows = _rows(scorer, prompts, responses)
-    read = [(*prompt, *_read(scorer.ending, ids)) for prompt, ids, _ in rows]
+    read = [(*prompt, *scorer.ending.read_ids(ids)) for prompt, ids, _ in rows]
     length = _fitting(scorer, read)
     program = _scoring(scorer.shape, batch_size=batch_size, length=length)
     pad = scorer.tokenizer.pad_id
@@ -250,11 +250,6 @@ def _rows(
             ids, ended = list(response.ids), response.ended
         rows.append(([tokenizer.bos_id, *tokenizer.encode(prompt)], ids, ended))
     return rows
-
-
-def _read(ending: Ending, ids: Sequence[int]) -> list[int]:
-    """The ids that a reward model reads of a response: without EOS if another token is the end."""
-    return [i for i in ids if i != ending.eos or ending.stop is None]
 
 
 def _fitting(model: Model, sequences: Sequence[Sequence[int]]) -> int:

@@ -117,8 +117,8 @@ def test_a_sample_is_scored_as_it_was_cut(scorer, prompts, samples):
 def test_what_a_reward_model_reads_has_no_eos_where_another_token_is_the_end():
     from rlhf_jax.generation.ending import Ending
 
-    assert api._read(Ending(eos=2, pad=0, stop=5), [7, 2]) == [7]
-    assert api._read(Ending(eos=2, pad=0), [7, 2]) == [7, 2]
+    assert Ending(eos=2, pad=0, stop=5).read_ids([7, 2]) == (7,)
+    assert Ending(eos=2, pad=0).read_ids([7, 2]) == (7, 2)
 
 
 def test_what_is_not_there_or_does_not_fit_is_named(small_run, policy, scorer, prompts):

@@ -185,8 +185,20 @@ class Comparison:
         told = "several models have this name" if found else "no such model; there are"
         raise UserError(f"{name}: {told}{':' * bool(found)} {names}")
 
+    @functools.cached_property
+    def _found(self) -> dict[tuple[str, str], dict[tuple[str, str], Difference]]:
+        """Of each column of a section, computed once for the page, its legend and the JSON."""
+        return {
+            (section, column): self._differences(section, column)
+            for section in SECTIONS.values()
+            for column in self.columns(section)
+        }
+
     def differences(self, section: str, column: str) -> dict[tuple[str, str], Difference]:
-        """Of each two rows, by their names, where both have the column."""
+        """Of each two rows, by their names, where both have the column of `columns`."""
+        return self._found[section, column]
+
+    def _differences(self, section: str, column: str) -> dict[tuple[str, str], Difference]:
         rows = [row for row in self.rows if row.section == section]
         pairs = itertools.combinations(rows, 2)
         found = {(a.name, b.name): difference(a, b, column) for a, b in pairs}

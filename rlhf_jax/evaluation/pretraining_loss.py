@@ -1,9 +1,7 @@
 """The loss of a policy on held-out plain text, and whether alignment has made it worse."""
 
 import dataclasses
-import functools
 import math
-from typing import ClassVar
 
 import numpy as np
 
@@ -11,7 +9,6 @@ from rlhf_jax.data.pipeline import text_pass
 from rlhf_jax.errors import require
 from rlhf_jax.evaluation.evaluator import (
     Column,
-    Evaluator,
     Found,
     Measured,
     number,
@@ -19,12 +16,13 @@ from rlhf_jax.evaluation.evaluator import (
     same_items,
 )
 from rlhf_jax.evaluation.statistics import Interval, mean_interval
-from rlhf_jax.stages.stage import Need, Program, policy_shapes, text_shapes
-from rlhf_jax.stages.supervised import document_losses, token_losses
+from rlhf_jax.evaluation.token_losses import TokenLosses
+from rlhf_jax.stages.stage import Need
+from rlhf_jax.stages.supervised import document_losses
 
 
 @dataclasses.dataclass(frozen=True)
-class PretrainingLoss(Evaluator):
+class PretrainingLoss(TokenLosses):
     """Loss in nats per token on the data source's held-out text, and its paired difference, over
     documents, from the loss of the policy of the stage `against`.
 
@@ -40,9 +38,6 @@ class PretrainingLoss(Evaluator):
     over        the column over which the figure draws it
     """
 
-    asks: ClassVar = False
-    length: int
-    batch_size: int = 8
     against: str | None = None
     tax: tuple[str, ...] = ()
     told: tuple[str, ...] = ()
@@ -50,8 +45,6 @@ class PretrainingLoss(Evaluator):
 
     def __post_init__(self):
         super().__post_init__()
-        for field in ("length", "batch_size"):
-            require(getattr(self, field) > 0, field, getattr(self, field), "positive")
         named = (*self.tax, *self.told)
         ok = self.against is not None or not named
         require(ok, "against", self.against, f"a stage, to compare {', '.join(named)} with")
@@ -77,16 +70,6 @@ class PretrainingLoss(Evaluator):
 
     def check(self, facts, grader):
         facts.there("text", "valid")
-
-    def check_shapes(self, build, asked):
-        context = build.shapes["subject"].context
-        require(self.length <= context, "length", self.length, f"<= a context of {context}")
-
-    def programs(self, build, asked):
-        model = build.shapes["subject"]
-        function = functools.partial(token_losses, model)
-        arguments = (policy_shapes(model), text_shapes(self.batch_size, self.length))
-        return {"losses": Program(function, arguments, whole=True)}
 
     def rows(self, subject):
         text = text_pass(

@@ -1,22 +1,18 @@
 """The SFT loss of a policy on the responses of held-out demonstrations."""
 
 import dataclasses
-import functools
 import math
-from typing import ClassVar
 
 import numpy as np
 
 from rlhf_jax.data.pipeline import supervised_pass
-from rlhf_jax.errors import require
-from rlhf_jax.evaluation.evaluator import Column, Evaluator
+from rlhf_jax.evaluation.evaluator import Column
 from rlhf_jax.evaluation.statistics import mean_interval
-from rlhf_jax.stages.stage import Program, policy_shapes, text_shapes
-from rlhf_jax.stages.supervised import token_losses
+from rlhf_jax.evaluation.token_losses import TokenLosses
 
 
 @dataclasses.dataclass(frozen=True)
-class SFTLoss(Evaluator):
+class SFTLoss(TokenLosses):
     """Nats per token of the responses of the data source's held-out demonstrations, including their
     end tokens. This is the loss of SFT on records that it does not train on.
 
@@ -27,31 +23,12 @@ class SFTLoss(Evaluator):
     batch_size  demonstrations per batch
     """
 
-    asks: ClassVar = False
-    length: int
-    batch_size: int = 8
-
-    def __post_init__(self):
-        super().__post_init__()
-        for field in ("length", "batch_size"):
-            require(getattr(self, field) > 0, field, getattr(self, field), "positive")
-
     def columns(self):
         about = "nats per token of the responses of held-out demonstrations"
         return {self.name: Column("SFT\nloss", about, better="lower", drawn=False, range=(0, None))}
 
     def check(self, facts, grader):
         facts.some("demonstrations", "valid", "length", self.length)
-
-    def check_shapes(self, build, asked):
-        context = build.shapes["subject"].context
-        require(self.length <= context, "length", self.length, f"<= a context of {context}")
-
-    def programs(self, build, asked):
-        model = build.shapes["subject"]
-        function = functools.partial(token_losses, model)
-        arguments = (policy_shapes(model), text_shapes(self.batch_size, self.length))
-        return {"losses": Program(function, arguments, whole=True)}
 
     def rows(self, subject):
         encode = subject.tokenizer.encode

@@ -96,6 +96,10 @@ class Ending:
         """The mask [B, R] of tokens that a reward model reads: without EOS if `stop` is set."""
         return mask if self.stop is None else jnp.where(tokens == self.eos, 0, mask)
 
+    def read_ids(self, ids: Sequence[int]) -> tuple[int, ...]:
+        """`read` for the ids of one response."""
+        return tuple(i for i in ids if i != self.eos or self.stop is None)
+
     def close(self, ids: Sequence[int], ended: bool) -> list[int]:
         """The tokens that a reward model reads of a response given as text: its ids, plus the end
         token if the response ended and the token is not there yet."""
@@ -106,7 +110,7 @@ class Ending:
         """The `Response` of sampled ids, which include the last token. Ids that the tokenizer does
         not have (a model may have more tokens) have no text."""
         ended = bool(ids) and ids[-1] == self.end
-        read = tuple(i for i in ids if i != self.eos or self.stop is None)
+        read = self.read_ids(ids)
         shown = read[:-1] if ended else read
         text = tokenizer.decode([i for i in shown if i < tokenizer.vocab_size])
         return Response(text.replace("\0", "\ufffd"), read, ended)  # records must not hold NUL

@@ -25,6 +25,9 @@ ENDING = mutants(
     "generation/ending.py",
     "generation/test_ending.py",
     [
+        ("Ending.read_ids", "if i != self.eos or self.stop is None", "",
+         "test_api.py::"
+         "test_what_a_reward_model_reads_has_no_eos_where_another_token_is_the_end"),
         ("Ending.stops", "column >= self.stop_after", "column > self.stop_after",
          "generation/test_decode.py::"
          "test_a_response_ends_at_the_first_stop_token_at_or_after_the_column"),

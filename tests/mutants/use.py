@@ -60,8 +60,6 @@ API = mutants("api.py", "test_api.py", [
      ENDED),
     ("_rows", "response.ids), response.ended", "response.ids), True", CUT),
     ("score", "ended, missing)", "ended, None)", CUT),
-    ("_read", "if i != ending.eos or ending.stop is None", "",
-     "test_what_a_reward_model_reads_has_no_eos_where_another_token_is_the_end"),
 ])  # fmt: skip
 
 OPENING = (
