@@ -21,13 +21,21 @@ import numpy as np
 import tensorflow_datasets as tfds
 from etils import epath
 
-from rlhf_jax.data.records import Demonstration, Prompt, Ranking, Record, Text, to_json
+from rlhf_jax.data.records import (
+    Demonstration,
+    Prompt,
+    Ranking,
+    Record,
+    Scored,
+    Text,
+    to_json,
+)
 from rlhf_jax.durable.files import all_files, in_bucket, local_copy, write_atomically
 from rlhf_jax.errors import RecordError, UserError, require
 
 VERSION = "1.0.0"
 INFO = "dataset_info.json"
-KINDS = {kind.__name__: kind for kind in (Text, Prompt, Demonstration, Ranking)}
+KINDS = {kind.__name__: kind for kind in (Text, Prompt, Demonstration, Ranking, Scored)}
 
 
 def _features(kind: type[Record]) -> tfds.features.FeaturesDict:
@@ -38,6 +46,9 @@ def _features(kind: type[Record]) -> tfds.features.FeaturesDict:
         return tfds.features.FeaturesDict({"prompt": text, "fields": text})
     if kind is Demonstration:
         return tfds.features.FeaturesDict({"prompt": text, "response": text})
+    if kind is Scored:
+        # A number would be stored in float32.
+        return tfds.features.FeaturesDict({"prompt": text, "response": text, "score": text})
     return tfds.features.FeaturesDict(
         {
             "prompt": text,
@@ -52,12 +63,14 @@ def _example(record: Record) -> dict[str, Any]:
     """The values of `_features`."""
     if isinstance(record, Prompt):
         return {"prompt": record.prompt, "fields": json.dumps(record.fields)}
+    if isinstance(record, Scored):
+        return to_json(record) | {"score": repr(record.score)}
     ended = {"ended": record.ended} if isinstance(record, Ranking) else {}
     return to_json(record) | ended
 
 
 class RecordsBuilder(tfds.core.GeneratorBasedBuilder, skip_registration=True):
-    """The builder of data sets of all four record types; records keep their order."""
+    """The builder of data sets of all record types; records keep their order."""
 
     VERSION = tfds.core.Version(VERSION)
     url_infos: ClassVar[dict] = {}  # nothing to download, so no checksum files to look for
@@ -220,6 +233,8 @@ class RecordSource(Sequence):
         texts = {name: value.decode("utf-8") for name, value in fields.items()}
         if self._kind is Prompt:  # older data sets lack `fields`
             return Prompt(texts["prompt"], json.loads(texts.get("fields", "{}")))
+        if self._kind is Scored:
+            return Scored(**texts | {"score": float(texts["score"])})
         return self._kind(**texts)
 
 

@@ -4,6 +4,7 @@ text.train.jsonl            text.valid.jsonl            {"text": ...}
 demonstrations.train.jsonl  demonstrations.valid.jsonl  {"prompt": ..., "response": ...}
 rankings.train.jsonl        rankings.valid.jsonl        {"prompt": ..., "responses": ..., "ranks": ...}
                                                         or {"prompt": ..., "chosen": ..., "rejected": ...}
+scored.train.jsonl          scored.valid.jsonl          {"prompt": ..., "response": ..., "score": ...}
 prompts.ppo.jsonl           prompts.test.jsonl          {"prompt": ..., any further field: ...}
 tokenizer.json or tokenizer.model
 
@@ -22,6 +23,7 @@ from rlhf_jax.data.records import (
     Demonstration,
     Prompt,
     Ranking,
+    Scored,
     Text,
     read_jsonl,
 )
@@ -33,6 +35,7 @@ FILES = {
     "demonstrations": (Demonstration, ("train", "valid")),
     "rankings": (Ranking, ("train", "valid")),
     "prompts": (Prompt, ("ppo", "test")),
+    "scored": (Scored, ("train", "valid")),
 }
 RECORD_FILES = tuple(f"{kind}.{split}.jsonl" for kind, (_, both) in FILES.items() for split in both)
 
@@ -59,7 +62,7 @@ def find_folder(path: str | None) -> Path:
         raise UserError(f"data: {folder} has no records: expected {', '.join(RECORD_FILES)}, as "
                         f"far as stages read them; got {', '.join(others[:8]) or 'no file'}"
                         )  # fmt: skip
-    for kind in ("text", "demonstrations", "rankings"):
+    for kind in ("text", "demonstrations", "rankings", "scored"):
         train, valid = (f"{kind}.{split}.jsonl" for split in FILES[kind][1])
         if valid in there and train not in there:
             raise UserError(f"data: {folder} has {valid}, but no {train}")

@@ -16,7 +16,11 @@ SIDES = {
     "demonstrations": ("train", "valid"),
     "rankings": ("train", "valid"),
     "prompts": ("ppo", "test"),
+    "scored": ("train", "valid"),
 }  # what is trained on, what is held out
+
+
+ANSWERED = ("demonstrations", "rankings", "scored")  # kinds whose records have prompts
 
 
 def complete(splits: Splits, share: float, seed: int) -> tuple[Splits, dict[str, dict]]:
@@ -35,8 +39,11 @@ def complete(splits: Splits, share: float, seed: int) -> tuple[Splits, dict[str,
             prompts[split] = found
             made[f"prompts.{split}"] = {"records": len(found)}
             where = ("training", "held-out")[side]
-            print(f"data: no prompts.{split}.jsonl: {len(found)} {where} prompts of demonstrations "
-                  "and rankings", flush=True)  # fmt: skip
+            kinds = " and ".join(
+                kind for kind in ANSWERED if SIDES[kind][side] in splits.get(kind, {})
+            )
+            print(f"data: no prompts.{split}.jsonl: {len(found)} {where} prompts of {kinds}",
+                  flush=True)  # fmt: skip
     return (splits | {"prompts": prompts} if prompts else splits), made
 
 
@@ -84,10 +91,10 @@ def _what(record: Record) -> Hashable:
 
 
 def _prompts_of(splits: Splits, side: int) -> Sequence[Prompt]:
-    """The different prompts of one side of demonstrations and rankings, in order."""
+    """The different prompts of one side of all kinds of ANSWERED, in order."""
     found = dict.fromkeys(
         record.prompt
-        for kind in ("demonstrations", "rankings")
+        for kind in ANSWERED
         for record in splits.get(kind, {}).get(SIDES[kind][side], ())
     )
     return [Prompt(prompt) for prompt in found]

@@ -7,6 +7,7 @@ One line of JSONL is one record, by kind:
     Demonstration  {"prompt", "response"}
     Ranking        {"prompt", "responses", "ranks"} with an optional {"ended": [true, ...]}, or a
                    comparison {"prompt", "chosen", "rejected"} with an optional {"tie": true}
+    Scored         {"prompt", "response", "score"}
 
 Prompts include their whole template. Responses may be empty (a model that stops at once).
 """
@@ -14,6 +15,7 @@ Prompts include their whole template. Responses may be empty (a model that stops
 import dataclasses
 import gzip
 import json
+import math
 import numbers
 import os
 import zlib
@@ -163,14 +165,31 @@ def _check_ended(ended: Any, responses: int) -> None:
         _require(isinstance(value, bool), f"ended[{i}]", value, "true or false")
 
 
-Record = Text | Prompt | Demonstration | Ranking
-R = TypeVar("R", Text, Prompt, Demonstration, Ranking)
+@dataclass(frozen=True)
+class Scored:
+    """A response with an absolute score, such as a rating from 0 to 4; a higher score is better."""
+
+    prompt: str
+    response: str
+    score: float
+
+    def __post_init__(self) -> None:
+        _check_text("prompt", self.prompt)
+        _check_text("response", self.response, empty_allowed=True)
+        number = isinstance(self.score, numbers.Real) and not isinstance(self.score, bool)
+        _require(number and math.isfinite(self.score), "score", self.score, "a finite number")
+        object.__setattr__(self, "score", float(self.score))
+
+
+Record = Text | Prompt | Demonstration | Ranking | Scored
+R = TypeVar("R", Text, Prompt, Demonstration, Ranking, Scored)
 
 FIELDS = {
     Text: ("text",),
     Prompt: ("prompt",),
     Demonstration: ("prompt", "response"),
     Ranking: ("prompt", "responses", "ranks"),
+    Scored: ("prompt", "response", "score"),
 }
 COMPARISON = ("prompt", "chosen", "rejected")
 

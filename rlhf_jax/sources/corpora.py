@@ -135,7 +135,7 @@ def training_texts(splits: counting.Splits) -> list[str]:
     train = lambda kind: splits.get(kind, {}).get("train", ())
     texts = [record.text for record in train("text")]
     texts += [record.prompt + record.response for record in train("demonstrations")]
-    others = (*train("rankings"), *splits.get("prompts", {}).get("ppo", ()))
+    others = (*train("rankings"), *train("scored"), *splits.get("prompts", {}).get("ppo", ()))
     return texts or [text for record in others for text in counting.texts_of(record)]
 
 

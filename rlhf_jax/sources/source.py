@@ -31,7 +31,7 @@ class Source:
 
     def records(self, seed: int) -> tuple[Splits, dict]:
         """({kind: {split: records}}, counts of what was left out or changed, by name). The kinds
-        are text, demonstrations, prompts and rankings, as far as the source has them.
+        are text, demonstrations, prompts, rankings and scored, as far as the source has them.
 
         Raises UserError naming file, line and field of a malformed record.
         """

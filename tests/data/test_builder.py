@@ -8,7 +8,7 @@ import pytest
 
 from rlhf_jax.data import builder
 from rlhf_jax.data.builder import RecordsBuilder, read_dataset, write_dataset
-from rlhf_jax.data.records import Demonstration, Prompt, Ranking, Text, to_json
+from rlhf_jax.data.records import Demonstration, Prompt, Ranking, Scored, Text, to_json
 from rlhf_jax.errors import RecordError, UserError
 
 RECORDS = {
@@ -21,6 +21,7 @@ RECORDS = {
         Ranking("p", ("a", "", "\u6f22"), (0, 0, 2)),
         Ranking("p", ("a", "b"), (1, 0), (False, True)),
     ],
+    Scored: [Scored("p", "\u6f22", 1 / 3), Scored("q", "", -2.0)],
 }
 
 

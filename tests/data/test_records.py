@@ -11,6 +11,7 @@ from rlhf_jax.data.records import (
     Demonstration,
     Prompt,
     Ranking,
+    Scored,
     Text,
     deduplicate_by_prefix,
     read_jsonl,
@@ -33,6 +34,7 @@ KINDS = {
     Prompt: st.builds(Prompt, FILLED, FIELDS),
     Demonstration: st.builds(Demonstration, FILLED, PLAIN),
     Ranking: st.builds(lambda p, o: Ranking(p, *zip(*o, strict=True)), FILLED, OUTPUTS),
+    Scored: st.builds(Scored, FILLED, PLAIN, st.floats(allow_nan=False, allow_infinity=False)),
 }
 
 
@@ -68,6 +70,7 @@ GOOD = {
     Prompt: '{"prompt": "a"}',
     Demonstration: '{"prompt": "a", "response": "b"}',
     Ranking: '{"prompt": "a", "responses": ["b", "c"], "ranks": [0, 1]}',
+    Scored: '{"prompt": "a", "response": "b", "score": 3}',
 }
 CUT = b'{"prompt": "a", "responses": ["b", "c"], "ranks": [0, 1], "ended": '
 BAD = [
@@ -94,6 +97,18 @@ BAD = [
     (Prompt, b'{"prompt": "a", "b": ' + b"7" * 5000 + b"}", "got a number of 5000 digits"),
     (Prompt, b'{"prompt": "a", "b": "\\ud800"}', "field 'b': expected a JSON value of finite"),
     (Prompt, b'{"prompt": "a", "\\ud800": 1}', r"field '\ud800': expected a JSON value of fini"),
+    (Scored, b'{"prompt": "a", "response": "b"}', "field 'score': each line needs the fields pro"),
+    (
+        Scored,
+        b'{"prompt": "a", "response": "b", "score": "3"}',
+        "expected a finite number, got '3'",
+    ),
+    (Scored, b'{"prompt": "a", "response": "b", "score": true}', "expected a finite number, got T"),
+    (
+        Scored,
+        b'{"prompt": "a", "response": "b", "score": NaN}',
+        "expected a finite number, got nan",
+    ),
     (Demonstration, b'{"prompt": "a"}', "field 'response': each line needs the fields prompt and"),
     (Demonstration, b'{"prompt": "", "response": "b"}', "field 'prompt': expected a string that"),
     (Demonstration, b'{"prompt": "a", "response": 1}', "field 'response': expected a string"),
