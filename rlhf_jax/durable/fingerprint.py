@@ -12,11 +12,9 @@ from etils import epath
 from rlhf_jax.durable import formats
 from rlhf_jax.durable.files import write_atomically
 from rlhf_jax.errors import UserError
+from rlhf_jax.fields import ADDED_LATER, NOT_FINGERPRINTED
 from rlhf_jax.strict_json import read_json
 
-# Metadata of a dataclass field that may change between two calls of one run:
-# `field(default=None, metadata=NOT_FINGERPRINTED)`.
-NOT_FINGERPRINTED = {"fingerprint": False}
 CLASS = "class"  # a name that no field can have
 CONFIG = "config.json"  # in a stage's directory, and in data/
 EXPERIMENT = "experiment_"  # an experiment file is the module of this name + the file's name
@@ -37,7 +35,8 @@ def class_path(kind: type) -> str:
 
 
 def fingerprint_of(config: Any) -> Any:
-    """A config of nested dataclasses as plain JSON values, without NOT_FINGERPRINTED fields.
+    """A config of nested dataclasses as plain JSON values, without NOT_FINGERPRINTED fields, and
+    without ADDED_LATER fields that have their default.
 
     A dataclass becomes {"class": its `class_path`, field: value, ...}, with "identity" where its
     `identity()` is not None.
@@ -46,7 +45,7 @@ def fingerprint_of(config: Any) -> Any:
         TypeError: a value is no dataclass, dict, sequence, path, string, number or None.
     """
     if dataclasses.is_dataclass(config):
-        fields = [f for f in dataclasses.fields(config) if f.metadata.get("fingerprint", True)]
+        fields = [f for f in dataclasses.fields(config) if _counts(f, getattr(config, f.name))]
         values = {f.name: fingerprint_of(getattr(config, f.name)) for f in fields}
         identity = config.identity() if isinstance(config, Identified) else None
         known = {} if identity is None else {"identity": fingerprint_of(identity)}
@@ -62,6 +61,14 @@ def fingerprint_of(config: Any) -> Any:
     if config is None or isinstance(config, bool | int | float | str):
         return config
     raise TypeError(f"{config!r} has no place in a config's fingerprint")
+
+
+def _counts(field: dataclasses.Field, value: Any) -> bool:
+    """Whether a field with this value is part of the fingerprint."""
+    how = field.metadata.get("fingerprint")
+    if how == ADDED_LATER["fingerprint"]:
+        return value != field.default
+    return how != NOT_FINGERPRINTED["fingerprint"]
 
 
 def check_fingerprint(

@@ -11,8 +11,8 @@ from typing import ClassVar
 
 import jax.numpy as jnp
 
-from rlhf_jax.durable.fingerprint import NOT_FINGERPRINTED
 from rlhf_jax.errors import UserError, require
+from rlhf_jax.fields import NOT_FINGERPRINTED
 from rlhf_jax.rewards.reward import Reward
 from rlhf_jax.rewards.workers import Workers
 

@@ -11,9 +11,10 @@ from etils.epath import Path
 
 from rlhf_jax.durable import manifest, taken
 from rlhf_jax.durable.files import place
-from rlhf_jax.durable.fingerprint import EXPERIMENT, NOT_FINGERPRINTED, fingerprint_of
+from rlhf_jax.durable.fingerprint import EXPERIMENT, fingerprint_of
 from rlhf_jax.errors import UserError, require, require_a, require_form
 from rlhf_jax.evaluation.evaluator import EvaluationConfig, Evaluator
+from rlhf_jax.fields import NOT_FINGERPRINTED
 from rlhf_jax.generation.ending import Ending, EndingConfig
 from rlhf_jax.models.config import TransformerConfig
 from rlhf_jax.parallel.config import ParallelConfig

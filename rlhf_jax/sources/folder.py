@@ -4,8 +4,8 @@ import dataclasses
 import os
 
 from rlhf_jax.data import folder
-from rlhf_jax.durable.fingerprint import NOT_FINGERPRINTED
 from rlhf_jax.errors import require
+from rlhf_jax.fields import NOT_FINGERPRINTED
 from rlhf_jax.randomness import shuffle_seed
 from rlhf_jax.sources.source import Source
 

@@ -6,8 +6,8 @@ from collections import Counter
 
 from rlhf_jax.data import counting, download, human
 from rlhf_jax.data.records import Demonstration, Prompt, Ranking, Text, deduplicate_by_prefix
-from rlhf_jax.durable.fingerprint import NOT_FINGERPRINTED
 from rlhf_jax.errors import require
+from rlhf_jax.fields import NOT_FINGERPRINTED
 from rlhf_jax.randomness import shuffle_seed
 from rlhf_jax.sources.source import Source
 

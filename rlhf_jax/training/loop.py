@@ -17,10 +17,11 @@ from rlhf_jax.data.batches import BatchIterator
 from rlhf_jax.durable import checkpoint
 from rlhf_jax.durable.batch_file import write_batch
 from rlhf_jax.durable.files import in_bucket
-from rlhf_jax.durable.fingerprint import NOT_FINGERPRINTED, check_fingerprint
+from rlhf_jax.durable.fingerprint import check_fingerprint
 from rlhf_jax.durable.lock import lock
 from rlhf_jax.durable.signals import SIGNALS
 from rlhf_jax.errors import UserError, require
+from rlhf_jax.fields import NOT_FINGERPRINTED
 from rlhf_jax.parallel.processes import first_alone, is_first
 from rlhf_jax.training.health import Health
 from rlhf_jax.training.metrics import MetricsWriter, to_numbers

@@ -7,8 +7,9 @@ from pathlib import Path
 import pytest
 
 from rlhf_jax.durable import formats
-from rlhf_jax.durable.fingerprint import NOT_FINGERPRINTED, check_fingerprint, fingerprint_of
+from rlhf_jax.durable.fingerprint import check_fingerprint, fingerprint_of
 from rlhf_jax.errors import UserError
+from rlhf_jax.fields import ADDED_LATER, NOT_FINGERPRINTED
 from rlhf_jax.stages.dpo import DPO, IPO
 from rlhf_jax.training.loop import LoopConfig
 from rlhf_jax.training.optimizer import OptimizerConfig
@@ -21,6 +22,7 @@ class _Stage:
     lengths: tuple[int, ...] = (16, 32)
     data: Path | None = None
     stop_after_steps: int | None = dataclasses.field(default=None, metadata=NOT_FINGERPRINTED)
+    bend: float = dataclasses.field(default=1.0, metadata=ADDED_LATER)
 
 
 def test_the_file_holds_the_whole_nested_config(tmp_path):
@@ -39,6 +41,11 @@ def test_the_same_config_and_other_logging_pass(tmp_path):
     check_fingerprint(tmp_path, fingerprint_of(_Stage()))
     other = _Stage(loop=LoopConfig(log_every=7), stop_after_steps=3)
     check_fingerprint(tmp_path, fingerprint_of(other))
+
+
+def test_a_field_added_later_counts_where_it_is_not_its_default():
+    assert "bend" not in fingerprint_of(_Stage())
+    assert fingerprint_of(_Stage(bend=0.0))["bend"] == 0.0
 
 
 def test_each_changed_field_has_a_line(tmp_path):
