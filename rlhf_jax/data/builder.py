@@ -45,7 +45,8 @@ def _features(kind: type[Record]) -> tfds.features.FeaturesDict:
     if kind is Prompt:
         return tfds.features.FeaturesDict({"prompt": text, "fields": text})
     if kind is Demonstration:
-        return tfds.features.FeaturesDict({"prompt": text, "response": text})
+        spans = tfds.features.Tensor(shape=(None,), dtype=np.int32)  # start, stop, start, stop, ...
+        return tfds.features.FeaturesDict({"prompt": text, "response": text, "trained": spans})
     if kind is Scored:
         # A number would be stored in float32.
         return tfds.features.FeaturesDict({"prompt": text, "response": text, "score": text})
@@ -63,6 +64,9 @@ def _example(record: Record) -> dict[str, Any]:
     """The values of `_features`."""
     if isinstance(record, Prompt):
         return {"prompt": record.prompt, "fields": json.dumps(record.fields)}
+    if isinstance(record, Demonstration):
+        ends = [end for span in record.trained for end in span]
+        return to_json(record) | {"trained": np.array(ends, np.int32)}
     if isinstance(record, Scored):
         return to_json(record) | {"score": repr(record.score)}
     ended = {"ended": record.ended} if isinstance(record, Ranking) else {}
@@ -230,12 +234,14 @@ class RecordSource(Sequence):
             ended = fields.get("ended", np.ones(len(responses), np.bool_)).tolist()
             prompt, ranks = fields["prompt"].decode("utf-8"), tuple(fields["ranks"])
             return Ranking(prompt, responses, ranks, ended)
+        # Older data sets lack `trained`: no earlier turn is.
+        ends = fields.pop("trained", np.zeros(0, np.int32)).reshape(-1, 2).tolist()
         texts = {name: value.decode("utf-8") for name, value in fields.items()}
         if self._kind is Prompt:  # older data sets lack `fields`
             return Prompt(texts["prompt"], json.loads(texts.get("fields", "{}")))
         if self._kind is Scored:
             return Scored(**texts | {"score": float(texts["score"])})
-        return self._kind(**texts)
+        return Demonstration(**texts, trained=ends) if ends else self._kind(**texts)
 
 
 def read_dataset(directory: str | os.PathLike, name: str, split: str) -> RecordSource:

@@ -5,7 +5,7 @@ import dataclasses
 from collections import Counter
 from collections.abc import Hashable, Sequence
 
-from rlhf_jax.data.records import Prompt, Ranking, Record, Scored, Text, tie_equal
+from rlhf_jax.data.records import Prompt, Ranking, Record, Text, tie_equal
 from rlhf_jax.data.tokenizer import Tokenizer
 
 Splits = dict[str, dict[str, Sequence]]
@@ -19,9 +19,7 @@ def texts_of(record: Record) -> tuple[str, ...]:
         return (record.prompt, *record.responses)
     if isinstance(record, Prompt):
         return (record.prompt,)
-    if isinstance(record, Scored):
-        return (record.prompt, record.response)
-    return tuple(dataclasses.asdict(record).values())
+    return (record.text,) if isinstance(record, Text) else (record.prompt, record.response)
 
 
 def settle(rankings: Sequence[Ranking]) -> tuple[list[Ranking], Counts]:

@@ -9,6 +9,7 @@ from collections.abc import Hashable, Sequence
 import numpy as np
 
 from rlhf_jax.data.counting import Splits
+from rlhf_jax.data.messages import plain
 from rlhf_jax.data.records import Prompt, Record, Text
 
 SIDES = {
@@ -87,7 +88,7 @@ def _draw(splits: Splits, share: float, seed: int) -> tuple[Splits, dict[str, di
 
 def _what(record: Record) -> Hashable:
     """The part of a record that must be on one side only: its prompt, or a text's document."""
-    return (0, record.text) if isinstance(record, Text) else (1, record.prompt)
+    return (0, record.text) if isinstance(record, Text) else (1, plain(record.prompt))
 
 
 def _prompts_of(splits: Splits, side: int) -> Sequence[Prompt]:

@@ -13,6 +13,7 @@ from typing import Any, TypeVar
 
 import numpy as np
 
+from rlhf_jax.data.messages import plain
 from rlhf_jax.data.records import (
     Demonstration,
     Prompt,
@@ -227,7 +228,7 @@ def read_text(path: str | os.PathLike, characters: int = 2000) -> list[str]:
 
 
 def _prompt_of(record: str | Prompt | Demonstration | Ranking) -> str:
-    return record if isinstance(record, str) else record.prompt
+    return record if isinstance(record, str) else plain(record.prompt)
 
 
 def split_by_prompt(

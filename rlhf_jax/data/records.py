@@ -5,11 +5,13 @@ One line of JSONL is one record, by kind:
     Text           {"text"}
     Prompt         {"prompt"} with any further fields, such as {"answer"}, for reward functions
     Demonstration  {"prompt", "response"}
+    Conversation   {"messages": [{"role", "content"}, ...]}
     Ranking        {"prompt", "responses", "ranks"} with an optional {"ended": [true, ...]}, or a
                    comparison {"prompt", "chosen", "rejected"} with an optional {"tie": true}
     Scored         {"prompt", "response", "score"}
 
-Prompts include their whole template. Responses may be empty (a model that stops at once).
+A prompt is a text that includes its whole template, or a list of messages {"role", "content"} that
+a chat template turns into one (chat.py). Responses may be empty (a model that stops at once).
 """
 
 import dataclasses
@@ -23,37 +25,21 @@ from collections.abc import Hashable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, TypeVar
 
+from rlhf_jax.data.messages import (
+    Message,
+    Messages,
+    check_json,
+    check_text,
+    dialogue,
+    messages_of,
+    plain,
+    require_field,
+)
 from rlhf_jax.durable.files import write_atomically
 from rlhf_jax.errors import RecordError, UserError, require
 from rlhf_jax.strict_json import parse_json
 
 MOST_RANK = 2**31
-
-
-def _require(ok: bool, field: str, value: Any, allowed: str) -> None:
-    if not ok:
-        shown = repr(value)
-        shown = shown if len(shown) <= 60 else shown[:57] + "..."
-        raise RecordError(f"field {field!r}: expected {allowed}, got {shown}")
-
-
-def _check_text(field: str, value: Any, empty_allowed: bool = False) -> None:
-    _require(isinstance(value, str), field, value, "a string")
-    _require(empty_allowed or value != "", field, value, "a string that is not empty")
-    _require("\0" not in value, field, value, "text without NUL")
-    try:
-        value.encode("utf-8")
-    except UnicodeEncodeError:
-        _require(False, field, value, "text that UTF-8 can hold (no lone surrogates)")
-
-
-def _check_json(field: str, value: Any) -> None:
-    """Requires a JSON value of finite numbers and valid text; `field` must be valid text too."""
-    try:
-        json.dumps({field: value}, allow_nan=False, ensure_ascii=False).encode("utf-8")
-    except (TypeError, ValueError, RecursionError):
-        allowed = "a JSON value of finite numbers and of text that UTF-8 can hold"
-        _require(False, field, value, allowed)
 
 
 @dataclass(frozen=True)
@@ -63,7 +49,7 @@ class Text:
     text: str
 
     def __post_init__(self) -> None:
-        _check_text("text", self.text)
+        check_text("text", self.text)
 
 
 @dataclass(frozen=True)
@@ -73,29 +59,67 @@ class Prompt:
     fields: further JSON values by name, such as {"answer": "42"}, for reward functions
     """
 
-    prompt: str
+    prompt: str | Messages
     fields: Mapping[str, Any] = dataclasses.field(default_factory=dict, hash=False)
 
     def __post_init__(self) -> None:
-        _check_text("prompt", self.prompt)
-        _require(isinstance(self.fields, Mapping), "fields", self.fields, "JSON values by name")
-        _require("prompt" not in self.fields, "fields", self.fields, "other names than prompt")
+        object.__setattr__(self, "prompt", dialogue("prompt", self.prompt))
+        require_field(
+            isinstance(self.fields, Mapping), "fields", self.fields, "JSON values by name"
+        )
+        require_field("prompt" not in self.fields, "fields", self.fields, "other names than prompt")
         for name, value in self.fields.items():
-            _require(isinstance(name, str), "fields", name, "names that are strings")
-            _check_json(name, value)
+            require_field(isinstance(name, str), "fields", name, "names that are strings")
+            check_json(name, value)
         object.__setattr__(self, "fields", json.loads(json.dumps(dict(self.fields))))
 
 
 @dataclass(frozen=True)
 class Demonstration:
-    """A prompt and the response that a labeler wrote for it."""
+    """A prompt and the response that a labeler wrote for it.
 
-    prompt: str
+    trained: spans [start, stop) of the prompt's characters that are targets too: earlier turns
+    """
+
+    prompt: str | Messages
     response: str
+    trained: tuple[tuple[int, int], ...] = ()
 
     def __post_init__(self) -> None:
-        _check_text("prompt", self.prompt)
-        _check_text("response", self.response, empty_allowed=True)
+        object.__setattr__(self, "prompt", dialogue("prompt", self.prompt))
+        check_text("response", self.response, empty_allowed=True)
+        require_field(isinstance(self.trained, list | tuple), "trained", self.trained, "a list")
+        for span in self.trained:
+            pair = isinstance(span, list | tuple) and len(span) == 2
+            whole = pair and all(isinstance(end, int) for end in span)
+            require_field(whole, "trained", self.trained, "pairs of whole numbers")
+        spans = tuple(map(tuple, self.trained))
+        ends = [0, *(end for span in spans for end in span), len(self.prompt) if spans else 0]
+        require_field(ends == sorted(ends), "trained", spans, "spans of the prompt, in order")
+        object.__setattr__(self, "trained", spans)
+
+
+@dataclass(frozen=True)
+class Conversation:
+    """Messages of which every assistant's turn is trained; the last one is an assistant's."""
+
+    messages: Messages
+
+    def __post_init__(self) -> None:
+        object.__setattr__(self, "messages", messages_of("messages", self.messages))
+        last = self.messages[-1].role
+        require_field(last == "assistant", "messages", last, "a last message of the assistant")
+        require_field(len(self.messages) > 1, "messages", last, "a message before the assistant's")
+
+    @property
+    def prompt(self) -> Messages:
+        """All messages but the last."""
+        return self.messages[:-1]
+
+    @property
+    def response(self) -> str:
+        """The content of the last message."""
+        return self.messages[-1].content
 
 
 def dense_ranks(values: Sequence[float]) -> tuple[int, ...]:
@@ -122,20 +146,20 @@ class Ranking:
     cut at the length limit: no end token follows it in training.
     """
 
-    prompt: str
+    prompt: str | Messages
     responses: tuple[str, ...]
     ranks: tuple[int, ...]
     ended: tuple[bool, ...] | None = None  # one per response; None: all have ended
 
     def __post_init__(self) -> None:
-        _check_text("prompt", self.prompt)
+        object.__setattr__(self, "prompt", dialogue("prompt", self.prompt))
         for field in ("responses", "ranks"):
             value = getattr(self, field)
-            _require(isinstance(value, list | tuple), field, value, "a list")
-        _require(len(self.responses) >= 2, "responses", self.responses, "at least 2 responses")
+            require_field(isinstance(value, list | tuple), field, value, "a list")
+        require_field(len(self.responses) >= 2, "responses", self.responses, "at least 2 responses")
         for i, response in enumerate(self.responses):
-            _check_text(f"responses[{i}]", response, empty_allowed=True)
-        _require(
+            check_text(f"responses[{i}]", response, empty_allowed=True)
+        require_field(
             len(self.ranks) == len(self.responses),
             "ranks",
             self.ranks,
@@ -144,7 +168,7 @@ class Ranking:
         for i, rank in enumerate(self.ranks):
             whole = isinstance(rank, numbers.Integral) and not isinstance(rank, bool)
             allowed = f"a whole number in [0, {MOST_RANK})"
-            _require(whole and 0 <= rank < MOST_RANK, f"ranks[{i}]", rank, allowed)
+            require_field(whole and 0 <= rank < MOST_RANK, f"ranks[{i}]", rank, allowed)
         _check_ended(self.ended, len(self.responses))
         object.__setattr__(self, "responses", tuple(self.responses))
         object.__setattr__(self, "ended", tuple(self.ended or (True,) * len(self.responses)))
@@ -159,48 +183,60 @@ class Ranking:
 def _check_ended(ended: Any, responses: int) -> None:
     if ended is None:
         return
-    _require(isinstance(ended, list | tuple), "ended", ended, "a list")
-    _require(len(ended) == responses, "ended", ended, f"{responses} values, one a response")
+    require_field(isinstance(ended, list | tuple), "ended", ended, "a list")
+    require_field(len(ended) == responses, "ended", ended, f"{responses} values, one a response")
     for i, value in enumerate(ended):
-        _require(isinstance(value, bool), f"ended[{i}]", value, "true or false")
+        require_field(isinstance(value, bool), f"ended[{i}]", value, "true or false")
 
 
 @dataclass(frozen=True)
 class Scored:
     """A response with an absolute score, such as a rating from 0 to 4; a higher score is better."""
 
-    prompt: str
+    prompt: str | Messages
     response: str
     score: float
 
     def __post_init__(self) -> None:
-        _check_text("prompt", self.prompt)
-        _check_text("response", self.response, empty_allowed=True)
+        object.__setattr__(self, "prompt", dialogue("prompt", self.prompt))
+        check_text("response", self.response, empty_allowed=True)
         number = isinstance(self.score, numbers.Real) and not isinstance(self.score, bool)
-        _require(number and math.isfinite(self.score), "score", self.score, "a finite number")
+        require_field(number and math.isfinite(self.score), "score", self.score, "a finite number")
         object.__setattr__(self, "score", float(self.score))
 
 
-Record = Text | Prompt | Demonstration | Ranking | Scored
-R = TypeVar("R", Text, Prompt, Demonstration, Ranking, Scored)
+Record = Text | Prompt | Demonstration | Conversation | Ranking | Scored
+R = TypeVar("R", Text, Prompt, Demonstration, Conversation, Ranking, Scored)
 
 FIELDS = {
     Text: ("text",),
     Prompt: ("prompt",),
     Demonstration: ("prompt", "response"),
+    Conversation: ("messages",),
     Ranking: ("prompt", "responses", "ranks"),
     Scored: ("prompt", "response", "score"),
 }
+OPTIONAL = {Demonstration: ("trained",), Ranking: ("ended",)}
 COMPARISON = ("prompt", "chosen", "rejected")
 
 
 def to_json(record: Record) -> dict[str, Any]:
-    """The fields of a record as JSON values, without `ended` if all responses have ended."""
+    """The fields of a record as JSON values, without `ended` if all responses have ended, and
+    without `trained` if there are no spans."""
+    fields = {field: _told(getattr(record, field)) for field in FIELDS[type(record)]}
     if isinstance(record, Prompt):
-        return {"prompt": record.prompt} | record.fields
-    fields = {field: getattr(record, field) for field in FIELDS[type(record)]}
+        return fields | record.fields
     cut = isinstance(record, Ranking) and not all(record.ended)
+    spans = isinstance(record, Demonstration) and record.trained
+    fields |= {"trained": record.trained} if spans else {}
     return fields | {"ended": record.ended} if cut else fields
+
+
+def _told(value: Any) -> Any:
+    """A field as a JSON value: messages as objects."""
+    if isinstance(value, tuple) and value and isinstance(value[0], Message):
+        return [dataclasses.asdict(message) for message in value]
+    return value
 
 
 def from_json(fields: Any, kind: type[R]) -> R:
@@ -211,8 +247,10 @@ def from_json(fields: Any, kind: type[R]) -> R:
         further fields).
     """
     if not isinstance(fields, dict):
-        _require(False, "(line)", fields, "a JSON object")
-    wanted, optional = FIELDS[kind], ("ended",) if kind is Ranking else ()
+        require_field(False, "(line)", fields, "a JSON object")
+    wanted, optional = FIELDS[kind], OPTIONAL.get(kind, ())
+    if kind is Demonstration and "messages" in fields:  # all turns of the assistant are trained
+        return from_json(fields, Conversation)
     comparison = kind is Ranking and ("chosen" in fields or "rejected" in fields)
     if comparison:
         wanted, optional = COMPARISON, ("tie",)
@@ -230,13 +268,13 @@ def from_json(fields: Any, kind: type[R]) -> R:
         if field not in wanted + optional:
             raise RecordError(f"field {field!r}: expected {listed} only, got this field too")
     if not comparison:
-        if "ended" in fields:
-            _require(fields["ended"] is not None, "ended", None, "a list")
+        for field in optional:
+            require_field(fields.get(field, ()) is not None, field, None, "a list")
         return kind(**fields)
     tie = fields.get("tie", False)
-    _require(isinstance(tie, bool), "tie", tie, "true or false")
+    require_field(isinstance(tie, bool), "tie", tie, "true or false")
     for field in ("chosen", "rejected"):
-        _check_text(field, fields[field], empty_allowed=True)
+        check_text(field, fields[field], empty_allowed=True)
     ranks = (0, 0) if tie else (0, 1)
     return Ranking(fields["prompt"], (fields["chosen"], fields["rejected"]), ranks)
 
@@ -317,7 +355,9 @@ def write_jsonl(path: str | os.PathLike, records: Iterable[Record]) -> None:
     )
 
 
-def deduplicate_by_prefix(prompts: Sequence[str], characters: int) -> tuple[list[str], int]:
+def deduplicate_by_prefix(
+    prompts: Sequence[str | Messages], characters: int
+) -> tuple[list[str | Messages], int]:
     """Keeps the first prompt of each prefix of `characters` characters: (kept, number dropped).
 
     Source: InstructGPT, appendix A.2 (prompts that share a long common prefix).
@@ -325,5 +365,5 @@ def deduplicate_by_prefix(prompts: Sequence[str], characters: int) -> tuple[list
     require(characters >= 1, "characters", characters, "at least 1")
     kept = {}
     for prompt in prompts:
-        kept.setdefault(prompt[:characters], prompt)
+        kept.setdefault(plain(prompt)[:characters], prompt)
     return list(kept.values()), len(prompts) - len(kept)

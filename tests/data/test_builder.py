@@ -16,7 +16,7 @@ RECORDS = {
     Prompt: [
         Prompt(f"p{i}", {"answer": i, "\u6f22": [None, 0.1]} if i % 2 else {}) for i in range(30)
     ],
-    Demonstration: [Demonstration("p", ""), Demonstration("q\n", " r")],
+    Demonstration: [Demonstration("p", ""), Demonstration("q\n", " r", ((0, 1),))],
     Ranking: [
         Ranking("p", ("a", "", "\u6f22"), (0, 0, 2)),
         Ranking("p", ("a", "b"), (1, 0), (False, True)),

@@ -7,7 +7,9 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from rlhf_jax.data import records
+from rlhf_jax.data.messages import ROLES, Message, plain
 from rlhf_jax.data.records import (
+    Conversation,
     Demonstration,
     Prompt,
     Ranking,
@@ -29,10 +31,17 @@ JSON = st.recursive(
     max_leaves=3,
 )  # fmt: skip
 FIELDS = st.dictionaries(PLAIN.filter(lambda name: name != "prompt"), JSON, max_size=3)
+CONTENT = st.sampled_from(["", "a", "\n\u2581 ", "<s>\u6f22"])
+MESSAGES = st.lists(st.builds(Message, st.sampled_from(ROLES), CONTENT), min_size=1, max_size=2)
 KINDS = {
+    Conversation: st.builds(
+        lambda before, reply: Conversation((*before, Message("assistant", reply))),
+        MESSAGES,
+        CONTENT,
+    ),
     Text: st.builds(Text, FILLED),
     Prompt: st.builds(Prompt, FILLED, FIELDS),
-    Demonstration: st.builds(Demonstration, FILLED, PLAIN),
+    Demonstration: st.builds(Demonstration, FILLED | MESSAGES, PLAIN),
     Ranking: st.builds(lambda p, o: Ranking(p, *zip(*o, strict=True)), FILLED, OUTPUTS),
     Scored: st.builds(Scored, FILLED, PLAIN, st.floats(allow_nan=False, allow_infinity=False)),
 }
@@ -65,7 +74,53 @@ def test_comparison_lines_are_rankings(tmp_path):
     ]
 
 
+def test_messages_are_prompts_and_conversations(tmp_path):
+    path = tmp_path / "c.jsonl"
+    turns = '[{"role": "system", "content": "s"}, {"role": "user", "content": ""}'
+    path.write_text(
+        f'{{"prompt": {turns}], "response": "a"}}\n'
+        f'{{"messages": {turns}, {{"role": "assistant", "content": "a", "name": null}}]}}\n'
+        '{"prompt": "abcd", "response": "e", "trained": [[1, 2], [3, 4]]}\n'
+    )
+    before = (Message("system", "s"), Message("user", ""))
+    one, whole, spans = read_jsonl(path, Demonstration)
+    assert one == Demonstration(before, "a")
+    assert whole == Conversation((*before, Message("assistant", "a")))
+    assert (whole.prompt, whole.response) == (one.prompt, one.response)
+    assert spans == Demonstration("abcd", "e", ((1, 2), (3, 4)))
+    assert plain(before) == "system: s\n\nuser: "
+    assert deduplicate_by_prefix([before, "system: s\n\nuser: x", "system"], 11)[1] == 1
+
+
+@pytest.mark.parametrize(
+    ("messages", "message"),
+    [
+        ([], "field 'messages': expected at least one message, got []"),
+        ("hi", "field 'messages': expected a list of messages, got 'hi'"),
+        ([{"role": "tool", "content": "3"}], "field 'messages[0].role': tools are not supported"),
+        ([{"role": "user", "tool_calls": []}], "field 'messages[0].tool_calls': tools are not sup"),
+        ([{"role": "user"}], "field 'messages[0]': expected a message with a content"),
+        ([{"role": "user", "content": [1]}], "field 'messages[0].content': expected a string"),
+        ([{"role": "bot", "content": ""}], "field 'messages[0].role': expected one of system, us"),
+        ([{"role": "user", "content": "a"}], "expected a last message of the assistant, got 'user"),
+        ([{"role": "assistant", "content": "a"}], "expected a message before the assistant's"),
+    ],
+)
+def test_messages_that_are_refused(messages, message):
+    with pytest.raises(RecordError) as caught:
+        records.from_json({"messages": messages}, Demonstration)
+    assert message in str(caught.value)
+
+
+@pytest.mark.parametrize("trained", [3, [1], [[2, 1]], [[0, 9]], [[0, 2], [1, 3]], [[0, "1"]]])
+def test_spans_that_are_refused(trained):
+    with pytest.raises(RecordError, match="field 'trained': expected"):
+        Demonstration("abc", "", trained)
+
+
 GOOD = {
+    Conversation: '{"messages": [{"role": "user", "content": "a"}, '
+    '{"role": "assistant", "content": "b"}]}',
     Text: '{"text": "a"}',
     Prompt: '{"prompt": "a"}',
     Demonstration: '{"prompt": "a", "response": "b"}',
@@ -90,7 +145,11 @@ BAD = [
     (Text, b'{"text": ""}', "field 'text': expected a string that is not empty, got ''"),
     (Text, b'{"text": "a\\u0000"}', "field 'text': expected text without NUL"),
     (Text, b'{"text": "\\ud800"}', "field 'text': expected text that UTF-8 can hold"),
-    (Prompt, b'{"prompt": ["a"]}', "field 'prompt': expected a string, got ['a']"),
+    (
+        Prompt,
+        b'{"prompt": ["a"]}',
+        'field \'prompt[0]\': expected a message {"role", "content"}, g',
+    ),
     (Prompt, b'{"answer": "a"}', "field 'prompt': each line needs the field prompt; "),
     (Prompt, b'{"prompt": "a", "answer": NaN}', "field 'answer': expected a JSON value of fini"),
     (Prompt, b'{"prompt": "a", "b": [1, {"c": 1e999}]}', "field 'b': expected a JSON value of f"),

@@ -43,7 +43,7 @@ RECORDS = mutants(
     "data/records.py",
     "data/test_records.py",
     [
-        ("deduplicate_by_prefix", "kept.setdefault(prompt[:characters], prompt)",
+        ("deduplicate_by_prefix", "kept.setdefault(plain(prompt)[:characters], prompt)",
          "kept.setdefault(prompt, prompt)", "test_deduplicate_by_prefix"),
         ("deduplicate_by_prefix", "len(prompts) - len(kept)", "0", "test_deduplicate_by_prefix"),
     ],

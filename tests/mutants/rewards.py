@@ -120,7 +120,9 @@ FIELDS = (
         ("Prompt.__post_init__", "json.loads(json.dumps(dict(self.fields)))", "dict(self.fields)",
          KEPT),
         ("Prompt", ", hash=False", "", KEPT, "TypeError"),
-        ("_check_json", "allow_nan=False, ", "",
+    ]),
+    *mutants("data/messages.py", "data/test_records.py", [
+        ("check_json", "allow_nan=False, ", "",
          "test_a_malformed_line_is_named_in_one_line[Prompt-{\"prompt\": \"a\", "
          "\"answer\": NaN}-field 'answer': expected a JSON value of fini]"),
     ]),
