@@ -21,7 +21,7 @@ from rlhf_jax.durable.files import (
 )
 from rlhf_jax.errors import UserError
 from rlhf_jax.models import score, transformer
-from rlhf_jax.models.config import TransformerConfig
+from rlhf_jax.models.config import TransformerConfig, from_json
 from rlhf_jax.parallel.processes import first_alone
 from rlhf_jax.strict_json import read_json
 
@@ -96,7 +96,7 @@ def read_about(directory: epath.Path) -> dict[str, Any]:
     about = read_json(path)
     try:
         kind, tokenizer, model = (about[name] for name in ("kind", "tokenizer", "model"))
-        return {"kind": kind, "tokenizer": tokenizer, "model": TransformerConfig(**model)}
+        return {"kind": kind, "tokenizer": tokenizer, "model": from_json(model)}
     except (TypeError, KeyError) as error:
         raise UserError(f"{path}: expected kind, tokenizer and model, got: {error}") from None
 

@@ -5,7 +5,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from rlhf_jax.models.attention import attention, cached_attention
+from rlhf_jax.models.attention import View, attention, cached_attention, view_of
 from rlhf_jax.models.matmul import compiling_for
 
 SHAPES = {"q": (2, 2, 3, 5, 4), "k": (2, 2, 7, 4), "v": (2, 2, 7, 4)}
@@ -20,38 +20,63 @@ def arrays(seed=0):
     return q, k, v, visible
 
 
-def loops(q, k, v, visible, g):
+SCALE = 0.4  # of scores; not a power of the width of a head
+
+
+def attend(q, k, v, visible, dtype="float32", softcap=None):
+    view = View(None, jnp.array(visible), None)
+    return attention(q, k, v, view, jnp.dtype(dtype), SCALE, softcap)
+
+
+def loops(q, k, v, visible, g, softcap=None):
     """The result, and the gradients of sum(g x result), one query at a time."""
     out, dq, dk, dv = np.zeros(g.shape), np.zeros(q.shape), np.zeros(k.shape), np.zeros(v.shape)
     for b, h, group, t in np.ndindex(q.shape[:4]):
         seen = np.flatnonzero(visible[b, t])
-        keys, values, root = k[b, h, seen], v[b, h, seen], np.sqrt(q.shape[-1])
-        e = np.exp(keys @ q[b, h, group, t] / root)
+        keys, values, scores = (
+            k[b, h, seen],
+            v[b, h, seen],
+            SCALE * k[b, h, seen] @ q[b, h, group, t],
+        )
+        slope = np.ones_like(scores)
+        if softcap is not None:
+            scores, slope = softcap * np.tanh(scores / softcap), 1 / np.cosh(scores / softcap) ** 2
+        e = np.exp(scores)
         p, do = e / e.sum(), g[b, t, h, group]
         out[b, t, h, group] = p @ values
-        ds = (np.diag(p) - np.outer(p, p)) @ (values @ do)
-        dq[b, h, group, t] = ds @ keys / root
-        dk[b, h, seen] += np.outer(ds, q[b, h, group, t]) / root
+        ds = (np.diag(p) - np.outer(p, p)) @ (values @ do) * slope * SCALE
+        dq[b, h, group, t] = ds @ keys
+        dk[b, h, seen] += np.outer(ds, q[b, h, group, t])
         dv[b, h, seen] += np.outer(p, do)
     return out, dq, dk, dv
+
+
+def test_a_view_ends_at_the_token_at_its_segment_and_at_the_window():
+    segments = jnp.array([[0, 0, 1, 1, 1, 1, 2, 2]])
+    for window in (None, 1, 3):
+        view = view_of(segments, window)
+        for t, s in np.ndindex(8, 8):
+            seen = s <= t and segments[0, s] == segments[0, t] and t - s < (window or 8)
+            assert view.visible[0, t, s] == seen
+        np.testing.assert_array_equal(view.last(3).visible, view.visible[:, -3:])
 
 
 def close(ours, exact, dtype):
     np.testing.assert_allclose(ours, exact, atol=DTYPES[dtype] * np.abs(exact).max())
 
 
+@pytest.mark.parametrize("softcap", [None, 1.5])
 @pytest.mark.parametrize("dtype", DTYPES)
-def test_values_and_gradients(dtype):
+def test_values_and_gradients(dtype, softcap):
     q, k, v, visible = arrays()
     g = np.random.default_rng(1).normal(size=(2, 5, 2, 3, 4))
 
     def run(q, k, v, g):
-        attend = lambda q, k, v: attention(q, k, v, jnp.array(visible), jnp.dtype(dtype))
-        out, pull = jax.vjp(attend, q, k, v)
+        out, pull = jax.vjp(lambda *qkv: attend(*qkv, visible, dtype, softcap), q, k, v)
         return out, *pull(g)
 
     ours = jax.jit(run)(*(jnp.asarray(x, jnp.float32) for x in (q, k, v, g)))
-    for array, exact in zip(ours, loops(q, k, v, visible, g), strict=True):
+    for array, exact in zip(ours, loops(q, k, v, visible, g, softcap), strict=True):
         assert array.dtype == jnp.float32
         close(array, exact, dtype)
 
@@ -59,8 +84,9 @@ def test_values_and_gradients(dtype):
 def test_hidden_keys_have_no_gradient_and_a_query_that_sees_nothing_stays_finite():
     q, k, v, visible = arrays()
     visible[:, :, 3], visible[0, 2] = False, False
-    attend = lambda *qkv: attention(*qkv, jnp.array(visible), jnp.dtype("float32"))
-    out, pull = jax.vjp(attend, *(jnp.asarray(x, jnp.float32) for x in (q, k, v)))
+    out, pull = jax.vjp(
+        lambda *qkv: attend(*qkv, visible), *(jnp.asarray(x, jnp.float32) for x in (q, k, v))
+    )
     assert np.isfinite(out).all()
     # Nobody asks for what a query of padding answers: its gradient is 0.
     g = jnp.ones_like(out).at[0, 2].set(0.0)
@@ -70,16 +96,16 @@ def test_hidden_keys_have_no_gradient_and_a_query_that_sees_nothing_stays_finite
     assert not np.any(gradients[0][0, :, :, 2])
 
 
-@pytest.mark.parametrize("groups", [1, 3])
+@pytest.mark.parametrize("groups, softcap", [(1, None), (3, 1.5)])
 @pytest.mark.parametrize(
     "platform, dtype", [("cpu", "float32"), ("cpu", "bfloat16"), ("tpu", "float32")]
 )
-def test_a_cache_gives_what_the_sequence_gives(platform, dtype, groups):
+def test_a_cache_gives_what_the_sequence_gives(platform, dtype, groups, softcap):
     q, k, v, visible = arrays()
     q, visible = q[:, :, :groups, :1], visible[:, :1]
     rounded = lambda x: jnp.asarray(x, jnp.float32).astype(dtype).astype(jnp.float32)
     q, k, v, visible, dtype = *map(rounded, (q, k, v)), jnp.array(visible), jnp.dtype(dtype)
     with compiling_for(platform):
-        attend = jax.jit(lambda *arrays: cached_attention(*arrays, dtype))
-        cached = attend(q, k.swapaxes(2, 3), v, visible)
-    np.testing.assert_allclose(cached, attention(q, k, v, visible, dtype), atol=1e-5)
+        step = jax.jit(lambda *arrays: cached_attention(*arrays, dtype, SCALE, softcap))
+        cached = step(q, k.swapaxes(2, 3), v, visible)
+    np.testing.assert_allclose(cached, attend(q, k, v, visible, dtype, softcap), atol=1e-5)

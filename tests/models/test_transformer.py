@@ -2,6 +2,7 @@
 
 import dataclasses
 import functools
+import json
 
 import jax
 import jax.numpy as jnp
@@ -9,8 +10,9 @@ import numpy as np
 import pytest
 
 from rlhf_jax.errors import ConfigError
+from rlhf_jax.fields import ADDED_LATER
 from rlhf_jax.models import transformer
-from rlhf_jax.models.config import SIZES, TransformerConfig
+from rlhf_jax.models.config import SIZES, RotaryScaling, TransformerConfig, from_json
 
 GPT = TransformerConfig(
     vocab_size=37, layers=3, width=16, heads=4, context=24, compute_dtype="float32"
@@ -263,12 +265,29 @@ def test_parameter_count_of_gpt2():
         ({"kv_heads": 3}, "kv_heads = 3: must be a divisor of heads = 4"),
         ({"dropout": 1.0}, r"dropout = 1.0: must be in \[0, 1\)"),
         ({"layers": 0}, "layers = 0: must be positive"),
-        ({"heads": 16, "positions": "rotary"}, "must be such that width / heads is even"),
+        (
+            {"heads": 16, "positions": "rotary"},
+            "such that the 1 numbers of a head that are rotated are even",
+        ),
     ],
 )
 def test_impossible_shapes_are_refused(change, message):
     with pytest.raises(ConfigError, match=message):
         dataclasses.replace(GPT, **change)
+
+
+@pytest.mark.parametrize("fields", [(0.0,), (2.0, 1.0), (2.0, 4.0, 1.0, 8), (2.0, 1.0, 4.0, 0)])
+def test_impossible_scalings_are_refused(fields):
+    with pytest.raises(ConfigError, match=r"factor|low|context"):
+        RotaryScaling(*fields)
+
+
+def test_a_config_is_read_back_from_json_and_an_earlier_one_lacks_fields():
+    shape = dataclasses.replace(LLAMA, rotary_scaling=RotaryScaling(8.0, 1.0, 4.0, 16), window=3)
+    assert from_json(json.loads(json.dumps(dataclasses.asdict(shape)))) == shape
+    fields = [f for f in dataclasses.fields(GPT) if f.metadata != ADDED_LATER]
+    assert len(fields) == 19
+    assert from_json({f.name: getattr(GPT, f.name) for f in fields}) == GPT
 
 
 def test_too_long_for_the_context_is_refused():

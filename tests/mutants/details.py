@@ -301,9 +301,9 @@ FAULTS = (
     *row("every batch reuses the same sampling noise", "stages/iteration.py",
          UPDATE + "test_each_iteration_and_each_seed_has_noise_of_its_own",
          ("Iteration._draw", "jax.random.fold_in(state.key, number), 0)", "state.key, 0)")),
-    *row("with left padding, attention reads padding tokens", "models/transformer.py",
+    *row("with left padding, attention reads padding tokens", "models/attention.py",
          "models/test_transformer.py::test_padding_changes_nothing",
-         ("visible_pairs", "segments[:, :, None] == segments[:, None, :]",
+         ("view_of", "segments[:, :, None] == segments[:, None, :]",
           "segments[:, :, None] >= segments[:, None, :]")),
     *row("means of means over micro-batches", "training/gradients.py",
          "stages/test_policy_losses.py::"

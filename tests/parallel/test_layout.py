@@ -16,7 +16,7 @@ from jax.sharding import PartitionSpec as P
 from rlhf_jax.generation.decode import generate
 from rlhf_jax.generation.ending import Ending
 from rlhf_jax.generation.sampling import SamplingConfig
-from rlhf_jax.models import score, transformer
+from rlhf_jax.models import block, score, transformer
 from rlhf_jax.models.config import TransformerConfig
 from rlhf_jax.models.matmul import compiling_for
 from rlhf_jax.models.placement import AXES, place, placing
@@ -31,7 +31,7 @@ MESHES = ((8, 1, 1), (1, 8, 1), (1, 4, 2), (2, 2, 2))
 # It has every parameter there is.
 MODEL = TransformerConfig(
     vocab_size=400, layers=4, width=64, heads=8, kv_heads=4, context=32, activation="swiglu",
-    tied_embeddings=False, mlp_width=96,
+    tied_embeddings=False, mlp_width=96, qk_norm=True, branch_norms=True,
 )  # fmt: skip
 LLAMA = dataclasses.replace(MODEL, positions="rotary", norm="rms", biases=False)
 KEY = jax.ShapeDtypeStruct((), jax.random.key(0).dtype)
@@ -196,7 +196,7 @@ def test_a_parameter_without_axes_is_refused():
     with pytest.raises(ValueError, match=r"parameter head of shape .* axes \('vocabulary', 'wid"):
         on((2, 2, 2))(deeper)
     with pytest.raises(ValueError, match="parameter blocks/more has no axes: declare them"):
-        transformer._shape(MODEL, "blocks/more")
+        block._shape(MODEL, "blocks/more")
 
 
 def test_an_activation_without_axes_is_refused():

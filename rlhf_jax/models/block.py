@@ -1,0 +1,183 @@
+"""One layer of the transformer, and the logical axes of every parameter."""
+
+import functools
+
+import jax
+import jax.numpy as jnp
+from flax import linen as nn
+
+from rlhf_jax.models.attention import attention, cached_attention
+from rlhf_jax.models.config import TransformerConfig
+from rlhf_jax.models.matmul import WeightProduct, cache_dtype, einsum, resolve_dtype
+from rlhf_jax.models.placement import place
+from rlhf_jax.models.rotary import frequencies, rotate
+
+# The logical axes of every parameter. A config decides which it has, and `axis_sizes` their sizes.
+PARAMETERS = {
+    "tokens": ("vocabulary", "width"),
+    "positions": ("context", "width"),
+    "head": ("vocabulary", "width"),
+    "final_norm/scale": ("features",),
+    "final_norm/bias": ("features",),
+    "blocks/attention_norm/scale": ("layers", "features"),
+    "blocks/attention_norm/bias": ("layers", "features"),
+    "blocks/qkv": ("layers", "width", "heads", "projections", "head_width"),
+    "blocks/qkv_bias": ("layers", "heads", "projections", "head_width"),
+    "blocks/q_norm/scale": ("layers", "head_width"),
+    "blocks/q_norm/bias": ("layers", "head_width"),
+    "blocks/k_norm/scale": ("layers", "head_width"),
+    "blocks/k_norm/bias": ("layers", "head_width"),
+    "blocks/out": ("layers", "attended", "width"),
+    "blocks/out_bias": ("layers", "features"),
+    "blocks/attention_out_norm/scale": ("layers", "features"),
+    "blocks/attention_out_norm/bias": ("layers", "features"),
+    "blocks/mlp_norm/scale": ("layers", "features"),
+    "blocks/mlp_norm/bias": ("layers", "features"),
+    "blocks/up": ("layers", "width", "feed_forward"),
+    "blocks/up_bias": ("layers", "feed_forward"),
+    "blocks/gate": ("layers", "width", "feed_forward"),
+    "blocks/gate_bias": ("layers", "feed_forward"),
+    "blocks/down": ("layers", "feed_forward", "width"),
+    "blocks/down_bias": ("layers", "features"),
+    "blocks/mlp_out_norm/scale": ("layers", "features"),
+    "blocks/mlp_out_norm/bias": ("layers", "features"),
+}
+TOKENS, STREAM = ("rows", "tokens", "width"), ("rows", "spread", "stream")
+STATES, LOGITS = ("rows", "spread", "final_width"), ("logit_rows", "spread", "vocabulary")
+
+
+def _first(name: str, spec: str) -> WeightProduct:
+    """The first of two products: the tokens of a row are gathered, and each chip computes its share
+    of the heads or of the feed-forward width."""
+    weights = PARAMETERS[f"blocks/{name}"][1:]
+    shares = ("rows", "tokens", *weights[1:])
+    return WeightProduct(spec, TOKENS, weights, shares, STREAM, shares)
+
+
+def _second(name: str, spec: str) -> WeightProduct:
+    """The second of two products: it sums over the chips' shares. The residual stream that the sum
+    is added to may be cut along time (Korthikanti et al. 2022)."""
+    weights = PARAMETERS[f"blocks/{name}"][1:]
+    shares = ("rows", "tokens", weights[0])
+    return WeightProduct(spec, shares, weights, STREAM, shares, TOKENS)
+
+
+PRODUCTS = {  # of a layer, by the name of the matrix
+    "qkv": _first("qkv", "btd,dkgh->btkgh"),
+    "out": _second("out", "bte,ed->btd"),
+    "up": _first("up", "btd,df->btf"),
+    "gate": _first("gate", "btd,df->btf"),
+    "down": _second("down", "btf,fd->btd"),
+}
+# The backward pass recomputes tanh: one array of the feed-forward width less is kept.
+gelu = jax.checkpoint(functools.partial(jax.nn.gelu, approximate=True))
+exact_gelu = jax.checkpoint(functools.partial(jax.nn.gelu, approximate=False))
+ACTIVATIONS = {"gelu": gelu, "exact_gelu": exact_gelu, "swiglu": jax.nn.silu, "geglu": gelu}
+
+
+def _shape(config: TransformerConfig, name: str) -> tuple[int, ...]:
+    """The shape of a parameter, without the axis over layers."""
+    if name not in PARAMETERS:
+        raise ValueError(f"parameter {name} has no axes: declare them in PARAMETERS, {__name__}")
+    return tuple(config.axis_sizes[axis] for axis in PARAMETERS[name] if axis != "layers")
+
+
+class Norm(nn.Module):
+    """Layer norm, or RMS norm, over the last axis, in float32."""
+
+    config: TransformerConfig
+
+    @nn.compact
+    def __call__(self, x):
+        c, shape = self.config, x.shape[-1:]
+        if c.norm == "layer":
+            x = x - x.mean(-1, keepdims=True)
+        x = x * jax.lax.rsqrt(jnp.mean(x * x, -1, keepdims=True) + c.norm_epsilon)
+        start = nn.initializers.zeros if c.norm_offset else nn.initializers.ones
+        scale = self.param("scale", start, shape)
+        x = x * jnp.broadcast_to(1 + scale if c.norm_offset else scale, x.shape)
+        if c.norm == "layer":
+            x = x + jnp.broadcast_to(self.param("bias", nn.initializers.zeros, shape), x.shape)
+        return x
+
+
+class Block(nn.Module):
+    """Attention and feed-forward; each reads the normed residual stream and adds to it.
+
+    local: whether the layer has the window and its rotary base.
+    """
+
+    config: TransformerConfig
+    local: bool = False
+
+    def _dense(self, name, x, scale=1.0):
+        """The product of x with the matrix of this name, plus its bias."""
+        c = self.config
+        normal, zeros = nn.initializers.normal(0.02 * scale), nn.initializers.zeros
+        kernel = self.param(name, normal, _shape(c, f"blocks/{name}"))
+        y = einsum(PRODUCTS[name], x, kernel, resolve_dtype(c.compute_dtype))
+        if c.biases or (c.qkv_bias and name == "qkv"):
+            bias = self.param(f"{name}_bias", zeros, _shape(c, f"blocks/{name}_bias"))
+            y = y + jnp.broadcast_to(bias, y.shape)
+        return y
+
+    def _project(self, x, positions):
+        """Queries [B, KV, G, T, hd], keys and values [B, KV, T, hd]; G queries share a key."""
+        c = self.config
+        groups = c.heads // c.key_value_heads
+        x = Norm(c, name="attention_norm")(x)
+        qkv = self._dense("qkv", x)
+        qkv = qkv.transpose(0, 2, 3, 1, 4)
+        q, k, v = jax.lax.split(qkv, (groups, 1, 1), axis=2)
+        if c.qk_norm:
+            q, k = Norm(c, name="q_norm")(q), Norm(c, name="k_norm")(k)
+        if c.positions == "rotary":
+            frequency = frequencies(c, self.local)
+            q, k = rotate(q, positions, frequency), rotate(k, positions, frequency)
+        return q, k[:, :, 0], v[:, :, 0]
+
+    def _mix(self, x, attended, drop):
+        """The residual stream x with what attention and the feed-forward layer add."""
+        c = self.config
+        depth_scale = (2 * c.layers) ** -0.5
+        attended = place(attended, ("rows", "time", "heads", "groups", "head_width"))
+        out = self._dense("out", attended.reshape(*attended.shape[:2], -1), depth_scale)
+        if c.branch_norms:
+            out = Norm(c, name="attention_out_norm")(out)
+        mixed = x + drop(out)
+        y = Norm(c, name="mlp_norm")(x if c.parallel_residual else mixed)
+        up, act = self._dense("up", y), ACTIVATIONS[c.activation]
+        up = act(self._dense("gate", y)) * up if c.gated else act(up)
+        down = self._dense("down", up, depth_scale)
+        if c.branch_norms:
+            down = Norm(c, name="mlp_out_norm")(down)
+        return place(mixed + drop(down), STREAM)
+
+    @nn.compact
+    def __call__(self, x, view, positions, last=None, training=False, cached=None, column=None):
+        """One layer over x [B, T, D]: (output, (keys, values)).
+
+        view: what each token attends to. last: computes only the last `last` queries.
+        cached, column: attends to these keys and values, of which `view` is a mask [B, T, S]; x's
+        own are written at `column`.
+        """
+        c = self.config
+        rate = c.dropout if training else 0.0
+        drop = nn.Dropout(rate, deterministic=rate == 0.0)
+        scores = (resolve_dtype(c.compute_dtype), c.score_scale, c.attention_softcap)
+        q, k, v = self._project(x, positions)
+        if cached is not None:
+            keys, values = cached
+            k, v = for_cache(c, k), for_cache(c, v)
+            k = jax.lax.dynamic_update_slice_in_dim(keys, k.swapaxes(2, 3), column, axis=3)
+            v = jax.lax.dynamic_update_slice_in_dim(values, v, column, axis=2)
+            return self._mix(x, cached_attention(q, k, v, view, *scores), drop), (k, v)
+        if last is not None:
+            x, q = x[:, -last:], q[:, :, :, -last:]
+        return self._mix(x, attention(q, k, v, view.last(last), *scores), drop), (k, v)
+
+
+def for_cache(config, x):
+    """x rounded to the compute dtype and stored in the cache's dtype."""
+    dtype = config.compute_dtype
+    return x.astype(resolve_dtype(dtype)).astype(cache_dtype(dtype))
