@@ -25,7 +25,7 @@ from rlhf_jax.data.pipeline import (
     supervised_batches,
     supervised_pass,
 )
-from rlhf_jax.data.tokenizer import train_sentencepiece
+from rlhf_jax.data.tokenizer_training import train_sentencepiece
 from rlhf_jax.evaluation.policies import Sampler
 from rlhf_jax.evaluation.statistics import bounded_mean
 from rlhf_jax.feedback.collect import collect_rankings

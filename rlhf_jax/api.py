@@ -102,7 +102,7 @@ def sample(
     require(0 < response_length < context, "response_length", response_length,
             f"above 0 and below the model's context = {context}")  # fmt: skip
     sampling = SamplingConfig(temperature, top_k, top_p)
-    lengths = [1 + len(policy.tokenizer.encode(prompt)) for prompt in _texts(prompts, "prompts")]
+    lengths = [len(policy.tokenizer.prompt_ids(prompt)) for prompt in _texts(prompts, "prompts")]
     room = context - response_length
     for place, length in enumerate(lengths):
         require(length <= room, f"tokens of prompts[{place}]", length,
@@ -248,7 +248,7 @@ def _rows(
             ids, ended = model.ending.close(tokenizer.encode(response), True), True
         else:
             ids, ended = list(response.ids), response.ended
-        rows.append(([tokenizer.bos_id, *tokenizer.encode(prompt)], ids, ended))
+        rows.append((tokenizer.prompt_ids(prompt), ids, ended))
     return rows
 
 

@@ -34,6 +34,12 @@ class Letters:
     def encode(self, text):
         return [4 + ord(letter) % 32 for letter in text]
 
+    def prompt_ids(self, prompt):
+        return [self.bos_id, *self.encode(prompt)]
+
+    def document_ids(self, text):
+        return [self.bos_id, *self.encode(text), self.eos_id]
+
     def decode(self, ids):
         return "".join(chr(92 + i) for i in ids if i > 3)
 

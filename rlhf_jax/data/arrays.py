@@ -3,7 +3,8 @@
 A row holds the indices of its records. Records are tokenised when their row becomes part of a
 batch, so that each of several processes tokenises only its own rows; `Tokenised.measured` gives the
 lengths of all records. Every kind of rows has an empty row that fills the last batch.
-A piece is (ids, first): a document's ids and the index of its first target.
+A piece is (ids, targets): a document's ids, and which of them are targets (1 or 0), or the slice
+that is.
 """
 
 from collections import Counter
@@ -19,7 +20,7 @@ from rlhf_jax.errors import UserError, require
 from rlhf_jax.parallel import processes
 
 Batch = dict[str, np.ndarray]
-Piece = tuple[np.ndarray, int]
+Piece = tuple[np.ndarray, slice | np.ndarray]
 Ranked = tuple[Sequence[Piece], Sequence[int]]
 Close = Callable[[Sequence[int], bool], list[int]]  # (ids, ended) -> ids, end token included
 
@@ -73,11 +74,11 @@ def supervised_batch(rows: Sequence[Sequence[Piece]], length: int, pad_id: int) 
     weights = np.zeros(shape, np.float32)
     for b, row in enumerate(rows):
         start = 0
-        for number, (ids, first) in enumerate(row, 1):
+        for number, (ids, targets) in enumerate(row, 1):
             end = start + len(ids)
             tokens[b, start:end] = ids
             segments[b, start:end] = number
-            weights[b, start + first : end] = 1
+            weights[b, start:end][targets] = 1
             start = end
     return {"tokens": tokens, "segments": segments, "weights": weights}
 
@@ -106,10 +107,10 @@ def ranking_batch(
     for b, row in enumerate(rows):
         start = 0
         for g, (responses, its_ranks) in enumerate(row):
-            for k, (ids, first) in enumerate(responses, start):
+            for k, (ids, targets) in enumerate(responses, start):
                 tokens[b, k, : len(ids)] = ids
                 segments[b, k, : len(ids)] = 1
-                weights[b, k, first : len(ids)] = 1
+                weights[b, k, : len(ids)][targets] = 1
             ranks[b, g, start : start + len(its_ranks)] = its_ranks
             start += len(its_ranks)
     return {"tokens": tokens, "segments": segments, "weights": weights, "ranks": ranks}
@@ -157,14 +158,14 @@ def text_batch(
     rows: Sequence[Sequence[Span]], ids: Callable[[int], np.ndarray], length: int, pad_id: int
 ) -> Batch:
     """`supervised_batch` of rows of spans. ids: gives the ids of a document."""
-    pieces = [[(ids(of)[start:stop], 1) for of, start, stop in row] for row in rows]
+    pieces = [[(ids(of)[start:stop], slice(1, None)) for of, start, stop in row] for row in rows]
     return supervised_batch(pieces, length, pad_id)
 
 
 def text_ids(text: str | Text, tokenizer: Tokenizer) -> np.ndarray:
-    """[bos] text [eos]."""
+    """[bos] text [end of text]."""
     text = text if isinstance(text, str) else text.text
-    return np.array([tokenizer.bos_id, *tokenizer.encode(text), tokenizer.eos_id], np.int32)
+    return np.array(tokenizer.document_ids(text), np.int32)
 
 
 def told(counts: Mapping[str, int]) -> str:
@@ -211,6 +212,21 @@ def close_with_eos(tokenizer: Tokenizer) -> Close:
     return lambda ids, ended: [*ids, tokenizer.eos_id] if ended else list(ids)
 
 
+def demonstration_piece(each: Demonstration, tokenizer: Tokenizer, close: Close) -> Piece:
+    """The ids of a demonstration; its targets are the response and its end token, and in the prompt
+    the tokens that lie in the spans `trained`."""
+    prompt = tokenizer.prompt_ids(each.prompt)
+    ids = np.array([*prompt, *close(tokenizer.encode(each.response), True)], np.int32)
+    if not each.trained:
+        return ids, slice(len(prompt), None)
+    targets = np.ones(len(ids), bool)
+    _, places = tokenizer.parse(each.prompt)
+    targets[: len(prompt)] = [
+        any(start <= a and b <= stop for start, stop in each.trained) and a < b for a, b in places
+    ]
+    return ids, targets
+
+
 def demonstration_rows(
     demonstrations: Sequence[Demonstration],
     tokenizer: Tokenizer,
@@ -226,13 +242,8 @@ def demonstration_rows(
     """
     close = close or close_with_eos(tokenizer)
 
-    def tokenise(each: Demonstration) -> Piece:
-        prompt, response = tokenizer.encode(each.prompt), tokenizer.encode(each.response)
-        ids = [tokenizer.bos_id, *prompt, *close(response, True)]
-        return np.array(ids, np.int32), 1 + len(prompt)
-
-    pieces = Tokenised(demonstrations, tokenise)
-    sizes = pieces.measured(lambda piece: [len(piece[0]), piece[1]], share)
+    pieces = Tokenised(demonstrations, lambda each: demonstration_piece(each, tokenizer, close))
+    sizes = pieces.measured(lambda piece: [len(piece[0]), len(piece[0][piece[1]])], share)
     kept = [i for i, (tokens, _) in enumerate(sizes) if tokens <= length]
     dropped = _too_long(demonstrations, kept)
     _some(kept, dropped, "demonstrations", length)
@@ -247,7 +258,7 @@ def demonstration_rows(
         )
 
     def targets(row):
-        return sum(sizes[i][0] - sizes[i][1] for i in row)
+        return sum(sizes[i][1] for i in row)
 
     return Rows(rows, [], to_batch, len(kept), dropped, targets)
 
@@ -259,7 +270,7 @@ def prompt_rows(
 
     def tokenise(prompt: str | Prompt) -> np.ndarray:
         text = prompt if isinstance(prompt, str) else prompt.prompt
-        return np.array([tokenizer.bos_id, *tokenizer.encode(text)], np.int32)
+        return np.array(tokenizer.prompt_ids(text), np.int32)
 
     found, none = Tokenised(prompts, tokenise), -1
     sizes = found.measured(lambda ids: [len(ids)], share)
@@ -280,9 +291,10 @@ def tokenised_ranking(ranking: Ranking, tokenizer: Tokenizer, close: Close | Non
     A cut response has no eos. close: appends the end token; None: appends eos.
     """
     close = close or close_with_eos(tokenizer)
-    prompt = [tokenizer.bos_id, *tokenizer.encode(ranking.prompt)]
+    prompt = tokenizer.prompt_ids(ranking.prompt)
+    targets = slice(len(prompt), None)
     pieces = [
-        (np.array([*prompt, *close(tokenizer.encode(text), ended)], np.int32), len(prompt))
+        (np.array([*prompt, *close(tokenizer.encode(text), ended)], np.int32), targets)
         for text, ended in zip(ranking.responses, ranking.ended, strict=True)
     ]
     return pieces, tie_equal([ids.tobytes() for ids, _ in pieces], ranking.ranks)

@@ -27,6 +27,7 @@ from rlhf_jax.data.records import (
     Text,
     read_jsonl,
 )
+from rlhf_jax.data.special_tokens import BESIDE
 from rlhf_jax.data.tokenizer import NAMES, find_tokenizer, load_tokenizer
 from rlhf_jax.errors import UserError, require
 
@@ -83,7 +84,10 @@ def file_names(folder: Path) -> list[str]:
     """The names of the folder's files that a run reads."""
     tokenizer = find_tokenizer(folder)
     names = [name for name in RECORD_FILES if (folder / name).is_file()]
-    return [*names, tokenizer.name] if tokenizer.is_file() else names
+    if tokenizer.is_file():
+        beside = BESIDE if tokenizer.suffix == ".json" else ()
+        names += [tokenizer.name, *(name for name in beside if (folder / name).is_file())]
+    return names
 
 
 def read_folder(

@@ -4,29 +4,33 @@ Files are read as data (protobuf, JSON), never unpickled.
 """
 
 import hashlib
-import io
 import json
-import re
-from collections.abc import Iterable, Sequence
+from collections.abc import Mapping, Sequence
+from typing import Any, Protocol
 
-import numpy as np
 import sentencepiece
 import tokenizers
 from etils import epath
 
-from rlhf_jax.data.tokenizer_contract import SPACE_MARK, try_contract
+from rlhf_jax.data import special_tokens
+from rlhf_jax.data.chat import ChatTemplate
+from rlhf_jax.data.tokenizer_contract import CHARACTERS, SPACE_MARK, TEXTS, try_contract
 from rlhf_jax.durable.files import write_atomically
-from rlhf_jax.errors import ConfigError, UserError, require
+from rlhf_jax.errors import UserError, require
 from rlhf_jax.strict_json import parse_json
 
 NAMES = ("tokenizer.json", "tokenizer.model")
-CHOICE = "rlhf_jax_special_tokens"  # key of a .json that stores the names of its special tokens
-USUAL_NAMES = {
-    "pad": ("<pad>", "[PAD]", "<|pad|>", "<|padding|>", "<|finetune_right_pad_id|>"),
-    "bos": ("<s>", "<bos>", "[BOS]", "<|bos|>", "<|begin_of_text|>", "<|startoftext|>"),
-    "eos": ("</s>", "<eos>", "[EOS]", "<|eos|>", "<|end_of_text|>", "<|endoftext|>"),
-}
-TRAINING_CHARACTERS = 50_000_000
+CHOICE = "rlhf_jax_special_tokens"  # key of a .json that stores what it does not say by itself
+# Before a text that continues another one. No vocabulary joins these characters with others.
+ANCHORS = ("\x01", "\x02", "\n")
+
+
+class Coder(Protocol):
+    """A library's tokenizer. encode: the ids of a text at the start of a sequence."""
+
+    def encode(self, text: str) -> list[int]: ...
+    def decode(self, ids: Sequence[int]) -> str: ...
+    def normalise(self, text: str) -> str: ...
 
 
 class _SentencePiece:
@@ -52,11 +56,21 @@ class _SentencePiece:
 
 
 class _HuggingFace:
+    """A tokenizer of the `tokenizers` library. Text that spells a special token is text."""
+
     def __init__(self, tokenizer: tokenizers.Tokenizer) -> None:
         self.tokenizer = tokenizer
 
     def encode(self, text: str) -> list[int]:
         return self.tokenizer.encode(text, add_special_tokens=False).ids
+
+    def parse(self, text: str) -> tokenizers.Encoding:
+        """Ids and offsets of a text in which spelled special tokens are those tokens."""
+        self.tokenizer.encode_special_tokens = False
+        try:
+            return self.tokenizer.encode(text, add_special_tokens=False)
+        finally:
+            self.tokenizer.encode_special_tokens = True
 
     def decode(self, ids: list[int]) -> str:
         return self.tokenizer.decode(ids, skip_special_tokens=True)
@@ -66,13 +80,56 @@ class _HuggingFace:
         return text if normaliser is None else normaliser.normalize_str(text)
 
 
+class _Anchored:
+    """Ids of texts that continue another text, of a tokenizer that begins each text otherwise:
+    Llama 2's puts a space before it. The text is encoded behind an anchor, whose ids are removed.
+    """
+
+    def __init__(self, coder: Coder, anchor: str) -> None:
+        self._coder, self._anchor = coder, anchor
+        self._ids = coder.encode(anchor)
+        self._text = coder.decode(self._ids)
+
+    def holds(self, text: str) -> bool:
+        """Whether the anchor's ids and text stay as they are before a text."""
+        ids = self._coder.encode(self._anchor + text)
+        same = ids[: len(self._ids)] == self._ids
+        return same and self._coder.decode(ids).startswith(self._text)
+
+    def encode(self, text: str) -> list[int]:
+        return self._coder.encode(self._anchor + text)[len(self._ids) :]
+
+    def decode(self, ids: list[int]) -> str:
+        return self._coder.decode([*self._ids, *ids])[len(self._text) :]
+
+    def normalise(self, text: str) -> str:
+        return self._coder.normalise(self._anchor + text).partition(self._anchor)[2]
+
+
+JOINED = (("a", "b"), ("A", " b"), ("x\n", "y"), ("1", "2"))
+
+
+def _continuing(coder: Coder) -> Coder:
+    """The coder of texts that continue another one."""
+    apart = lambda a, b: coder.decode(coder.encode(a) + coder.encode(b))
+    if all(apart(a, b) == coder.decode(coder.encode(a + b)) for a, b in JOINED):
+        return coder
+    for anchor in ANCHORS:
+        found = _Anchored(coder, anchor)
+        if found._text.endswith(anchor) and all(map(found.holds, (*TEXTS, *CHARACTERS))):
+            return found
+    return coder
+
+
 class Tokenizer:
-    """decode(encode(text)) is the text without NUL, or the text after the tokenizer's normaliser.
+    """decode(encode(text)) is the text without NUL, or the text that `loss` shows an example of.
 
     Attributes: vocab_size, the largest id + 1; pad_id, bos_id, eos_id (pad differs from both; bos
-    may equal eos); fingerprint, the sha256 (hex) of the file's bytes; loss, (a text, the decoded
-    text) if the normaliser changes text, else None. `train_sentencepiece` and `load_tokenizer` make
-    tokenizers.
+    may equal eos); text_eos_id, the end of documents (eos, unless a chat template ends turns with
+    another token); fingerprint, the sha256 (hex) of the file's bytes; loss, (a text, the decoded
+    text) if the tokenizer changes text, else None; told, sentences about special tokens that the
+    file does not name; config, what is published beside it (`special_tokens.published`); chat, the
+    template of prompts, or None. `load_tokenizer` makes tokenizers.
     """
 
     def __init__(
@@ -81,22 +138,49 @@ class Tokenizer:
         suffix: str,
         model: _SentencePiece | _HuggingFace,
         vocab_size: int,
-        specials: dict[str, int],
+        specials: Mapping[str, int],
+        config: Mapping[str, Any] | None = None,
     ) -> None:
-        self._content = content
-        self._suffix = suffix
-        self._model = model
+        self._content, self._suffix, self._model = content, suffix, model
+        self._continuing = _continuing(model)
         self._specials = frozenset(specials.values())
         self.vocab_size = vocab_size
         self.pad_id = specials["pad"]
         self.bos_id = specials["bos"]
         self.eos_id = specials["eos"]
+        self.text_eos_id = specials.get("text_eos", self.eos_id)
         self.fingerprint = hashlib.sha256(content).hexdigest()
         self.loss: tuple[str, str] | None = None
+        self.told: tuple[str, ...] = ()
+        self.config: Mapping[str, Any] = config or {}
+        self.chat: ChatTemplate | None = None
 
     def encode(self, text: str) -> list[int]:
-        """The ids of a text. No special token is added; text that looks like one stays text."""
-        return self._model.encode(text)
+        """The ids of a text that continues another one, such as a response. No special token is
+        added; text that looks like one stays text."""
+        return self._continuing.encode(text)
+
+    def prompt_ids(self, prompt: str) -> list[int]:
+        """[bos] prompt; with a chat template, the ids of the text that it rendered: special tokens
+        in it are special tokens, and bos is there only if the template writes it."""
+        if self.chat is not None:
+            return self._model.parse(prompt).ids
+        return [self.bos_id, *self._model.encode(prompt)]
+
+    def document_ids(self, text: str) -> list[int]:
+        """[bos] text [end of text]."""
+        return [self.bos_id, *self._model.encode(text), self.text_eos_id]
+
+    def parse(self, text: str) -> tuple[list[int], list[tuple[int, int]]]:
+        """(ids, spans of characters) of a text that a chat template rendered."""
+        found = self._model.parse(text)
+        return found.ids, found.offsets
+
+    def token_of(self, i: int) -> str:
+        """How a token is written, special tokens too."""
+        if isinstance(self._model, _HuggingFace):
+            return self._model.tokenizer.decode([i], skip_special_tokens=False)
+        return self._model.processor.id_to_piece(i)
 
     def decode(self, ids: Sequence[int]) -> str:
         """The text of ids. Special tokens are skipped; bytes that are not UTF-8 become U+FFFD.
@@ -108,7 +192,7 @@ class Tokenizer:
         if ids and not 0 <= min(ids) <= max(ids) < self.vocab_size:
             wrong = min(ids) if min(ids) < 0 else max(ids)
             raise UserError(f"token id {wrong}: must be in [0, {self.vocab_size})")
-        return self._model.decode([i for i in ids if i not in self._specials])
+        return self._continuing.decode([i for i in ids if i not in self._specials])
 
     def save(self, path: epath.PathLike) -> None:
         """Writes the file that `load_tokenizer` reads, atomically."""
@@ -117,17 +201,74 @@ class Tokenizer:
         )
         write_atomically(path, self._content)
 
+    def with_chat(self, template: str | None = None) -> "Tokenizer":
+        """The tokenizer with a chat template: jinja text, or None: the published one.
+
+        eos is then the token that ends a turn of the assistant.
+
+        Raises:
+          UserError: there is no template, it cannot be used, or no special token ends a turn.
+        """
+        if self._suffix != ".json":
+            raise UserError("a chat template needs a tokenizer.json; a tokenizer.model has no "
+                            "special tokens for turns")  # fmt: skip
+        template = template or self.config.get("chat_template")
+        if template is None:
+            raise UserError("the tokenizer has no chat template (chat_template.jinja, or the field "
+                            "chat_template of tokenizer_config.json): name a file")  # fmt: skip
+        fields = parse_json(self._content)
+        kept = fields.get(CHOICE, {})
+        chat = ChatTemplate(template, self._names())
+        end = self._end_of_turn(chat)
+        text_eos = kept.get("text_eos") or self.token_of(self.text_eos_id)
+        kept |= {"eos": end, "text_eos": text_eos, "chat": template}
+        content = json.dumps(fields | {CHOICE: kept}, ensure_ascii=False).encode("utf-8")
+        return _from_hugging_face(content, "tokenizer.json", {}, {})
+
+    def _names(self) -> dict[str, str]:
+        """The special tokens that a chat template may write, by the names it knows."""
+        found = {name: self.config[name] for name in special_tokens.TOKENS if name in self.config}
+        own = {
+            "bos_token": self.token_of(self.bos_id),
+            "eos_token": self.token_of(self.text_eos_id),
+        }
+        return found or own
+
+    def _end_of_turn(self, chat: ChatTemplate) -> str:
+        special = self._model.tokenizer.get_added_tokens_decoder()
+        for i in self.parse(chat.after_turn())[0]:
+            if i in special and special[i].special:
+                return special[i].content
+        raise UserError(f"chat template: expected a special token after a turn of the assistant, "
+                        f"got {chat.after_turn()!r:.60}: nothing would end a response")  # fmt: skip
+
+    def files(self) -> dict[str, bytes]:
+        """The files {name: content} that transformers reads: tokenizer.json or tokenizer.model,
+        tokenizer_config.json, and chat_template.jinja if there is a template."""
+        if self._suffix == ".model":
+            return {"tokenizer.model": self._content}
+        fields = parse_json(self._content) if CHOICE.encode() in self._content else {}
+        content = self._content
+        if fields.pop(CHOICE, None) is not None:
+            content = json.dumps(fields, ensure_ascii=False).encode("utf-8")
+        ids = {"eos_token": self.eos_id, "pad_token": self.pad_id}
+        if "bos_token" in self.config or not self.config:
+            ids["bos_token"] = self.bos_id
+        known = {name: token for name, i in ids.items() if (token := self.token_of(i))}
+        chat = {"chat_template": self.chat.source} if self.chat else {}
+        return special_tokens.to_files(content, self.config, known | chat)
+
 
 def _checked(
     tokenizer: Tokenizer, specials: dict[str, int], name: str, added: Sequence[str] = ()
 ) -> Tokenizer:
-    apart = {word: i for word, i in specials.items() if word != "bos" or i != specials["eos"]}
-    if len(set(apart.values())) < len(apart):
+    others = lambda word: {i for other, i in specials.items() if other != word}
+    if any(specials[word] in others(word) for word in ("pad", "unk") if word in specials):
         raise UserError(
             f"{name}: expected pad, bos, eos and unk to be different tokens (only bos may be eos), "
             f"got {specials}"
         )
-    tokenizer.loss = try_contract(tokenizer, tokenizer._model.normalise, added, name)
+    tokenizer.loss = try_contract(tokenizer, specials, added, name)
     return tokenizer
 
 
@@ -151,39 +292,12 @@ def _from_sentencepiece(content: bytes, name: str) -> Tokenizer:
     return _checked(tokenizer, specials, name)
 
 
-def _with_choice(content: bytes, given: dict[str, str | None]) -> tuple[bytes, str, dict]:
-    """(file content with the names of special tokens, content without them for the library, the
-    names: those given, else those in the file)."""
-    if CHOICE.encode() not in content and not any(given.values()):
-        return content, content.decode("utf-8"), given
-    fields = parse_json(content)
-    kept = fields.pop(CHOICE, {})
-    chosen = {word: name or kept.get(word) for word, name in given.items()}
-    text = json.dumps(fields, ensure_ascii=False)
-    if any(given.values()):
-        content = json.dumps(fields | {CHOICE: chosen}, ensure_ascii=False).encode("utf-8")
-    return content, text, chosen
-
-
-def _special_ids(model: tokenizers.Tokenizer, name: str, given: dict[str, str | None]) -> dict:
-    specials = {}
-    for word, chosen in given.items():
-        names = USUAL_NAMES[word] if chosen is None else (chosen,)
-        found = [i for i in map(model.token_to_id, names) if i is not None]
-        if not found:
-            added = [token.content for token in model.get_added_tokens_decoder().values()]
-            shown = ", ".join(added[:12]) or "none"
-            raise UserError(
-                f"{name}: expected a {word} token, got none of {', '.join(names)}: name one with "
-                f"{word}_token (its added tokens: {shown})"
-            )
-        specials[word] = found[0]
-    return specials
-
-
-def _from_hugging_face(content: bytes, name: str, given: dict[str, str | None]) -> Tokenizer:
+def _from_hugging_face(
+    content: bytes, name: str, given: Mapping[str, str | None], beside: Mapping[str, Any]
+) -> Tokenizer:
+    """given: names of special tokens by word. beside: `special_tokens.published`."""
     try:
-        content, text, given = _with_choice(content, given)
+        content, text, kept = _with_choice(content, given, beside)
         model = tokenizers.Tokenizer.from_str(text)
     except Exception as error:  # the library raises bare Exception
         first_line = next(iter(str(error).splitlines()), type(error).__name__)
@@ -191,12 +305,39 @@ def _from_hugging_face(content: bytes, name: str, given: dict[str, str | None]) 
     model.no_padding()
     model.no_truncation()
     model.encode_special_tokens = True  # text that spells a special token is text
-    specials = _special_ids(model, name, given)
+    coder, config = _HuggingFace(model), kept.get("config", {})
     size = 1 + max(model.get_vocab(with_added_tokens=True).values())  # ids may have gaps
-    tokenizer = Tokenizer(content, ".json", _HuggingFace(model), size, specials)
+    makes = lambda: {i for text in (*TEXTS, *CHARACTERS) for i in coder.encode(text)}
+    specials, why = special_tokens.special_ids(model, size, kept, config, makes, name)
+    if kept.get("text_eos"):
+        specials["text_eos"] = model.token_to_id(kept["text_eos"])
+    tokenizer = Tokenizer(
+        content, ".json", coder, max(size, 1 + max(specials.values())), specials, config
+    )
+    if kept.get("chat"):
+        tokenizer.chat = ChatTemplate(kept["chat"], tokenizer._names())
+    tokenizer.told = tuple(f"the {word} token is id {specials[word]}: {reason}"
+                           for word, reason in why.items())  # fmt: skip
     tried = [token.content for token in model.get_added_tokens_decoder().values()]
-    tried += [model.decode([i], skip_special_tokens=False) for i in specials.values()]
+    tried += filter(None, map(tokenizer.token_of, specials.values()))
     return _checked(tokenizer, specials, name, tried)
+
+
+def _with_choice(
+    content: bytes, given: Mapping[str, str | None], beside: Mapping[str, Any]
+) -> tuple[bytes, str, dict[str, Any]]:
+    """(file content with what it keeps under CHOICE, content without it for the library, what it
+    keeps: the names given, else those in the file; and what is published beside it)."""
+    if CHOICE.encode() not in content and not any(given.values()) and not beside:
+        return content, content.decode("utf-8"), {}
+    fields = parse_json(content)
+    kept = fields.pop(CHOICE, {})
+    text = json.dumps(fields, ensure_ascii=False)
+    if any(given.values()) or (beside and "config" not in kept):
+        chosen = {word: given.get(word) or kept.get(word) for word in special_tokens.USUAL_NAMES}
+        kept = kept | chosen | ({"config": dict(beside)} if beside else {})
+        content = json.dumps(fields | {CHOICE: kept}, ensure_ascii=False).encode("utf-8")
+    return content, text, kept
 
 
 def find_tokenizer(directory: epath.PathLike) -> epath.Path:
@@ -215,13 +356,14 @@ def load_tokenizer(
 ) -> Tokenizer:
     """Reads a SentencePiece .model or a Hugging Face `tokenizers` .json file.
 
-    `pad_token`, `bos_token` and `eos_token` name special tokens of a .json file that do not have
-    the usual names. bos_token may name the eos token if there is no separate one. `Tokenizer.save`
-    stores the names in the file.
+    A .json's special tokens are those named here; else those that tokenizer_config.json and
+    special_tokens_map.json beside it name; else those with usual names (`special_tokens`).
+    bos_token may name the eos token if there is no separate one. `Tokenizer.save` stores the names
+    in the file.
 
     Raises:
       UserError: the file has another suffix or cannot be read, special tokens are missing or equal,
-        or the tokenizer changes text in another way than by its normaliser.
+        or the same text has other ids each time.
     """
     suffix = epath.Path(path).suffix
     if suffix not in (".model", ".json"):
@@ -232,71 +374,8 @@ def load_tokenizer(
         raise UserError(f"{path}: cannot be read: {error.strerror or error}") from None
     given = {"pad": pad_token, "bos": bos_token, "eos": eos_token}
     if suffix == ".json":
-        return _from_hugging_face(content, str(path), given)
+        beside = special_tokens.published(epath.Path(path).parent)
+        return _from_hugging_face(content, str(path), given, beside)
     if any(given.values()):
         raise UserError(f"{path}: a .model names its own pad, bos and eos; leave them out")
     return _from_sentencepiece(content, str(path))
-
-
-def _training_lines(texts: Iterable[str], seed: int) -> list[str]:
-    """Lines in an order drawn by seed, up to `TRAINING_CHARACTERS` characters in all."""
-    lines = [line for text in texts for line in text.split("\n") if line]
-    order = np.random.default_rng(seed).permutation(len(lines))
-    ends = np.cumsum([len(lines[i]) for i in order])
-    return [lines[i] for i in order[: np.searchsorted(ends, TRAINING_CHARACTERS) + 1]]
-
-
-def train_sentencepiece(
-    texts: Iterable[str], vocab_size: int, path: epath.PathLike, seed: int = 0
-) -> Tokenizer:
-    """Trains BPE with byte fallback on texts, saves it at `path` (.model) and returns it.
-
-    It has `vocab_size` tokens, or as many as the texts allow if these are fewer. There is no
-    normalisation and no dummy prefix; newlines and digits are separate pieces. Only the first 50
-    million characters in an order drawn by seed are used. One thread is used, so that equal input
-    gives equal bytes. pad, bos, eos, unk are ids 0 to 3.
-
-    Raises:
-      ConfigError: the vocabulary is too small for bytes and characters.
-    """
-    require(epath.Path(path).suffix == ".model", "path", str(path), "named *.model")
-    lines = _training_lines(texts, seed)
-    require(bool(lines), "texts", "", "some text")
-    try:
-        content = _train(lines, vocab_size)
-    except RuntimeError as error:
-        most = re.search(r"too high \(\d+\)\. Please set it to a value <= (\d+)", str(error))
-        if most is None:
-            reason = str(error).rpartition("] ")[2].partition(" or decrease")[0].rstrip(".")
-            raise ConfigError(f"vocab_size = {vocab_size}: {reason}") from None
-        content = _train(lines, int(most[1]))
-    tokenizer = _from_sentencepiece(content, str(path))
-    tokenizer.save(path)
-    return tokenizer
-
-
-def _train(lines: list[str], vocab_size: int) -> bytes:
-    """The bytes of a SentencePiece model. Raises RuntimeError, with the library's text."""
-    model = io.BytesIO()
-    sentencepiece.SentencePieceTrainer.Train(
-        sentence_iterator=iter(lines),
-        model_writer=model,
-        model_type="bpe",
-        vocab_size=vocab_size,
-        pad_id=0,
-        bos_id=1,
-        eos_id=2,
-        unk_id=3,
-        user_defined_symbols=["\n"],
-        byte_fallback=True,
-        split_digits=True,
-        character_coverage=0.9999,
-        normalization_rule_name="identity",
-        add_dummy_prefix=False,
-        remove_extra_whitespaces=False,
-        allow_whitespace_only_pieces=True,
-        max_sentence_length=1 << 30,
-        num_threads=1,
-        minloglevel=2,
-    )
-    return model.getvalue()

@@ -190,7 +190,7 @@ def score_responses(
     Raises UserError where prompt and response are longer than `length` tokens.
     """
     sequences = [
-        [tokenizer.bos_id, *tokenizer.encode(prompt), *response.ids]
+        [*tokenizer.prompt_ids(prompt), *response.ids]
         for prompt, response in zip(prompts, responses, strict=True)
     ]
     for number, ids in enumerate(sequences, 1):

@@ -31,8 +31,8 @@ class SFTLoss(TokenLosses):
         facts.some("demonstrations", "valid", "length", self.length)
 
     def rows(self, subject):
-        encode = subject.tokenizer.encode
-        tokens = lambda d: 2 + len(encode(d.prompt)) + len(encode(d.response))
+        encode, prompt_ids = subject.tokenizer.encode, subject.tokenizer.prompt_ids
+        tokens = lambda d: 1 + len(prompt_ids(d.prompt)) + len(encode(d.response))
         records = list(enumerate(subject.records("demonstrations", "valid")))
         kept = [(i, record) for i, record in records if tokens(record) <= self.length]
         batches = supervised_pass(

@@ -122,11 +122,11 @@ class Evaluation:
 
     @functools.cached_property
     def test_prompts(self) -> TestPrompts:
-        split, encode = self.config.evaluation.prompts, self.run.tokenizer.encode
+        split, prompt_ids = self.config.evaluation.prompts, self.run.tokenizer.prompt_ids
         rooms = {(self.prompting(stage).before, self.asked(stage).prompt_length)
                  for stage in self._policies}  # fmt: skip
         rooms.add(("", self.config.evaluation.prompt_length))
-        fits = lambda prompt: all(1 + len(encode(b + prompt)) <= room for b, room in rooms)
+        fits = lambda prompt: all(len(prompt_ids(b + prompt)) <= room for b, room in rooms)
         texts = [record.prompt for record in self.run.corpora.read("prompts", split)]
         ids = [i for i, text in enumerate(texts) if fits(text)]
         return TestPrompts(np.array(ids), tuple(texts[i] for i in ids), len(texts))

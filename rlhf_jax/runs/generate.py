@@ -163,7 +163,7 @@ def check_room(run: Run, stage: str, asked: Iterable[Asked]) -> None:
     """Raises UserError where a prompt is too long, or prompt and response exceed the context."""
     config, before = run.evaluation.asked(stage), run.evaluation.prompting(stage).before
     for one in asked:
-        tokens, most = 1 + len(run.tokenizer.encode(before + one.prompt)), config.prompt_length
+        tokens, most = len(run.tokenizer.prompt_ids(before + one.prompt)), config.prompt_length
         if tokens > most:
             raise UserError(f"{one.where}: {tokens} tokens, a prompt of {stage} has {most} at most "
                             "(evaluation.prompt_length)")  # fmt: skip

@@ -190,7 +190,7 @@ def item_of(record: Any, stage: str, tokenizer: Tokenizer, close: Close) -> Item
         if not isinstance(ended, bool):
             raise RecordError(f"field 'ended': expected true or false, got {ended!r:.60}")
         ids = close(tokenizer.encode(one.response), ended)
-        return Item(record, [[tokenizer.bos_id, *tokenizer.encode(one.prompt), *ids]], None)
+        return Item(record, [[*tokenizer.prompt_ids(one.prompt), *ids]], None)
     ranked = forms[0] == "chosen" or "ranks" in record
     fields = given("prompt", "chosen", "rejected", "tie")
     if forms[0] == "responses":

@@ -8,12 +8,8 @@ from etils.epath import Path
 
 from rlhf_jax.data import counting, source_files
 from rlhf_jax.data.builder import RecordSource, read_dataset, write_dataset
-from rlhf_jax.data.tokenizer import (
-    Tokenizer,
-    find_tokenizer,
-    load_tokenizer,
-    train_sentencepiece,
-)
+from rlhf_jax.data.tokenizer import Tokenizer, find_tokenizer, load_tokenizer
+from rlhf_jax.data.tokenizer_training import train_sentencepiece
 from rlhf_jax.durable import taken
 from rlhf_jax.durable.files import write_atomically
 from rlhf_jax.durable.fingerprint import check_fingerprint
@@ -164,6 +160,8 @@ def _tell(counts: dict, tokenizer: Tokenizer) -> None:
         told = [f"{part} {n}".strip() for part, n in parts.items() if not isinstance(n, dict)]
         if told:
             print(f"data: {TOLD.get(name, name)}:", ", ".join(told))
+    for sentence in tokenizer.told:
+        print(f"data: {sentence}", flush=True)
     if tokenizer.loss:
         text, back = map(ascii, tokenizer.loss)
         print(f"data: the tokenizer changes text: {text} comes back as {back}", flush=True)

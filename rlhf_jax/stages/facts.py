@@ -68,11 +68,11 @@ class Measures:
         return self._found[key]
 
     def _prompt(self, record: Prompt, tokenizer: Tokenizer) -> Measured:
-        return Measured(1 + len(tokenizer.encode(record.prompt)))
+        return Measured(len(tokenizer.prompt_ids(record.prompt)))
 
     def _demonstration(self, record: Demonstration, tokenizer: Tokenizer) -> Measured:
-        encode = tokenizer.encode
-        return Measured(2 + len(encode(record.prompt)) + len(encode(record.response)))
+        response = tokenizer.encode(record.response)
+        return Measured(len(tokenizer.prompt_ids(record.prompt)) + len(response) + 1)
 
     def _ranking(self, record: Ranking, tokenizer: Tokenizer) -> Measured:
         ranked = tokenised_ranking(record, tokenizer, self._close)

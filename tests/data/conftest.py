@@ -2,7 +2,8 @@
 
 import pytest
 
-from rlhf_jax.data.tokenizer import Tokenizer, train_sentencepiece
+from rlhf_jax.data.tokenizer import Tokenizer
+from rlhf_jax.data.tokenizer_training import train_sentencepiece
 
 CORPUS = [
     "Name two rivers.\nThe Danube and the Rhine are rivers in Europe.\n\nHuman: thanks",
@@ -18,6 +19,12 @@ class Letters:
 
     def encode(self, text: str) -> list[int]:
         return [ord(letter) - ord("a") + 4 for letter in text]
+
+    def prompt_ids(self, prompt: str) -> list[int]:
+        return [self.bos_id, *self.encode(prompt)]
+
+    def document_ids(self, text: str) -> list[int]:
+        return [self.bos_id, *self.encode(text), self.eos_id]
 
 
 class Characters(Letters):

@@ -9,7 +9,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 from tokenizers import decoders, models, pre_tokenizers, trainers
 
-from rlhf_jax.data.tokenizer import Tokenizer, load_tokenizer, train_sentencepiece
+from rlhf_jax.data.tokenizer import Tokenizer, load_tokenizer
+from rlhf_jax.data.tokenizer_training import train_sentencepiece
 from rlhf_jax.errors import ConfigError, UserError
 from tests.data.conftest import CORPUS
 
@@ -118,7 +119,7 @@ def test_training(trained, tmp_path):
 
 
 def test_the_seed_chooses_what_a_large_corpus_is_trained_on(tmp_path, monkeypatch):
-    monkeypatch.setattr("rlhf_jax.data.tokenizer.TRAINING_CHARACTERS", 4000)
+    monkeypatch.setattr("rlhf_jax.data.tokenizer_training.TRAINING_CHARACTERS", 4000)
     texts = ["".join(chr(97 + i * k % 26) for k in range(1, 60)) + " and" * 8 for i in range(400)]
 
     def prints(seed):
@@ -152,9 +153,9 @@ def test_few_texts_give_as_many_tokens_as_they_allow(tmp_path):
 def test_names_of_special_tokens(tmp_path):
     path = tmp_path / "t.json"
     byte_level(["<filler>", "<|begin_of_text|>", "<|end_of_text|>", "stop"]).save(str(path))
-    with pytest.raises(UserError, match=r"expected a pad token, got none of <pad>, .*: name one "
-                       r"with pad_token \(its added tokens: <filler>, <\|begin"):  # fmt: skip
-        load_tokenizer(path)
+    with pytest.raises(UserError, match=r"expected a bos token, got none of <no>: name one with "
+                       r"bos_token \(its added tokens: <filler>, <\|begin"):  # fmt: skip
+        load_tokenizer(path, bos_token="<no>")
     with pytest.raises(UserError, match="expected a pad token, got none of <no>: name one with"):
         load_tokenizer(path, pad_token="<no>")
     usual = load_tokenizer(path, pad_token="<filler>")
@@ -162,7 +163,7 @@ def test_names_of_special_tokens(tmp_path):
     assert load_tokenizer(path, pad_token="<filler>", eos_token="stop").eos_id == 3
     with pytest.raises(UserError, match="unk to be different tokens"):
         load_tokenizer(path, pad_token="<|end_of_text|>")
-    with pytest.raises(UserError, match=r"expected a lossless tokenizer, got 'caf\u0301'"):
+    with pytest.raises(UserError, match=r"no text has, got the eos token in 'cafe\u0301'"):
         load_tokenizer(path, pad_token="<filler>", eos_token="e")  # a letter of the texts
 
 
@@ -230,45 +231,121 @@ def test_vocab_size_is_the_largest_id_and_one(tmp_path):
     assert tokenizer.decode([300, *tokenizer.encode("ab")]) == "ab"
 
 
-def test_a_tokenizer_that_loses_text_is_refused(tmp_path):
+def test_what_a_tokenizer_loses_is_said(tmp_path):
     path = tmp_path / "t.json"
-    byte_level(["<pad>", "<s>", "</s>"], prefix_space=True).save(str(path))
-    with pytest.raises(UserError, match="expected a lossless tokenizer"):
-        load_tokenizer(path)
-    model = byte_level(["<pad>", "<s>", "</s>"], prefix_space=True)
-    model.normalizer = tokenizers.normalizers.NFC()  # which is not what changes the text
-    model.save(str(path))
-    with pytest.raises(UserError, match="expected a lossless tokenizer"):
-        load_tokenizer(path)
     model = byte_level(["<pad>", "<s>", "</s>"])
     model.add_tokens([tokenizers.AddedToken("<mask>", lstrip=True, rstrip=True)])
     model.save(str(path))
-    with pytest.raises(UserError, match="expected a lossless tokenizer, got 'a<mask>b' for"):
-        load_tokenizer(path)
+    assert load_tokenizer(path).loss == ("a  <mask>  b", "a<mask>b")
+    fields = json.loads(byte_level(["<pad>", "<s>", "</s>"]).to_str())
+    del fields["model"]["vocab"]["\u00e1"]  # the mark of byte 0xE1
+    path.write_text(json.dumps(fields))
+    text, back = load_tokenizer(path).loss
+    assert text == "\u1000" != back
+
+
+def test_a_tokenizer_with_other_ids_each_time_is_refused(tmp_path):
     model = byte_level(["<pad>", "<s>", "</s>"])
     model.model.dropout = 0.5
-    model.save(str(path))
+    model.save(str(tmp_path / "t.json"))
     with pytest.raises(UserError, match="expected a text to have the same ids each time"):
-        load_tokenizer(path)
-    model = byte_level(["<pad>", "<s>", "</s>"])
-    model.normalizer = tokenizers.normalizers.Prepend("_")
-    model.decoder = tokenizers.decoders.Sequence(
-        [decoders.ByteLevel(), decoders.Fuse(), decoders.Strip("_", 1, 0)]
-    )
-    model.save(str(path))  # as where a space is put before each text: prompt and response part
-    with pytest.raises(UserError, match="coded one after the other"):
-        load_tokenizer(path)
-
-
-def test_a_tokenizer_without_some_bytes_is_refused(tmp_path):
-    model = byte_level(["<pad>", "<s>", "</s>"])
-    fields = json.loads(model.to_str())
-    (tmp_path / "t.json").write_text(json.dumps(fields))
-    load_tokenizer(tmp_path / "t.json")
-    del fields["model"]["vocab"]["\u00e1"]  # the mark of byte 0xE1
-    (tmp_path / "t.json").write_text(json.dumps(fields))
-    with pytest.raises(UserError, match=r"expected a lossless tokenizer, got '.*' for '\u1000'"):
         load_tokenizer(tmp_path / "t.json")
+
+
+def space_before(kind: str) -> tokenizers.Tokenizer:
+    """A tokenizer that puts a space before each text, as Llama 2's does."""
+    if kind == "bytes":
+        return byte_level(["<pad>", "<s>", "</s>"], prefix_space=True)
+    bytes_of = [f"<0x{byte:02X}>" for byte in range(256)]
+    pieces = ["<unk>", "<s>", "</s>", *bytes_of, *"\u2581abcdefghijklmnopqrstuvwxyz.,", "\u2581a"]
+    vocabulary = {piece: i for i, piece in enumerate(pieces)}
+    model = tokenizers.Tokenizer(
+        models.BPE(vocabulary, [("\u2581", "a")], unk_token="<unk>", byte_fallback=True)
+    )
+    normalisers = tokenizers.normalizers
+    model.normalizer = normalisers.Sequence(
+        [normalisers.Prepend("\u2581"), normalisers.Replace(" ", "\u2581")]
+    )
+    replace, fuse = decoders.Replace("\u2581", " "), decoders.Fuse()
+    model.decoder = decoders.Sequence(
+        [replace, decoders.ByteFallback(), fuse, decoders.Strip(" ", 1, 0)]
+    )
+    model.add_special_tokens(["<unk>", "<s>", "</s>"])
+    return model
+
+
+@pytest.mark.parametrize("kind", ["llama", "bytes"])
+def test_a_response_continues_its_prompt_where_a_text_begins_with_a_space(kind, tmp_path):
+    model = space_before(kind)
+    model.save(str(tmp_path / "t.json"))
+    tokenizer = load_tokenizer(tmp_path / "t.json")
+    whole = lambda text: model.encode(text, add_special_tokens=False).ids
+    for prompt, response in (("a", " b c"), ("a b.", " a\n"), ("x\n", "abc"), ("x", "")):
+        ids = tokenizer.prompt_ids(prompt)
+        assert ids == [tokenizer.bos_id, *whole(prompt)]
+        assert ids[1:] + tokenizer.encode(response) == whole(prompt + response)
+        assert tokenizer.decode(tokenizer.encode(response)) == response
+    assert tokenizer.document_ids("b") == [tokenizer.bos_id, *whole("b"), tokenizer.eos_id]
+    assert tokenizer.loss is None or tokenizer.loss[0].count("\u2581")  # which it reads as a space
+
+
+# What names the special tokens -> what pads, and why it does.
+PADS = [
+    (["<|endoftext|>"], {}, None, "the file has no unused token"),  # GPT-2
+    (["<|endoftext|>", "<|padding|>"], {}, "<|padding|>", ""),  # Pythia
+    (["</s>", "<pad>", "<s>"], {"pad_token": "</s>"}, "<pad>", ""),
+    (["</s>", "<x>"], {"pad_token": "<x>", "eos_token": {"content": "</s>"}}, "<x>", ""),
+    (["</s>", "<s>", "<unk>"], {"bos_token": "<s>"}, "<unk>", "no text has the unknown token"),
+    (["<|end_of_text|>", "<|reserved_special_token_7|>"], {"pad_token": "<|end_of_text|>"},
+     "<|reserved_special_token_7|>", "is unused"),  # Llama 3
+    (["<|endoftext|>", "<|im_start|>", "<|im_end|>"],
+     {"eos_token": "<|im_end|>", "bos_token": "<|im_start|>", "pad_token": "<|im_end|>",
+      "unk_token": "<|endoftext|>"}, "<|endoftext|>", "the unknown token"),  # SmolLM2
+]  # fmt: skip
+
+
+@pytest.mark.parametrize(("specials", "config", "pad", "reason"), PADS)
+def test_padding_has_a_token_of_its_own(specials, config, pad, reason, tmp_path):
+    model = byte_level(specials)
+    model.save(str(tmp_path / "tokenizer.json"))
+    if config:
+        (tmp_path / "tokenizer_config.json").write_text(json.dumps(config))
+    tokenizer = load_tokenizer(tmp_path / "tokenizer.json")
+    size = model.get_vocab_size()
+    assert tokenizer.pad_id == (size if pad is None else model.token_to_id(pad))
+    assert tokenizer.vocab_size == size + (pad is None)
+    assert tokenizer.pad_id not in (tokenizer.eos_id, tokenizer.bos_id, tokenizer.text_eos_id)
+    about = [told for told in tokenizer.told if "pad" in told]
+    assert [reason in told for told in about] == ([True] if reason else [])
+    words = tokenizer.encode(" rivers")
+    assert tokenizer.decode([tokenizer.pad_id, *words, tokenizer.eos_id]) == " rivers"
+    tokenizer.save(tmp_path / "kept.json")
+    again = load_tokenizer(tmp_path / "kept.json")
+    assert (again.pad_id, again.bos_id, again.eos_id, again.fingerprint, again.config) == (
+        tokenizer.pad_id, tokenizer.bos_id, tokenizer.eos_id, tokenizer.fingerprint,
+        tokenizer.config)  # fmt: skip
+    files = tokenizer.files()
+    assert files["tokenizer.json"] == (tmp_path / "tokenizer.json").read_bytes() or config
+    assert json.loads(files["tokenizer.json"]) == json.loads(model.to_str())
+    named = json.loads(files["tokenizer_config.json"])
+    assert named["eos_token"] == tokenizer.token_of(tokenizer.eos_id) != named.get("pad_token")
+
+
+@pytest.mark.parametrize(
+    ("content", "message"),
+    [
+        ("{", "tokenizer_config.json: expected JSON"),
+        ("[]", "tokenizer_config.json: expected a JSON object, got list"),
+        ('{"eos_token": 3}', "field 'eos_token': expected a token, got 3"),
+        ('{"chat_template": 3}', "field 'chat_template': expected a text, got 3"),
+    ],
+)
+def test_what_is_wrong_beside_a_tokenizer_is_refused(content, message, tmp_path):
+    byte_level(["<pad>", "<s>", "</s>"]).save(str(tmp_path / "tokenizer.json"))
+    (tmp_path / "tokenizer_config.json").write_text(content)
+    with pytest.raises(UserError) as caught:
+        load_tokenizer(tmp_path / "tokenizer.json")
+    assert message in str(caught.value)
 
 
 def test_a_model_without_specials_is_refused(tmp_path):

@@ -18,7 +18,8 @@ from etils import epath
 
 from rlhf_jax.data.builder import INFO, read_dataset, write_dataset
 from rlhf_jax.data.records import Prompt
-from rlhf_jax.data.tokenizer import find_tokenizer, load_tokenizer, train_sentencepiece
+from rlhf_jax.data.tokenizer import find_tokenizer, load_tokenizer
+from rlhf_jax.data.tokenizer_training import train_sentencepiece
 from rlhf_jax.durable import checkpoint, files, lock, manifest, model_files
 from rlhf_jax.durable.batch_file import read_batch, write_batch
 from rlhf_jax.durable.checkpoint import Checkpoints, restore

@@ -11,7 +11,7 @@ import pytest
 
 from rlhf_jax.cli import main
 from rlhf_jax.data.records import Ranking
-from rlhf_jax.data.tokenizer import train_sentencepiece
+from rlhf_jax.data.tokenizer_training import train_sentencepiece
 from rlhf_jax.durable.model_files import save_model
 from rlhf_jax.errors import UserError
 from rlhf_jax.generation.ending import EndingConfig
