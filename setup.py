@@ -25,6 +25,7 @@ setup(
         "tensorflow-datasets>=4.9.10",
         "sentencepiece>=0.2",
         "tokenizers>=0.21",
+        "jinja2>=3.1.6",
         "tensorboardX>=2.6",
         "tyro>=0.9",
         "rich>=13",
