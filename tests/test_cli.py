@@ -384,7 +384,8 @@ def finished(monkeypatch, tmp_path):
     asked = []
 
     class Reader:
-        tokenizer, runner = SimpleNamespace(encode=list), SimpleNamespace(evaluate=None)
+        tokenizer = SimpleNamespace(prompt_ids=lambda prompt: [0, *prompt])
+        runner = SimpleNamespace(evaluate=None)
 
         def __init__(self, config, insist):
             self.config, self.evaluation = config, self

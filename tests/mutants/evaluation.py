@@ -216,7 +216,7 @@ RUN = (
         ("Evaluation.test_prompts", 'read("prompts", split)', 'read("prompts", "ppo")',
          "test_prompts_without_room_are_left_out_of_all_figures_and_counted",
          "AssertionError|UserError"),
-        ("Evaluation.test_prompts", "encode(b + prompt)", "encode(prompt)",
+        ("Evaluation.test_prompts", "prompt_ids(b + prompt)", "prompt_ids(prompt)",
          "test_prompts_without_room_are_left_out_of_all_figures_and_counted",
          "AssertionError|AttributeError"),
         ("Evaluation.release", "stage not in self._needed", "False",
