@@ -16,6 +16,7 @@ a chat template turns into one (chat.py). Responses may be empty (a model that s
 
 import dataclasses
 import gzip
+import io
 import json
 import math
 import numbers
@@ -301,12 +302,14 @@ def _parse_line(line: bytes) -> Any:
 
 
 def read_lines(path: str | os.PathLike) -> Iterator[bytes]:
-    """The lines of a file, decompressed if its name ends in .gz.
+    """The lines of a file, decompressed if its name ends in .gz or .zst.
 
     Raises:
-      RecordError: the file is missing or is not gzip.
+      RecordError: the file is missing or damaged.
+      UserError: .zst, and zstandard is not installed.
     """
-    opener = gzip.open if str(path).endswith(".gz") else open
+    kind = str(path).rpartition(".")[2]
+    opener = {"gz": gzip.open, "zst": _open_zst}.get(kind, open)
     try:
         with opener(path, "rb") as file:
             yield from file
@@ -314,6 +317,27 @@ def read_lines(path: str | os.PathLike) -> Iterator[bytes]:
         raise RecordError(f"{path}: expected a whole gzip file, got: {error}") from None
     except OSError as error:
         raise RecordError(f"{path}: cannot be read: {error.strerror}") from None
+
+
+def _open_zst(path: str | os.PathLike, mode: str) -> io.BytesIO:
+    """A file of Zstandard frames, decompressed whole: a stream would not notice that the last frame
+    is cut."""
+    try:
+        import zstandard
+    except ImportError:
+        raise UserError(f"{path}: needs zstandard: pip install 'rlhf-jax[data]'") from None
+    with open(path, mode) as file:
+        left, found = file.read(), []
+    try:
+        while left:
+            frame = zstandard.ZstdDecompressor().decompressobj()
+            found.append(frame.decompress(left))
+            if not frame.eof:
+                raise zstandard.ZstdError("the last frame is cut")
+            left = frame.unused_data
+    except zstandard.ZstdError as error:
+        raise RecordError(f"{path}: expected a whole zst file, got: {error}") from None
+    return io.BytesIO(b"".join(found))
 
 
 def parse_jsonl(path: str | os.PathLike) -> Iterator[tuple[str, Any]]:

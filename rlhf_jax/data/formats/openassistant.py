@@ -1,0 +1,71 @@
+"""OpenAssistant's conversations, as trees or as single messages."""
+
+from collections.abc import Iterable, Iterator
+from pathlib import Path
+
+from rlhf_jax.data.formats.item import Dialogue, Format, Item, Left, Message, Row, field, has
+from rlhf_jax.errors import RecordError
+
+ROLES = {"prompter": "user", "assistant": "assistant"}
+
+
+def read_tree(where: str, row: dict, by: str) -> Iterator[Item | Left]:
+    """A ranking for each message of a prompter whose replies all have ranks; rank 0 is best."""
+    yield from _below(where, field(where, row, "prompt", dict), ())
+
+
+def _below(where: str, message: dict, before: tuple[Message, ...]) -> Iterator[Item | Left]:
+    role = field(where, message, "role", str)
+    text = field(where, message, "text", str)
+    replies = field(where, message, "replies", list)
+    if role not in ROLES:
+        raise RecordError(f"{where}: field 'role': expected prompter or assistant, got {role!r}")
+    turns = (*before, Message(ROLES[role], text))
+    if role == "prompter" and replies:
+        yield _ranking(where, turns, replies)
+    for reply in replies:
+        yield from _below(where, reply, turns)
+
+
+def _ranking(where: str, turns: tuple[Message, ...], replies: list) -> Item | Left:
+    texts = tuple(field(where, reply, "text", str) for reply in replies)
+    ranks = tuple(reply.get("rank") for reply in replies)
+    ranked = sum(rank is not None for rank in ranks)
+    if 0 < ranked < len(ranks):
+        return Left("only some replies ranked")
+    if ranked < 2:
+        return Left("no ranks, or a single reply")
+    return Item(Dialogue(turns), texts, ranks)
+
+
+def trees(path: Path, rows: Iterable[Row]) -> Iterator[Row]:
+    """Trees from single messages {message_id, parent_id, text, role, rank}, each after its parent.
+
+    Raises RecordError where a message's parent is not in the file before it.
+    """
+    roots, known = [], {}
+    for where, row in rows:
+        message = {name: field(where, row, name, str) for name in ("message_id", "text", "role")}
+        message |= {"rank": row.get("rank"), "replies": []}
+        parent = field(where, row, "parent_id", (str, type(None)))
+        if not parent:
+            roots.append((where, {"prompt": message}))
+        elif parent not in known:
+            raise RecordError(f"{where}: field 'parent_id': expected a message before this one, "
+                              f"got {parent!r:.60}")  # fmt: skip
+        else:
+            known[parent]["replies"].append(message)
+        known[message["message_id"]] = message
+    yield from roots
+
+
+LICENCE = "Apache-2.0"
+SOURCE = "Koepf et al. 2023, arXiv 2304.07327"
+FORMATS = (
+    Format("OpenAssistant trees",
+           lambda row: has(row, prompt=dict) and has(row["prompt"], text=str, replies=list),
+           read_tree, ("rankings",), licence=LICENCE, source=SOURCE),
+    Format("OpenAssistant messages",
+           lambda row: has(row, message_id=str, parent_id=(str, type(None)), text=str, role=str),
+           read_tree, ("rankings",), licence=LICENCE, source=SOURCE, rows=trees),
+)  # fmt: skip
