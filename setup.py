@@ -47,6 +47,8 @@ setup(
         "cuda": ["jax[cuda12]>=0.10"],
         "mutation": ["cosmic-ray>=8.7"],  # a sample of edits that the tests should notice
         "wandb": ["wandb>=0.18"],
+        "data": ["pyarrow>=14", "zstandard>=0.22"],  # Parquet and .zst files of data sets
+        "hub": ["huggingface_hub>=0.23"],  # hub:OWNER/NAME/FILE
         # For runs in gs://: epath's and, of google's, Orbax's.
         "gcs": ["gcsfs>=2024.2", "google-cloud-storage>=2", "google-cloud-storage-control>=1"],
     },

@@ -93,7 +93,7 @@ def ppo(**changes) -> PolicyGradient:
 
 config = Experiment(
     name="hh",
-    data=HumanData(),
+    data=HumanData(allow_test=True),
     model=TransformerConfig(
         vocab_size=4096, layers=4, width=192, heads=6, context=256, scan_layers=False
     ),

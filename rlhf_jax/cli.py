@@ -37,6 +37,10 @@ ABOUT = {
     "replay": """BATCH [--experiment FILE]: repeats the step whose numbers were not finite, on the
              saved batch RUN/STAGE/sick/step_N.npz, and names the terms that are not finite;
              FILE is the experiment file, if it has moved""",
+    "data": """FILE... [--to FOLDER]: reads data sets in the formats of TRL, ShareGPT, Alpaca,
+             Anthropic, OpenAssistant and others (docs/data.md), from JSON lines, JSON, CSV,
+             Parquet, hub:OWNER/NAME/FILE or tfds:NAME/SPLIT, tells how many records are read and
+             left out, and writes them to a folder for experiments/folder.py""",
     "plan": """compiles every program for the TPU slice of --topology v5p:4x4x4, without TPUs:
              memory, FLOPs, communication between chips; exit code 1 where it does not fit""",
     "estimators": """measures the bias and the variance of every policy-gradient estimator on a task
@@ -109,6 +113,8 @@ def command(arguments: Sequence[str]) -> int:
         return compare(rest)
     if name == "replay":
         return replay(rest)
+    if name == "data":
+        return data(rest)
     if not rest or rest[0].startswith("-"):
         what = name if name in COMMANDS else f"{name} is no command; a stage"
         raise UserError(f"{what} needs an experiment file, as in "
@@ -128,7 +134,7 @@ def help_of(command: str) -> str:
     """What a command does, where no experiment is named whose fields could be listed."""
     about = ABOUT.get(command, STAGE)
     about = "\n".join(line.strip() for line in about.splitlines())
-    if command in ("doctor", "replay", "score", "compare"):
+    if command in ("doctor", "replay", "score", "compare", "data"):
         argument, about = about.split(": ", 1)
         return f"rlhf-jax {command} {argument}\n\n{about}{options_of(command)}"
     return (f"rlhf-jax {command} EXPERIMENT.py [--field value ...]\n\n{about}\n\n"
@@ -137,11 +143,12 @@ def help_of(command: str) -> str:
 
 def options_of(command: str) -> str:
     """A line for each option of a command that reads no experiment file."""
+    from rlhf_jax.data.collect import DataOptions
     from rlhf_jax.runs.compare import CompareOptions
     from rlhf_jax.runs.options import listed
     from rlhf_jax.runs.replay import ReplayOptions
 
-    roots = {"compare": CompareOptions(), "replay": ReplayOptions()}
+    roots = {"compare": CompareOptions(), "data": DataOptions(), "replay": ReplayOptions()}
     return f"\n\noptions\n{listed(roots[command])}" if command in roots else ""
 
 
@@ -323,6 +330,19 @@ def plan(experiment: str, *options: str) -> int:
     about, hidden = help_with("plan", experiment, config), {*config.stages, "evaluators", "loop"}
     config, how = parse(roots, options, prog, about, hidden)
     return plan_command(config, how)
+
+
+def data(arguments: Sequence[str]) -> int:
+    """Files of known formats as records."""
+    from rlhf_jax.data.collect import DataOptions, collect
+    from rlhf_jax.runs.options import parse
+
+    names = list(itertools.takewhile(lambda word: not word.startswith("-"), arguments))
+    if not names:
+        raise UserError("data needs FILE..., data sets, as in "
+                        "rlhf-jax data train.jsonl --to records")  # fmt: skip
+    collect(names, parse([DataOptions()], arguments[len(names) :], "rlhf-jax data FILE...")[0])
+    return 0
 
 
 def doctor(arguments: Sequence[str]) -> int:

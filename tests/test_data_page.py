@@ -64,6 +64,16 @@ def test_demonstrations_alone_are_enough_for_sft(place):
         cli.command(["run", *given])
 
 
+def test_the_command_of_the_page_adds_a_data_set_to_a_folder(tmp_path, monkeypatch, capsys):
+    command = re.search(r"^    rlhf-jax (data train\.jsonl --to .*)$", PAGE, re.MULTILINE)[1]
+    monkeypatch.chdir(tmp_path)
+    Path("train.jsonl").write_text(json.dumps({"prompt": "a", "completion": " b"}) + "\n")
+    assert cli.command(shlex.split(command)) == 0
+    assert "train.jsonl: TRL prompts and completions, " in capsys.readouterr().out
+    line = Path("my_records/demonstrations.train.jsonl").read_text()
+    assert json.loads(line) == {"prompt": "a", "response": " b"}
+
+
 def test_the_tokenizer_of_the_page_is_taken(place, capsys):
     exec(TOKENIZER, {})
     option, size = capsys.readouterr().out.split()

@@ -8,6 +8,7 @@ from pathlib import Path
 import pytest
 
 from rlhf_jax import cli
+from rlhf_jax.data.collect import DataOptions
 from rlhf_jax.errors import UserError
 from rlhf_jax.estimators.lab import LabConfig
 from rlhf_jax.plan.command import PlanOptions
@@ -25,7 +26,7 @@ PACKAGE = sorted((ROOT / "rlhf_jax").rglob("*.py"))
 CONFIGURE = ("Config", "Controller", "Options", "Data")
 BASES = {"Stage", "Source", "Evaluator"}
 COMMAND_OPTIONS = (ChainOptions(), GenerateOptions(), ScoreOptions(), PlanOptions("v5e:2x2"),
-                   ReplayOptions(), SweepOptions(), CompareOptions())  # fmt: skip
+                   ReplayOptions(), SweepOptions(), CompareOptions(), DataOptions())  # fmt: skip
 
 
 @pytest.mark.parametrize("path", EXPERIMENTS, ids=lambda path: path.stem)

@@ -39,7 +39,7 @@ def report(human_data, tmp_path_factory):
     stages = {name: dataclasses.replace(full.stages[name], **c) for name, c in CHANGES.items()}
     config = dataclasses.replace(
         full,
-        data=HumanData(path=str(human_data), heldout_articles=1),
+        data=HumanData(path=str(human_data), heldout_articles=1, allow_test=True),
         model=TransformerConfig(vocab_size=600, layers=1, width=8, heads=1, context=128),
         stages=stages,
         evaluation=dataclasses.replace(full.evaluation, prompt_length=24, response_length=8),

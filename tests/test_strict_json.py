@@ -6,7 +6,7 @@ import math
 import numpy as np
 import pytest
 
-from rlhf_jax.data import human
+from rlhf_jax.data.convert import Reading, read_file
 from rlhf_jax.durable.batch_file import ABOUT, read_batch
 from rlhf_jax.durable.fingerprint import check_fingerprint
 from rlhf_jax.durable.model_files import read_about
@@ -71,19 +71,20 @@ def test_every_reader_of_the_package_says_so(content, tmp_path):
 
 
 def test_the_readers_of_human_feedback_name_line_and_field(tmp_path):
-    def read(name, reader, content):
+    def read(name, form, content):
         (tmp_path / name).write_bytes(content)
         with pytest.raises(RecordError) as caught:
-            reader(tmp_path / name)
+            read_file(str(tmp_path / name), Reading(format=form))
         return str(caught.value).removeprefix(f"{tmp_path}/")
 
     reply = {"role": "assistant", "text": "b", "rank": 12345, "replies": []}
     tree = {"prompt": {"role": "prompter", "text": "a", "replies": [reply, reply]}}
     content = json.dumps(tree).encode().replace(b"12345", HUGE, 1)
-    told = read("trees.jsonl", human.read_openassistant, content)
-    assert told == "trees.jsonl:1: field 'ranks[0]': expected a whole number in [0, 2147483648), " \
-                   "got a number of 5000 digits"  # fmt: skip
-    told = read("hh.jsonl", human.read_hh, b'{"chosen": ' + HUGE + b', "rejected": "b"}')
+    told = read("trees.jsonl", "OpenAssistant trees", content)
+    assert (
+        told == "trees.jsonl:1: field 'rank': expected a finite number, got a number of 5000 digits"
+    )
+    told = read("hh.jsonl", "Anthropic HH", b'{"chosen": ' + HUGE + b', "rejected": "b"}')
     assert told == "hh.jsonl:1: field 'chosen': expected str, got a number of 5000 digits"
-    told = read("pandalm.json", human.read_pandalm, b'[{"instruction": ' + HUGE + b"}]")
+    told = read("pandalm.json", "PandaLM", b'[{"instruction": ' + HUGE + b"}]")
     assert told == "pandalm.json[0]: field 'instruction': expected str, got a number of 5000 digits"

@@ -7,45 +7,36 @@ Everything that is read, left out or cut is counted, with the reason.
 
 import dataclasses
 import hashlib
+import itertools
 import re
 from collections import Counter
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 from rlhf_jax.data.formats import files, known
-from rlhf_jax.data.formats.item import (
-    ASSISTANT,
-    HUMAN,
-    Dialogue,
-    Document,
-    Format,
-    Item,
-    Left,
-    Message,
-    Row,
-    as_written,
-)
+from rlhf_jax.data.formats.item import Document, Format, Item, Left, Noted, Row
 from rlhf_jax.data.formats.public_tests import PUBLIC_TESTS
-from rlhf_jax.data.records import (
-    Conversation,
-    Demonstration,
-    Prompt,
-    Ranking,
-    Record,
-    Scored,
-    Text,
-)
+from rlhf_jax.data.formats.rendering import KINDS, MAKERS, TEMPLATES, rendered, shortened
+from rlhf_jax.data.records import Record, Text
 from rlhf_jax.errors import ConfigError, RecordError, UserError, require
 
-KINDS = ("text", "demonstrations", "rankings", "scored", "prompts")
-TEMPLATES = ("messages", "human")
 TEST_NAME = re.compile(r"(?<![a-z])(test|eval)(set|ing|uation)?(?![a-z])", re.IGNORECASE)
 
 
 @dataclasses.dataclass(frozen=True)
 class Reading:
-    """How files are read; docs/data.md describes the options."""
+    """How files are read.
+
+    format             the format's name; None: the one that the first row fits
+    kinds              the kinds of records that are made; none: those that the format gives
+    by                 the judgement that ranks or scores responses; None: the format's first
+    template           "messages": prompts are messages, which the chat template of the run's
+                       tokenizer renders; "human": text, "\\n\\nHuman: ... \\n\\nAssistant:"
+    user               the field that names the user of a prompt
+    prompt_characters  older turns of a longer prompt are removed; None: of none
+    licence            the data's licence, in place of the one of the format's data set
+    """
 
     format: str | None = None
     kinds: tuple[str, ...] = ()
@@ -77,9 +68,11 @@ class Entry(NamedTuple):
 class FileRead:
     """The records of a file.
 
-    counts   rows, records by kind, and the rows or parts of rows that are left out, by reason
-    test     whether the file is public as a test set
-    unread   names of fields that the reader does not read
+    licence   "" if it is not known
+    test      whether the file is public as a test set
+    sha256    of the file; None for a TFDS data set
+    counts    rows; records by kind; prompts that lost their oldest turns
+    left_out  rows, or parts of rows, of which no record is made, by reason
     """
 
     name: str
@@ -94,64 +87,62 @@ class FileRead:
     def records(self, kind: str) -> list:
         return [entry.record for entry in self.entries if entry.kind == kind]
 
-    def about(self) -> dict:
-        """What is kept of the file beside the records, as JSON values."""
-        named = {name: value for name, value in dataclasses.asdict(self).items()
-                 if name not in ("entries",)}  # fmt: skip
-        return named
+    def facts(self) -> dict:
+        """All but the records, as JSON values."""
+        return {"name": self.name, "format": self.format, "licence": self.licence,
+                "test": self.test, "sha256": self.sha256, "counts": dict(self.counts),
+                "left_out": dict(self.left_out)}  # fmt: skip
 
     def told(self) -> str:
         """The counts in a line."""
-        counts = ", ".join(f"{count} {what}" for what, count in self.counts.items())
-        left = ", ".join(f"{count} {reason}" for reason, count in self.left_out.items())
-        licence = f", licence {self.licence}" if self.licence else ", licence not known"
+        counts, left = (", ".join(f"{count} {what}" for what, count in numbers.items())
+                        for numbers in (self.counts, self.left_out))  # fmt: skip
+        licence = f"licence {self.licence}" if self.licence else "licence not known"
         test = ", public as a test set" if self.test else ""
-        return f"{self.name}: {self.format}{licence}{test}: {counts}" + (
-            f"; left out: {left}" if left else ""
-        )
+        more = f"; left out: {left}" if left else ""
+        return f"{self.name}: {self.format}, {licence}{test}: {counts}{more}"
+
+
+class _Tally(NamedTuple):
+    """Counts of a file while it is read."""
+
+    counts: Counter
+    left_out: Counter
+
+    def rows(self, rows: Iterable[Row]) -> Iterator[Row]:
+        """The rows, which are counted."""
+        for row in rows:
+            self.counts["rows"] += 1
+            yield row
 
 
 def read_file(name: str, how: Reading = Reading()) -> FileRead:
     """The records of a file: a path, hub:OWNER/NAME/FILE or tfds:NAME/SPLIT.
 
     Raises UserError, naming file and line, where the file cannot be read, its format is unknown, a
-    row is malformed, or the file has no record of the kinds asked for.
+    row is malformed, or no record of the kinds asked for is left.
     """
     path = files.located(name)
-    rows = files.rows(name, path)
-    first = next(iter(rows), None)
+    rows = iter(files.rows(name, path))
+    first = next(rows, None)
     if first is None:
         raise UserError(f"{name}: expected records, got none")
-    form = known.BY_NAME[how.format] if how.format else known.find(*first)
-    if not form.fits(first[1]):
-        raise UserError(f"{first[0]}: not of the format {form.name}; {known.seen(first[1])}")
-    kinds = how.kinds or form.gives
-    by = _judgement(form, how.by)
-    counts, left, entries = Counter(rows=0), Counter(), []
-    for where, row in form.rows(path, _counted(_from(first, rows), counts)):
+    form = known.find(*first, named=how.format)
+    kinds, by = how.kinds or form.gives, _judgement(form, how.by)
+    tally, entries = _Tally(Counter(rows=0), Counter()), []
+    for where, row in form.rows(path, tally.rows(itertools.chain([first], rows))):
         user = _user(where, row, how.user)
-        for item in _items(form, where, row, by, left):
-            entries += [Entry(kind, record, user)
-                        for kind, record in _records(where, item, kinds, how, left)]  # fmt: skip
-    if not entries:
-        raise UserError(f"{name}: {form.name}: no {' or '.join(kinds)} of {counts['rows']} rows; "
-                        f"left out: {dict(left)}")  # fmt: skip
-    counts.update(entry.kind for entry in entries)
+        for item in _items(form, where, row, by, tally):
+            found = _records(where, item, kinds, how, tally)
+            entries += [Entry(kind, record, user) for kind, record in found]
+    tally.counts.update(entry.kind for entry in entries)
     digest = _digest(path)
     test = form.test or digest in PUBLIC_TESTS or bool(TEST_NAME.search(Path(name).name))
-    licence = how.licence or form.licence
-    return FileRead(name, form.name, licence, test, digest, entries, dict(counts), dict(left))
-
-
-def _from(first: Row, rows: Iterator[Row]) -> Iterator[Row]:
-    yield first
-    yield from rows
-
-
-def _counted(rows: Iterator[Row], counts: Counter) -> Iterator[Row]:
-    for row in rows:
-        counts["rows"] += 1
-        yield row
+    licence, counted = how.licence or form.licence, map(dict, tally)
+    found = FileRead(name, form.name, licence, test, digest, entries, *counted)
+    if not entries:
+        raise UserError(f"{found.told()}: no {' or '.join(kinds)}")
+    return found
 
 
 def _digest(path: Path) -> str | None:
@@ -162,54 +153,53 @@ def _digest(path: Path) -> str | None:
 
 
 def _judgement(form: Format, by: str | None) -> str:
-    if by is None:
-        return form.by[0]
-    if by not in form.by:
-        allowed = f"one of {', '.join(form.by)}" if form.by[0] else "not given"
-        raise ConfigError(f"by = {by!r}: must be {allowed} for {form.name}")
-    return by
+    if by is None or by in form.by:
+        return by or form.by[0]
+    allowed = f"one of {', '.join(form.by)}" if form.by[0] else "left out"
+    raise ConfigError(f"by = {by!r}: must be {allowed} for {form.name}")
 
 
-def _user(where: str, row: dict, name: str | None) -> str | None:
+def _user(where: str, row: Any, name: str | None) -> str | None:
     if name is None:
         return None
     if not isinstance(row, dict) or name not in row:
-        raise RecordError(f"{where}: field {name!r} is missing (--user)")
+        raise RecordError(f"{where}: field {name!r} is missing (user)")
     return None if row[name] is None else str(row[name])
 
 
-def _items(
-    form: Format, where: str, row: dict, by: str, left: Counter
-) -> Iterator[Item | Document]:
-    """The items of a row; parts that are left out are counted."""
+def _items(form: Format, where: str, row: Any, by: str, tally: _Tally) -> Iterator[Item | Document]:
+    """The items of a row; the parts that are left out are counted."""
     try:
         for found in form.read(where, row, by):
             if isinstance(found, Left):
-                left[str(found)] += 1
+                tally.left_out[str(found)] += 1
+            elif isinstance(found, Noted):
+                tally.counts[found.what] += 1
             else:
                 yield found
     except Left as reason:
-        left[str(reason)] += 1
+        tally.left_out[str(reason)] += 1
 
 
 def _records(
-    where: str, item: Item | Document, kinds: Sequence[str], how: Reading, left: Counter
+    where: str, item: Item | Document, kinds: Sequence[str], how: Reading, tally: _Tally
 ) -> Iterator[tuple[str, Record]]:
     """The records of an item, each with its kind."""
-    try:
-        if isinstance(item, Document):
-            if "text" in kinds and item.text:
-                yield "text", Text(item.text)
-            return
-        item, cut = shortened(item, how.prompt_characters)
-        left["older turns cut"] += cut
-        if not item.prompt:
-            raise Left("an empty prompt")
-        item = rendered(item, how.template)
-        for kind in kinds:
-            for record in MAKERS[kind](item):
-                yield kind, record
-    except Left as reason:
-        left[str(reason)] += 1
-    except RecordError as error:
-        raise RecordError(f"{where}: {error}") from None
+    if isinstance(item, Document):
+        if "text" in kinds and item.text:
+            yield "text", Text(item.text)
+        return
+    item, cut = shortened(item, how.prompt_characters)
+    tally.counts.update({"prompts without their oldest turns": 1} if cut else {})
+    if not item.prompt:
+        tally.left_out["an empty prompt"] += 1
+        return
+    for kind in kinds:
+        try:
+            found = MAKERS[kind](rendered(item, how.template))
+        except Left as reason:
+            tally.left_out[str(reason)] += 1
+        except RecordError as error:
+            raise RecordError(f"{where}: {error}") from None
+        else:
+            yield from ((kind, record) for record in found)

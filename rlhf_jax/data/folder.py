@@ -17,7 +17,7 @@ import os
 from collections.abc import Sequence
 from pathlib import Path
 
-from rlhf_jax.data import counting, held_out
+from rlhf_jax.data import about, counting, held_out
 from rlhf_jax.data.counting import Splits
 from rlhf_jax.data.records import (
     Demonstration,
@@ -83,7 +83,7 @@ def _meant(name: str) -> str:
 def file_names(folder: Path) -> list[str]:
     """The names of the folder's files that a run reads."""
     tokenizer = find_tokenizer(folder)
-    names = [name for name in RECORD_FILES if (folder / name).is_file()]
+    names = [name for name in (*RECORD_FILES, about.NAME) if (folder / name).is_file()]
     if tokenizer.is_file():
         beside = BESIDE if tokenizer.suffix == ".json" else ()
         names += [tokenizer.name, *(name for name in beside if (folder / name).is_file())]
@@ -97,6 +97,7 @@ def read_folder(
     seed: int = 0,
     demonstrations: int | None = None,
     rankings: int | None = None,
+    allow_test: bool = False,
 ) -> tuple[Splits, dict]:
     """(records by data set and split, counts). Counts are of empty, equal and tied responses, and
     of training records that are left out because they are also held out.
@@ -104,11 +105,15 @@ def read_folder(
     If files of held-out records or of prompts are missing, these are drawn from the training
     records, and a line says so (rlhf_jax/data/held_out.py).
 
-    share: the fraction of prompts to hold out. demonstrations, rankings: the expected numbers of
+    If `rlhf-jax data` made the folder, counts["origin"] says where the training records come from.
+
+    share: the fraction of prompts to hold out. allow_test: whether records of files that are public
+    as test sets may be trained on. demonstrations, rankings: the expected numbers of
     training records. Raises UserError where a file is empty or malformed (the message names file,
     line and field), or does not have the expected number of records.
     """
-    folder, splits, counts = find_folder(path), {}, {}
+    folder, splits = find_folder(path), {}
+    counts = about.origin(about.read(folder), allow_test, "data.allow_test")
     for kind, (record, parts) in FILES.items():
         for split in parts:
             file = folder / f"{kind}.{split}.jsonl"

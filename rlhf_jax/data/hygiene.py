@@ -13,12 +13,16 @@ from rlhf_jax.errors import ConfigError, require
 
 T = TypeVar("T")
 EMAIL = re.compile(r"[\w.+-]+@[\w-]+(\.[\w-]+)*\.[A-Za-z]{2,}\b")
-# Ten to fifteen digits in groups, with a country code, brackets or separators.
+# Groups of digits, with a country code, brackets or separators; no address of the internet.
 PHONE = re.compile(
-    r"(?<![\w.,/-])(\+\d{1,3}[ .-]?)?(\(\d{2,4}\)[ .-]?|\d{2,4}[ .-])\d{3,4}[ .-]\d{2,4}([ .-]\d{2,4})?"
+    r"(?<![\w.,/-])(?!\d+(\.\d+){3}(?!\d))(\+\d{1,3}[ .-]?)?(\(\d{2,4}\)[ .-]?|\d{2,4}[ .-])"
+    r"\d{3,4}[ .-]\d{2,4}([ .-]\d{2,4})?"
     r"(?![\w/-]|[.,]\d)|(?<![\w.])\+\d{8,14}(?!\w)"
 )
 CARD = re.compile(r"(?<![\w.])\d(?:[ -]?\d){12,18}(?!\w)")
+
+
+PERSONAL = ("e-mail address", "card number", "telephone number")
 
 
 def luhn(digits: str) -> bool:
@@ -31,8 +35,8 @@ def luhn(digits: str) -> bool:
 
 
 def personal(texts: Iterable[str]) -> str | None:
-    """The first kind of personal data in the texts: "e-mail address", "card number" or "telephone
-    number"; None: there is none."""
+    """The first kind of PERSONAL data in the texts; None: there is none. Other kinds, such as
+    names, are not looked for."""
     for text in texts:
         if EMAIL.search(text):
             return "e-mail address"

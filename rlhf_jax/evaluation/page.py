@@ -4,6 +4,7 @@ import base64
 from collections.abc import Mapping
 from html import escape
 
+from rlhf_jax.data.about import sentences
 from rlhf_jax.evaluation.evaluator import Column
 from rlhf_jax.evaluation.summary import (
     SECTIONS,
@@ -69,7 +70,7 @@ def page(report: dict, results: Results, image: bytes) -> str:
     body = f"""<h1>rlhf_jax report</h1>
 <p class="soft">Seed {report["seed"]}, {asked["asked"]} of {asked["all"]} test prompts.
 {_times(report["seconds"])}</p>
-<h2>Findings</h2>
+{_origin(report)}<h2>Findings</h2>
 <ul>{findings}</ul>
 {tables}
 {saved}<h2>Figures</h2>
@@ -99,6 +100,11 @@ def document(title: str, body: str) -> str:
 def _finding(sentence: str) -> str:
     verdict, colon, rest = sentence.partition(":")
     return f"<li><strong>{escape(verdict + colon)}</strong>{escape(rest)}</li>"
+
+
+def _origin(report: dict) -> str:
+    lines = (f'<p class="soft">{escape(line)}</p>\n' for line in sentences(report["records"]))
+    return "".join(lines)
 
 
 def _times(seconds: dict[str, float]) -> str:

@@ -7,6 +7,7 @@ from rich.console import Console
 from rich.table import Table
 from rich.text import Text
 
+from rlhf_jax.data.about import sentences
 from rlhf_jax.evaluation.evaluator import Column
 from rlhf_jax.evaluation.summary import (
     SECTIONS,
@@ -35,6 +36,8 @@ def print_report(report: dict, results: Results) -> None:
         console.print(Text(f"{stage} is {text}"))
     for sentence in report["findings"]:
         console.print(Text(f"- {sentence}"))
+    for sentence in sentences(report["records"]):
+        console.print(Text(sentence))
     spent = (f"{stage} {duration(seconds)}" for stage, seconds in report["seconds"].items())
     console.print(Text(f"seed {report['seed']}; " + ", ".join(spent)))
 

@@ -31,6 +31,9 @@ class FolderData(Source):
     bos_token: str | None = None  # begins prompts and documents; may equal eos_token
     eos_token: str | None = None  # ends responses and documents
 
+    # Whether to train on records that `rlhf-jax data` made of files that are public as test sets
+    allow_test: bool = dataclasses.field(default=False, metadata=NOT_FINGERPRINTED)
+
     def __post_init__(self):
         require(0 < self.held_out < 1, "held_out", self.held_out, "in (0, 1)")
         for field in ("demonstrations", "rankings"):
@@ -51,6 +54,7 @@ class FolderData(Source):
             seed=shuffle_seed(seed, "data/heldout"),
             demonstrations=self.demonstrations,
             rankings=self.rankings,
+            allow_test=self.allow_test,
         )
 
     def copy_tokenizer(self, directory, vocab_size):

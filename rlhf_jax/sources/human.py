@@ -3,13 +3,45 @@
 import dataclasses
 import os
 from collections import Counter
+from pathlib import Path
 
-from rlhf_jax.data import counting, download, human
+from rlhf_jax.data import about, counting, download, hygiene
+from rlhf_jax.data.convert import Reading, read_file
+from rlhf_jax.data.formats.item import HUMAN
+from rlhf_jax.data.formats.text import read_text
 from rlhf_jax.data.records import Demonstration, Prompt, Ranking, Text, deduplicate_by_prefix
-from rlhf_jax.errors import require
+from rlhf_jax.errors import UserError, require
 from rlhf_jax.fields import NOT_FINGERPRINTED
 from rlhf_jax.randomness import shuffle_seed
 from rlhf_jax.sources.source import Source
+
+# Of each source, the file in the folder (data/download.py).
+FEEDBACK = {
+    "hh": "hh-rlhf/harmless-base/test.jsonl.gz",
+    "openassistant": "oasst-en100/en_100_tree.jsonl",
+    "pandalm": "pandalm/testset-v1.json",
+}
+# The licences of the files of training text.
+TEXTS = {"wikitext-2/valid.txt": "CC BY-SA", "tinyshakespeare/input.txt": "public domain"}
+
+
+def find_human_data(path: str | os.PathLike | None = None) -> Path:
+    """The folder of human feedback: `path`, else the environment variable RLHF_JAX_DATA.
+
+    Raises:
+      UserError: neither names a folder that exists.
+    """
+    named = path if path is not None else os.environ.get("RLHF_JAX_DATA")
+    advice = (
+        "set RLHF_JAX_DATA (or the config's path) to the folder that holds hh-rlhf, "
+        'or fetch it from GitHub: python -c "from rlhf_jax.data.download import '
+        "download_human_data; download_human_data('human_data')\""
+    )
+    if not named:
+        raise UserError(f"human feedback: no folder named; {advice}")
+    if not Path(named).is_dir():
+        raise UserError(f"human feedback: {named} is no folder; {advice}")
+    return Path(named)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -23,6 +55,8 @@ class HumanData(Source):
     heldout: float = 0.1  # fraction of each source's prompts that is held out
     dedupe_characters: int = 100  # of prompts with the same first characters only one is kept
     prompt_characters: int = 400  # older turns of a longer prompt are removed
+    # Whether files that are public as test sets may be trained on; HH's and PandaLM's are.
+    allow_test: bool = dataclasses.field(default=False, metadata=NOT_FINGERPRINTED)
     heldout_articles: int = 12  # the number of WikiText's test articles that are held out
 
     def __post_init__(self):
@@ -31,7 +65,7 @@ class HumanData(Source):
             require(getattr(self, field) > 0, field, getattr(self, field), "positive")
 
     def files(self):
-        return human.find_human_data(self.path), list(download.FILES)
+        return find_human_data(self.path), list(download.FILES)
 
     def is_named(self):
         return bool(self.path or os.environ.get("RLHF_JAX_DATA"))
@@ -44,16 +78,17 @@ class HumanData(Source):
         Demonstrations are replies that are the only best reply of a ranking.
         """
         order = shuffle_seed(seed, "data/heldout")
-        files = human.find_human_data(self.path)
-        hh, hh_counts = human.read_hh(files / "hh-rlhf/harmless-base/test.jsonl.gz")
-        trees, _, tree_counts = human.read_openassistant(files / "oasst-en100/en_100_tree.jsonl")
-        pandalm, pandalm_counts = human.read_pandalm(files / "pandalm/testset-v1.json")
-        counts = {"hh": hh_counts, "openassistant": tree_counts, "pandalm": pandalm_counts}
+        files = find_human_data(self.path)
+        counts, read = {}, {}
+        for source, name in FEEDBACK.items():
+            read[source] = read_file(str(files / name), Reading(template="human"))
+            counts[source] = {**read[source].counts, **read[source].left_out}
         train, valid, counts["heldout"] = [], [], {}
-        for source, found in (("hh", hh), ("openassistant", trees), ("pandalm", pandalm)):
+        for source, file in read.items():
+            found = file.records("rankings")
             found, unsure = counting.settle(found)
             counts[source] |= unsure
-            kept, held = human.split_by_prompt(found, self.heldout, order, self.dedupe_characters)
+            kept, held = hygiene.split_by_prompt(found, self.heldout, order, self.dedupe_characters)
             short = [recent_turns(ranking, self.prompt_characters) for ranking in kept + held]
             cut = zip(kept + held, short, strict=True)
             counts[source]["older_turns_cut"] = sum(a.prompt != b.prompt for a, b in cut)
@@ -80,27 +115,29 @@ class HumanData(Source):
             demonstrations[split] = [demonstration for _, demonstration in best]
             for name, pairs in (("rankings", side), ("demonstrations", best)):
                 counts["sources"][f"{name}.{split}"] = dict(Counter(source for source, _ in pairs))
-        wikitext = human.read_text(files / "wikitext-2/valid.txt")
-        shakespeare = human.read_text(files / "tinyshakespeare/input.txt")
-        articles = human.read_text(files / "wikitext-2/test.txt")[: self.heldout_articles]
+        texts = [text for name in TEXTS for text in read_text(files / name)]
+        articles = read_text(files / "wikitext-2/test.txt")[: self.heldout_articles]
         splits = {
             "text": {
-                "train": [Text(t) for t in wikitext + shakespeare],
+                "train": [Text(t) for t in texts],
                 "valid": [Text(t) for t in articles],
             },
             "demonstrations": demonstrations,
             "rankings": rankings,
             "prompts": {"ppo": [Prompt(p) for p in prompts], "test": [Prompt(p) for p in test]},
         }
-        return splits, counts
+        known = [(FEEDBACK[source], file.licence, file.test) for source, file in read.items()]
+        known += [(name, licence, False) for name, licence in TEXTS.items()]
+        sources = [about.source(*each) for each in known]
+        return splits, counts | about.origin(sources, self.allow_test, "data.allow_test")
 
 
 def recent_turns(ranking: Ranking, characters: int) -> Ranking:
     """The ranking without its oldest turns, so that the prompt has at most `characters`. The last
     turn is kept, however long it is."""
     prompt = ranking.prompt
-    while len(prompt) > characters and prompt.find(human.HUMAN, 1) > 0:
-        prompt = prompt[prompt.find(human.HUMAN, 1) :]
+    while len(prompt) > characters and prompt.find(HUMAN, 1) > 0:
+        prompt = prompt[prompt.find(HUMAN, 1) :]
     return dataclasses.replace(ranking, prompt=prompt)
 
 

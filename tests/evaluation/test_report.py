@@ -101,7 +101,7 @@ def results(policies=POLICIES, seed=7, change=lambda evaluator, name, rows: rows
 def report_of(found, seed=7) -> dict:
     about = {
         "prompts": {"all": 70, "asked": COUNT},
-        "records": {},
+        "records": {"origin": {"licences": {"a<b>.jsonl": "MIT"}, "test_sets": ["a<b>.jsonl"]}},
         "saved": {"ppo": "the average of <b>weights</b>"},
         "seconds": {"sft": 12, "<u>": 61},
     }
@@ -233,6 +233,16 @@ def test_what_was_saved_is_told_where_it_is_not_the_last_weights(report, capsys)
     print_report(report, results())
     assert told in capsys.readouterr().out
     assert f"{told}." in Page(page(report, results(), b"")).text
+
+
+def test_public_test_sets_and_licences_are_told(report, capsys):
+    found = results()
+    print_report(report, found)
+    printed, html = " ".join(capsys.readouterr().out.split()), page(report, found, b"")
+    for line in ("Trained on a<b>.jsonl (MIT).", "Trained on public test sets: a<b>.jsonl. Scores "
+                 "on them say nothing about these models."):  # fmt: skip
+        assert line in printed
+        assert line.replace("<", "&lt;").replace(">", "&gt;") in html
 
 
 @pytest.mark.parametrize("names", [(), ("base",), ("sft", "ppo"), ("base", "ppo")])

@@ -17,7 +17,8 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from rlhf_jax import cli
-from rlhf_jax.data import human
+from rlhf_jax.data.convert import Reading, read_file
+from rlhf_jax.data.formats.rendering import TEMPLATES
 from rlhf_jax.data.records import Demonstration, Prompt, Ranking, Text, read_jsonl
 from rlhf_jax.durable import manifest
 from rlhf_jax.durable.batch_file import read_batch, write_batch
@@ -28,6 +29,7 @@ from rlhf_jax.runs import options, run
 from rlhf_jax.runs.experiment import Experiment
 from rlhf_jax.runs.origin import ORIGIN, Origin
 from rlhf_jax.training.metrics import trim
+from tests.data.test_formats import CASES
 from tests.small_run import config
 
 SCALE = int(os.environ.get("RLHF_JAX_FUZZ", 1))
@@ -133,36 +135,23 @@ def test_records(folder, data, kind, packed):
     assert found is None or all(type(record) is kind for record in found)
 
 
-HH = {"chosen": "\n\nHuman: a\n\nAssistant: b", "rejected": "\n\nHuman: a\n\nAssistant: c"}
-TREE = {
-    "prompt": {
-        "text": "a", "role": "prompter",
-        "replies": [
-            {"text": t, "role": "assistant", "rank": i, "replies": []} for i, t in enumerate("bc")
-        ],
-    }
-}  # fmt: skip
-PANDALM = [{"idx": 0, "instruction": "a", "input": "", "response1": "b", "response2": "c",
-            "annotator1": 1, "annotator2": 1, "annotator3": 2}]  # fmt: skip
-HUMAN = {
-    "gsm8k": (human.read_gsm8k, {"question": "a", "answer": "#### 1"}),
-    "hh": (human.read_hh, HH), "oasst": (human.read_openassistant, TREE),
-    "pandalm": (human.read_pandalm, PANDALM), "text": (human.read_text, "= A = \n b"),
-}  # fmt: skip
+FORMATS = {case[0]: case[1] for case in CASES}
+SUFFIXES = (".jsonl", ".json", ".csv", ".tsv", ".txt", ".jsonl.zst", ".parquet")
 
 
-@cases(60)
-@given(data=st.data(), name=st.sampled_from(list(HUMAN)))
-def test_human_feedback(folder, data, name):
-    COUNTS["human feedback"] += 1
-    read, value = HUMAN[name]
-    value = data.draw(changed(value)) if data.draw(st.booleans()) else value
-    content = (json.dumps(value) + "\n").encode()
+@cases(120)
+@given(data=st.data(), name=st.sampled_from(list(FORMATS)), template=st.sampled_from(TEMPLATES))
+def test_formats(folder, data, name, template):
+    """Changed rows of every format, also behind one that says which format it is."""
+    COUNTS["formats"] += 1
+    rows = [data.draw(changed(row)) if data.draw(st.booleans()) else row for row in FORMATS[name]]
+    content = "".join(json.dumps(row) + "\n" for row in FORMATS[name][:1] + rows).encode()
     if data.draw(st.booleans()):
         content = data.draw(damaged(content))
-    path = folder / name
+    path = folder / f"formats{data.draw(st.sampled_from(SUFFIXES))}"
     path.write_bytes(content)
-    refused_or(read, path)
+    named = data.draw(st.sampled_from([name, None]))
+    refused_or(read_file, str(path), Reading(format=named, template=template))
 
 
 @cases(60)

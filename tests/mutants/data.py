@@ -124,17 +124,6 @@ FOLDER = (
          "Failed|AssertionError")])),
 )  # fmt: skip
 
-HUMAN = mutants(
-    "data/human.py",
-    "data/test_human.py",
-    [
-        ("split_by_prompt", "not leaders or not key.startswith(leaders[-1])", "True",
-         "test_no_prompt_is_on_both_sides", "AssertionError|ExceptionGroup"),
-        ("split_by_prompt", "> fraction * len(records)", "> 2 * fraction * len(records)",
-         "test_split_holds_out_about_the_fraction"),
-    ],
-)  # fmt: skip
-
 WARM_UP = "test_a_warm_up_as_long_as_its_stage_is_refused_before_any_step"
 FACTS = (
     *mutants("stages/facts.py", "stages/test_facts.py", [
@@ -165,4 +154,4 @@ BATCHES = mutants(
     ],
 )  # fmt: skip
 
-MUTANTS = ARRAYS + RECORDS + PIPELINE + SHARES + FOLDER + BATCHES + HUMAN + FACTS
+MUTANTS = ARRAYS + RECORDS + PIPELINE + SHARES + FOLDER + BATCHES + FACTS

@@ -104,10 +104,10 @@ GSM8K = (
         ("correct", 'marked(answer) if "####" in answer else number(answer)', "marked(answer)",
          f"{NUMBER}[42-six times seven\\n#### 42-1]", "ValueError"),
     ]),
-    *mutants("data/human.py", "rewards/test_gsm8k.py", [
-        ("read_gsm8k", '{"answer": answer}', '{"answer": question}',
+    *mutants("data/formats/checked.py", "rewards/test_gsm8k.py", [
+        ("read_gsm8k", '{"answer": answer}', '{"answer": row["question"]}',
          "test_its_problems_are_prompts_with_answers_and_demonstrations"),
-        ("read_gsm8k", 'f" {answer}"', "answer",
+        ("read_gsm8k", "(answer,)", '(answer + ".",)',
          "test_its_problems_are_prompts_with_answers_and_demonstrations"),
     ]),
 )  # fmt: skip

@@ -5,7 +5,7 @@ from pathlib import Path
 
 import pytest
 
-from rlhf_jax.data.human import read_gsm8k
+from rlhf_jax.data.convert import Reading, read_file
 from rlhf_jax.data.records import to_json
 from rlhf_jax.errors import RecordError
 from rlhf_jax.rewards.gsm8k import correct
@@ -48,7 +48,8 @@ def test_an_answer_without_a_number_is_an_error(answer):
 def test_its_problems_are_prompts_with_answers_and_demonstrations(tmp_path):
     line = {"question": "6 x 7?", "answer": "It is 42.\n#### 42"}
     (tmp_path / "a.jsonl").write_text(json.dumps(line) + "\n")
-    (prompt,), (demonstration,) = read_gsm8k(tmp_path / "a.jsonl")
+    found = read_file(str(tmp_path / "a.jsonl"), Reading(template="human"))
+    (prompt,), (demonstration,) = found.records("prompts"), found.records("demonstrations")
     record = to_json(prompt)
     assert record == {"prompt": "\n\nHuman: 6 x 7?\n\nAssistant:", "answer": line["answer"]}
     assert demonstration.prompt == prompt.prompt
@@ -67,13 +68,13 @@ def test_its_problems_are_prompts_with_answers_and_demonstrations(tmp_path):
 def test_a_malformed_problem_is_named(line, message, tmp_path):
     (tmp_path / "a.jsonl").write_text(json.dumps(line) + "\n")
     with pytest.raises(RecordError) as refused:
-        read_gsm8k(tmp_path / "a.jsonl")
+        read_file(str(tmp_path / "a.jsonl"), Reading(format="GSM8K"))
     assert str(refused.value).startswith(f"{tmp_path / 'a.jsonl'}:1: {message}")
 
 
 @pytest.mark.skipif(not FILE.is_file(), reason=f"{FILE} is not here")
 def test_the_reference_solutions_are_right_and_those_of_others_wrong():
-    records = [to_json(prompt) for prompt in read_gsm8k(FILE)[0]]
+    records = [to_json(prompt) for prompt in read_file(str(FILE)).records("prompts")]
     solutions = [record["answer"] for record in records]
     assert len(records) == 1319
     assert all(correct("", s, r) == 1 for s, r in zip(solutions, records, strict=True))

@@ -8,11 +8,11 @@ from pathlib import Path
 import pytest
 
 from rlhf_jax.cli import main
-from rlhf_jax.data.human import ASSISTANT, HUMAN
+from rlhf_jax.data.formats.item import ASSISTANT, HUMAN
 from rlhf_jax.data.records import Ranking
-from rlhf_jax.errors import RecordError, UserError
+from rlhf_jax.errors import ConfigError, UserError
 from rlhf_jax.sources import corpora
-from rlhf_jax.sources.human import HumanData, best_reply, no_best, recent_turns
+from rlhf_jax.sources.human import HumanData, best_reply, find_human_data, no_best, recent_turns
 
 VOCABULARY = 1024
 EXPERIMENT = Path(__file__).parents[2] / "experiments" / "hh.py"
@@ -21,7 +21,7 @@ EXPERIMENT = Path(__file__).parents[2] / "experiments" / "hh.py"
 @pytest.fixture(scope="module")
 def human(human_data, tmp_path_factory):
     """The real files, prepared once."""
-    data = HumanData(path=str(human_data))
+    data = HumanData(path=str(human_data), allow_test=True)
     return corpora.prepare(data, tmp_path_factory.mktemp("human"), VOCABULARY, 3)
 
 
@@ -31,12 +31,11 @@ def read(corpus, name, split):
 
 def test_counts_are_those_of_the_files(human):
     counts = human.counts
-    assert counts["hh"]["pairs"] == 2312
-    assert counts["hh"]["kept"] + counts["hh"]["prompts_differ"] == 2312
-    assert counts["openassistant"]["ranked"] == 211
-    assert counts["openassistant"]["pairs"] == 751
+    assert counts["hh"]["rows"] == 2312
+    assert (counts["hh"]["rankings"], counts["hh"]["prompts differ"]) == (2307, 5)
+    assert counts["openassistant"]["rankings"] == 211
     assert counts["pandalm"] == {
-        "pairs": 999, "decided": 894, "ties": 105, "no_majority": 0, "not_text": 6,
+        "rows": 999, "rankings": 999, "responses that are true or false, read as that word": 6,
         "older_turns_cut": 0, "equal": 0, "tied": 105, "no_demonstration_tied_best": 105,
         "no_demonstration_empty_best": 1,
     }  # fmt: skip
@@ -47,7 +46,7 @@ def test_counts_are_those_of_the_files(human):
         reasons = [counts[source].get(f"no_demonstration_{r}_best", 0) for r in ("tied", "empty")]
         assert sum(split) - sum(replies) == sum(reasons)
         assert counts["heldout"][source] == split[1]
-    records = counts["hh"]["kept"] + 211 + 999 - counts["train_prompts_held_out"]
+    records = counts["hh"]["rankings"] + 211 + 999 - counts["train_prompts_held_out"]
     assert sum(counts["rankings"].values()) == records
     for name in ("text", "demonstrations", "rankings", "prompts"):
         for split, count in counts[name].items():
@@ -61,7 +60,7 @@ def test_rankings_keep_their_ranks(human):
     assert set(sizes) == {2, 3, 4, 5, 6, 8, 9}
     assert sum(size > 2 for size in sizes) == 153
     ties = sum(ranking.ranks == (0, 0) for ranking in rankings)
-    assert ties == human.counts["pandalm"]["ties"]
+    assert ties == human.counts["pandalm"]["tied"]
 
 
 def test_no_prompt_on_both_sides(human):
@@ -78,8 +77,8 @@ def test_a_tenth_of_each_source_is_held_out_and_lies_together(human):
     counts = human.counts
     assert list(counts["heldout"]) == ["hh", "openassistant", "pandalm"]
     assert sum(counts["heldout"].values()) == counts["rankings"]["valid"]
-    for source, kept in (("hh", "kept"), ("openassistant", "ranked"), ("pandalm", "pairs")):
-        assert counts["heldout"][source] == pytest.approx(0.1 * counts[source][kept], rel=0.1)
+    for source in counts["heldout"]:
+        assert counts["heldout"][source] == pytest.approx(0.1 * counts[source]["rankings"], rel=0.1)
     held = read(human, "rankings", "valid")
     start = counts["heldout"]["hh"]
     trees = held[start : start + counts["heldout"]["openassistant"]]
@@ -97,7 +96,7 @@ def test_a_prompt_that_a_held_out_dialogue_ends_on_too_is_not_trained_on(human_d
     (folder / "hh-rlhf/harmless-base").mkdir(parents=True)
     with gzip.open(folder / "hh-rlhf/harmless-base/test.jsonl.gz", "wt") as file:
         file.write("\n".join(lines) + "\n")
-    data = HumanData(path=str(folder), prompt_characters=100)
+    data = HumanData(path=str(folder), prompt_characters=100, allow_test=True)
     splits, counts = data.records(0)
     alike = f"{HUMAN} Go on.{ASSISTANT}"  # what is left of every dialogue
     assert counts["train_prompts_held_out"] == 40 - counts["heldout"]["hh"] > 0
@@ -117,13 +116,14 @@ def test_a_second_call_changes_nothing(human, human_data, monkeypatch):
     monkeypatch.setattr(HumanData, "records", None)  # not asked again
     files = lambda: {p: p.stat().st_mtime_ns for p in human.directory.rglob("*") if p.is_file()}
     before = files()
-    again = corpora.prepare(HumanData(path=str(human_data)), human.directory, VOCABULARY, 3)
+    data = HumanData(path=str(human_data), allow_test=True)
+    again = corpora.prepare(data, human.directory, VOCABULARY, 3)
     assert again == human
     assert files() == before
 
 
 def test_the_seed_chooses_what_is_held_out(human_data):
-    data = HumanData(path=str(human_data))
+    data = HumanData(path=str(human_data), allow_test=True)
     held = [data.records(seed)[0]["prompts"]["test"] for seed in (0, 0, 1)]
     assert held[0] == held[1] != held[2]
 
@@ -170,12 +170,39 @@ def test_without_data_the_command_says_what_to_do(monkeypatch, capsys, tmp_path)
     assert "RLHF_JAX_DATA" in error and "download_human_data('human_data')" in error
 
 
+def test_public_test_sets_are_trained_on_only_if_that_is_allowed_and_it_is_told(human, human_data):
+    names = ["hh-rlhf/harmless-base/test.jsonl.gz", "pandalm/testset-v1.json"]
+    with pytest.raises(ConfigError) as refused:
+        HumanData(path=str(human_data)).records(0)
+    assert str(refused.value).startswith(
+        f"data.allow_test = False: must be True to train on {', '.join(names)}, which is public as"
+    )
+    assert human.counts["origin"] == {
+        "licences": {names[0]: "MIT", "oasst-en100/en_100_tree.jsonl": "Apache-2.0",
+                     names[1]: "Apache-2.0", "wikitext-2/valid.txt": "CC BY-SA",
+                     "tinyshakespeare/input.txt": "public domain"},
+        "test_sets": names,
+    }  # fmt: skip
+
+
+def test_where_the_data_is(tmp_path, monkeypatch):
+    monkeypatch.setenv("RLHF_JAX_DATA", str(tmp_path))
+    assert find_human_data() == tmp_path
+    (tmp_path / "other").mkdir()
+    assert find_human_data(tmp_path / "other") == tmp_path / "other"
+    with pytest.raises(UserError, match="absent is no folder; set RLHF_JAX_DATA"):
+        find_human_data(tmp_path / "absent")
+    monkeypatch.delenv("RLHF_JAX_DATA")
+    with pytest.raises(UserError, match="no folder named; set RLHF_JAX_DATA"):
+        find_human_data()
+
+
 def test_a_folder_that_lacks_a_file(tmp_path, human_data):
     (tmp_path / "hh-rlhf/harmless-base").mkdir(parents=True)
     shutil.copy(
         human_data / "hh-rlhf/harmless-base/test.jsonl.gz", tmp_path / "hh-rlhf/harmless-base"
     )
-    with pytest.raises(RecordError, match=r"en_100_tree\.jsonl: cannot be read"):
+    with pytest.raises(UserError, match=r"en_100_tree\.jsonl: cannot be read"):
         HumanData(path=str(tmp_path)).records(0)
     with pytest.raises(UserError, match="is no folder"):
         HumanData(path=str(tmp_path / "no")).records(0)

@@ -7,7 +7,7 @@ from rlhf_jax.data.formats.item import Format, Item, Left, asked, field, has
 
 def instruction(text: str, more: str, system: str = ""):
     """A user's turn: an instruction, and after an empty line its input, if there is one."""
-    if not text.strip():
+    if not (text + more).strip():
         raise Left("an empty turn")
     return asked(f"{text}\n\n{more}" if more.strip() else text, system)
 
@@ -22,7 +22,7 @@ def read_alpaca(where: str, row: dict, by: str) -> Iterator[Item]:
     """{instruction, input, output}, perhaps with {system}."""
     texts = (field(where, row, name, str) for name in ("instruction", "input", "output"))
     said, more, output = texts
-    system = row.get("system") or ""
+    system = field(where, row, "system", str) if "system" in row else ""
     yield Item(instruction(said, more, system), (answer(output),))
 
 
@@ -35,11 +35,12 @@ def read_dolly(where: str, row: dict, by: str) -> Iterator[Item]:
 
 def read_self_instruct(where: str, row: dict, by: str) -> Iterator[Item | Left]:
     """{instruction, instances: [{input, output}]}: an item for each instance."""
-    for number, each in enumerate(row["instances"]):
+    said = field(where, row, "instruction", str)
+    for number, each in enumerate(field(where, row, "instances", list)):
         place = f"{where}: field 'instances[{number}]'"
         more, output = (field(place, each, name, str) for name in ("input", "output"))
         try:
-            yield Item(instruction(row["instruction"], more), (answer(output),))
+            yield Item(instruction(said, more), (answer(output),))
         except Left as reason:
             yield reason
 

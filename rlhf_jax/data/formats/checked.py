@@ -61,15 +61,17 @@ def read_hhh(where: str, row: dict, by: str) -> Iterator[Item]:
 
 def read_mt_bench(where: str, row: dict, by: str) -> Iterator[Item]:
     """{turns: [text, ...]}: the first is a prompt, and all of them are its field `turns`."""
-    if not row["turns"] or not all(isinstance(turn, str) for turn in row["turns"]):
-        raise RecordError(f"{where}: field 'turns': expected texts, got {row['turns']!r:.60}")
-    yield Item(asked(row["turns"][0]), fields={"turns": row["turns"]})
+    turns = field(where, row, "turns", list)
+    if not turns or not all(isinstance(turn, str) and turn for turn in turns):
+        raise RecordError(f"{where}: field 'turns': expected texts, got {turns!r:.60}")
+    yield Item(asked(turns[0]), fields={"turns": turns})
 
 
 def read_humaneval(where: str, row: dict, by: str) -> Iterator[Item]:
     """{prompt, canonical_solution, test, entry_point}: code, which no template changes."""
     tests = {name: field(where, row, name, str) for name in ("test", "entry_point")}
-    yield Item(row["prompt"], (row["canonical_solution"],), fields=tests)
+    prompt, solution = (field(where, row, name, str) for name in ("prompt", "canonical_solution"))
+    yield Item(prompt, (solution,), fields=tests)
 
 
 TRUTHFULQA = "Lin et al. 2021, arXiv 2109.07958"

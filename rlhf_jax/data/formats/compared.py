@@ -3,24 +3,26 @@
 from collections import Counter
 from collections.abc import Iterator
 
+from rlhf_jax.data.formats.alpaca import instruction
 from rlhf_jax.data.formats.item import (
     Format,
     Item,
-    Left,
+    Noted,
     asked,
     best_first,
     choice,
     field,
     has,
 )
-from rlhf_jax.data.formats.alpaca import instruction
 from rlhf_jax.data.formats.messages import dialogue, turns
 from rlhf_jax.errors import RecordError
+
+NOT_TEXT = "responses that are true or false, read as that word"
 
 
 def read_webgpt(where: str, row: dict, by: str) -> Iterator[Item]:
     """{question: {full_text}, answer_0, score_0, answer_1, score_1}: equal scores are a tie."""
-    question = field(where, row["question"], "full_text", str)
+    question = field(where, field(where, row, "question", dict), "full_text", str)
     answers = tuple(field(where, row, f"answer_{i}", str) for i in (0, 1))
     scores = [field(where, row, f"score_{i}", (int, float)) for i in (0, 1)]
     yield Item(asked(question), answers, best_first(scores))
@@ -44,13 +46,13 @@ def read_safe_rlhf(where: str, row: dict, by: str) -> Iterator[Item]:
 def read_helpsteer_preference(where: str, row: dict, by: str) -> Iterator[Item]:
     """{context: [messages], response1, response2, overall_preference}: from -3, response 1 is much
     better, to 3, response 2 is; 0 is a tie."""
-    prompt = dialogue(turns(where, "context", row["context"]))
+    prompt = dialogue(turns(where, "context", field(where, row, "context", list)))
     answers = tuple(field(where, row, f"response{i}", str) for i in (1, 2))
     preference = field(where, row, "overall_preference", (int, float))
     yield Item(prompt, answers, best_first([-preference, preference]))
 
 
-def read_pandalm(where: str, row: dict, by: str) -> Iterator[Item | Left]:
+def read_pandalm(where: str, row: dict, by: str) -> Iterator[Item | Noted]:
     """{instruction, input, response1, response2, annotator1..3}: the majority of three annotators
     (0: tie, 1 or 2: the better response); three different opinions are a tie.
 
@@ -58,13 +60,16 @@ def read_pandalm(where: str, row: dict, by: str) -> Iterator[Item | Left]:
     that word.
     """
     prompt = instruction(field(where, row, "instruction", str), field(where, row, "input", str))
-    answers = tuple(str(field(where, row, f"response{i}", (str, bool))) for i in (1, 2))
+    answers = [field(where, row, f"response{i}", (str, bool)) for i in (1, 2)]
+    yield from (Noted(NOT_TEXT) for answer in answers if isinstance(answer, bool))
     votes = Counter(field(where, row, f"annotator{n}", int) for n in (1, 2, 3))
     if not votes.keys() <= {0, 1, 2}:
         raise RecordError(f"{where}: annotators: expected 0, 1 or 2, got {sorted(votes)}")
     verdict, agreed = votes.most_common(1)[0]
+    if agreed < 2:
+        yield Noted("three opinions, read as a tie")
     ranks = {0: (0, 0), 1: (0, 1), 2: (1, 0)}[verdict if agreed >= 2 else 0]
-    yield Item(prompt, answers, ranks)
+    yield Item(prompt, tuple(map(str, answers)), ranks)
 
 
 FORMATS = (

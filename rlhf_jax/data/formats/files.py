@@ -3,7 +3,6 @@
 .gz and .zst are decompressed. A row is named by file and line, or by file and number.
 """
 
-import contextlib
 import csv
 import io
 import re
@@ -32,7 +31,7 @@ def located(name: str) -> Path:
     """
     path = hub.download(name) if name.startswith(hub.HUB) else Path(name.removeprefix(TFDS))
     if not name.startswith(TFDS) and not path.exists():
-        raise UserError(f"{name}: no such file")
+        raise UserError(f"{name}: cannot be read: no such file")
     return path
 
 
@@ -62,22 +61,25 @@ def _suffix(path: Path) -> str:
 
 
 def _json(path: Path) -> Iterator[Row]:
-    """A list; or JSON lines, which some files named .json hold."""
+    """A list of rows, or a row; or JSON lines, which some files named .json hold."""
     content = b"".join(read_lines(path))
     try:
         value = parse_json(content)
     except UserError as error:
-        first = content.lstrip().partition(b"\n")[0]
-        with contextlib.suppress(UserError):
-            if isinstance(parse_json(first), dict):
-                yield from parse_jsonl(path)
-                return
+        if _is_object(content.lstrip().partition(b"\n")[0]):
+            return parse_jsonl(path)
         raise RecordError(f"{path}: {error}") from None
-    if isinstance(value, dict) and not any(isinstance(inner, list) for inner in value.values()):
-        value = [value]
-    if not isinstance(value, list):
+    if not isinstance(value, list | dict):
         raise RecordError(f"{path}: expected a list, got {type(value).__name__}")
-    yield from ((f"{path}[{number}]", row) for number, row in enumerate(value))
+    rows = value if isinstance(value, list) else [value]
+    return ((f"{path}[{number}]", row) for number, row in enumerate(rows))
+
+
+def _is_object(line: bytes) -> bool:
+    try:
+        return isinstance(parse_json(line), dict)
+    except UserError:
+        return False
 
 
 def _table(separator: str) -> Callable[[Path], Iterator[Row]]:

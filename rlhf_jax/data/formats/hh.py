@@ -12,6 +12,7 @@ from rlhf_jax.data.formats.item import (
     compared,
     field,
     has,
+    whole,
 )
 
 
@@ -33,7 +34,7 @@ def read_nectar(where: str, row: dict, by: str) -> Iterator[Item]:
     for number, each in enumerate(field(where, row, "answers", list)):
         place = f"{where}: field 'answers[{number}]'"
         answers.append(f" {field(place, each, 'answer', str)}")
-        ranks.append(int(field(place, each, "rank", (int, float))))
+        ranks.append(whole(field(place, each, "rank", (int, float))))
     if len(answers) < 2:
         raise Left("fewer than two responses")
     yield Item(prompt, tuple(answers), tuple(ranks))

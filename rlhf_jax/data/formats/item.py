@@ -1,22 +1,17 @@
 """What a reader gives: items, which a template later turns into records (data/convert.py)."""
 
 import dataclasses
+import math
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from pathlib import Path
 from typing import Any, NamedTuple
 
+from rlhf_jax.data.messages import Message, Messages
 from rlhf_jax.data.records import dense_ranks
 from rlhf_jax.errors import RecordError
 
 HUMAN = "\n\nHuman:"
 ASSISTANT = "\n\nAssistant:"
-
-
-class Message(NamedTuple):
-    """A turn of a dialogue."""
-
-    role: str  # "system", "user" or "assistant"
-    content: str
 
 
 @dataclasses.dataclass(frozen=True)
@@ -27,7 +22,7 @@ class Dialogue:
     their leading space
     """
 
-    turns: tuple[Message, ...]
+    turns: Messages
     written: str | None = None
 
 
@@ -57,6 +52,12 @@ class Document(NamedTuple):
     text: str
 
 
+class Noted(NamedTuple):
+    """Something that a reader did to a row that is kept, in a few words, by which it is counted."""
+
+    what: str
+
+
 class Left(Exception):
     """A part of a row that gives no item, with the reason in a few words, by which it is counted.
 
@@ -65,7 +66,7 @@ class Left(Exception):
 
 
 Row = tuple[str, Any]  # ("file:line", value)
-Read = Callable[[str, Any, str], Iterator[Item | Document | Left]]  # (where, value, by)
+Read = Callable[[str, Any, str], Iterator[Item | Document | Noted | Left]]  # (where, value, by)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -102,7 +103,8 @@ def has(row: Any, **kinds: type | tuple) -> bool:
 
 
 def field(where: str, value: Any, name: str, kinds: type | tuple) -> Any:
-    """A field of an object. Raises RecordError where it is missing or of another type."""
+    """A field of an object. Raises RecordError where it is missing, of another type, or a number
+    that is not finite."""
     if not isinstance(value, dict):
         raise RecordError(f"{where}: expected a JSON object, got {type(value).__name__}")
     if name not in value:
@@ -113,7 +115,14 @@ def field(where: str, value: Any, name: str, kinds: type | tuple) -> Any:
     if not isinstance(found, kinds) or bad_bool:
         names = kinds.__name__ if isinstance(kinds, type) else "/".join(k.__name__ for k in kinds)
         raise RecordError(f"{where}: field {name!r}: expected {names}, got {found!r:.60}")
+    if isinstance(found, float) and not math.isfinite(found):
+        raise RecordError(f"{where}: field {name!r}: expected a finite number, got {found!r:.60}")
     return found
+
+
+def whole(number: float) -> float:
+    """A whole number as int: tables keep ranks as floats where some are missing."""
+    return int(number) if isinstance(number, float) and number.is_integer() else number
 
 
 def choice(where: str, value: Any, name: str, allowed: Mapping[Any, Any]) -> Any:

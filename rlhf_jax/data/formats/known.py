@@ -31,11 +31,13 @@ FORMATS = (
 BY_NAME = {each.name: each for each in FORMATS}
 
 
-def find(where: str, row: Any) -> Format:
-    """The first format that a row fits.
+def find(where: str, row: Any, named: str | None = None) -> Format:
+    """The format of the name; without a name, the first one that the row fits.
 
-    Raises UserError, which tells the row's fields, where it fits none.
+    Raises UserError, which tells the row's fields, where the row fits none.
     """
+    if named is not None:
+        return BY_NAME[named]
     for each in FORMATS:
         if each.fits(row):
             return each

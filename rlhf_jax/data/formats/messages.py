@@ -2,7 +2,8 @@
 
 from typing import Any
 
-from rlhf_jax.data.formats.item import Dialogue, Left, Message, field
+from rlhf_jax.data.formats.item import Dialogue, Left, field
+from rlhf_jax.data.messages import Message
 from rlhf_jax.errors import RecordError
 
 ROLES = {

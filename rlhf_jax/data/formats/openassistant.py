@@ -3,9 +3,11 @@
 from collections.abc import Iterable, Iterator
 from pathlib import Path
 
-from rlhf_jax.data.formats.item import Dialogue, Format, Item, Left, Message, Row, field, has
+from rlhf_jax.data.formats.item import Dialogue, Format, Item, Left, Row, field, has, whole
+from rlhf_jax.data.messages import Message
 from rlhf_jax.errors import RecordError
 
+OPTIONAL = (int, float, type(None))  # a table has whole numbers as floats where some are missing
 ROLES = {"prompter": "user", "assistant": "assistant"}
 
 
@@ -29,13 +31,14 @@ def _below(where: str, message: dict, before: tuple[Message, ...]) -> Iterator[I
 
 def _ranking(where: str, turns: tuple[Message, ...], replies: list) -> Item | Left:
     texts = tuple(field(where, reply, "text", str) for reply in replies)
-    ranks = tuple(reply.get("rank") for reply in replies)
+    ranks = tuple(field(where, reply, "rank", OPTIONAL) if "rank" in reply else None
+                  for reply in replies)  # fmt: skip
     ranked = sum(rank is not None for rank in ranks)
     if 0 < ranked < len(ranks):
         return Left("only some replies ranked")
     if ranked < 2:
         return Left("no ranks, or a single reply")
-    return Item(Dialogue(turns), texts, ranks)
+    return Item(Dialogue(turns), texts, tuple(map(whole, ranks)))
 
 
 def trees(path: Path, rows: Iterable[Row]) -> Iterator[Row]:

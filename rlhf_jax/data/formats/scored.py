@@ -8,12 +8,12 @@ from rlhf_jax.data.formats.item import (
     Format,
     Item,
     Left,
-    Message,
     asked,
     best_first,
     field,
     has,
 )
+from rlhf_jax.data.messages import Message
 
 HELPSTEER = ("helpfulness", "correctness", "coherence", "complexity", "verbosity")
 ULTRAFEEDBACK = ("aspects", "overall_score", "fine-grained_score")
@@ -29,6 +29,8 @@ def read_helpsteer(where: str, row: dict, by: str) -> Iterator[Item]:
         turns.append(Message(role.lower(), text.strip()))
     if turns[-1] == Message("assistant", ""):  # the mark before the response
         turns.pop()
+    if turns[-1].role != "user" or not turns[-1].content:
+        raise Left("no user's turn before the response")
     response = field(where, row, "response", str)
     score = field(where, row, by, (int, float))
     yield Item(Dialogue(tuple(turns)), (response,), scores=(score,))
@@ -42,7 +44,7 @@ def read_ultrafeedback(where: str, row: dict, by: str) -> Iterator[Item | Left]:
     A response without a score is left out; a single one left is scored, not ranked.
     """
     answers, scores = [], []
-    for number, each in enumerate(row["completions"]):
+    for number, each in enumerate(field(where, row, "completions", list)):
         place = f"{where}: field 'completions[{number}]'"
         score = _score(place, each, by)
         if score is None:

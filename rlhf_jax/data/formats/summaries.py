@@ -8,13 +8,13 @@ from rlhf_jax.data.formats.item import (
     Format,
     Item,
     Left,
-    Message,
     Row,
     asked,
     choice,
     field,
     has,
 )
+from rlhf_jax.data.messages import Message
 from rlhf_jax.data.records import parse_jsonl
 from rlhf_jax.errors import RecordError
 
@@ -42,7 +42,7 @@ def read_comparison(where: str, row: dict, by: str) -> Iterator[Item]:
 
 def read_axes(where: str, row: dict, by: str) -> Iterator[Item]:
     """{info, summary: {text, axes}}: a summary with scores from 1 to 7 on several axes."""
-    summary = row["summary"]
+    summary = field(where, row, "summary", dict)
     axes = field(where, summary, "axes", dict)
     if axes.get(by) is None:
         raise Left(f"no score of {by}")
@@ -101,7 +101,7 @@ def read_ratings(where: str, row: dict, by: str) -> Iterator[Item]:
 def read_squality(where: str, row: dict, by: str) -> Iterator[Item]:
     """{document, questions: [{question_text, responses: [{response_text}]}]}: summaries that people
     wrote."""
-    for number, question in enumerate(row["questions"]):
+    for number, question in enumerate(field(where, row, "questions", list)):
         prompt = _question(where, row, number)
         for response in field(where, question, "responses", list):
             yield Item(prompt, (field(where, response, "response_text", str),))

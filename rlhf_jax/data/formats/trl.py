@@ -4,8 +4,9 @@ import itertools
 from collections.abc import Iterator
 from typing import Any
 
-from rlhf_jax.data.formats.item import Document, Format, Item, Left, compared, field, has
+from rlhf_jax.data.formats.item import Document, Format, Item, Left, asked, compared, field, has
 from rlhf_jax.data.formats.messages import answered, dialogue, is_messages, turns
+from rlhf_jax.errors import RecordError
 
 SOURCE = "https://huggingface.co/docs/trl/dataset_formats"
 PLAIN = (str, list)
@@ -64,12 +65,17 @@ def read_implicit(where: str, row: dict, by: str) -> Iterator[Item]:
     if chosen == rejected:
         raise Left("equal responses")
     if isinstance(chosen, list) and isinstance(rejected, list):
-        sides = [answered(turns(where, name, row[name])) for name in ("chosen", "rejected")]
+        sides = [answered(turns(where, "chosen", chosen)),
+                 answered(turns(where, "rejected", rejected))]  # fmt: skip
         if sides[0][0] != sides[1][0]:
             raise Left("prompts differ")
         yield compared(sides[0][0], sides[0][1], sides[1][1])
         return
-    alike = itertools.takewhile(lambda pair: pair[0] == pair[1], zip(chosen, rejected, strict=False))
+    alike = itertools.takewhile(
+        lambda pair: pair[0] == pair[1], zip(chosen, rejected, strict=False)
+    )
+    if not isinstance(chosen, str) or not isinstance(rejected, str):
+        raise RecordError(f"{where}: expected texts or messages in both of chosen and rejected")
     common = "".join(letter for letter, _ in alike)
     boundary = max(common.rfind(" "), common.rfind("\n"))
     if boundary <= 0:
@@ -80,40 +86,47 @@ def read_implicit(where: str, row: dict, by: str) -> Iterator[Item]:
 def read_messages(where: str, row: dict, by: str) -> Iterator[Item]:
     """{messages}: the last turn is the response, and earlier turns of the assistant are trained too
     if a chat template renders them."""
-    prompt, response = answered(turns(where, "messages", row["messages"]))
+    prompt, response = answered(turns(where, "messages", field(where, row, "messages", list)))
     yield Item(prompt, (response,), all_turns=True)
 
 
 def read_prompt(where: str, row: dict, by: str) -> Iterator[Item]:
     """{prompt} with any further fields, for reward functions."""
-    prompt = row["prompt"]
+    prompt = field(where, row, "prompt", PLAIN)
     before = prompt if isinstance(prompt, str) else dialogue(turns(where, "prompt", prompt))
     yield Item(before, fields={name: value for name, value in row.items() if name != "prompt"})
 
 
 def read_strings(where: str, row: str, by: str) -> Iterator[Item]:
     """A JSON string: a user's message."""
-    yield from read_prompt(where, {"prompt": [{"role": "user", "content": row}]}, by)
+    if not isinstance(row, str):
+        raise RecordError(f"{where}: expected a JSON string, got {type(row).__name__}")
+    if not row.strip():
+        raise Left("an empty prompt")
+    yield Item(asked(row))
 
 
 def read_text(where: str, row: dict, by: str) -> Iterator[Document]:
     """{text}"""
-    yield Document(row["text"])
+    yield Document(field(where, row, "text", str))
 
 
 def read_demonstration(where: str, row: dict, by: str) -> Iterator[Item]:
     """{prompt, response}"""
-    yield Item(row["prompt"], (row["response"],))
+    prompt, response = (field(where, row, name, str) for name in ("prompt", "response"))
+    yield Item(prompt, (response,))
 
 
 def read_scored(where: str, row: dict, by: str) -> Iterator[Item]:
     """{prompt, response, score}"""
-    yield Item(row["prompt"], (row["response"],), scores=(row["score"],))
+    prompt, response = (field(where, row, name, str) for name in ("prompt", "response"))
+    yield Item(prompt, (response,), scores=(field(where, row, "score", (int, float)),))
 
 
 def read_ranking(where: str, row: dict, by: str) -> Iterator[Item]:
     """{prompt, responses, ranks}"""
-    yield Item(row["prompt"], tuple(row["responses"]), tuple(row["ranks"]))
+    responses, ranks = (field(where, row, name, list) for name in ("responses", "ranks"))
+    yield Item(field(where, row, "prompt", str), tuple(responses), tuple(ranks))
 
 
 def only(row: Any, *names: str) -> bool:
