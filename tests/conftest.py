@@ -2,6 +2,7 @@
 
 import contextlib
 import fcntl
+import gc
 import os
 import shutil
 import subprocess
@@ -12,8 +13,10 @@ from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import NamedTuple
 
+from tests.compiling import xla_flags
+
 # Simulated devices must be asked for before jax starts.
-os.environ.setdefault("XLA_FLAGS", "--xla_force_host_platform_device_count=8")
+os.environ.setdefault("XLA_FLAGS", xla_flags(8))
 os.environ.setdefault("JAX_PLATFORMS", "cpu")
 # The tests compile for longer than they compute: quickly, and each program once for all workers,
 # the processes that they start, and later calls.
@@ -29,7 +32,15 @@ from rlhf_jax.parallel import processes
 jax.config.update("jax_disable_most_optimizations", True)  # where jax is there already
 jax.config.update("jax_numpy_rank_promotion", "raise")
 
+gc.set_threshold(100_000)  # tracing makes many objects, few of them in cycles
 ROOT = Path(__file__).resolve().parents[1]
+
+
+@pytest.fixture(scope="module", autouse=True)
+def bounded_memory():
+    """Without the programs of the files before, of which a worker would hold gigabytes."""
+    yield
+    jax.clear_caches()
 
 
 @pytest.fixture(scope="session")
@@ -140,7 +151,7 @@ def drive(directory: Path, *actions: str, **environment: str) -> str:
 def call(module: str, directory: Path, *arguments: str, **environment: str) -> str:
     """What a module of the tests prints, run on a directory."""
     command = [sys.executable, "-m", module, str(directory), *arguments]
-    environment |= {"XLA_FLAGS": ""}  # one device as in real use
+    environment |= {"XLA_FLAGS": xla_flags()}  # one device as in real use
     done = subprocess.run(
         command, cwd=ROOT, env=os.environ | environment, capture_output=True, text=True,
         timeout=500, check=False,

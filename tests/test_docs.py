@@ -22,6 +22,7 @@ from rlhf_jax.rewards.learned import LearnedReward
 from rlhf_jax.stages import presets
 from rlhf_jax.stages.policy_gradient import PolicyGradient
 from rlhf_jax.training.optimizer import OptimizerConfig
+from tests.compiling import xla_flags
 
 ROOT = Path(__file__).resolve().parents[1]
 EXTENDING, GRADIENTS = (
@@ -38,7 +39,7 @@ def run(folder: Path, page: str, name: str) -> dict:
     """The policies of the report of the page's experiment, in the directory of `sums`."""
     (folder / name).write_text("\n\n".join(blocks(page, "python")))
     environment = os.environ | {
-        "XLA_FLAGS": "",  # one device
+        "XLA_FLAGS": xla_flags(),  # one device
         "PYTHONPATH": str(ROOT),
     }
     command = [sys.executable, "-m", "rlhf_jax.cli", "run", name]

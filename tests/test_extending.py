@@ -21,6 +21,7 @@ from rlhf_jax.plan.flops import matrix_parameters
 from rlhf_jax.plan.plan import make_plan
 from rlhf_jax.runs.experiment import load_experiment
 from tests import outside_reward
+from tests.compiling import xla_flags
 
 ROOT = Path(__file__).resolve().parents[1]
 STEPS, GROUPED = 5, 32  # of GRPO: iterations, and responses in each
@@ -117,7 +118,7 @@ for environment, arguments, into, other in json.loads(sys.argv[1]):
 def start(folder: Path, *commands: tuple, devices: int = 1) -> subprocess.Popen:
     """The commands, one after the other."""
     environment = os.environ | {
-        "XLA_FLAGS": f"--xla_force_host_platform_device_count={devices}",
+        "XLA_FLAGS": xla_flags(devices),
         "PYTHONPATH": str(ROOT),
     }
     line = [sys.executable, "-c", DRIVER, json.dumps(commands)]

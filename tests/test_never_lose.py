@@ -10,6 +10,7 @@ from pathlib import Path
 import pytest
 
 from rlhf_jax import cli
+from tests.compiling import xla_flags
 
 ROOT = Path(__file__).resolve().parents[1]
 PAGE = (ROOT / "docs" / "resume.md").read_text(encoding="utf-8")
@@ -35,7 +36,7 @@ def commands(tmp_path):
 def start(arguments) -> subprocess.Popen:
     environment = os.environ | {
         "PYTHONPATH": str(ROOT),
-        "XLA_FLAGS": "",
+        "XLA_FLAGS": xla_flags(),
     }
     return subprocess.Popen(
         [str(Path(sys.executable).with_name("rlhf-jax")), *arguments],

@@ -16,6 +16,7 @@ from rlhf_jax.rewards.learned import LearnedReward
 from rlhf_jax.rewards.penalties import OverLong
 from rlhf_jax.stages import presets
 from tests import small_run
+from tests.compiling import xla_flags
 from tests.pages import Part, parts
 
 ROOT = Path(__file__).resolve().parents[1]
@@ -87,7 +88,7 @@ x = 1
 def test_all_of_them_run(small_run, tmp_path):
     asked = list(dict.fromkeys(part for page in PAGES for part in here(page)))
     assert sum(part.kind == "sh" for part in asked) >= 10
-    environment = os.environ | {"XLA_FLAGS": "", "PYTHONPATH": str(ROOT)}
+    environment = os.environ | {"XLA_FLAGS": xla_flags(), "PYTHONPATH": str(ROOT)}
     done = subprocess.run(
         [sys.executable, "-m", "tests.pages", str(small_run.directory)],
         cwd=tmp_path, env=environment, input=json.dumps(asked), text=True, capture_output=True,

@@ -32,6 +32,7 @@ from rlhf_jax.runs import doctor
 from rlhf_jax.strict_json import read_json
 from rlhf_jax.training.metrics import SPEED, MetricsWriter, read_metrics
 from tests import bucket
+from tests.compiling import xla_flags
 from tests.training.test_metrics import scalars_of
 
 ROOT = Path(__file__).resolve().parents[2]
@@ -368,7 +369,7 @@ def test_who_lost_the_lock_ends(place, quick, monkeypatch, capsys):
 
 def _train(directory, *kills):
     command = [sys.executable, "-m", "tests.training.small_training", str(directory), *kills]
-    environment = os.environ | {"XLA_FLAGS": ""}
+    environment = os.environ | {"XLA_FLAGS": xla_flags()}
     done = subprocess.run(
         command, cwd=ROOT, env=environment, capture_output=True, text=True, timeout=120, check=False
     )
@@ -392,7 +393,7 @@ def test_a_training_that_is_killed_ends_in_the_bits_of_one_on_a_disk(place, tmp_
 def _sft(out) -> subprocess.Popen:
     """The small run's SFT by the command line, as that run does it."""
     command = [sys.executable, "-m", "tests.bucket", "sft", "tests/small_run.py", "--out", str(out)]
-    environment = os.environ | {"XLA_FLAGS": ""}
+    environment = os.environ | {"XLA_FLAGS": xla_flags()}
     return subprocess.Popen(
         command, cwd=ROOT, env=environment, stdout=subprocess.PIPE, stderr=subprocess.STDOUT,
         text=True,

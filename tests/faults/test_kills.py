@@ -14,6 +14,7 @@ import orbax.checkpoint as ocp
 import pytest
 
 from rlhf_jax.data.builder import read_dataset
+from tests.compiling import xla_flags
 from tests.faults.kills import MOMENTS, STAGES
 
 ROOT = Path(__file__).resolve().parents[2]
@@ -24,7 +25,7 @@ def drive(directory, stage, *arguments, iterations=60) -> str:
     """What tests/faults/kills.py prints."""
     command = [sys.executable, "-m", "tests.faults.kills", directory, stage, *arguments]
     environment = os.environ | {
-        "XLA_FLAGS": "",
+        "XLA_FLAGS": xla_flags(),
         "RLHF_JAX_ITERATIONS": str(iterations),
     }
     done = subprocess.run(

@@ -17,6 +17,7 @@ from etils import epath
 from rlhf_jax.data.builder import read_dataset
 from rlhf_jax.parallel.processes import LOST
 from tests import bucket
+from tests.compiling import xla_flags
 
 ROOT = Path(__file__).resolve().parents[2]
 EXPERIMENT = str(ROOT / "tests" / "small_run.py")
@@ -39,7 +40,7 @@ def start(
         os.environ
         | (environment or {})
         | {
-            "XLA_FLAGS": f"--xla_force_host_platform_device_count={devices}",
+            "XLA_FLAGS": xla_flags(devices),
             "JAX_COMPILATION_CACHE_DIR": str(cache),
         }
     )

@@ -10,6 +10,7 @@ import pytest
 
 from rlhf_jax.durable import checkpoint
 from rlhf_jax.training.metrics import SPEED, read_metrics
+from tests.compiling import xla_flags
 
 KILLS = [
     "step:3",  # before the first checkpoint
@@ -23,7 +24,7 @@ KILLS = [
 
 def _train(directory, *kills):
     command = [sys.executable, "-m", "tests.training.small_training", str(directory), *kills]
-    environment = os.environ | {"XLA_FLAGS": ""}  # one device as in real use
+    environment = os.environ | {"XLA_FLAGS": xla_flags()}  # one device as in real use
     root = Path(__file__).resolve().parents[2]
     done = subprocess.run(
         command, cwd=root, env=environment, capture_output=True, text=True, timeout=120, check=False

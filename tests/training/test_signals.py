@@ -16,9 +16,10 @@ import pytest
 from rlhf_jax.durable import checkpoint
 from rlhf_jax.durable.lock import holder, lock
 from rlhf_jax.errors import UserError
+from tests.compiling import xla_flags
 
 ROOT = Path(__file__).resolve().parents[2]
-ENVIRONMENT = os.environ | {"XLA_FLAGS": ""}
+ENVIRONMENT = os.environ | {"XLA_FLAGS": xla_flags()}
 
 
 class Training:
