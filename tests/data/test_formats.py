@@ -204,9 +204,7 @@ def write(path, *rows):
 
 
 @pytest.mark.parametrize(
-    ("name", "rows", "how", "records", "left"),
-    CASES,
-    ids=[f"{i} {c[0]}" for i, c in enumerate(CASES)],
+    ("name", "rows", "how", "records", "left"), CASES, ids=[case[0] for case in CASES]
 )
 def test_a_row_becomes_its_records(name, rows, how, records, left, tmp_path):
     found = read_file(write(tmp_path / "a.jsonl", *rows), Reading(**how))
@@ -292,6 +290,7 @@ MALFORMED = [
     ("SHP", {"history": "a", "human_ref_A": "b", "human_ref_B": "c", "labels": 2},
      "field 'labels': expected one of 1, 0, got 2"),
     ("HelpSteer", STEER | {"helpfulness": True}, "field 'helpfulness': expected int/float, got T"),
+    ("HelpSteer", STEER | {"helpfulness": float("inf")}, "field 'helpfulness': expected a finite "),
     ("HHH", {"chosen_instruction": "a", "rejected_instruction": "b"},
      "expected an instruction and a response to evaluate"),
 ]  # fmt: skip

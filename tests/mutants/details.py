@@ -44,7 +44,7 @@ INSTRUCTGPT = (
     *row("no prompt, and no prompt prefix, occurs in both the training and the held-out split",
          "data/hygiene.py",
          "data/test_hygiene.py::test_no_prompt_is_on_both_sides",
-         ("split_by_prompt", "_prompt_of(record)[:characters]", "_prompt_of(record)[::-1]",
+         ("dialogues", "prompt[:characters] for", "prompt[::-1] for",
           "AssertionError|ExceptionGroup")),
     *row("labelers rate on 7 levels and agree on 72.6 % of pairs", "feedback/labelers.py",
          "feedback/test_labelers.py::test_the_papers_labelers_are_the_default",

@@ -8,6 +8,7 @@ from tests.mutants import (
     durable,
     estimators,
     evaluation,
+    formats,
     generation,
     identity,
     iteration,
@@ -24,7 +25,7 @@ from tests.mutants import (
     use,
 )
 
-ROOMS = (details, objectives, policy_gradients, preferences, models, data, generation, training,
-         durable, rewards, stages, iteration, identity, evaluation, recipes, chain, plan,
+ROOMS = (formats, details, objectives, policy_gradients, preferences, models, data, generation,
+         training, durable, rewards, stages, iteration, identity, evaluation, recipes, chain, plan,
          command_line, use, sweeps, estimators)  # fmt: skip
 TABLE = tuple(mutant for room in ROOMS for mutant in room.MUTANTS)
