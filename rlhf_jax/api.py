@@ -6,7 +6,7 @@ The models are on the first device.
 
 import dataclasses
 import functools
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any, NamedTuple
 
 import jax
@@ -14,6 +14,7 @@ import jax.numpy as jnp
 import numpy as np
 from etils import epath
 
+from rlhf_jax.data.messages import messages_of
 from rlhf_jax.data.tokenizer import Tokenizer, find_tokenizer, load_tokenizer
 from rlhf_jax.durable import taken
 from rlhf_jax.durable.files import entries
@@ -125,6 +126,17 @@ def sample(
         response = policy.ending.response(ids, policy.tokenizer)
         found[place // n].append(Sample(response.text, tuple(ids), response.ended, log_probs))
     return found
+
+
+def prompt_of(model: Model, messages: Sequence[Mapping[str, str]]) -> str:
+    """The prompt of messages [{"role": "user", "content": "..."}, ...] by the model's chat
+    template, with the beginning of the assistant's next turn.
+
+    Raises UserError where the model has no chat template, or it refuses the messages.
+    """
+    if model.tokenizer.chat is None:
+        raise UserError("the model has no chat template: its prompts are texts")
+    return model.tokenizer.chat.prompt(messages_of("messages", messages))
 
 
 def score(

@@ -386,6 +386,7 @@ def finished(monkeypatch, tmp_path):
     class Reader:
         tokenizer = SimpleNamespace(prompt_ids=lambda prompt: [0, *prompt])
         runner = SimpleNamespace(evaluate=None)
+        as_text = staticmethod(lambda record: record)
 
         def __init__(self, config, insist):
             self.config, self.evaluation = config, self

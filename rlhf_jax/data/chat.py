@@ -127,8 +127,7 @@ class ChatTemplate:
         text, last = self.text(messages), len(messages) - 1
         spans = [self._span(text, messages, last, end)]
         if every and self.marked:
-            marked = (self._to_end(text, *span, end) for span in self._marked_spans(messages, text))
-            spans = [*(span for span in marked if span[1] <= spans[0][0]), *spans]
+            spans = [*self._marked_before(text, messages, spans[0][0], end), *spans]
         elif every:
             earlier = [i for i in range(1, last) if messages[i].role == "assistant"]
             spans = [*(self._span(text, messages, i, end) for i in earlier), *spans]
@@ -156,6 +155,21 @@ class ChatTemplate:
                 "must be trained"
             )
         return start, place + len(end)
+
+    def _marked_before(
+        self, text: str, messages: Messages, last: int, end: str
+    ) -> list[tuple[int, int]]:
+        """The marked spans of earlier turns. last: where the last turn starts."""
+        marked = self._marked_spans(messages, text)
+        replies = sum(message.role == "assistant" for message in messages)
+        if len(marked) != replies:
+            raise RecordError(f"the chat template marks {len(marked)} turns as generated, and "
+                              f"{replies} are of the assistant")  # fmt: skip
+        if marked[0][0] == 0 or marked[-1][1] < last:
+            raise RecordError("the generation marks of the chat template do not hold the turns of "
+                              "the assistant alone")  # fmt: skip
+        earlier = marked[messages[0].role == "assistant" : -1]
+        return [self._to_end(text, *span, end) for span in earlier]
 
     def _marked_spans(self, messages: Messages, text: str) -> list[tuple[int, int]]:
         """The spans between the template's generation marks."""

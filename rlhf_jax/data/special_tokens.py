@@ -5,7 +5,6 @@ or the end token. Padding then needs a token of its own: where the same token pa
 that masks the padding by its id does not train the end.
 """
 
-import json
 import re
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any
@@ -141,19 +140,3 @@ def _missing(model: tokenizers.Tokenizer, name: str, word: str, names: Sequence[
         f"{', '.join(names)}: name one with {word}_token (its added tokens: "
         f"{', '.join(added[:12]) or 'none'})"
     )
-
-
-def to_files(content: bytes, config: Mapping[str, Any], ids: Mapping[str, str]) -> dict[str, bytes]:
-    """The files {name: content} that transformers reads: tokenizer.json, tokenizer_config.json and,
-    with a chat template, chat_template.jinja.
-
-    content: of tokenizer.json. config: `published`. ids: names of special tokens that differ from
-    those in config, such as {"eos_token": "<|im_end|>"}.
-    """
-    fields = {"tokenizer_class": "PreTrainedTokenizerFast"} | dict(config) | dict(ids)
-    template = fields.pop("chat_template", None)
-    files = {
-        "tokenizer.json": content,
-        CONFIG: json.dumps(fields, ensure_ascii=False, indent=1).encode(),
-    }
-    return files | ({TEMPLATE: template.encode()} if template else {})

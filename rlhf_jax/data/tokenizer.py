@@ -5,6 +5,7 @@ Files are read as data (protobuf, JSON), never unpickled.
 
 import hashlib
 import json
+import re
 from collections.abc import Mapping, Sequence
 from typing import Any, Protocol
 
@@ -176,6 +177,11 @@ class Tokenizer:
         found = self._model.parse(text)
         return found.ids, found.offsets
 
+    def special_pattern(self) -> re.Pattern:
+        """Finds a special token that is spelled in a text."""
+        added = self._model.tokenizer.get_added_tokens_decoder().values()
+        return re.compile("|".join(re.escape(token.content) for token in added if token.special))
+
     def token_of(self, i: int) -> str:
         """How a token is written, special tokens too."""
         if isinstance(self._model, _HuggingFace):
@@ -221,7 +227,7 @@ class Tokenizer:
         chat = ChatTemplate(template, self._names())
         end = self._end_of_turn(chat)
         text_eos = kept.get("text_eos") or self.token_of(self.text_eos_id)
-        kept |= {"eos": end, "text_eos": text_eos, "chat": template}
+        kept |= {"eos": end, "text_eos": text_eos, "chat": template, "config": dict(self.config)}
         content = json.dumps(fields | {CHOICE: kept}, ensure_ascii=False).encode("utf-8")
         return _from_hugging_face(content, "tokenizer.json", {}, {})
 
@@ -241,22 +247,6 @@ class Tokenizer:
                 return special[i].content
         raise UserError(f"chat template: expected a special token after a turn of the assistant, "
                         f"got {chat.after_turn()!r:.60}: nothing would end a response")  # fmt: skip
-
-    def files(self) -> dict[str, bytes]:
-        """The files {name: content} that transformers reads: tokenizer.json or tokenizer.model,
-        tokenizer_config.json, and chat_template.jinja if there is a template."""
-        if self._suffix == ".model":
-            return {"tokenizer.model": self._content}
-        fields = parse_json(self._content) if CHOICE.encode() in self._content else {}
-        content = self._content
-        if fields.pop(CHOICE, None) is not None:
-            content = json.dumps(fields, ensure_ascii=False).encode("utf-8")
-        ids = {"eos_token": self.eos_id, "pad_token": self.pad_id}
-        if "bos_token" in self.config or not self.config:
-            ids["bos_token"] = self.bos_id
-        known = {name: token for name, i in ids.items() if (token := self.token_of(i))}
-        chat = {"chat_template": self.chat.source} if self.chat else {}
-        return special_tokens.to_files(content, self.config, known | chat)
 
 
 def _checked(

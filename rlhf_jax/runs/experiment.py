@@ -9,12 +9,13 @@ from collections.abc import Mapping
 
 from etils.epath import Path
 
+from rlhf_jax.data.rendering import ChatConfig
 from rlhf_jax.durable import manifest, taken
 from rlhf_jax.durable.files import place
 from rlhf_jax.durable.fingerprint import EXPERIMENT, fingerprint_of
 from rlhf_jax.errors import UserError, require, require_a, require_form
 from rlhf_jax.evaluation.evaluator import EvaluationConfig, Evaluator
-from rlhf_jax.fields import NOT_FINGERPRINTED
+from rlhf_jax.fields import ADDED_LATER, NOT_FINGERPRINTED
 from rlhf_jax.generation.ending import Ending, EndingConfig
 from rlhf_jax.models.config import TransformerConfig
 from rlhf_jax.parallel.config import ParallelConfig
@@ -40,6 +41,7 @@ class Experiment:
     name    names the run's directory, runs/<name>, unless `out` names another
     model   the shape of the models that stages begin from nothing
     stages  by name; the name is the stage's directory, command and prefix of options
+    chat    the chat template that turns messages into prompts and responses
     ending  where every policy's responses end, and what one scores that does not
     evaluators  what the report measures of the models that stages end with
     seed    the seed of the data and of every random number; for `generate`, of the responses
@@ -59,6 +61,7 @@ class Experiment:
     parallel: ParallelConfig = dataclasses.field(
         default=ParallelConfig(), metadata=NOT_FINGERPRINTED
     )
+    chat: ChatConfig = dataclasses.field(default=ChatConfig(), metadata=ADDED_LATER, kw_only=True)
     seed: int = 0
     out: str | None = None
 
@@ -81,6 +84,7 @@ class Experiment:
         require_a(EvaluationConfig, "evaluation", self.evaluation)
         require_a(EndingConfig, "ending", self.ending)
         require_a(LoopConfig, "loop", self.loop)
+        require_a(ChatConfig, "chat", self.chat)
         require_a(ParallelConfig, "parallel", self.parallel)
         require_a(int, "seed", self.seed, "a whole number")
         ok = hasattr(self.data, "records") and is_instance(self.data)
@@ -122,6 +126,7 @@ class Experiment:
         """The config of a stage and of all that it depends on, upstream stages included."""
         names = chain.in_order(self.stages, [stage])
         shared = {"seed": self.seed, "data": self.data, "model": self.model, "ending": self.ending}
+        shared |= {} if self.chat == ChatConfig() else {"chat": self.chat}
         found = {name: fingerprint_of(value) for name, value in shared.items()}
         found["stages"] = {name: fingerprint_of(self.stages[name]) for name in names}
         others = [name for name in names if self.is_another_run_s(name)]

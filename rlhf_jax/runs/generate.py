@@ -11,7 +11,8 @@ from typing import Any, NamedTuple
 
 import jax
 
-from rlhf_jax.data.records import Prompt, from_json, parse_jsonl, read_lines
+from rlhf_jax.data.messages import Messages
+from rlhf_jax.data.records import Prompt, from_json, parse_jsonl, read_lines, to_json
 from rlhf_jax.errors import RecordError, UserError, require
 from rlhf_jax.generation.ending import Response
 from rlhf_jax.runs.experiment import Experiment
@@ -60,11 +61,12 @@ class GenerateOptions(ReadOptions):
 
 
 class Asked(NamedTuple):
-    """A prompt, and the other fields of its line."""
+    """A prompt, the other fields of its line, and the text that a model reads."""
 
     where: str
-    prompt: str
+    prompt: str | Messages
     fields: Mapping[str, Any]
+    text: str = ""
 
 
 class Answer(NamedTuple):
@@ -92,6 +94,7 @@ def generate(config: Experiment, options: GenerateOptions) -> None:
     if options.to is not None:
         check_fields(asked, options.n > 1, scorer)
     run = reading_run(config, "generate", options.insist)
+    asked = [one._replace(text=text_of(run, one)) for one in asked]
     check_room(run, stage, asked)
     key, count = run.key(f"generate/responses/{config.seed}"), options.best_of or options.n
     found = answered(run, stage, asked, count, key)
@@ -112,7 +115,7 @@ def answered(
     run: Run, stage: str, asked: Sequence[Asked], count: int, key: jax.Array
 ) -> Iterator[Answered]:
     """Each prompt with `count` responses."""
-    prompts = [one.prompt for one in asked for _ in range(count)]
+    prompts = [one.text for one in asked for _ in range(count)]
     found = run.evaluation.answering(stage, run.model(stage), prompts, key)
     for one in asked:
         yield one, [Answer(*answer) for _, *answer in islice(found, count)]
@@ -124,7 +127,7 @@ def best(found: Iterable[Answered], scorer: StageScorer, count: int) -> Iterator
     The score is that of PPO: `missing_eos_score` if a response was cut.
     """
     for part in chunks(found, max(1, scorer.batch_size // count)):
-        prompts = [one.prompt for one, answers in part for _ in answers]
+        prompts = [one.text for one, answers in part for _ in answers]
         responses = [answer.response for _, answers in part for answer in answers]
         scores = scorer.as_trained(prompts, responses).reshape(len(part), count)
         for (one, answers), row in zip(part, scores, strict=True):
@@ -136,7 +139,7 @@ def as_json(one: Asked, answers: Sequence[Answer], several: bool, scorer: str | 
     """The line of a prompt and its responses in a .jsonl file."""
     log_probs = [answer.log_prob for answer in answers]
     known = None not in log_probs
-    found: dict[str, Any] = {"prompt": one.prompt, **one.fields}
+    found: dict[str, Any] = to_json(Prompt(one.prompt, one.fields))
     if several:
         found["responses"] = [answer.response.text for answer in answers]
         found["ended"] = [answer.response.ended for answer in answers]
@@ -159,11 +162,19 @@ def check_fields(asked: Iterable[Asked], several: bool, scorer: str | None) -> N
                             "name: give it another one")  # fmt: skip
 
 
+def text_of(run: Run, one: Asked) -> str:
+    """The text that a model reads. Raises RecordError, naming the line."""
+    try:
+        return run.as_text(Prompt(one.prompt)).prompt
+    except RecordError as error:
+        raise RecordError(f"{one.where}: {error}") from None
+
+
 def check_room(run: Run, stage: str, asked: Iterable[Asked]) -> None:
     """Raises UserError where a prompt is too long, or prompt and response exceed the context."""
     config, before = run.evaluation.asked(stage), run.evaluation.prompting(stage).before
     for one in asked:
-        tokens, most = len(run.tokenizer.prompt_ids(before + one.prompt)), config.prompt_length
+        tokens, most = len(run.tokenizer.prompt_ids(before + one.text)), config.prompt_length
         if tokens > most:
             raise UserError(f"{one.where}: {tokens} tokens, a prompt of {stage} has {most} at most "
                             "(evaluation.prompt_length)")  # fmt: skip

@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from rlhf_jax.data import source_files
+from rlhf_jax.data.rendering import ChatConfig
 from rlhf_jax.durable.fingerprint import class_path, fingerprint_of
 from rlhf_jax.evaluation.evaluator import Evaluator
 from rlhf_jax.evaluation.summary import SECTIONS, Results, columns_of
@@ -70,6 +71,7 @@ def figures_config(config: Experiment) -> dict:
         "model": config.model,
         "stages": dict(config.stages),
         "ending": config.ending,
+        **({} if config.chat == ChatConfig() else {"chat": config.chat}),
         "evaluation": config.evaluation,
     }
     evaluators = {each.name: _told(each) for each in config.evaluators}

@@ -13,6 +13,8 @@ from typing import Any
 import jax
 from etils.epath import Path
 
+from rlhf_jax.data.records import Record
+from rlhf_jax.data.rendering import record_of
 from rlhf_jax.durable import taken
 from rlhf_jax.durable.fingerprint import CONFIG, check_fingerprint, differences
 from rlhf_jax.durable.lock import lock
@@ -62,7 +64,8 @@ class Run:
         self.directory = config.directory
         self.runner = make_runner(config.parallel)
         self.check_rows(stages)
-        data = config.data, self.directory / "data", config.model.vocab_size, config.seed
+        known = config.model.vocab_size, config.seed, config.chat
+        data = config.data, self.directory / "data", *known
         if stages and processes.is_first():
             if not insist:
                 corpora.check_config(*data)
@@ -275,6 +278,11 @@ class Run:
                 f"give the same config, or remove {own / taken.NAME}: {stage} is then trained "
                 "here:\n" + "\n".join(lines)
             )
+
+    def as_text(self, record: Record) -> Record:
+        """A record with texts in place of messages, by the run's chat template. Raises RecordError
+        where the template refuses them, or there is none."""
+        return record_of(record, self.tokenizer, self.config.chat)
 
     def key(self, purpose: str) -> jax.Array:
         """The random key of a purpose (randomness.py)."""

@@ -4,7 +4,7 @@ and does not change the run's directory."""
 import dataclasses
 import json
 import sys
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -124,10 +124,10 @@ def score(config: Experiment, options: ScoreOptions) -> None:
         raise UserError("score needs FILE.jsonl, as in rlhf-jax score EXPERIMENT.py FILE.jsonl")
     check_jsonl(options.to, "to")
     run = reading_run(config, "score", options.insist)
-    tokenizer, close = run.tokenizer, run.ending.close
+    reading = file, stage, run
     context = shape_of(config, run.ending, stage).context
     longest, records, responses, over = 0, 0, 0, 0
-    for item in read_items(file, stage, tokenizer, close):  # checks all lines before scoring any
+    for item in read_items(*reading):  # checks all lines before scoring any
         lengths = [len(ids) for ids in item.sequences]
         fits = [length for length in lengths if length <= context]
         longest, over = max([longest, *fits]), over + len(lengths) - len(fits)
@@ -142,7 +142,7 @@ def score(config: Experiment, options: ScoreOptions) -> None:
     scorer = StageScorer(run, stage, min(context, -(-longest // ROOM) * ROOM))
     counts = []
     with lines_to(options.to) as write:
-        for item, scores in scored(read_items(file, stage, tokenizer, close), scorer, context):
+        for item, scores in scored(read_items(*reading), scorer, context):
             write(as_json(item, scores, stage))
             if item.ranks is not None and None not in scores:
                 counts.append(count_pairs(item, scores))
@@ -161,19 +161,21 @@ def scored(
             yield item, [next(found) if len(s) <= context else None for s in item.sequences]
 
 
-def read_items(file: Path, stage: str, tokenizer: Tokenizer, close: Close) -> Iterator[Item]:
+def read_items(file: Path, stage: str, run: Run) -> Iterator[Item]:
     """The records of a file, one at a time. stage: its name is in the field names of the scores.
 
     Raises RecordError naming file, line and field.
     """
     for where, record in parse_jsonl(file):
         try:
-            yield item_of(record, stage, tokenizer, close)
+            yield item_of(record, stage, run.tokenizer, run.ending.close, run.as_text)
         except RecordError as error:
             raise RecordError(f"{where}: {error}") from None
 
 
-def item_of(record: Any, stage: str, tokenizer: Tokenizer, close: Close) -> Item:
+def item_of(
+    record: Any, stage: str, tokenizer: Tokenizer, close: Close, as_text: Callable = lambda one: one
+) -> Item:
     """The item of a record. Raises RecordError where the record has no response, or a field with a
     name that `as_json` writes."""
     from_json(record, Prompt)  # the prompt, and values that JSON can hold
@@ -185,7 +187,7 @@ def item_of(record: Any, stage: str, tokenizer: Tokenizer, close: Close) -> Item
         raise RecordError(f"field {taken[0]!r}: score writes a field of this name: leave it out")
     given = lambda *names: {name: record[name] for name in names if name in record}
     if forms[0] == "response":
-        one = from_json(given("prompt", "response"), Demonstration)
+        one = as_text(from_json(given("prompt", "response"), Demonstration))
         ended = record.get("ended", True)
         if not isinstance(ended, bool):
             raise RecordError(f"field 'ended': expected true or false, got {ended!r:.60}")
@@ -197,7 +199,7 @@ def item_of(record: Any, stage: str, tokenizer: Tokenizer, close: Close) -> Item
         listed = record["responses"]
         none = {"ranks": [0] * len(listed) if isinstance(listed, list) else []}
         fields = given("prompt", "responses", "ended") | none | given("ranks")
-    pieces, ranks = tokenised_ranking(from_json(fields, Ranking), tokenizer, close)
+    pieces, ranks = tokenised_ranking(as_text(from_json(fields, Ranking)), tokenizer, close)
     return Item(record, [ids.tolist() for ids, _ in pieces], ranks if ranked else None)
 
 
@@ -226,7 +228,9 @@ def count_pairs(item: Item, scores: Sequence[float]) -> Counts:
     better = ranks[:, None] < ranks[None, :]
     alike = lambda values: float((better * _above(np.array(values))).sum())
     lengths = [len(ids) for ids in item.sequences]
-    return Counts(item.record["prompt"], alike(scores), alike(lengths), int(better.sum()))
+    return Counts(
+        json.dumps(item.record["prompt"]), alike(scores), alike(lengths), int(better.sum())
+    )
 
 
 def _above(values: np.ndarray) -> np.ndarray:

@@ -6,8 +6,9 @@ from collections.abc import Sequence
 
 from etils.epath import Path
 
-from rlhf_jax.data import counting, source_files
+from rlhf_jax.data import counting, rendering, source_files
 from rlhf_jax.data.builder import RecordSource, read_dataset, write_dataset
+from rlhf_jax.data.rendering import PLAIN, ChatConfig
 from rlhf_jax.data.tokenizer import Tokenizer, find_tokenizer, load_tokenizer
 from rlhf_jax.data.tokenizer_training import train_sentencepiece
 from rlhf_jax.durable import taken
@@ -25,6 +26,9 @@ TOLD = {
     "held_out_too": "left out of training, as they are held out as well",
     "prompt_held_out_too": "kept in training, though their prompt is held out as well",
     "repeated": "the same as an earlier record",
+    rendering.SPELLED: "spell a special token in a prompt, which is read as that token",
+    rendering.JOINED: "have other tokens if prompt and response are joined first",
+    rendering.CHANGED: "have a response that the chat template changes",
 }
 
 
@@ -74,19 +78,26 @@ class Corpora:
         return known or {"all": len(self.read(name, split))}
 
 
-def identity(source: Source, vocab_size: int, seed: int) -> dict:
+def identity(source: Source, vocab_size: int, seed: int, chat: ChatConfig = PLAIN) -> dict:
     """The config that determines the data."""
-    return {"data": source, "vocab_size": vocab_size, "seed": seed}
+    found = {"data": source, "vocab_size": vocab_size, "seed": seed}
+    return found | ({} if chat == PLAIN else {"chat": chat})
 
 
-def check_config(source: Source, directory: Path, vocab_size: int, seed: int) -> None:
+def check_config(
+    source: Source, directory: Path, vocab_size: int, seed: int, chat: ChatConfig = PLAIN
+) -> None:
     """Raises UserError where finished data of another config are in the directory."""
     if (directory / "counts.json").is_file():
-        check_fingerprint(directory, identity(source, vocab_size, seed))
+        check_fingerprint(directory, identity(source, vocab_size, seed, chat))
 
 
-def prepare(source: Source, directory: Path, vocab_size: int, seed: int) -> Corpora:
+def prepare(
+    source: Source, directory: Path, vocab_size: int, seed: int, chat: ChatConfig = PLAIN
+) -> Corpora:
     """Writes the data sets and trains or copies the tokenizer; a finished directory is kept.
+
+    chat: the template that renders records, which the tokenizer's file then has too.
 
     counts.json, written last, holds the number of records of each split, and of records that were
     left out, cut or repeated. The counts are printed too.
@@ -94,7 +105,8 @@ def prepare(source: Source, directory: Path, vocab_size: int, seed: int) -> Corp
     """
     corpora = Corpora(directory, source)
     done = (directory / "counts.json").is_file()
-    check_fingerprint(directory, identity(source, vocab_size, seed), insist=None if done else True)
+    config = identity(source, vocab_size, seed, chat)
+    check_fingerprint(directory, config, insist=None if done else True)
     # The source files may be on the disk of process 0 only.
     files = _files(source, directory, done) if processes.is_first() else None
     if done:
@@ -112,6 +124,7 @@ def prepare(source: Source, directory: Path, vocab_size: int, seed: int) -> Corp
             if made.vocab_size < vocab_size:
                 print(f"data: the tokenizer has {made.vocab_size} tokens, as the training records "
                       f"allow no more (model.vocab_size = {vocab_size})", flush=True)  # fmt: skip
+        splits = _rendered(corpora, splits, chat, counts)
         for name, parts in splits.items():
             corpora.write(name, parts)
             counts[name] = {split: len(records) for split, records in parts.items()}
@@ -124,6 +137,22 @@ def prepare(source: Source, directory: Path, vocab_size: int, seed: int) -> Corp
         write_atomically(directory / "counts.json", content)
     _tell(counts, tokenizer)
     return corpora
+
+
+def _rendered(
+    corpora: Corpora, splits: counting.Splits, chat: ChatConfig, counts: dict
+) -> counting.Splits:
+    """The splits as texts; with a chat template the tokenizer's file gets it."""
+    if chat.template is None:
+        rendering.refuse_messages(splits)
+        return splits
+    file = find_tokenizer(corpora.directory)
+    with inside("chat"):
+        tokenizer = load_tokenizer(file).with_chat(chat.source)
+    tokenizer.save(file)
+    splits, changed = rendering.rendered(splits, tokenizer, chat)
+    counts |= changed
+    return splits
 
 
 def training_texts(splits: counting.Splits) -> list[str]:

@@ -117,7 +117,7 @@ GENERATE = mutants(
     "test_cli.py",
     [
         ("generate", "/{config.seed}", "/{run.config.seed}", READS),
-        ("check_room", "before + one.prompt", "one.prompt",
+        ("check_room", "before + one.text", "one.text",
          "test_generate_names_the_line_whose_prompt_is_too_long[behind examples]"),
     ],
 )  # fmt: skip

@@ -8,10 +8,10 @@ SCORES = "test_scores_of_responses_rankings_and_comparisons"
 NULL = "test_what_generate_wrote_is_scored_and_what_is_too_long_is_null"
 USE = (
     *mutants("runs/generate.py", "test_use.py", [
-        ("answered", "one.prompt for one in asked for _ in range(count)",
-         "one.prompt for _ in range(count) for one in asked", SEVERAL),
+        ("answered", "one.text for one in asked for _ in range(count)",
+         "one.text for _ in range(count) for one in asked", SEVERAL),
         ("answered", "run.model(stage)", 'run.model("ppo")', SEVERAL),
-        ("as_json", "**one.fields", "", SEVERAL),
+        ("as_json", ", one.fields)", ")", SEVERAL),
         ("best", "as_trained(prompts, responses)", "as_trained(prompts[::-1], responses)", BEST),
         ("best", "argmax", "argmin", BEST),
         ("generate", "options.best_of or options.n", "options.n", BEST),

@@ -1,0 +1,83 @@
+"""A run on messages: data, SFT of every turn, and what `generate` and the API are asked."""
+
+import dataclasses
+import json
+
+import pytest
+
+from rlhf_jax.data.records import Demonstration, Prompt
+from rlhf_jax.data.rendering import ChatConfig
+from rlhf_jax.data.tokenizer import load_tokenizer
+from rlhf_jax.errors import UserError
+from rlhf_jax.sources.corpora import check_config, prepare
+from rlhf_jax.sources.folder import FolderData
+from tests.data import dialogues
+
+TURNS = [{"role": "user", "content": "q0"}, {"role": "assistant", "content": "r1"},
+         {"role": "user", "content": "q2"}, {"role": "assistant", "content": "r3"}]  # fmt: skip
+PUBLISHED = ChatConfig("published", turns="all")
+
+
+@pytest.fixture
+def folder(tmp_path):
+    place = tmp_path / "records"
+    place.mkdir()
+    dialogues.write("gemma", place)
+    lines = [{"messages": TURNS[:2]}, {"messages": TURNS}, {"prompt": "p", "response": " r"}]
+    for name, records in {
+        "demonstrations.train": lines,
+        "demonstrations.valid": [{"prompt": "held out", "response": "r"}],
+        "rankings.train": [{"prompt": TURNS[:1], "chosen": "a", "rejected": "b"}],
+        "rankings.valid": [{"prompt": TURNS[:3], "chosen": "a", "rejected": "b<eos>"}],
+    }.items():
+        content = "".join(json.dumps(record) + "\n" for record in records)
+        (place / f"{name}.jsonl").write_text(content)
+    return place
+
+
+def made(folder, name="data", chat=PUBLISHED):
+    size = len(dialogues.SPECIAL["gemma"][0]) + 256
+    return prepare(FolderData(str(folder)), folder.parent / name, size, 0, chat)
+
+
+ASKED = "<bos><start_of_turn>user\n{}<end_of_turn>\n<start_of_turn>model\n"
+
+
+def test_records_are_stored_as_the_text_of_the_template(folder, capsys):
+    corpora = made(folder)
+    one, several, plain = corpora.read("demonstrations", "train")
+    assert one == Demonstration(ASKED.format("q0"), "r1")
+    assert several.response == "r3"
+    assert [several.prompt[a:b] for a, b in several.trained] == ["r1<end_of_turn>"]
+    assert plain == Demonstration(ASKED.format("p"), "r")
+    assert corpora.read("prompts", "ppo")[0] == Prompt(ASKED.format("q0"))
+    tokenizer = corpora.tokenizer
+    assert tokenizer.token_of(tokenizer.eos_id) == "<end_of_turn>"
+    assert corpora.counts["joined_differently"] == {"rankings.valid": 1}
+    assert "if prompt and response are joined first: rankings.valid 1" in capsys.readouterr().out
+    check_config(FolderData(str(folder)), folder.parent / "data", 262, 0, PUBLISHED)
+    with pytest.raises(UserError, match="another config"):
+        check_config(FolderData(str(folder)), folder.parent / "data", 262, 0)
+
+
+def test_messages_without_a_template_are_refused(folder):
+    with pytest.raises(UserError, match=r"demonstrations.train, record 1: field 'prompt': expected "
+                       r"a text, got messages: name the template"):  # fmt: skip
+        made(folder, chat=ChatConfig())
+
+
+def test_a_template_of_a_file_is_known_by_its_text(folder, tmp_path):
+    file = tmp_path / "t.jinja"
+    file.write_text(dialogues.template("gemma"))
+    corpora = made(folder, chat=ChatConfig(str(file)))
+    assert corpora.read("demonstrations", "train")[1].trained == ()
+    other = tmp_path / "u.jinja"
+    file.rename(other)
+    there = FolderData(str(folder)), folder.parent / "data", 262, 0
+    check_config(*there, ChatConfig(str(other)))
+    other.write_text("another")
+    with pytest.raises(UserError, match="another config"):
+        check_config(*there, ChatConfig(str(other)))
+    assert load_tokenizer(folder.parent / "data" / "tokenizer.json").chat.source == (
+        dialogues.template("gemma"))  # fmt: skip
+    assert dataclasses.replace(PUBLISHED, template=None, turns="last") == ChatConfig()
