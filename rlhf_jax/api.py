@@ -18,15 +18,17 @@ from rlhf_jax.data.messages import messages_of
 from rlhf_jax.data.tokenizer import Tokenizer, find_tokenizer, load_tokenizer
 from rlhf_jax.durable import taken
 from rlhf_jax.durable.files import entries
-from rlhf_jax.durable.fingerprint import CLASS, stored
 from rlhf_jax.durable.model_files import has_model, load_model
 from rlhf_jax.errors import UserError, require, require_a
 from rlhf_jax.evaluation.policies import Sampler, sampling_program, score_ids, score_program
-from rlhf_jax.generation.ending import Ending, EndingConfig, final_scores
+from rlhf_jax.generation.ending import Ending, final_scores
 from rlhf_jax.generation.sampling import SamplingConfig
 from rlhf_jax.models import transformer
 from rlhf_jax.models.config import TransformerConfig
+from rlhf_jax.published.folder import need_model
+from rlhf_jax.published.model import load, shape_of, tokenizer_of
 from rlhf_jax.randomness import random_key
+from rlhf_jax.runs.reading import ending_of
 from rlhf_jax.stages.supervised import log_probs_of
 
 ROOM = 32  # tokens: lengths are rounded up to a multiple of it, so that few programs are compiled
@@ -64,12 +66,13 @@ class Sample(NamedTuple):
     log_probs: np.ndarray
 
 
-def load_policy(run: epath.PathLike, stage: str) -> Model:
-    """The finished policy of a stage, read from the run's directory.
+def load_policy(run: epath.PathLike, stage: str | None = None) -> Model:
+    """The finished policy of a stage, read from the run's directory; without a stage, the published
+    model of a folder, of a .gguf file or of a name on the hub.
 
     Raises UserError where it is missing or damaged.
     """
-    return _load(epath.Path(run), stage, "policy")
+    return _published(run) if stage is None else _load(epath.Path(run), stage, "policy")
 
 
 def load_scorer(run: epath.PathLike, stage: str) -> Model:
@@ -227,18 +230,13 @@ def _load(run: epath.Path, stage: str, kind: str) -> Model:
                         f"{', '.join(finished) or 'none'}")  # fmt: skip
     tokenizer = load_tokenizer(find_tokenizer(taken.followed(run / "data")))
     shape, params = load_model(directory / "model", kind, tokenizer.fingerprint)
-    return Model(shape, params, tokenizer, Ending.of(tokenizer, _ending(directory)))
+    return Model(shape, params, tokenizer, Ending.of(tokenizer, ending_of(directory)))
 
 
-def _ending(directory: epath.Path) -> EndingConfig:
-    """The experiment's ending, as stored in the stage's config.json."""
-    config = stored(directory)
-    try:
-        fields = {name: value for name, value in config["ending"].items() if name != CLASS}
-        return EndingConfig(**fields)
-    except (TypeError, KeyError, AttributeError) as error:
-        raise UserError(f"{directory / 'config.json'}: expected the fields of `ending`, got: "
-                        f"{error}")  from None  # fmt: skip
+def _published(name: epath.PathLike) -> Model:
+    found = need_model(str(name))
+    shape, tokenizer = shape_of(found), tokenizer_of(found)
+    return Model(shape, load(found, shape), tokenizer, Ending(tokenizer.eos_id, tokenizer.pad_id))
 
 
 def _texts(values: Sequence[str], field: str) -> Sequence[str]:

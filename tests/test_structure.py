@@ -24,7 +24,7 @@ ROOMS = (
     ("parallel",),
     ("durable",),
     ("data",),
-    ("generation", "worlds"),
+    ("generation", "published", "worlds"),
     ("feedback",),
     ("sources",),
     ("training",),

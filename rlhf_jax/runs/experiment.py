@@ -19,19 +19,23 @@ from rlhf_jax.fields import ADDED_LATER, NOT_FINGERPRINTED
 from rlhf_jax.generation.ending import Ending, EndingConfig
 from rlhf_jax.models.config import TransformerConfig
 from rlhf_jax.parallel.config import ParallelConfig
+from rlhf_jax.published.folder import PublishedModel, find_model, need_model
+from rlhf_jax.published.model import computed_as, shape_of
 from rlhf_jax.runs import chain
 from rlhf_jax.sources.source import Source
+from rlhf_jax.stages.elsewhere import Published
 from rlhf_jax.stages.stage import Stage
 from rlhf_jax.training.loop import LoopConfig
 
 COMMANDS = (
     *("run", "sweep", "compare", "report", "generate", "score", "doctor", "replay", "plan"),
-    "estimators",
+    *("estimators", "export", "fetch", "data"),
 )
 OPTIONS = (  # theirs
     *("stop_after_steps", "insist", "from", "over", "seeds", "between", "stage", "topology"),
     *("suggest", "tries", "json", "prompts", "to", "n", "best_of", "scorer", "file"),
 )
+PRETRAINED = "pretrained"  # the field, and the name of the stage that it adds
 
 
 @dataclasses.dataclass(frozen=True)
@@ -39,7 +43,12 @@ class Experiment:
     """A chain of stages on one source of data. Its stages run in the order of what they need.
 
     name    names the run's directory, runs/<name>, unless `out` names another
-    model   the shape of the models that stages begin from nothing
+    pretrained  a published model: a folder with config.json, model.safetensors and a tokenizer, a
+            .gguf file, or a name on the Hugging Face hub. Stages start from it by the name
+            `pretrained`; its tokenizer is the run's
+    model   the shape of the models that stages begin from nothing. With `pretrained` the shape is
+            the published model's; only the fields that say how it computes are kept, and a
+            `context` that is smaller
     stages  by name; the name is the stage's directory, command and prefix of options
     chat    the chat template that turns messages into prompts and responses
     ending  where every policy's responses end, and what one scores that does not
@@ -52,7 +61,8 @@ class Experiment:
 
     name: str
     data: Source
-    model: TransformerConfig
+    model: TransformerConfig | None = dataclasses.field(default=None, kw_only=True)
+    pretrained: str | None = dataclasses.field(default=None, kw_only=True)
     stages: Mapping[str, Stage]
     evaluation: EvaluationConfig
     evaluators: tuple[Evaluator, ...] = ()
@@ -66,15 +76,33 @@ class Experiment:
     out: str | None = None
 
     def __post_init__(self):
+        if self.pretrained is not None:
+            self._start_from_published()
         self._check_kinds()
         require(0 <= self.seed < 2**63, "seed", self.seed, "in [0, 2**63)")
         total = self.evaluation.prompt_length + self.evaluation.response_length
         field, context = "evaluation.prompt_length + response_length", self.model.context
         require(total <= context, field, total, f"<= model.context = {context}")
-        fields = (field.name for field in dataclasses.fields(self))
-        reserved = (*COMMANDS, *OPTIONS, *fields)
+        fields = {field.name for field in dataclasses.fields(self)}
+        own = () if self.pretrained is None else (PRETRAINED,)
+        reserved = sorted({*COMMANDS, *OPTIONS, *fields}.difference(own))
         chain.check_chain(self.stages, self.model, Ending.planned(self.ending), reserved)
         chain.check_evaluators(self.stages, self.evaluators, self.loop.best)
+
+    def _start_from_published(self):
+        """Gives `model` the published shape, and adds the stage that reads the published model."""
+        require_a(str, PRETRAINED, self.pretrained, "a folder, a .gguf file or a name on the hub")
+        shape = self.model
+        if (there := find_model(self.pretrained, weights=False)) is not None:
+            shape = computed_as(shape_of(there), self.model)
+        elif shape is None:  # otherwise the stages can be listed and planned by `model`
+            need_model(self.pretrained)
+        object.__setattr__(self, "model", shape)
+        require_a(Mapping, "stages", self.stages, "a dict of stages by name")
+        stage = Published()
+        same = self.stages.get(PRETRAINED, stage) == stage
+        require_form(same, "stages", PRETRAINED, "another name: the published model has it")
+        object.__setattr__(self, "stages", {PRETRAINED: stage, **self.stages})
 
     def _check_kinds(self):
         """Raises ConfigError where a field holds another kind of thing, such as a class in place of
@@ -97,6 +125,11 @@ class Experiment:
         for number, evaluator in enumerate(self.evaluators):
             ok = hasattr(evaluator, "judges") and is_instance(evaluator)
             require_form(ok, f"evaluators.{number}", evaluator, "an evaluator, such as GoldScore()")
+
+    @property
+    def published(self) -> PublishedModel | None:
+        """The model that `pretrained` names. Raises UserError where it is not there."""
+        return None if self.pretrained is None else need_model(self.pretrained)
 
     def with_stages(self, **stages: Stage) -> "Experiment":
         """The experiment with other stages of these names."""
@@ -133,6 +166,8 @@ class Experiment:
         if others:  # of other runs: which model it is, the path alone does not say
             directory = {name: self.directory_of(name) / "model" for name in others}
             found["models"] = {name: manifest.digest(path) for name, path in directory.items()}
+        if self.pretrained is not None and PRETRAINED in names:
+            found[PRETRAINED] = self.published.digest()
         return found
 
 

@@ -67,6 +67,9 @@ class StageInputs:
             self._models[stage] = self._run.model(stage)
         return self._models[stage]
 
+    def pretrained(self) -> Any:
+        return self._run.published()
+
     def records(self, kind: str, split: str) -> Sequence:
         needs = self._stage.needs()
         return self._run.records(kind, split, needs[kind].stage if kind in needs else None)

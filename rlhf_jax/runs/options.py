@@ -24,7 +24,7 @@ from typing import Annotated, Any, Literal, NamedTuple, Union, get_args, get_ori
 import tyro
 
 from rlhf_jax.errors import UserError, inside, require
-from rlhf_jax.runs.experiment import Experiment
+from rlhf_jax.runs.experiment import PRETRAINED, Experiment
 
 HELP = ("-h", "--help")
 FILE = "the experiment file"
@@ -216,7 +216,7 @@ def _comments(kind: type) -> dict[str, str]:
 def _parts(value: Any) -> list[Part] | None:
     """The parts of a group; None: the value is no group."""
     if isinstance(value, Experiment):
-        stages = [Part(name, stage, type(stage), "") for name, stage in value.stages.items()]
+        stages = [Part(name, stage, type(stage), "") for name, stage in _own(value).items()]
         named = {evaluator.name: evaluator for evaluator in value.evaluators}
         own = [part for part in _fields(value) if part.name not in ("stages", "evaluators")]
         return [*own, *stages, Part("evaluators", named, Mapping, "")]
@@ -229,6 +229,12 @@ def _parts(value: Any) -> list[Part] | None:
         items = enumerate(value)
     found = [Part(str(name), inner, type(inner), "") for name, inner in items]
     return found if found and all(_is_config(part.value) for part in found) else None
+
+
+def _own(config: Experiment) -> dict[str, Any]:
+    """The stages that have options: not that which reads the published model, which has its name
+    from a field."""
+    return {name: stage for name, stage in config.stages.items() if name != PRETRAINED}
 
 
 def _is_config(value: Any) -> bool:
@@ -311,7 +317,7 @@ def _changed(value: Any, found: Mapping[str, Any], path: str = "") -> Any:
     if not changed:
         return value
     if isinstance(value, Experiment):
-        stages = {name: changed.pop(name) for name in value.stages if name in changed}
+        stages = {name: changed.pop(name) for name in _own(value) if name in changed}
         if "evaluators" in changed:
             changed["evaluators"] = tuple(changed["evaluators"].values())
         return dataclasses.replace(value, stages={**value.stages, **stages}, **changed)

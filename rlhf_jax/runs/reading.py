@@ -8,10 +8,13 @@ from itertools import islice
 from pathlib import Path
 from typing import Any
 
+from etils import epath
+
 from rlhf_jax.durable.files import writable_directory
-from rlhf_jax.durable.fingerprint import stored
+from rlhf_jax.durable.fingerprint import CLASS, stored
 from rlhf_jax.durable.model_files import has_model
 from rlhf_jax.errors import UserError, require
+from rlhf_jax.generation.ending import EndingConfig
 from rlhf_jax.runs.experiment import Experiment
 from rlhf_jax.runs.run import Run
 
@@ -61,6 +64,17 @@ def seed_of(config: Experiment) -> int:
     if not isinstance(seed, int):
         raise UserError(f"{directory / 'config.json'}: seed: expected a whole number, got {seed!r}")
     return seed
+
+
+def ending_of(directory: epath.Path) -> EndingConfig:
+    """The experiment's ending, as stored in the stage's config.json."""
+    config = stored(directory)
+    try:
+        fields = {name: value for name, value in config["ending"].items() if name != CLASS}
+        return EndingConfig(**fields)
+    except (TypeError, KeyError, AttributeError) as error:
+        raise UserError(f"{directory / 'config.json'}: expected the fields of `ending`, got: "
+                        f"{error}")  from None  # fmt: skip
 
 
 def check_jsonl(path: Path | None, field: str) -> None:

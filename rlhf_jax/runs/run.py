@@ -25,6 +25,7 @@ from rlhf_jax.generation.ending import Ending
 from rlhf_jax.models.config import different_fields
 from rlhf_jax.parallel import processes
 from rlhf_jax.parallel.runner import Runner, make_runner
+from rlhf_jax.published import model as published
 from rlhf_jax.randomness import random_key
 from rlhf_jax.runs import chain, memory, opening
 from rlhf_jax.runs.evaluation import Evaluation
@@ -64,7 +65,7 @@ class Run:
         self.directory = config.directory
         self.runner = make_runner(config.parallel)
         self.check_rows(stages)
-        known = config.model.vocab_size, config.seed, config.chat
+        known = config.model.vocab_size, config.seed, config.chat, config.published
         data = config.data, self.directory / "data", *known
         if stages and processes.is_first():
             if not insist:
@@ -231,10 +232,14 @@ class Run:
             self.finish(upstream)
         directory, made = self.stage_directory(stage), self.config.stages[stage]
         self._check_records(stage, made, made.check)
-        with memory.explained(self.config, self.build(stage), self.runner):
-            task, inputs = self.task(stage)
-            with contextlib.closing(inputs):
-                found = made.finish(task.model(self._train(stage, task)), inputs)
+        found = made.loaded(inputs := StageInputs(self, stage))
+        if found is None:
+            with memory.explained(self.config, self.build(stage), self.runner):
+                task, inputs = self.task(stage)
+                with contextlib.closing(inputs):
+                    found = made.finish(task.model(self._train(stage, task)), inputs)
+        elif processes.is_first():
+            self._begin(stage)
         if made.ends == "rankings":
             self.collected(stage).write("rankings", found)
             return
@@ -243,9 +248,7 @@ class Run:
 
     def _train(self, stage: str, task: loop.Task) -> Any:
         if processes.is_first():
-            self._same_config(stage)
-            if self.origin is not None:
-                self.origin.write(self.stage_directory(stage))
+            self._begin(stage)
         state = loop.run(
             self.evaluation.attach(task),
             self.stage_directory(stage),
@@ -261,6 +264,11 @@ class Run:
             raise Stopped(f"{stage}: stopped {place}; the same command without "
                           "--stop-after-steps goes on")  # fmt: skip
         return state
+
+    def _begin(self, stage: str) -> None:
+        self._same_config(stage)
+        if self.origin is not None:
+            self.origin.write(self.stage_directory(stage))
 
     def _check_configs(self, stages: Sequence[str]) -> None:
         """Raises UserError where the directory of one of the stages has another config."""
@@ -283,6 +291,10 @@ class Run:
         """A record with texts in place of messages, by the run's chat template. Raises RecordError
         where the template refuses them, or there is none."""
         return record_of(record, self.tokenizer, self.config.chat)
+
+    def published(self) -> Any:
+        """The parameters of the experiment's published model, laid over the devices."""
+        return published.load(self.config.published, self.config.model, self.runner.layout)
 
     def key(self, purpose: str) -> jax.Array:
         """The random key of a purpose (randomness.py)."""

@@ -70,7 +70,7 @@ def offered(config: Experiment, run: PathLike, stages: Sequence[str]) -> Offer:
 
 def data_of(config: Experiment) -> tuple:
     """What the data are made from: if it is equal for two configs, their data are equal."""
-    return config.data, config.model.vocab_size, config.seed, config.chat
+    return config.data, config.model.vocab_size, config.seed, config.chat, config.published
 
 
 def _files(config: Experiment) -> dict[str, str] | None:

@@ -9,7 +9,7 @@ from etils.epath import Path
 from rlhf_jax.data import counting, rendering, source_files
 from rlhf_jax.data.builder import RecordSource, read_dataset, write_dataset
 from rlhf_jax.data.rendering import PLAIN, ChatConfig
-from rlhf_jax.data.tokenizer import Tokenizer, find_tokenizer, load_tokenizer
+from rlhf_jax.data.tokenizer import NAMES, Tokenizer, find_tokenizer, load_tokenizer
 from rlhf_jax.data.tokenizer_training import train_sentencepiece
 from rlhf_jax.durable import taken
 from rlhf_jax.durable.files import write_atomically
@@ -17,6 +17,8 @@ from rlhf_jax.durable.fingerprint import check_fingerprint
 from rlhf_jax.durable.lock import lock
 from rlhf_jax.errors import inside
 from rlhf_jax.parallel import processes
+from rlhf_jax.published.folder import PublishedModel, tokenizer_digest
+from rlhf_jax.published.model import tokenizer_of
 from rlhf_jax.randomness import shuffle_seed
 from rlhf_jax.sources.source import Source
 from rlhf_jax.strict_json import read_json
@@ -78,26 +80,44 @@ class Corpora:
         return known or {"all": len(self.read(name, split))}
 
 
-def identity(source: Source, vocab_size: int, seed: int, chat: ChatConfig = PLAIN) -> dict:
+def identity(
+    source: Source,
+    vocab_size: int,
+    seed: int,
+    chat: ChatConfig = PLAIN,
+    published: PublishedModel | None = None,
+) -> dict:
     """The config that determines the data."""
     found = {"data": source, "vocab_size": vocab_size, "seed": seed}
-    return found | ({} if chat == PLAIN else {"chat": chat})
+    found |= {} if chat == PLAIN else {"chat": chat}
+    return found | ({} if published is None else {"tokenizer": tokenizer_digest(published)})
 
 
 def check_config(
-    source: Source, directory: Path, vocab_size: int, seed: int, chat: ChatConfig = PLAIN
+    source: Source,
+    directory: Path,
+    vocab_size: int,
+    seed: int,
+    chat: ChatConfig = PLAIN,
+    published: PublishedModel | None = None,
 ) -> None:
     """Raises UserError where finished data of another config are in the directory."""
     if (directory / "counts.json").is_file():
-        check_fingerprint(directory, identity(source, vocab_size, seed, chat))
+        check_fingerprint(directory, identity(source, vocab_size, seed, chat, published))
 
 
 def prepare(
-    source: Source, directory: Path, vocab_size: int, seed: int, chat: ChatConfig = PLAIN
+    source: Source,
+    directory: Path,
+    vocab_size: int,
+    seed: int,
+    chat: ChatConfig = PLAIN,
+    published: PublishedModel | None = None,
 ) -> Corpora:
     """Writes the data sets and trains or copies the tokenizer; a finished directory is kept.
 
-    chat: the template that renders records, which the tokenizer's file then has too.
+    chat: the template that renders records, which the tokenizer's file then has too. published: the
+    model whose tokenizer is used; None: the source's, or one that is trained.
 
     counts.json, written last, holds the number of records of each split, and of records that were
     left out, cut or repeated. The counts are printed too.
@@ -105,7 +125,7 @@ def prepare(
     """
     corpora = Corpora(directory, source)
     done = (directory / "counts.json").is_file()
-    config = identity(source, vocab_size, seed, chat)
+    config = identity(source, vocab_size, seed, chat, published)
     check_fingerprint(directory, config, insist=None if done else True)
     # The source files may be on the disk of process 0 only.
     files = _files(source, directory, done) if processes.is_first() else None
@@ -114,7 +134,12 @@ def prepare(
     with lock(directory):
         (directory / taken.NAME).unlink(missing_ok=True)  # a kill left it without the counts
         splits, counts = source.records(seed)
-        trained = not source.copy_tokenizer(directory, vocab_size)
+        if published is None:
+            trained = not source.copy_tokenizer(directory, vocab_size)
+        else:
+            trained, files_of = False, published.tokenizer()
+            name = next(name for name in NAMES if name in files_of)
+            tokenizer_of(published).save(directory / name)
         counts["repeated"] = counting.repeats(splits)
         if trained:
             order = shuffle_seed(seed, "data/tokenizer")

@@ -1,5 +1,5 @@
-"""Stages that train nothing: a finished model of another run, and a policy prompted with worked
-examples."""
+"""Stages that train nothing: a finished model of another run, a published model, and a policy
+prompted with worked examples."""
 
 import dataclasses
 
@@ -33,6 +33,23 @@ class FromRun(Stage):
 
     def shape(self, build):
         return self.model or build.model
+
+
+@dataclasses.dataclass(frozen=True)
+class Published(Stage):
+    """The published model that `pretrained` of the experiment names, read into this run."""
+
+    def shape(self, build):
+        return build.model
+
+    def steps(self, examples):
+        return 0
+
+    def programs(self, build, steps):
+        return {}
+
+    def loaded(self, inputs):
+        return inputs.pretrained()
 
 
 @dataclasses.dataclass(frozen=True)

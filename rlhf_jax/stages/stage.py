@@ -122,6 +122,9 @@ class Inputs(Protocol):
     def model(self, role: str) -> Any:
         """The parameters of the stage that has this role in `needs`."""
 
+    def pretrained(self) -> Any:
+        """The parameters of the experiment's published model."""
+
     def records(self, kind: str, split: str) -> Sequence:
         """Records of the stage that has the role `kind` in `needs`, else of the data source."""
 
@@ -228,6 +231,10 @@ class Stage:
 
     def saved(self) -> str | None:
         """For the report: what its saved model is; None: the weights of the last step."""
+        return None
+
+    def loaded(self, inputs: Inputs) -> Any:
+        """The parameters of a stage that reads its model from files; None: it trains."""
         return None
 
     def finish(self, params: Any, inputs: Inputs) -> Any:

@@ -91,7 +91,7 @@ REPLAY = (
          "test_a_stage_keeps_the_file_and_the_options_that_it_was_started_with"),
     ]),
     *mutants("runs/run.py", "test_replay.py", [
-        ("Run._train", "self.origin.write(self.stage_directory(stage))", "pass",
+        ("Run._begin", "self.origin.write(self.stage_directory(stage))", "pass",
          "test_a_stage_keeps_the_file_and_the_options_that_it_was_started_with"),
     ]),
 )  # fmt: skip

@@ -34,6 +34,8 @@ USE = (
         ("score", "and None not in scores", "", NULL, "TypeError"),
     ]),
     *mutants("runs/reading.py", "test_use.py", [
+        ("ending_of", "EndingConfig(**fields)", "EndingConfig()",
+         "test_api.py::test_a_model_is_the_one_that_the_stage_ended_with"),
         ("lines_to", 'path.with_name(path.name + ".partial")', "path",
          "test_a_file_is_replaced_when_all_its_lines_are_there", "AssertionError"),
     ]),
@@ -45,8 +47,6 @@ ENDED = "test_a_text_counts_as_ended_at_another_temperature_too"
 API = mutants("api.py", "test_api.py", [
     ("load_scorer", '"score")', '"policy")', "test_the_best_of_four_is_the_page_s",
      "UserError"),
-    ("_ending", "EndingConfig(**fields)", "EndingConfig()",
-     "test_a_model_is_the_one_that_the_stage_ended_with"),
     ("sample", "for prompt in prompts for _ in range(n)", "for _ in range(n) for prompt in prompts",
      DRAWN),
     ("sample", "SamplingConfig(temperature,", "SamplingConfig(1.0,", DRAWN),

@@ -1,0 +1,186 @@
+"""A published model: a folder as `transformers` writes it, a GGUF file, or a name on the hub."""
+
+import contextlib
+import functools
+import hashlib
+from collections.abc import Iterator, Mapping
+from typing import Any, Protocol
+
+import numpy as np
+from etils import epath
+
+from rlhf_jax.data.special_tokens import BESIDE
+from rlhf_jax.data.tokenizer import NAMES
+from rlhf_jax.durable.files import entries, modified
+from rlhf_jax.errors import UserError
+from rlhf_jax.models import families
+from rlhf_jax.models.config import TransformerConfig
+from rlhf_jax.models.families import Family, Published
+from rlhf_jax.published import hub, tensor_file
+from rlhf_jax.published.gguf_file import GGUF
+from rlhf_jax.published.reading import Readable
+from rlhf_jax.strict_json import read_json
+
+CONFIG = "config.json"
+PART = 1 << 24  # bytes that are hashed at a time
+
+
+class PublishedModel(Protocol):
+    """A model that was published: its shape, tokenizer and tensors."""
+
+    path: epath.Path
+
+    def shape(self) -> TransformerConfig:
+        """Raises UserError where this transformer does not compute such a model."""
+
+    def tokenizer(self) -> Mapping[str, bytes]:
+        """The tokenizer's files by name: tokenizer.json or tokenizer.model, and those BESIDE it."""
+
+    def tensors(self) -> Mapping[str, Readable]:
+        """The tensors of its files that hold parameters, by the names that `places` has. The files
+        are checked, none is read."""
+
+    def places(self) -> list[Published]:
+        """Where each tensor lies in our parameters."""
+
+    def digest(self) -> str:
+        """The sha256 (hex) of all its files."""
+
+
+class Folder:
+    """config.json, model*.safetensors and tokenizer files of a folder."""
+
+    def __init__(self, path: epath.PathLike):
+        self.path = epath.Path(path)
+
+    @functools.cached_property
+    def _family(self) -> Family:
+        with self._naming_the_folder():
+            return families.of(self.config().get("model_type", "(absent)"))
+
+    def config(self) -> dict[str, Any]:
+        """The fields of config.json."""
+        found = read_json(self.path / CONFIG)
+        if not isinstance(found, dict):
+            raise UserError(f"{self.path / CONFIG}: expected an object, got {found!r}"[:300])
+        return found
+
+    def shape(self) -> TransformerConfig:
+        with self._naming_the_folder():
+            return self._family.from_config(self.config())
+
+    @contextlib.contextmanager
+    def _naming_the_folder(self) -> Iterator[None]:
+        try:
+            yield
+        except UserError as error:
+            raise UserError(f"{self.path}/{error}") from None
+
+    def tokenizer(self) -> dict[str, bytes]:
+        first = next((name for name in NAMES if (self.path / name).is_file()), None)
+        if first is None:
+            raise UserError(f"{self.path}: expected {' or '.join(NAMES)}, neither is there")
+        names = [name for name in (first, *BESIDE) if (self.path / name).is_file()]
+        return {name: (self.path / name).read_bytes() for name in names}
+
+    def tensors(self) -> dict[str, tensor_file.Stored]:
+        named = {}
+        for name, stored in tensor_file.tensors_of(self.path).items():
+            if (own := self._family.own_name(name)) is not None:
+                named[own] = stored
+        if self.shape().tied_embeddings and self._family.head in named:
+            self._check_tied(named, named.pop(self._family.head))
+        return named
+
+    def _check_tied(self, tensors: Mapping[str, Readable], head: tensor_file.Stored) -> None:
+        """Raises UserError where a head that repeats the token embeddings has other values."""
+        (tokens,) = (each.name for each in self.places() if each.path == "tokens")
+        there = tensors.get(tokens)
+        if there is not None and (
+            head.shape != there.shape or not np.array_equal(head.read(), there.read())
+        ):
+            raise UserError(f"{self.path}: tensor {head.name!r}: differs from {tokens!r}, which it "
+                            f"repeats by {CONFIG} (tie_word_embeddings)")  # fmt: skip
+
+    def places(self) -> list[Published]:
+        return self._family.tensors(self.shape())
+
+    def digest(self) -> str:
+        known = (CONFIG, tensor_file.INDEX, *NAMES, *BESIDE)
+        files = [path for path in entries(self.path)
+                 if path.name in known or path.suffix == ".safetensors"]  # fmt: skip
+        return _digest(files)
+
+
+class File:
+    """A GGUF file."""
+
+    def __init__(self, path: epath.PathLike):
+        self.path = epath.Path(path)
+        self.read = functools.cache(lambda: GGUF(self.path))
+
+    def shape(self) -> TransformerConfig:
+        return self.read().shape()
+
+    def tokenizer(self) -> dict[str, bytes]:
+        return self.read().tokenizer()
+
+    def tensors(self) -> Mapping[str, Readable]:
+        return self.read().tensors
+
+    def places(self) -> list[Published]:
+        return self.read().places()
+
+    def digest(self) -> str:
+        return _digest([self.path])
+
+
+def find_model(name: str, weights: bool = True) -> PublishedModel | None:
+    """The model of a folder, of a .gguf file or of a name on the hub; None: there is none such on
+    this machine, and the name is none of the hub's.
+
+    weights: whether the tensors too are fetched from the hub.
+    """
+    path = epath.Path(name)
+    if path.suffix == ".gguf" and path.is_file():
+        return File(path)
+    if path.is_dir():
+        return Folder(path)
+    return Folder(hub.folder(name, weights)) if hub.is_name(name) else None
+
+
+def need_model(name: str, weights: bool = True) -> PublishedModel:
+    """As `find_model`; raises UserError where there is none."""
+    found = find_model(name, weights)
+    if found is None:
+        raise UserError(f"pretrained = {name!r}: must be a folder with {CONFIG} and "
+                        f"{tensor_file.WHOLE}, a .gguf file, or a name on the hub, as in "
+                        "HuggingFaceTB/SmolLM2-135M")  # fmt: skip
+    return found
+
+
+def tokenizer_digest(model: PublishedModel) -> str:
+    """The sha256 (hex) of the tokenizer's files."""
+    found = hashlib.sha256()
+    for name, content in sorted(model.tokenizer().items()):
+        found.update(f"{name} {hashlib.sha256(content).hexdigest()}\n".encode())
+    return found.hexdigest()
+
+
+def _digest(files: list[epath.Path]) -> str:
+    found = hashlib.sha256()
+    for file in files:
+        content = _sha256(str(file), file.stat().length, modified(file))
+        found.update(f"{file.name} {content}\n".encode())
+    return found.hexdigest()
+
+
+@functools.lru_cache(256)
+def _sha256(path: str, size: int, written: float) -> str:
+    """Of a file's content. size, written: so that a file that has changed is hashed again."""
+    del size, written
+    found = hashlib.sha256()
+    with epath.Path(path).open("rb") as file:
+        while part := file.read(PART):
+            found.update(part)
+    return found.hexdigest()

@@ -1,0 +1,156 @@
+"""GGUF files (llama.cpp): shape, tokenizer and tensors.
+
+Reads with the package `gguf`, an extra. The names and layouts of tensors are the family's.
+"""
+
+import contextlib
+import functools
+import json
+from collections.abc import Iterator
+from typing import Any, NamedTuple
+
+import numpy as np
+from etils import epath
+
+from rlhf_jax.errors import UserError
+from rlhf_jax.models import families
+from rlhf_jax.models.config import TransformerConfig
+from rlhf_jax.models.families import Family, Published
+
+SPECIAL = {"bos": "bos", "eos": "eos", "unk": "unknown", "pad": "padding"}
+CONTROL, USER_DEFINED = 3, 4  # of tokenizer.ggml.token_type
+_DIGITS = {"type": "Digits", "individual_digits": True}
+_BYTES = {"type": "ByteLevel", "add_prefix_space": False, "trim_offsets": True, "use_regex": True}
+# How text is cut before merges, by tokenizer.ggml.pre.
+CUTS = {"gpt-2": [_BYTES], "smollm": [_DIGITS, _BYTES]}
+
+
+class Quantized(NamedTuple):
+    """A tensor of a GGUF file."""
+
+    tensor: Any
+
+    @property
+    def shape(self) -> tuple[int, ...]:
+        return tuple(int(side) for side in reversed(self.tensor.shape))
+
+    def read(self) -> np.ndarray:
+        """In float32, whatever format it is stored in."""
+        from gguf.quants import dequantize
+
+        return dequantize(self.tensor.data, self.tensor.tensor_type).reshape(self.shape)
+
+
+class GGUF:
+    """A GGUF file. Raises UserError where it cannot be read, or `gguf` is not installed."""
+
+    def __init__(self, path: epath.PathLike):
+        self.path = epath.Path(path)
+        try:
+            import gguf
+
+            reader = gguf.GGUFReader(str(path))
+            self._fields = {
+                name: _shortest(field.contents()) for name, field in reader.fields.items()
+            }
+        except ModuleNotFoundError:
+            raise UserError(f"{path}: a GGUF file needs pip install 'rlhf-jax[gguf]'") from None
+        except Exception as error:  # of a damaged file the library raises errors of many kinds
+            what = (str(error).splitlines() or [type(error).__name__])[0]
+            raise UserError(f"{path}: cannot be read as GGUF: {what}") from None
+        self.tensors = {tensor.name: Quantized(tensor) for tensor in reader.tensors}
+
+    def field(self, name: str) -> Any:
+        if name not in self._fields:
+            raise UserError(f"{self.path}: expected the field {name}, it is not there")
+        return self._fields[name]
+
+    @property
+    def name(self) -> str:
+        return str(self._fields.get("general.name", self.path.stem))
+
+    @property
+    def license(self) -> str | None:
+        return self._fields.get("general.license")
+
+    @functools.cached_property
+    def _family(self) -> Family:
+        with self._naming_the_file():
+            return families.of_gguf(self.field("general.architecture"))
+
+    def shape(self) -> TransformerConfig:
+        with self._naming_the_file():
+            return self._family.from_gguf(self._fields, self.tensors)
+
+    def places(self) -> list[Published]:
+        """Where each tensor lies in our parameters."""
+        return self._family.gguf(self.shape())
+
+    @contextlib.contextmanager
+    def _naming_the_file(self) -> Iterator[None]:
+        try:
+            yield
+        except UserError as error:
+            raise UserError(f"{self.path}: {error}") from None
+
+    def special_ids(self) -> dict[str, int]:
+        """The ids of bos, eos, unk and pad, of those that the file names."""
+        names = {word: f"tokenizer.ggml.{name}_token_id" for word, name in SPECIAL.items()}
+        return {word: self._fields[name] for word, name in names.items() if name in self._fields}
+
+    def tokenizer(self) -> dict[str, bytes]:
+        """tokenizer.json and tokenizer_config.json, which has the chat template.
+
+        Raises UserError where the tokenizer is none of byte-level BPE, or cuts text in a way that
+        is not known.
+        """
+        kind, cut = self.field("tokenizer.ggml.model"), self.field("tokenizer.ggml.pre")
+        for field, value, known in (("model", kind, ("gpt2",)), ("pre", cut, tuple(CUTS))):
+            if value not in known:
+                raise UserError(f"{self.path}: tokenizer.ggml.{field}: expected "
+                                f"{' or '.join(known)}, got {value!r}")  # fmt: skip
+        tokens, kinds = self.field("tokenizer.ggml.tokens"), self.field("tokenizer.ggml.token_type")
+        merges = [merge.split(" ") for merge in self.field("tokenizer.ggml.merges")]
+        parts = CUTS[cut]
+        model = {"type": "BPE", "dropout": None, "unk_token": None, "ignore_merges": False,
+                 "continuing_subword_prefix": None, "end_of_word_suffix": None, "fuse_unk": False,
+                 "byte_fallback": False, "vocab": {token: i for i, token in enumerate(tokens)},
+                 "merges": merges}  # fmt: skip
+        found = {
+            "version": "1.0",
+            "truncation": None,
+            "padding": None,
+            "added_tokens": [
+                _added(i, tokens[i], kind == CONTROL)
+                for i, kind in enumerate(kinds)
+                if kind in (CONTROL, USER_DEFINED)
+            ],
+            "normalizer": None,
+            "pre_tokenizer": {"type": "Sequence", "pretokenizers": parts},
+            "post_processor": None,
+            "decoder": _BYTES,
+            "model": model,
+        }
+        config = {
+            "tokenizer_class": "PreTrainedTokenizerFast",
+            "add_prefix_space": False,
+            "clean_up_tokenization_spaces": False,
+            "model_max_length": self.shape().context,
+            **{f"{word}_token": tokens[i] for word, i in self.special_ids().items()},
+        }
+        if template := self._fields.get("tokenizer.chat_template"):
+            config["chat_template"] = template
+        return {
+            "tokenizer.json": json.dumps(found, ensure_ascii=False).encode(),
+            "tokenizer_config.json": json.dumps(config, ensure_ascii=False, indent=2).encode(),
+        }
+
+
+def _added(i: int, content: str, special: bool) -> dict[str, Any]:
+    flags = {"single_word": False, "lstrip": False, "rstrip": False, "normalized": False}
+    return {"id": i, "content": content, **flags, "special": special}
+
+
+def _shortest(value: Any) -> Any:
+    """A float32 with the digits that it has: 1e-05, not 9.999999747378752e-06."""
+    return float(str(np.float32(value))) if isinstance(value, float) else value

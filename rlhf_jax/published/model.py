@@ -1,0 +1,84 @@
+"""A published model as a shape and parameters of this package."""
+
+import dataclasses
+import functools
+import tempfile
+from collections.abc import Callable
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+from etils import epath
+
+from rlhf_jax.data.tokenizer import Tokenizer, find_tokenizer, load_tokenizer
+from rlhf_jax.models import transformer
+from rlhf_jax.models.config import COMPUTATION, TransformerConfig
+from rlhf_jax.published import reading
+from rlhf_jax.published.folder import PublishedModel
+
+
+def shape_of(model: PublishedModel) -> TransformerConfig:
+    """The shape of a published model, with a row for each token of its tokenizer: one whose padding
+    is a token of ours (data/tokenizer.py) has more tokens than the model was published with."""
+    shape, words = model.shape(), tokenizer_of(model).vocab_size
+    return dataclasses.replace(shape, vocab_size=max(shape.vocab_size, words))
+
+
+def tokenizer_of(model: PublishedModel) -> Tokenizer:
+    """The tokenizer of a published model. Raises UserError where it cannot be used."""
+    return _tokenizer(tuple(model.tokenizer().items()))
+
+
+@functools.lru_cache(4)
+def _tokenizer(files: tuple[tuple[str, bytes], ...]) -> Tokenizer:
+    with tempfile.TemporaryDirectory() as folder:
+        for name, content in files:
+            (epath.Path(folder) / name).write_bytes(content)
+        return load_tokenizer(find_tokenizer(folder))
+
+
+def computed_as(shape: TransformerConfig, model: TransformerConfig | None) -> TransformerConfig:
+    """A shape with `model`'s fields that say how it computes, and with its context if smaller."""
+    if model is None:
+        return shape
+    given = dataclasses.asdict(model)
+    own = {name: given[name] for name in COMPUTATION}
+    return dataclasses.replace(shape, **own, context=min(shape.context, model.context))
+
+
+def load(
+    model: PublishedModel, shape: TransformerConfig, layout: Callable | None = None
+) -> transformer.Params:
+    """The parameters of a published model, float32.
+
+    The embeddings of tokens that the model was published without are the mean of the others: by
+    Jensen's inequality the probability of such a token is then at most 1 / vocabulary (Hewitt 2021,
+    "Initializing new word embeddings for pretrained language models").
+
+    shape: as `shape_of` has it, or with a smaller context. layout: a function from the parameters'
+    shapes to shapes with shardings; None: first device.
+    Raises UserError, naming file and tensor, where the files do not hold this model.
+    """
+    published, found, places = model.shape(), model.tensors(), model.places()
+    reading.check(str(model.path), found, places)
+    whole = jax.eval_shape(lambda key: transformer.init(published, key), jax.random.key(0))
+    params = reading.parameters(found, places, (layout or on_first_device)(whole))
+    rows = shape.vocab_size - published.vocab_size
+    params |= {name: _with_rows(params[name], rows) for name in ("tokens", "head")
+               if name in params and rows > 0}  # fmt: skip
+    if published.positions == "learned" and shape.context < published.context:
+        params["positions"] = params["positions"][: shape.context]
+    wanted = jax.eval_shape(lambda key: transformer.init(shape, key), jax.random.key(0))
+    laid = (layout or on_first_device)(wanted)
+    return jax.tree.map(lambda x, to: jax.device_put(x, to.sharding), params, laid)
+
+
+def _with_rows(matrix: jax.Array, rows: int) -> jax.Array:
+    mean = jnp.broadcast_to(matrix.mean(0), (rows, matrix.shape[1]))
+    return jnp.concatenate([matrix, mean])
+
+
+def on_first_device(shapes: Any) -> Any:
+    """The shapes, each whole on this process's first device."""
+    here = jax.sharding.SingleDeviceSharding(jax.local_devices()[0])
+    return jax.tree.map(lambda x: jax.ShapeDtypeStruct(x.shape, x.dtype, sharding=here), shapes)

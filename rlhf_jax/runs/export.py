@@ -1,0 +1,160 @@
+"""`rlhf-jax export`: a finished model as a folder that `transformers` loads. `rlhf-jax fetch`."""
+
+import dataclasses
+import itertools
+import json
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any, Literal
+
+import jax
+from etils import epath
+
+from rlhf_jax.data.tokenizer import Tokenizer, find_tokenizer, load_tokenizer
+from rlhf_jax.durable import manifest, taken
+from rlhf_jax.durable.files import entries
+from rlhf_jax.durable.fingerprint import stored
+from rlhf_jax.durable.model_files import has_model, load_model, read_about
+from rlhf_jax.errors import UserError, require
+from rlhf_jax.evaluation.summary import SECTIONS
+from rlhf_jax.generation.ending import Ending
+from rlhf_jax.published import card, saving, tokenizer_files
+from rlhf_jax.published.fetch import FetchOptions, fetch
+from rlhf_jax.runs.options import parse
+from rlhf_jax.runs.reading import ending_of
+from rlhf_jax.strict_json import read_json
+
+
+@dataclasses.dataclass(frozen=True)
+class ExportOptions:
+    """Options of the export command."""
+
+    dtype: Literal["float32", "bfloat16", "float16"] = "float32"  # number format of the files
+    largest: float = 5.0  # GiB of a file at most; a larger model has several files and an index
+
+    def __post_init__(self):
+        require(self.largest > 0, "largest", self.largest, "positive")
+
+
+def export(run: epath.PathLike, stage: str, to: epath.PathLike, options: ExportOptions) -> Path:
+    """Writes the model of a finished stage of a run into a new folder, and returns its path.
+
+    The folder has config.json, model.safetensors, tokenizer.json, tokenizer_config.json (with the
+    chat template), generation_config.json and README.md. A reward model is one with a single label.
+    Raises UserError where the stage has no finished model, no family of transformers has such a
+    shape, or the folder is not empty.
+    """
+    run = epath.Path(run)
+    directory = finished(run, stage)
+    folder = saving.new_folder(to, "FOLDER")
+    scorer = read_about(directory / "model")["kind"] == "score"
+    file = find_tokenizer(taken.followed(run / "data"))
+    tokenizer = load_tokenizer(file)
+    kind = "score" if scorer else "policy"
+    shape, params = load_model(directory / "model", kind, tokenizer.fingerprint)
+    ending = Ending.of(tokenizer, ending_of(directory))
+    ids = {"bos_token_id": tokenizer.bos_id, "pad_token_id": tokenizer.pad_id,
+           "eos_token_id": ends(ending)}  # fmt: skip
+    told = saving.write_model(
+        folder, shape, params, scorer,
+        dtype=options.dtype, largest=int(options.largest * saving.GIB), fields=ids,
+    )  # fmt: skip
+    notes = tokenizer_files.write(folder, file, tokenizer, shape.context)
+    if not scorer:
+        saving.write_json(folder / "generation_config.json", {"do_sample": True, **ids})
+    notes += _notes(tokenizer, ending, told)
+    about = card.Card(
+        stage=stage,
+        scorer=scorer,
+        architecture=told.architecture,
+        parameters=sum(x.size for x in jax.tree.leaves(params)),
+        dtype=options.dtype,
+        config=stored(directory),
+        records=read_json(run / "data" / "counts.json"),
+        licences={},
+        tests=(),
+        figures=figures(run, stage, scorer),
+        versions=manifest.versions(),
+        notes=notes,
+    )
+    (folder / "README.md").write_text(card.text(about))
+    for note in notes:
+        print(f"{stage}: {note}")
+    return Path(saving.finish(folder))
+
+
+def finished(run: epath.Path, stage: str) -> epath.Path:
+    """The directory of a finished stage with a model. Raises UserError where it has none."""
+    directory = taken.followed(run / stage)
+    if not has_model(directory / "model"):
+        stages = [path.name for path in entries(run)]
+        there = [name for name in stages if has_model(taken.followed(run / name) / "model")]
+        raise UserError(f"{run}: {stage!r} has no finished model here; stages with one are: "
+                        f"{', '.join(there) or 'none'}")  # fmt: skip
+    return directory
+
+
+def ends(ending: Ending) -> int | list[int]:
+    """The ids that end a response."""
+    return ending.eos if ending.stop is None else [ending.eos, ending.stop]
+
+
+def _notes(tokenizer: Tokenizer, ending: Ending, told: saving.Exported) -> list[str]:
+    found = [
+        f"In training each prompt began with the token {tokenizer.bos_id} and was followed by the "
+        f"response, which ends with the token {ending.end}."
+    ]
+    if told.score_bias:
+        found.append(f"{told.architecture} has no bias: add {told.score_bias!r} to its scores "
+                     f"({saving.SCORE_BIAS} in config.json).")  # fmt: skip
+    if ending.stop_after:
+        found.append(f"In training the token {ending.stop} ended a response from token "
+                     f"{ending.stop_after + 1} on only.")  # fmt: skip
+    return found
+
+
+def figures(run: epath.Path, stage: str, scorer: bool) -> list[tuple[str, str]]:
+    """(title, value) of each column that the run's report has of the stage's model."""
+    if not (run / "report.json").is_file():
+        return []
+    report = read_json(run / "report.json")
+    section = SECTIONS["score" if scorer else "policy"]
+    columns = report.get("columns", {}).get(section, {})
+    values: Mapping[str, Any] = report.get(section, {}).get(stage, {})
+    return [(_title(columns, name), _shown(value)) for name, value in values.items()
+            if name != "groups"]  # fmt: skip
+
+
+def _title(columns: Mapping[str, Any], name: str) -> str:
+    return " ".join(str(columns.get(name, {}).get("title", name)).split())
+
+
+def _shown(value: Any) -> str:
+    if isinstance(value, dict) and isinstance(value.get("mean"), float):
+        low, high = value.get("low"), value.get("high")
+        bounds = "" if low is None or high is None else f" [{low:.4g}, {high:.4g}]"
+        return f"{value['mean']:.4g}{bounds}"
+    return f"{value:.4g}" if isinstance(value, float) else json.dumps(value)
+
+
+def export_command(arguments: Sequence[str]) -> int:
+    words = _words(arguments, 3, 3, "export needs RUN STAGE FOLDER, as in rlhf-jax export "
+                   "runs/quickstart ppo exported/ppo")  # fmt: skip
+    options = parse([ExportOptions()], arguments[3:], "rlhf-jax export RUN STAGE FOLDER")[0]
+    print(export(*words, options))
+    return 0
+
+
+def fetch_command(arguments: Sequence[str]) -> int:
+    words = _words(arguments, 1, 2, "fetch needs MODEL, as in rlhf-jax fetch smollm2")
+    options = parse([FetchOptions()], arguments[len(words) :], "rlhf-jax fetch MODEL")[0]
+    print(fetch(words[0], Path(words[1]) if words[1:] else None, options))
+    return 0
+
+
+def _words(arguments: Sequence[str], least: int, most: int, usage: str) -> list[str]:
+    """The words before the first option. Raises UserError where there are too few or too many."""
+    found = list(itertools.takewhile(lambda word: not word.startswith("-"), arguments))
+    if not least <= len(found) <= most:
+        raise UserError(usage)
+    return found

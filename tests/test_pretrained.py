@@ -1,0 +1,200 @@
+"""An experiment that starts from a published model: import, training, export, import again."""
+
+import dataclasses
+import json
+import shutil
+
+import jax
+import numpy as np
+import pytest
+
+from rlhf_jax import api, cli
+from rlhf_jax.data.records import Demonstration, write_jsonl
+from rlhf_jax.data.tokenizer import load_tokenizer
+from rlhf_jax.errors import ConfigError, UserError
+from rlhf_jax.models import transformer
+from rlhf_jax.models.config import TransformerConfig
+from rlhf_jax.published import folder, model, saving, tensor_file
+from rlhf_jax.runs import export
+from rlhf_jax.runs.evaluation import EvaluationConfig
+from rlhf_jax.runs.experiment import Experiment
+from rlhf_jax.sources.folder import FolderData
+from rlhf_jax.stages.sft import SFT
+from rlhf_jax.training.optimizer import OptimizerConfig
+from tests.data.test_tokenizer import byte_level
+
+SHAPE = TransformerConfig(
+    vocab_size=360, layers=2, width=32, heads=4, kv_heads=2, mlp_width=48, context=64,
+    positions="rotary", norm="rms", activation="swiglu", biases=False, tied_embeddings=False,
+    head_size=8,  # config.json names it, though it is width / heads
+    compute_dtype="float32",
+)  # fmt: skip
+TEMPLATE = "{% for message in messages %}{{ message['content'] }}{% endfor %}"
+FILE = """
+from rlhf_jax.runs.experiment import Experiment
+from rlhf_jax.runs.evaluation import EvaluationConfig
+from rlhf_jax.models.config import TransformerConfig
+from rlhf_jax.sources.folder import FolderData
+from rlhf_jax.stages.sft import SFT
+from rlhf_jax.training.optimizer import OptimizerConfig
+
+config = Experiment(
+    name="published",
+    data=FolderData(path="RECORDS"),
+    pretrained="MODEL",
+    model=TransformerConfig(compute_dtype="float32", context=32),
+    stages={"sft": SFT(OptimizerConfig(learning_rate=1e-3), batch_size=4, length=24,
+                       start="pretrained")},
+    evaluation=EvaluationConfig(prompt_length=16, response_length=8),
+)
+"""
+
+
+def write_published(place, shape, seed):
+    """A published folder with random weights; returns them."""
+    partial = saving.new_folder(place, "place")
+    draw = np.random.default_rng(seed).standard_normal
+    shapes = jax.eval_shape(lambda key: transformer.init(shape, key), jax.random.key(0))
+    params = jax.tree.map(lambda x: np.float32(0.3) * draw(x.shape, np.float32), shapes)
+    saving.write_model(partial, shape, params, scorer=False, fields={}, largest=20_000)
+    byte_level(["<pad>", "<s>", "</s>"]).save(str(partial / "tokenizer.json"))
+    saving.write_json(partial / "tokenizer_config.json", {"chat_template": TEMPLATE})
+    saving.finish(partial)
+    return params
+
+
+@pytest.fixture(scope="module")
+def place(tmp_path_factory):
+    """A folder with a published model and an experiment that has run."""
+    place = tmp_path_factory.mktemp("pretrained")
+    params = write_published(place / "model", SHAPE, 0)
+    records = [Demonstration(f"Say {n}:", f" {n}.") for n in range(8)]
+    write_jsonl(place / "records" / "demonstrations.train.jsonl", records)
+    text = FILE.replace("RECORDS", str(place / "records")).replace("MODEL", str(place / "model"))
+    (place / "experiment.py").write_text(text)
+    cli.command(["sft", str(place / "experiment.py"), "--out", str(place / "run")])
+    return place, params
+
+
+def equal(a, b):
+    jax.tree.map(np.testing.assert_array_equal, a, b)
+
+
+def test_a_stage_starts_from_the_file_s_weights_and_their_tokenizer(place):
+    place, params = place
+    loaded = api.load_policy(place / "run", "pretrained")
+    words = loaded.tokenizer.vocab_size
+    assert loaded.shape == dataclasses.replace(SHAPE, vocab_size=words, context=32) and words > 360
+    for name in ("tokens", "head"):  # a row for each token that the model was published without
+        mean = np.broadcast_to(params[name].mean(0, dtype=np.float64), (words - 360, 32))
+        np.testing.assert_allclose(loaded.params[name][360:], mean, atol=1e-7)
+    cut = lambda x: x[:360] if x.shape[0] == words else x
+    equal(jax.tree.map(cut, loaded.params), params)
+    trained = api.load_policy(place / "run", "sft")
+    change = jax.tree.map(lambda a, b: np.abs(a - b).max(), trained.params, loaded.params)
+    assert min(jax.tree.leaves(change)) > 0 and max(jax.tree.leaves(change)) < 2.1e-3  # two steps
+    published = load_tokenizer(place / "model" / "tokenizer.json")
+    assert loaded.tokenizer.fingerprint == published.fingerprint
+    assert loaded.tokenizer.config["chat_template"] == TEMPLATE
+
+
+def test_api_loads_a_published_folder(place):
+    place, _ = place
+    found, run = api.load_policy(place / "model"), api.load_policy(place / "run", "pretrained")
+    equal(found.params, run.params)
+    assert found.tokenizer.fingerprint == run.tokenizer.fingerprint
+    assert found.ending.eos == run.ending.eos and found.ending.missing is None
+
+
+def test_import_export_import_is_bit_for_bit(place):
+    place, _ = place
+    to = place / "exported"
+    cli.command(["export", str(place / "run"), "sft", str(to), "--largest", "0.00001"])
+    assert len(list(to.glob("*.safetensors"))) > 3 and (to / tensor_file.INDEX).is_file()
+    again, trained = folder.Folder(to), api.load_policy(place / "run", "sft")
+    shape = model.shape_of(again)
+    assert shape == dataclasses.replace(trained.shape, compute_dtype="auto")
+    equal(model.load(again, shape), trained.params)
+    assert (to / "chat_template.jinja").read_text() == TEMPLATE
+    assert json.loads((to / "tokenizer_config.json").read_text())["pad_token"] == "<pad>"
+    tokenizer = trained.tokenizer
+    ids = {"bos_token_id": tokenizer.bos_id, "eos_token_id": tokenizer.eos_id,
+           "pad_token_id": tokenizer.pad_id}  # fmt: skip
+    for name in ("config.json", "generation_config.json"):
+        assert json.loads((to / name).read_text()).items() >= ids.items()
+
+
+def test_the_card_says_what_the_model_is(place):
+    place, _ = place
+    export.export(place / "run", "sft", place / "card", export.ExportOptions(dtype="bfloat16"))
+    card = (place / "card" / "README.md").read_text()
+    assert "pipeline_tag: text-generation" in card and "LlamaForCausalLM" in card
+    assert f'"pretrained": "{folder.Folder(place / "model").digest()}"' in card
+    assert '"rlhf_jax.stages.sft:SFT"' in card and '"train": 7' in card and "| jax |" in card
+    assert json.loads((place / "card" / "config.json").read_text())["dtype"] == "bfloat16"
+    read = folder.Folder(place / "card").tensors()["lm_head.weight"].read()
+    head = np.asarray(api.load_policy(place / "run", "sft").params["head"])
+    np.testing.assert_array_equal(read, head.astype(read.dtype))
+
+
+def test_files_that_have_changed_are_refused(place, capsys):
+    place, _ = place
+    command = ["sft", str(place / "experiment.py"), "--out", str(place / "run")]
+    other = place / "other"
+    shutil.copytree(place / "model", other)
+    cli.command([*command, "--pretrained", str(other)])  # the same content in another place
+    assert "nothing is left to run" in capsys.readouterr().out
+    write_published(place / "seed", SHAPE, 1)
+    with pytest.raises(UserError, match=r"another config.*\n  pretrained: "):
+        cli.command([*command, "--pretrained", str(place / "seed")])
+    shutil.copyfile(other / "tokenizer_config.json", other / "chat_template.jinja")
+    with pytest.raises(UserError, match=r"another config.*\n  tokenizer: "):
+        cli.command([*command, "--pretrained", str(other)])
+
+
+def experiment(**fields):
+    known = {
+        "name": "some",
+        "data": FolderData(),
+        "stages": {"sft": SFT(OptimizerConfig(), length=8, start="pretrained")},
+        "evaluation": EvaluationConfig(prompt_length=4, response_length=4),
+    }
+    return Experiment(**known | fields)
+
+
+def test_an_experiment_has_the_published_shape(place):
+    there = str(place[0] / "model")
+    found = experiment(pretrained=there)
+    words = found.model.vocab_size
+    assert found.model == dataclasses.replace(SHAPE, vocab_size=words, compute_dtype="auto")
+    assert list(found.stages) == ["pretrained", "sft"]
+    given = TransformerConfig(layers=7, context=16, remat="full", logit_chunk=4)
+    found = experiment(pretrained=there, model=given)
+    assert found.model == dataclasses.replace(
+        SHAPE, vocab_size=words, context=16, remat="full", logit_chunk=4, compute_dtype="auto"
+    )
+    assert dataclasses.replace(found, seed=3).stages == found.stages
+    # A plan needs no files where the experiment gives the shape.
+    assert experiment(pretrained="not-there", model=given).model == given
+
+
+def test_what_is_wrong_with_pretrained_is_one_line(place):
+    there = str(place[0] / "model")
+    with pytest.raises(UserError, match=r"^pretrained = 'not-there': must be a folder with config"):
+        experiment(pretrained="not-there")
+    with pytest.raises(ConfigError, match=r"^model = None: must be a TransformerConfig"):
+        experiment()
+    stages = {"pretrained": SFT(OptimizerConfig(), length=8, start=None)}
+    with pytest.raises(ConfigError, match=r"^stages = 'pretrained': must be another name"):
+        experiment(pretrained=there, stages=stages)
+    broken = place[0] / "broken"
+    shutil.copytree(there, broken)
+    config = json.loads((broken / "config.json").read_text())
+    (broken / "config.json").write_text(json.dumps(config | {"hidden_act": "relu"}))
+    with pytest.raises(UserError, match=r"broken/config.json: hidden_act = 'relu'"):
+        experiment(pretrained=str(broken))
+    (broken / "config.json").write_text(json.dumps(config | {"intermediate_size": 40}))
+    shape = model.shape_of(folder.Folder(broken))
+    with pytest.raises(UserError, match=r"broken: tensor 'model.layers.0.mlp.up_proj.weight': "
+                       r"expected shape \[40, 32\] by config.json, got \[48, 32\]"):  # fmt: skip
+        model.load(folder.Folder(broken), shape)
