@@ -3,9 +3,9 @@
     python -m tests.pages RUN < parts.json
 
 RUN is a finished run of tests/small_run.py. The driver copies it to runs/quickstart of the current
-folder, writes experiments/*.py that hold the small experiment, and runs each part in this process:
-["sh", "rlhf-jax ..."] or ["python", "code"]; code that begins with "# NAME.py" is written to this
-file.
+folder, writes experiments/*.py that hold the small experiment with three of its evaluators, and
+runs each part in this process: ["sh", "rlhf-jax ..."] or ["python", "code"]; code that begins with
+"# NAME.py" is written to this file.
 """
 
 import contextlib
@@ -23,7 +23,10 @@ FIRST_WORDS = ("rlhf-jax", "echo", "make", "pip", "python", "pytest", "sbatch", 
 EXPERIMENT = """
 import dataclasses
 from tests.small_run import config
-config = dataclasses.replace(config, name={!r})
+names = "gold_score", "gold_score_wins_vs_sft", "samples"
+kept = [evaluator for evaluator in config.evaluators if evaluator.name in names]
+assert len(kept) == 3
+config = dataclasses.replace(config, name={!r}, evaluators=tuple(kept))
 """
 # What takes minutes as it stands on a page, and what is run in its place.
 SHRUNK = {"0.1 0.2 0.4": "0.1 0.2 --from runs/quickstart", "--seeds 0 1 2": "--seeds 1",

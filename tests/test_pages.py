@@ -29,6 +29,8 @@ MAKE = "tests/test_experiments.py::test_the_pages_name_existing_targets_extras_a
 OWN = {
     "docs/data.md": "tests/test_data_page.py::test_the_example_runs_to_a_report_without_a_grader",
     "docs/extending.md": "tests/test_docs.py::test_the_blocks_are_experiments_that_run",
+    "docs/objectives.md": "tests/test_docs.py::"
+    "test_the_example_of_objectives_runs_and_has_the_loss_of_a_loop",
     "docs/policy_gradients.md": "tests/test_docs.py::test_the_blocks_are_experiments_that_run",
     "docs/resume.md": "tests/test_never_lose.py::test_they_do_what_is_said",
 }
