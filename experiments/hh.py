@@ -7,6 +7,9 @@ This downloads the files (about 6 MB, with offensive text) from GitHub into FOLD
 
     python -c "from rlhf_jax.data.download import download_human_data as d; d('FOLDER')"
 
+The files of HH and PandaLM are public as test sets, so the config says `allow_test=True`, and the
+report says that these models must not be measured on them.
+
 The table shows the number of rankings, with those that are held out, and the other training
 records, for seed 0. If a prompt has more than 400 characters, its oldest turns are removed. 95 %
 of the HH rankings then fit into 256 tokens (71 % without this). A ranking with an output that is

@@ -7,6 +7,7 @@ A piece is (ids, targets): a document's ids, and which of them are targets (1 or
 that is.
 """
 
+import dataclasses
 from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
@@ -14,7 +15,7 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
-from rlhf_jax.data.records import Demonstration, Prompt, Ranking, Text, tie_equal
+from rlhf_jax.data.records import Demonstration, Prompt, Ranking, Scored, Text, tie_equal
 from rlhf_jax.data.tokenizer import Tokenizer
 from rlhf_jax.errors import UserError, require
 from rlhf_jax.parallel import processes
@@ -261,6 +262,25 @@ def demonstration_rows(
         return sum(sizes[i][1] for i in row)
 
     return Rows(rows, [], to_batch, len(kept), dropped, targets)
+
+
+def scored_rows(
+    scored: Sequence[Scored],
+    tokenizer: Tokenizer,
+    length: int,
+    close: Close | None = None,
+    share: bool = False,
+) -> Rows:
+    """`demonstration_rows` of scored responses, one per row; a batch also has `scores` [B], 0 in an
+    empty row."""
+    shown = [Demonstration(each.prompt, each.response) for each in scored]
+    rows = demonstration_rows(shown, tokenizer, length, False, close, share)
+
+    def to_batch(some):
+        scores = [scored[row[0]].score if row else 0 for row in some]
+        return rows.to_batch(some) | {"scores": np.array(scores, np.float32)}
+
+    return dataclasses.replace(rows, to_batch=to_batch)
 
 
 def prompt_rows(

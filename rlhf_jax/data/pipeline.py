@@ -4,6 +4,7 @@
     segments  int32    0 padding, 1.. the number of the document in the row
     weights   float32  1 where the token is a target, predicted from the tokens before it
     ranks     int32    0 best, equal ranks are ties, -1 no output
+    scores    float32  absolute scores of whole responses
     index     int32    index in the prompt set, -1 no prompt
 
 Examples that are too long, and rankings without an untied pair, are left out and counted by reason
@@ -22,7 +23,7 @@ from collections.abc import Sequence
 from rlhf_jax.data import arrays
 from rlhf_jax.data.arrays import Close, Rows
 from rlhf_jax.data.batches import Batches, Pass, State
-from rlhf_jax.data.records import Demonstration, Prompt, Ranking, Text
+from rlhf_jax.data.records import Demonstration, Prompt, Ranking, Scored, Text
 from rlhf_jax.data.sources import MixSource, TextSource, shuffled_rows, targets_of_text
 from rlhf_jax.data.tokenizer import Tokenizer
 from rlhf_jax.errors import require
@@ -79,6 +80,39 @@ def supervised_batches(
     kind = "packed demonstrations" if packed else "demonstrations"
     identity = _identity(kind, tokenizer, rows.examples, batch_size, length, seed)
     return _shuffled(rows, batch_size, seed, identity, part)
+
+
+def scored_batches(
+    scored: Sequence[Scored],
+    tokenizer: Tokenizer,
+    *,
+    batch_size: int,
+    length: int,
+    seed: int,
+    part: slice = ALL,
+    close: Close | None = None,
+) -> Batches:
+    """{tokens, segments, weights} [B, T] of scored responses, and {scores} [B]. close: adds the end
+    token; None: appends eos.
+
+    Raises:
+      UserError: there is no scored response, or none that fits into `length`.
+    """
+    rows = arrays.scored_rows(scored, tokenizer, length, close, share=part != ALL)
+    identity = _identity("scored", tokenizer, rows.examples, batch_size, length, seed)
+    return _shuffled(rows, batch_size, seed, identity, part)
+
+
+def scored_pass(
+    scored: Sequence[Scored],
+    tokenizer: Tokenizer,
+    *,
+    batch_size: int,
+    length: int,
+    close: Close | None = None,
+) -> Pass:
+    """Every scored response once, in order, as in `scored_batches`."""
+    return Pass(arrays.scored_rows(scored, tokenizer, length, close), batch_size)
 
 
 def prompt_batches(

@@ -9,7 +9,7 @@ from collections.abc import Callable, Mapping, Sequence
 from typing import NamedTuple, Protocol
 
 from rlhf_jax.data.arrays import Close, left_out, tokenised_ranking, told
-from rlhf_jax.data.records import Demonstration, Prompt, Ranking
+from rlhf_jax.data.records import Demonstration, Prompt, Ranking, Scored
 from rlhf_jax.data.tokenizer import Tokenizer
 from rlhf_jax.errors import UserError, require
 from rlhf_jax.parallel import processes
@@ -53,6 +53,7 @@ class Measures:
             "prompts": self._prompt,
             "demonstrations": self._demonstration,
             "rankings": self._ranking,
+            "scored": self._demonstration,
         }
 
     def of(self, data: Data, kind: str, split: str) -> list[Measured]:
@@ -70,7 +71,7 @@ class Measures:
     def _prompt(self, record: Prompt, tokenizer: Tokenizer) -> Measured:
         return Measured(len(tokenizer.prompt_ids(record.prompt)))
 
-    def _demonstration(self, record: Demonstration, tokenizer: Tokenizer) -> Measured:
+    def _demonstration(self, record: Demonstration | Scored, tokenizer: Tokenizer) -> Measured:
         response = tokenizer.encode(record.response)
         return Measured(len(tokenizer.prompt_ids(record.prompt)) + len(response) + 1)
 

@@ -70,6 +70,19 @@ def rankings(inputs: "Inputs", rows: int, length: int, outputs: int, packed: int
     )
 
 
+def scored(inputs: "Inputs", rows: int, length: int) -> Batches:
+    """Batches of responses with absolute scores."""
+    return pipeline.scored_batches(
+        inputs.records("scored", "train"),
+        inputs.tokenizer,
+        batch_size=rows,
+        length=length,
+        seed=inputs.shuffle("scored"),
+        part=inputs.runner.own_rows(rows),
+        close=inputs.build.ending.close,
+    )
+
+
 def prompts(
     inputs: "Inputs", split: str, rows: int, length: int, group: int = 1
 ) -> "Batches | Repeated":

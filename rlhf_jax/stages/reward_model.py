@@ -21,7 +21,7 @@ from rlhf_jax.objectives.reward_models import (
     shift_to_zero,
 )
 from rlhf_jax.stages.rankings import RankingStage
-from rlhf_jax.stages.stage import score_shapes
+from rlhf_jax.stages.stage import Inputs, score_shapes
 
 
 @dataclasses.dataclass(frozen=True)
@@ -63,19 +63,26 @@ class RewardModel(RankingStage):
         return self.training(inputs, params, batches, self.tokens_per_step, ("loss", "accuracy"))
 
     def finish(self, params, inputs):
-        demonstrations = pipeline.supervised_pass(
-            inputs.records("demonstrations", "train"),
-            inputs.tokenizer,
-            batch_size=self.batch_size,
-            length=self.length,
-            close=inputs.build.ending.close,
-        )
-        if self.normalise != "none" and demonstrations.dropped:
-            counted = told(demonstrations.dropped)
-            about = f"demonstrations: {counted} (length = {self.length})"
-            print(f"{inputs.build.name}: {about}")
+        if self.normalise == "none":
+            return params
+        demonstrations = demonstration_batches(inputs, self.batch_size, self.length)
         model = inputs.build.shapes["start"]
         return normalise(model, params, demonstrations, self.normalise, inputs.runner.evaluate)
+
+
+def demonstration_batches(inputs: Inputs, batch_size: int, length: int) -> Iterable:
+    """The data source's demonstrations, once, for `normalise`; says how many are left out."""
+    found = pipeline.supervised_pass(
+        inputs.records("demonstrations", "train"),
+        inputs.tokenizer,
+        batch_size=batch_size,
+        length=length,
+        close=inputs.build.ending.close,
+    )
+    if found.dropped:
+        about = f"demonstrations: {told(found.dropped)} (length = {length})"
+        print(f"{inputs.build.name}: {about}")
+    return found
 
 
 def score_sequences(model: TransformerConfig, params: Any, tokens, segments) -> jax.Array:

@@ -36,7 +36,6 @@ def write(path, content):
         ("a.jsonl.gz", gzip.compress(LINES), (":1", ":2")),
         ("a.JSONL", LINES, (":1", ":2")),
         ("a.json", json.dumps(ROWS).encode(), ("[0]", "[1]")),
-        ("a.json", LINES, (":1", ":2")),  # lines under another name
         ("a.json", json.dumps(ROWS[0]).encode(), ("[0]",)),
         ("a.json.gz", gzip.compress(json.dumps(ROWS).encode()), ("[0]", "[1]")),
         ("a.csv", b"\xef\xbb\xbf" + TABLE, (":3", ":4")),
@@ -47,6 +46,11 @@ def write(path, content):
 def test_rows_are_read_with_their_places(name, content, places, tmp_path):
     path = write(tmp_path / name, content)
     assert rows(path) == [(f"{path}{place}", row) for place, row in zip(places, ROWS, strict=False)]
+
+
+def test_lines_under_the_name_json_are_read(tmp_path):
+    path = write(tmp_path / "a.json", LINES)
+    assert rows(path) == [(f"{path}:1", ROWS[0]), (f"{path}:2", ROWS[1])]
 
 
 def test_zstandard(tmp_path):

@@ -290,7 +290,6 @@ MALFORMED = [
     ("SHP", {"history": "a", "human_ref_A": "b", "human_ref_B": "c", "labels": 2},
      "field 'labels': expected one of 1, 0, got 2"),
     ("HelpSteer", STEER | {"helpfulness": True}, "field 'helpfulness': expected int/float, got T"),
-    ("HelpSteer", STEER | {"helpfulness": float("inf")}, "field 'helpfulness': expected a finite "),
     ("HHH", {"chosen_instruction": "a", "rejected_instruction": "b"},
      "expected an instruction and a response to evaluate"),
 ]  # fmt: skip
@@ -302,6 +301,12 @@ def test_a_malformed_row_is_named_with_its_line(name, row, message, tmp_path):
         read_file(write(tmp_path / "a.jsonl", row), Reading(format=name))
     assert str(caught.value).startswith(f"{tmp_path / 'a.jsonl'}:1: ")
     assert message in str(caught.value) and "\n" not in str(caught.value)
+
+
+def test_a_number_that_is_not_finite_is_refused(tmp_path):
+    path = write(tmp_path / "a.jsonl", STEER | {"helpfulness": float("inf")})
+    with pytest.raises(RecordError, match="field 'helpfulness': expected a finite number, got inf"):
+        read_file(path)
 
 
 def test_a_format_that_is_not_known_is_refused_with_what_was_seen(tmp_path):

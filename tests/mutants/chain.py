@@ -189,7 +189,7 @@ STAGES = (
          "test_the_reward_model_starts_from_sft_under_a_new_head"),
         ("RewardModel.programs", "(model, self.divide_by)", '(model, "untied_pairs")',
          "test_the_reward_model_s_loss_of_each_step_is_that_of_its_pairs"),
-        ("RewardModel.finish", '"demonstrations", "train"', '"demonstrations", "valid"',
+        ("demonstration_batches", '"demonstrations", "train"', '"demonstrations", "valid"',
          NORMALISED),
         ("RewardModel.finish", "demonstrations, self.normalise,", 'demonstrations, "none",',
          NORMALISED),

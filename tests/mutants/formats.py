@@ -36,8 +36,7 @@ FORMATS = (
     *mutants("data/formats/item.py", TESTS, [
         ("best_first", "-score", "score", row("UltraFeedback1")),
         ("field", "not math.isfinite(found)", "False",
-         "test_a_malformed_row_is_named_with_its_line[HelpSteer-row16-field 'helpfulness': "
-         "expected a finite number]"),
+         "test_a_number_that_is_not_finite_is_refused"),
         ("as_written", ".strip()", "", row("Anthropic HH")),
     ]),
     *mutants("data/formats/messages.py", TESTS, [
@@ -84,7 +83,7 @@ FORMATS = (
 FILES = (
     *mutants("data/formats/files.py", "data/test_files.py", [
         ("_json", 'if _is_object(content.lstrip().partition(b"\\n")[0])', "if False",
-         "test_rows_are_read_with_their_places[a.json-places4]", "RecordError"),
+         "test_lines_under_the_name_json_are_read", "RecordError"),
     ]),
     *mutants("data/records.py", "data/test_files.py", [
         ("_open_zst", "not frame.eof", "False", "test_zstandard"),
@@ -135,4 +134,19 @@ HYGIENE = (
     ]),
 )  # fmt: skip
 
-MUTANTS = FORMATS + FILES + HYGIENE
+LOSS = "test_the_loss_is_half_the_mean_squared_error_of_the_scores_of_whole_responses"
+REGRESSION = (
+    *mutants("stages/reward_regression.py", "stages/test_reward_regression.py", [
+        ("score_loss", 'regression_loss(scores, batch["scores"]), there', 'regression_loss('
+         'scores, batch["scores"])', LOSS),
+        ("RewardRegression.finish", 'self.normalise == "none"', "True",
+         "test_it_learns_the_scores_and_keeps_their_scale"),
+        ("RewardRegression.check", "facts.warms_up(len(found)", "facts.warms_up(2 * len(found)",
+         "test_what_it_reads_and_ends_with", "Failed|AssertionError"),
+    ]),
+    *mutants("data/arrays.py", "stages/test_reward_regression.py", [
+        ("scored_rows", "scored[row[0]].score", "scored[0].score", LOSS),
+    ]),
+)  # fmt: skip
+
+MUTANTS = FORMATS + FILES + HYGIENE + REGRESSION

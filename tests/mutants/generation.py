@@ -75,7 +75,7 @@ USERS = (
          "test_a_response_that_was_cut_has_no_eos_and_none_as_a_target"),
     ]),
     *mutants("stages/reward_model.py", "stages/test_stages.py", [
-        ("RewardModel.finish", "inputs.build.ending.close", "None",
+        ("demonstration_batches", "inputs.build.ending.close", "None",
          "test_demonstrations_that_are_normalised_end_as_responses_do"),
     ]),
     *mutants("evaluation/reward_score.py", "evaluation/test_evaluators.py", [

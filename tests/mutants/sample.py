@@ -84,6 +84,7 @@ TESTS = {
     "stages/reward_model.py": (
         "stages/test_reward_model.py", "stages/test_packed_rankings.py", "stages/test_stages.py",
     ),
+    "stages/reward_regression.py": ("stages/test_reward_regression.py",),
     "stages/sft.py": (
         "stages/test_stages.py", "runs/test_stages_fit.py", "stages/test_facts.py", "test_feeds.py",
     ),

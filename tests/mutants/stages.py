@@ -269,7 +269,7 @@ STAGES = (
          f"{NORMALISED}[gain_and_bias]"),
         ("RewardModel.task", 'inputs.key("head")', 'inputs.key("training")', STARTS),
         ("RewardModel.finish", "demonstrations, self.normalise", 'demonstrations, "shift"',
-         f"{NORMALISED}[none]"),
+         f"{NORMALISED}[gain_and_bias]"),
     ]),
     *mutants("stages/dpo.py", STAGE, [
         ("DirectPreference.programs", "model, self.divide_by)", "model)",
