@@ -89,6 +89,11 @@ def family_wrongs(fields):
         yield "n_layer", {"n_layer": "3"}
         return
     yield "num_hidden_layers", {"num_hidden_layers": True}
+    if fields["model_type"] in ("qwen2", "gemma2", "gemma3_text"):
+        kinds = ["full_attention", "sliding_attention", "sliding_attention"]
+        yield "layer_types", {"layer_types": kinds, "use_sliding_window": True}
+    if fields["model_type"] == "gemma3_text":
+        return
     yield "hidden_size", {"hidden_size": None}
     yield "rope_type", {"rope_parameters": {"rope_type": "yarn", "factor": 2.0}}
     yield "factor", {"rope_parameters": {"rope_type": "linear"}}
@@ -103,8 +108,13 @@ def test_impossible_and_unknown_models_are_refused():
     with pytest.raises(UserError, match=r"general.architecture = 'bert': expected one of llama"):
         families.of_gguf("bert")
     shape = dataclasses.replace(SIZES["tiny"], norm="rms")
-    with pytest.raises(UserError, match=r"a gpt2 has no such shape: norm; a llama has no such "):
+    with pytest.raises(UserError, match=r"the nearest, gpt2, has another norm$"):
         families.of_config(shape)
+    with pytest.raises(UserError, match=r"a llama has no such shape: positions, norm, activation"):
+        families.of("llama").to_config(SIZES["tiny"])
+    odd = dataclasses.replace(SIZES["tiny"], heads=3, head_size=8)
+    with pytest.raises(UserError, match=r"a gpt2 has no such shape: heads"):
+        families.of("gpt2").to_config(odd)
     assert families.of_config(SIZES["tiny"]).architecture == "GPT2LMHeadModel"
 
 

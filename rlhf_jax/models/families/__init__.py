@@ -6,13 +6,18 @@ Nothing else in the package knows a family.
 from rlhf_jax.errors import UserError
 from rlhf_jax.models.config import TransformerConfig
 from rlhf_jax.models.families.family import Family, Published
+from rlhf_jax.models.families.gemma import Gemma, Gemma2, Gemma3
 from rlhf_jax.models.families.gpt2 import GPT2
 from rlhf_jax.models.families.llama import Llama, Mistral
+from rlhf_jax.models.families.neox import NeoX
+from rlhf_jax.models.families.qwen import Qwen2, Qwen3
 
 __all__ = ["FAMILIES", "Family", "Published", "of", "of_config", "of_gguf"]
 
 # Where several families have a shape, the first one stands for it.
-FAMILIES: tuple[Family, ...] = (GPT2(), Llama(), Mistral())
+FAMILIES: tuple[Family, ...] = (
+    GPT2(), NeoX(), Llama(), Mistral(), Qwen2(), Qwen3(), Gemma(), Gemma2(), Gemma3()
+)  # fmt: skip
 
 
 def of(model_type: str) -> Family:
@@ -38,14 +43,13 @@ def of_gguf(architecture: str) -> Family:
 def of_config(config: TransformerConfig) -> Family:
     """The first family that has a model of this shape.
 
-    Raises UserError, which says what each family lacks, where none has.
+    Raises UserError, which names the family that comes nearest and what it lacks, where none has.
     """
-    lacking = []
-    for family in FAMILIES:
-        try:
-            family.to_config(config)
-        except UserError as error:
-            lacking.append(str(error))
-        else:
-            return family
-    raise UserError(f"no published family has a model of this shape: {'; '.join(lacking)}")
+    lacking = [family.lacking(config) for family in FAMILIES]
+    differ, family = min(zip(lacking, FAMILIES, strict=True), key=lambda pair: len(pair[0]))
+    if differ:
+        raise UserError(
+            "no published family has a model of this shape; the nearest, "
+            f"{family.model_types[0]}, has another {', '.join(differ)}"
+        )
+    return family

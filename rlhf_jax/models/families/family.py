@@ -111,14 +111,21 @@ class Family(abc.ABC):
 
         Raises UserError, which names the fields, where the family has no such shape.
         """
-        fields = {
+        if differ := self.lacking(config):
+            raise UserError(f"a {self.model_types[0]} has no such shape: {', '.join(differ)}")
+        return {
             "architectures": [self.architecture],
             "model_type": self.model_types[0],
             **self._fields(config),
         }
-        if differ := different_fields(self.from_config(fields), config):
-            raise UserError(f"a {self.model_types[0]} has no such shape: {', '.join(differ)}")
-        return fields
+
+    def lacking(self, config: TransformerConfig) -> list[str]:
+        """The fields of a shape for which the family's config.json has no words."""
+        try:
+            written = self._shape(Fields(self._fields(config), self.model_types[0]))
+        except ConfigError as error:
+            return [error.field]
+        return different_fields(written, config)
 
     def tensors(self, config: TransformerConfig, scorer: bool = False) -> list[Published]:
         """Every tensor of a published model; it fills our parameters completely, each once.

@@ -20,6 +20,7 @@ class Fields:
         self._fields, self._model_type, self._where = fields, model_type, where
 
     def __contains__(self, name: str) -> bool:
+        """Whether a field is there and not null."""
         return self._fields.get(name) is not None
 
     def whole(self, name: str, default: Any = REQUIRED) -> Any:
@@ -28,6 +29,12 @@ class Fields:
 
     def number(self, name: str, default: Any = REQUIRED) -> Any:
         return self._of((int, float), "a number", name, default)
+
+    def nullable(self, name: str, default: Any) -> Any:
+        """A number, or None where the file says null; the default where the field is missing."""
+        if self._fields.get(name, default) is None:
+            return None
+        return self.number(name, default)
 
     def flag(self, name: str, default: bool) -> bool:
         value = self._fields.get(name)

@@ -25,8 +25,7 @@ def shape(fields: Fields, base: float = 10000.0, **more: Any) -> TransformerConf
         positions="rotary",
         norm="rms",
         norm_epsilon=fields.number("rms_norm_eps", 1e-6),
-        **rotary(fields, base),
-        **({"biases": False, "activation": "swiglu"} | more),
+        **({"biases": False, "activation": "swiglu"} | rotary(fields, base) | more),
     )
 
 
@@ -94,13 +93,12 @@ class Mistral(Family):
 
     def _shape(self, fields: Fields) -> TransformerConfig:
         fields.only("hidden_act", "silu", ("silu",))
-        window = fields.whole("sliding_window", None)
         return shape(
             fields,
             kv_heads=fields.whole("num_key_value_heads", 8),
             head_size=fields.whole("head_dim", None),
             tied_embeddings=fields.flag("tie_word_embeddings", False),
-            window=window,
+            window=fields.nullable("sliding_window", 4096),
         )
 
     def _fields(self, config: TransformerConfig) -> dict[str, Any]:
