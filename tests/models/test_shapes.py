@@ -10,8 +10,8 @@ import numpy as np
 import pytest
 
 from rlhf_jax.models import transformer
+from rlhf_jax.models.block import Norm
 from rlhf_jax.models.config import RotaryScaling, TransformerConfig
-from tests.models.test_transformer import noisy
 
 _BASE = TransformerConfig(
     vocab_size=21, layers=3, width=12, heads=2, mlp_width=10, context=16, positions="rotary",
@@ -141,6 +141,13 @@ def batch(c, f):
     return found
 
 
+def random(config):
+    """Parameters of which every bias and scale takes part."""
+    shapes = jax.eval_shape(lambda key: transformer.init(config, key), jax.random.key(0))
+    rng = np.random.default_rng(3)
+    return jax.tree.map(lambda x: jnp.array(0.3 * rng.normal(size=x.shape), jnp.float32), shapes)
+
+
 @functools.cache
 def computed(name, **change):
     """(parameters, logits, gradients of sum(WEIGHTS logits)) of ours."""
@@ -151,7 +158,7 @@ def computed(name, **change):
         logits = transformer.logits(config, params, states)
         return jnp.sum(logits * WEIGHTS), logits
 
-    params = noisy(config)
+    params = random(config)
     gradient, logits = jax.jit(jax.grad(loss, has_aux=True))(params)
     return params, np.asarray(logits), gradient
 
@@ -213,6 +220,13 @@ def test_decoding_with_a_cache_gives_the_logits_of_the_sequence(name):
                 config, blocks, params, tokens[:, column], jnp.array([column - 3]),
                 visible[None], jnp.int32(column), cache,
             )  # fmt: skip
+
+
+def test_a_norm_starts_with_a_gain_of_1():
+    x = jnp.array([[3.0, 4.0]])
+    for shape in (SHAPES["gemma"], SHAPES["qwen"]):
+        found, _ = Norm(shape).init_with_output(jax.random.key(0), x)
+        np.testing.assert_allclose(found, x / np.sqrt(12.5), rtol=1e-5)
 
 
 def test_each_layer_of_a_scan_over_periods_drops_by_its_own_key():
