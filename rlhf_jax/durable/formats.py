@@ -63,6 +63,7 @@ MODEL = Format(
     (
         "params by Orbax; kind, tokenizer and model in model.json without a number",
         "the same with the number",
+        "the same; model has the fields of published families too",
     ),
     advice="write it again from its last checkpoint with that version, or give another directory",
 )

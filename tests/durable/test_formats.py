@@ -13,11 +13,11 @@ from rlhf_jax.durable.formats import Format
 from rlhf_jax.durable.model_files import load_model, save_model
 from rlhf_jax.errors import UserError
 from rlhf_jax.models import transformer
-from rlhf_jax.models.config import TransformerConfig
+from rlhf_jax.models.config import RotaryScaling, TransformerConfig
 from rlhf_jax.runs import doctor
 
 OLD = Format("map", ("on paper", "on cloth", "on glass"), oldest=1, advice="draw it anew")
-LATER = r"was written by a later version of rlhf_jax \({} format 9, here 0 to 1\): update rlhf_jax"
+LATER = r"was written by a later version of rlhf_jax \({} format 9, here 0 to [12]\): update rlhf_jax"
 
 
 def test_a_number_is_read_or_refused_with_what_to_do():
@@ -41,7 +41,7 @@ def test_what_is_no_number_is_refused(number):
 
 
 def test_what_is_written_now_has_the_numbers_of_now():
-    assert (formats.CHECKPOINT.now, formats.MODEL.now, formats.RUN.now) == (1, 1, 1)
+    assert (formats.CHECKPOINT.now, formats.MODEL.now, formats.RUN.now) == (1, 2, 1)
 
 
 def _sign(folder, number):
@@ -83,7 +83,10 @@ def test_a_later_checkpoint_is_refused_even_where_an_earlier_one_is_good(stage):
     assert steps(stage) == [1, 2]
 
 
-SHAPE = TransformerConfig(vocab_size=8, layers=1, width=4, heads=1, context=8)
+SHAPE = TransformerConfig(
+    vocab_size=8, layers=1, width=4, heads=1, context=8, positions="rotary",
+    rotary_scaling=RotaryScaling(2.0),
+)  # fmt: skip
 
 
 @pytest.fixture(scope="module")
@@ -95,7 +98,7 @@ def params():
 def _number_model(directory, number):
     path = directory / "model.json"
     about = json.loads(path.read_text())
-    assert about.pop("format", None) == 1
+    assert about.pop("format", None) == formats.MODEL.now
     path.write_text(json.dumps(about | ({} if number is None else {"format": number})))
 
 

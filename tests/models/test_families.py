@@ -74,6 +74,15 @@ def test_a_config_comes_back_and_of_config_finds_a_family_that_has_it(family):
     assert different_fields(other.from_config(other.to_config(config)), config) == []
 
 
+@pytest.mark.parametrize("name", published.PUBLISHED)
+def test_published_models_have_as_many_parameters_as_published(name):
+    count, fields = published.PUBLISHED[name]
+    family = families.of(fields["model_type"])
+    config = family.from_config(fields)
+    assert sum(math.prod(t.shape) for t in family.tensors(config)) == count
+    assert family.lacking(config) == []
+
+
 def test_what_computes_otherwise_is_refused_by_name(family):
     family, fields = family
     for name, value in family_wrongs(fields):
@@ -118,8 +127,7 @@ def test_impossible_and_unknown_models_are_refused():
     assert families.of_config(SIZES["tiny"]).architecture == "GPT2LMHeadModel"
 
 
-@pytest.mark.parametrize("name, theta", [("rope_theta", 5e5), ("rope_parameters", 5e5)])
-def test_both_ways_to_write_rotary_positions_are_read(name, theta):
+def test_both_ways_to_write_rotary_positions_are_read():
     """transformers 4 wrote rope_theta and rope_scaling, 5 writes rope_parameters."""
     scaling = published.CONFIGS["llama3"]["rope_scaling"]
     old = published.CONFIGS["llama3"]

@@ -95,7 +95,7 @@ def capped(x, cap):
 def attended(c, p, y, local):
     """Attention of one document, one head and one query at a time."""
     groups, frequencies, found = c.heads // c.key_value_heads, angles(c, local), []
-    bias = p.get("qkv_bias", np.zeros(p["qkv"].shape[1:]))
+    bias = p["qkv_bias"] if c.biases or c.qkv_bias else np.zeros(p["qkv"].shape[1:])
     for h in range(c.heads):
         shared, own = divmod(h, groups)
         q, k, v = (y @ p["qkv"][:, shared, j] + bias[shared, j] for j in (own, groups, groups + 1))

@@ -8,6 +8,7 @@ from tests.mutants import (
     durable,
     estimators,
     evaluation,
+    families,
     formats,
     generation,
     identity,
@@ -25,7 +26,7 @@ from tests.mutants import (
     use,
 )
 
-ROOMS = (formats, details, objectives, policy_gradients, preferences, models, data, generation,
-         training, durable, rewards, stages, iteration, identity, evaluation, recipes, chain, plan,
-         command_line, use, sweeps, estimators)  # fmt: skip
+ROOMS = (formats, details, objectives, policy_gradients, preferences, models, families, data,
+         generation, training, durable, rewards, stages, iteration, identity, evaluation,
+         recipes, chain, plan, command_line, use, sweeps, estimators)  # fmt: skip
 TABLE = tuple(mutant for room in ROOMS for mutant in room.MUTANTS)

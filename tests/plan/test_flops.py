@@ -18,8 +18,8 @@ GPT = TransformerConfig(
     scan_layers=False,
 )  # fmt: skip
 LLAMA = dataclasses.replace(
-    GPT, kv_heads=2, mlp_width=96, positions="rotary", norm="rms", activation="swiglu",
-    biases=False, tied_embeddings=False,
+    GPT, kv_heads=2, head_size=24, window=8, mlp_width=96, positions="rotary", norm="rms",
+    activation="swiglu", biases=False, tied_embeddings=False,
 )  # fmt: skip
 ROWS, TIME = 4, 32
 
