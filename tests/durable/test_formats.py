@@ -17,7 +17,7 @@ from rlhf_jax.models.config import RotaryScaling, TransformerConfig
 from rlhf_jax.runs import doctor
 
 OLD = Format("map", ("on paper", "on cloth", "on glass"), oldest=1, advice="draw it anew")
-LATER = r"was written by a later version of rlhf_jax \({} format 9, here 0 to [12]\): update rlhf_jax"
+LATER = r"was written by a later version of rlhf_jax \({} format 9, here 0 to [12]\): update rlhf"
 
 
 def test_a_number_is_read_or_refused_with_what_to_do():
