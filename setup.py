@@ -41,14 +41,17 @@ setup(
             "ruff>=0.6",
             "rlax>=0.1.8",
             "jupytext>=1.16",
+            "safetensors>=0.4",
+            "gguf>=0.10",
         ],
         "notebooks": ["ipykernel>=6.29", "jupytext>=1.16", "nbclient>=0.10"],
         "tpu": ["jax[tpu]>=0.10"],  # rlhf-jax plan needs it too, on any machine
         "cuda": ["jax[cuda12]>=0.10"],
         "mutation": ["cosmic-ray>=8.7"],  # a sample of edits that the tests should notice
         "wandb": ["wandb>=0.18"],
+        "gguf": ["gguf>=0.10"],  # to read GGUF files, and for rlhf-jax fetch
         "data": ["pyarrow>=14", "zstandard>=0.22"],  # Parquet and .zst files of data sets
-        "hub": ["huggingface_hub>=0.23"],  # hub:OWNER/NAME/FILE
+        "hub": ["huggingface_hub>=0.23"],  # hub:OWNER/NAME/FILE, and pretrained="OWNER/NAME"
         # For runs in gs://: epath's and, of google's, Orbax's.
         "gcs": ["gcsfs>=2024.2", "google-cloud-storage>=2", "google-cloud-storage-control>=1"],
     },

@@ -10,6 +10,7 @@ from typing import Any, Literal
 import jax
 from etils import epath
 
+from rlhf_jax.data.about import ORIGIN
 from rlhf_jax.data.tokenizer import Tokenizer, find_tokenizer, load_tokenizer
 from rlhf_jax.durable import manifest, taken
 from rlhf_jax.durable.files import entries
@@ -63,6 +64,8 @@ def export(run: epath.PathLike, stage: str, to: epath.PathLike, options: ExportO
     if not scorer:
         saving.write_json(folder / "generation_config.json", {"do_sample": True, **ids})
     notes += _notes(tokenizer, ending, told)
+    counts = read_json(run / "data" / "counts.json")
+    origin = counts.get(ORIGIN, {})
     about = card.Card(
         stage=stage,
         scorer=scorer,
@@ -70,9 +73,9 @@ def export(run: epath.PathLike, stage: str, to: epath.PathLike, options: ExportO
         parameters=sum(x.size for x in jax.tree.leaves(params)),
         dtype=options.dtype,
         config=stored(directory),
-        records=read_json(run / "data" / "counts.json"),
-        licences={},
-        tests=(),
+        records=counts,
+        licences=origin.get("licences", {}),
+        tests=origin.get("test_sets", ()),
         figures=figures(run, stage, scorer),
         versions=manifest.versions(),
         notes=notes,

@@ -294,7 +294,11 @@ class Run:
 
     def published(self) -> Any:
         """The parameters of the experiment's published model, laid over the devices."""
-        return published.load(self.config.published, self.config.model, self.runner.layout)
+        found, shape = self.config.published, self.config.model
+        if rows := shape.vocab_size - found.shape().vocab_size:
+            print(f"pretrained: {found.path} has no embeddings of {rows} tokens of the tokenizer: "
+                  "they are the mean of the others", flush=True)  # fmt: skip
+        return published.load(found, shape, self.runner.layout)
 
     def key(self, purpose: str) -> jax.Array:
         """The random key of a purpose (randomness.py)."""
