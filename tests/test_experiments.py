@@ -12,8 +12,10 @@ from rlhf_jax.data.collect import DataOptions
 from rlhf_jax.errors import UserError
 from rlhf_jax.estimators.lab import LabConfig
 from rlhf_jax.plan.command import PlanOptions
+from rlhf_jax.published.fetch import FetchOptions
 from rlhf_jax.runs.compare import CompareOptions
 from rlhf_jax.runs.experiment import Experiment, load_experiment
+from rlhf_jax.runs.export import ExportOptions
 from rlhf_jax.runs.generate import GenerateOptions
 from rlhf_jax.runs.options import ChainOptions, refuse_unknown
 from rlhf_jax.runs.replay import ReplayOptions
@@ -26,7 +28,8 @@ PACKAGE = sorted((ROOT / "rlhf_jax").rglob("*.py"))
 CONFIGURE = ("Config", "Controller", "Options", "Data")
 BASES = {"Stage", "Source", "Evaluator"}
 COMMAND_OPTIONS = (ChainOptions(), GenerateOptions(), ScoreOptions(), PlanOptions("v5e:2x2"),
-                   ReplayOptions(), SweepOptions(), CompareOptions(), DataOptions())  # fmt: skip
+                   ReplayOptions(), SweepOptions(), CompareOptions(), DataOptions(),
+                   ExportOptions(), FetchOptions())  # fmt: skip
 
 
 @pytest.mark.parametrize("path", EXPERIMENTS, ids=lambda path: path.stem)

@@ -32,6 +32,7 @@ OWN = {
     "docs/objectives.md": "tests/test_docs.py::"
     "test_the_example_of_objectives_runs_and_has_the_loss_of_a_loop",
     "docs/policy_gradients.md": "tests/test_docs.py::test_the_blocks_are_experiments_that_run",
+    "docs/weights.md": "tests/test_pretrained.py::test_import_export_import_is_bit_for_bit",
     "docs/resume.md": "tests/test_never_lose.py::test_they_do_what_is_said",
 }
 # Commands that need minutes, another machine or a further process, by how they begin.

@@ -2,7 +2,9 @@
 
 import dataclasses
 import json
+import re
 import shutil
+from pathlib import Path
 
 import jax
 import numpy as np
@@ -30,24 +32,24 @@ SHAPE = TransformerConfig(
     compute_dtype="float32",
 )  # fmt: skip
 TEMPLATE = "{% for message in messages %}{{ message['content'] }}{% endfor %}"
-FILE = """
-from rlhf_jax.runs.experiment import Experiment
-from rlhf_jax.runs.evaluation import EvaluationConfig
-from rlhf_jax.models.config import TransformerConfig
-from rlhf_jax.sources.folder import FolderData
-from rlhf_jax.stages.sft import SFT
-from rlhf_jax.training.optimizer import OptimizerConfig
+PAGE = Path(__file__).parents[1] / "docs" / "weights.md"
+SMALLER = {  # the page's example in seconds
+    "runs/published/smollm2": "MODEL", "my_records": "RECORDS",
+    "context=512, scan_layers=False": 'compute_dtype="float32", context=32',
+    "learning_rate=1e-5": "learning_rate=1e-3", "batch_size=8, length=256":
+    "batch_size=4, length=24", "prompt_length=192, response_length=64":
+    "prompt_length=16, response_length=8",
+}  # fmt: skip
 
-config = Experiment(
-    name="published",
-    data=FolderData(path="RECORDS"),
-    pretrained="MODEL",
-    model=TransformerConfig(compute_dtype="float32", context=32),
-    stages={"sft": SFT(OptimizerConfig(learning_rate=1e-3), batch_size=4, length=24,
-                       start="pretrained")},
-    evaluation=EvaluationConfig(prompt_length=16, response_length=8),
-)
-"""
+
+def page_s_example(place):
+    """The experiment of docs/weights.md on a model and records in a folder."""
+    (text,) = re.findall(r"^```python\n(.*?)^```$", PAGE.read_text(), re.MULTILINE | re.DOTALL)
+    paths = {"MODEL": str(place / "model"), "RECORDS": str(place / "records")}
+    for old, new in (SMALLER | paths).items():
+        assert old in text, old
+        text = text.replace(old, new)
+    return text
 
 
 def write_published(place, shape, seed):
@@ -70,8 +72,7 @@ def place(tmp_path_factory):
     params = write_published(place / "model", SHAPE, 0)
     records = [Demonstration(f"Say {n}:", f" {n}.") for n in range(8)]
     write_jsonl(place / "records" / "demonstrations.train.jsonl", records)
-    text = FILE.replace("RECORDS", str(place / "records")).replace("MODEL", str(place / "model"))
-    (place / "experiment.py").write_text(text)
+    (place / "experiment.py").write_text(page_s_example(place))
     cli.command(["sft", str(place / "experiment.py"), "--out", str(place / "run")])
     return place, params
 

