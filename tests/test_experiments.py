@@ -204,8 +204,8 @@ def test_options_and_fields_that_a_page_mentions_are_there(name):
     groups = {"data", "model", "evaluation", "ending", "loop", "parallel", *config.stages}
     mentioned = re.findall(r"`(--[\w.-]+[\w])", PAGES[name])
     mentioned += [f"--{path}" for path in re.findall(r"`(\w+(?:\.\w+)+)`", PAGES[name])
-                  if path.split(".")[0] in groups and not path.endswith((".json", ".py", ".safetensors"))
-                  ]  # fmt: skip
+                  if path.split(".")[0] in groups
+                  and not path.endswith((".json", ".py", ".safetensors"))]  # fmt: skip
     assert name != "README.md" or len(mentioned) > 4
     for option in set(mentioned) - {"--over"}:
         try:
