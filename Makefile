@@ -21,7 +21,7 @@ test-all: $(VENV)/notebooks lint
 	$(BIN)/python -m pip install --quiet --editable '.[test,tpu]'
 	$(BIN)/python -m pytest -n auto --dist loadfile -m ''
 
-# 25 kills per stage, 12,300 fuzzing cases, 500 flipped bits per file: about 15 minutes.
+# 25 kills per stage, 14,100 fuzzing cases, 500 flipped bits per file: about 15 minutes.
 test-faults: export RLHF_JAX_KILLS ?= 25
 test-faults: export RLHF_JAX_FUZZ ?= 30
 test-faults: export RLHF_JAX_BITS ?= 500

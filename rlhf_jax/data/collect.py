@@ -9,7 +9,7 @@ from rlhf_jax.data import about, hygiene
 from rlhf_jax.data.convert import Entry, FileRead, Reading, read_file
 from rlhf_jax.data.counting import texts_of
 from rlhf_jax.data.folder import FILES
-from rlhf_jax.data.formats.rendering import KINDS
+from rlhf_jax.data.formats.to_records import KINDS
 from rlhf_jax.data.messages import plain
 from rlhf_jax.data.records import Text, write_jsonl
 from rlhf_jax.errors import UserError, require

@@ -17,7 +17,7 @@ from typing import Any, NamedTuple
 from rlhf_jax.data.formats import files, known
 from rlhf_jax.data.formats.item import Document, Format, Item, Left, Noted, Row
 from rlhf_jax.data.formats.public_tests import PUBLIC_TESTS
-from rlhf_jax.data.formats.rendering import KINDS, MAKERS, TEMPLATES, rendered, shortened
+from rlhf_jax.data.formats.to_records import KINDS, MAKERS, TEMPLATES, rendered, shortened
 from rlhf_jax.data.records import Record, Text
 from rlhf_jax.errors import ConfigError, RecordError, UserError, require
 

@@ -6,7 +6,7 @@ from collections.abc import Sequence
 
 from etils.epath import Path
 
-from rlhf_jax.data import counting, rendering, source_files
+from rlhf_jax.data import about, counting, rendering, source_files
 from rlhf_jax.data.builder import RecordSource, read_dataset, write_dataset
 from rlhf_jax.data.rendering import PLAIN, ChatConfig
 from rlhf_jax.data.tokenizer import NAMES, Tokenizer, find_tokenizer, load_tokenizer
@@ -209,7 +209,11 @@ def _files(source: Source, directory: Path, done: bool) -> tuple[Path, dict[str,
 
 
 def _tell(counts: dict, tokenizer: Tokenizer) -> None:
+    for line in about.sentences(counts):
+        print(f"data: {line}")
     for name, numbers in counts.items():
+        if name == about.ORIGIN:
+            continue
         parts = numbers if isinstance(numbers, dict) else {"": numbers}
         told = [f"{part} {n}".strip() for part, n in parts.items() if not isinstance(n, dict)]
         if told:

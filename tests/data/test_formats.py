@@ -85,7 +85,8 @@ CASES = [
     ("messages", [{"messages": [{"role": "system", "content": "s"}, SAID, REPLY, SAID, OTHER]}], {},
      [Conversation((Message("system", "s"), *ASKED, assistant("hi"), *ASKED, assistant("yo")))],
      {}),
-    ("messages", [{"messages": [SAID, REPLY]}, {"messages": [SAID]}, {"messages": [REPLY]},
+    ("messages", [{"messages": [SAID, REPLY]}, {"messages": [SAID]},
+                  {"messages": [REPLY, SAID, OTHER]},
                   {"messages": [SAID, {"role": "tool", "content": "3"}, REPLY]},
                   {"messages": [SAID, {"role": "assistant", "content": ""}]},
                   {"messages": [{"role": "user", "content": [{"type": "image"}]}, REPLY]}], {},
@@ -220,6 +221,10 @@ def test_every_format_has_a_case_or_a_test_of_its_own():
 
 
 def test_notes_of_a_reader_are_counted(tmp_path):
+    rows = [{"info": POST, "summaries": [{"text": "x"}, {"text": "y"}], "choice": 1, "split": split}
+            for split in ("train", "valid1")]  # fmt: skip
+    counts = read_file(write(tmp_path / "a.jsonl", *rows)).counts
+    assert counts == {"rows": 2, "rows of the split valid1": 1, "rankings": 2}
     path = write(tmp_path / "a.jsonl", pandalm((2, 1, 0)), pandalm((1, 1, 1), response1=True))
     counts = read_file(path).counts
     assert counts["three opinions, read as a tie"] == 1

@@ -18,7 +18,7 @@ from hypothesis import strategies as st
 
 from rlhf_jax import cli
 from rlhf_jax.data.convert import Reading, read_file
-from rlhf_jax.data.formats.rendering import TEMPLATES
+from rlhf_jax.data.formats.to_records import TEMPLATES
 from rlhf_jax.data.records import Demonstration, Prompt, Ranking, Text, read_jsonl
 from rlhf_jax.durable import manifest
 from rlhf_jax.durable.batch_file import read_batch, write_batch

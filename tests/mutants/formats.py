@@ -49,7 +49,7 @@ FORMATS = (
          "AssertionError|RecordError"),
         ("_below", 'role == "prompter" and replies', "replies", row("OpenAssistant trees")),
         ("trees", 'known[parent]["replies"]', 'roots[-1][1]["prompt"]["replies"]',
-         row("OpenAssistant messages")),
+         row("OpenAssistant messages"), "UserError"),
     ]),
     *mutants("data/formats/scored.py", TESTS, [
         ("_score", "/ len(ratings)", "/ 2.5", row("UltraFeedback0")),
@@ -69,7 +69,7 @@ FORMATS = (
         ("read_prompt", 'if name != "prompt"', "if False", row("prompts")),
         ("read_messages", "all_turns=True", "all_turns=False", row("messages1")),
     ]),
-    *mutants("data/formats/rendering.py", TESTS, [
+    *mutants("data/formats/to_records.py", TESTS, [
         ("_demonstrations", "len(responses) > 1", "False",
          "test_the_kinds_that_are_asked_for_are_made", "AssertionError"),
         ("rendered", 'response.removeprefix(" ")', "response", row("Anthropic HH")),

@@ -8,6 +8,7 @@ from rlhf_jax.data.formats.item import (
     Format,
     Item,
     Left,
+    Noted,
     Row,
     asked,
     choice,
@@ -17,6 +18,8 @@ from rlhf_jax.data.formats.item import (
 from rlhf_jax.data.messages import Message
 from rlhf_jax.data.records import parse_jsonl
 from rlhf_jax.errors import RecordError
+
+VALID = ("valid1", "valid2")
 
 
 def _post(where: str, info: dict) -> Dialogue:
@@ -30,13 +33,16 @@ def _post(where: str, info: dict) -> Dialogue:
     return Dialogue((Message("user", text),), text)
 
 
-def read_comparison(where: str, row: dict, by: str) -> Iterator[Item]:
-    """{info, summaries: [{text}, {text}], choice}: `choice` is the index of the better summary."""
+def read_comparison(where: str, row: dict, by: str) -> Iterator[Item | Noted]:
+    """{info, summaries: [{text}, {text}], choice}: `choice` is the index of the better summary. Its
+    files mix splits; rows for validation are kept and counted."""
     summaries = field(where, row, "summaries", list)
     if len(summaries) != 2:
         raise RecordError(f"{where}: field 'summaries': expected 2, got {len(summaries)}")
     texts = tuple(f" {field(where, each, 'text', str).strip()}" for each in summaries)
     ranks = choice(where, row, "choice", {0: (0, 1), 1: (1, 0)})
+    if row.get("split") in VALID:
+        yield Noted(f"rows of the split {row['split']}")
     yield Item(_post(where, field(where, row, "info", dict)), texts, ranks)
 
 
@@ -112,11 +118,11 @@ SQUALITY = "Wang et al. 2022, arXiv 2205.11465"
 FORMATS = (
     Format("summarize-from-feedback comparisons",
            lambda row: has(row, info=dict, summaries=list, choice=int),
-           read_comparison, ("rankings",), licence="CC BY 4.0", source=SFF),
+           read_comparison, ("rankings",), source=SFF),
     Format("summarize-from-feedback ratings",
            lambda row: has(row, info=dict, summary=dict),
            read_axes, ("scored",), ("overall", "accuracy", "coverage", "coherence"),
-           licence="CC BY 4.0", source=SFF),
+           source=SFF),
     Format("SQuALITY ratings", lambda row: has(row, **{"passage-id": str, "questions": dict}),
            read_ratings, ("rankings", "scored"), ("overall", "correctness", "selection"),
            licence="CC BY 4.0", test=True, rows=stories, source=SQUALITY),
