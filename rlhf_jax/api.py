@@ -18,7 +18,7 @@ from rlhf_jax.data.messages import messages_of
 from rlhf_jax.data.tokenizer import Tokenizer, find_tokenizer, load_tokenizer
 from rlhf_jax.durable import taken
 from rlhf_jax.durable.files import entries
-from rlhf_jax.durable.model_files import has_model, load_model
+from rlhf_jax.durable.model_files import has_model, read_about
 from rlhf_jax.errors import UserError, require, require_a
 from rlhf_jax.evaluation.policies import Sampler, sampling_program, score_ids, score_program
 from rlhf_jax.generation.ending import Ending, final_scores
@@ -28,6 +28,7 @@ from rlhf_jax.models.config import TransformerConfig
 from rlhf_jax.published.folder import need_model
 from rlhf_jax.published.model import load, shape_of, tokenizer_of
 from rlhf_jax.randomness import random_key
+from rlhf_jax.runs.models import Models
 from rlhf_jax.runs.reading import ending_of
 from rlhf_jax.stages.supervised import log_probs_of
 
@@ -229,7 +230,8 @@ def _load(run: epath.Path, stage: str, kind: str) -> Model:
         raise UserError(f"{run}: {stage!r} has no finished model here; stages with one are: "
                         f"{', '.join(finished) or 'none'}")  # fmt: skip
     tokenizer = load_tokenizer(find_tokenizer(taken.followed(run / "data")))
-    shape, params = load_model(directory / "model", kind, tokenizer.fingerprint)
+    params = Models().load(directory / "model", kind, tokenizer.fingerprint)
+    shape = read_about(directory / "model")["model"]
     return Model(shape, params, tokenizer, Ending.of(tokenizer, ending_of(directory)))
 
 

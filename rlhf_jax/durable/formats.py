@@ -63,7 +63,8 @@ MODEL = Format(
     (
         "params by Orbax; kind, tokenizer and model in model.json without a number",
         "the same with the number",
-        "the same; model has the fields of published families too",
+        "the same; model has the fields of published families too. With `trunk` in model.json the "
+        "params are those of an adapter, and `trunk` is the place of the model under it",
     ),
     advice="write it again from its last checkpoint with that version, or give another directory",
 )

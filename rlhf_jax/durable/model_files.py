@@ -10,7 +10,7 @@ import jax
 import orbax.checkpoint as ocp
 from etils import epath
 
-from rlhf_jax.durable import formats, manifest
+from rlhf_jax.durable import formats, manifest, taken
 from rlhf_jax.durable.checkpoint import reason
 from rlhf_jax.durable.files import (
     absolute,
@@ -19,28 +19,41 @@ from rlhf_jax.durable.files import (
     sync_directory,
     write_atomically,
 )
+from rlhf_jax.durable.fingerprint import CONFIG
 from rlhf_jax.errors import UserError
-from rlhf_jax.models import score, transformer
+from rlhf_jax.models import parts, score, transformer
 from rlhf_jax.models.config import TransformerConfig, from_json
+from rlhf_jax.models.lora import TRAINED
 from rlhf_jax.parallel.processes import first_alone
 from rlhf_jax.strict_json import read_json
 
 ABOUT = "model.json"  # written last: a model with this file is complete
 KINDS = ("policy", "score")
+IDENTITY = (CONFIG,)  # files of a stage's directory that say which model it holds
 
 
 def save_model(
-    directory: epath.Path, config: TransformerConfig, params: Any, kind: str, tokenizer: str
+    directory: epath.Path,
+    config: TransformerConfig,
+    params: Any,
+    kind: str,
+    tokenizer: str,
+    trunk: epath.Path | None = None,
 ) -> None:
     """Writes params and model.json. After a kill half-way, the model counts as absent.
 
     kind: "policy" (logits) or "score" (a scalar head). tokenizer: the tokenizer's fingerprint.
+    trunk: the directory of the stage whose model lies under the adapter; only the adapter is then
+        written, and where that model is. None: all params are written.
 
     Raises UserError where the model cannot be written, for example on a full disk.
     """
     directory = absolute(directory)
     renamed = not in_bucket(directory)
     place = directory.with_name(directory.name + ".partial") if renamed else directory
+    under = {} if trunk is None else {"trunk": taken.pointer(directory, trunk, IDENTITY)}
+    if trunk is not None:
+        params = parts.split(params, TRAINED[kind]).trained
 
     def prepare():
         (place / ABOUT).unlink(missing_ok=True)
@@ -49,7 +62,7 @@ def save_model(
 
     def finish():
         about = {"kind": kind, "tokenizer": tokenizer, "model": dataclasses.asdict(config)}
-        about = {formats.FIELD: formats.MODEL.now} | about
+        about = {formats.FIELD: formats.MODEL.now} | about | under
         content = json.dumps(about, indent=1).encode()
         manifest.write(place, {"kind": kind}, later={ABOUT: content})
         write_atomically(place / ABOUT, content)
@@ -86,7 +99,8 @@ def check_format(directory: epath.Path) -> None:
 
 
 def read_about(directory: epath.Path) -> dict[str, Any]:
-    """The content of model.json: kind, tokenizer, and model as a TransformerConfig.
+    """The content of model.json: kind, tokenizer, model as a TransformerConfig, and trunk, which is
+    None or a pointer of taken.py.
 
     Raises UserError where the file is damaged, or another version wrote it in a format that is not
     read here.
@@ -96,7 +110,10 @@ def read_about(directory: epath.Path) -> dict[str, Any]:
     about = read_json(path)
     try:
         kind, tokenizer, model = (about[name] for name in ("kind", "tokenizer", "model"))
-        return {"kind": kind, "tokenizer": tokenizer, "model": from_json(model)}
+        trunk = about.get("trunk")
+        if trunk is not None and not taken.is_pointer(trunk):
+            raise TypeError(f"trunk: {trunk!r}")
+        return {"kind": kind, "tokenizer": tokenizer, "model": from_json(model), "trunk": trunk}
     except (TypeError, KeyError) as error:
         raise UserError(f"{path}: expected kind, tokenizer and model, got: {error}") from None
 
@@ -115,7 +132,8 @@ def shape_of(directory: epath.Path, kind: str, tokenizer: str) -> TransformerCon
 def load_model(
     directory: epath.Path, kind: str, tokenizer: str, layout: Callable | None = None
 ) -> tuple[TransformerConfig, Any]:
-    """The shape and the parameters of a finished model.
+    """The shape and the parameters of a finished model; with a trunk only those of its adapter
+    (runs/models.py finds the others).
 
     layout: a function from the parameters' shapes to shapes with shardings; None: first device.
     Raises UserError where the model is missing or damaged, or has another kind, tokenizer or
@@ -136,6 +154,8 @@ def load_model(
         return score.with_score_head(params, key) if kind == "score" else params
 
     target = jax.eval_shape(abstract, jax.random.key(0))
+    if read_about(directory)["trunk"] is not None:
+        target = parts.split(target, TRAINED[kind]).trained
     sharding = jax.sharding.SingleDeviceSharding(jax.local_devices()[0])
     here = lambda x: jax.ShapeDtypeStruct(x.shape, x.dtype, sharding=sharding)
     target = jax.tree.map(here, target) if layout is None else layout(target)

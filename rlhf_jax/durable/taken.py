@@ -10,6 +10,7 @@ import hashlib
 import json
 import os
 from collections.abc import Sequence
+from typing import Any
 
 from etils import epath
 
@@ -24,15 +25,20 @@ SMALL = 1 << 20  # bytes; of larger files only the size is hashed, not the conte
 def take(directory: epath.PathLike, other: epath.PathLike, holds: Sequence[str]) -> None:
     """Makes `directory` point to `other`. holds: names of the files and folders that are read in
     `other`."""
+    content = pointer(directory, other, holds)
+    write_atomically(absolute(directory) / NAME, json.dumps(content, indent=1).encode())
+
+
+def pointer(directory: epath.PathLike, other: epath.PathLike, holds: Sequence[str]) -> dict:
+    """What `located` finds `other` by, from a file in `directory`: JSON values."""
     directory, other = absolute(directory), absolute(other)
     apart = in_bucket(directory) or in_bucket(other)
-    content = {
+    return {
         "directory": str(other),
         "beside": None if apart else os.path.relpath(other, directory),
         "holds": list(holds),
         "sha256": digest(other, holds),
     }
-    write_atomically(directory / NAME, json.dumps(content, indent=1).encode())
 
 
 def is_taken(directory: epath.PathLike) -> bool:
@@ -56,19 +62,31 @@ def _checked(directory: epath.Path, content: bytes) -> epath.Path:
     file, found = directory / NAME, None
     with contextlib.suppress(UserError):
         found = parse_json(content)
-    if not isinstance(found, dict) or found.keys() != {"directory", "beside", "holds", "sha256"}:
+    if not is_pointer(found):
         raise UserError(f"{file}: is damaged; remove it, and what was taken is made here")
+    advice = f"bring it back, or remove {file}: the same command then makes it here"
+    return located(directory, found, f"{directory} is taken from", advice)
+
+
+def is_pointer(found: Any) -> bool:
+    return isinstance(found, dict) and found.keys() == {"directory", "beside", "holds", "sha256"}
+
+
+def located(directory: epath.Path, found: dict, about: str, advice: str) -> epath.Path:
+    """The directory to which a `pointer` in a file of `directory` points.
+
+    Raises UserError, "<about> <place>, which ...; <advice>", where it is missing or has changed.
+    """
     places = [epath.Path(found["directory"])]
     if found["beside"] is not None:  # both directories may have been moved together
         places.append(epath.Path(os.path.normpath(directory / found["beside"])))
     there = [place for place in places if place.is_dir()]
-    advice = f"bring it back, or remove {file}: the same command then makes it here"
     if not there:
-        raise UserError(f"{directory} is taken from {places[0]}, which is not there; {advice}")
+        raise UserError(f"{about} {places[0]}, which is not there; {advice}")
     for place in there:
         if digest(place, found["holds"]) == found["sha256"]:
             return place
-    raise UserError(f"{directory} is taken from {there[0]}, which has changed since; {advice}")
+    raise UserError(f"{about} {there[0]}, which has changed since; {advice}")
 
 
 def digest(directory: epath.Path, holds: Sequence[str]) -> str:

@@ -6,6 +6,7 @@ import jax
 import jax.numpy as jnp
 from flax import linen as nn
 
+from rlhf_jax.models import lora
 from rlhf_jax.models.attention import attention, cached_attention
 from rlhf_jax.models.config import TransformerConfig
 from rlhf_jax.models.matmul import WeightProduct, cache_dtype, einsum, resolve_dtype
@@ -42,6 +43,7 @@ PARAMETERS = {
     "blocks/mlp_out_norm/scale": ("layers", "features"),
     "blocks/mlp_out_norm/bias": ("layers", "features"),
 }
+PARAMETERS |= lora.parameters(PARAMETERS)
 TOKENS, STREAM = ("rows", "tokens", "width"), ("rows", "spread", "stream")
 STATES, LOGITS = ("rows", "spread", "final_width"), ("logit_rows", "spread", "vocabulary")
 
@@ -69,6 +71,7 @@ PRODUCTS = {  # of a layer, by the name of the matrix
     "gate": _first("gate", "btd,df->btf"),
     "down": _second("down", "btf,fd->btd"),
 }
+ADAPTERS = {name: lora.products(product) for name, product in PRODUCTS.items()}
 # The backward pass recomputes tanh: one array of the feed-forward width less is kept.
 gelu = jax.checkpoint(functools.partial(jax.nn.gelu, approximate=True))
 exact_gelu = jax.checkpoint(functools.partial(jax.nn.gelu, approximate=False))
@@ -111,11 +114,17 @@ class Block(nn.Module):
     local: bool = False
 
     def _dense(self, name, x, scale=1.0):
-        """The product of x with the matrix of this name, plus its bias."""
+        """The product of x with the matrix of this name, plus those of its adapter and its bias."""
         c = self.config
         normal, zeros = nn.initializers.normal(0.02 * scale), nn.initializers.zeros
         kernel = self.param(name, normal, _shape(c, f"blocks/{name}"))
-        y = einsum(PRODUCTS[name], x, kernel, resolve_dtype(c.compute_dtype))
+        dtype = resolve_dtype(c.compute_dtype)
+        y = einsum(PRODUCTS[name], x, kernel, dtype)
+        adapter = self.get_variable("params", "lora", {})  # none while the block is initialised
+        if f"{name}_a" in adapter:
+            into, back = ADAPTERS[name]
+            low = einsum(into, x, adapter[f"{name}_a"], dtype)
+            y = y + c.lora.scale * einsum(back, low, adapter[f"{name}_b"], dtype)
         if c.biases or (c.qkv_bias and name == "qkv"):
             bias = self.param(f"{name}_bias", zeros, _shape(c, f"blocks/{name}_bias"))
             y = y + jnp.broadcast_to(bias, y.shape)

@@ -5,6 +5,7 @@ from typing import Any, Literal
 
 from rlhf_jax.errors import inside, require
 from rlhf_jax.fields import ADDED_LATER
+from rlhf_jax.models.lora import LoRA
 
 
 def _later(default):
@@ -86,6 +87,8 @@ class TransformerConfig:
     branch_norms: bool = _later(False)  # norms of what each half of a layer adds too (Gemma 2)
     norm_offset: bool = _later(False)  # a norm multiplies by 1 + its scale (Gemma)
     scaled_embeddings: bool = _later(False)  # token embeddings times the root of the width (Gemma)
+    # The form of the adapter beside its matrices; the field `lora` of stages sets it.
+    lora: LoRA | None = _later(None)
 
     def __post_init__(self):
         for field in ("vocab_size", "layers", "width", "heads", "context", "rotary_base",
@@ -111,6 +114,9 @@ class TransformerConfig:
         )
         require(0 <= self.dropout < 1, "dropout", self.dropout, "in [0, 1)")
         require(not (self.biases and self.qkv_bias), "qkv_bias", True, "False where biases is on")
+        if self.lora is not None and not self.gated:
+            allowed = "without 'gate': this model has no gate"
+            require("gate" not in self.lora.matrices, "lora.matrices", self.lora.matrices, allowed)
         self._check_positions()
 
     def _check_positions(self):
@@ -184,6 +190,7 @@ class TransformerConfig:
             "head_width": self.head_width,
             "attended": self.heads * self.head_width,
             "feed_forward": self.feed_forward_width,
+            "rank": 0 if self.lora is None else self.lora.rank,
         }
 
 
@@ -213,6 +220,10 @@ def from_json(fields: dict[str, Any]) -> TransformerConfig:
     if scaling is not None:
         with inside("rotary_scaling"):
             fields = {**fields, "rotary_scaling": RotaryScaling(**scaling)}
+    lora = fields.get("lora")
+    if lora is not None:
+        with inside("lora"):
+            fields = {**fields, "lora": LoRA(**{**lora, "matrices": tuple(lora["matrices"])})}
     return TransformerConfig(**fields)
 
 

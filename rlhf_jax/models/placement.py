@@ -25,6 +25,7 @@ AXES = {
     "head_width": "of a query, a key or a value",
     "attended": "the queries' heads side by side: heads x groups x head_width",
     "feed_forward": "the width between the two products of a layer's second half",
+    "rank": "of an adapter: the columns of A and the rows of B",
     # of activations only
     "rows": "of a batch",
     "time": "of a batch; of queries",

@@ -14,6 +14,7 @@ import jax.numpy as jnp
 from jax.ad_checkpoint import checkpoint_name
 
 from rlhf_jax.errors import require
+from rlhf_jax.models import lora, parts
 from rlhf_jax.models.attention import view_of
 from rlhf_jax.models.block import PARAMETERS, PRODUCTS, STREAM, Block, Norm, for_cache
 from rlhf_jax.models.config import TransformerConfig
@@ -63,6 +64,9 @@ def init(config: TransformerConfig, key: jax.Array) -> Params:
         params["positions"] = normal(position_key, config.context, config.width)
     if not config.tied_embeddings:
         params["head"] = normal(head_key, config.vocab_size, config.width)
+    if config.lora is not None:
+        adapter = lora.init(config.lora, params["blocks"], jax.random.fold_in(key, 4))
+        params = parts.merge(params, adapter)
     return params
 
 
@@ -191,8 +195,10 @@ def logits(config: TransformerConfig, params: Params, hidden_states: jax.Array) 
 
 
 def for_decoding(config: TransformerConfig, params: Params) -> Params:
-    """The parameters with matrices cast to the compute dtype, and on CPUs with "columns", the
-    transposed head, so that no decode step repeats this work."""
+    """The parameters with the adapter merged into the matrices, matrices cast to the compute dtype,
+    and on CPUs with "columns", the transposed head, so that no decode step repeats this work."""
+    if "lora" in params["blocks"]:
+        params = lora.merged(config.lora, params)
     dtype = resolve_dtype(config.compute_dtype)
 
     def cast(path, leaf):

@@ -33,6 +33,7 @@ PARAMETERS = {
     "vocabulary":   ((),     (),       ()),
     "context":      ((),     (),       ()),
     "features":     ((),     (),       ()),
+    "rank":         ((),     (),       ()),
     "projections":  ((),     (),       ()),
     "heads":        (T,      T,        T),
     "attended":     (T,      T,        T),
@@ -71,7 +72,7 @@ def _many_tokens(rows, time, spread) -> Rules:
         "half_tokens": T,
         "half_width": F,
         **_whole("width", "stream", "final_width", "head_width", "projections", "groups"),
-        **_whole("lookup_tokens", "vocabulary", "columns"),
+        **_whole("lookup_tokens", "vocabulary", "columns", "rank"),
     }
 
 
@@ -89,7 +90,7 @@ def _one_token(logit_rows) -> Rules:
         "logit_rows": logit_rows,
         "lookup_rows": D,
         "half_width": F,
-        **_whole("tokens", "spread", "half_tokens", "width", "projections", "vocabulary"),
+        **_whole("tokens", "spread", "half_tokens", "width", "projections", "vocabulary", "rank"),
     }
 
 

@@ -7,7 +7,8 @@ from rlhf_jax.errors import inside, require
 from rlhf_jax.evaluation.evaluator import Evaluator
 from rlhf_jax.generation.ending import Ending
 from rlhf_jax.models.config import TransformerConfig
-from rlhf_jax.stages.stage import Build, Stage
+from rlhf_jax.stages.adapters import trunk_at_start
+from rlhf_jax.stages.stage import Build, Stage, Trunk
 
 Stages = Mapping[str, Stage]
 NAME = re.compile(r"[a-z][a-z0-9_]*")
@@ -56,12 +57,15 @@ def named(stages: Stages, names: Sequence[str]) -> tuple[str, ...]:
 
 def build_of(stages: Stages, name: str, model: TransformerConfig, ending: Ending) -> Build:
     """The `Build` of a stage, from which its programs are made. model: the experiment's."""
-    shapes = {}
+    shapes, trunks = {}, {}
     for role, need in stages[name].needs().items():
         upstream = stages[need.stage]
         if upstream.ends != "rankings":
-            shapes[role] = upstream.shape(build_of(stages, need.stage, model, ending))
-    return Build(name, model, shapes, ending)
+            build = build_of(stages, need.stage, model, ending)
+            shapes[role] = upstream.shape(build)
+            under = trunk_at_start(build, "start", upstream.lora) if upstream.lora else need.stage
+            trunks[role] = Trunk(under, f"{need.stage}, merged")
+    return Build(name, model, shapes, ending, trunks)
 
 
 def check_name(field: str, name: str) -> None:

@@ -80,6 +80,8 @@ class Experiment:
             self._start_from_published()
         self._check_kinds()
         require(0 <= self.seed < 2**63, "seed", self.seed, "in [0, 2**63)")
+        allowed = "None: `lora` is a field of stages"
+        require(self.model.lora is None, "model.lora", self.model.lora, allowed)
         total = self.evaluation.prompt_length + self.evaluation.response_length
         field, context = "evaluation.prompt_length + response_length", self.model.context
         require(total <= context, field, total, f"<= model.context = {context}")

@@ -58,14 +58,20 @@ class StageInputs:
         self._models: dict[str, Any] = {}  # by stage: two roles of one stage share its model
 
     def model(self, role: str) -> Any:
+        stage = self._stage_of(role)
+        if stage not in self._models:
+            self._models[stage] = self._run.model(stage)
+        return self._models[stage]
+
+    def trunk(self, role: str) -> Any:
+        return self._run.trunk(self._stage_of(role))
+
+    def _stage_of(self, role: str) -> str:
         needs = self._stage.needs()
         if role not in needs:
             raise UserError(f"{self.build.name}: model({role!r}): its `needs` has no such role: "
                             f"it has {', '.join(needs) or 'none'}")  # fmt: skip
-        stage = needs[role].stage
-        if stage not in self._models:
-            self._models[stage] = self._run.model(stage)
-        return self._models[stage]
+        return needs[role].stage
 
     def pretrained(self) -> Any:
         return self._run.published()

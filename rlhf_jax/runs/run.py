@@ -18,7 +18,7 @@ from rlhf_jax.data.rendering import record_of
 from rlhf_jax.durable import taken
 from rlhf_jax.durable.fingerprint import CONFIG, check_fingerprint, differences
 from rlhf_jax.durable.lock import lock
-from rlhf_jax.durable.model_files import has_model, load_model, save_model, shape_of
+from rlhf_jax.durable.model_files import has_model, save_model, shape_of
 from rlhf_jax.durable.signals import SIGNALS
 from rlhf_jax.errors import UserError, inside, require
 from rlhf_jax.generation.ending import Ending
@@ -31,6 +31,7 @@ from rlhf_jax.runs import chain, memory, opening
 from rlhf_jax.runs.evaluation import Evaluation
 from rlhf_jax.runs.experiment import Experiment
 from rlhf_jax.runs.inputs import StageInputs
+from rlhf_jax.runs.models import Models
 from rlhf_jax.runs.origin import Origin
 from rlhf_jax.sources import corpora
 from rlhf_jax.sources.records import StageRecords
@@ -82,6 +83,7 @@ class Run:
             vocabulary >= words, "model.vocab_size", vocabulary, f"the tokenizer's {words} or more"
         )
         self.ending = Ending.of(self.tokenizer, config.ending)
+        self._models = Models(self.runner)
         self._measures, self._checked = Measures(self.ending.close), set()
         self.evaluation = Evaluation(self)
 
@@ -174,8 +176,13 @@ class Run:
         Raises UserError where those of another run are of another tokenizer or shape.
         """
         self.finish(stage)
-        source, *known = self._check_model(stage)
-        return load_model(source, *known, self.runner.layout)[1]
+        return self._models.load(*self._check_model(stage))
+
+    def trunk(self, stage: str) -> Any:
+        """The parameters that a stage ends with, without its adapter, which is merged into the
+        matrices; the stage runs first where it has not."""
+        self.finish(stage)
+        return self._models.trunk(*self._check_model(stage))
 
     def _check_model(self, stage: str) -> tuple[Path, str, str]:
         """The directory, kind and tokenizer of the finished model of a stage."""
@@ -244,7 +251,8 @@ class Run:
             self.collected(stage).write("rankings", found)
             return
         shape, tokenizer = made.shape(inputs.build), self.tokenizer.fingerprint
-        save_model(directory / "model", shape, found, made.ends, tokenizer)
+        trunk = self.stage_directory(made.needs()["start"].stage) if made.lora else None
+        save_model(directory / "model", shape, found, made.ends, tokenizer, trunk)
 
     def _train(self, stage: str, task: loop.Task) -> Any:
         if processes.is_first():

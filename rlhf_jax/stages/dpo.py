@@ -19,6 +19,7 @@ from rlhf_jax.objectives import preferences
 from rlhf_jax.objectives.likelihood import sequence_log_prob
 from rlhf_jax.objectives.reductions import WeightedMean
 from rlhf_jax.objectives.reward_models import DivideBy, over_pairs, ranked_accuracy
+from rlhf_jax.stages.adapters import model_at_start
 from rlhf_jax.stages.rankings import RankingStage
 from rlhf_jax.stages.reward_model import ranking_by_ranking
 from rlhf_jax.stages.stage import Program, policy_shapes
@@ -154,7 +155,7 @@ class DirectPreference(RankingStage):
         require_form(ok, "objective", self.objective, allowed)
 
     def programs(self, build, steps):
-        model, batch = build.shapes["start"], self.batch_shapes()
+        model, batch = self.shape(build), self.batch_shapes()
         reference = policy_shapes(model)
         loss = preference_loss(self.objective, model, self.divide_by)
         if not self.objective.reference:
@@ -175,7 +176,7 @@ class DirectPreference(RankingStage):
         }
 
     def task(self, inputs):
-        reference = inputs.model("start")
+        reference = model_at_start(inputs, "start", self.lora)
 
         def refer(programs, batch):
             if not self.objective.reference:

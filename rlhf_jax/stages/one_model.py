@@ -10,6 +10,7 @@ from rlhf_jax.data.batches import Batches
 from rlhf_jax.errors import inside, require, require_a
 from rlhf_jax.models import parts, transformer
 from rlhf_jax.models.config import TransformerConfig
+from rlhf_jax.models.lora import TRAINED
 from rlhf_jax.stages import supervised
 from rlhf_jax.stages.stage import KEY, Inputs, Program, Rows, Stage, divisor, policy_shapes
 from rlhf_jax.training.loop import Task
@@ -42,14 +43,24 @@ class OneModelStage(Stage):
             self.micro_batches,
             f"a divisor of batch_size = {self.batch_size}",
         )
+        ok = self.lora is None or not self.train
+        require(ok, "train", self.train, "(): with `lora`, the adapter is trained")
+
+    @property
+    def trained(self) -> tuple[str, ...]:
+        """Names of the trained parameters, for models/parts.py."""
+        return self.train if self.lora is None else TRAINED[self.ends]
+
+    def shape(self, build):
+        return dataclasses.replace(build.shapes.get("start", build.model), lora=self.lora)
 
     def parameters(self, model: TransformerConfig) -> Any:
         """The shapes of all parameters of the model that is trained."""
         return policy_shapes(model)
 
     def check_shapes(self, build):
-        if self.train:
-            parts.split(self.parameters(self.shape(build)), self.train)
+        if self.trained:
+            parts.split(self.parameters(self.shape(build)), self.trained)
 
     def batches(self):
         return (Rows("batch_size", self.batch_size, self.micro_batches),)
@@ -60,7 +71,7 @@ class OneModelStage(Stage):
 
     def update_program(self, loss: Callable, params: Any, batch: dict, steps: int) -> Program:
         """The training step of a loss. params, batch: shapes of all parameters and of a batch."""
-        fixed, trained = parts.split(params, self.train)
+        fixed, trained = parts.split(params, self.trained)
         with inside("optimizer"):
             update, optimizer = supervised.make_update(loss, self, steps, as_written)
         initial = lambda trained, key: supervised.initial_state(trained, optimizer, key)
@@ -87,7 +98,7 @@ class OneModelStage(Stage):
             optimizer = make_optimizer(self.optimizer, steps)
         programs = inputs.compile(self.programs(inputs.build, steps))
         initial = lambda trained, key: supervised.initial_state(trained, optimizer, key)
-        fixed, trained = parts.split(params, self.train)
+        fixed, trained = parts.split(params, self.trained)
         place = lambda batch: runner.rows(batch, self.batch_size)
         return Task(
             name=inputs.build.name,

@@ -11,6 +11,7 @@ from rlhf_jax.data.records import to_json
 from rlhf_jax.errors import inside, require
 from rlhf_jax.models import parts
 from rlhf_jax.stages import feeds
+from rlhf_jax.stages.adapters import model_at_start
 from rlhf_jax.stages.experience import Experiences, Shapes, make_rollout
 from rlhf_jax.stages.iteration import Host, Iteration
 from rlhf_jax.stages.policy_gradient_config import PolicyGradientConfig
@@ -72,6 +73,9 @@ class PolicyGradient(PolicyGradientConfig, Stage):
             found["value"] = Need(value, "score")
         return found
 
+    def shape(self, build):
+        return self._shapes(build).policy
+
     def check_shapes(self, build):
         model = build.shapes["start"]
         words = model.vocab_size
@@ -87,11 +91,11 @@ class PolicyGradient(PolicyGradientConfig, Stage):
         fits = self.ptx_coefficient == 0 or self.ptx_length <= model.context
         require(fits, "ptx_length", self.ptx_length, allowed)
         build.ending.check(self.response_length)
+        shapes = self._shapes(build)
         if self.train_policy:
-            parts.split(policy_shapes(model), self.train_policy, "train_policy")
+            parts.split(policy_shapes(shapes.policy), self.train_policy, "train_policy")
         if self.train_value:
-            shapes = score_shapes(self._shapes(build).value)
-            parts.split(shapes, self.train_value, "train_value")
+            parts.split(score_shapes(shapes.value), self.train_value, "train_value")
 
     def batches(self):
         rows, steps = self.batch_size, self.minibatches
@@ -179,11 +183,13 @@ class PolicyGradient(PolicyGradientConfig, Stage):
         name, runner, build = inputs.build.name, inputs.runner, inputs.build
         if warning := self.average_warning:
             print(f"{name}: {warning}", flush=True)
-        policy = inputs.model("start")
+        policy = model_at_start(inputs, "start", self.lora)
+        reference = policy if self._refers_to_start else inputs.model("reference")
         scorers = {stage: inputs.model(role) for role, stage in self.scorers.items()}
-        scorer = inputs.model("value") if "value" in build.shapes else None
+        has = "value" in build.shapes
+        scorer = model_at_start(inputs, "value", self.lora) if has else None
         batches = self._batches(inputs)
-        frozen = frozen_of(self, policy, inputs.model("reference"), scorers, scorer)
+        frozen = frozen_of(self, policy, reference, scorers, scorer)
         planned = self.programs(build, self.iterations)
         host = Host(self._asks(inputs), inputs.fetch_rows, inputs.place_rows)
         step = Iteration(
@@ -226,9 +232,17 @@ class PolicyGradient(PolicyGradientConfig, Stage):
         )
 
     def _shapes(self, build: Build) -> Shapes:
-        shapes, policy = build.shapes, build.shapes["start"]
+        shapes = build.shapes
+        own = lambda role: dataclasses.replace(shapes[role], lora=self.lora)
+        policy = own("start")
         scorers = {stage: shapes[role] for role, stage in self.scorers.items()}
-        return Shapes(policy, shapes["reference"], shapes.get("value", policy), scorers)
+        reference = policy if self._refers_to_start else shapes["reference"]
+        return Shapes(policy, reference, own("value") if "value" in shapes else policy, scorers)
+
+    @property
+    def _refers_to_start(self) -> bool:
+        """Whether the reference is the policy with which the stage begins, of the same arrays."""
+        return self.reference in (None, self.start)
 
     def _batches(self, inputs) -> feeds.Prompted:
         prompts = feeds.prompts(

@@ -4,6 +4,8 @@ import dataclasses
 from typing import Literal
 
 from rlhf_jax.errors import require, require_a
+from rlhf_jax.fields import ADDED_LATER
+from rlhf_jax.models.lora import TRAINED, LoRA
 from rlhf_jax.objectives import kl
 from rlhf_jax.objectives.estimator import GAE, Advantage, PPOClip, Surrogate
 from rlhf_jax.objectives.kl import AdaptiveController, DoublingController, FixedController
@@ -83,6 +85,9 @@ class PolicyGradientConfig:
     # ("blocks",); none: all are trained. The others stay fixed, without optimizer state.
     train_policy: tuple[str, ...] = ()
     train_value: tuple[str, ...] = ()  # parameters of the value network that are trained
+    # The form of the adapters that are trained, one on the policy and one on the value network;
+    # None: the models are trained.
+    lora: LoRA | None = dataclasses.field(default=None, kw_only=True, metadata=ADDED_LATER)
 
     def __post_init__(self):
         self._check_kinds()
@@ -94,6 +99,9 @@ class PolicyGradientConfig:
         for field in positive:
             value = getattr(self, field)
             require(value > 0, field, value, "positive")
+        for field in ("train_policy", "train_value"):
+            ok, value = self.lora is None or not getattr(self, field), getattr(self, field)
+            require(ok, field, value, "(): with `lora`, the adapters are trained")
         for field in ("stale", "entropy_coefficient", "ptx_coefficient"):
             require(getattr(self, field) >= 0, field, getattr(self, field), ">= 0")
         clip, decay = self.value_clip, self.ema_decay
@@ -173,6 +181,16 @@ class PolicyGradientConfig:
         require(ok, "kl_gradient", gradient, "'right': the KL in the reward has no gradient")
         ok = gradient == "right" or self.kl_estimator != "k1"
         require(ok, "kl_gradient", gradient, "'right': k1's own gradient is 0 in the mean")
+
+    @property
+    def trained_policy(self) -> tuple[str, ...]:
+        """Names of the policy's trained parameters, for models/parts.py."""
+        return self.train_policy if self.lora is None else TRAINED["policy"]
+
+    @property
+    def trained_value(self) -> tuple[str, ...]:
+        """Names of the value network's trained parameters, for models/parts.py."""
+        return self.train_value if self.lora is None else TRAINED["score"]
 
     @property
     def text_pieces(self) -> int:

@@ -53,11 +53,11 @@ def initial_state(
     """The state before the first iteration; for the value function see `value_at_start`. queue: an
     empty queue if responses are stale, else None."""
     value = value_at_start(config, policy, scorer)
-    policy = parts.split(policy, config.train_policy).trained
+    policy = parts.split(policy, config.trained_policy).trained
     policy_optimizer, value_optimizer = optimizers(config)
     copy = lambda tree: jax.tree.map(jnp.copy, tree)  # the update donates its state
     if value is not None:
-        value = parts.split(value, config.train_value).trained
+        value = parts.split(value, config.trained_value).trained
     return State(
         step=jnp.zeros((), jnp.int32),
         policy=copy(policy),
@@ -79,10 +79,10 @@ def frozen_of(
     """The parameters that stay fixed.
 
     policy: at its start. scorers: of the reward. scorer: from which the value function starts."""
-    fixed = {"policy": parts.split(policy, config.train_policy).fixed, "value": {}}
+    fixed = {"policy": parts.split(policy, config.trained_policy).fixed, "value": {}}
     if config.advantage.critic:
         value = value_at_start(config, policy, scorer)
-        fixed["value"] = parts.split(value, config.train_value).fixed
+        fixed["value"] = parts.split(value, config.trained_value).fixed
     return Frozen(reference, scorers, fixed)
 
 

@@ -13,9 +13,6 @@ from rlhf_jax.stages.supervised import likelihood_loss
 class Pretrain(OneModelStage):
     """Pretrains a model of the experiment's shape from random weights."""
 
-    def shape(self, build):
-        return build.model
-
     def check_shapes(self, build):
         super().check_shapes(build)
         context = build.model.context

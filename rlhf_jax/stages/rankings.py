@@ -6,6 +6,8 @@ from typing import get_args
 
 from rlhf_jax.data.arrays import first_fit
 from rlhf_jax.errors import require
+from rlhf_jax.fields import ADDED_LATER
+from rlhf_jax.models.lora import LoRA
 from rlhf_jax.objectives.reward_models import DivideBy
 from rlhf_jax.stages import feeds
 from rlhf_jax.stages.facts import Facts
@@ -19,6 +21,7 @@ class RankingStage(OneModelStage):
 
     start      the stage whose policy it starts from
     rankings   the stage that collects the rankings; None: the data source has them
+    lora       the form of an adapter that is trained; None: the model is trained
     packed     the most rankings that share the outputs of a batch element
     divide_by  the divisor of a prompt's sum over its untied pairs. "all_pairs": C(K, 2), as in
                equation 1 of the paper; a prompt with ties then weighs less. "untied_pairs": the
@@ -33,6 +36,7 @@ class RankingStage(OneModelStage):
     divide_by: DivideBy = "all_pairs"
     start: str = dataclasses.field(kw_only=True)
     rankings: str | None = dataclasses.field(default=None, kw_only=True)
+    lora: LoRA | None = dataclasses.field(default=None, kw_only=True, metadata=ADDED_LATER)
 
     def __post_init__(self):
         super().__post_init__()

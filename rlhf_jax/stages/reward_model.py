@@ -20,6 +20,7 @@ from rlhf_jax.objectives.reward_models import (
     ranked_loss,
     shift_to_zero,
 )
+from rlhf_jax.stages.adapters import model_at_start
 from rlhf_jax.stages.rankings import RankingStage
 from rlhf_jax.stages.stage import Inputs, score_shapes
 
@@ -50,13 +51,15 @@ class RewardModel(RankingStage):
             facts.some("demonstrations", "train", "length", self.length)
 
     def programs(self, build, steps):
-        model, params = build.shapes["start"], self.parameters(build.shapes["start"])
+        model = self.shape(build)
+        params = self.parameters(model)
         loss = reward_loss(model, self.divide_by)
         update = self.update_program(loss, params, self.batch_shapes(), steps)
         return {"update": update}
 
     def task(self, inputs):
-        params = score.with_score_head(inputs.model("start"), inputs.key("head"))
+        trunk = model_at_start(inputs, "start", self.lora)
+        params = score.with_score_head(trunk, inputs.key("head"))
         if self.normalise == "gain_and_bias":  # before training too (Ziegler et al. 2019)
             params = self.finish(params, inputs)
         batches = self._batches(inputs)
@@ -66,7 +69,7 @@ class RewardModel(RankingStage):
         if self.normalise == "none":
             return params
         demonstrations = demonstration_batches(inputs, self.batch_size, self.length)
-        model = inputs.build.shapes["start"]
+        model = self.shape(inputs.build)
         return normalise(model, params, demonstrations, self.normalise, inputs.runner.evaluate)
 
 

@@ -6,7 +6,10 @@ from typing import Literal
 
 from rlhf_jax.data.arrays import first_fit
 from rlhf_jax.errors import require
+from rlhf_jax.fields import ADDED_LATER
+from rlhf_jax.models.lora import LoRA
 from rlhf_jax.stages import feeds
+from rlhf_jax.stages.adapters import model_at_start
 from rlhf_jax.stages.one_model import OneModelStage, new_policy
 from rlhf_jax.stages.stage import Need, text_shapes
 from rlhf_jax.stages.supervised import likelihood_loss
@@ -17,6 +20,7 @@ class SFT(OneModelStage):
     """Fine-tunes the policy of the stage `start` on demonstrations.
 
     start                    the stage; None: the experiment's model with random weights
+    lora                     the form of an adapter that is trained; None: the model is trained
     pretraining_fraction     the fraction of plain text that is mixed with the demonstrations
     pretraining_fraction_of  what this is a fraction of; the paper says 10 % but not of what.
                              "rows": of the rows of a batch. Every token has weight 1, so long rows
@@ -29,6 +33,7 @@ class SFT(OneModelStage):
     pretraining_fraction: float = 0.0
     pretraining_fraction_of: Literal["rows", "loss"] = "rows"
     start: str | None = dataclasses.field(kw_only=True)
+    lora: LoRA | None = dataclasses.field(default=None, kw_only=True, metadata=ADDED_LATER)
 
     def __post_init__(self):
         super().__post_init__()
@@ -41,12 +46,11 @@ class SFT(OneModelStage):
         ways = ("rows", "loss")
         of = self.pretraining_fraction_of
         require(of in ways, "pretraining_fraction_of", of, f"one of {ways}")
+        ok = self.lora is None or self.start is not None
+        require(ok, "lora", self.lora, "None where start is None: random weights are no trunk")
 
     def needs(self):
         return {} if self.start is None else {"start": Need(self.start, "policy")}
-
-    def shape(self, build):
-        return build.shapes.get("start", build.model)
 
     def check_shapes(self, build):
         super().check_shapes(build)
@@ -77,7 +81,8 @@ class SFT(OneModelStage):
 
     def task(self, inputs):
         batches = self._batches(inputs)
-        params = new_policy(inputs) if self.start is None else inputs.model("start")
+        new = self.start is None
+        params = new_policy(inputs) if new else model_at_start(inputs, "start", self.lora)
         return self.training(inputs, params, batches, self.batch_size * self.length, ("loss",))
 
     def _batches(self, inputs):

@@ -18,6 +18,7 @@ from rlhf_jax.data.tokenizer import Tokenizer
 from rlhf_jax.generation.ending import Ending
 from rlhf_jax.models import score, transformer
 from rlhf_jax.models.config import TransformerConfig
+from rlhf_jax.models.lora import LoRA
 from rlhf_jax.parallel.runner import JitRunner, Runner
 from rlhf_jax.sources.source import Source
 from rlhf_jax.stages.facts import Facts
@@ -43,6 +44,13 @@ class Prompting(NamedTuple):
     prompt_length: int | None = None  # the most tokens of a prompt; None: the evaluation's
 
 
+class Trunk(NamedTuple):
+    """What lies under a model's adapter. Models whose trunks have equal names share its arrays."""
+
+    name: str  # of the trunk itself
+    merged: str  # of the trunk that the model becomes when its adapter is merged
+
+
 class Rows(NamedTuple):
     """A batch that must be cut over the devices: `count` rows in `pieces` micro-batches."""
 
@@ -62,6 +70,7 @@ class Program:
     donates      whether the memory of the first argument, a state, is reused for the first result
     beside       pytrees that are in memory while it runs, but that it does not read
     turns        the most iterations of its decode loop
+    shared       pytrees that are counted in the arguments a further time: in memory once
     whole        takes and returns whole NumPy arrays, the same in every process
     """
 
@@ -72,6 +81,7 @@ class Program:
     donates: bool = False
     beside: tuple = ()
     turns: int = 1
+    shared: tuple = ()
     whole: bool = False
 
     def compile(self, runner: Runner) -> Callable:
@@ -103,12 +113,14 @@ class Build:
     model   the experiment's model shape
     shapes  the shapes of the models that the stage reads, by role
     ending  the rules of generation/ending.py: when a response ends, and how a cut one scores
+    trunks  by role, the trunks of the models that it reads
     """
 
     name: str
     model: TransformerConfig
     shapes: Mapping[str, TransformerConfig]
     ending: Ending
+    trunks: Mapping[str, Trunk] = dataclasses.field(default_factory=dict)
 
 
 class Inputs(Protocol):
@@ -124,6 +136,9 @@ class Inputs(Protocol):
 
     def pretrained(self) -> Any:
         """The parameters of the experiment's published model."""
+
+    def trunk(self, role: str) -> Any:
+        """`model` without its adapter, which is merged into the matrices."""
 
     def records(self, kind: str, split: str) -> Sequence:
         """Records of the stage that has the role `kind` in `needs`, else of the data source."""
@@ -177,6 +192,9 @@ class Stage:
     """
 
     ends: ClassVar[Ends] = "policy"
+    # The form of the adapter that it trains on the model of the role "start", whose arrays stay as
+    # they are; its result is stored without them.
+    lora: ClassVar[LoRA | None] = None
     stream: str | None = None
 
     def needs(self) -> dict[str, Need]:

@@ -1,0 +1,74 @@
+"""Loads finished models. A model is in memory once while anything holds its arrays, so models whose
+adapters lie on the same trunk share it."""
+
+import functools
+import weakref
+from collections.abc import Callable
+from typing import Any
+
+import jax
+from etils.epath import Path
+
+from rlhf_jax.durable import taken
+from rlhf_jax.durable.model_files import load_model, read_about, shape_of
+from rlhf_jax.models import lora as adapters
+from rlhf_jax.models import parts
+from rlhf_jax.models.lora import LoRA
+from rlhf_jax.parallel.runner import Runner
+
+
+class Models:
+    """Finished models by directory, on the devices of the runner; None: on the first device."""
+
+    def __init__(self, runner: Runner | None = None):
+        self._runner = runner
+        self._held: dict[tuple[str, str], tuple[Any, list[weakref.ref]]] = {}
+
+    def load(self, directory: Path, kind: str, tokenizer: str) -> Any:
+        """The parameters of a finished model, its trunk's included.
+
+        Raises UserError where the model or the model under its adapter is missing, damaged or
+        another.
+        """
+        load = functools.partial(self._load, directory, kind, tokenizer)
+        return self._once((str(directory), "whole"), load)
+
+    def trunk(self, directory: Path, kind: str, tokenizer: str, lora: LoRA | None = None) -> Any:
+        """The parameters without an adapter. Where it is of the form `lora` it is left out;
+        otherwise it is merged into the matrices."""
+        there = shape_of(directory, kind, tokenizer).lora
+        params = self.load(directory, kind, tokenizer)
+        if there in (None, lora):
+            return adapters.trunk_of(params)
+        merge = functools.partial(self._merged, there, params)
+        return self._once((str(directory), "merged"), merge)
+
+    def _load(self, directory: Path, kind: str, tokenizer: str) -> Any:
+        layout = None if self._runner is None else self._runner.layout
+        shape, params = load_model(directory, kind, tokenizer, layout)
+        found = read_about(directory)["trunk"]
+        if found is None:
+            return params
+        advice = "bring it back: only the adapter is stored here"
+        place = taken.located(directory, found, f"{directory} is an adapter on", advice)
+        trunk = self.trunk(place / "model", "policy", tokenizer, shape.lora)
+        if kind == "score":
+            trunk = {name: value for name, value in trunk.items() if name != "head"}
+        return parts.merge(trunk, params)
+
+    def _merged(self, lora: LoRA, params: Any) -> Any:
+        make = functools.partial(adapters.merged_matrices, lora)
+        changed = make(params) if self._runner is None else self._runner.create(make, params)
+        return parts.merge(adapters.trunk_of(params), changed)
+
+    def _once(self, key: tuple[str, str], make: Callable[[], Any]) -> Any:
+        """make(), or the arrays that it made before, if all of them are still held somewhere."""
+        if key in self._held:
+            tree, references = self._held[key]
+            leaves = [reference() for reference in references]
+            if all(leaf is not None for leaf in leaves):
+                return tree.unflatten(leaves)
+        made = make()
+        leaves, tree = jax.tree.flatten(made)
+        self._held[key] = tree, [weakref.ref(leaf) for leaf in leaves]
+        return made
