@@ -30,7 +30,8 @@ class Compiled:
     fits          false where the compiler ran out of memory: temporaries are then the memory that
                   it needed, minus the arguments
     outputs       without outputs that are written over donated arguments
-    beside        arrays that other programs of the stage keep in memory meanwhile
+    arguments     arrays that are several arguments' count once
+    beside        further arrays that other programs of the stage keep in memory meanwhile
     flops         of all chips, from the jaxpr, recomputation included
     useful_flops  the same without recomputation
     sent          bytes that a chip sends, by kind of collective
@@ -120,9 +121,12 @@ def compile_program(
         if text not in known:
             arguments = bytes_a_device(program.placed(runner))
             known[text] = _compile(program, lowered, arguments)
+    beside, shared = (bytes_a_device(runner.layout(x)) for x in (program.beside, program.shared))
+    found = dict(known[text])
+    found["arguments"] -= max(0, shared - beside)
     return Compiled(
-        **known[text], stage=planned.stage, name=planned.name, runs=planned.runs, flops=flops,
-        useful_flops=useful, beside=bytes_a_device(runner.layout(program.beside)),
+        **found, stage=planned.stage, name=planned.name, runs=planned.runs, flops=flops,
+        useful_flops=useful, beside=max(0, beside - shared),
     )  # fmt: skip
 
 

@@ -117,7 +117,8 @@ def _held(program: Program, runner: Runner) -> dict[str, Part]:
             sizes[kind] += bytes_a_device(leaf)
             if kind != "batch" and path and isinstance(path[0], GetAttrKey):
                 fields.setdefault(kind, {})[path[0].name] = None
-    return {kind: Part(size, tuple(fields.get(kind, ()))) for kind, size in sizes.items()}
+    sizes["parameters"] -= bytes_a_device(runner.layout(program.shared))
+    return {kind: Part(size, tuple(fields.get(kind, ()))) for kind, size in (+sizes).items()}
 
 
 def _shown(kind: str, part: Part) -> str:

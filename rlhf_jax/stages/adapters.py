@@ -1,11 +1,12 @@
 """The model with which a stage begins, and its adapter."""
 
 import functools
+from collections.abc import Sequence
 from typing import Any
 
 from rlhf_jax.models import lora as adapters
 from rlhf_jax.models import parts
-from rlhf_jax.models.lora import LoRA
+from rlhf_jax.models.lora import TRAINED, LoRA
 from rlhf_jax.stages.stage import Build, Inputs
 
 
@@ -28,5 +29,25 @@ def model_at_start(inputs: Inputs, role: str, lora: LoRA | None) -> Any:
 
 def trunk_at_start(build: Build, role: str, lora: LoRA | None) -> str:
     """The name of the trunk of `model_at_start`, as in `Build.trunks`."""
-    trunk = build.trunks[role]
+    trunk = build.trunk(role)
     return trunk.name if build.shapes[role].lora in (None, lora) else trunk.merged
+
+
+def repeated(models: Sequence[tuple[str, Any]]) -> tuple:
+    """The parameters of trunks that occurred in an earlier model of the list, as trees.
+
+    models: of each model the name of its trunk (`Trunk.name`) and the tree of its parameters, of
+    which some may be missing.
+    """
+    seen: set[tuple[str, ...]] = set()
+
+    def again(tree: Any, path: tuple[str, ...]) -> Any:
+        if not isinstance(tree, dict):
+            known = path in seen
+            seen.add(path)
+            return tree if known else {}
+        own = TRAINED["score"]
+        found = {k: again(inner, (*path, k)) for k, inner in tree.items() if k not in own}
+        return {k: inner for k, inner in found.items() if inner != {}}
+
+    return tuple(again(tree, (name,)) for name, tree in models)

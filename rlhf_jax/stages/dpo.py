@@ -172,7 +172,7 @@ class DirectPreference(RankingStage):
                 returns_rows=True,
                 beside=update.arguments[:1],
             ),
-            "update": dataclasses.replace(update, beside=(reference,)),
+            "update": dataclasses.replace(update, beside=(reference,), shared=update.arguments[2:]),
         }
 
     def task(self, inputs):

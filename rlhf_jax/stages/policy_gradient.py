@@ -2,6 +2,7 @@
 
 import dataclasses
 import functools
+from typing import Any
 
 import jax
 import jax.numpy as jnp
@@ -11,8 +12,8 @@ from rlhf_jax.data.records import to_json
 from rlhf_jax.errors import inside, require
 from rlhf_jax.models import parts
 from rlhf_jax.stages import feeds
-from rlhf_jax.stages.adapters import model_at_start
-from rlhf_jax.stages.experience import Experiences, Shapes, make_rollout
+from rlhf_jax.stages.adapters import model_at_start, repeated, trunk_at_start
+from rlhf_jax.stages.experience import Experiences, Frozen, Shapes, make_rollout
 from rlhf_jax.stages.iteration import Host, Iteration
 from rlhf_jax.stages.policy_gradient_config import PolicyGradientConfig
 from rlhf_jax.stages.policy_update import frozen_of, initial_state, make_update
@@ -136,6 +137,7 @@ class PolicyGradient(PolicyGradientConfig, Stage):
         frozen = jax.eval_shape(
             functools.partial(frozen_of, self), policy, reference, scorers, value
         )
+        shared = repeated(self._models(build, frozen))
         prompts = prompt_shapes(size, self.prompt_length)
         experiences = Experiences(self, shapes, build.ending)
         rollout = make_rollout(self, shapes.policy, build.ending)
@@ -151,21 +153,24 @@ class PolicyGradient(PolicyGradientConfig, Stage):
                 returns_rows=True,
                 beside=(state._replace(policy=None), frozen),
                 turns=self.response_length - 1,
+                shared=(*shared, frozen.fixed["policy"]),
             )
         }
         if self.max_draws > 1:
             programs["scores"] = Program(
-                experiences.scores, (frozen, *drawn), rows=(1, 2, 3), returns_rows=True
-            )
-        experience = Program(experiences.fresh, (state, frozen, *drawn), rows=(2, 3, 4))
+                experiences.scores, (frozen, *drawn), rows=(1, 2, 3), returns_rows=True,
+                shared=shared,
+            )  # fmt: skip
+        fresh = state, frozen, *drawn
+        experience = Program(experiences.fresh, fresh, rows=(2, 3, 4), shared=shared)
         if self.stale:
             queue = experiences.queue(state, frozen, *drawn)
             programs["push"] = Program(
                 experiences.push, (queue, state, frozen, ints(), *drawn), rows=(4, 5, 6),
-                donates=True,
+                donates=True, shared=shared,
             )  # fmt: skip
             state = state._replace(queue=queue)
-            experience = Program(experiences.stale, (state, frozen))
+            experience = Program(experiences.stale, (state, frozen), shared=shared)
         episodes, moved, _ = jax.eval_shape(experience.function, *experience.arguments)
         text = None
         if self.ptx_coefficient > 0:
@@ -176,6 +181,7 @@ class PolicyGradient(PolicyGradientConfig, Stage):
             rows=(3,),
             donates=True,
             beside=(frozen._replace(fixed=None),),
+            shared=shared,
         )
         return programs | {"experience": experience, "update": update}
 
@@ -238,6 +244,21 @@ class PolicyGradient(PolicyGradientConfig, Stage):
         scorers = {stage: shapes[role] for role, stage in self.scorers.items()}
         reference = policy if self._refers_to_start else shapes["reference"]
         return Shapes(policy, reference, own("value") if "value" in shapes else policy, scorers)
+
+    def _models(self, build: Build, frozen: Frozen) -> list[tuple[str, Any]]:
+        """Of each fixed model the name of its trunk, and its parameters."""
+        start = trunk_at_start(build, "start", self.lora)
+        refers = self._refers_to_start
+        value = trunk_at_start(build, "value", self.lora) if "value" in build.shapes else start
+        scorers = [
+            (build.trunk(role).name, frozen.scorers[stage]) for role, stage in self.scorers.items()
+        ]
+        return [
+            (start, frozen.fixed["policy"]),
+            (start if refers else build.trunk("reference").name, frozen.reference),
+            *scorers,
+            (value, frozen.fixed["value"]),
+        ]
 
     @property
     def _refers_to_start(self) -> bool:

@@ -70,7 +70,7 @@ class Program:
     donates      whether the memory of the first argument, a state, is reused for the first result
     beside       pytrees that are in memory while it runs, but that it does not read
     turns        the most iterations of its decode loop
-    shared       pytrees that are counted in the arguments a further time: in memory once
+    shared       pytrees whose arrays the arguments and `beside` have a second time
     whole        takes and returns whole NumPy arrays, the same in every process
     """
 
@@ -121,6 +121,10 @@ class Build:
     shapes: Mapping[str, TransformerConfig]
     ending: Ending
     trunks: Mapping[str, Trunk] = dataclasses.field(default_factory=dict)
+
+    def trunk(self, role: str) -> Trunk:
+        """Without a chain of stages the trunk of each role is another."""
+        return self.trunks.get(role) or Trunk(role, f"{role}, merged")
 
 
 class Inputs(Protocol):
