@@ -18,6 +18,7 @@ from rlhf_jax.generation.ending import Ending
 from rlhf_jax.generation.sampling import SamplingConfig
 from rlhf_jax.models import block, score, transformer
 from rlhf_jax.models.config import TransformerConfig
+from rlhf_jax.models.lora import LoRA
 from rlhf_jax.models.matmul import compiling_for
 from rlhf_jax.models.placement import AXES, place, placing
 from rlhf_jax.objectives.likelihood import token_log_probs
@@ -159,11 +160,21 @@ def test_moments_lie_as_their_parameters(method):
 
 @pytest.mark.parametrize("model", [MODEL, LLAMA], ids=["gpt", "llama"])
 def test_every_parameter_has_the_shape_of_its_axes(model):
+    model = dataclasses.replace(model, lora=LoRA(3))
     sizes = model.axis_sizes
     for name, leaf in named(parameters(model)).items():
         assert leaf.shape == tuple(sizes[axis] for axis in layout.DECLARED[name])
-    if model is MODEL:
+    if model.biases:
         assert named(parameters(model)).keys() == layout.DECLARED.keys()
+
+
+def test_an_adapter_is_cut_as_its_matrix():
+    laid = on((2, 2, 2))(parameters(dataclasses.replace(MODEL, lora=LoRA(3))))
+    specs = {name: leaf.sharding.spec for name, leaf in named(laid).items() if "lora" in name}
+    assert specs["blocks/lora/qkv_a"] == P(None, ("fsdp", "tensor"), None)
+    assert specs["blocks/lora/qkv_b"] == P(None, None, "tensor", None, None)
+    assert specs["blocks/lora/down_a"] == P(None, "tensor", None)
+    assert specs["blocks/lora/down_b"] == P(None, None, ("fsdp", "tensor"))
 
 
 def test_every_axis_has_a_rule():
