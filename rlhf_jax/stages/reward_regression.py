@@ -6,11 +6,14 @@ from collections.abc import Callable
 from typing import ClassVar, Literal
 
 from rlhf_jax.errors import require
+from rlhf_jax.fields import ADDED_LATER
 from rlhf_jax.models import score
 from rlhf_jax.models.config import TransformerConfig
+from rlhf_jax.models.lora import LoRA
 from rlhf_jax.objectives.reductions import WeightedMean
 from rlhf_jax.objectives.reward_models import regression_loss
 from rlhf_jax.stages import feeds
+from rlhf_jax.stages.adapters import model_at_start
 from rlhf_jax.stages.one_model import OneModelStage
 from rlhf_jax.stages.reward_model import demonstration_batches, normalise, score_sequences
 from rlhf_jax.stages.stage import Need, floats, score_shapes, text_shapes
@@ -22,6 +25,7 @@ class RewardRegression(OneModelStage):
     It reads the data source's scored responses.
 
     start      the stage whose policy it starts from
+    lora       the form of an adapter that is trained; None: the model is trained
     normalise  "none": its scores are on the scale of the data; "shift" and "gain_and_bias": at the
                end they are normalised on the data source's demonstrations, as those of a reward
                model that learns from rankings
@@ -30,6 +34,7 @@ class RewardRegression(OneModelStage):
     ends: ClassVar = "score"
     normalise: Literal["none", "shift", "gain_and_bias"] = "none"
     start: str = dataclasses.field(kw_only=True)
+    lora: LoRA | None = dataclasses.field(default=None, kw_only=True, metadata=ADDED_LATER)
 
     def __post_init__(self):
         super().__post_init__()
@@ -64,7 +69,8 @@ class RewardRegression(OneModelStage):
         return {"update": self.update_program(score_loss(model), params, batch, steps)}
 
     def task(self, inputs):
-        params = score.with_score_head(inputs.model("start"), inputs.key("head"))
+        trunk = model_at_start(inputs, "start", self.lora)
+        params = score.with_score_head(trunk, inputs.key("head"))
         batches = feeds.scored(inputs, self.batch_size, self.length)
         tokens, show = self.batch_size * self.length, ("loss", "absolute_error")
         return self.training(inputs, params, batches, tokens, show)

@@ -130,7 +130,7 @@ GRAPH = mutants(
          "test_a_stage_needs_one_that_is_there_and_not_itself", "KeyError"),
         ("builds_on", "require(need.stage not in above", "require(need.stage != stage",
          "test_a_circle_is_told_from_the_stage_at_which_it_is_met", "RecursionError"),
-        ("build_of", "upstream.shape(build_of(stages, need.stage, model, ending))", "model",
+        ("build_of", "upstream.shape(build)", "model",
          "test_shapes_of_a_stage_are_those_of_what_it_reads"),
         ("check_chain", "require(ends == wanted", "require(True",
          "test_a_stage_needs_one_that_ends_as_it_reads", "Failed|KeyError|AssertionError"),
@@ -168,24 +168,25 @@ FEEDBACK = "test_feedback_s_outputs_are_sampled_from_sft_at_its_temperature"
 RANKINGS = "test_rankings_to_learn_from_are_those_of_the_train_split_that_are_not_tied"
 NORMALISED = "test_the_training_demonstrations_score_0_on_average"
 AGREE = "test_two_labelers_of_that_noise_agree_as_often_as_asked"
-INITIAL = 'jax.tree.map(lambda x: 0.9 * x, inputs.model("start"))'
+START = 'model_at_start(inputs, "start", self.lora)'
+INITIAL = f"jax.tree.map(lambda x: 0.9 * x, {START})"
 
 STAGES = (
     *mutants("runs/inputs.py", "test_chain.py", [
-        ("StageInputs.model", "needs[role].stage",
+        ("StageInputs._stage_of", "needs[role].stage",
          '"pretrain" if role == "start" else needs[role].stage',
          "test_the_reward_model_starts_from_sft_under_a_new_head"),
     ]),
     *mutants("stages/one_model.py", "test_chain.py", [
-        ("OneModelStage.training", "fixed, trained = parts.split(params, self.train)",
-         "fixed, trained = parts.split(jax.tree.map(lambda x: 0.9 * x, params), self.train)",
+        ("OneModelStage.training", "fixed, trained = parts.split(params, self.trained)",
+         "fixed, trained = parts.split(jax.tree.map(lambda x: 0.9 * x, params), self.trained)",
          "test_sft_starts_from_the_base_model"),
         ("OneModelStage.training", "parts.merge(fixed, state.params)",
          "parts.merge(fixed, jax.tree.map(lambda x: 0.9 * x, state.params))",
          "test_the_last_parameters_are_saved[sft]"),
     ]),
     *mutants("stages/reward_model.py", "test_chain.py", [
-        ("RewardModel.task", 'inputs.model("start")', INITIAL,
+        ("RewardModel.task", START, INITIAL,
          "test_the_reward_model_starts_from_sft_under_a_new_head"),
         ("RewardModel.programs", "(model, self.divide_by)", '(model, "untied_pairs")',
          "test_the_reward_model_s_loss_of_each_step_is_that_of_its_pairs"),
@@ -199,7 +200,7 @@ STAGES = (
         ("rankings", '"rankings", "train"', '"rankings", "valid"', f"{RANKINGS}[dpo]"),
     ]),
     *mutants("stages/dpo.py", "test_chain.py", [
-        ("DirectPreference.task", 'reference = inputs.model("start")', f"reference = {INITIAL}",
+        ("DirectPreference.task", f"reference = {START}", f"reference = {INITIAL}",
          "test_dpo_starts_from_sft"),
         ("DirectPreference.task", "(reference, sequences)",
          "(jax.tree.map(lambda x: 0.9 * x, reference), sequences)",
@@ -232,13 +233,13 @@ STAGES = (
 
 PPO = (
     *mutants("stages/policy_gradient.py", "test_chain_ppo.py", [
-        ("PolicyGradient.task", 'policy = inputs.model("start")', f"policy = {INITIAL}",
+        ("PolicyGradient.task", f"policy = {START}", f"policy = {INITIAL}",
          "test_policy_and_average_start_from_sft[ppo]"),
-        ("PolicyGradient.task", 'inputs.model("reference"), scorers, scorer)',
-         'jax.tree.map(lambda x: 0.9 * x, inputs.model("reference")), scorers, scorer)',
+        ("PolicyGradient.task", "policy, reference, scorers, scorer)",
+         "policy, jax.tree.map(lambda x: 0.9 * x, reference), scorers, scorer)",
          "test_the_kl_penalty_is_measured_from_sft[ppo]"),
-        ("PolicyGradient.task", 'inputs.model("reference"), scorers, scorer)',
-         'inputs.model("reference"), jax.tree.map(lambda x: 0.9 * x, scorers), scorer)',
+        ("PolicyGradient.task", "policy, reference, scorers, scorer)",
+         "policy, reference, jax.tree.map(lambda x: 0.9 * x, scorers), scorer)",
          f"{EXPERIENCE}[ppo-0-returns]"),
         ("PolicyGradient.task", "runner.create(initial, policy, scorer,",
          "runner.create(initial, policy, jax.tree.map(lambda x: 0.9 * x, scorer),",
@@ -250,7 +251,7 @@ PPO = (
          "test_the_prompts_are_of_the_ppo_split[ppo]"),
     ]),
     *mutants("stages/policy_gradient.py", "test_second_round.py", [
-        ("PolicyGradient.task", 'self, policy, inputs.model("reference"), scorers, scorer)',
+        ("PolicyGradient.task", "self, policy, reference, scorers, scorer)",
          "self, policy, policy, scorers, scorer)",
          "test_experience_is_that_of_the_models_that_the_stage_names[ppo_2-0-returns]"),
     ]),

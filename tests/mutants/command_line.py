@@ -134,9 +134,9 @@ READING = mutants(
 
 TAKEN = (
     *mutants("durable/taken.py", "durable/test_taken.py", [
-        ("_checked", 'digest(place, found["holds"]) == found["sha256"]', "True",
+        ("located", 'digest(place, found["holds"]) == found["sha256"]', "True",
          "test_what_has_changed_is_refused_with_both_places[another size]"),
-        ("_checked", 'os.path.normpath(directory / found["beside"])', 'found["directory"]',
+        ("located", 'os.path.normpath(directory / found["beside"])', 'found["directory"]',
          "test_two_runs_that_are_moved_together_still_find_each_other", "UserError"),
         ("digest", "if size <= SMALL", "if False",
          "test_what_has_changed_is_refused_with_both_places[the same size]"),

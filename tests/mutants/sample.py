@@ -51,6 +51,7 @@ TESTS = {
     "objectives/reward_models.py": ("objectives/test_reward_models.py",),
     "objectives/surrogates.py": ("objectives/test_surrogates.py",),
     "objectives/terms.py": ("objectives/test_terms.py",),
+    "stages/adapters.py": ("stages/test_adapters.py",),
     "stages/dpo.py": (
         "stages/test_dpo.py", "stages/test_packed_rankings.py", "stages/test_stages.py",
     ),

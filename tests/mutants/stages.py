@@ -176,15 +176,15 @@ UNKNOWN = "test_a_parameter_that_the_model_does_not_have_is_refused_before_any_s
 NO_PART = "AssertionError|KeyError|ValueError|ScopeParamNotFoundError"
 TRAINED_PARTS = (
     *mutants("stages/one_model.py", PARTS, [
-        ("OneModelStage.training", "parts.split(params, self.train)", "parts.split(params)",
+        ("OneModelStage.training", "parts.split(params, self.trained)", "parts.split(params)",
          f"{ONE}[sft]", NO_PART),
         ("OneModelStage.training", "parts.merge(fixed, state.params)", "state.params",
          f"{ONE}[dpo]", NO_PART),
         ("OneModelStage.training", "prepare(programs, place(batch)), fixed",
          "prepare(programs, place(batch)), {}", f"{ONE}[reward]", NO_PART),
-        ("OneModelStage.update_program", "parts.split(params, self.train)", "parts.split(params)",
+        ("OneModelStage.update_program", "parts.split(params, self.trained)", "parts.split(params)",
          "test_what_is_planned_has_an_optimizer_of_the_trained_parameters_alone"),
-        ("OneModelStage.check_shapes", "if self.train", "if False", f"{UNKNOWN}[sft]"),
+        ("OneModelStage.check_shapes", "if self.trained", "if False", f"{UNKNOWN}[sft]"),
         ("OneModelStage.check_shapes", "self.parameters(", "policy_shapes(",
          f"{UNKNOWN}[reward]"),
     ]),
@@ -192,11 +192,11 @@ TRAINED_PARTS = (
         ("make_update", "parts.merge(fixed, trained)", "trained", f"{ONE}[base]", NO_PART),
     ]),
     *mutants("stages/policy_update.py", PARTS, [
-        ("initial_state", "parts.split(policy, config.train_policy).trained", "policy",
+        ("initial_state", "parts.split(policy, config.trained_policy).trained", "policy",
          f"{ITERATION}[both]"),
-        ("initial_state", "config.train_value", "config.train_policy", f"{ITERATION}[both]",
+        ("initial_state", "config.trained_value", "config.trained_policy", f"{ITERATION}[both]",
          NO_PART),
-        ("frozen_of", "config.train_value", "config.train_policy",
+        ("frozen_of", "config.trained_value", "config.trained_policy",
          f"{ITERATION}[both]", NO_PART),
         ("frozen_of", "value_at_start(config, policy, scorer)", "scorer",
          "test_a_value_head_of_zeros_that_is_not_trained_stays_one"),
@@ -214,8 +214,8 @@ TRAINED_PARTS = (
     *mutants("stages/policy_gradient.py", PARTS, [
         ("PolicyGradient.task", 'parts.merge(frozen.fixed["policy"], trained)', "trained",
          f"{ITERATION}[both]"),
-        ("PolicyGradient.check_shapes", "parts.split(shapes, self.train_value,",
-         "parts.split(shapes, self.train_policy,", f"{UNKNOWN}[value]"),
+        ("PolicyGradient.check_shapes", "(score_shapes(shapes.value), self.train_value,",
+         "(score_shapes(shapes.value), self.train_policy,", f"{UNKNOWN}[value]"),
     ]),
 )  # fmt: skip
 

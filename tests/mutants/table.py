@@ -13,6 +13,7 @@ from tests.mutants import (
     generation,
     identity,
     iteration,
+    lora,
     models,
     objectives,
     plan,
@@ -29,5 +30,6 @@ from tests.mutants import (
 
 ROOMS = (formats, details, objectives, policy_gradients, preferences, models, families, data,
          generation, training, durable, rewards, stages, iteration, identity, evaluation,
-         recipes, chain, plan, command_line, use, sweeps, estimators, published)  # fmt: skip
+         recipes, chain, plan, command_line, use, sweeps, estimators, published,
+         lora)  # fmt: skip
 TABLE = tuple(mutant for room in ROOMS for mutant in room.MUTANTS)

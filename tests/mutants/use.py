@@ -87,7 +87,7 @@ KINDS = (
          "test_a_part_of_an_experiment_that_is_another_kind_of_thing_is_named"),
     ]),
     *mutants("runs/inputs.py", "runs/test_inputs.py", [
-        ("StageInputs.model", "if role not in needs:", "if False:",
+        ("StageInputs._stage_of", "if role not in needs:", "if False:",
          "test_a_role_that_a_stage_does_not_have_is_named", "KeyError"),
     ]),
 )  # fmt: skip
