@@ -15,12 +15,13 @@ from rlhf_jax.data.tokenizer import Tokenizer, find_tokenizer, load_tokenizer
 from rlhf_jax.durable import manifest, taken
 from rlhf_jax.durable.files import entries
 from rlhf_jax.durable.fingerprint import stored
-from rlhf_jax.durable.model_files import has_model, load_model, read_about
+from rlhf_jax.durable.model_files import has_model, read_about
 from rlhf_jax.errors import UserError, require
 from rlhf_jax.evaluation.summary import SECTIONS
 from rlhf_jax.generation.ending import Ending
 from rlhf_jax.published import card, saving, tokenizer_files
 from rlhf_jax.published.fetch import FetchOptions, fetch
+from rlhf_jax.runs.models import Models
 from rlhf_jax.runs.options import parse
 from rlhf_jax.runs.reading import ending_of
 from rlhf_jax.strict_json import read_json
@@ -42,6 +43,7 @@ def export(run: epath.PathLike, stage: str, to: epath.PathLike, options: ExportO
 
     The folder has config.json, model.safetensors, tokenizer.json, tokenizer_config.json (with the
     chat template), generation_config.json and README.md. A reward model is one with a single label.
+    An adapter is merged into its trunk.
     Raises UserError where the stage has no finished model, no family of transformers has such a
     shape, or the folder is not empty.
     """
@@ -52,7 +54,8 @@ def export(run: epath.PathLike, stage: str, to: epath.PathLike, options: ExportO
     file = find_tokenizer(taken.followed(run / "data"))
     tokenizer = load_tokenizer(file)
     kind = "score" if scorer else "policy"
-    shape, params = load_model(directory / "model", kind, tokenizer.fingerprint)
+    params = Models().trunk(directory / "model", kind, tokenizer.fingerprint)
+    shape = dataclasses.replace(read_about(directory / "model")["model"], lora=None)
     ending = Ending.of(tokenizer, ending_of(directory))
     ids = {"bos_token_id": tokenizer.bos_id, "pad_token_id": tokenizer.pad_id,
            "eos_token_id": ends(ending)}  # fmt: skip
