@@ -44,7 +44,8 @@ ABOUT = {
     "data": """FILE... [--to FOLDER]: reads data sets in the formats of TRL, ShareGPT, Alpaca,
              Anthropic, OpenAssistant and others (docs/data.md), from JSON lines, JSON, CSV,
              Parquet, hub:OWNER/NAME/FILE or tfds:NAME/SPLIT, tells how many records are read and
-             left out, and writes them to a folder for experiments/folder.py""",
+             left out, and writes them to a folder for experiments/folder.py. Of EXPERIMENT.py in
+             place of FILE: --show N training records, token by token, the trained ones marked""",
     "plan": """compiles every program for the TPU slice of --topology v5p:4x4x4, without TPUs:
              memory, FLOPs, communication between chips; exit code 1 where it does not fit""",
     "estimators": """measures the bias and the variance of every policy-gradient estimator on a task
@@ -349,10 +350,24 @@ def data(arguments: Sequence[str]) -> int:
     from rlhf_jax.runs.options import parse
 
     names = list(itertools.takewhile(lambda word: not word.startswith("-"), arguments))
+    if len(names) == 1 and names[0].endswith(".py"):
+        return show_data(*arguments)
     if not names:
         raise UserError("data needs FILE..., data sets, as in "
                         "rlhf-jax data train.jsonl --to records")  # fmt: skip
     collect(names, parse([DataOptions()], arguments[len(names) :], "rlhf-jax data FILE...")[0])
+    return 0
+
+
+def show_data(experiment: str, *options: str) -> int:
+    """An experiment's training records, token by token."""
+    from rlhf_jax.runs.experiment import load_experiment
+    from rlhf_jax.runs.options import parse
+    from rlhf_jax.runs.show import ShowOptions, show
+
+    config, prog = load_experiment(experiment), f"rlhf-jax data {experiment}"
+    about, hidden = help_with("data", experiment, config), {*config.stages, "evaluators", "loop"}
+    show(*parse([config, ShowOptions()], options, prog, about, hidden))
     return 0
 
 

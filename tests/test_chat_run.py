@@ -5,10 +5,12 @@ import json
 
 import pytest
 
-from rlhf_jax.data.records import Demonstration, Prompt
+from rlhf_jax.data.records import Demonstration, Prompt, Scored, Text
 from rlhf_jax.data.rendering import ChatConfig
 from rlhf_jax.data.tokenizer import load_tokenizer
 from rlhf_jax.errors import UserError
+from rlhf_jax.runs.experiment import load_experiment
+from rlhf_jax.runs.show import OTHER, TRAINED, ShowOptions, sequences, show, told
 from rlhf_jax.sources.corpora import check_config, prepare
 from rlhf_jax.sources.folder import FolderData
 from tests.data import dialogues
@@ -81,3 +83,41 @@ def test_a_template_of_a_file_is_known_by_its_text(folder, tmp_path):
     assert load_tokenizer(folder.parent / "data" / "tokenizer.json").chat.source == (
         dialogues.template("gemma"))  # fmt: skip
     assert dataclasses.replace(PUBLISHED, template=None, turns="last") == ChatConfig()
+
+
+def test_records_are_shown_token_by_token(folder, capsys, tmp_path):
+    config = load_experiment("experiments/folder.py")
+    config = dataclasses.replace(
+        config,
+        data=FolderData(str(folder)),
+        model=dataclasses.replace(config.model, vocab_size=262),
+        chat=PUBLISHED,
+        out=str(tmp_path / "run"),
+    )
+    show(config, ShowOptions(2))
+
+    lines = capsys.readouterr().out.splitlines()
+    begin = "|".join([
+        *("<bos>", "<start_of_turn>", *"user\u23ceq0", "<end_of_turn>", "\u23ce"),
+        *("<start_of_turn>", *"model\u23ce"),
+    ])  # fmt: skip
+    place = lines.index("demonstrations.train 1 of 3: 21 tokens, 3 trained")
+    assert lines[place + 1] == f"{begin}[[r|1|<end_of_turn>]]"
+    assert sum(line.startswith("demonstrations.train") for line in lines) == 2
+    place = lines.index("rankings.train 1 of 1, rank 1: 20 tokens, 2 trained")
+    assert lines[place + 1] == f"{begin}[[b|<end_of_turn>]]"
+    place = lines.index("prompts.ppo 1 of 2, prompt: 18 tokens, 0 trained")
+    assert lines[place + 1] == begin
+    assert not (tmp_path / "run").exists()
+    corpora = made(folder, "run/data")
+    show(config, ShowOptions(1))  # of the run's own data
+    assert lines[-1] == "" and "demonstrations.train 1 of 3" in capsys.readouterr().out
+    several = corpora.read("demonstrations", "train")[1]
+    close = lambda ids, ended: [*ids, 9] if ended else ids
+    (sequence,) = sequences(several, corpora.tokenizer, close)
+    shown = told("x", sequence, corpora.tokenizer)
+    style = {str(span.style) for span in shown.spans if shown.plain[span.start : span.end] == "r"}
+    assert style == {TRAINED, OTHER}  # of r1 and r3, and of "user"
+    scored = sequences(Scored("p", "s", 1.0), corpora.tokenizer, close)
+    assert scored[0].ids.tolist()[-1] == 9 and scored[0].trained.sum() == 2
+    assert sequences(Text("a"), corpora.tokenizer, close)[0].trained.tolist() == [False, True, True]

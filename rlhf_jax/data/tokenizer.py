@@ -27,8 +27,10 @@ ANCHORS = ("\x01", "\x02", "\n")
 
 
 class Coder(Protocol):
-    """A library's tokenizer. encode: the ids of a text at the start of a sequence."""
+    """A library's tokenizer. encode: the ids of a text at the start of a sequence. special: its
+    special tokens by id."""
 
+    def special(self) -> dict[int, str]: ...
     def encode(self, text: str) -> list[int]: ...
     def decode(self, ids: Sequence[int]) -> str: ...
     def normalise(self, text: str) -> str: ...
@@ -40,6 +42,10 @@ class _SentencePiece:
     def __init__(self, processor: sentencepiece.SentencePieceProcessor) -> None:
         self.processor = processor
         self.mark = [processor.piece_to_id(f"<0x{byte:02X}>") for byte in SPACE_MARK.encode()]
+
+    def special(self) -> dict[int, str]:
+        pieces = range(self.processor.piece_size())
+        return {i: self.processor.id_to_piece(i) for i in pieces if self.processor.is_control(i)}
 
     def encode(self, text: str) -> list[int]:
         first, *rest = text.split(SPACE_MARK)
@@ -61,6 +67,10 @@ class _HuggingFace:
 
     def __init__(self, tokenizer: tokenizers.Tokenizer) -> None:
         self.tokenizer = tokenizer
+
+    def special(self) -> dict[int, str]:
+        added = self.tokenizer.get_added_tokens_decoder()
+        return {i: token.content for i, token in added.items() if token.special}
 
     def encode(self, text: str) -> list[int]:
         return self.tokenizer.encode(text, add_special_tokens=False).ids
@@ -129,8 +139,9 @@ class Tokenizer:
     may equal eos); text_eos_id, the end of documents (eos, unless a chat template ends turns with
     another token); fingerprint, the sha256 (hex) of the file's bytes; loss, (a text, the decoded
     text) if the tokenizer changes text, else None; told, sentences about special tokens that the
-    file does not name; config, what is published beside it (`special_tokens.published`); chat, the
-    template of prompts, or None. `load_tokenizer` makes tokenizers.
+    file does not name; config, what is published beside it (`special_tokens.published`); special,
+    how special tokens are written, by id; chat, the template of prompts, or None. `load_tokenizer`
+    makes tokenizers.
     """
 
     def __init__(
@@ -155,6 +166,7 @@ class Tokenizer:
         self.told: tuple[str, ...] = ()
         self.config: Mapping[str, Any] = config or {}
         self.chat: ChatTemplate | None = None
+        self.special = model.special()
 
     def encode(self, text: str) -> list[int]:
         """The ids of a text that continues another one, such as a response. No special token is
@@ -179,14 +191,11 @@ class Tokenizer:
 
     def special_pattern(self) -> re.Pattern:
         """Finds a special token that is spelled in a text."""
-        added = self._model.tokenizer.get_added_tokens_decoder().values()
-        return re.compile("|".join(re.escape(token.content) for token in added if token.special))
+        return re.compile("|".join(map(re.escape, self.special.values())) or "(?!)")
 
     def token_of(self, i: int) -> str:
         """How a token is written, special tokens too."""
-        if isinstance(self._model, _HuggingFace):
-            return self._model.tokenizer.decode([i], skip_special_tokens=False)
-        return self._model.processor.id_to_piece(i)
+        return self.special[i] if i in self.special else self._continuing.decode([i])
 
     def decode(self, ids: Sequence[int]) -> str:
         """The text of ids. Special tokens are skipped; bytes that are not UTF-8 become U+FFFD.
@@ -241,10 +250,9 @@ class Tokenizer:
         return found or own
 
     def _end_of_turn(self, chat: ChatTemplate) -> str:
-        special = self._model.tokenizer.get_added_tokens_decoder()
         for i in self.parse(chat.after_turn())[0]:
-            if i in special and special[i].special:
-                return special[i].content
+            if i in self.special:
+                return self.special[i]
         raise UserError(f"chat template: expected a special token after a turn of the assistant, "
                         f"got {chat.after_turn()!r:.60}: nothing would end a response")  # fmt: skip
 

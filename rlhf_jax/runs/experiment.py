@@ -33,7 +33,7 @@ COMMANDS = (
 )
 OPTIONS = (  # theirs
     *("stop_after_steps", "insist", "from", "over", "seeds", "between", "stage", "topology"),
-    *("suggest", "tries", "json", "prompts", "to", "n", "best_of", "scorer", "file"),
+    *("suggest", "tries", "json", "prompts", "to", "n", "best_of", "scorer", "file", "show"),
 )
 PRETRAINED = "pretrained"  # the field, and the name of the stage that it adds
 

@@ -26,6 +26,8 @@ SPECIAL = {
                  "pad_token": "<|im_end|>", "unk_token": "<|endoftext|>"}),
     "chatml": (["<|endoftext|>", "<|im_start|>", "<|im_end|>", "<|pad|>"],
                {"eos_token": "<|im_end|>", "pad_token": "<|pad|>"}),
+    "indented": (["<|endoftext|>", "<|im_start|>", "<|im_end|>", "<|pad|>"],
+                 {"eos_token": "<|im_end|>", "pad_token": "<|pad|>"}),
     "mistral": (["<unk>", "<s>", "</s>", "[INST]", "[/INST]"],
                 {"bos_token": "<s>", "eos_token": "</s>", "unk_token": "<unk>"}),
     "gemma": (["<pad>", "<eos>", "<bos>", "<unk>", "<start_of_turn>", "<end_of_turn>"],

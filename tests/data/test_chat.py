@@ -60,7 +60,7 @@ def test_transformers_still_says_so(name):
     assert dialogues.by_transformers(name) == dialogues.expected()[name]
 
 
-@pytest.mark.parametrize("name", SPECIAL)
+@pytest.mark.parametrize("name", [name for name in SPECIAL if name != "indented"])
 def test_the_trained_tokens_are_the_assistant_s_and_what_stops_it(name, tokenizers):
     tokenizer, end = tokenizers[name], END.get(name, "<|im_end|>")
     space = " " if name == "mistral" else ""

@@ -2,6 +2,7 @@
 
 from tests.mutants import (
     chain,
+    chat,
     command_line,
     data,
     details,
@@ -28,7 +29,7 @@ from tests.mutants import (
     use,
 )
 
-ROOMS = (formats, details, objectives, policy_gradients, preferences, models, families, data,
+ROOMS = (formats, chat, details, objectives, policy_gradients, preferences, models, families, data,
          generation, training, durable, rewards, stages, iteration, identity, evaluation,
          recipes, chain, plan, command_line, use, sweeps, estimators, published,
          lora)  # fmt: skip
