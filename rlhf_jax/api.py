@@ -132,6 +132,18 @@ def sample(
     return found
 
 
+def with_chat(model: Model, template: str | None = None) -> Model:
+    """The model with a chat template: jinja text; None: the one that is published with it.
+
+    Its prompts are then texts that `prompt_of` renders, and its responses end with the token that
+    ends a turn. Models of a run with `chat` have their template already.
+    Raises UserError where there is no template, or no special token ends a turn.
+    """
+    tokenizer = model.tokenizer.with_chat(template)
+    ending = dataclasses.replace(model.ending, eos=tokenizer.eos_id, pad=tokenizer.pad_id)
+    return dataclasses.replace(model, tokenizer=tokenizer, ending=ending)
+
+
 def prompt_of(model: Model, messages: Sequence[Mapping[str, str]]) -> str:
     """The prompt of messages [{"role": "user", "content": "..."}, ...] by the model's chat
     template, with the beginning of the assistant's next turn.

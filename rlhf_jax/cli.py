@@ -118,7 +118,7 @@ def command(arguments: Sequence[str]) -> int:
         return compare(rest)
     if name == "replay":
         return replay(rest)
-    if name == "data":
+    if name == "data" and not (rest and rest[0].endswith(".py")):
         return data(rest)
     if name in ("export", "fetch"):
         from rlhf_jax.runs import export
@@ -134,7 +134,7 @@ def command(arguments: Sequence[str]) -> int:
         return report(*rest)
     if name == "sweep":
         return sweep(*rest)
-    if name in ("generate", "score"):
+    if name in ("generate", "score", "data"):
         return read_models(name, *rest)
     return run_stages(name, *rest)
 
@@ -315,13 +315,15 @@ def report(experiment: str, *options: str) -> int:
 
 
 def read_models(command: str, experiment: str, *options: str) -> int:
-    """`generate` or `score`."""
+    """`generate`, `score`, or `data` of an experiment."""
     from rlhf_jax.runs.experiment import load_experiment
     from rlhf_jax.runs.generate import GenerateOptions, generate
     from rlhf_jax.runs.options import parse
     from rlhf_jax.runs.scoring import ScoreOptions, score
+    from rlhf_jax.runs.show import ShowOptions, show
 
-    known = {"generate": (GenerateOptions(), generate), "score": (ScoreOptions(), score)}
+    known = {"generate": (GenerateOptions(), generate), "score": (ScoreOptions(), score),
+             "data": (ShowOptions(), show)}  # fmt: skip
     given, function = known[command]
     config, prog = load_experiment(experiment), f"rlhf-jax {command} {experiment}"
     about, hidden = help_with(command, experiment, config), {*config.stages, "evaluators", "loop"}
@@ -350,24 +352,10 @@ def data(arguments: Sequence[str]) -> int:
     from rlhf_jax.runs.options import parse
 
     names = list(itertools.takewhile(lambda word: not word.startswith("-"), arguments))
-    if len(names) == 1 and names[0].endswith(".py"):
-        return show_data(*arguments)
     if not names:
         raise UserError("data needs FILE..., data sets, as in "
                         "rlhf-jax data train.jsonl --to records")  # fmt: skip
     collect(names, parse([DataOptions()], arguments[len(names) :], "rlhf-jax data FILE...")[0])
-    return 0
-
-
-def show_data(experiment: str, *options: str) -> int:
-    """An experiment's training records, token by token."""
-    from rlhf_jax.runs.experiment import load_experiment
-    from rlhf_jax.runs.options import parse
-    from rlhf_jax.runs.show import ShowOptions, show
-
-    config, prog = load_experiment(experiment), f"rlhf-jax data {experiment}"
-    about, hidden = help_with("data", experiment, config), {*config.stages, "evaluators", "loop"}
-    show(*parse([config, ShowOptions()], options, prog, about, hidden))
     return 0
 
 

@@ -106,9 +106,11 @@ def ends(ending: Ending) -> int | list[int]:
 
 
 def _notes(tokenizer: Tokenizer, ending: Ending, told: saving.Exported) -> list[str]:
+    begins = f"began with the token {tokenizer.bos_id}"
+    begins = "was the text of the chat template" if tokenizer.chat else begins
     found = [
-        f"In training each prompt began with the token {tokenizer.bos_id} and was followed by the "
-        f"response, which ends with the token {ending.end}."
+        f"In training each prompt {begins} and was followed by the response, which ends with the "
+        f"token {ending.end}."
     ]
     if told.score_bias:
         found.append(f"{told.architecture} has no bias: add {told.score_bias!r} to its scores "
