@@ -2,9 +2,12 @@
 
 import dataclasses
 import json
+import shlex
+from pathlib import Path
 
 import pytest
 
+from rlhf_jax import cli
 from rlhf_jax.data.records import Demonstration, Prompt, Scored, Text
 from rlhf_jax.data.rendering import ChatConfig
 from rlhf_jax.data.tokenizer import load_tokenizer
@@ -14,10 +17,12 @@ from rlhf_jax.runs.show import OTHER, TRAINED, ShowOptions, sequences, show, tol
 from rlhf_jax.sources.corpora import check_config, prepare
 from rlhf_jax.sources.folder import FolderData
 from tests.data import dialogues
+from tests.pages import parts
 
+ROOT = Path(__file__).resolve().parents[1]
 TURNS = [{"role": "user", "content": "q0"}, {"role": "assistant", "content": "r1"},
          {"role": "user", "content": "q2"}, {"role": "assistant", "content": "r3"}]  # fmt: skip
-PUBLISHED = ChatConfig("published", turns="all")
+PUBLISHED = ChatConfig("published")
 
 
 @pytest.fixture
@@ -71,22 +76,22 @@ def test_messages_without_a_template_are_refused(folder):
 def test_a_template_of_a_file_is_known_by_its_text(folder, tmp_path):
     file = tmp_path / "t.jinja"
     file.write_text(dialogues.template("gemma"))
-    corpora = made(folder, chat=ChatConfig(str(file)))
+    corpora = made(folder, chat=ChatConfig(str(file), turns="last"))
     assert corpora.read("demonstrations", "train")[1].trained == ()
     other = tmp_path / "u.jinja"
     file.rename(other)
     there = FolderData(str(folder)), folder.parent / "data", 262, 0
-    check_config(*there, ChatConfig(str(other)))
+    check_config(*there, ChatConfig(str(other), turns="last"))
     other.write_text("another")
     with pytest.raises(UserError, match="another config"):
-        check_config(*there, ChatConfig(str(other)))
+        check_config(*there, ChatConfig(str(other), turns="last"))
     assert load_tokenizer(folder.parent / "data" / "tokenizer.json").chat.source == (
         dialogues.template("gemma"))  # fmt: skip
-    assert dataclasses.replace(PUBLISHED, template=None, turns="last") == ChatConfig()
+    assert dataclasses.replace(PUBLISHED, template=None) == ChatConfig()
 
 
 def test_records_are_shown_token_by_token(folder, capsys, tmp_path):
-    config = load_experiment("experiments/folder.py")
+    config = load_experiment(str(ROOT / "experiments/folder.py"))
     config = dataclasses.replace(
         config,
         data=FolderData(str(folder)),
@@ -121,3 +126,39 @@ def test_records_are_shown_token_by_token(folder, capsys, tmp_path):
     scored = sequences(Scored("p", "s", 1.0), corpora.tokenizer, close)
     assert scored[0].ids.tolist()[-1] == 9 and scored[0].trained.sum() == 2
     assert sequences(Text("a"), corpora.tokenizer, close)[0].trained.tolist() == [False, True, True]
+
+
+SHRUNK = """--model.layers 1 --model.width 16 --model.heads 2 --model.context 128 --sft.epochs 1
+    --model.vocab-size 262 --evaluation.response-length 8"""
+
+
+def test_the_page_runs(folder, tmp_path, monkeypatch, capsys):
+    """docs/chat.md: its run, by SFT alone; then `generate` of messages and the Python block."""
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "my_template.jinja").write_text(dialogues.template("gemma"))
+    page = parts((ROOT / "docs" / "chat.md").read_text(encoding="utf-8"))
+    run, of_file, block, shown = (part.text for part in page if part.kind in ("sh", "python"))
+
+    def asked(command: str, text: str, *more: str) -> str:
+        text = text.replace("FOLDER", str(folder)).replace("experiments/", f"{ROOT}/experiments/")
+        _, _, experiment, *options = shlex.split(text)
+        assert cli.command([command, experiment, *options, *SHRUNK.split(), *more]) == 0
+        return capsys.readouterr().out
+
+    assert "sft: done" in asked("sft", run)
+    assert "[[r|1|<end_of_turn>]]" in asked("data", shown)
+    assert "[[r|1|<end_of_turn>]]" in asked("data", of_file, "--out", "other")
+    prompts = tmp_path / "prompts.jsonl"
+    prompts.write_text(json.dumps({"prompt": TURNS[:1], "id": 7}) + '\n{"prompt": "q0"}\n')
+    asked("generate", run, "--prompts", str(prompts), "--to", "answers.jsonl")
+    first, second = map(json.loads, Path("answers.jsonl").read_text().splitlines())
+    assert (first["prompt"], first["id"], second["prompt"]) == (TURNS[:1], 7, "q0")
+    made = {}
+    exec(block, made)
+    assert made["prompt"] == ASKED.format("Name a river.")
+    begun = made["policy"].tokenizer.prompt_ids(made["prompt"])
+    assert begun.count(made["policy"].tokenizer.bos_id) == 1
+    prompts.write_text('{"prompt": [{"role": "system", "content": "s"}]}\n')
+    with pytest.raises(UserError, match=r"prompts.jsonl:1: the chat template refuses these "
+                       r"messages: System role not supported"):  # fmt: skip
+        asked("generate", run, "--prompts", str(prompts))

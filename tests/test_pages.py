@@ -27,6 +27,7 @@ PAGES = {
 MAKE = "tests/test_experiments.py::test_the_pages_name_existing_targets_extras_and_commands"
 # Pages whose parts one test of their own runs.
 OWN = {
+    "docs/chat.md": "tests/test_chat_run.py::test_the_page_runs",
     "docs/data.md": "tests/test_data_page.py::test_the_example_runs_to_a_report_without_a_grader",
     "docs/extending.md": "tests/test_docs.py::test_the_blocks_are_experiments_that_run",
     "docs/objectives.md": "tests/test_docs.py::"

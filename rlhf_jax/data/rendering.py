@@ -34,20 +34,20 @@ class ChatConfig:
     template  None: prompts are texts with their whole template, and records of messages are
               refused; "published": the chat template of the tokenizer's folder; else a file of
               jinja text
-    turns     which turns of a conversation, {"messages": ...}, are trained: the "last" one, or
-              "all" of the assistant
+    turns     which turns of a conversation, {"messages": ...}, are trained: "all" of the assistant,
+              or the "last" one
     system    the system message of dialogues that have none; None: none is added
     texts     what a prompt that is a text is: "user": one message of the user; "human": turns that
               begin with "\\n\\nHuman:" and "\\n\\nAssistant:"; "rendered": already rendered
     """
 
     template: str | None = dataclasses.field(default=None, metadata=NOT_FINGERPRINTED)
-    turns: Literal["last", "all"] = "last"
+    turns: Literal["all", "last"] = "all"
     system: str | None = None
     texts: Literal["user", "human", "rendered"] = "user"
 
     def __post_init__(self):
-        require(self.turns in ("last", "all"), "turns", self.turns, "'last' or 'all'")
+        require(self.turns in ("all", "last"), "turns", self.turns, "'all' or 'last'")
         ways = ("user", "human", "rendered")
         require(self.texts in ways, "texts", self.texts, f"one of {', '.join(map(repr, ways))}")
         known = self.system is None or self.template is not None

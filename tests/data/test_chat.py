@@ -77,7 +77,7 @@ def test_the_trained_tokens_are_the_assistant_s_and_what_stops_it(name, tokenize
     shown = "".join(said[i] for i in np.flatnonzero(targets))
     assert shown == f"{space}r1{end}{space}{end}{space}r5{end}"
     assert ids.tolist() == tokenizer.parse(record.prompt + record.response + end)[0]
-    last = Renderer(tokenizer, ChatConfig("published")).record(
+    last = Renderer(tokenizer, ChatConfig("published", turns="last")).record(
         Conversation(chat("q0", "r1", "q2", "r3"))
     )
     piece = arrays.demonstration_piece(last, tokenizer, close)
