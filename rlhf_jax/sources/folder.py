@@ -17,7 +17,8 @@ class FolderData(Source):
     If you give the numbers of demonstrations and rankings, `rlhf-jax plan` can count a whole run
     without the files, and a run refuses files with other numbers of records.
 
-    The special tokens of a tokenizer.json are found by their usual names, or named here. If the
+    The special tokens of a tokenizer.json are named here or in a tokenizer_config.json beside it, or
+    have their usual names. If the
     folder has no tokenizer, one of at most model.vocab_size tokens is trained on its training
     records.
     """
