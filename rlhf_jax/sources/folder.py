@@ -17,10 +17,9 @@ class FolderData(Source):
     If you give the numbers of demonstrations and rankings, `rlhf-jax plan` can count a whole run
     without the files, and a run refuses files with other numbers of records.
 
-    The special tokens of a tokenizer.json are named here or in a tokenizer_config.json beside it, or
-    have their usual names. If the
-    folder has no tokenizer, one of at most model.vocab_size tokens is trained on its training
-    records.
+    The special tokens of a tokenizer.json are named here or in a tokenizer_config.json beside it,
+    or have their usual names. If the folder has no tokenizer, one of at most model.vocab_size
+    tokens is trained on its training records.
     """
 
     # The folder of the records; None: the folder that RLHF_JAX_DATA names.
