@@ -214,8 +214,11 @@ def different_fields(a: TransformerConfig, b: TransformerConfig) -> list[str]:
 def from_json(fields: dict[str, Any]) -> TransformerConfig:
     """The config whose `dataclasses.asdict` these fields are; later fields may be missing.
 
-    Raises TypeError where a field has another name, ConfigError where a value is impossible.
+    Raises TypeError where a field has another name or there are no fields, ConfigError where a
+    value is impossible.
     """
+    if not isinstance(fields, dict):
+        raise TypeError(f"a model's fields are an object, not {fields!r}")
     scaling = fields.get("rotary_scaling")
     if scaling is not None:
         with inside("rotary_scaling"):
