@@ -99,8 +99,14 @@ def family_wrongs(fields):
         return
     yield "num_hidden_layers", {"num_hidden_layers": True}
     if fields["model_type"] in ("qwen2", "gemma2", "gemma3_text"):
-        kinds = ["full_attention", "sliding_attention", "sliding_attention"]
-        yield "layer_types", {"layer_types": kinds, "use_sliding_window": True}
+        local, whole = "sliding_attention", "full_attention"
+        for kinds in (
+            [local, whole, whole],
+            [whole, local, local],
+            [local, "chunked", local],
+            [local, whole],
+        ):
+            yield "layer_types", {"layer_types": kinds, "use_sliding_window": True}
     if fields["model_type"] == "gemma3_text":
         return
     yield "hidden_size", {"hidden_size": None}

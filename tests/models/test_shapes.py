@@ -234,3 +234,14 @@ def test_each_layer_of_a_scan_over_periods_drops_by_its_own_key():
     params = jax.eval_shape(lambda key: transformer.init(config, key), jax.random.key(0))
     drop = lambda p, key: transformer.hidden(config, p, TOKENS, SEGMENTS, dropout_key=key)
     assert jax.eval_shape(drop, params, jax.random.key(0)).shape == (2, 12, 12)
+
+
+def test_norms_and_biases_stay_float32_in_decoding():
+    for shape in SHAPES.values():
+        config = dataclasses.replace(shape, compute_dtype="bfloat16")
+        params = jax.eval_shape(lambda key, c=config: transformer.init(c, key), jax.random.key(0))
+        cast = jax.eval_shape(functools.partial(transformer.for_decoding, config), params)
+        for path, leaf in jax.tree_util.tree_leaves_with_path(cast):
+            name = jax.tree_util.keystr(path, simple=True, separator="/")
+            exact = any(part in name for part in ("norm", "bias"))
+            assert leaf.dtype == ("float32" if exact else "bfloat16"), name

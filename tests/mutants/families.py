@@ -65,6 +65,8 @@ OPTIONS = (
             ("decode_step", "column - config.window", "column - config.window - 1",
              f"{DECODED}[gemma]"),
             ("decode_step", "near if local else visible", "visible", f"{DECODED}[gemma]"),
+            ("for_decoding", '("norm", "bias")', '("norm",)',
+             "test_norms_and_biases_stay_float32_in_decoding"),
             ("prefill", "Block(config, local)", "Block(config)", f"{DECODED}[qwen]"),
         ],
     )
@@ -83,7 +85,7 @@ FAMILIES = (
         "models/families/family.py",
         "models/test_families.py",
         [
-            ("Published.theirs", "np.argsort(self.order)", "self.order", f"{ONCE}[gpt2]"),
+            ("Published.theirs", "np.argsort(self.order)", "self.order", f"{ONCE}[neox]"),
             ("Family.lacking", "different_fields(written, config)", "[]",
              "test_impossible_and_unknown_models_are_refused"),
             ("Family.from_config", 'reader.only("quantization_config", None, (None,))', "pass",
@@ -106,6 +108,8 @@ FAMILIES = (
         "models/test_families.py",
         [
             ("windows", "local != expected", "False",
+             "test_what_computes_otherwise_is_refused_by_name[qwen2]"),
+            ("windows", 'fields.whole("num_hidden_layers")', "len(local)",
              "test_what_computes_otherwise_is_refused_by_name[qwen2]"),
             ("Fields.only", "value == one and type(value) is type(one)", "True",
              "test_what_computes_otherwise_is_refused_by_name[gpt2]"),

@@ -140,8 +140,8 @@ def windows(fields: Fields, kinds: list[str], window: int | None) -> dict[str, A
     if window is None or not (any(local) or unknown):
         return {}
     every = local.index(False) + 1 if False in local else None
-    expected = [every is None or (layer + 1) % every != 0 for layer in range(len(local))]
-    if unknown or local != expected or every == 1:
+    layers = range(fields.whole("num_hidden_layers"))
+    if unknown or local != [every is None or (layer + 1) % every != 0 for layer in layers]:
         raise fields.refuse(
             "layer_types", "windows in all layers, in none, or in all but every n-th"
         )
