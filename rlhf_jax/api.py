@@ -20,7 +20,13 @@ from rlhf_jax.durable import taken
 from rlhf_jax.durable.files import entries
 from rlhf_jax.durable.model_files import has_model, read_about
 from rlhf_jax.errors import UserError, require, require_a
-from rlhf_jax.evaluation.policies import Sampler, sampling_program, score_ids, score_program
+from rlhf_jax.evaluation.policies import (
+    Sampler,
+    rounded_up,
+    sampling_program,
+    score_ids,
+    score_program,
+)
 from rlhf_jax.generation.ending import Ending, final_scores
 from rlhf_jax.generation.sampling import SamplingConfig
 from rlhf_jax.models import transformer
@@ -31,8 +37,6 @@ from rlhf_jax.randomness import random_key
 from rlhf_jax.runs.models import Models
 from rlhf_jax.runs.reading import ending_of
 from rlhf_jax.stages.supervised import log_probs_of
-
-ROOM = 32  # tokens: lengths are rounded up to a multiple of it, so that few programs are compiled
 
 
 @dataclasses.dataclass(frozen=True)
@@ -115,7 +119,7 @@ def sample(
     if not prompts:
         return []
     shape = {
-        "prompt_length": _rounded(max(lengths), room),
+        "prompt_length": rounded_up(max(lengths), room),
         "response_length": response_length,
         "batch_size": batch_size,
     }
@@ -282,8 +286,4 @@ def _fitting(model: Model, sequences: Sequence[Sequence[int]]) -> int:
     for place, length in enumerate(lengths):
         require(length <= context, f"tokens of prompts[{place}] and responses[{place}]", length,
                 f"<= the model's context = {context}")  # fmt: skip
-    return _rounded(max(lengths, default=1), context)
-
-
-def _rounded(length: int, most: int) -> int:
-    return min(most, -(-length // ROOM) * ROOM)
+    return rounded_up(max(lengths, default=0), context)

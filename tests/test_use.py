@@ -11,7 +11,7 @@ from rlhf_jax.cli import command
 from rlhf_jax.data.records import to_json
 from rlhf_jax.errors import ConfigError, RecordError, UserError
 from rlhf_jax.evaluation.policies import Sampler
-from rlhf_jax.evaluation.statistics import ratio_interval
+from rlhf_jax.evaluation.statistics import mean_interval, ratio_interval
 from rlhf_jax.generation.ending import Ending, Response
 from rlhf_jax.randomness import random_key
 from rlhf_jax.runs import generate, reading
@@ -118,12 +118,13 @@ def test_the_best_of_several_has_the_highest_score_of_ppo(chain, call, prompts, 
 
 
 def test_scores_of_responses_rankings_and_comparisons(chain, call, tmp_path):
-    """Each as float64 reads it, and the share of pairs that they order right."""
+    """Each as float64 reads it, the ending's where it was cut; their mean, and the share of pairs
+    that they order right."""
     rankings = chain.rankings("train", "feedback")
     first = rankings[0]
     records = [
         {"prompt": "User: hi\nAssistant:", "response": " a cat", "id": 3},
-        {"prompt": "User: hi\nAssistant:", "response": " a cat", "ended": False},
+        {"prompt": "User: hi\nAssistant:", "response": " a cat", "ended": False, "reward_score": 9},
         {"prompt": first.prompt, "responses": list(first.responses), "ended": [False, True, True][
             : len(first.responses)]},
         {"prompt": "User: two\nAssistant:", "chosen": " one", "rejected": " two words"},
@@ -134,22 +135,25 @@ def test_scores_of_responses_rankings_and_comparisons(chain, call, tmp_path):
     assert out == ""
     found = lines(to)
     new = {"reward_score", "reward_scores", "chosen_reward_score", "rejected_reward_score"}
-    as_read = [json.loads(json.dumps(record)) for record in records]
-    assert [{k: v for k, v in line.items() if k not in new} for line in found] == as_read
+    read = [json.loads(json.dumps(record)) for record in records]
+    others = lambda lines: [{k: v for k, v in line.items() if k not in new} for line in lines]
+    assert others(found) == others(read)
     hi = "User: hi\nAssistant:", " a cat"
     two = [("User: two\nAssistant:", text) for text in (" one", " two words")]
     texts = [(hi, True), (hi, False), *((pair, True) for pair in two)]
     texts += [((r.prompt, text), ended) for r in rankings
               for text, ended in zip(r.responses, r.ended, strict=True)]  # fmt: skip
     sequences = [chain.ids(*pair, end=ended) for pair, ended in texts]
-    expected = oracles.scores(chain.config.model, chain.model("reward"), sequences)
+    read = oracles.scores(chain.config.model, chain.model("reward"), sequences)
+    ended = [end for _, end in texts]
+    expected = np.where(ended, [row[-1] for row in read], -0.5)
+    assert found[1]["reward_score"] == -0.5 and not all(ended[4:])
     values = [found[0]["reward_score"], found[1]["reward_score"]]
     values += [found[3]["chosen_reward_score"], found[3]["rejected_reward_score"]]
     values += [score for line in found[4:] for score in line["reward_scores"]]
-    np.testing.assert_allclose(values, [row[-1] for row in expected], rtol=1e-4, atol=1e-4)
-    assert abs(values[0] - values[1]) > 1e-3  # with and without the end token
+    np.testing.assert_allclose(values, expected, rtol=1e-4, atol=1e-4)
     assert len(found[2]["reward_scores"]) == len(first.responses)
-    assert found[2]["reward_scores"][0] != found[4]["reward_scores"][0] or not first.ended[0]
+    assert found[2]["reward_scores"][0] == -0.5
 
     counts = {}  # by prompt: right, the longer one is better, pairs
     one = values[2] > values[3]
@@ -166,9 +170,18 @@ def test_scores_of_responses_rankings_and_comparisons(chain, call, tmp_path):
     right, longer, pairs = np.array([counts[prompt] for prompt in sorted(counts)]).T
     assert 0 < right.sum() < pairs.sum() and not np.array_equal(right, longer)
     told = [ratio_interval(share, pairs, chain.config.seed).text() for share in (right, longer)]
+    prompts = [pair[0] for pair, _ in texts] + [first.prompt] * len(first.responses)
+    every, names = [*values, *found[2]["reward_scores"]], sorted(set(prompts))
+    own = [[v for v, p in zip(every, prompts, strict=True) if p == name] for name in names]
+    mean = mean_interval([sum(each) for each in own], [len(each) for each in own])
+    cut = ended.count(False) + records[2]["ended"].count(False)
     assert err.splitlines() == [
-        f"score: reward in {chain.directory}: {len(records)} records, "
-        f"{len(sequences) + len(first.responses)} responses",
+        f"score: reward in {chain.directory}: {len(records)} records, {len(every)} responses",
+        f'score: {cut} of {len(every)} responses were cut ("ended": false): their score is -0.5 '
+        "(ending.missing_eos_score)",
+        f"score: 1 of {len(records)} records had scores of this stage already: "
+        "they are overwritten",
+        f"score: the mean score is {mean.text()} (95 % interval over {len(names)} prompts)",
         f"score: reward orders {told[0]} of {pairs.sum():.0f} pairs of {(pairs > 0).sum()} prompts "
         f"as the file does; the longer response is the better one in {told[1]} "
         "(95 % intervals over prompts)",
@@ -183,13 +196,16 @@ def test_what_generate_wrote_is_scored_and_what_is_too_long_is_null(call, tmp_pa
         {"prompt": "a", "responses": ["b", "d"]},  # ranks nothing, so that no share is told
     ]
     out, err = call("score", write(tmp_path / "x.jsonl", records))
-    many, one, comparison, _ = map(json.loads, out.splitlines())
+    many, one, comparison, last = map(json.loads, out.splitlines())
     assert many["reward_scores"] == [one["reward_score"], None]
     assert comparison["chosen_reward_score"] is None
     assert comparison["rejected_reward_score"] == one["reward_score"] and one["other_score"] == 2
+    scores = [one["reward_score"], comparison["rejected_reward_score"], *many["reward_scores"][:1]]
+    mean = np.mean([*scores, *last["reward_scores"]])
     assert err.splitlines()[1:] == [
         "score: 2 of 7 responses are longer than 160 tokens with their prompt, the model's "
-        "context: their score is null"
+        "context: their score is null",
+        f"score: the mean score is {mean:.3f} (no interval) (95 % interval over 1 prompts)",
     ]
 
 
@@ -206,7 +222,6 @@ BAD = {
     "ranks": ('{"prompt": "a", "responses": ["b", "c"], "ranks": [0]}', "field 'ranks': expected"),
     "half": ('{"prompt": "a", "chosen": "b"}', "field 'rejected': each line needs the fields pr"),
     "ended": ('{"prompt": "a", "response": "b", "ended": 1}', "field 'ended': expected true or"),
-    "scored": ('{"prompt": "a", "response": "b", "reward_score": 1}', "field 'reward_score'"),
     "huge": ('{"prompt": "a", "response": "b", "x": 1' + "0" * 400 + "}", "field 'x': expected"),
 }  # fmt: skip
 

@@ -4,7 +4,6 @@ import math
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any, Protocol
 
-from rlhf_jax.data import arrays
 from rlhf_jax.data.arrays import Batch, Rows
 from rlhf_jax.errors import UserError, require
 
@@ -55,12 +54,6 @@ class Batches:
         self.batch_size = batch_size
         self.examples = examples
         self.dropped = dropped
-
-    @property
-    def left_out(self) -> str:
-        """The records that were left out, in words; "" if there are none."""
-        total = self.examples + sum(self.dropped.values())
-        return f"{arrays.told(self.dropped)} of {total} are left out" if self.dropped else ""
 
     @property
     def steps_per_epoch(self) -> int:

@@ -8,7 +8,6 @@ import dataclasses
 import functools
 import itertools
 import math
-import textwrap
 from collections.abc import Mapping, Sequence
 from typing import NamedTuple
 
@@ -159,15 +158,14 @@ class Comparison:
 
     def columns(self, section: str) -> dict[str, Column]:
         """Those that the reports' tables show by themselves, and that some model has a value of.
-        One that has another below it there stands under its plain name."""
+        The title of one that has another below it there names only the first of the two."""
         found: dict[str, Column] = {}
         for cell in self.cells:
             found |= {n: Column(**c) for n, c in cell.items["columns"][section].items()}
         entries = [entry for cell in self.cells for entry in cell.report[section].values()]
         known = lambda name: any(entry.get(name) is not None for entry in entries)
-        plain = lambda name: "\n".join(textwrap.wrap(name.replace("_", " "), 12))
         return {
-            name: column if column.below is None else column._replace(title=plain(name), below=None)
+            name: column._replace(title=column.title.partition(",")[0], below=None)
             for name, column in shown(found).items()
             if known(name)
         }

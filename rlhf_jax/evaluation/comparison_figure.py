@@ -19,6 +19,7 @@ from rlhf_jax.evaluation.summary import SECTIONS
 
 DASHES = ("-", "--", ":", "-.")  # line styles for the values of further varied fields
 APART = 7.0  # points between two lines at one value
+EDGE = 0.04  # of the axis, beyond the possible values
 DECADES = 10.0  # an axis is logarithmic if the largest value is so many times the smallest
 
 
@@ -143,18 +144,20 @@ def _panel(
         panel.set_xlim(-0.6, max(axis.labels) + 0.4)
     else:
         _scaled(panel, axis)
-    _around(panel, [row.estimate(name) for row in rows])
+    _around(panel, [row.estimate(name) for row in rows], rows[0].possible(name))
 
 
-def _around(panel: Axes, found: Sequence[Estimate]) -> None:
-    """Sets y limits that contain every interval and seed. (Matplotlib's own limits would misplace
-    points that are moved aside.)"""
+def _around(panel: Axes, found: Sequence[Estimate], possible: tuple[float, float]) -> None:
+    """Sets y limits that contain every interval and seed, and hardly exceed the possible values.
+    (Matplotlib's own limits would misplace points that are moved aside.)"""
     ends = [value for each in found for value in each.by_seed.values()]
     for value in (each.value for each in found):
         below, above = _reach(value)
         ends += [value.mean - below, value.mean + above]
     margin = 0.06 * (max(ends) - min(ends)) or 0.5
-    panel.set_ylim(min(ends) - margin, max(ends) + margin)
+    low, high = min(ends) - margin, max(ends) + margin
+    edge = EDGE * (min(high, possible[1]) - max(low, possible[0]))
+    panel.set_ylim(max(low, possible[0] - edge), min(high, possible[1] + edge))
 
 
 def _scaled(panel: Axes, axis: Axis) -> None:

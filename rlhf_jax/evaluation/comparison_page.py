@@ -1,11 +1,13 @@
 """A comparison of runs as one page that needs nothing else, neither network nor script."""
 
 import base64
+import math
 from collections.abc import Mapping, Sequence
 from html import escape
 
 from rlhf_jax.evaluation.comparison import APART, PAIRED_ITEMS, PAIRED_SEEDS, Comparison, Difference
-from rlhf_jax.evaluation.comparison_table import COUNT, intervals, told, values_of
+from rlhf_jax.evaluation.comparison_findings import findings
+from rlhf_jax.evaluation.comparison_table import COUNT, NO_INTERVAL, intervals, told, values_of
 from rlhf_jax.evaluation.evaluator import Column
 from rlhf_jax.evaluation.page import document
 from rlhf_jax.evaluation.summary import SECTIONS, bounds, estimate
@@ -34,16 +36,20 @@ def comparison_page(title: str, comparison: Comparison, image: bytes) -> str:
     body = f"""<h1>{escape(title)}</h1>
 <p class="soft">{runs} {escape(intervals(comparison))}
 A row without a setting is a model that is the same in all settings.</p>
-{_failed(comparison.failed)}{tables}<h2>Figures</h2>
+{_failed(comparison.failed)}{_findings(comparison)}{tables}<h2>Figures</h2>
 <p class="soft">Lines are models, bars 95 % intervals, small marks seeds; a dotted level is a model
 that is the same in all settings.</p>
 <img alt="The columns of the tables against what is varied" src="data:image/png;base64,{picture}">
 <h2>Differences</h2>
 <p class="soft">Row minus column, with 95 % intervals; coloured where the interval does not contain
-0. "No interval": all values are equal, or one side has a single value, so that their spread is not
-known. {_ways(comparison)}</p>
+0. {NO_INTERVAL} {_ways(comparison)}</p>
 {matrices}"""
     return document(title, body)
+
+
+def _findings(comparison: Comparison) -> str:
+    lines = "".join(f"<li>{escape(sentence)}</li>" for sentence in findings(comparison))
+    return f"<h2>Findings</h2>\n<ul>{lines}</ul>\n" if lines else ""
 
 
 def _failed(failed: Mapping[str, str]) -> str:
@@ -101,12 +107,14 @@ def _matrix(comparison: Comparison, section: str, name: str, column: Column) -> 
     names = [row.name for row in comparison.rows if any(row.name in pair for pair in found)]
     if not found:
         return ""
+    title = column.plain if column.plain == name else f"{column.plain} ({name})"
     head = "".join(f"<th>{escape(other)}</th>" for other in names)
     body = "".join(
         f"<tr><th>{escape(one)}</th>{_differences(one, names, found, column)}</tr>" for one in names
     )
     return (
-        f'<h3>{escape(name.replace("_", " "))}</h3>\n<div class="wide"><table>'
+        f"<h3>{escape(title)}</h3>\n"
+        f'<div class="wide"><table>'
         f"<thead><tr><th></th>{head}</tr>"
         f"</thead><tbody>{body}</tbody></table></div>\n"
     )
@@ -127,14 +135,13 @@ def _differences(
 def _difference(found: Difference | None, sign: int, column: Column) -> str:
     if found is None:
         return ""
-    ends = sorted((sign * found.value.low, sign * found.value.high))
-    value = found.value._replace(mean=sign * found.value.mean, low=ends[0], high=ends[1])
+    value = found.value if sign > 0 else found.value.negated()
     better = {"higher": 1, "lower": -1}.get(column.better, 0)
     look = {1: "good", -1: "bad"}.get(better * value.side(), "")
     scale, digits = (100, 1) if column.percent else (1, max(column.digits, 2))
-    mean, (low, high) = value.mean * scale, (end * scale for end in ends)
+    mean, low, high = (scale * number for number in value)
     told_bounds = "no interval"
-    if abs(low) != float("inf"):
+    if math.isfinite(high - low):
         told_bounds = f"{low:+z.{digits}f} to {high:+z.{digits}f}"
     return (
         f'<span class="{look}" title="{escape(told(found))}">{mean:+z.{digits}f}'

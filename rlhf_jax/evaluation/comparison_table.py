@@ -21,6 +21,12 @@ TWO = (
 )
 
 
+NO_INTERVAL = (
+    '"No interval": all values are equal, or there is a single value, so that their spread is not '
+    "known."
+)
+
+
 def print_comparison(comparison: Comparison) -> None:
     """Prints a row for each model in each setting, then the runs that failed."""
     console = Console(highlight=False)
@@ -38,9 +44,15 @@ def print_comparison(comparison: Comparison) -> None:
 
 
 def intervals(comparison: Comparison) -> str:
-    """What the intervals are over, and how wide they are with two seeds."""
+    """What the intervals are over, how wide they are with two seeds, and where there is none."""
     seeds = {len(row.seeds) for row in comparison.rows}
-    return INTERVALS[max(seeds) > 1] + TWO * (2 in seeds)
+    found = [
+        shown_value(row.estimate(name))
+        for row in comparison.rows
+        for name in comparison.columns(row.section)
+    ]
+    none = any(isinstance(value, dict) and value["low"] is None for value in found)
+    return INTERVALS[max(seeds) > 1] + TWO * (2 in seeds) + f" {NO_INTERVAL}" * none
 
 
 def values_of(row: Row, columns: dict[str, Column]) -> dict:

@@ -16,6 +16,7 @@ import numpy as np
 from rlhf_jax.data.tokenizer import Tokenizer
 from rlhf_jax.errors import UserError, require
 from rlhf_jax.evaluation.statistics import Interval
+from rlhf_jax.fields import ADDED_LATER
 from rlhf_jax.generation.ending import Response
 from rlhf_jax.generation.sampling import SamplingConfig
 from rlhf_jax.stages.facts import Facts
@@ -36,18 +37,22 @@ class EvaluationConfig:
     A prompt that is too long for one of the experiment's policies is left out for all of them, and
     counted.
 
-    prompts  the data source's split of prompts
-    curves   training metrics that the report draws, for the stages that have them
+    prompts       the data source's split of prompts
+    most_prompts  the maximum number of prompts: the first of the split; None: all
+    curves        training metrics that the report draws, for the stages that have them
     """
 
-    prompt_length: int  # the most tokens of a prompt
-    response_length: int  # the most tokens of a response
+    prompt_length: int  # maximum number of tokens of a prompt
+    response_length: int  # maximum number of tokens of a response
     sampling: SamplingConfig = SamplingConfig()
     batch_size: int = 64  # prompts per batch
     prompts: str = "test"
     curves: tuple[str, ...] = ("score", "kl")
+    most_prompts: int | None = dataclasses.field(default=None, metadata=ADDED_LATER)
 
     def __post_init__(self):
+        most = self.most_prompts
+        require(most is None or most > 0, "most_prompts", most, "positive, or None for all")
         for field in ("prompt_length", "response_length", "batch_size"):
             require(getattr(self, field) > 0, field, getattr(self, field), "positive")
 
@@ -64,7 +69,7 @@ class EvaluationConfig:
 class Column(NamedTuple):
     """How the report shows a column.
 
-    title    for the terminal, with line breaks
+    title    for the terminal, with line breaks; what is below this column stands behind a comma
     about    what it is, and its unit
     percent  whether the value is a share, printed in percent
     better   "higher" or "lower"
@@ -74,7 +79,7 @@ class Column(NamedTuple):
     drawn    whether it is in the figure
     shown    whether it is in the tables
     range    the least and the greatest possible value, None where there is no bound; None: (0, 1)
-             with `percent`, else no bounds. `rlhf-jax compare` and `sweep` cut intervals to it
+             with `percent`, else no bounds. Intervals are cut to it
     """
 
     title: str
@@ -139,6 +144,7 @@ class Subject(Protocol):
     build     shapes of the models of the evaluator's `needs`, and of the model as "subject"
     asked     how policies are sampled
     behind    the text before each prompt: "", except for a policy prompted with examples
+    trained_to_end  whether the stage trains responses that end (`Stage.trained_to_end`)
     ids       the test prompts' indices in their split
     prompts   the test prompts
     programs  the evaluator's `programs`, compiled
@@ -149,6 +155,7 @@ class Subject(Protocol):
     build: Build
     asked: EvaluationConfig
     behind: str
+    trained_to_end: bool
     params: Any
     tokenizer: Tokenizer
     ids: np.ndarray

@@ -25,8 +25,9 @@ class HeldOutRankings(Evaluator):
     """Measures a model on the held-out rankings.
 
     rankings    the stage that collected the rankings; None: the data source has them
-    length      the most tokens of prompt and response; longer rankings are left out and counted
-    outputs     the most outputs of a ranking
+    length      maximum number of tokens of prompt and response; longer rankings are left out and
+                counted
+    outputs     maximum number of outputs of a ranking
     batch_size  rankings per batch
     divide_by   what the loss of a ranking is divided by, as in training (stages/rankings.py)
     """

@@ -28,6 +28,13 @@ from rlhf_jax.stages.stage import (
     score_shapes,
 )
 
+ROOM = 32  # tokens: lengths are rounded up to a multiple of it, so that few programs are compiled
+
+
+def rounded_up(length: int, most: int) -> int:
+    """A length of tokens, rounded up to a multiple of ROOM, at most `most`."""
+    return min(most, -(-max(length, 1) // ROOM) * ROOM)
+
 
 def sampling_program(
     model: TransformerConfig,

@@ -90,6 +90,8 @@ class PretrainingLoss(TokenLosses):
     def summary(self, rows, seed):
         loss, *difference = self.columns()
         found = {loss: float(rows["nats"].sum() / rows["tokens"].sum())}
+        if self.against is None:  # else the interval is that of the difference
+            found[loss] = loss_difference(rows, np.zeros(len(rows["nats"])))
         compared = "against" in rows
         for name in difference:
             found[name] = loss_difference(rows, rows["against"]) if compared else None

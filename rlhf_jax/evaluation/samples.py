@@ -48,6 +48,7 @@ class Samples(Evaluator):
             "response": texts([response.text for response in sampled.responses]),
             "ended": np.array([response.ended for response in sampled.responses], float),
             "tokens": np.array([len(response.ids) for response in sampled.responses], float),
+            "trained_to_end": np.full(len(sampled.ids), subject.trained_to_end),
             "missing": np.full(len(sampled.ids), math.nan if missing is None else missing),
         }
 
@@ -60,7 +61,11 @@ class Samples(Evaluator):
         return {"ended": (rows["ended"], ones), "response_tokens": (rows["tokens"], ones)}
 
     def findings(self, found, seed):
-        few = {stage: of for stage, of in found.items() if of.summary["ended"].mean < 0.5}
+        few = {
+            stage: of
+            for stage, of in found.items()
+            if of.rows["trained_to_end"].all() and of.summary["ended"].mean < 0.5
+        }
         if not few:
             return []
         shares = [

@@ -18,8 +18,8 @@ class SFTLoss(TokenLosses):
 
     A policy that is prompted with worked examples has no such loss.
 
-    length      the most tokens of prompt and response; longer demonstrations are left out and
-                counted
+    length      maximum number of tokens of prompt and response; longer demonstrations are left out
+                and counted
     batch_size  demonstrations per batch
     """
 

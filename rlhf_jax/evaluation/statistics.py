@@ -43,6 +43,10 @@ class Interval(NamedTuple):
             return self
         return Interval(self.mean, max(self.low, low), min(self.high, high))
 
+    def negated(self) -> "Interval":
+        """The interval of the other sign."""
+        return Interval(-self.mean, -self.high, -self.low)
+
     def text(self, sign: str = "") -> str:
         """For example "0.500 [0.400, 0.600]"; sign="+" puts a plus before positive numbers."""
         if not math.isfinite(self.high - self.low):

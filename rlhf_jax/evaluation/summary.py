@@ -3,7 +3,7 @@
 from collections.abc import Mapping, Sequence
 
 from rlhf_jax.errors import UserError
-from rlhf_jax.evaluation.evaluator import Column, Evaluator, Found, Measured, Rows, as_json
+from rlhf_jax.evaluation.evaluator import Column, Evaluator, Found, Measured, Rows, Summary, as_json
 from rlhf_jax.evaluation.statistics import Interval
 
 Values = Mapping[str, dict | float | None]  # by column, as in report.json
@@ -16,13 +16,22 @@ INTERVAL = (
 
 
 def measured(evaluator: Evaluator, rows: Rows, seed: int) -> Measured:
-    """The rows, their summary, and each group's summary if there are several groups."""
+    """The rows, their summary, and each group's summary if there are several groups. Intervals are
+    cut to the ranges of their columns."""
+    columns = evaluator.columns()
+
+    def summary(rows: Rows) -> Summary:
+        found = evaluator.summary(rows, seed)
+        possible = {name: columns.get(name, Column(name)).possible for name in found}
+        cut = lambda v, ends: v.within(*ends) if isinstance(v, Interval) else v
+        return {name: cut(value, possible[name]) for name, value in found.items()}
+
     groups = list(dict.fromkeys(rows["group"])) if "group" in rows else []
     found = {}
     for group in groups if len(groups) > 1 else []:
         here = rows["group"] == group
-        found[group] = evaluator.summary({name: x[here] for name, x in rows.items()}, seed)
-    return Measured(rows, evaluator.summary(rows, seed), found)
+        found[group] = summary({name: x[here] for name, x in rows.items()})
+    return Measured(rows, summary(rows), found)
 
 
 def summarise(results: Results, seed: int, stages: Sequence[str] = ()) -> dict:

@@ -14,7 +14,7 @@ from rlhf_jax.stages.supervised import token_losses
 class TokenLosses(Evaluator):
     """Measures a policy's losses [B, T - 1] of the tokens of held-out records.
 
-    length      the most tokens per row
+    length      maximum number of tokens per row
     batch_size  rows per batch
     """
 

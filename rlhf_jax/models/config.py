@@ -51,7 +51,7 @@ class TransformerConfig:
     heads: int = 12  # attention heads, each of width / heads
     kv_heads: int | None = None  # heads of keys and values; None: as many as heads
     mlp_width: int | None = None  # width of the feed-forward layer; None: 4 x width
-    context: int = 1024  # the most tokens of a sequence
+    context: int = 1024  # maximum number of tokens of a sequence
     positions: Literal["learned", "rotary"] = "learned"  # learned vectors, or rotary (Llama)
     rotary_base: float = 10000.0  # base of the rotary frequencies; rotary positions only
     norm: Literal["layer", "rms"] = "layer"  # layer norm, or RMS norm (Llama)

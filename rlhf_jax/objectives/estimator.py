@@ -60,12 +60,14 @@ class Advantage:
 
 @dataclasses.dataclass(frozen=True)
 class GAE(Advantage):
-    """Generalised advantage estimation, `advantages.gae`. With discount = lam = 1 it is
+    """Generalised advantage estimation (GAE). With discount = lam = 1 it is
     A = return - V, as in A2C with whole returns."""
 
     critic: ClassVar = True
     discount: float = 1.0  # gamma
-    lam: float = 0.95  # lambda: 1 adds up all later rewards, less trusts the value network more
+    # lambda: with 1 the return is the sum of all later rewards; a smaller value relies more on the
+    # value network.
+    lam: float = 0.95
 
     def __post_init__(self):
         _fractions(discount=self.discount, lam=self.lam)
@@ -77,13 +79,15 @@ class GAE(Advantage):
 
 @dataclasses.dataclass(frozen=True)
 class VTrace(Advantage):
-    """V-trace, `advantages.vtrace`, for responses of an older policy. Use it with the surrogate
+    """V-trace, for responses of an older policy. Use it with the surrogate
     `TruncatedImportance`."""
 
     critic: ClassVar = True
     discount: float = 1.0  # gamma
-    lam: float = 1.0  # lambda: 1 adds up all later rewards, less trusts the value network more
-    ratio_ceiling: float = 1.0  # the most that p / old of a token weighs what follows it
+    # lambda: with 1 the return is the sum of all later rewards; a smaller value relies more on the
+    # value network.
+    lam: float = 1.0
+    ratio_ceiling: float = 1.0  # maximum of p / old in the weight of the following tokens
 
     def __post_init__(self):
         _fractions(discount=self.discount, lam=self.lam)

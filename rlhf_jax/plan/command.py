@@ -21,7 +21,7 @@ class PlanOptions:
     topology   the chips, such as "v5p:4x4x4"
     stages     stages to plan; none: all stages of the experiment
     suggest    tries meshes and micro-batches, and prints the fastest plan that fits
-    tries      the most plans that `suggest` makes; each compiles every program
+    tries      maximum number of plans that `suggest` makes; each compiles every program
     json       a file to which all figures are written
     """
 

@@ -12,6 +12,7 @@ from rlhf_jax.durable.fingerprint import flatten
 from rlhf_jax.errors import UserError, require
 from rlhf_jax.evaluation.comparison import Cell, Comparison, as_json, difference
 from rlhf_jax.evaluation.comparison_figure import draw_comparison
+from rlhf_jax.evaluation.comparison_findings import findings
 from rlhf_jax.evaluation.comparison_page import comparison_page
 from rlhf_jax.evaluation.comparison_table import print_between, print_comparison
 from rlhf_jax.runs.items import ITEMS
@@ -106,14 +107,17 @@ def _text(value: str | None) -> str:
 def write(comparison: Comparison, out: Path, name: str, title: str) -> None:
     """Writes name.html, name.png and name.json into a folder, and prints the table."""
     image = draw_comparison(comparison)
+    content = as_json(comparison) | {"findings": findings(comparison)}
     files = {
         f"{name}.png": image,
-        f"{name}.json": (json.dumps(as_json(comparison), indent=1, allow_nan=False)).encode(),
+        f"{name}.json": (json.dumps(content, indent=1, allow_nan=False)).encode(),
         f"{name}.html": comparison_page(title, comparison, image).encode(),
     }
     for file, content in files.items():
         write_atomically(out / file, content)
     print_comparison(comparison)
+    for sentence in findings(comparison):
+        print(f"- {sentence}")
     print(out / f"{name}.html", flush=True)
 
 

@@ -1,6 +1,8 @@
-"""rlhf-jax doctor RUN: what a run's directory holds, what is damaged, what a resume would do."""
+"""rlhf-jax doctor RUN: what the directory of a run or a sweep holds, what is damaged, what a resume
+would do."""
 
 import dataclasses
+from collections.abc import Sequence
 from typing import NamedTuple
 
 from etils import epath
@@ -44,14 +46,7 @@ def examine(run: epath.PathLike) -> tuple[list[Finding], list[str]]:
     run: the directory of a run or of one stage. Raises UserError where it is neither, or where a
     part of it has a format that this version does not read.
     """
-    run = epath.Path(run)
-    if not run.is_dir():
-        raise UserError(f"{run}: no such directory")
-    holds = lambda d: (d / "checkpoints").is_dir() or (d / "model").is_dir() or _collected(d)
-    is_stage = lambda d: holds(d) or (taken.is_taken(d) and d.name != "data")
-    stages = [run] if is_stage(run) else sorted(filter(is_stage, run.iterdir()), key=_first_written)
-    if not stages and not (run / "data").is_dir():
-        raise UserError(f"{run}: no stage of a run in it")
+    run, stages = epath.Path(run), stages_in(run)
     wrong, tokenizer = [], None
     try:
         if (file := find_tokenizer(taken.followed(run / "data"))).is_file():
@@ -60,6 +55,29 @@ def examine(run: epath.PathLike) -> tuple[list[Finding], list[str]]:
         wrong.append(str(error))
     wrong += [line for file in _json_files(run / "data") for line in _bad_json(file)]
     return [_stage(directory, tokenizer) for directory in stages], wrong
+
+
+def stages_in(run: epath.PathLike) -> list[epath.Path]:
+    """The directories of a run's stages, by age; of one stage, itself.
+
+    Raises UserError where the directory is neither of a run nor of a stage.
+    """
+    run = epath.Path(run)
+    if not run.is_dir():
+        raise UserError(f"{run}: no such directory")
+    holds = lambda d: (d / "checkpoints").is_dir() or (d / "model").is_dir() or _collected(d)
+    is_stage = lambda d: holds(d) or (taken.is_taken(d) and d.name != "data")
+    stages = [run] if is_stage(run) else sorted(filter(is_stage, run.iterdir()), key=_first_written)
+    if not stages and not (run / "data").is_dir():
+        raise UserError(f"{run}: no stage of a run in it")
+    return stages
+
+
+def cells_in(folder: epath.PathLike) -> list[epath.Path]:
+    """The runs in a sweep's folder, by name; none where it is no such folder."""
+    folder = epath.Path(folder)
+    runs = sorted(entry for entry in entries(folder) if (entry / "data").is_dir())
+    return [] if (folder / "data").is_dir() else runs
 
 
 def _taken(directory: epath.Path, tokenizer: str | None) -> Finding:
@@ -174,9 +192,27 @@ def _first_written(directory: epath.Path) -> float:
     return min(map(modified, files), default=0.0)
 
 
+def show_sweep(cells: Sequence[epath.Path]) -> int:
+    """Prints a line for each run of a sweep; returns 1 if something is damaged, else 0."""
+    total = 0
+    for cell in cells:
+        findings, damaged = examine(cell)
+        rows = [finding.row for finding in findings]
+        done = ", ".join(row[0] for row in rows if row[-1] == "read it") or "nothing"
+        others = [f"{row[0]}: {row[1]}" for row in rows if row[-1] != "read it"]
+        count = len(damaged) + sum(len(finding.damaged) for finding in findings)
+        total += count
+        told = f"{count} damaged: see rlhf-jax doctor {cell}" if count else "nothing is damaged"
+        print("; ".join([f"{cell.name}: finished {done}", *others, told]))
+    return 1 if total else 0
+
+
 def show(run: epath.PathLike) -> int:
-    """Prints the table; returns 1 if something is damaged, else 0."""
+    """Prints the table, or of a sweep a line for each run; returns 1 if something is damaged, else
+    0."""
     run = epath.Path(run)
+    if cells := cells_in(run):
+        return show_sweep(cells)
     findings, damaged = examine(run)
     rows = [HEADINGS, *(finding.row for finding in findings)]
     widths = [max(len(row[i]) for row in rows) for i in range(len(HEADINGS))]

@@ -37,10 +37,12 @@ PREFIX = "evaluation/"  # of an evaluator's columns among the training metrics
 
 
 class TestPrompts(NamedTuple):
-    """The test prompts that are not too long for any policy, its worked examples included."""
+    """The test prompts that are not too long for any policy, its worked examples included: the
+    first `evaluation.most_prompts` of them."""
 
     ids: np.ndarray  # their indices in the split
     texts: tuple[str, ...]
+    fitting: int  # the number of prompts that are not too long
     all: int  # the number of prompts in the split
 
 
@@ -108,13 +110,16 @@ class Evaluation:
             require(total <= context, "prompt_length + response_length", total, allowed)
         fitting = facts.some("prompts", config.prompts, "prompt_length", config.prompt_length)
         left, where = self.test_prompts, facts.where("prompts", config.prompts)
-        if behind := len(fitting) - len(left.ids):
+        if behind := len(fitting) - left.fitting:
             print(f"evaluation: {where}: {behind} are too long together with the worked examples "
                   "of a policy and are left out for all")  # fmt: skip
         if not len(left.ids):
             raise UserError(
                 f"{where}: every prompt is too long together with the worked examples of a policy"
             )
+        if len(left.ids) < left.fitting:
+            print(f"evaluation: {where}: the first {len(left.ids)} of {left.fitting} prompts are "
+                  "used (evaluation.most_prompts)")  # fmt: skip
 
     @property
     def _policies(self) -> list[str]:
@@ -128,8 +133,10 @@ class Evaluation:
         rooms.add(("", self.config.evaluation.prompt_length))
         fits = lambda prompt: all(len(prompt_ids(b + prompt)) <= room for b, room in rooms)
         texts = [record.prompt for record in self.run.corpora.read("prompts", split)]
-        ids = [i for i, text in enumerate(texts) if fits(text)]
-        return TestPrompts(np.array(ids), tuple(texts[i] for i in ids), len(texts))
+        fitting = [i for i, text in enumerate(texts) if fits(text)]
+        ids = fitting[: self.config.evaluation.most_prompts]
+        texts_of = tuple(texts[i] for i in ids)
+        return TestPrompts(np.array(ids), texts_of, len(fitting), len(texts))
 
     def finished(self, stage: str) -> "StageModel":
         """The model of a finished stage."""
@@ -258,7 +265,7 @@ class StageModel:
     @functools.cached_property
     def sampled(self) -> Sampled:
         evaluation = self.evaluation
-        ids, prompts, _ = evaluation.test_prompts
+        ids, prompts, *_ = evaluation.test_prompts
         key = evaluation.run.key("report/responses")  # the same random numbers for every policy
         responses = evaluation.answers(self.stage, self.params, prompts, key)
         return Sampled(ids, prompts, tuple(responses))
@@ -280,7 +287,8 @@ class OneSubject:
         self.tokenizer = self._run.tokenizer
         self.asked: EvaluationConfig = self._evaluation.asked(self.stage)
         self.behind = self._evaluation.prompting(self.stage).before
-        self.needs = self._run.config.stages[self.stage].needs()
+        own = self._run.config.stages[self.stage]
+        self.needs, self.trained_to_end = own.needs(), own.trained_to_end
         self.build = build_of(self._run.config, self._run.ending, evaluator, self.stage)
 
     @property

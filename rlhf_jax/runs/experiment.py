@@ -46,12 +46,12 @@ class Experiment:
     pretrained  a published model: a folder with config.json, model.safetensors and a tokenizer, a
             .gguf file, or a name on the Hugging Face hub. Stages start from it by the name
             `pretrained`; its tokenizer is the run's
-    model   the shape of the models that stages begin from nothing. With `pretrained` the shape is
-            the published model's; only the fields that say how it computes are kept, and a
+    model   the shape of the models that stages train from random weights. With `pretrained` the
+            shape is the published model's; only the fields that say how it computes are kept, and a
             `context` that is smaller
     stages  by name; the name is the stage's directory, command and prefix of options
     chat    the chat template that turns messages into prompts and responses
-    ending  where every policy's responses end, and what one scores that does not
+    ending  when a response ends, and the score of a response that does not end
     evaluators  what the report measures of the models that stages end with
     seed    the seed of the data and of every random number; for `generate`, of the responses
     out     the run's directory; None: runs/<name>

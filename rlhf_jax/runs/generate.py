@@ -129,7 +129,7 @@ def best(found: Iterable[Answered], scorer: StageScorer, count: int) -> Iterator
     for part in chunks(found, max(1, scorer.batch_size // count)):
         prompts = [one.text for one, answers in part for _ in answers]
         responses = [answer.response for _, answers in part for answer in answers]
-        scores = scorer.as_trained(prompts, responses).reshape(len(part), count)
+        scores = scorer.of_responses(prompts, responses).reshape(len(part), count)
         for (one, answers), row in zip(part, scores, strict=True):
             place = int(row.argmax())
             yield one, [answers[place]._replace(score=float(row[place]))]

@@ -39,7 +39,7 @@ class RunOptions:
 
     # Ends a stage at this step, with a checkpoint. Steps of earlier calls count.
     stop_after_steps: int | None = None
-    insist: bool = False  # goes on in a directory that another config made
+    insist: bool = False  # continues in a directory that was made with another config
     # Another run's directory: a stage that has finished there with the same config is not trained
     # again, unless the command names it. Its model stays there; from.json in this run points to it.
     from_: str | None = None
@@ -56,7 +56,7 @@ class ChainOptions(RunOptions):
 class ReadOptions:
     """Of a command that reads what stages have ended with."""
 
-    insist: bool = False  # reads a directory that another config made
+    insist: bool = False  # reads a directory that was made with another config
 
 
 class Part(NamedTuple):
@@ -156,7 +156,9 @@ def listed(root: Any) -> str:
     """A few lines for each field of a dataclass: option, text, default."""
     text = lambda part: f"{part.about} (default: {part.value or 'none'})"
     options = {f"  --{part.name.replace('_', '-')}  ": text(part) for part in _fields(root)}
-    fill = lambda option, text: textwrap.fill(option + text, 78, subsequent_indent=" " * 6)
+    fill = lambda option, text: textwrap.fill(
+        option + text, 78, subsequent_indent=" " * 6, break_on_hyphens=False
+    )
     return "\n".join(fill(*each) for each in options.items())
 
 
@@ -291,7 +293,10 @@ def _mirror(name: str, parts: Sequence[Part]) -> Any:
             about = about or described(type(value))
             value = _mirror(type(value).__name__, _options(_parts(value)))
             hint = type(value)
-        option = tyro.conf.arg(name=part.name.replace("_", "-"), help=about or None)
+        default = "(default: none)" if part.value in ((), [], "") else None
+        option = tyro.conf.arg(
+            name=part.name.replace("_", "-"), help=about or None, help_behavior_hint=default
+        )
         hint = tyro.conf.Positional[hint] if part.positional else hint
         fields.append((f"part_{number}", Annotated[hint, option]))
         values.append(value)

@@ -22,6 +22,7 @@ from rlhf_jax.sources import corpora
 from rlhf_jax.sources.records import WHOLE
 from rlhf_jax.strict_json import read_json
 
+ABSENT = "is not there"  # why a stage is not taken
 COUNTS = "counts.json"  # in data/, written last
 OWN = ("lock", CONFIG, COUNTS, source_files.NAME, taken.NAME)  # files that each data/ has itself
 
@@ -58,7 +59,7 @@ def offered(config: Experiment, run: PathLike, stages: Sequence[str]) -> Offer:
     for stage in stages:
         there = taken.followed(run / stage)
         if not there.is_dir():
-            reason[stage] = "is not there"
+            reason[stage] = ABSENT
         elif not has_ended(there):
             reason[stage] = "has not finished there"
         elif lines := differences(there, config.fingerprint(stage)):
@@ -116,13 +117,17 @@ def take_from(config: Experiment, run: PathLike, stages: Sequence[str]) -> None:
     stages = [stage for stage in stages if config.trains(stage)]
     offer, own = offered(config, run, stages), here(config, stages)
     found = [stage for stage in offer.whole if stage not in own]
-    left = reasons(offer, own)
     if stages and not found and not own:
-        raise UserError(f"nothing can be taken from {offer.run}: " + "\n".join(left))
+        told = "\n".join(reasons(offer, own))
+        raise UserError(f"nothing can be taken from {offer.run}: {told}")
     take(config, offer, found)
     if found:
         print(f"{', '.join(found)}: taken from {offer.run}", flush=True)
-    for line in left:
+    absent = [s for s, reason in offer.reason.items() if reason == ABSENT and s not in own]
+    if absent:  # no warning: the experiment has further stages
+        verb = "are" if len(absent) > 1 else "is"
+        print(f"{', '.join(absent)} {verb} not in {offer.run} and {verb} trained here", flush=True)
+    for line in reasons(offer, [*own, *absent]):
         print(line, flush=True)
 
 

@@ -25,8 +25,10 @@ class FolderData(Source):
     # The folder of the records; None: the folder that RLHF_JAX_DATA names.
     path: str | None = dataclasses.field(default=None, metadata=NOT_FINGERPRINTED)
     held_out: float = 0.05  # the fraction of prompts that is held out if there is no held-out file
-    demonstrations: int | None = None  # expected number of training demonstrations; None: any
-    rankings: int | None = None  # expected number of training rankings; None: any
+    # The number of training demonstrations that the files must hold, else the run stops with an
+    # error; None: any number.
+    demonstrations: int | None = None
+    rankings: int | None = None  # the same for training rankings
     pad_token: str | None = None  # fills rows; must not occur in texts or equal bos or eos
     bos_token: str | None = None  # begins prompts and documents; may equal eos_token
     eos_token: str | None = None  # ends responses and documents

@@ -142,10 +142,6 @@ class Repeated:
     group: int
     own: slice
 
-    @property
-    def left_out(self) -> str:
-        return self.batches.left_out
-
     def __next__(self) -> dict:
         repeated = lambda x: np.repeat(x, self.group, axis=0)[self.own]
         return jax.tree.map(repeated, next(self.batches))

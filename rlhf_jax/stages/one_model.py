@@ -91,8 +91,6 @@ class OneModelStage(Stage):
 
         prepare(programs, batch): adds further arrays that the loss reads to a batch on the devices.
         """
-        if batches.dropped:
-            print(f"{inputs.build.name}: {batches.left_out} (length = {self.length})")
         steps, runner = max(1, round(self.epochs * batches.steps_per_epoch)), inputs.runner
         with inside("optimizer"):
             optimizer = make_optimizer(self.optimizer, steps)

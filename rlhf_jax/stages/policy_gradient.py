@@ -37,7 +37,8 @@ from rlhf_jax.training.loop import Task
 
 @dataclasses.dataclass(frozen=True)
 class PolicyGradient(PolicyGradientConfig, Stage):
-    """Policy gradient against a reward; presets.py has the settings of PPO, GRPO and others.
+    """Policy gradient against a reward. The settings of PPO, GRPO and others are in
+    rlhf_jax/stages/presets.py.
 
     start      the stage whose policy is trained further
     reference  the stage whose policy is the reference of the KL penalty; None: `start`
@@ -269,9 +270,6 @@ class PolicyGradient(PolicyGradientConfig, Stage):
         prompts = feeds.prompts(
             inputs, self.prompts, self.batch_size, self.prompt_length, self.group
         )
-        if prompts.left_out:
-            about = f"prompts: {prompts.left_out} (length = {self.prompt_length})"
-            print(f"{inputs.build.name}: {about}")
         found, rows = {"prompts": prompts}, {"prompts": self.batch_size}
         if self.ptx_coefficient > 0:
             rows["text"] = self.batch_size * self.ptx_ratio

@@ -20,8 +20,9 @@ class PolicyGradientConfig:
     """An advantage x a surrogate, with a KL penalty, on responses that the policy samples.
 
     Schedules of learning rates count optimizer steps: iterations x epochs x minibatches. The
-    defaults are PPO's; presets.py has the settings of other algorithms. The InstructGPT paper does
-    not print the final policy learning rate, the GAE lambda, or how the ptx term is normalised.
+    defaults are PPO's; rlhf_jax/stages/presets.py has the settings of other algorithms. The
+    InstructGPT paper does not print the final policy learning rate, the GAE lambda, or how the ptx
+    term is normalised.
 
     rewards          the terms whose weighted sum is a response's score
     value_optimizer  the optimizer of the value network; None if the advantage reads none
@@ -29,17 +30,17 @@ class PolicyGradientConfig:
     aggregation      how the losses of tokens become one number. "token": the mean over tokens;
                      "sequence": the mean over sequences of the mean over their tokens; "length":
                      the mean over sequences of the sum over tokens / response_length
-                     (reductions.aggregation_weights)
     kl_in            where the KL penalty is: in the "reward" of each token, or in the "loss"
-    kl_estimator     the estimator of a token's KL: "k1", "k2" or "k3" (objectives/kl.py)
-    kl_gradient      the gradient of a KL in the loss. "right": the gradient of the KL (kl.kl_loss,
-                     tokens of an older policy weighted by their ratio); "own": the gradient of the
+    kl_estimator     the estimator of a token's KL, with d = log p - log reference. "k1": d; "k2":
+                     d^2 / 2; "k3": exp(-d) - 1 + d
+    kl_gradient      the gradient of a KL in the loss. "right": the gradient of the KL, with tokens
+                     of an older policy weighted by their ratio; "own": the gradient of the
                      estimator, as in the GRPO paper
     entropy_coefficient  this x the entropy of a token's distribution is subtracted from its loss
     stale            iteration t learns from responses of the policy of iteration max(0, t - stale)
-    max_draws        the most batches of prompts per iteration. They are drawn until batch_size
-                     responses are in groups whose scores differ; 1: the first batch is used as it
-                     is
+    max_draws        maximum number of batches of prompts per iteration. They are drawn until
+                     batch_size responses are in groups whose scores differ; 1: the first batch is
+                     used as it is
     ptx_per          what the ptx gradient is a mean over, before its coefficient. "token": tokens
                      of text, as the policy's gradient is a mean over tokens of responses.
                      "sequence": equation 2 with both expectations over sequences, that is the mean
@@ -62,8 +63,8 @@ class PolicyGradientConfig:
     rollout_micro_batches: int = 1  # parts of a batch that are sampled one by one
     # Parts of a minibatch's pretraining text, computed one by one; None: micro_batches.
     ptx_micro_batches: int | None = None
-    prompt_length: int = 1024  # the most tokens of a prompt; longer ones are left out and counted
-    response_length: int = 1024  # the most tokens of a response
+    prompt_length: int = 1024  # maximum number of tokens; longer prompts are left out and counted
+    response_length: int = 1024  # maximum number of tokens of a response
     temperature: float = 1.0  # divides the logits, in sampling and in the losses
     kl: FixedController | AdaptiveController | DoublingController = FixedController(0.02)
     kl_in: Literal["reward", "loss"] = "reward"

@@ -1,6 +1,7 @@
 """Pretraining on plain text, packed into full rows."""
 
 import dataclasses
+from typing import ClassVar
 
 from rlhf_jax.errors import require
 from rlhf_jax.stages import feeds
@@ -12,6 +13,8 @@ from rlhf_jax.stages.supervised import likelihood_loss
 @dataclasses.dataclass(frozen=True)
 class Pretrain(OneModelStage):
     """Pretrains a model of the experiment's shape from random weights."""
+
+    trained_to_end: ClassVar = False
 
     def check_shapes(self, build):
         super().check_shapes(build)

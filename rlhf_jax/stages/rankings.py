@@ -22,7 +22,7 @@ class RankingStage(OneModelStage):
     start      the stage whose policy it starts from
     rankings   the stage that collects the rankings; None: the data source has them
     lora       the form of an adapter that is trained; None: the model is trained
-    packed     the most rankings that share the outputs of a batch element
+    packed     maximum number of rankings that share the outputs of a batch element
     divide_by  the divisor of a prompt's sum over its untied pairs. "all_pairs": C(K, 2), as in
                equation 1 of the paper; a prompt with ties then weighs less. "untied_pairs": the
                number of untied pairs; every prompt then has the same weight, and a pair weighs more

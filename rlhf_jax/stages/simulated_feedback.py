@@ -39,8 +39,8 @@ class SimulatedFeedback(Stage):
     """
 
     ends: ClassVar = "rankings"
-    prompt_length: int  # the most tokens of a prompt; longer ones are left out and counted
-    response_length: int  # the most tokens of an output
+    prompt_length: int  # maximum number of tokens; longer prompts are left out and counted
+    response_length: int  # maximum number of tokens of an output
     outputs: tuple[int, int] = (4, 9)
     agreement: float = 0.726
     temperature: float = 1.0  # divides the logits in sampling

@@ -41,7 +41,7 @@ class Prompting(NamedTuple):
 
     before: str = ""  # text before each prompt
     until: str | None = None  # an answer ends before this text
-    prompt_length: int | None = None  # the most tokens of a prompt; None: the evaluation's
+    prompt_length: int | None = None  # maximum number of tokens of a prompt; None: the evaluation's
 
 
 class Trunk(NamedTuple):
@@ -199,6 +199,8 @@ class Stage:
     # The form of the adapter that it trains on the model of the role "start", whose arrays stay as
     # they are; its result is stored without them.
     lora: ClassVar[LoRA | None] = None
+    # Whether its policy learns to end its responses; the report warns where few of them end.
+    trained_to_end: ClassVar[bool] = True
     stream: str | None = None
 
     def needs(self) -> dict[str, Need]:

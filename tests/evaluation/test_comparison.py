@@ -5,10 +5,12 @@ import itertools
 import json
 import math
 import re
+from html import escape
 
 import matplotlib.image
 import numpy as np
 import pytest
+from matplotlib.figure import Figure
 from scipy.stats import t as student
 from scipy.stats import ttest_1samp, ttest_ind, ttest_rel
 
@@ -23,15 +25,22 @@ from rlhf_jax.evaluation.comparison import (
     SEEDS,
     Cell,
     Comparison,
+    Estimate,
     as_json,
     difference,
 )
 from rlhf_jax.evaluation.comparison_figure import axis_of, draw_comparison, styles_of
+from rlhf_jax.evaluation.comparison_findings import MANY, findings
 from rlhf_jax.evaluation.comparison_page import comparison_page
-from rlhf_jax.evaluation.comparison_table import print_between, print_comparison
+from rlhf_jax.evaluation.comparison_table import (
+    NO_INTERVAL,
+    intervals,
+    print_between,
+    print_comparison,
+)
 from rlhf_jax.evaluation.evaluator import Column
 from rlhf_jax.evaluation.figure import LOOKS
-from rlhf_jax.evaluation.statistics import mean_interval
+from rlhf_jax.evaluation.statistics import Interval, mean_interval
 from tests.evaluation.test_report import Page
 
 FIELD = "ppo.kl.coefficient"
@@ -310,6 +319,48 @@ def test_the_difference_of_two_models_is_printed(capsys):
     assert "they have no column in common" in capsys.readouterr().out
 
 
+def test_what_setting_is_clearly_better_is_told():
+    """By the interval of the difference from the best one, in the direction of the column."""
+    found = compared((0.1, 0.2, 0.9))
+    rows = {c: found.row(f"ppo@{FIELD}={c}") for c in (0.1, 0.2, 0.9)}
+    told = {}
+    for column, best in (("gold", 0.9), ("loss", 0.1)):
+        sign, of = {"gold": 1, "loss": -1}[column], {}
+        for c in (0.1, 0.2, 0.9):
+            minus = difference(rows[best], rows[c], column).value
+            if c != best and (minus.low if sign > 0 else -minus.high) > 0:
+                of[c] = minus
+        assert of, column
+        others = "; ".join(f"{FIELD}={c} ({of[c].text('+')}, paired by seed, 3 seeds)" for c in of)
+        told[column] = f"ppo: by {column}, {FIELD}={best} is clearly better than {others}."
+    assert findings(found) == [*told.values(), MANY]
+    page = comparison_page("x", found, b"")
+    assert all(escape(sentence) in page for sentence in findings(found))
+    assert findings(compared(seeds=(0, 1), ppo={"gold": 0.5, "loss": 1.0})) == [
+        "ppo: no setting is clearly better by gold, loss."
+    ]
+    assert findings(compared((0.1,))) == []
+
+
+def test_an_interval_that_is_not_known_is_explained():
+    assert NO_INTERVAL not in intervals(compared())
+    assert NO_INTERVAL in intervals(
+        compared(ppo={"loss": {"mean": 1.0, "low": None, "high": None}})
+    )
+
+
+def test_a_panel_hardly_exceeds_the_possible_values():
+    panel = Figure().subplots()
+    one = lambda mean, low, high: Estimate(Interval(mean, low, high), SEEDS, {0: mean})
+    limits = lambda *found, possible: pytest.approx(
+        (comparison_figure._around(panel, found, possible), panel.get_ylim())[1]
+    )
+    share, loss = (0, 1), (0, math.inf)
+    assert limits(one(0.9, 0.9, 0.9), possible=share) == (0.4, 1 + 0.04 * 0.6)
+    assert limits(one(0.5, 0.25, 0.75), possible=share) == (0.22, 0.78)
+    assert limits(one(0.1, 0.0, 2.0), possible=loss) == (-0.04 * 2.12, 2.12)
+
+
 def test_the_page_escapes_and_has_a_matrix_a_column():
     found = Comparison(compared().cells, {"<b>cell": "<script>"})
     source = comparison_page("<i>sweep", found, b"png")
@@ -318,8 +369,8 @@ def test_the_page_escapes_and_has_a_matrix_a_column():
     assert "<i>sweep" in read.text and "<b>cell: <script>" in read.text
     (image,) = [attrs for tag, attrs in read.tags if tag == "img"]
     assert image["src"] == "data:image/png;base64,cG5n"
-    assert re.findall(r"<h3>(.*?)</h3>", source) == ["gold", "loss", "pairs"]
-    matrix = source.split("<h3>gold</h3>")[1].split("</table>")[0]
+    assert re.findall(r"<h3>(.*?)</h3>", source) == ["gold score (gold)", "loss", "pairs"]
+    matrix = source.split("<h3>gold score (gold)</h3>")[1].split("</table>")[0]
     cells = re.findall(r"<td>(.*?)</td>", matrix)
     assert len(cells) == 9 and cells[0] == cells[4] == cells[8] == ""
     _, low, high = found.rows

@@ -188,7 +188,8 @@ def test_the_pretraining_loss_is_of_each_held_out_document():
     found = evaluator.summary(itself, 0)
     assert found["pretraining_loss_vs_sft"] is None and "against" not in itself
     alone = PretrainingLoss(length=20)
-    assert list(alone.summary(itself, 0)) == ["pretraining_loss"] and alone.needs() == {}
+    own = {"pretraining_loss": mean_interval(itself["nats"], itself["tokens"])}
+    assert alone.summary(itself, 0) == own and alone.needs() == {}
     early = evaluator.rows(Subject(evaluator, policy, data=data, others=others, before=True))
     assert "against" not in early and evaluator.optional() == ("against",)
     np.testing.assert_array_equal(early["nats"], rows["nats"])
@@ -233,6 +234,8 @@ def test_where_few_responses_end_their_score_is_told():
         "Few responses end: 20 % of sft's, 20 % of dpo's responses end; the others have the score "
         "ending.missing_eos_score = -1 in place of the reward model's."
     ]
+    base = evaluator.rows(Subject(evaluator, responses=cut, trained_to_end=False))
+    assert evaluator.findings({"pretrain": measured(evaluator, base, 0)}, 0) == []
     as_it_is = dataclasses.replace(tiny.ENDING, missing=None)
     rows = evaluator.rows(Subject(evaluator, responses=cut, ending=as_it_is))
     (told,) = evaluator.findings({"sft": measured(evaluator, rows, 0)}, 0)

@@ -22,7 +22,7 @@ from rlhf_jax.evaluation.pretraining_loss import PretrainingLoss
 from rlhf_jax.evaluation.reward_accuracy import RewardAccuracy
 from rlhf_jax.evaluation.samples import Samples, choose
 from rlhf_jax.evaluation.sft_loss import SFTLoss
-from rlhf_jax.evaluation.statistics import bounded_mean, mean_interval, win_rate
+from rlhf_jax.evaluation.statistics import Interval, bounded_mean, mean_interval, win_rate
 from rlhf_jax.evaluation.summary import columns_of, duration, entries, measured, summarise
 from rlhf_jax.evaluation.table import print_report, tables
 from rlhf_jax.evaluation.win_rate import WinRate
@@ -485,6 +485,24 @@ def test_a_column_that_is_not_described_stands_under_its_name():
     report = report_of(found)
     assert report["policies"] == {"sft": {"liking": pytest.approx(0.5)}}
     assert "<th>liking</th>" in page(report, found, draw(report, found, {}, ["sft"]))
+
+
+@dataclasses.dataclass(frozen=True)
+class Bounded(Evaluator):
+    def columns(self):
+        return {"loss": Column("loss", range=(0, None)), "share": Column("share", percent=True)}
+
+    def summary(self, rows, seed):
+        return {"loss": Interval(0.25, -0.06, 0.58), "share": Interval(0.9, 0.7, 1.4),
+                "other": Interval(0.25, -0.06, 0.58), "count": 3}  # fmt: skip
+
+
+def test_an_interval_is_cut_to_the_range_of_its_column():
+    rows = {"id": IDS[:2], "group": np.array(["a", "b"])}
+    found = measured(Bounded(), rows, 0)
+    cut = {"loss": Interval(0.25, 0, 0.58), "share": Interval(0.9, 0.7, 1),
+           "other": Interval(0.25, -0.06, 0.58), "count": 3}  # fmt: skip
+    assert found.summary == cut and found.groups == {"a": cut, "b": cut}
 
 
 def test_two_columns_of_one_name_are_refused():

@@ -163,6 +163,21 @@ def test_prompts_without_room_are_left_out_of_all_figures_and_counted(report, ru
     for stage in FINISHED:
         rows = run.evaluation.finished(stage).rows("samples")
         assert rows["id"].tolist() == ids and rows["prompt"].tolist() == asked
+        assert set(rows["trained_to_end"].tolist()) == {stage != "pretrain"}
+
+
+def test_the_report_can_read_fewer_prompts(run, capsys):
+    asked = dataclasses.replace(ASKED, most_prompts=3)
+    fewer = Run(dataclasses.replace(run.config, evaluation=asked))
+    found, whole = fewer.evaluation.test_prompts, run.evaluation.test_prompts
+    assert found.ids.tolist() == whole.ids[:3].tolist() and found.texts == whole.texts[:3]
+    assert found[2:] == (5, 10) == whole[2:]
+    fewer.check((), report=True)
+    told = capsys.readouterr().out
+    assert "evaluation: data set prompts.test: the first 3 of 5 prompts are used" in told
+    assert "3 are too long together with the worked examples" in told
+    with pytest.raises(ConfigError, match="most_prompts = 0: must be positive, or None for all"):
+        dataclasses.replace(ASKED, most_prompts=0)
 
 
 @pytest.mark.parametrize("stage", FINISHED)

@@ -98,6 +98,19 @@ def test_a_stage_that_has_begun_here_stays(there, tmp_path, capsys):
     assert config.directory_of("sft") == tmp_path / "sft"
 
 
+def test_a_stage_that_the_other_run_does_not_have_is_trained_here(there, tmp_path, capsys):
+    config = changed(tmp_path)
+    config = config.with_stages(again=config.stages["reward"], more=config.stages["reward"])
+    take_from(config, there, ["pretrain", "again"])
+    assert capsys.readouterr().out.splitlines() == [
+        f"pretrain: taken from {there}",
+        f"again is not in {there} and is trained here",
+    ]
+    take_from(config, there, ["pretrain", "again", "more"])
+    told = f"again, more are not in {there} and are trained here\n"
+    assert capsys.readouterr().out == told
+
+
 def test_the_whole_of_a_run_without_what_is_not_asked(there, tmp_path):
     config = changed(tmp_path)
     take_from(config, there, ["pretrain", "prompted", "sft"])
