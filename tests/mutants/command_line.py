@@ -96,11 +96,12 @@ REPLAY = (
     ]),
 )  # fmt: skip
 
+DIFFERS, LACKS = "test_what_differs_is_named", "test_what_only_one_run_has_differs"
 DOCTOR = mutants(
     "runs/doctor.py",
     "test_replay.py",
     [
-        ("examine", " or _collected(d)", "",
+        ("stages_in", " or _collected(d)", "",
          "test_doctor_tells_the_rankings_that_a_stage_ends_with"),
         ("_stage", "*entries(directory / HOST)", "",
          "test_doctor_reads_what_the_host_wrote_down"),
@@ -108,6 +109,23 @@ DOCTOR = mutants(
          "test_doctor_tells_rankings_that_are_damaged[another count]"),
         ("_records", "len(list(records.read(kind, split)))", "expected",
          "test_doctor_tells_rankings_that_are_damaged[a file of records]"),
+    ],
+) + mutants(
+    "runs/doctor.py",
+    "runs/test_same.py",
+    [("show_sweep", "len(damaged) + sum", "sum", "test_a_sweep_is_told_run_by_run"),
+     ("cells_in", 'if (entry / "data").is_dir()', "", "test_a_sweep_is_told_run_by_run",
+      "AssertionError|UserError")],
+) + mutants(
+    "runs/same.py",
+    "runs/test_same.py",
+    [
+        ("_metrics", "pair[0] != pair[1]", "False", DIFFERS),
+        ("_metrics", "len(lines[0]) != len(lines[1])", "False", LACKS),
+        ("_models", "a[name].tobytes() != b[name].tobytes()", "False", DIFFERS),
+        ("_records", "pair[0] != pair[1]", "False", DIFFERS),
+        ("_records", "counts[0] != counts[1]", "False", LACKS),
+        ("show_same", "1 if differ else 0", "0", DIFFERS),
     ],
 )  # fmt: skip
 

@@ -56,6 +56,27 @@ COMPARE = mutants(
     ],
 )  # fmt: skip
 
+BETTER = "test_what_setting_is_clearly_better_is_told"
+TOLD = mutants(
+    "evaluation/comparison_findings.py",
+    "evaluation/test_comparison.py",
+    [
+        ("_of_model", "of.value.side() == sign", "of.value.side() != 0", BETTER),
+        ("_of_model", "sign * row.estimate", "row.estimate", BETTER),
+        ("_minus", "other.value.negated()", "other.value", BETTER),
+    ],
+) + mutants(
+    "evaluation/comparison_figure.py",
+    "evaluation/test_comparison.py",
+    [("_around", "min(high, possible[1] + edge)", "high",
+      "test_a_panel_hardly_exceeds_the_possible_values")],
+) + mutants(
+    "runs/take.py",
+    "runs/test_take.py",
+    [("take_from", "and s not in own", "",
+      "test_a_stage_that_the_other_run_does_not_have_is_trained_here")],
+)  # fmt: skip
+
 PARTS = tuple(
     mutant
     for file, scope, old, new in (
@@ -110,8 +131,7 @@ COMPARISON = mutants(
     "evaluation/comparison_page.py",
     "evaluation/test_comparison.py",
     [
-        ("_difference", "sorted((sign * found.value.low, sign * found.value.high))",
-         "(found.value.low, found.value.high)",
+        ("_difference", "found.value.negated()", "found.value",
          "test_the_page_escapes_and_has_a_matrix_a_column"),
         ("_difference", "better * value.side()", "value.side()", "test_a_lower_loss_is_good"),
     ],
@@ -127,4 +147,4 @@ COMPARISON = mutants(
     ],
 )  # fmt: skip
 
-MUTANTS = SWEEP + COMPARE + PARTS + COMPARISON
+MUTANTS = SWEEP + COMPARE + TOLD + PARTS + COMPARISON

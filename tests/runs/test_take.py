@@ -109,6 +109,9 @@ def test_a_stage_that_the_other_run_does_not_have_is_trained_here(there, tmp_pat
     take_from(config, there, ["pretrain", "again", "more"])
     told = f"again, more are not in {there} and are trained here\n"
     assert capsys.readouterr().out == told
+    shutil.copytree(there / "reward", tmp_path / "more")
+    take_from(config, there, ["pretrain", "again", "more"])
+    assert capsys.readouterr().out == f"again is not in {there} and is trained here\n"
 
 
 def test_the_whole_of_a_run_without_what_is_not_asked(there, tmp_path):
