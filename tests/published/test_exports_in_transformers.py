@@ -12,8 +12,9 @@ import pytest
 
 from rlhf_jax import api
 from rlhf_jax.models import transformer
-from rlhf_jax.published import folder, model
+from rlhf_jax.published import folder, model, saving
 from rlhf_jax.runs import export
+from tests.models import published
 
 pytestmark = pytest.mark.slow
 torch = pytest.importorskip("torch", reason="needs torch and transformers")
@@ -98,3 +99,23 @@ def test_smollm2_has_the_perplexity_that_transformers_finds(smollm2, optimized):
     states = transformer.hidden(shape, params, row, jnp.ones_like(row), last=1)
     found = int(transformer.logits(shape, params, states)[0, -1].argmax())
     assert tokenizer.decode([found]) == " Paris"
+
+
+@pytest.mark.parametrize("name", published.CONFIGS)
+def test_a_folder_that_transformers_wrote_comes_back_bit_for_bit(name, tmp_path):
+    """Every family: transformers -> import -> export -> transformers, and import again."""
+    config = transformers.AutoConfig.for_model(**published.CONFIGS[name])
+    torch.manual_seed(0)
+    first = transformers.AutoModelForCausalLM.from_config(config)
+    first.save_pretrained(tmp_path / "first")
+    there = folder.Folder(tmp_path / "first")
+    params = model.load(there, there.shape())
+    to = saving.new_folder(tmp_path / "second", "to")
+    told = saving.write_model(to, there.shape(), params, scorer=False, fields={})
+    again = folder.Folder(saving.finish(to))
+    jax.tree.map(np.testing.assert_array_equal, model.load(again, again.shape()), params)
+    second = transformers.AutoModelForCausalLM.from_pretrained(tmp_path / "second")
+    assert type(second).__name__ == told.architecture
+    ours, theirs = second.state_dict(), first.state_dict()
+    assert ours.keys() == theirs.keys()
+    assert all(torch.equal(ours[tensor], theirs[tensor]) for tensor in theirs)
