@@ -7,6 +7,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
+import safetensors.numpy
 import tokenizers
 from etils.epath import Path
 
@@ -16,7 +17,14 @@ from rlhf_jax.data.tokenizer_training import train_sentencepiece
 from rlhf_jax.errors import ConfigError, UserError
 from rlhf_jax.models import score
 from rlhf_jax.models.config import TransformerConfig
-from rlhf_jax.published import card, saving, sentencepiece_json, tokenizer_files
+from rlhf_jax.published import (
+    card,
+    folder,
+    model,
+    saving,
+    sentencepiece_json,
+    tokenizer_files,
+)
 from rlhf_jax.published.tensor_file import read_header
 from rlhf_jax.stages.stage import score_shapes
 from tests.data.test_tokenizer import byte_level
@@ -118,3 +126,34 @@ def test_the_card_has_every_part():
     policy = card.text(dataclasses.replace(about, scorer=False, tests=(), figures=()))
     assert "AutoModelForCausalLM" in policy and "public test sets" not in policy
     assert "There is no report of this model." in policy
+
+
+def published_gpt2(place, **more):
+    """A folder with a GPT-2, and further tensors."""
+    params = {name: x for name, x in scorer(GPT2).items() if name != "score"}
+    saving.write_model(Path(place), GPT2, params, scorer=False, fields={})
+    stored = {name: each.read() for name, each in folder.Folder(place).tensors().items()}
+    safetensors.numpy.save_file(stored | more, place / "model.safetensors")
+    return params
+
+
+def test_a_smaller_context_takes_the_first_positions(tmp_path):
+    params = published_gpt2(tmp_path)
+    small = model.computed_as(GPT2, TransformerConfig(context=5))
+    found = model.load(folder.Folder(tmp_path), small)
+    np.testing.assert_array_equal(found["positions"], params["positions"][:5])
+    np.testing.assert_array_equal(found["tokens"], params["tokens"])
+
+
+def test_a_head_may_repeat_the_token_embeddings_and_buffers_are_left_out(tmp_path):
+    head = scorer(GPT2)["tokens"]
+    mask = {"transformer.h.0.attn.bias": np.zeros((1, 1, 16, 16), np.float32)}
+    published_gpt2(tmp_path, **mask, **{"lm_head.weight": head})
+    found = folder.Folder(tmp_path)
+    assert not {"lm_head.weight", *mask} & found.tensors().keys()
+    other = head.copy()
+    other[3, 4] += 1
+    published_gpt2(tmp_path, **{"lm_head.weight": other})
+    told = r"tensor 'lm_head.weight': differs from 'transformer.wte.weight', which it repeats"
+    with pytest.raises(UserError, match=told):
+        found.tensors()
