@@ -28,6 +28,7 @@ CUTS = {"gpt-2": [_BYTES], "smollm": [_DIGITS, _BYTES]}
 class Quantized(NamedTuple):
     """A tensor of a GGUF file."""
 
+    file: epath.Path
     tensor: Any
 
     @property
@@ -38,7 +39,12 @@ class Quantized(NamedTuple):
         """In float32, whatever format it is stored in."""
         from gguf.quants import dequantize
 
-        return dequantize(self.tensor.data, self.tensor.tensor_type).reshape(self.shape)
+        try:
+            return dequantize(self.tensor.data, self.tensor.tensor_type).reshape(self.shape)
+        except NotImplementedError:
+            kind = self.tensor.tensor_type.name
+            raise UserError(f"{self.file}: tensor {self.tensor.name!r}: expected a number format "
+                            f"that gguf reads, got {kind}") from None  # fmt: skip
 
 
 class GGUF:
@@ -58,7 +64,7 @@ class GGUF:
         except Exception as error:  # of a damaged file the library raises errors of many kinds
             what = (str(error).splitlines() or [type(error).__name__])[0]
             raise UserError(f"{path}: cannot be read as GGUF: {what}") from None
-        self.tensors = {tensor.name: Quantized(tensor) for tensor in reader.tensors}
+        self.tensors = {each.name: Quantized(self.path, each) for each in reader.tensors}
 
     def field(self, name: str) -> Any:
         if name not in self._fields:

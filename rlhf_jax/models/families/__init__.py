@@ -23,7 +23,7 @@ FAMILIES: tuple[Family, ...] = (
 def of(model_type: str) -> Family:
     """The family of a config.json's model_type. Raises UserError where none has it."""
     known = {name: family for family in FAMILIES for name in family.model_types}
-    if model_type not in known:
+    if not isinstance(model_type, str) or model_type not in known:
         raise UserError(
             f"config.json: model_type = {model_type!r}: expected one of {', '.join(known)}"
         )
@@ -33,7 +33,7 @@ def of(model_type: str) -> Family:
 def of_gguf(architecture: str) -> Family:
     """The family of a GGUF file's general.architecture. Raises UserError where none has it."""
     known = {f.gguf_architecture: f for f in FAMILIES if f.gguf_architecture is not None}
-    if architecture not in known:
+    if not isinstance(architecture, str) or architecture not in known:
         raise UserError(
             f"general.architecture = {architecture!r}: expected one of {', '.join(known)}"
         )
