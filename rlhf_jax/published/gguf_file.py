@@ -56,9 +56,7 @@ class GGUF:
             import gguf
 
             reader = gguf.GGUFReader(str(path))
-            self._fields = {
-                name: _shortest(field.contents()) for name, field in reader.fields.items()
-            }
+            self._fields = {name: field.contents() for name, field in reader.fields.items()}
         except ModuleNotFoundError:
             raise UserError(f"{path}: a GGUF file needs pip install 'rlhf-jax[gguf]'") from None
         except Exception as error:  # of a damaged file the library raises errors of many kinds
@@ -155,8 +153,3 @@ class GGUF:
 def _added(i: int, content: str, special: bool) -> dict[str, Any]:
     flags = {"single_word": False, "lstrip": False, "rstrip": False, "normalized": False}
     return {"id": i, "content": content, **flags, "special": special}
-
-
-def _shortest(value: Any) -> Any:
-    """A float32 with the digits that it has: 1e-05, not 9.999999747378752e-06."""
-    return float(str(np.float32(value))) if isinstance(value, float) else value

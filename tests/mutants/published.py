@@ -37,7 +37,8 @@ SHAPE = "test_an_experiment_has_the_published_shape"
 PRETRAINED = (
     *mutants("published/model.py", "test_pretrained.py", [
         ("_with_rows", "matrix.mean(0)", "matrix[0]", MODEL),
-        ("shape_of", "max(shape.vocab_size, words)", "shape.vocab_size", SHAPE),
+        ("shape_of", "max(shape.vocab_size, words)", "shape.vocab_size", SHAPE,
+         "AssertionError|ConfigError"),
         ("computed_as", "context=min(shape.context, model.context)", "context=shape.context",
          SHAPE),
     ]),
@@ -77,8 +78,6 @@ SAVING = (
          "test_a_pad_token_that_was_added_is_in_the_files"),
     ]),
     *mutants("published/gguf_file.py", "published/test_gguf_file.py", [
-        ("_shortest", "float(str(np.float32(value)))", "value",
-         "test_its_parameters_are_those_that_were_written"),
         ("GGUF.tokenizer", "CUTS[cut]", 'CUTS["gpt-2"]',
          "test_its_tokenizer_cuts_digits_and_merges"),
     ]),

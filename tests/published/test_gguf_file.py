@@ -20,14 +20,14 @@ from rlhf_jax.models.config import TransformerConfig
 from rlhf_jax.published import fetch, folder, model
 
 SHAPE = TransformerConfig(
-    vocab_size=262, layers=2, width=32, heads=4, kv_heads=2, mlp_width=64, context=48,
+    vocab_size=263, layers=2, width=32, heads=4, kv_heads=2, mlp_width=64, context=48,
     positions="rotary", rotary_base=5e4, norm="rms", norm_epsilon=1e-5, activation="swiglu",
     biases=False,
 )  # fmt: skip
 SPECIAL = ["<|endoftext|>", "<|im_start|>", "<|im_end|>"]
 BYTES = sorted(tokenizers.pre_tokenizers.ByteLevel.alphabet())
-TOKENS = [*SPECIAL, *BYTES, "\u0120t", "\u0120th", "he"]
-MERGES = ["\u0120 t", "\u0120t h", "h e"]
+TOKENS = [*SPECIAL, *BYTES, "\u0120t", "\u0120th", "he", "12"]
+MERGES = ["\u0120 t", "\u0120t h", "h e", "1 2"]
 TEMPLATE = "{{ messages[0]['content'] }}"
 
 
