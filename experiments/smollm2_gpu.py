@@ -1,0 +1,27 @@
+"""experiments/smollm2.py for one GPU: longer sequences, larger batches, more steps.
+
+rlhf-jax fetch smollm2
+RLHF_JAX_DATA=FOLDER rlhf-jax run experiments/smollm2_gpu.py
+"""
+
+import dataclasses
+
+import smollm2
+
+RANKINGS = {"batch_size": 16, "length": 320}
+LENGTHS = {"prompt_length": 256, "response_length": 64}
+
+config = dataclasses.replace(
+    smollm2.config,
+    name="smollm2_gpu",
+    model=dataclasses.replace(smollm2.config.model, context=512),
+    evaluation=dataclasses.replace(smollm2.config.evaluation, batch_size=128, **LENGTHS),
+    evaluators=tuple(
+        dataclasses.replace(each, length=320) if hasattr(each, "length") else each
+        for each in smollm2.config.evaluators
+    ),
+).with_stages(
+    reward=dataclasses.replace(smollm2.config.stages["reward"], **RANKINGS),
+    dpo=dataclasses.replace(smollm2.config.stages["dpo"], **RANKINGS, micro_batches=4, epochs=1.0),
+    ppo=dataclasses.replace(smollm2.config.stages["ppo"], iterations=40, batch_size=128, **LENGTHS),
+)
