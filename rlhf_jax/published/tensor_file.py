@@ -200,7 +200,7 @@ def write_files(
     for number, group in enumerate(groups, 1):
         several = f"model-{number:05}-of-{len(groups):05}.safetensors"
         name = several if len(groups) > 1 else WHOLE
-        _write_file(folder / name, group, NAMED[dtype])
+        write_file(folder / name, group, NAMED[dtype])
         found |= {tensor.name: name for tensor in group}
     if len(groups) > 1:
         size = total * DTYPES[NAMED[dtype]].itemsize
@@ -221,7 +221,7 @@ def _groups(tensors: Sequence[Tensor], dtype: str, largest: int) -> list[list[Te
     return groups
 
 
-def _write_file(path: epath.Path, tensors: Sequence[Tensor], dtype: str) -> None:
+def write_file(path: epath.Path, tensors: Sequence[Tensor], dtype: str) -> None:
     fields: dict[str, Mapping] = {METADATA: {"format": "pt"}}  # transformers refuses other values
     end = 0
     for tensor in tensors:

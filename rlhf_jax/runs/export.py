@@ -15,13 +15,13 @@ from rlhf_jax.data.tokenizer import Tokenizer, find_tokenizer, load_tokenizer
 from rlhf_jax.durable import manifest, taken
 from rlhf_jax.durable.files import entries
 from rlhf_jax.durable.fingerprint import stored
-from rlhf_jax.durable.model_files import has_model, read_about
+from rlhf_jax.durable.model_files import has_model, load_model, read_about
 from rlhf_jax.errors import UserError, require
 from rlhf_jax.evaluation.summary import SECTIONS
 from rlhf_jax.generation.ending import Ending
-from rlhf_jax.published import card, saving, tokenizer_files
+from rlhf_jax.published import adapter, card, saving, tokenizer_files
 from rlhf_jax.published.fetch import FetchOptions, fetch
-from rlhf_jax.runs.models import Models
+from rlhf_jax.runs.models import Models, base_of
 from rlhf_jax.runs.options import parse
 from rlhf_jax.runs.reading import ending_of
 from rlhf_jax.strict_json import read_json
@@ -33,6 +33,7 @@ class ExportOptions:
 
     dtype: Literal["float32", "bfloat16", "float16"] = "float32"  # number format of the files
     largest: float = 5.0  # GiB of a file at most; a larger model has several files and an index
+    adapter: bool = False  # writes the adapter alone, as a folder that peft loads
 
     def __post_init__(self):
         require(self.largest > 0, "largest", self.largest, "positive")
@@ -49,6 +50,8 @@ def export(run: epath.PathLike, stage: str, to: epath.PathLike, options: ExportO
     """
     run = epath.Path(run)
     directory = finished(run, stage)
+    if options.adapter:
+        return export_adapter(run, stage, to, options)
     folder = saving.new_folder(to, "FOLDER")
     scorer = read_about(directory / "model")["kind"] == "score"
     file = find_tokenizer(taken.followed(run / "data"))
@@ -84,6 +87,31 @@ def export(run: epath.PathLike, stage: str, to: epath.PathLike, options: ExportO
         notes=notes,
     )
     (folder / "README.md").write_text(card.text(about))
+    for note in notes:
+        print(f"{stage}: {note}")
+    return Path(saving.finish(folder))
+
+
+def export_adapter(run: epath.Path, stage: str, to: epath.PathLike, options: ExportOptions) -> Path:
+    """Writes the adapter of a finished stage into a new folder that `peft` loads, and returns its
+    path.
+
+    Raises UserError as `export` does, and where the model of the stage is no adapter.
+    """
+    place = finished(run, stage) / "model"
+    about = read_about(place)
+    if about["trunk"] is None:
+        raise UserError(f"{place}: holds a whole model, no adapter: leave --adapter out")
+    folder = saving.new_folder(to, "FOLDER")
+    scorer, base = about["kind"] == "score", base_of(place).name
+    shape, params = load_model(place, about["kind"], about["tokenizer"])
+    bias = adapter.write_adapter(folder, shape, params, scorer, base, options.dtype)
+    notes = [f"The adapter lies on the model of the stage {base}: rlhf-jax export {run} {base} "
+             "FOLDER writes it."]  # fmt: skip
+    if bias:
+        notes.append(f"Add {bias!r} to the scores: transformers' class has no bias.")
+    head = ["---", "library_name: peft", "---", f"# {stage}", ""]
+    (folder / "README.md").write_text("\n".join([*head, *notes, ""]))
     for note in notes:
         print(f"{stage}: {note}")
     return Path(saving.finish(folder))

@@ -17,6 +17,24 @@ from rlhf_jax.models.lora import LoRA
 from rlhf_jax.parallel.runner import Runner
 
 
+def under(directory: Path) -> Path | None:
+    """The stage's directory with the model on which the adapter in `directory` was trained; None:
+    there is a whole model. Raises UserError where it is missing or another."""
+    found = read_about(directory)["trunk"]
+    if found is None:
+        return None
+    advice = "bring it back: only the adapter is stored here"
+    return taken.located(directory, found, f"{directory} is an adapter on", advice)
+
+
+def base_of(directory: Path) -> Path:
+    """The directory of the stage whose model, with its own adapter merged, is the trunk of the
+    adapter in `directory`: adapters that a stage has continued are on the same one."""
+    place = under(directory)
+    forms = (read_about(each)["model"].lora for each in (directory, place / "model"))
+    return base_of(place / "model") if len({*forms}) == 1 else place
+
+
 class Models:
     """Finished models by directory, on the devices of the runner; None: on the first device."""
 
@@ -46,11 +64,9 @@ class Models:
     def _load(self, directory: Path, kind: str, tokenizer: str) -> Any:
         layout = None if self._runner is None else self._runner.layout
         shape, params = load_model(directory, kind, tokenizer, layout)
-        found = read_about(directory)["trunk"]
-        if found is None:
+        place = under(directory)
+        if place is None:
             return params
-        advice = "bring it back: only the adapter is stored here"
-        place = taken.located(directory, found, f"{directory} is an adapter on", advice)
         trunk = self.trunk(place / "model", "policy", tokenizer, shape.lora)
         if kind == "score":
             trunk = {name: value for name, value in trunk.items() if name != "head"}
