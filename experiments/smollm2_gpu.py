@@ -21,6 +21,7 @@ config = dataclasses.replace(
         for each in smollm2.config.evaluators
     ),
 ).with_stages(
+    sft=dataclasses.replace(smollm2.config.stages["sft"], epochs=1.0, length=320),
     reward=dataclasses.replace(smollm2.config.stages["reward"], **RANKINGS),
     dpo=dataclasses.replace(smollm2.config.stages["dpo"], **RANKINGS, micro_batches=4, epochs=1.0),
     ppo=dataclasses.replace(smollm2.config.stages["ppo"], iterations=40, batch_size=128, **LENGTHS),
