@@ -154,8 +154,8 @@ def need_model(name: str, weights: bool = True) -> PublishedModel:
     found = find_model(name, weights)
     if found is None:
         raise UserError(f"pretrained = {name!r}: must be a folder with {CONFIG} and "
-                        f"{tensor_file.WHOLE}, a .gguf file, or a name on the hub, as in "
-                        "HuggingFaceTB/SmolLM2-135M")  # fmt: skip
+                        f"{tensor_file.WHOLE} (rlhf-jax fetch smollm2 makes one), a .gguf file, "
+                        "or a name on the hub, as in HuggingFaceTB/SmolLM2-135M")  # fmt: skip
     return found
 
 

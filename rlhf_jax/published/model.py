@@ -61,16 +61,21 @@ def load(
     """
     published, found, places = model.shape(), model.tensors(), model.places()
     reading.check(str(model.path), found, places)
-    whole = jax.eval_shape(lambda key: transformer.init(published, key), jax.random.key(0))
-    params = reading.parameters(found, places, (layout or on_first_device)(whole))
+    laid = layout or on_first_device
+    params = reading.parameters(found, places, laid(policy_shapes(published)))
+    wanted = laid(policy_shapes(shape))
     rows = shape.vocab_size - published.vocab_size
-    params |= {name: _with_rows(params[name], rows) for name in ("tokens", "head")
-               if name in params and rows > 0}  # fmt: skip
+    changes = {name: lambda x: _with_rows(x, rows) for name in ("tokens", "head") if rows > 0}
     if published.positions == "learned" and shape.context < published.context:
-        params["positions"] = params["positions"][: shape.context]
-    wanted = jax.eval_shape(lambda key: transformer.init(shape, key), jax.random.key(0))
-    laid = (layout or on_first_device)(wanted)
-    return jax.tree.map(lambda x, to: jax.device_put(x, to.sharding), params, laid)
+        changes["positions"] = lambda x: x[: shape.context]
+    for name in (name for name in changes if name in params):
+        change = jax.jit(changes[name], out_shardings=wanted[name].sharding)
+        params[name] = change(params[name])
+    return params
+
+
+def policy_shapes(model: TransformerConfig) -> Any:
+    return jax.eval_shape(lambda key: transformer.init(model, key), jax.random.key(0))
 
 
 def _with_rows(matrix: jax.Array, rows: int) -> jax.Array:

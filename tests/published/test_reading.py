@@ -97,7 +97,7 @@ def laid_out(shape: MeshShape | None):
     return layout_of(jax.devices()[: shape.chips], shape)(shapes_of(CONFIG))
 
 
-@pytest.mark.parametrize("shape", [None, MeshShape(1, 4, 2), MeshShape(2, 2, 2)])
+@pytest.mark.parametrize("shape", [None, MeshShape(2, 2, 2)])
 def test_parameters_have_the_file_s_values_and_the_layout_asked_for(stored, shape):
     params, tensors = stored
     laid = laid_out(shape)
