@@ -168,7 +168,7 @@ def test_logits_equal_loops_in_float64(name):
     params, logits, _ = computed(name)
     f = jax.tree.map(lambda x: np.asarray(x, np.float64), params)
     real = SEGMENTS > 0
-    np.testing.assert_allclose(logits[real], batch(SHAPES[name], f)[real], atol=2e-4)
+    np.testing.assert_allclose(logits[real], batch(SHAPES[name], f)[real], atol=1e-5)
 
 
 @pytest.mark.parametrize("name", SHAPES)
