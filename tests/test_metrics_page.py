@@ -13,12 +13,15 @@ import pytest
 from rlhf_jax import evaluation
 from rlhf_jax.evaluation.evaluator import Evaluator
 from rlhf_jax.evaluation.held_out_rankings import HeldOutRankings
+from rlhf_jax.evaluation.score_error import ScoreError
 from rlhf_jax.evaluation.token_losses import TokenLosses
 from rlhf_jax.rewards.graded import GradedReward
 from rlhf_jax.rewards.learned import LearnedReward
 from rlhf_jax.runs.experiment import load_experiment
+from rlhf_jax.stages.reward_regression import RewardRegression
 from rlhf_jax.stages.stage import Build
 from rlhf_jax.training.metrics import METRICS, SPEED, read_metrics
+from rlhf_jax.training.optimizer import OptimizerConfig
 from tests import small_run
 from tests.stages import tiny
 from tests.stages.test_iteration import GROUPED, told_of
@@ -93,6 +96,10 @@ def test_each_metric_of_a_finished_run_has_a_row_and_each_row_a_metric(small_run
     told = {stage: written(small_run.directory / stage, METRICS) for stage in OF_STAGE}
     rewards = (LearnedReward("reward"), GradedReward())
     told["ppo"] |= of_programs(stale=1, kl_in="loss", entropy_coefficient=0.1, rewards=rewards)
+    regression = RewardRegression(OptimizerConfig(), batch_size=4, length=8, start="sft")
+    build = Build("reward", tiny.MODEL, {"start": tiny.MODEL}, tiny.ENDING)
+    update = regression.programs(build, 4)["update"]
+    told["reward"] |= jax.eval_shape(update.function, *update.arguments)[1].keys()
     *_, drawn = told_of(GROUPED, [[0, 1] * 4], step=0)
     told["ppo"] |= drawn.keys()
     for stage, found in told.items():
@@ -112,7 +119,8 @@ def test_each_figure_of_speed_has_a_row_and_each_row_a_figure(small_run):
 def evaluators() -> list[Evaluator]:
     files = ("quickstart", "hh")
     experiments = [load_experiment(str(ROOT / "experiments" / f"{name}.py")) for name in files]
-    return [e for config in (*experiments, small_run.config) for e in config.evaluators]
+    found = [e for config in (*experiments, small_run.config) for e in config.evaluators]
+    return [*found, ScoreError(length=8)]
 
 
 def test_each_column_has_a_row_and_each_row_a_column():

@@ -240,6 +240,9 @@ def test_anthropics_template_is_kept_as_it_is_written(tmp_path):
                                                      SAID, REPLY, SAID, OTHER]})  # fmt: skip
     prompt = f"Be brief.{HELLO} hi\n\nHuman: hello\n\nAssistant:"
     assert read_file(path, how).records("demonstrations") == [Demonstration(prompt, " yo")]
+    answers = [{"answer": text, "rank": rank} for rank, text in enumerate("ab")]
+    path = write(tmp_path / "n.jsonl", {"prompt": f"{HELLO} ", "answers": answers})
+    assert read_file(path, how).records("rankings") == [Ranking(HELLO, (" a", " b"), (0, 1))]
     path = write(tmp_path / "b.jsonl", {"prompt": "a", "completion": "b"})
     assert read_file(path, how).records("demonstrations") == [Demonstration("a", "b")]
 

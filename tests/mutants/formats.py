@@ -76,7 +76,7 @@ FORMATS = (
         ("_without_oldest", "(*system, *dialogue", "(*(), *dialogue",
          "test_older_turns_are_cut_as_wholes_and_counted"),
         ("shortened", "> characters", ">= characters",
-         "test_older_turns_are_cut_as_wholes_and_counted"),
+         "test_older_turns_are_cut_as_wholes_and_counted", "AttributeError"),
     ]),
 )  # fmt: skip
 
