@@ -8,7 +8,7 @@ import dataclasses
 
 import smollm2
 
-RANKINGS = {"batch_size": 16, "length": 320}
+RANKINGS = {"batch_size": 16, "micro_batches": 4, "length": 320}
 LENGTHS = {"prompt_length": 256, "response_length": 64}
 
 config = dataclasses.replace(
@@ -23,6 +23,6 @@ config = dataclasses.replace(
 ).with_stages(
     sft=dataclasses.replace(smollm2.config.stages["sft"], epochs=1.0, length=320),
     reward=dataclasses.replace(smollm2.config.stages["reward"], **RANKINGS),
-    dpo=dataclasses.replace(smollm2.config.stages["dpo"], **RANKINGS, micro_batches=4, epochs=1.0),
+    dpo=dataclasses.replace(smollm2.config.stages["dpo"], **RANKINGS, epochs=1.0),
     ppo=dataclasses.replace(smollm2.config.stages["ppo"], iterations=40, batch_size=128, **LENGTHS),
 )

@@ -19,6 +19,7 @@ import jax
 
 from rlhf_jax import cli
 from rlhf_jax.durable import checkpoint
+from rlhf_jax.models.lora import LoRA
 from rlhf_jax.rewards.checked import CheckedReward
 from rlhf_jax.runs.inputs import StageInputs
 from rlhf_jax.stages import presets
@@ -39,6 +40,8 @@ STAGES = {
     "reward": ({"epochs": 25.0, "batch_size": 8}, TRAINING),
     "ppo_ptx": ({"iterations": ITERATIONS, "batch_size": 16}, (*TRAINING, "rollout")),
     "dpo": ({"epochs": 25.0, "batch_size": 8}, TRAINING),
+    # Adapters on SFT's model and on the reward model.
+    "ppo_lora": ({"iterations": ITERATIONS, "batch_size": 16}, (*TRAINING, "rollout")),
 }
 # Without a critic, from stale responses in groups; what they score is drawn by chance.
 CHANCE = presets.grpo(
@@ -53,17 +56,15 @@ CHANCE = presets.grpo(
     start="sft",
     rewards=(CheckedReward("tests.faults.chance:score", workers=1),),
 )
+GIVEN = small_run.config.stages | {"ppo_lora": small_run.ppo(lora=LoRA(4, 8.0))}
 MOMENTS = {name: moments for name, (_, moments) in STAGES.items()}
 MOMENTS["chance"] = (*TRAINING, "rollout", "push", "experience", "host")
 CHANGES = {"pretrain": {"batch_size": 8}} | {name: changes for name, (changes, _) in STAGES.items()}
 config = dataclasses.replace(
     small_run.config,
     loop=LOOP,
-    stages=small_run.config.stages
-    | {
-        stage: dataclasses.replace(small_run.config.stages[stage], **changes)
-        for stage, changes in CHANGES.items()
-    }
+    stages=GIVEN
+    | {stage: dataclasses.replace(GIVEN[stage], **changes) for stage, changes in CHANGES.items()}
     | {"chance": CHANCE},
 )
 
