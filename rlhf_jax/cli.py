@@ -300,6 +300,7 @@ def report(experiment: str, *options: str) -> int:
     from rlhf_jax.runs.options import ReadOptions, parse
     from rlhf_jax.runs.report import report_finished
     from rlhf_jax.runs.run import Run
+    from rlhf_jax.sources.corpora import is_made
 
     config, prog = load_experiment(experiment), f"rlhf-jax report {experiment}"
     about = help_with("report", experiment, config)
@@ -307,7 +308,7 @@ def report(experiment: str, *options: str) -> int:
     config, how = parse([config, ReadOptions()], options, prog, about, hidden)
     processes.start(config.parallel)
     with processes.ending_together():
-        if not (config.directory / "data" / "counts.json").is_file():
+        if not is_made(config.directory / "data"):
             raise UserError(f"{config.directory}: holds no run to report on")
         run = Run(config, insist=how.insist)
         run.check((), report=True)
@@ -328,8 +329,7 @@ def read_models(command: str, experiment: str, *options: str) -> int:
     given, function = known[command]
     config, prog = load_experiment(experiment), f"rlhf-jax {command} {experiment}"
     about, hidden = help_with(command, experiment, config), {*config.stages, "evaluators", "loop"}
-    config, how = parse([config, given], options, prog, about, hidden)
-    function(config, how)
+    function(*parse([config, given], options, prog, about, hidden))
     return 0
 
 
@@ -362,7 +362,7 @@ def data(arguments: Sequence[str]) -> int:
 
 def doctor(arguments: Sequence[str]) -> int:
     if len(arguments) not in (1, 2) or any(word.startswith("-") for word in arguments):
-        raise UserError("doctor needs RUN, a run's directory, or two, as in rlhf-jax doctor runs/x")
+        raise UserError("doctor needs RUN, a run's directory, or two: rlhf-jax doctor runs/x")
     from rlhf_jax.runs.doctor import show
     from rlhf_jax.runs.same import show_same
 

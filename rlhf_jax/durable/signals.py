@@ -3,12 +3,14 @@
 import contextlib
 import os
 import signal
+import sys
 import threading
 from collections.abc import Iterator
 
 import jax
 from jax.experimental import multihost_utils
 
+AGAIN = 0.2  # seconds
 INTERRUPTED = 130  # the exit code of a second SIGINT
 
 
@@ -33,6 +35,7 @@ class Signals:
         if threading.current_thread() is not threading.main_thread():
             yield
             return
+        self.received = None
         read, write = os.pipe()
         os.set_blocking(write, False)
         threading.Thread(target=self._watch, args=(read,), daemon=True).start()
@@ -41,9 +44,11 @@ class Signals:
         mine = [signal.SIGINT, signal.SIGTERM] if alone else [signal.SIGINT]
         before = {number: signal.signal(number, self._handle) for number in mine}
         wakeup = signal.set_wakeup_fd(write, warn_on_full_buffer=False)
+        hook, sys.unraisablehook = sys.unraisablehook, self._again
         try:
             yield
         finally:
+            sys.unraisablehook = hook
             signal.set_wakeup_fd(wakeup)
             for number, handler in before.items():
                 signal.signal(number, handler)
@@ -70,9 +75,19 @@ class Signals:
     def _handle(self, number, frame) -> None:
         if jax.process_count() > 1 and number == signal.SIGINT:
             os.kill(os.getpid(), signal.SIGTERM)
-        self.received = signal.Signals(number).name
+        self.received = self.received or signal.Signals(number).name
         if not self._in_loop:
             raise Preempted(self.received)
+
+    def _again(self, ignored) -> None:
+        """Where Python ignores an exception (in a callback of jax, or __del__), and it is
+        Preempted: sends the signal again a little later, and prints no traceback."""
+        if not isinstance(ignored.exc_value, Preempted):
+            sys.__unraisablehook__(ignored)
+            return
+        later = threading.Timer(AGAIN, os.kill, (os.getpid(), signal.SIGTERM))
+        later.daemon = True
+        later.start()
 
     def _watch(self, read: int) -> None:
         interrupts = 0

@@ -8,6 +8,7 @@ from rlhf_jax.data.about import sentences
 from rlhf_jax.evaluation.evaluator import Column
 from rlhf_jax.evaluation.summary import (
     SECTIONS,
+    SPENT,
     Results,
     Values,
     bounds,
@@ -109,7 +110,7 @@ def _origin(report: dict) -> str:
 
 def _times(seconds: dict[str, float]) -> str:
     spent = ", ".join(f"{escape(stage)} {duration(s)}" for stage, s in seconds.items())
-    return f"Time: {spent}." if spent else ""
+    return f"{SPENT.capitalize()}: {spent}." if spent else ""
 
 
 def _section(report: dict, results: Results, judges: str) -> str:

@@ -64,7 +64,7 @@ class Samples(Evaluator):
         few = {
             stage: of
             for stage, of in found.items()
-            if of.rows["trained_to_end"].all() and of.summary["ended"].mean < 0.5
+            if of.summary["ended"].mean < 0.5 and of.rows["trained_to_end"].all()
         }
         if not few:
             return []

@@ -9,6 +9,7 @@ from rlhf_jax.evaluation.statistics import Interval
 Values = Mapping[str, dict | float | None]  # by column, as in report.json
 Results = Sequence[tuple[Evaluator, Found]]
 SECTIONS = {"policy": "policies", "score": "scorers"}  # sections of the report, by kind of model
+SPENT = "time (of a stage, of its steps)"  # what the seconds of a report are
 INTERVAL = (
     "low and high are the bounds of a 95 % interval over prompts or documents; a number without "
     "them has no interval"

@@ -11,6 +11,7 @@ from rlhf_jax.data.about import sentences
 from rlhf_jax.evaluation.evaluator import Column
 from rlhf_jax.evaluation.summary import (
     SECTIONS,
+    SPENT,
     Results,
     Values,
     bounds,
@@ -39,7 +40,7 @@ def print_report(report: dict, results: Results) -> None:
     for sentence in sentences(report["records"]):
         console.print(Text(sentence))
     spent = (f"{stage} {duration(seconds)}" for stage, seconds in report["seconds"].items())
-    console.print(Text(f"seed {report['seed']}; " + ", ".join(spent)))
+    console.print(Text(f"seed {report['seed']}; {SPENT}: " + ", ".join(spent)))
 
 
 def tables(

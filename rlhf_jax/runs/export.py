@@ -24,6 +24,7 @@ from rlhf_jax.published.fetch import FetchOptions, fetch
 from rlhf_jax.runs.models import Models, base_of
 from rlhf_jax.runs.options import parse
 from rlhf_jax.runs.reading import ending_of
+from rlhf_jax.sources.corpora import COUNTS
 from rlhf_jax.strict_json import read_json
 
 
@@ -70,7 +71,7 @@ def export(run: epath.PathLike, stage: str, to: epath.PathLike, options: ExportO
     if not scorer:
         saving.write_json(folder / "generation_config.json", {"do_sample": True, **ids})
     notes += _notes(tokenizer, ending, told)
-    counts = read_json(run / "data" / "counts.json")
+    counts = read_json(run / "data" / COUNTS)
     origin = counts.get(ORIGIN, {})
     about = card.Card(
         stage=stage,

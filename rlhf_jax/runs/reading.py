@@ -17,6 +17,7 @@ from rlhf_jax.errors import UserError, require
 from rlhf_jax.generation.ending import EndingConfig
 from rlhf_jax.runs.experiment import Experiment
 from rlhf_jax.runs.run import Run
+from rlhf_jax.sources.corpora import is_made
 
 MODELS = {"policy": "policy", "score": "reward model"}  # in sentences, by `Stage.ends`
 
@@ -33,7 +34,7 @@ def finished_stage(config: Experiment, stage: str | None, ends: str, field: str 
     if stage is not None:
         allowed = f"one that ends with a {kind}: {', '.join(known)}"
         require(stage in known, field, stage, allowed)
-    if not finished or not (directory / "data" / "counts.json").is_file():
+    if not finished or not is_made(directory / "data"):
         raise UserError(f"{directory}: no stage has finished that ends with a {kind}, and this "
                         "command trains none")  # fmt: skip
     if stage is None:

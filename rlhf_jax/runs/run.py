@@ -216,10 +216,13 @@ class Run:
             return
         directory = self.stage_directory(stage)
         print(f"{stage}: {directory}", flush=True)
-        started = time.monotonic()
         with lock(self.directory) if processes.is_first() else contextlib.nullcontext():
+            for upstream in chain.builds_on(self.config.stages, stage):
+                self.finish(upstream)
+            started = time.monotonic()
             self._run(stage)
-        print(f"{stage}: done, {time.monotonic() - started:.0f} s", flush=True)
+        spent = f"{time.monotonic() - started:.0f} s with reading, compiling and saving"
+        print(f"{stage}: done, {spent}", flush=True)
 
     def _finish_elsewhere(self, stage: str) -> None:
         """Finishes what stands in for a stage, where that is this run's."""
@@ -235,8 +238,6 @@ class Run:
             return self.config.stages[stage].task(inputs), inputs
 
     def _run(self, stage: str) -> None:
-        for upstream in chain.builds_on(self.config.stages, stage):
-            self.finish(upstream)
         directory, made = self.stage_directory(stage), self.config.stages[stage]
         self._check_records(stage, made, made.check)
         found = made.loaded(inputs := StageInputs(self, stage))

@@ -20,7 +20,7 @@ from rlhf_jax.errors import require
 from rlhf_jax.generation.ending import Ending
 from rlhf_jax.runs.experiment import Experiment
 from rlhf_jax.runs.take import data_of
-from rlhf_jax.sources.corpora import Corpora, check_config, prepare
+from rlhf_jax.sources.corpora import Corpora, check_config, is_made, prepare
 
 MOST = 600  # tokens that are shown of one sequence
 TRAINED, SPECIAL, OTHER = "bold black on green", "bold cyan", "dim"
@@ -66,7 +66,7 @@ def show(config: Experiment, options: ShowOptions) -> None:
 def _corpora(config: Experiment) -> Iterator[Corpora]:
     """The data of the run if it has them, else data in a folder that is removed."""
     source, directory = config.data, config.directory / "data"
-    if (directory / "counts.json").is_file():
+    if is_made(directory):
         check_config(source, directory, *data_of(config)[1:])
         yield Corpora(directory, source)
         return

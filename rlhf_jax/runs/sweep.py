@@ -26,6 +26,7 @@ from rlhf_jax.runs.origin import Origin
 from rlhf_jax.runs.report import report
 from rlhf_jax.runs.run import Run, check_rows, has_ended
 from rlhf_jax.runs.take import Offer, data_of, here, offered, reasons, take
+from rlhf_jax.sources.corpora import is_made
 from rlhf_jax.strict_json import read_json
 from rlhf_jax.training.loop import SickError
 
@@ -187,6 +188,7 @@ class Sweep:
         self.stages = tuple(chain.in_order(config.stages, asked))
         self.other = how.from_
         self.failed: dict[str, str] = {}
+        self._done: set[str] = set()  # names of cells
         self._sick: dict[str, str] = {}  # why a stage failed, by the digest of its config
 
     def trained(self, config: Experiment) -> list[str]:
@@ -218,6 +220,11 @@ class Sweep:
 
     def is_done(self, cell: Planned) -> bool:
         """Whether the cell has a report of this config with all requested stages."""
+        if cell.name not in self._done and self._has_report(cell):
+            self._done.add(cell.name)
+        return cell.name in self._done
+
+    def _has_report(self, cell: Planned) -> bool:
         files = [cell.config.directory / name for name in (compare.REPORT, ITEMS)]
         if not all(file.is_file() for file in files):
             return False
@@ -280,7 +287,7 @@ class Sweep:
         """Takes stages that earlier cells have finished."""
         writable_directory(config.directory, "out")
         for other in (cell.config for cell in before):
-            made = (other.directory / "data" / "counts.json").is_file()
+            made = is_made(other.directory / "data")
             if made and data_of(other) == data_of(config):
                 self._take(config, self._offered(config, other.directory)[1])
 

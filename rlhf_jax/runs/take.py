@@ -19,11 +19,11 @@ from rlhf_jax.errors import UserError
 from rlhf_jax.runs.experiment import Experiment
 from rlhf_jax.runs.run import has_ended
 from rlhf_jax.sources import corpora
+from rlhf_jax.sources.corpora import COUNTS
 from rlhf_jax.sources.records import WHOLE
 from rlhf_jax.strict_json import read_json
 
 ABSENT = "is not there"  # why a stage is not taken
-COUNTS = "counts.json"  # in data/, written last
 OWN = ("lock", CONFIG, COUNTS, source_files.NAME, taken.NAME)  # files that each data/ has itself
 
 
@@ -46,7 +46,7 @@ def offered(config: Experiment, run: PathLike, stages: Sequence[str]) -> Offer:
     Raises UserError where the run does not exist or has other data.
     """
     run = absolute(run)
-    if not (run / "data" / COUNTS).is_file():
+    if not corpora.is_made(run / "data"):
         raise UserError(f"{run}: holds no run to take stages from")
     if run == absolute(config.directory):
         raise UserError(f"{run} is the run's own directory: name another to take stages from")
@@ -89,7 +89,7 @@ def take(config: Experiment, offer: Offer, stages: Sequence[str]) -> None:
     """Takes the data, if missing, and these stages of `offer.whole` for the experiment."""
     data, source = config.directory / "data", taken.followed(offer.run / "data")
     with lock(config.directory):
-        if not (data / COUNTS).is_file():
+        if not corpora.is_made(data):
             for name in (CONFIG, source_files.NAME):
                 if (source / name).is_file():
                     write_atomically(data / name, (source / name).read_bytes())

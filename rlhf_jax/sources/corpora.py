@@ -32,6 +32,12 @@ TOLD = {
     rendering.JOINED: "have other tokens if prompt and response are joined first",
     rendering.CHANGED: "have a response that the chat template changes",
 }
+COUNTS = "counts.json"  # in data/, written last
+
+
+def is_made(directory: Path) -> bool:
+    """Whether a run's data/ is complete."""
+    return (directory / COUNTS).is_file()
 
 
 @dataclasses.dataclass(frozen=True)
@@ -65,14 +71,14 @@ class Corpora:
 
     @property
     def counts(self) -> dict:
-        return read_json(self.directory / "counts.json")
+        return read_json(self.directory / COUNTS)
 
     def keep(self, name: str, counts: dict) -> None:
         """Adds counts to counts.json, under a name; other counts of this name are kept."""
         there = self.counts
         now = there | {name: there.get(name, {}) | counts}
         if now != there:
-            write_atomically(self.directory / "counts.json", json.dumps(now, indent=1).encode())
+            write_atomically(self.directory / COUNTS, json.dumps(now, indent=1).encode())
 
     def sources(self, name: str, split: str) -> dict[str, int]:
         """{source: how many records of a split it has}, in the records' order."""
@@ -102,7 +108,7 @@ def check_config(
     published: PublishedModel | None = None,
 ) -> None:
     """Raises UserError where finished data of another config are in the directory."""
-    if (directory / "counts.json").is_file():
+    if is_made(directory):
         check_fingerprint(directory, identity(source, vocab_size, seed, chat, published))
 
 
@@ -124,7 +130,7 @@ def prepare(
     Raises UserError where the directory was made with another config, or from other files.
     """
     corpora = Corpora(directory, source)
-    done = (directory / "counts.json").is_file()
+    done = is_made(directory)
     config = identity(source, vocab_size, seed, chat, published)
     check_fingerprint(directory, config, insist=None if done else True)
     # The source files may be on the disk of process 0 only.
@@ -159,7 +165,7 @@ def prepare(
         if files:
             source_files.write_sources(directory, *files)
         content = json.dumps(counts, indent=1).encode()
-        write_atomically(directory / "counts.json", content)
+        write_atomically(directory / COUNTS, content)
     _tell(counts, tokenizer)
     return corpora
 

@@ -131,6 +131,22 @@ class Facts:
         allowed = f"at least {needed}, for the prompts of {self.where(kind, split)}"
         require(length >= needed, field, length, allowed)
 
+    def rankings(
+        self, split: str, length: int, outputs: int, collector: str | None
+    ) -> list[Measured] | None:
+        """The rankings that remain (`some`); None where `collector`, a stage, is yet to collect
+        them. Raises ConfigError where they have more outputs than `outputs`, or the shortest is
+        longer than `length`."""
+        if (expected := self.expected) is not None:
+            allowed = f"at least {expected.shortest}, for the shortest prompt of {collector}"
+            require(length >= expected.shortest, "length", length, allowed)
+            most, whose = expected.most_outputs, f"the largest K of {collector}"
+        else:
+            most = max(ranking.outputs for ranking in self.measured("rankings", split))
+            whose = f"the longest ranking of {self.where('rankings', split)}"
+        require(outputs >= most, "outputs", outputs, f"at least {most}, {whose}")
+        return self.some("rankings", split, "length", length) if expected is None else None
+
     def some(self, kind: str, split: str, field: str, length: int) -> list[Measured]:
         """The records that remain when records longer than `length` tokens are left out.
 

@@ -59,22 +59,14 @@ class RankingStage(OneModelStage):
 
     def check(self, facts: Facts) -> None:
         warmup = self.optimizer.warmup_steps
-        if (expected := facts.expected) is not None:
-            allowed = f"at least {expected.shortest}, for the shortest prompt of {self.rankings}"
-            require(self.length >= expected.shortest, "length", self.length, allowed)
-            self._has_room(expected.most_outputs, f"the largest K of {self.rankings}")
+        found = facts.rankings("train", self.length, self.outputs, self.rankings)
+        if found is None:
             # An upper bound: some rankings will be held out or tied, and each takes at most a row.
-            facts.warms_up(expected.rankings, self.epochs, self.batch_size, warmup)
+            facts.warms_up(facts.expected.rankings, self.epochs, self.batch_size, warmup)
             return
-        most = max(ranking.outputs for ranking in facts.measured("rankings", "train"))
-        self._has_room(most, f"the longest ranking of {facts.where('rankings', 'train')}")
-        found = facts.some("rankings", "train", "length", self.length)
         if self.packed > 1:
             found = first_fit([ranking.outputs for ranking in found], self.outputs, self.packed)
         facts.warms_up(len(found), self.epochs, self.batch_size, warmup)
-
-    def _has_room(self, most: int, whose: str) -> None:
-        require(self.outputs >= most, "outputs", self.outputs, f"at least {most}, {whose}")
 
     def steps(self, examples):
         known = None if self.packed > 1 or self.rankings is not None else examples("rankings")

@@ -383,7 +383,7 @@ def test_the_table_keeps_its_figures_at_80_columns(report, monkeypatch, capsys):
     assert base.split()[-2:] == ["-", "2.000"]
     (row,) = [line for line in lines if line.startswith(" reward, hh ")]
     assert row.split() == ["reward,", "hh", "0.500", "0.000", "0.500", "20", "0.250"]
-    assert lines[-1] == "seed 7; sft 12 s, <u> 1 min 01 s"
+    assert lines[-1] == "seed 7; time (of a stage, of its steps): sft 12 s, <u> 1 min 01 s"
 
 
 def test_columns_that_do_not_fit_stand_in_another_table():

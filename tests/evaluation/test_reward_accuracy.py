@@ -1,6 +1,7 @@
 """Held-out pairs of a reward model, beside a loop over pairs; and what the findings say of them."""
 
 import dataclasses
+import functools
 import math
 from types import SimpleNamespace
 
@@ -13,7 +14,7 @@ from rlhf_jax.evaluation.evaluator import Measured
 from rlhf_jax.evaluation.reward_accuracy import RewardAccuracy, pair_accuracy
 from rlhf_jax.evaluation.statistics import mean_interval
 from rlhf_jax.evaluation.summary import measured
-from rlhf_jax.stages.facts import Expected
+from rlhf_jax.stages.facts import Expected, Facts
 from rlhf_jax.stages.facts import Measured as Fact
 from tests.evaluation.subject import LETTERS, Subject
 from tests.stages import tiny
@@ -130,10 +131,12 @@ def test_rankings_are_those_of_the_named_stage():
 def facts(expected=None, outputs=3):
     some = lambda *arguments: asked.append(arguments)
     asked: list = []
-    return SimpleNamespace(
+    made = SimpleNamespace(
         expected=expected, some=some, asked=asked, measured=lambda *_: [Fact(8, outputs)],
         where=lambda *_: "data set rankings.valid",
     )  # fmt: skip
+    made.rankings = functools.partial(Facts.rankings, made)
+    return made
 
 
 def test_records_are_checked_before_any_step():

@@ -13,8 +13,8 @@ SWEEP = mutants(
     [
         ("Sweep._run", "self._prepare(config, before)", "None", ONCE),
         ("Sweep._prepare", "data_of(other) == data_of(config)", "True", ONCE),
-        ("Sweep.is_done", 'items.get("config") == figures_config(cell.config)', "True", AGAIN),
-        ("Sweep.is_done", "set(self.stages) <=", "set() <=", AGAIN),
+        ("Sweep._has_report", 'items.get("config") == figures_config(cell.config)', "True", AGAIN),
+        ("Sweep._has_report", "set(self.stages) <=", "set() <=", AGAIN),
         ("Sweep._run", "if known in self._sick:", "if False:",
          "test_a_stage_that_fails_is_not_tried_again_in_another_run"),
         ("Sweep.run", "self.failed[cell.name] = str(error)", "pass", FAILS),
@@ -73,7 +73,7 @@ TOLD = mutants(
 ) + mutants(
     "runs/take.py",
     "runs/test_take.py",
-    [("take_from", "and s not in own", "",
+    [("take_from", " and s not in own]", "]",
       "test_a_stage_that_the_other_run_does_not_have_is_trained_here")],
 )  # fmt: skip
 

@@ -71,4 +71,10 @@ MEASURING = mutants("training/loop.py", "training/test_evaluated.py", [
      "test_what_an_evaluation_compiles_is_not_counted_into_the_time_left"),
 ])  # fmt: skip
 
-MUTANTS = MEASURING + ADAFACTOR + GRADIENTS + OPTIMIZER + PROGRESS
+SIGNALS = mutants(
+    "durable/signals.py",
+    "training/test_signals.py",
+    [("Signals.handled", "sys.unraisablehook, self._again", "sys.unraisablehook, sys.unraisablehook",
+      "test_a_signal_that_python_ignores_is_sent_again_without_a_traceback", "Failed")],
+)  # fmt: skip
+MUTANTS = SIGNALS + MEASURING + ADAFACTOR + GRADIENTS + OPTIMIZER + PROGRESS

@@ -15,11 +15,27 @@ import pytest
 
 from rlhf_jax.durable import checkpoint
 from rlhf_jax.durable.lock import holder, lock
+from rlhf_jax.durable.signals import Preempted, Signals
 from rlhf_jax.errors import UserError
 from tests.compiling import xla_flags
 
 ROOT = Path(__file__).resolve().parents[2]
 ENVIRONMENT = os.environ | {"XLA_FLAGS": xla_flags()}
+
+
+class Ignoring:
+    def __del__(self):
+        signal.raise_signal(signal.SIGINT)
+        sum(range(9))  # what the handler raises here, Python prints and ignores
+
+
+def test_a_signal_that_python_ignores_is_sent_again_without_a_traceback(capfd):
+    signals = Signals()
+    with pytest.raises(Preempted, match="SIGINT"), signals.handled():
+        Ignoring()
+        time.sleep(10)
+    assert "Exception ignored" not in capfd.readouterr().err
+    assert signals.received == "SIGINT"
 
 
 class Training:
