@@ -1,7 +1,9 @@
 """experiments/smollm2.py for one GPU: longer sequences, larger batches, more steps.
 
-rlhf-jax fetch smollm2
-RLHF_JAX_DATA=FOLDER rlhf-jax run experiments/smollm2_gpu.py
+The commands are
+
+    rlhf-jax fetch smollm2
+    RLHF_JAX_DATA=FOLDER rlhf-jax run experiments/smollm2_gpu.py
 """
 
 import dataclasses
