@@ -7,11 +7,13 @@ from pathlib import Path
 
 import pytest
 
-from rlhf_jax import cli
+from rlhf_jax import api, cli
 from rlhf_jax.data.records import Demonstration, Prompt, Scored, Text
-from rlhf_jax.data.rendering import ChatConfig
+from rlhf_jax.data.rendering import ChatConfig, record_of
 from rlhf_jax.data.tokenizer import load_tokenizer
-from rlhf_jax.errors import UserError
+from rlhf_jax.errors import RecordError, UserError
+from rlhf_jax.generation.ending import Ending
+from rlhf_jax.runs import scoring
 from rlhf_jax.runs.experiment import load_experiment
 from rlhf_jax.runs.show import OTHER, TRAINED, ShowOptions, sequences, show, told
 from rlhf_jax.sources.corpora import check_config, prepare
@@ -106,13 +108,13 @@ def test_records_are_shown_token_by_token(folder, capsys, tmp_path):
         *("<bos>", "<start_of_turn>", *"user\u23ceq0", "<end_of_turn>", "\u23ce"),
         *("<start_of_turn>", *"model\u23ce"),
     ])  # fmt: skip
-    place = lines.index("demonstrations.train 1 of 3: 21 tokens, 3 trained")
-    assert lines[place + 1] == f"{begin}[[r|1|<end_of_turn>]]"
+    below = lambda line: lines[lines.index(line) + 1] if line in lines else None
+    expected = f"{begin}[[r|1|<end_of_turn>]]"
+    assert below("demonstrations.train 1 of 3: 21 tokens, 3 trained") == expected
     assert sum(line.startswith("demonstrations.train") for line in lines) == 2
-    place = lines.index("rankings.train 1 of 1, rank 1: 20 tokens, 2 trained")
-    assert lines[place + 1] == f"{begin}[[b|<end_of_turn>]]"
-    place = lines.index("prompts.ppo 1 of 2, prompt: 18 tokens, 0 trained")
-    assert lines[place + 1] == begin
+    expected = f"{begin}[[b|<end_of_turn>]]"
+    assert below("rankings.train 1 of 1, rank 1: 20 tokens, 2 trained") == expected
+    assert below("prompts.ppo 1 of 2, prompt: 18 tokens, 0 trained") == begin
     assert not (tmp_path / "run").exists()
     corpora = made(folder, "run/data")
     show(config, ShowOptions(1))  # of the run's own data
@@ -162,3 +164,30 @@ def test_the_page_runs(folder, tmp_path, monkeypatch, capsys):
     with pytest.raises(UserError, match=r"prompts.jsonl:1: the chat template refuses these "
                        r"messages: System role not supported"):  # fmt: skip
         asked("generate", run, "--prompts", str(prompts))
+
+
+def test_scored_records_are_rendered(folder):
+    tokenizer = made(folder).tokenizer
+    close = lambda ids, ended: [*ids, tokenizer.eos_id] if ended else list(ids)
+    as_text = lambda record: record_of(record, tokenizer, PUBLISHED)
+    asked = tokenizer.prompt_ids(ASKED.format("q0"))
+    ends = lambda *said: [[*asked, *close(tokenizer.encode(text), True)] for text in said]
+    one = {"prompt": TURNS[:1], "response": "r"}
+    two = {"prompt": "q0", "chosen": "r", "rejected": "s"}
+    for record, sequences_of in ((one, ends("r")), (two, ends("r", "s"))):
+        found = scoring.item_of(record, "reward", tokenizer, close, as_text)
+        assert found.sequences == sequences_of
+    assert scoring.count_pairs(found, [1.0, 0.0]).correct == 1
+    with pytest.raises(RecordError, match="expected a text, got messages: name the template"):
+        record_of(Prompt(TURNS[:1]), tokenizer, ChatConfig())
+
+
+def test_a_published_model_gets_its_template(folder):
+    tokenizer = load_tokenizer(folder / "tokenizer.json")
+    plain = api.Model(None, None, tokenizer, Ending(tokenizer.eos_id, tokenizer.pad_id))
+    with pytest.raises(UserError, match="the model has no chat template: its prompts are texts"):
+        api.prompt_of(plain, TURNS[:1])
+    model = api.with_chat(plain)
+    assert api.prompt_of(model, TURNS[:1]) == ASKED.format("q0")
+    ends = [model.tokenizer.token_of(i) for i in (plain.ending.end, model.ending.end)]
+    assert ends == ["<eos>", "<end_of_turn>"]

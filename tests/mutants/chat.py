@@ -75,6 +75,16 @@ MUTANTS = (
         ("_rendered", "rendering.refuse_messages(splits)", "pass",
          "test_messages_without_a_template_are_refused", ".*"),
     ]),
+    *mutants("runs/scoring.py", "test_chat_run.py", [
+        ("item_of", 'as_text(from_json(given("prompt", "response"), Demonstration))',
+         'from_json(given("prompt", "response"), Demonstration)',
+         "test_scored_records_are_rendered", ".*"),
+        ("item_of", "as_text(from_json(fields, Ranking))", "from_json(fields, Ranking)",
+         "test_scored_records_are_rendered"),
+    ]),
+    *mutants("api.py", "test_chat_run.py", [
+        ("with_chat", "eos=tokenizer.eos_id, ", "", "test_a_published_model_gets_its_template"),
+    ]),
     *mutants("runs/show.py", "test_chat_run.py", [
         ("sequences", "slice(1, None)", "slice(None)", SHOWN),
         ("sequences", "slice(0)", "slice(None)", SHOWN),
