@@ -197,11 +197,12 @@ def rendered(
 
 
 def _joined_differ(record: Record, tokenizer: Tokenizer) -> bool:
-    for response in _responses(record):
-        apart = tokenizer.prompt_ids(record.prompt) + tokenizer.encode(response)
-        if apart != tokenizer.parse(record.prompt + response)[0]:
-            return True
-    return False
+    responses = _responses(record)
+    prompt = tokenizer.prompt_ids(record.prompt) if responses else []
+    return any(
+        prompt + tokenizer.encode(response) != tokenizer.parse(record.prompt + response)[0]
+        for response in responses
+    )
 
 
 def record_of(record: Record, tokenizer: Tokenizer, config: ChatConfig) -> Record:

@@ -114,7 +114,7 @@ def special_ids(
         if pad not in {*taken, *text_eos}:
             why |= {"pad": reason} if reason else {}
             return ids | {"pad": pad}, why
-    why["pad"] = "the file has no unused token: the id above its last one"
+    why["pad"] = "the file has no unused token: this is the id above its last one"
     return ids | {"pad": size}, why
 
 
@@ -127,10 +127,10 @@ def _pads(model: tokenizers.Tokenizer, config: Mapping, makes: Callable, added: 
             yield i, ""
     for i, token in sorted(model.get_added_tokens_decoder().items()):
         if token.special and RESERVED.search(token.content):
-            yield i, f"no pad token but eos is named: {token.content} is unused"
+            yield i, f"the file names none but eos, and {token.content} is unused"
     unknown = model.token_to_id(config.get("unk_token") or "<unk>")
     if unknown is not None and unknown not in makes():
-        yield unknown, "no pad token but eos is named: no text has the unknown token"
+        yield unknown, "the file names none but eos, and no text has the unknown token"
 
 
 def _missing(model: tokenizers.Tokenizer, name: str, word: str, names: Sequence[str]) -> UserError:
