@@ -175,7 +175,7 @@ def test_scored_records_are_rendered(folder):
     one = {"prompt": TURNS[:1], "response": "r"}
     two = {"prompt": "q0", "chosen": "r", "rejected": "s"}
     for record, sequences_of in ((one, ends("r")), (two, ends("r", "s"))):
-        found = scoring.item_of(record, "reward", tokenizer, close, as_text)
+        found = scoring.item_of(record, tokenizer, close, as_text)
         assert found.sequences == sequences_of
     assert scoring.count_pairs(found, [1.0, 0.0]).correct == 1
     with pytest.raises(RecordError, match="expected a text, got messages: name the template"):
