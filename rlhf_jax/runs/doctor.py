@@ -15,6 +15,7 @@ from rlhf_jax.durable.lock import holder
 from rlhf_jax.durable.model_files import check_format, has_model, read_about
 from rlhf_jax.errors import UserError
 from rlhf_jax.runs.inputs import HOST
+from rlhf_jax.runs.models import under
 from rlhf_jax.sources.records import WHOLE, StageRecords
 from rlhf_jax.strict_json import read_json
 from rlhf_jax.training.metrics import METRICS, SPEED, read_lines
@@ -149,6 +150,10 @@ def _model(directory: epath.Path, tokenizer: str | None) -> End:
         about = read_about(place)
         if tokenizer is not None and about["tokenizer"] != tokenizer:
             wrong = [f"{place}: made with another tokenizer than that of data/"]
+        try:
+            under(place)
+        except UserError as error:
+            wrong.append(str(error))
     return End(f"a model, {'DAMAGED' if wrong else 'ok'}", (place,), tuple(wrong))
 
 

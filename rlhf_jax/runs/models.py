@@ -14,6 +14,7 @@ from rlhf_jax.durable.model_files import load_model, read_about, shape_of
 from rlhf_jax.models import lora as adapters
 from rlhf_jax.models import parts
 from rlhf_jax.models.lora import LoRA
+from rlhf_jax.parallel import processes
 from rlhf_jax.parallel.runner import Runner
 
 
@@ -78,12 +79,13 @@ class Models:
         return parts.merge(adapters.trunk_of(params), changed)
 
     def _once(self, key: tuple[str, str], make: Callable[[], Any]) -> Any:
-        """make(), or the arrays that it made before, if all of them are still held somewhere."""
-        if key in self._held:
-            tree, references = self._held[key]
-            leaves = [reference() for reference in references]
-            if all(leaf is not None for leaf in leaves):
-                return tree.unflatten(leaves)
+        """make(), or the arrays that it made before, if all of them are still held somewhere, in
+        every process: `make` may need them all."""
+        tree, references = self._held.get(key, (None, []))
+        leaves = [reference() for reference in references]
+        gone = tree is None or any(leaf is None for leaf in leaves)
+        if not processes.total(gone):
+            return tree.unflatten(leaves)
         made = make()
         leaves, tree = jax.tree.flatten(made)
         self._held[key] = tree, [weakref.ref(leaf) for leaf in leaves]

@@ -81,7 +81,7 @@ FILES = (
         ("Models._load", "parts.merge(trunk, params)", "parts.merge(params, trunk)", ONCE),
         ("Models.trunk", "there in (None, lora)", "True", FOUND),
         ("Models.trunk", "there in (None, lora)", "there is None", FOUND),
-        ("Models._once", "if key in self._held", "if False", ONCE),
+        ("Models._once", "if not processes.total(gone)", "if False", ONCE),
         ("Models._once", "tree, [weakref.ref(leaf) for leaf in leaves]",
          "tree, [lambda leaf=leaf: leaf for leaf in leaves]", ONCE),
     ]),

@@ -17,6 +17,7 @@ from rlhf_jax.errors import UserError
 from rlhf_jax.models import lora, parts, score
 from rlhf_jax.models.lora import LoRA
 from rlhf_jax.parallel.runner import JitRunner
+from rlhf_jax.runs import doctor
 from rlhf_jax.runs.models import Models
 from tests.models.test_parts import leaves
 from tests.stages import tiny
@@ -121,10 +122,13 @@ def test_a_run_may_be_moved_as_a_whole(stored, tmp_path):
     _rewrite(place, about)
     assert "head" in Models().load(place, "policy", "0")
     advice = "bring it back: only the adapter is stored here$"
+    assert not doctor.examine(moved / "sft")[0][0].damaged
     (moved / "base" / "config.json").write_text("another")
     with pytest.raises(UserError, match=f"sft/model is an adapter on .*/base, which has changed "
                        f"since; {advice}"):  # fmt: skip
         Models().load(place, "policy", "0")
+    (line,) = doctor.examine(moved / "sft")[0][0].damaged
+    assert f"{place} is an adapter on" in line and line.endswith(advice.removesuffix("$"))
     about["trunk"] |= {"directory": str(moved / "nowhere"), "beside": "../../nowhere"}
     _rewrite(place, about)
     with pytest.raises(UserError, match=f"nowhere, which is not there; {advice}"):
