@@ -127,8 +127,14 @@ def test_import_export_import_is_bit_for_bit(place):
 
 def test_the_card_says_what_the_model_is(place):
     place, _ = place
+    counts = place / "run" / "data" / "counts.json"
+    before = counts.read_text()
+    origin = {"licences": {"a.jsonl": "MIT"}, "test_sets": ["t.jsonl"]}
+    counts.write_text(json.dumps(json.loads(before) | {"origin": origin}))
     export.export(place / "run", "sft", place / "card", export.ExportOptions(dtype="bfloat16"))
+    counts.write_text(before)
     card = (place / "card" / "README.md").read_text()
+    assert "| a.jsonl | MIT |" in card and "Trained on public test sets: t.jsonl." in card
     assert "pipeline_tag: text-generation" in card and "LlamaForCausalLM" in card
     assert f'"pretrained": "{folder.Folder(place / "model").digest()}"' in card
     assert '"rlhf_jax.stages.sft:SFT"' in card and '"train": 7' in card and "| jax |" in card

@@ -49,6 +49,8 @@ PRETRAINED = (
     *mutants("runs/export.py", "test_pretrained.py", [
         ("export", "dtype=options.dtype, largest", 'dtype="float32", largest', CARD),
         ("export", "config=stored(directory),", "config={},", CARD),
+        ("export", 'origin.get("licences", {})', "{}", CARD),
+        ("export", 'origin.get("test_sets", ())', "()", CARD),
     ]),
     *mutants("runs/experiment.py", "test_pretrained.py", [
         ("Experiment.fingerprint", "found[PRETRAINED] = self.published.digest()", "pass", CHANGED),
