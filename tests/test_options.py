@@ -358,6 +358,11 @@ def test_an_evaluator_s_name_stands_in_paths_and_options(name):
         dataclasses.replace(config, evaluators=(Named(),))
 
 
+def test_an_empty_default_is_called_none(capsys):
+    told = helped(capsys, [options.ChainOptions(stages=())])
+    assert "none named: all (default: none)" in told and "(default: )" not in told
+
+
 def test_help_of_a_stage_lists_its_own_options_and_the_shared_ones(capsys):
     hidden = set(config.stages) - {"ppo"}
     told = helped(capsys, [in_experiment(), options.RunOptions()], hidden=hidden)

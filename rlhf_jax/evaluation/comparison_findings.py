@@ -37,7 +37,7 @@ def _of_model(comparison: Comparison, section: str, model: str, rows: list[Row])
         clear = [
             f"{row.setting} ({of.value.text('+')}, {told(of)})"
             for row, of in above
-            if of is not None and of.value.side() == sign
+            if of is not None and of.value.side() != 0
         ]
         if clear:
             words = f"by {name}, {best.setting} is clearly better than {'; '.join(clear)}"

@@ -10,6 +10,8 @@ OPTIONS = mutants(
     "runs/options.py",
     "test_options.py",
     [
+        ("_mirror", 'part.value in ((), [], "")', "False",
+         "test_an_empty_default_is_called_none"),
         ("parse", "refuse_unknown(roots, arguments)", "pass", f"{REASON}[--fly]", "SystemExit"),
         ("parse", '.removeprefix("no_")', "", f"{ALONE}[a flag at the top]", "SystemExit"),
         ("parse", "given |= {", "given = {",
@@ -124,7 +126,7 @@ DOCTOR = mutants(
         ("_metrics", "len(lines[0]) != len(lines[1])", "False", LACKS),
         ("_models", "a[name].tobytes() != b[name].tobytes()", "False", DIFFERS),
         ("_records", "pair[0] != pair[1]", "False", DIFFERS),
-        ("_records", "counts[0] != counts[1]", "False", LACKS),
+        ("_records", "counts[0] != counts[1]", "False", LACKS, "ValueError"),
         ("show_same", "1 if differ else 0", "0", DIFFERS),
     ],
 )  # fmt: skip

@@ -61,7 +61,7 @@ TOLD = mutants(
     "evaluation/comparison_findings.py",
     "evaluation/test_comparison.py",
     [
-        ("_of_model", "of.value.side() == sign", "of.value.side() != 0", BETTER),
+        ("_of_model", "of.value.side() != 0", "True", BETTER),
         ("_of_model", "sign * row.estimate", "row.estimate", BETTER),
         ("_minus", "other.value.negated()", "other.value", BETTER),
     ],
@@ -70,6 +70,11 @@ TOLD = mutants(
     "evaluation/test_comparison.py",
     [("_around", "min(high, possible[1] + edge)", "high",
       "test_a_panel_hardly_exceeds_the_possible_values")],
+) + mutants(
+    "runs/run.py",
+    "runs/test_take.py",
+    [("Run.finish", "time.monotonic() - started", "time.monotonic()",
+      "test_the_time_of_a_stage_is_without_that_of_what_it_builds_on")],
 ) + mutants(
     "runs/take.py",
     "runs/test_take.py",

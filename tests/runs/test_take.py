@@ -4,6 +4,7 @@ import dataclasses
 import json
 import re
 import shutil
+from types import SimpleNamespace
 
 import pytest
 
@@ -112,6 +113,19 @@ def test_a_stage_that_the_other_run_does_not_have_is_trained_here(there, tmp_pat
     shutil.copytree(there / "reward", tmp_path / "more")
     take_from(config, there, ["pretrain", "again", "more"])
     assert capsys.readouterr().out == f"again is not in {there} and is trained here\n"
+
+
+def test_the_time_of_a_stage_is_without_that_of_what_it_builds_on(
+    there, tmp_path, capsys, monkeypatch
+):
+    config, now = changed(tmp_path), [0.0]
+    take_from(config, there, [])
+    monkeypatch.setattr("rlhf_jax.runs.run.time", SimpleNamespace(monotonic=lambda: now[0]))
+    spend = {"pretrain": 7.0, "sft": 5.0}
+    monkeypatch.setattr(Run, "_run", lambda run, stage: now.append(now.pop() + spend[stage]))
+    Run(config).finish("sft")
+    told = re.findall(r"(\w+): done, (\d+) s", capsys.readouterr().out)
+    assert told == [("pretrain", "7"), ("sft", "5")]
 
 
 def test_the_whole_of_a_run_without_what_is_not_asked(there, tmp_path):
