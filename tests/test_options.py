@@ -336,11 +336,12 @@ def test_no_option_of_a_command_can_be_a_stage():
     from rlhf_jax.runs.experiment import OPTIONS
     from rlhf_jax.runs.generate import GenerateOptions
     from rlhf_jax.runs.scoring import ScoreOptions
+    from rlhf_jax.runs.show import ShowOptions
     from rlhf_jax.runs.sweep import SweepOptions
 
     of_commands = [
         *(options.ChainOptions, options.ReadOptions, GenerateOptions, ScoreOptions, PlanOptions),
-        *(SweepOptions, CompareOptions),
+        *(SweepOptions, CompareOptions, ShowOptions),
     ]
     names = {field.name.rstrip("_") for kind in of_commands for field in dataclasses.fields(kind)}
     fields = {"stages", "out"}  # of the experiment
