@@ -78,7 +78,6 @@ FILES = (
     ]),
     *mutants("runs/models.py", "runs/test_models.py", [
         ("Models._load", 'name != "head"', "True", FOUND),
-        ("Models._load", "parts.merge(trunk, params)", "parts.merge(params, trunk)", ONCE),
         ("Models.trunk", "there in (None, lora)", "True", FOUND),
         ("Models.trunk", "there in (None, lora)", "there is None", FOUND),
         ("Models._once", "if not processes.total(gone)", "if False", ONCE),
