@@ -11,9 +11,10 @@ import numpy as np
 import pytest
 
 from rlhf_jax import api
-from rlhf_jax.models import transformer
+from rlhf_jax.models import families, score, transformer
 from rlhf_jax.published import folder, model, saving
 from rlhf_jax.runs import export
+from rlhf_jax.stages.stage import score_shapes
 from tests.models import published
 
 pytestmark = pytest.mark.slow
@@ -119,3 +120,26 @@ def test_a_folder_that_transformers_wrote_comes_back_bit_for_bit(name, tmp_path)
     ours, theirs = second.state_dict(), first.state_dict()
     assert ours.keys() == theirs.keys()
     assert all(torch.equal(ours[tensor], theirs[tensor]) for tensor in theirs)
+
+
+@pytest.mark.parametrize("name", published.CONFIGS)
+def test_a_scorer_of_every_family_has_the_same_scores(name, tmp_path):
+    fields = published.CONFIGS[name]
+    shape = families.of(fields["model_type"]).from_config(fields)
+    shape = dataclasses.replace(shape, compute_dtype="float32")
+    draw = np.random.default_rng(0).standard_normal
+    small = lambda x: np.float32(0.3) * draw(x.shape).astype(np.float32)
+    params = jax.tree.map(small, score_shapes(shape))
+    to = saving.new_folder(tmp_path / "scorer", "to")
+    told = saving.write_model(to, shape, params, scorer=True, fields={"pad_token_id": 0})
+    saving.finish(to)
+    theirs = transformers.AutoModelForSequenceClassification.from_pretrained(tmp_path / "scorer")
+    assert type(theirs).__name__ == told.architecture and theirs.config.num_labels == 1
+    tokens = np.array([[3, 7, 9, 11, 4, 2], [5, 6, 2, 0, 0, 0]])
+    segments = jnp.array(tokens > 0, jnp.int32)
+    states = transformer.hidden(shape, params, jnp.array(tokens), segments)
+    expected = score.at_last_token(score.scores(params, states), segments)
+    with torch.no_grad():
+        found = theirs.eval()(torch.tensor(tokens), attention_mask=torch.tensor(tokens > 0))
+    found = found.logits[:, 0].numpy() + told.score_bias
+    np.testing.assert_allclose(found, expected, rtol=1e-4, atol=1e-4)
