@@ -18,7 +18,6 @@ experiments/smollm2_gpu.py is for one GPU.
 """
 
 from rlhf_jax.data.rendering import ChatConfig
-from rlhf_jax.evaluation.behaviour import Behaviour
 from rlhf_jax.evaluation.kl import KL
 from rlhf_jax.evaluation.preference_accuracy import PreferenceAccuracy
 from rlhf_jax.evaluation.reward_accuracy import RewardAccuracy
@@ -108,7 +107,6 @@ config = Experiment(
         RewardScore("reward"),
         WinRate("sft", of="reward_score", told=("ppo", "dpo")),
         KL("sft"),
-        Behaviour(),
         Samples(),
     ),
     loop=LoopConfig(checkpoint_every=10, log_every=1),

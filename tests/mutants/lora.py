@@ -86,4 +86,9 @@ FILES = (
     ]),
 )  # fmt: skip
 
-MUTANTS = MODELS + STAGES + FILES
+MEMORY = mutants("runs/memory.py", "runs/test_memory.py", [
+    ("_held", "bytes_a_device(runner.layout(program.shared))", "0",
+     "test_of_ppo_with_adapters_the_trunk_that_all_models_share_counts_once"),
+])  # fmt: skip
+
+MUTANTS = MODELS + STAGES + FILES + MEMORY

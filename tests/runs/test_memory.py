@@ -8,6 +8,7 @@ import jax.numpy as jnp
 import pytest
 
 from rlhf_jax.errors import UserError
+from rlhf_jax.models.lora import LoRA
 from rlhf_jax.parallel.config import ParallelConfig
 from rlhf_jax.parallel.layout import MeshShape, layout_of
 from rlhf_jax.parallel.runner import JitRunner, make_runner
@@ -95,6 +96,17 @@ def test_of_ppo_both_models_their_optimizers_and_the_cache():
     cache = 2 * 2 * 8 * 64 * 32 * 4  # keys and values of both layers, 64 columns
     drawn = 3 * 8 * 8 * 4 + 8 * 4 + 8 + 4
     assert found["KV cache"] == (cache + drawn, (), "rollout")
+
+
+def test_of_ppo_with_adapters_the_trunk_that_all_models_share_counts_once():
+    """Policy, average, reference, reward model and value network are an adapter each."""
+    form, stages = LoRA(4, 8.0), config.stages
+    names = ("sft", "reward", "ppo")
+    adapted = {name: dataclasses.replace(stages[name], lora=form) for name in names}
+    found = parts("ppo", config=config.with_stages(**adapted))
+    adapter = 2 * 4 * (32 + 96 + 32 + 32 + 32 + 128 + 128 + 32) * 4
+    assert found["parameters"].size == PARAMETERS + 5 * adapter + 2 * 33 * 4
+    assert found["optimizer"].size == 2 * (2 * adapter + 33 * 4) + 4 * 4
 
 
 def test_of_dpo_the_reference_that_lies_beside_its_update():
