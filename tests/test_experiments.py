@@ -20,6 +20,7 @@ from rlhf_jax.runs.generate import GenerateOptions
 from rlhf_jax.runs.options import ChainOptions, refuse_unknown
 from rlhf_jax.runs.replay import ReplayOptions
 from rlhf_jax.runs.scoring import ScoreOptions
+from rlhf_jax.runs.show import ShowOptions
 from rlhf_jax.runs.sweep import SweepOptions
 
 ROOT = Path(__file__).resolve().parents[1]
@@ -29,7 +30,7 @@ CONFIGURE = ("Config", "Controller", "Options", "Data")
 BASES = {"Stage", "Source", "Evaluator"}
 COMMAND_OPTIONS = (ChainOptions(), GenerateOptions(), ScoreOptions(), PlanOptions("v5e:2x2"),
                    ReplayOptions(), SweepOptions(), CompareOptions(), DataOptions(),
-                   ExportOptions(), FetchOptions())  # fmt: skip
+                   ExportOptions(), FetchOptions(), ShowOptions())  # fmt: skip
 
 
 @pytest.mark.parametrize("path", EXPERIMENTS, ids=lambda path: path.stem)
@@ -135,7 +136,9 @@ CODE = [line.split("  #")[0].strip() for name in MARKDOWN for line in PAGES[name
         if line.startswith("    ")]  # fmt: skip
 TARGETS = re.findall(r"^([a-z-]+):", (ROOT / "Makefile").read_text(encoding="utf-8"), re.MULTILINE)
 QUICKSTART = "experiments/quickstart.py"
-OF_PAGE = {"data.md": "experiments/folder.py"}  # the experiment whose fields a page mentions
+OF_PAGE = dict.fromkeys(
+    ("data.md", "chat.md"), "experiments/folder.py"
+)  # the experiment whose fields a page mentions
 
 
 def commands_in(page: str) -> list[tuple[str, str, list[str]]]:
