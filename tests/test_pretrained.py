@@ -191,6 +191,8 @@ def test_what_is_wrong_with_pretrained_is_one_line(place):
         experiment(pretrained="not-there")
     with pytest.raises(ConfigError, match=r"^model = None: must be a TransformerConfig"):
         experiment()
+    with pytest.raises(ConfigError, match=r"^data.bos_token = '<s>': must be left out: pretrained"):
+        experiment(pretrained=there, data=FolderData(bos_token="<s>"))
     stages = {"pretrained": SFT(OptimizerConfig(), length=8, start=None)}
     with pytest.raises(ConfigError, match=r"^stages = 'pretrained': must be another name"):
         experiment(pretrained=there, stages=stages)

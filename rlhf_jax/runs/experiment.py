@@ -119,6 +119,8 @@ class Experiment:
         require_a(int, "seed", self.seed, "a whole number")
         ok = hasattr(self.data, "records") and is_instance(self.data)
         require_form(ok, "data", self.data, "a data source, such as FolderData()")
+        for name, token in self.data.special_tokens().items() if self.pretrained else ():
+            require(token is None, f"data.{name}", token, "left out: pretrained has its tokenizer")
         require_a(Mapping, "stages", self.stages, "a dict of stages by name")
         for name, stage in self.stages.items():
             ok = hasattr(stage, "ends") and is_instance(stage)

@@ -59,13 +59,15 @@ class FolderData(Source):
             allow_test=self.allow_test,
         )
 
-    def copy_tokenizer(self, directory, vocab_size):
-        named = {
+    def special_tokens(self):
+        return {
             "pad_token": self.pad_token,
             "bos_token": self.bos_token,
             "eos_token": self.eos_token,
         }
-        return folder.copy_tokenizer(self.path, directory, vocab_size, **named)
+
+    def copy_tokenizer(self, directory, vocab_size):
+        return folder.copy_tokenizer(self.path, directory, vocab_size, **self.special_tokens())
 
     def examples(self, kind):
         return {"demonstrations": self.demonstrations, "rankings": self.rankings}.get(kind)

@@ -42,6 +42,10 @@ class Source:
         trained on text and demonstrations."""
         return False
 
+    def special_tokens(self) -> dict[str, str | None]:
+        """The fields that name special tokens of its tokenizer, and their values."""
+        return {}
+
     def examples(self, kind: str) -> int | None:
         """The number of training records of a kind; None if it is not known from the config."""
         return None
