@@ -8,6 +8,7 @@ from etils.epath import Path
 
 from rlhf_jax.data import about, counting, rendering, source_files
 from rlhf_jax.data.builder import RecordSource, read_dataset, write_dataset
+from rlhf_jax.data.messages import plain
 from rlhf_jax.data.rendering import PLAIN, ChatConfig
 from rlhf_jax.data.tokenizer import NAMES, Tokenizer, find_tokenizer, load_tokenizer
 from rlhf_jax.data.tokenizer_training import train_sentencepiece
@@ -140,6 +141,8 @@ def prepare(
     with lock(directory):
         (directory / taken.NAME).unlink(missing_ok=True)  # a kill left it without the counts
         splits, counts = source.records(seed)
+        if chat.template is None:
+            rendering.refuse_messages(splits)
         if published is None:
             trained = not source.copy_tokenizer(directory, vocab_size)
         else:
@@ -175,7 +178,6 @@ def _rendered(
 ) -> counting.Splits:
     """The splits as texts; with a chat template the tokenizer's file gets it."""
     if chat.template is None:
-        rendering.refuse_messages(splits)
         return splits
     file = find_tokenizer(corpora.directory)
     with inside("chat"):
@@ -190,9 +192,9 @@ def training_texts(splits: counting.Splits) -> list[str]:
     """What a tokenizer is trained on: text and demonstrations; without any, all other records."""
     train = lambda kind: splits.get(kind, {}).get("train", ())
     texts = [record.text for record in train("text")]
-    texts += [record.prompt + record.response for record in train("demonstrations")]
+    texts += [plain(record.prompt) + record.response for record in train("demonstrations")]
     others = (*train("rankings"), *train("scored"), *splits.get("prompts", {}).get("ppo", ()))
-    return texts or [text for record in others for text in counting.texts_of(record)]
+    return texts or [plain(text) for record in others for text in counting.texts_of(record)]
 
 
 def _files(source: Source, directory: Path, done: bool) -> tuple[Path, dict[str, str]] | None:

@@ -11,6 +11,7 @@ from rlhf_jax.data.folder import read_folder
 from rlhf_jax.data.messages import Message
 from rlhf_jax.data.records import Demonstration, Prompt, Ranking, read_jsonl
 from rlhf_jax.errors import ConfigError, UserError
+from rlhf_jax.sources import corpora
 from rlhf_jax.sources.folder import FolderData
 
 
@@ -55,6 +56,16 @@ def test_files_become_a_folder_that_a_run_reads(chats, tmp_path, capsys):
         "licences": dict.fromkeys((chats, pairs), "licence not known"),
         "test_sets": [],
     }
+
+
+def test_messages_without_template_and_tokenizer_are_refused_before_a_tokenizer_is_trained(
+    chats, tmp_path
+):
+    collect([chats], DataOptions(to=tmp_path / "to"))
+    with pytest.raises(UserError, match=r"demonstrations\.train, record 1: .* got messages: name"):
+        corpora.prepare(FolderData(path=str(tmp_path / "to")), tmp_path / "run", 300, 0)
+    texts = corpora.training_texts(FolderData(path=str(tmp_path / "to")).records(0)[0])
+    assert "user: 0 ?????answer 0" in texts
 
 
 def test_hygiene_is_counted(chats):

@@ -72,7 +72,7 @@ MUTANTS = (
     *mutants("sources/corpora.py", "test_chat_run.py", [
         ("identity", '{} if chat == PLAIN else {"chat": chat}', "{}", STORED),
         ("_rendered", "tokenizer.save(file)", "pass", STORED),
-        ("_rendered", "rendering.refuse_messages(splits)", "pass",
+        ("prepare", "rendering.refuse_messages(splits)", "pass",
          "test_messages_without_a_template_are_refused", ".*"),
     ]),
     *mutants("runs/scoring.py", "test_chat_run.py", [
