@@ -43,6 +43,8 @@ setup(
             "jupytext>=1.16",
             "safetensors>=0.4",
             "gguf>=0.10",
+            "pyarrow>=14",
+            "zstandard>=0.22",
         ],
         "notebooks": ["ipykernel>=6.29", "jupytext>=1.16", "nbclient>=0.10"],
         "tpu": ["jax[tpu]>=0.10"],  # rlhf-jax plan needs it too, on any machine

@@ -68,6 +68,7 @@ class Entry(NamedTuple):
 class FileRead:
     """The records of a file.
 
+    source    the paper or page that describes the format; "" if there is none
     licence   "" if it is not known
     test      whether the file is public as a test set
     sha256    of the file; None for a TFDS data set
@@ -77,6 +78,7 @@ class FileRead:
 
     name: str
     format: str
+    source: str
     licence: str
     test: bool
     sha256: str | None
@@ -89,8 +91,8 @@ class FileRead:
 
     def facts(self) -> dict:
         """All but the records, as JSON values."""
-        return {"name": self.name, "format": self.format, "licence": self.licence,
-                "test": self.test, "sha256": self.sha256, "counts": dict(self.counts),
+        return {"name": self.name, "format": self.format, "source": self.source,
+                "licence": self.licence, "test": self.test, "sha256": self.sha256, "counts": dict(self.counts),
                 "left_out": dict(self.left_out)}  # fmt: skip
 
     def told(self) -> str:
@@ -139,7 +141,7 @@ def read_file(name: str, how: Reading = Reading()) -> FileRead:
     digest = _digest(path)
     test = form.test or digest in PUBLIC_TESTS or bool(TEST_NAME.search(Path(name).name))
     licence, counted = how.licence or form.licence, map(dict, tally)
-    found = FileRead(name, form.name, licence, test, digest, entries, *counted)
+    found = FileRead(name, form.name, form.source, licence, test, digest, entries, *counted)
     if not entries:
         raise UserError(f"{found.told()}: no {' or '.join(kinds)}")
     return found

@@ -86,6 +86,7 @@ def test_the_counts_of_hygiene_are_told_and_kept(chats, tmp_path, capsys):
                 "beyond the first 3 prompts of a user": 3}  # fmt: skip
     assert source["cleaned"] == expected
     assert source["counts"] == {"rows": 20, "demonstrations": 20}
+    assert source["source"] == "https://huggingface.co/docs/trl/dataset_formats"
     for what, count in expected.items():
         assert f"data: left out: {count} records {what}\n" in told
 
