@@ -41,7 +41,7 @@ STAGES = (
         ("model_at_start", "shapes[role].lora == lora", "shapes[role].lora is not None",
          f"{OTHER}[other-sft]", NO_PART),
         ("model_at_start", "if lora is None", "if lora is not None", f"{OTHER}[none-sft]",
-         NO_PART),
+         NO_PART + "|AttributeError"),
         ("trunk_at_start", "in (None, lora)", "is None", PLAN),
         ("repeated", "again(tree, (name,))", "again(tree, ())",
          "test_what_two_models_share_is_found_once"),
