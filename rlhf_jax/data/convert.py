@@ -92,8 +92,8 @@ class FileRead:
     def facts(self) -> dict:
         """All but the records, as JSON values."""
         return {"name": self.name, "format": self.format, "source": self.source,
-                "licence": self.licence, "test": self.test, "sha256": self.sha256, "counts": dict(self.counts),
-                "left_out": dict(self.left_out)}  # fmt: skip
+                "licence": self.licence, "test": self.test, "sha256": self.sha256,
+                "counts": dict(self.counts), "left_out": dict(self.left_out)}  # fmt: skip
 
     def told(self) -> str:
         """The counts in a line."""
