@@ -2,7 +2,7 @@ PYTHON ?= python3
 VENV ?= .venv
 BIN := $(VENV)/bin
 
-.PHONY: test test-all test-faults test-notebooks test-mutants test-mutants-sample notebooks quickstart bench lint clean
+.PHONY: test test-all test-gpu test-faults test-notebooks test-mutants test-mutants-sample notebooks quickstart bench lint clean
 
 # All targets use one virtual environment; it is rebuilt when the requirements change.
 $(VENV)/ready: setup.py pyproject.toml
@@ -20,6 +20,12 @@ test: $(VENV)/ready lint
 test-all: $(VENV)/notebooks lint
 	$(BIN)/python -m pip install --quiet --editable '.[test,tpu]'
 	$(BIN)/python -m pytest -n auto --dist loadfile -m ''
+
+# What needs an NVIDIA GPU: cuDNN's attention against float64 loops.
+test-gpu: export JAX_PLATFORMS = cuda
+test-gpu: $(VENV)/ready
+	$(BIN)/python -m pip install --quiet --editable '.[test,cuda]'
+	$(BIN)/python -m pytest -m '' tests/models/test_fused.py
 
 # 25 kills per stage, 14,100 fuzzing cases, 500 flipped bits per file: about 15 minutes.
 test-faults: export RLHF_JAX_KILLS ?= 25
@@ -55,6 +61,7 @@ quickstart: $(VENV)/ready
 bench: $(VENV)/ready
 	$(BIN)/python benchmarks/ppo_iteration.py
 	$(BIN)/python benchmarks/checkpointing.py
+	$(BIN)/python benchmarks/speed.py
 
 lint: $(VENV)/ready
 	$(BIN)/ruff check .

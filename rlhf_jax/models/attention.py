@@ -1,14 +1,25 @@
-"""Attention: for training, with a gradient of its own, and for decoding, over a KV cache."""
+"""Attention: two products with a gradient of their own, over a KV cache too, or a fused kernel.
+
+The kernel never holds the scores [B, heads, T, T]. On NVIDIA GPUs it is cuDNN's, through
+jax.nn.dot_product_attention; on other platforms that function multiplies twice, which serves as a
+check. The kernel has no segments: a row holds one segment, with padding on its right, so that no
+token of the segment sees padding.
+"""
 
 import functools
+import sys
 from typing import NamedTuple
 
 import jax
 import jax.numpy as jnp
 from jax.ad_checkpoint import checkpoint_name
 
-from rlhf_jax.models.matmul import on_cpu, product
+from rlhf_jax.models.config import TransformerConfig
+from rlhf_jax.models.matmul import on_cpu, on_gpu, product, resolve_dtype
+from rlhf_jax.models.placement import placed
 
+# cuDNN trains at even lengths only; other lengths are padded to a multiple of this.
+STEP = 64
 HIDDEN = -1e30  # softmax makes this score 0; unlike -inf it gives no NaN in a fully masked row
 
 
@@ -43,7 +54,7 @@ def attention(
     scale: float,
     softcap: float | None = None,
 ) -> jax.Array:
-    """softmax(scale q k) v over the keys in view: [B, T, KV, G, hd], float32.
+    """softmax(scale q k) v over the keys in view: [B, T, KV, G, hd], in the dtype of q.
 
     Products take operands in `dtype`.
 
@@ -93,7 +104,7 @@ def cached_attention(
 
 
 def _scaled(q, dtype, scale):
-    return (q * scale).astype(dtype)
+    return (q.astype(jnp.float32) * scale).astype(dtype)
 
 
 def _capped(scores, softcap):
@@ -107,12 +118,13 @@ def _weights(scores, visible, dtype):
 
 
 def _forward(q, k, v, visible, dtype, scale, softcap):
+    given = q.dtype
     q, k, v = _scaled(q, dtype, scale), k.astype(dtype), v.astype(dtype)
     scores = _capped(product("bkgth,bksh->bkgts", q, k), softcap)
     weights = _weights(scores, visible, dtype)
     out = product("bkgts,bksh->btkgh", weights, v)
     slope = None if softcap is None else (1 - (scores / softcap) ** 2).astype(dtype)
-    return out, (q, k, v, weights, out, slope)
+    return out.astype(given), (q, k, v, weights, out, slope)
 
 
 def _backward(dtype, scale, softcap, saved, g):
@@ -120,14 +132,101 @@ def _backward(dtype, scale, softcap, saved, g):
     # Sums over another axis than the last: XLA's CPU backend sums a short last axis number by
     # number.
     mean = (g * out).transpose(0, 2, 3, 4, 1).sum(3)[..., None]
-    g = g.astype(dtype)
+    given, g = g.dtype, g.astype(dtype)
     dv = product("bkgts,btkgh->bksh", weights, g)
     dweights = product("btkgh,bksh->bkgts", g, v)
     dscores = weights.astype(jnp.float32) * (dweights - mean)
     dscores = (dscores if softcap is None else dscores * slope).astype(dtype)
     dq = product("bkgts,bksh->bkgth", dscores, k) * scale
     dk = product("bkgts,bkgth->bksh", dscores, q)
-    return dq, dk, dv, None
+    return *(x.astype(given) for x in (dq, dk, dv)), None
 
 
 _attention.defvjp(_forward, _backward)
+
+
+def fused(config: TransformerConfig, time: int) -> bool:
+    """Whether rows [B, time] of one segment each take the kernel; if not, stderr may say why."""
+    if config.attention == "product" or (config.attention == "auto" and not on_gpu()):
+        return False
+    reason = refused(config, time)
+    if reason:
+        _say(f"attention: two products instead of the fused kernel: {reason}")
+    return not reason
+
+
+def refused(config: TransformerConfig, time: int) -> str | None:
+    """Why the kernel does not compute this model's attention over `time` tokens; None: it does."""
+    if config.attention_softcap is not None:
+        return "it has no soft cap"
+    if config.window is not None:
+        return "it has no window"
+    if placed() and config.attention == "auto":
+        return "arrays are cut over a mesh"
+    dtype = resolve_dtype(config.compute_dtype)
+    if on_gpu() and dtype != jnp.bfloat16:
+        return f"it multiplies bfloat16, not {dtype}"
+    heads = config.key_value_heads, config.heads // config.key_value_heads
+    if not on_gpu():
+        return None
+    return _not_compiled(_padded(time), *heads, config.head_width, config.score_scale)
+
+
+@functools.cache
+def _not_compiled(time: int, heads: int, groups: int, width: int, scale: float) -> str | None:
+    """What cuDNN answers to the kernel and its gradient for one row of this shape; None: it is
+    compiled. Its limits depend on its version and on the GPU."""
+    of = lambda *shape: jax.ShapeDtypeStruct(shape, jnp.bfloat16)
+    q, k = of(1, heads, groups, time, width), of(1, heads, time, width)
+    dtype = jnp.dtype("bfloat16")
+    loss = lambda *x: fused_attention(*x, dtype, scale).astype(jnp.float32).sum()
+    try:
+        jax.jit(jax.grad(loss, (0, 1, 2))).lower(q, k, k).compile()
+    except (NotImplementedError, RuntimeError, ValueError) as error:
+        return (str(error).strip() or repr(error)).splitlines()[0]
+    return None
+
+
+@functools.cache
+def _say(line: str) -> None:
+    print(line, file=sys.stderr)
+
+
+def _padded(time: int) -> int:
+    return -(-time // STEP) * STEP
+
+
+def fused_attention(
+    q: jax.Array, k: jax.Array, v: jax.Array, dtype: jnp.dtype, scale: float
+) -> jax.Array:
+    """softmax(scale q k) v of each query over the keys up to its own column: [B, T, KV, G, hd].
+
+    The kernel takes operands in `dtype`, sums in float32, and rounds its weights and its result to
+    `dtype`.
+
+    Args:
+      q: [B, KV, G, T, hd]; G queries share a key.
+      k, v: [B, KV, T, hd].
+    """
+    batch, heads, groups, time, width = q.shape
+    more = _padded(time) - time if on_gpu() else 0
+    rows = lambda x: jnp.pad(x.astype(dtype), ((0, 0), (0, more), (0, 0), (0, 0)))
+    q = rows(q.transpose(0, 3, 1, 2, 4).reshape(batch, time, heads * groups, width))
+    k, v = (rows(x.transpose(0, 2, 1, 3)) for x in (k, v))
+    found = jax.nn.dot_product_attention(
+        q, k, v, scale=scale, is_causal=True, implementation="cudnn" if on_gpu() else "xla"
+    )
+    return found[:, :time].reshape(batch, time, heads, groups, width)
+
+
+def left_aligned(tokens: jax.Array, segments: jax.Array):
+    """Rows [B, T] with padding on the right only: (the new column of each old one [B, T], tokens,
+    segments, whether the row holds at most one segment [B])."""
+    length = tokens.shape[1]
+    time = jnp.arange(length)[None]
+    start = jnp.argmax(segments > 0, axis=1)[:, None]
+    turned = lambda x: jnp.take_along_axis(x, (time + start) % length, axis=1)
+    tokens, segments = turned(tokens), turned(segments)
+    filled = (segments > 0).sum(axis=1, keepdims=True)
+    expected = jnp.where(time < filled, segments[:, :1], 0)
+    return (time - start) % length, tokens, segments, (segments == expected).all(axis=1)

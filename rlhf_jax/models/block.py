@@ -7,9 +7,16 @@ import jax.numpy as jnp
 from flax import linen as nn
 
 from rlhf_jax.models import lora
-from rlhf_jax.models.attention import attention, cached_attention
+from rlhf_jax.models.attention import attention, cached_attention, fused_attention
 from rlhf_jax.models.config import TransformerConfig
-from rlhf_jax.models.matmul import WeightProduct, cache_dtype, einsum, resolve_dtype
+from rlhf_jax.models.matmul import (
+    WeightProduct,
+    cache_dtype,
+    einsum,
+    on_gpu,
+    resolve_dtype,
+    result_dtype,
+)
 from rlhf_jax.models.placement import place
 from rlhf_jax.models.rotary import frequencies, rotate
 
@@ -73,9 +80,10 @@ PRODUCTS = {  # of a layer, by the name of the matrix
 }
 ADAPTERS = {name: lora.products(product) for name, product in PRODUCTS.items()}
 # The backward pass recomputes tanh: one array of the feed-forward width less is kept.
-gelu = jax.checkpoint(functools.partial(jax.nn.gelu, approximate=True))
-exact_gelu = jax.checkpoint(functools.partial(jax.nn.gelu, approximate=False))
-ACTIVATIONS = {"gelu": gelu, "exact_gelu": exact_gelu, "swiglu": jax.nn.silu, "geglu": gelu}
+gelu = jax.checkpoint(lambda x: jax.nn.gelu(x.astype(jnp.float32), approximate=True))
+exact_gelu = jax.checkpoint(lambda x: jax.nn.gelu(x.astype(jnp.float32), approximate=False))
+silu = lambda x: jax.nn.silu(x.astype(jnp.float32))
+ACTIVATIONS = {"gelu": gelu, "exact_gelu": exact_gelu, "swiglu": silu, "geglu": gelu}
 
 
 def _shape(config: TransformerConfig, name: str) -> tuple[int, ...]:
@@ -85,23 +93,44 @@ def _shape(config: TransformerConfig, name: str) -> tuple[int, ...]:
     return tuple(config.axis_sizes[axis] for axis in PARAMETERS[name] if axis != "layers")
 
 
+def _normed(config, x, scale, bias):
+    x = x.astype(jnp.float32)
+    if config.norm == "layer":
+        x = x - x.mean(-1, keepdims=True)
+    x = x * jax.lax.rsqrt(jnp.mean(x * x, -1, keepdims=True) + config.norm_epsilon)
+    x = x * jnp.broadcast_to(1 + scale if config.norm_offset else scale, x.shape)
+    return x if bias is None else x + jnp.broadcast_to(bias, x.shape)
+
+
 class Norm(nn.Module):
-    """Layer norm, or RMS norm, over the last axis, in float32."""
+    """Layer norm, or RMS norm, over the last axis, in float32. On GPUs the backward pass computes
+    it again, which takes less time than reading it."""
 
     config: TransformerConfig
 
     @nn.compact
     def __call__(self, x):
         c, shape = self.config, x.shape[-1:]
-        if c.norm == "layer":
-            x = x - x.mean(-1, keepdims=True)
-        x = x * jax.lax.rsqrt(jnp.mean(x * x, -1, keepdims=True) + c.norm_epsilon)
         start = nn.initializers.zeros if c.norm_offset else nn.initializers.ones
         scale = self.param("scale", start, shape)
-        x = x * jnp.broadcast_to(1 + scale if c.norm_offset else scale, x.shape)
-        if c.norm == "layer":
-            x = x + jnp.broadcast_to(self.param("bias", nn.initializers.zeros, shape), x.shape)
-        return x
+        bias = self.param("bias", nn.initializers.zeros, shape) if c.norm == "layer" else None
+        normed = functools.partial(_normed, c)
+        return (jax.checkpoint(normed) if on_gpu() else normed)(x, scale, bias)
+
+
+@jax.custom_vjp
+def add_bias(y: jax.Array, bias: jax.Array) -> jax.Array:
+    """y plus a bias of its last axes, in the dtype of y; the bias's gradient is a float32 sum."""
+    return y + jnp.broadcast_to(bias.astype(y.dtype), y.shape)
+
+
+def _bias_gradients(axes, g):
+    return g, g.astype(jnp.float32).sum(axis=axes)
+
+
+add_bias.defvjp(
+    lambda y, bias: (add_bias(y, bias), tuple(range(y.ndim - bias.ndim))), _bias_gradients
+)
 
 
 class Block(nn.Module):
@@ -119,6 +148,7 @@ class Block(nn.Module):
         normal, zeros = nn.initializers.normal(0.02 * scale), nn.initializers.zeros
         kernel = self.param(name, normal, _shape(c, f"blocks/{name}"))
         dtype = resolve_dtype(c.compute_dtype)
+        x = x.astype(result_dtype(c.compute_dtype))
         y = einsum(PRODUCTS[name], x, kernel, dtype)
         adapter = self.get_variable("params", "lora", {})  # none while the block is initialised
         if f"{name}_a" in adapter:
@@ -127,7 +157,7 @@ class Block(nn.Module):
             y = y + c.lora.scale * einsum(back, low, adapter[f"{name}_b"], dtype)
         if c.biases or (c.qkv_bias and name == "qkv"):
             bias = self.param(f"{name}_bias", zeros, _shape(c, f"blocks/{name}_bias"))
-            y = y + jnp.broadcast_to(bias, y.shape)
+            y = add_bias(y, bias)
         return y
 
     def _project(self, x, positions):
@@ -143,7 +173,7 @@ class Block(nn.Module):
         if c.positions == "rotary":
             frequency = frequencies(c, self.local)
             q, k = rotate(q, positions, frequency), rotate(k, positions, frequency)
-        return q, k[:, :, 0], v[:, :, 0]
+        return q.astype(v.dtype), k.astype(v.dtype)[:, :, 0], v[:, :, 0]
 
     def _mix(self, x, attended, drop):
         """The residual stream x with what attention and the feed-forward layer add."""
@@ -166,7 +196,8 @@ class Block(nn.Module):
     def __call__(self, x, view, positions, last=None, training=False, cached=None, column=None):
         """One layer over x [B, T, D]: (output, (keys, values)).
 
-        view: what each token attends to. last: computes only the last `last` queries.
+        view: what each token attends to; None: its own column and those before it.
+        last: computes only the last `last` queries.
         cached, column: attends to these keys and values, of which `view` is a mask [B, T, S]; x's
         own are written at `column`.
         """
@@ -181,6 +212,8 @@ class Block(nn.Module):
             k = jax.lax.dynamic_update_slice_in_dim(keys, k.swapaxes(2, 3), column, axis=3)
             v = jax.lax.dynamic_update_slice_in_dim(values, v, column, axis=2)
             return self._mix(x, cached_attention(q, k, v, view, *scores), drop), (k, v)
+        if view is None:
+            return self._mix(x, fused_attention(q, k, v, *scores[:2]), drop), (k, v)
         if last is not None:
             x, q = x[:, -last:], q[:, :, :, -last:]
         return self._mix(x, attention(q, k, v, view.last(last), *scores), drop), (k, v)

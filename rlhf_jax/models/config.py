@@ -87,6 +87,10 @@ class TransformerConfig:
     branch_norms: bool = _later(False)  # norms of what each half of a layer adds too (Gemma 2)
     norm_offset: bool = _later(False)  # a norm multiplies by 1 + its scale (Gemma)
     scaled_embeddings: bool = _later(False)  # token embeddings times the root of the width (Gemma)
+    # How a pass over whole rows computes attention: "product", two matrix products; "fused",
+    # jax.nn.dot_product_attention, which is cuDNN's kernel on NVIDIA GPUs; "auto": the kernel on
+    # GPUs. Packed rows, and shapes that the kernel refuses, always take the products.
+    attention: Literal["auto", "product", "fused"] = _later("auto")
     # The form of the adapter beside its matrices; the field `lora` of stages sets it.
     lora: LoRA | None = _later(None)
 
@@ -195,7 +199,7 @@ class TransformerConfig:
 
 
 # Fields that say how a model computes; they do not change its shape.
-COMPUTATION = ("dropout", "compute_dtype", "scan_layers", "remat", "logit_chunk")
+COMPUTATION = ("dropout", "compute_dtype", "attention", "scan_layers", "remat", "logit_chunk")
 
 
 def different_fields(a: TransformerConfig, b: TransformerConfig) -> list[str]:

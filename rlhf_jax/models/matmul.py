@@ -31,6 +31,11 @@ def on_cpu() -> bool:
     return (_target.get() or jax.default_backend()) == "cpu"
 
 
+def on_gpu() -> bool:
+    """Whether the program that is being traced is for an NVIDIA GPU."""
+    return (_target.get() or jax.default_backend()) in ("gpu", "cuda")
+
+
 def resolve_dtype(name: str) -> jnp.dtype:
     """Dtype of the operands. "auto" is bfloat16 where the hardware multiplies it faster: on every
     accelerator and on CPUs with AMX. On other CPUs it is float32.
@@ -38,6 +43,12 @@ def resolve_dtype(name: str) -> jnp.dtype:
     if name != "auto":
         return jnp.dtype(name)
     return jnp.dtype("float32" if on_cpu() and not _has_amx() else "bfloat16")
+
+
+def result_dtype(name: str) -> jnp.dtype:
+    """Dtype of the results of a layer's products with weights; their sums are float32. On GPUs it
+    is the operands' dtype: bfloat16 halves the memory traffic."""
+    return resolve_dtype(name) if on_gpu() else jnp.dtype("float32")
 
 
 def cache_dtype(name: str) -> jnp.dtype:
@@ -68,23 +79,28 @@ class WeightProduct:
     output_gradient: tuple[str, ...]
 
 
-@functools.partial(jax.custom_vjp, nondiff_argnums=(0, 3))
 def einsum(of: WeightProduct, a: jax.Array, b: jax.Array, dtype: jnp.dtype) -> jax.Array:
-    """The product of a with weights b: operands cast to `dtype`, result and gradients in float32.
+    """The product of a with weights b: operands cast to `dtype`, sums and the gradient of b in
+    float32, result and the gradient of a in the dtype of a.
 
     The gradients are products of the same kind: the backward pass multiplies `dtype` operands too:
 
         da = einsum("out,b->a", g, b)        db = einsum("a,out->b", a, g)
     """
-    return _forward(of, a, b, dtype)[0]
+    return _einsum(of, a, b, dtype, a.dtype)
 
 
-def product(spec: str, a: jax.Array, b: jax.Array) -> jax.Array:
-    """The product with b cast to the dtype of a, summed in float32. The compiler chooses where its
-    arrays lie."""
+@functools.partial(jax.custom_vjp, nondiff_argnums=(0, 3, 4))
+def _einsum(of, a, b, dtype, result):
+    return _forward(of, a, b, dtype, result)[0]
+
+
+def product(spec: str, a: jax.Array, b: jax.Array, result=jnp.float32) -> jax.Array:
+    """The product with b cast to the dtype of a, summed in float32, then rounded to `result`. The
+    compiler chooses where its arrays lie."""
     if a.dtype == jnp.bfloat16 and on_cpu():
-        return _row_major_product(spec, a, b)
-    return jnp.einsum(spec, a, b.astype(a.dtype), preferred_element_type=jnp.float32)
+        return _row_major_product(spec, a, b).astype(result)
+    return jnp.einsum(spec, a, b.astype(a.dtype), preferred_element_type=result)
 
 
 def _row_major_product(spec, a, b):
@@ -123,24 +139,24 @@ def _row_major(x):
     return with_layout_constraint(x, Layout(tuple(range(x.ndim))))
 
 
-def _forward(of, a, b, dtype):
+def _forward(of, a, b, dtype, result):
     low_a, low_b = place(a.astype(dtype), of.inputs), b.astype(dtype)
     if a.shape[1] > 1:  # with one token per row the activations are moved: weights are larger
         low_b = place(low_b, of.weights, "gathered")
-    return place(product(of.spec, low_a, low_b), of.outputs), (low_a, low_b)
+    return place(product(of.spec, low_a, low_b, result), of.outputs), (low_a, low_b)
 
 
-def _backward(of, dtype, saved, g):
+def _backward(of, dtype, result, saved, g):
     g = place(g.astype(dtype), of.output_gradient)
-    da, db = _gradients(of.spec, saved, g)
+    da, db = _gradients(of.spec, saved, g, result)
     return place(da, of.input_gradient), place(db, of.weights, "kept")
 
 
-def _gradients(spec, saved, g):
+def _gradients(spec, saved, g, result):
     a, b = saved
     operands, out = spec.split("->")
     in_a, in_b = operands.split(",")
-    da = product(f"{out},{in_b}->{in_a}", g, b)
+    da = product(f"{out},{in_b}->{in_a}", g, b, result)
     # This product transposes its left operand, so the smaller operand goes there. On CPUs a
     # transpose right after an activation function takes longer than the product.
     if a.size <= g.size:
@@ -153,4 +169,4 @@ def _gradients(spec, saved, g):
     return da, jnp.einsum(f"{natural}->{in_b}", product(f"{out},{in_a}->{natural}", g, a))
 
 
-einsum.defvjp(_forward, _backward)
+_einsum.defvjp(_forward, _backward)

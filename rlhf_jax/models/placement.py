@@ -59,6 +59,11 @@ def placing(rule: Rule):
         _rule.reset(token)
 
 
+def placed() -> bool:
+    """Whether the model that is being traced is cut over a mesh: a rule lays out its arrays."""
+    return _rule.get() is not None
+
+
 def place(x: jax.Array, axes: tuple[str, ...], use: Use = "activation") -> jax.Array:
     """x, laid out by the current rule; unchanged without a rule.
 

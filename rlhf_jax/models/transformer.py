@@ -15,18 +15,19 @@ from jax.ad_checkpoint import checkpoint_name
 
 from rlhf_jax.errors import require
 from rlhf_jax.models import lora, parts
-from rlhf_jax.models.attention import view_of
+from rlhf_jax.models.attention import HIDDEN, fused, left_aligned, view_of
 from rlhf_jax.models.block import PARAMETERS, PRODUCTS, STREAM, Block, Norm, for_cache
 from rlhf_jax.models.config import TransformerConfig
 from rlhf_jax.models.matmul import (
     WeightProduct,
     einsum,
     on_cpu,
+    on_gpu,
     product,
     resolve_dtype,
     transposed,
 )
-from rlhf_jax.models.placement import place
+from rlhf_jax.models.placement import place, placed
 
 Params = dict[str, Any]
 Cache = list[tuple[jax.Array, jax.Array]]  # per layer: keys [B, KV, hd, S], values [B, KV, S, hd]
@@ -113,6 +114,7 @@ def hidden(
     *,
     last: int | None = None,
     dropout_key: jax.Array | None = None,
+    packed: bool = True,
 ) -> jax.Array:
     """Normed hidden states [B, T, D] (float32), or [B, last, D] with `last`.
 
@@ -121,10 +123,28 @@ def hidden(
       segments: [B, T] ints, 0 = padding, documents numbered from 1.
       last: returns the last positions only; the final layer skips its other queries.
       dropout_key: turns dropout on.
+      packed: whether a row may hold several segments. False allows the fused kernel: the states of
+        padding differ then, and those of a row that holds several segments are NaN.
     """
     require(tokens.shape[1] <= config.context, "context", config.context, f">= {tokens.shape[1]}")
-    positions, views = positions_of(segments), _views(config, segments)
+    if not packed and fused(config, tokens.shape[1]):
+        return _right_padded(config, params, tokens, segments, last, dropout_key)
+    views = _views(config, segments)
+    return _states(config, params, tokens, positions_of(segments), views, last, dropout_key)
 
+
+def _right_padded(config, params, tokens, segments, last, dropout_key):
+    """`hidden` of rows shifted such that the fused kernel can compute them, shifted back."""
+    columns, tokens, segments, single = left_aligned(tokens, segments)
+    positions = positions_of(segments)
+    x = _states(config, params, tokens, positions, {False: None}, None, dropout_key)
+    columns = columns if last is None else columns[:, -last:]
+    x = jnp.take_along_axis(x, columns[:, :, None], axis=1)
+    return jnp.where(single[:, None, None], x, jnp.nan)
+
+
+# `hidden` of tokens that attend to what the views say.
+def _states(config, params, tokens, positions, views, last, dropout_key):
     def block(x, params, key, local, last):
         rngs = None if key is None else {"dropout": key}
         x, _ = Block(config, local).apply(
@@ -192,6 +212,21 @@ def logits(config: TransformerConfig, params: Params, hidden_states: jax.Array) 
     if config.logit_softcap is not None:
         found = config.logit_softcap * jnp.tanh(found / config.logit_softcap)
     return checkpoint_name(found, "logits")
+
+
+def wide_logits(config: TransformerConfig, params: Params, hidden_states: jax.Array) -> jax.Array:
+    """`logits` for losses. On GPUs columns of -1e30 follow, up to a multiple of 128."""
+    more = -config.vocab_size % 128 if on_gpu() and not placed() else 0
+    given = config, params, hidden_states
+    return _wider(*given, more) if more else logits(*given)
+
+
+# Products with matrices whose rows are not aligned take almost three times as long on GPUs.
+def _wider(config, params, hidden_states, more):
+    name = "tokens" if config.tied_embeddings else "head"
+    matrix = jnp.pad(params[name], ((0, more), (0, 0)))
+    found = logits(config, {**params, name: matrix}, hidden_states)
+    return jnp.where(jnp.arange(found.shape[-1]) < config.vocab_size, found, HIDDEN)
 
 
 def for_decoding(config: TransformerConfig, params: Params) -> Params:

@@ -196,7 +196,7 @@ def response_log_probs(model: TransformerConfig, params: Any, batch: dict) -> ja
     """
     shape = batch["tokens"].shape
     flat = lambda name: batch[name].reshape(-1, shape[-1])
-    states = transformer.hidden(model, params, flat("tokens"), flat("segments"))
+    states = transformer.hidden(model, params, flat("tokens"), flat("segments"), packed=False)
     log_probs = log_probs_of(model, params, states[:, :-1], flat("tokens")[:, 1:])
     return sequence_log_prob(log_probs, flat("weights")[:, 1:]).reshape(shape[:-1])
 

@@ -98,7 +98,9 @@ def whole(state: State, fixed: Mapping[str, Any]) -> State:
 
 def response_states(model: TransformerConfig, params, tokens, segments, length: int) -> jax.Array:
     """Hidden states [B, R, D] from which each of the last `length` tokens is predicted."""
-    return transformer.hidden(model, params, tokens, segments, last=length + 1)[:, :-1]
+    last = length + 1
+    states = transformer.hidden(model, params, tokens, segments, last=last, packed=False)
+    return states[:, :-1]
 
 
 def response_log_probs(
@@ -238,7 +240,9 @@ class Experiences:
         )
 
         def of(shape, params):
-            last = transformer.hidden(shape, params, tokens, segments, last=length + 1)
+            last = transformer.hidden(
+                shape, params, tokens, segments, last=length + 1, packed=False
+            )
             return score.at_last_token(score.scores(params, last), read)
 
         shapes = self.shapes.scorers

@@ -91,7 +91,7 @@ def demonstration_batches(inputs: Inputs, batch_size: int, length: int) -> Itera
 def score_sequences(model: TransformerConfig, params: Any, tokens, segments) -> jax.Array:
     """The score of each sequence [..., T], at its last token that is not padding: [...]."""
     flat = lambda array: array.reshape(-1, array.shape[-1])
-    states = transformer.hidden(model, params, flat(tokens), flat(segments))
+    states = transformer.hidden(model, params, flat(tokens), flat(segments), packed=False)
     values = score.scores(params, states).reshape(tokens.shape)
     return score.at_last_token(values, segments)
 

@@ -77,7 +77,8 @@ class SFT(OneModelStage):
     def programs(self, build, steps):
         model = self.shape(build)
         batch, params = text_shapes(self.batch_size, self.length), self.parameters(model)
-        return {"update": self.update_program(likelihood_loss(model), params, batch, steps)}
+        loss = likelihood_loss(model, packed=self.packed or self.pretraining_fraction > 0)
+        return {"update": self.update_program(loss, params, batch, steps)}
 
     def task(self, inputs):
         batches = self._batches(inputs)

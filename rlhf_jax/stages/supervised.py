@@ -55,7 +55,7 @@ def log_probs_of(
     """
 
     def log_probs(states, targets):
-        return token_log_probs(transformer.logits(model, params, states), targets, temperature)
+        return token_log_probs(transformer.wide_logits(model, params, states), targets, temperature)
 
     if model.logit_chunk is None:
         return log_probs(states, targets)
@@ -72,7 +72,7 @@ def log_probs_and_entropy_of(
     """`log_probs_of`, and the entropy of each token's distribution in nats, at the temperature."""
 
     def both(states, targets):
-        logits = transformer.logits(model, params, states)
+        logits = transformer.wide_logits(model, params, states)
         return token_log_probs(logits, targets, temperature), entropy(logits, temperature)
 
     if model.logit_chunk is None:
@@ -80,25 +80,29 @@ def log_probs_and_entropy_of(
     return chunked_over_time(both, model.logit_chunk)(states, targets)
 
 
-def likelihood_loss(model: TransformerConfig) -> Callable:
+def likelihood_loss(model: TransformerConfig, packed: bool = True) -> Callable:
     """loss(params, batch, key): the mean of -log p(token t | tokens before t), by the weights.
 
     batch: tokens, segments, weights [B, T]; the weight at t is that of predicting token t. A key
-    turns dropout on if the model has any.
+    turns dropout on if the model has any. packed: whether a row may hold several segments.
     """
 
     def loss(params, batch: Batch, key=None):
-        mean = WeightedMean.of(token_losses(model, params, batch, key), batch["weights"][:, 1:])
+        mean = WeightedMean.of(
+            token_losses(model, params, batch, key, packed), batch["weights"][:, 1:]
+        )
         return mean, {"loss": mean}
 
     return loss
 
 
-def token_losses(model: TransformerConfig, params: Any, batch: Batch, key=None) -> jax.Array:
+def token_losses(
+    model: TransformerConfig, params: Any, batch: Batch, key=None, packed: bool = True
+) -> jax.Array:
     """-log p of every token except the first: [B, T - 1]."""
     dropout_key = key if model.dropout > 0 else None
     states = transformer.hidden(
-        model, params, batch["tokens"], batch["segments"], dropout_key=dropout_key
+        model, params, batch["tokens"], batch["segments"], dropout_key=dropout_key, packed=packed
     )
     return -log_probs_of(model, params, states[:, :-1], batch["tokens"][:, 1:])
 

@@ -11,7 +11,7 @@ OPTIONS = (
         "models/block.py",
         "models/test_shapes.py",
         [
-            ("Norm", "1 + scale if", "scale if", f"{LOGITS}[gemma]"),
+            ("_normed", "1 + scale if", "scale if", f"{LOGITS}[gemma]"),
             ("Norm", "nn.initializers.zeros if", "nn.initializers.ones if",
              "test_a_norm_starts_with_a_gain_of_1"),
             ("Block._dense", 'c.biases or (c.qkv_bias and name == "qkv")', "c.biases",
@@ -60,7 +60,7 @@ OPTIONS = (
              f"{LOGITS}[gemma]"),
             ("_scan", "range(looped, config.layers)", "range(looped, looped)",
              f"{LOGITS}[gemma]"),
-            ("hidden", "run(x, block_params, key, config.is_local(i), only)",
+            ("_states", "run(x, block_params, key, config.is_local(i), only)",
              "run(x, block_params, key, config.is_local(0), only)", f"{KINDS}[gemma]"),
             ("decode_step", "column - config.window", "column - config.window - 1",
              f"{DECODED}[gemma]"),

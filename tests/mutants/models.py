@@ -12,7 +12,7 @@ TRANSFORMER = mutants(
          "test_positions_restart_with_each_segment"),
         ("_embed", 'x + params["positions"][positions]', 'x + params["positions"][positions * 0]',
          f"{FLOAT64}[gpt]"),
-        ("hidden", 'Norm(config).apply({"params": params["final_norm"]}, x)', "x",
+        ("_states", 'Norm(config).apply({"params": params["final_norm"]}, x)', "x",
          f"{FLOAT64}[gpt]"),
         ("head_matrix", "if config.tied_embeddings", "if True",
          "test_a_head_of_its_own_makes_the_logits"),
@@ -21,7 +21,7 @@ TRANSFORMER = mutants(
     "models/block.py",
     "models/test_transformer.py",
     [
-        ("Norm", "x = x - x.mean(-1, keepdims=True)", "x = x + 0", f"{FLOAT64}[gpt]"),
+        ("_normed", "x = x - x.mean(-1, keepdims=True)", "x = x + 0", f"{FLOAT64}[gpt]"),
         ("Block._project", "rotate(k, positions, frequency)", "k", f"{FLOAT64}[llama]"),
         ("Block._mix", 'act(self._dense("gate", y)) * up', 'act(up) * self._dense("gate", y)',
          f"{FLOAT64}[llama]"),
@@ -45,7 +45,7 @@ ATTENTION = mutants(
     "models/attention.py",
     "models/test_attention.py",
     [
-        ("_scaled", "q * scale", "q", VALUES),
+        ("_scaled", "q.astype(jnp.float32) * scale", "q", VALUES),
         ("_weights", "jnp.where(visible[:, None, None], scores, HIDDEN)", "scores", VALUES),
         ("_backward", "dweights - mean", "dweights", VALUES),
         ("_backward", "dscores, k) * scale", "dscores, k)", VALUES),
@@ -61,6 +61,46 @@ ATTENTION = mutants(
         ("view_of", "segments[:, :, None] == segments[:, None, :]",
          "(segments[:, :, None] > 0) & (segments[:, None, :] > 0)",
          "models/test_transformer.py::test_packed_documents_do_not_see_each_other[gpt]"),
+    ],
+)  # fmt: skip
+
+PADDED = "test_rows_with_padding_on_either_side"
+FUSED = mutants(
+    "models/attention.py",
+    "models/test_fused.py",
+    [
+        ("fused_attention", "scale=scale", "scale=None", "test_values_and_gradients[5-2-1-8]"),
+        ("fused_attention", "is_causal=True", "is_causal=False",
+         "test_values_and_gradients[5-2-1-8]"),
+        ("left_aligned", "(time + start) % length", "time + 0 * start", f"{PADDED}[4-False]"),
+        ("left_aligned", "(segments == expected).all(axis=1)", "(segments >= 0).all(axis=1)",
+         "test_states_of_a_packed_row_are_nan"),
+        ("refused", "config.window is not None", "False",
+         "test_what_the_kernel_refuses_takes_the_products_with_one_line[window]", "KeyError"),
+        ("refused", "config.attention_softcap is not None", "False",
+         "test_what_the_kernel_refuses_takes_the_products_with_one_line[softcap]"),
+    ],
+) + mutants(
+    "models/transformer.py",
+    "models/test_fused.py",
+    [
+        ("_right_padded", "columns[:, -last:]", "columns[:, :last]", f"{PADDED}[4-False]"),
+        ("_wider", "found, HIDDEN", "found, 0", "test_columns_after_the_vocabulary"),
+    ],
+) + mutants(
+    "models/block.py",
+    "models/test_fused.py",
+    [
+        ("_bias_gradients", "g.astype(jnp.float32).sum", "g.sum",
+         "test_a_bias_sums_its_gradient_in_float32"),
+    ],
+) + mutants(
+    "models/matmul.py",
+    "models/test_fused.py",
+    [
+        ("_gradients", 'product(f"{in_a},{out}->{in_b}", a, g)',
+         'product(f"{in_a},{out}->{in_b}", a, g, result).astype(jnp.float32)',
+         "test_results_are_bfloat16_and_gradients_of_weights_float32"),
     ],
 )  # fmt: skip
 
@@ -134,4 +174,4 @@ PARTS = mutants(
     ],
 )  # fmt: skip
 
-MUTANTS = LAYOUT + MATMUL + TRANSFORMER + ATTENTION + SCORE + PARTS
+MUTANTS = LAYOUT + MATMUL + TRANSFORMER + ATTENTION + FUSED + SCORE + PARTS

@@ -16,7 +16,7 @@ SUPERVISED = mutants(
          "test_the_loss_equals_a_loop_over_response_tokens"),
         ("token_losses", "-log_probs_of(", "log_probs_of(",
          "test_the_loss_equals_a_loop_over_response_tokens"),
-        ("likelihood_loss", 'batch["weights"][:, 1:])', 'batch["segments"][:, 1:] > 0)',
+        ("likelihood_loss", 'batch["weights"][:, 1:]', 'batch["segments"][:, 1:] > 0',
          "test_the_loss_equals_a_loop_over_response_tokens"),
         ("make_update", "jax.random.fold_in(state.key, state.step)", "state.key",
          "test_dropout_is_on_in_supervised_training_with_new_noise_each_step"),
@@ -83,7 +83,7 @@ PPO_LOSSES = mutants(
     "stages/experience.py",
     "stages/test_policy_losses.py",
     [
-        ("response_states", "last=length + 1)[:, :-1]", "last=length)",
+        ("response_states", "return states[:, :-1]", "return states[:, 1:]",
          "test_value_loss_and_its_gradient_equal_loops_over_values[0.2]"),
     ],
 ) + mutants(
