@@ -45,6 +45,29 @@ def test_one_save_between_steps(tmp_path):
     assert f"{result['share_at_default']:.2%}" in table
 
 
+@pytest.mark.slow
+def test_a_step_beside_the_machine_and_a_peer_that_is_not_there(tmp_path):
+    out = tmp_path / "bench.json"
+    options = ("--works", "sft", "--sizes", "tiny", "--rounds", "1", "--times", "1")
+    peer = tmp_path / "python"  # has no torch, and ends
+    peer.write_text("#!/bin/sh\nexit 3\n")
+    peer.chmod(0o755)
+    command = [sys.executable, str(BENCHMARKS / "speed.py"), *options, "--out", str(out)]
+    command += ["--peer-python", str(peer)]
+    done = subprocess.run(command, capture_output=True, text=True)
+    assert done.returncode == 0, done.stderr
+    machine, ours = json.loads(out.read_text())
+    assert "no peer of sft tiny" in done.stderr and ours["who"] == "rlhf_jax"
+    # 3 x tokens x (24 layers D^2 + 4 layers D T + 2 D V)
+    tokens, layers, width, length, vocabulary = 16 * 128, 4, 256, 128, 8192
+    each = 24 * layers * width**2 + 4 * layers * width * length + 2 * width * vocabulary
+    flops = ours["tflops_per_second"] * ours["seconds"] * 1e12
+    assert flops == pytest.approx(3 * tokens * each, rel=0.01)
+    assert ours["limit_seconds"] >= flops / machine["product_flops_per_second"] * 0.999
+    assert ours["share"] == pytest.approx(ours["limit_seconds"] / ours["seconds"])
+    assert "sft tiny" in done.stdout.splitlines()[-1]
+
+
 def test_a_ppo_step_is_read_in_few_files_and_lines():
     command = [sys.executable, "-m", "benchmarks.ppo_step_size"]
     done = subprocess.run(

@@ -1,0 +1,31 @@
+#!/usr/bin/env bash
+# What a GPU has to show, in at most SECONDS_IN_ALL (600): the kernel's tests, then SFT, PPO and
+# generation beside PyTorch. The results go to OUT (runs/bench).
+#   PYTHON=python3 PEER=python3 bash benchmarks/device.sh
+PYTHON=${PYTHON:-.venv/bin/python} PEER=${PEER:-} OUT=${OUT:-runs/bench}
+SECONDS_IN_ALL=${SECONDS_IN_ALL:-600}
+mkdir -p "$OUT"
+job() { # name, least and most seconds, command
+  local name=$1 least=$2 most=$3 left=$((SECONDS_IN_ALL - SECONDS))
+  shift 3
+  if [ "$left" -lt "$least" ]; then
+    echo "$name: left out, $left seconds are left"
+    return
+  fi
+  echo "$name: from second $SECONDS"
+  timeout -k 5 "$((left < most ? left : most))" "$@" 2>&1 | tee "$OUT/$name.log"
+}
+speed() { # name, work, size, least and most seconds, options
+  local name=$1 work=$2 size=$3 least=$4 most=$5
+  shift 5
+  job "$name" "$least" "$most" "$PYTHON" benchmarks/speed.py --works "$work" --sizes "$size" \
+    --out "$OUT/$name.json" "$@"
+}
+peer=()
+if [ -n "$PEER" ]; then peer=(--peer-python "$PEER"); fi
+JAX_PLATFORMS=cuda job kernel 20 120 "$PYTHON" -m pytest -q -m '' tests/models/test_fused.py
+speed sft-small sft small 40 120 --rounds 3 --times 4 "${peer[@]}"
+speed sft-1b3 sft 1b3 50 150 --rounds 2 --times 4 "${peer[@]}"
+speed sft-1b3-unrolled sft 1b3 50 120 --times 4 --changes '{"scan_layers": false}'
+speed generation-small generation small 40 90 --times 2
+speed ppo-small ppo small 60 120 --times 2
