@@ -121,8 +121,11 @@ def test_import_export_import_is_bit_for_bit(place):
     tokenizer = trained.tokenizer
     ids = {"bos_token_id": tokenizer.bos_id, "eos_token_id": tokenizer.eos_id,
            "pad_token_id": tokenizer.pad_id}  # fmt: skip
-    for name in ("config.json", "generation_config.json"):
-        assert json.loads((to / name).read_text()).items() >= ids.items()
+    sampling = {"do_sample": True, "temperature": 1.0, "top_k": 0, "top_p": 1.0}
+    for name, more in (("config.json", {}), ("generation_config.json", sampling)):
+        assert json.loads((to / name).read_text()).items() >= (ids | more).items()
+    known = {"stages": {"sft": {}, "ppo": {"temperature": 0.7}}}
+    assert [export.temperature_of(known, stage) for stage in known["stages"]] == [1.0, 0.7]
 
 
 def test_the_card_says_what_the_model_is(place):

@@ -29,7 +29,9 @@ from rlhf_jax.strict_json import read_json
 
 ABOUT = "model.json"  # written last: a model with this file is complete
 KINDS = ("policy", "score")
-IDENTITY = (CONFIG,)  # files of a stage's directory that say which model it holds
+# Files of a stage's directory that say which model it holds: the manifest has the hashes of its
+# parameters.
+IDENTITY = (CONFIG, f"model/{manifest.NAME}")
 
 
 def save_model(

@@ -106,7 +106,7 @@ def convert(source: File, folder: Any, about: str) -> Any:
     saving.write_model(folder, shape, params, scorer=False, fields=fields)
     for name, content in source.tokenizer().items():
         (folder / name).write_bytes(content)
-    saving.write_json(folder / "generation_config.json", {"do_sample": True, **fields})
+    saving.write_generation(folder, fields)
     licence = read.license or "not named in the file"
     lines = ["---", "library_name: transformers", f"license: {json.dumps(licence)}", "---",
              f"# {read.name}", "", f"{about}. Converted from {source.path.name} by rlhf_jax.", "",

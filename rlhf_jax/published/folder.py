@@ -87,6 +87,7 @@ class Folder:
         named = {}
         for name, stored in tensor_file.tensors_of(self.path).items():
             if (own := self._family.own_name(name)) is not None:
+                stored.check_dtype()
                 named[own] = stored
         if self.shape().tied_embeddings and self._family.head in named:
             self._check_tied(named, named.pop(self._family.head))

@@ -19,6 +19,7 @@ from rlhf_jax.models.transformer import Params
 from rlhf_jax.published.tensor_file import NAMED, Tensor, write_files
 
 GIB = 1 << 30
+MARK = ".unfinished"  # the file of a folder that is being written
 SCORE_BIAS = "rlhf_jax_score_bias"  # field of config.json
 
 
@@ -34,14 +35,19 @@ class Exported(NamedTuple):
 
 
 def new_folder(path: epath.PathLike, field: str) -> epath.Path:
-    """The folder to write: FOLDER.partial, until `finish`. Raises ConfigError where FOLDER is there
-    and is not empty."""
+    """The folder to write: FOLDER.partial, until `finish`. What a kill has left of it is removed.
+
+    Raises ConfigError where FOLDER is there and is not empty, or FOLDER.partial is another's.
+    """
     path = epath.Path(path)
     empty = not path.exists() or (path.is_dir() and not any(path.iterdir()))
     require(empty, field, str(path), "a folder that is not there yet, or is empty")
     partial = path.with_name(path.name + ".partial")
+    ours = not partial.exists() or not any(partial.iterdir()) or (partial / MARK).is_file()
+    require(ours, field, str(path), f"another: {partial}, which is not of this command, is there")
     remove(partial)
     partial.mkdir(parents=True)
+    (partial / MARK).write_text("")
     return partial
 
 
@@ -51,6 +57,7 @@ def finish(partial: epath.Path) -> epath.Path:
     if path.is_dir():
         path.rmdir()
     os.replace(partial, path)
+    (path / MARK).unlink()
     return path
 
 
@@ -120,6 +127,13 @@ def _read(params: Params, each: Published) -> np.ndarray:
 
 
 _layer = jax.jit(lambda stacked, layer: jax.lax.dynamic_index_in_dim(stacked, layer, 0, False))
+
+
+def write_generation(folder: epath.Path, ids: Mapping[str, Any], temperature: float = 1.0) -> None:
+    """Writes generation_config.json, by which `generate` of transformers samples as this package
+    does: from the whole vocabulary (its default is top_k = 50)."""
+    sampling = {"do_sample": True, "temperature": temperature, "top_k": 0, "top_p": 1.0}
+    write_json(folder / "generation_config.json", {**sampling, **ids})
 
 
 def write_json(path: epath.Path, fields: Mapping[str, Any]) -> None:

@@ -23,6 +23,15 @@ DTYPES = {
     "F16": np.dtype("<f2"),
     "BF16": np.dtype(ml_dtypes.bfloat16),
 }
+# Bits of a number in each format that a file may hold, of tensors that are not read too.
+BITS = {
+    "F4": 4,
+    **dict.fromkeys(("F6_E2M3", "F6_E3M2"), 6),
+    **dict.fromkeys(("BOOL", "U8", "I8", "F8_E4M3", "F8_E5M2", "F8_E8M0"), 8),
+    **dict.fromkeys(("U16", "I16", "F16", "BF16"), 16),
+    **dict.fromkeys(("U32", "I32", "F32"), 32),
+    **dict.fromkeys(("U64", "I64", "F64", "C64"), 64),
+}
 NAMED = {"float32": "F32", "float16": "F16", "bfloat16": "BF16"}  # as config.json spells them
 INDEX = "model.safetensors.index.json"
 WHOLE = "model.safetensors"
@@ -41,11 +50,18 @@ class Stored(NamedTuple):
 
     @property
     def bytes(self) -> int:
-        return math.prod(self.shape) * DTYPES[self.dtype].itemsize
+        return math.prod(self.shape) * BITS[self.dtype] // 8
+
+    def check_dtype(self) -> None:
+        """Raises UserError where its number format is none that parameters are read from."""
+        if self.dtype not in DTYPES:
+            raise UserError(f"{self.file}: tensor {self.name!r}: dtype: expected one of "
+                            f"{', '.join(DTYPES)}, got {self.dtype!r}")  # fmt: skip
 
     def read(self) -> np.ndarray:
         """The tensor in the file's dtype: on a disk a view of the file, whose pages are read when
-        they are used."""
+        they are used. Raises UserError as `check_dtype` does."""
+        self.check_dtype()
         dtype = DTYPES[self.dtype]
         if self.bytes == 0:
             return np.zeros(self.shape, dtype)
@@ -120,8 +136,8 @@ def _stored(
     if not isinstance(about, dict) or about.keys() != {"dtype", "shape", "data_offsets"}:
         raise UserError(f"{where}: expected dtype, shape and data_offsets, got {about!r}"[:300])
     dtype, shape, offsets = (about[field] for field in ("dtype", "shape", "data_offsets"))
-    if not isinstance(dtype, str) or dtype not in DTYPES:
-        raise UserError(f"{where}: dtype: expected one of {', '.join(DTYPES)}, got {dtype!r}")
+    if not isinstance(dtype, str) or dtype not in BITS:
+        raise UserError(f"{where}: dtype: expected one of {', '.join(BITS)}, got {dtype!r}")
     if not _counts(shape):
         raise UserError(f"{where}: shape: expected whole numbers, got {shape!r}")
     if not _counts(offsets) or len(offsets) != 2:
@@ -142,16 +158,16 @@ def _counts(value: Any) -> bool:
 
 
 def tensors_of(folder: epath.PathLike) -> dict[str, Stored]:
-    """The tensors of a folder, by name: of model.safetensors, or of the files that
-    model.safetensors.index.json lists.
+    """The tensors of a folder, by name: of model.safetensors, or, where it is not there, of the
+    files that model.safetensors.index.json lists. transformers reads them in this order.
 
     Raises UserError where the folder has neither, or where the index and the files do not agree.
     """
     folder = epath.Path(folder)
-    if not (folder / INDEX).is_file():
-        if not (folder / WHOLE).is_file():
-            raise UserError(f"{folder}: expected {WHOLE} or {INDEX}, got {_listed(folder)}")
+    if (folder / WHOLE).is_file():
         return read_header(folder / WHOLE)
+    if not (folder / INDEX).is_file():
+        raise UserError(f"{folder}: expected {WHOLE} or {INDEX}, got {_listed(folder)}")
     where, index = folder / INDEX, read_json(folder / INDEX)
     files = index.get("weight_map") if isinstance(index, dict) else None
     if not isinstance(files, dict) or not all(isinstance(file, str) for file in files.values()):

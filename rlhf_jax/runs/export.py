@@ -68,8 +68,9 @@ def export(run: epath.PathLike, stage: str, to: epath.PathLike, options: ExportO
         dtype=options.dtype, largest=int(options.largest * saving.GIB), fields=ids,
     )  # fmt: skip
     notes = tokenizer_files.write(folder, file, tokenizer, shape.context)
+    config = stored(directory)
     if not scorer:
-        saving.write_json(folder / "generation_config.json", {"do_sample": True, **ids})
+        saving.write_generation(folder, ids, temperature_of(config, stage))
     notes += _notes(tokenizer, ending, told)
     counts = read_json(run / "data" / COUNTS)
     origin = counts.get(ORIGIN, {})
@@ -79,7 +80,7 @@ def export(run: epath.PathLike, stage: str, to: epath.PathLike, options: ExportO
         architecture=told.architecture,
         parameters=sum(x.size for x in jax.tree.leaves(params)),
         dtype=options.dtype,
-        config=stored(directory),
+        config=config,
         records=counts,
         licences=origin.get("licences", {}),
         tests=origin.get("test_sets", ()),
@@ -127,6 +128,14 @@ def finished(run: epath.Path, stage: str) -> epath.Path:
         raise UserError(f"{run}: {stage!r} has no finished model here; stages with one are: "
                         f"{', '.join(there) or 'none'}")  # fmt: skip
     return directory
+
+
+def temperature_of(config: Mapping[str, Any], stage: str) -> float:
+    """The temperature at which a stage sampled in training; 1 of a stage that did not sample.
+
+    config: of the stage, as JSON values.
+    """
+    return config.get("stages", {}).get(stage, {}).get("temperature", 1.0)
 
 
 def ends(ending: Ending) -> int | list[int]:

@@ -31,6 +31,10 @@ MODELS = (
         ("for_decoding", "lora.merged(config.lora, params)", "lora.trunk_of(params)",
          f"{DECODES}[gpt]"),
     ]),
+    *mutants("durable/model_files.py", "runs/test_models.py", [
+        ("save_model", "trunk, IDENTITY)", "trunk, (CONFIG,))",
+         "test_a_run_may_be_moved_as_a_whole"),
+    ]),
     *mutants("models/config.py", "runs/test_models.py", [
         ("from_json", 'tuple(lora["matrices"])', "()", f"{ONCE}", NO_PART),
     ]),

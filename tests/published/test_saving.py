@@ -78,6 +78,30 @@ def test_a_shape_of_no_family_and_a_folder_that_is_not_empty_are_refused(tmp_pat
         saving.new_folder(tmp_path, "FOLDER")
 
 
+def test_a_partial_folder_is_removed_only_if_this_command_made_it(tmp_path):
+    partial = saving.new_folder(tmp_path / "to", "FOLDER")
+    (partial / "half").write_text("")
+    assert not (saving.new_folder(tmp_path / "to", "FOLDER") / "half").exists()
+    (partial / "whole").write_text("")
+    place = saving.finish(partial)
+    assert [path.name for path in place.iterdir()] == ["whole"]
+    other = tmp_path / "other.partial"
+    other.mkdir()
+    assert saving.new_folder(tmp_path / "other", "FOLDER") == other  # it was empty
+    (other / saving.MARK).unlink()
+    (other / "mine").write_text("")
+    with pytest.raises(ConfigError, match=r"^FOLDER = .*other': must be another: .*other.partial"):
+        saving.new_folder(tmp_path / "other", "FOLDER")
+    assert (other / "mine").is_file()
+
+
+def test_a_number_format_that_no_parameter_has_is_refused_by_name(tmp_path):
+    published_gpt2(tmp_path, **{"transformer.ln_f.bias": np.zeros(8, np.float64)})
+    told = r"tensor 'transformer.ln_f.bias': dtype: expected one of F32, F16, BF16, got 'F64'"
+    with pytest.raises(UserError, match=told):
+        folder.Folder(tmp_path).tensors()
+
+
 def test_a_sentencepiece_tokenizer_becomes_a_tokenizer_json(tmp_path):
     lines = ["The river Danube has 12 bridges.", "Name two rivers, the Rhine and the Danube:"] * 9
     ours = train_sentencepiece(lines, 330, tmp_path / "tokenizer.model")
@@ -147,7 +171,8 @@ def test_a_smaller_context_takes_the_first_positions(tmp_path):
 
 def test_a_head_may_repeat_the_token_embeddings_and_buffers_are_left_out(tmp_path):
     head = scorer(GPT2)["tokens"]
-    mask = {"transformer.h.0.attn.bias": np.zeros((1, 1, 16, 16), np.float32)}
+    mask = {"transformer.h.0.attn.bias": np.zeros((1, 1, 16, 16), bool),
+            "transformer.h.0.attn.masked_bias": np.zeros(2, np.uint8)}  # fmt: skip
     published_gpt2(tmp_path, **mask, **{"lm_head.weight": head})
     found = folder.Folder(tmp_path)
     assert not {"lm_head.weight", *mask} & found.tensors().keys()

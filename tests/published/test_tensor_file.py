@@ -58,6 +58,14 @@ def test_the_reference_implementation_reads_what_is_written(tmp_path, dtype, lar
     }
 
 
+def test_of_a_folder_with_both_the_whole_file_is_read(tmp_path):
+    """As transformers reads it."""
+    safetensors.numpy.save_file({"a": VALUES["a"]}, tmp_path / "model.safetensors")
+    safetensors.numpy.save_file({"a": VALUES["a"] + 1}, tmp_path / "1.safetensors")
+    (tmp_path / tensor_file.INDEX).write_text('{"weight_map": {"a": "1.safetensors"}}')
+    np.testing.assert_array_equal(tensor_file.tensors_of(tmp_path)["a"].read(), VALUES["a"])
+
+
 def test_a_number_beyond_float16_is_refused(tmp_path):
     large = Tensor("a", (2,), lambda: np.array([1.0, 7e4], np.float32))
     with pytest.raises(UserError, match=r"tensor 'a': 1 of its numbers.*float16"):
@@ -71,7 +79,10 @@ def changed(tensor, **fields):
 @pytest.mark.parametrize(
     ("fields", "told"),
     [
-        (changed("a", dtype="F64"), "'a': dtype: expected one of F32, F16, BF16, got 'F64'"),
+        (changed("a", dtype="F65"), "'a': dtype: expected one of .*BF16.*, got 'F65'"),
+        (changed("a", dtype="F64"), r"'a': F64 of shape \[2, 3\] has 48 bytes"),
+        (changed("a", dtype="BOOL"), r"'a': BOOL of shape \[2, 3\] has 6 bytes"),
+        (changed("a", dtype="F4"), r"'a': F4 of shape \[2, 3\] has 3 bytes"),
         (changed("a", dtype="BF16"), r"'a': BF16 of shape \[2, 3\] has 12 bytes, its data_offsets"),
         (changed("a", shape=[2, 2]), r"'a': F32 of shape \[2, 2\] has 16 bytes"),
         (changed("a", shape=[2, -3]), r"'a': shape: expected whole numbers, got \[2, -3\]"),

@@ -123,7 +123,8 @@ def test_a_run_may_be_moved_as_a_whole(stored, tmp_path):
     assert "head" in Models().load(place, "policy", "0")
     advice = "bring it back: only the adapter is stored here$"
     assert not doctor.examine(moved / "sft")[0][0].damaged
-    (moved / "base" / "config.json").write_text("another")
+    retrained = tiny.policy_params(2, BASE_SHAPE)  # of the same config, in the same place
+    save_model(moved / "base" / "model", BASE_SHAPE, retrained, "policy", "0")
     with pytest.raises(UserError, match=f"sft/model is an adapter on .*/base, which has changed "
                        f"since; {advice}"):  # fmt: skip
         Models().load(place, "policy", "0")

@@ -26,6 +26,8 @@ NAMES = {
 }
 WHOLE = {"tokens": "token_embd.weight", "final_norm": "output_norm.weight"}
 HEAD = "output.weight"
+# Factors of rotary frequencies and scores; without rope.scaling.type llama.cpp uses them too.
+SCALES = ("rope.scaling.factor", "rope.scale_linear", "rope.scaling.attn_factor")
 
 
 def shape(
@@ -44,6 +46,11 @@ def shape(
     given.setdefault("vocab_size", None if tokens is None else len(tokens))
     fields = Fields(given, f"GGUF {architecture}", "metadata")
     fields.only("rope.scaling.type", "none", ("none",))
+    for name in SCALES:
+        fields.only(name, 1.0, (1.0, 1))
+    context, window = fields.whole("context_length"), "attention.sliding_window"
+    if 0 < fields.whole(window, 0) < context:
+        raise fields.refuse(window, f"none, or context_length = {context}: no other is read here")
     width, heads = fields.whole("embedding_length"), fields.whole("attention.head_count")
     size = fields.whole("attention.key_length", None)
     if size is not None:
@@ -59,7 +66,7 @@ def shape(
             kv_heads=fields.whole("attention.head_count_kv", None),
             head_size=size,
             mlp_width=fields.whole("feed_forward_length"),
-            context=fields.whole("context_length"),
+            context=context,
             positions="rotary",
             rotary_base=_single(fields.number("rope.freq_base", 10000.0)),
             norm="rms",
