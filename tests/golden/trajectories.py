@@ -101,7 +101,8 @@ def demonstration_batch(seed: int, packed: bool):
     for _ in range(ROWS):
         length = int(rng.integers(4, 12))
         ids = [tiny.BOS, *rng.integers(4, 40, length - 2).tolist(), tiny.EOS]
-        pieces.append((np.array(ids, np.int32), int(rng.integers(1, length - 1))))
+        targets = slice(int(rng.integers(1, length - 1)), None)
+        pieces.append((np.array(ids, np.int32), targets))
     if not packed:
         return supervised_batch([[piece] for piece in pieces], 12, tiny.PAD)
     bins = first_fit([len(ids) for ids, _ in pieces], 32)
@@ -115,7 +116,9 @@ def rankings(seed: int, packed: bool):
     for _ in range(ROWS):
         outputs, prompt = int(rng.integers(2, OUTPUTS + 1)), [tiny.BOS, *rng.integers(4, 40, 2)]
         responses = [rng.integers(4, 40, rng.integers(1, 5)).tolist() for _ in range(outputs)]
-        pieces = [(np.array([*prompt, *ids, tiny.EOS], np.int32), 3) for ids in responses]
+        pieces = [
+            (np.array([*prompt, *ids, tiny.EOS], np.int32), slice(3, None)) for ids in responses
+        ]
         ranked.append((pieces, rng.integers(0, 3, outputs).tolist()))
     if not packed:
         batch = ranking_batch([[each] for each in ranked], 8, OUTPUTS, 1, tiny.PAD)
