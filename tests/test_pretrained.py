@@ -19,7 +19,7 @@ from rlhf_jax.models.config import TransformerConfig
 from rlhf_jax.published import folder, model, saving, tensor_file
 from rlhf_jax.runs import export
 from rlhf_jax.runs.evaluation import EvaluationConfig
-from rlhf_jax.runs.experiment import Experiment
+from rlhf_jax.runs.experiment import Experiment, load_experiment
 from rlhf_jax.sources.folder import FolderData
 from rlhf_jax.stages.sft import SFT
 from rlhf_jax.training.optimizer import OptimizerConfig
@@ -61,6 +61,7 @@ def write_published(place, shape, seed):
     saving.write_model(partial, shape, params, scorer=False, fields={}, largest=20_000)
     byte_level(["<pad>", "<s>", "</s>"]).save(str(partial / "tokenizer.json"))
     saving.write_json(partial / "tokenizer_config.json", {"chat_template": TEMPLATE})
+    (partial / "README.md").write_text("---\nlicense: mit\nbase_model:\n- own/name\n---\n# It\n")
     saving.finish(partial)
     return params
 
@@ -139,7 +140,10 @@ def test_the_card_says_what_the_model_is(place):
     card = (place / "card" / "README.md").read_text()
     assert "| a.jsonl | MIT |" in card and "Trained on public test sets: t.jsonl." in card
     assert "pipeline_tag: text-generation" in card and "LlamaForCausalLM" in card
-    assert f'"pretrained": "{folder.Folder(place / "model").digest()}"' in card
+    digest = folder.Folder(place / "model").digest()
+    assert f'"pretrained": "{digest}"' in card and '\nbase_model: "own/name"\n---\n' in card
+    assert (f"The base model is `{place / 'model'}`, made from own/name (sha256 {digest}). "
+            "Its licence: mit.\n") in card  # fmt: skip
     assert '"rlhf_jax.stages.sft:SFT"' in card and '"train": 7' in card and "| jax |" in card
     assert json.loads((place / "card" / "config.json").read_text())["dtype"] == "bfloat16"
     read = folder.Folder(place / "card").tensors()["lm_head.weight"].read()
@@ -160,6 +164,68 @@ def test_files_that_have_changed_are_refused(place, capsys):
     shutil.copyfile(other / "tokenizer_config.json", other / "chat_template.jinja")
     with pytest.raises(UserError, match=r"another config.*\n  tokenizer: "):
         cli.command([*command, "--pretrained", str(other)])
+
+
+def test_a_finished_run_needs_the_published_files_no_more(place, monkeypatch, tmp_path, capsys):
+    """Not on another machine, nor are they hashed again while they are as they were."""
+    place, _ = place
+    arguments = ["--out", str(place / "run"), "--n", "1", "--prompts", str(tmp_path / "asked.txt")]
+    command = ["generate", str(place / "experiment.py"), *arguments]
+    (tmp_path / "asked.txt").write_text("Say 1:\n")
+    hashed = []
+    digest = folder._digest
+    monkeypatch.setattr(folder, "_digest", lambda files: hashed.append(files) or digest(files))
+    cli.command(command)
+    here = capsys.readouterr().out
+    config = load_experiment(str(place / "experiment.py"))
+    config = dataclasses.replace(config, out=str(place / "run"))
+    there, before = config.fingerprint("sft"), config.model
+    assert hashed == []
+    (place / "model").rename(place / "moved")
+    try:
+        cli.command(command)
+        assert capsys.readouterr().out == here
+        gone = load_experiment(str(place / "experiment.py"))
+        gone = dataclasses.replace(gone, out=str(place / "run"))
+        assert gone.fingerprint("sft") == there and gone.model == before
+        with pytest.raises(UserError, match=r"^pretrained = '.*/model': its tensors are not there"):
+            gone.published.tensors()
+        other = dataclasses.replace(gone, pretrained=str(place / "other-name"))
+        with pytest.raises(UserError, match=r"^pretrained = '.*/other-name': must be a folder"):
+            other.fingerprint("sft")
+    finally:
+        (place / "moved").rename(place / "model")
+    assert there["pretrained"] == digest(folder.Folder(place / "model").files())
+    about = place / "run" / "pretrained" / "published.json"
+    content = about.read_text()
+    about.write_text("{}")
+    with pytest.raises(UserError, match=r"published.json: name: expected str; remove the file"):
+        config.fingerprint("sft")
+    about.write_text(content)
+
+
+def test_what_is_kept_of_the_files_does_not_hide_a_change(place):
+    place, _ = place
+    config = load_experiment(str(place / "experiment.py"))
+    config = dataclasses.replace(config, out=str(place / "run"))
+    before, file = config.fingerprint("sft"), place / "model" / "config.json"
+    content = file.read_bytes()
+    file.write_bytes(content + b" ")
+    assert config.fingerprint("sft")["pretrained"] != before["pretrained"]
+    file.write_bytes(content)
+    assert config.fingerprint("sft") == before
+
+
+def test_what_a_run_changes_of_the_published_model_is_told(place):
+    found = folder.Folder(place[0] / "model")
+    wide = model.shape_of(found)
+    assert wide.vocab_size > 360
+    (told,) = model.changes(found, wide)
+    assert f"no embeddings of {wide.vocab_size - 360} tokens of the tokenizer" in told
+    assert model.changes(found, dataclasses.replace(wide, context=16))[1] == (
+        "the published context of 64 tokens is cut to 16 (model.context)"
+    )
+    assert model.changes(found, SHAPE) == []
 
 
 def experiment(**fields):

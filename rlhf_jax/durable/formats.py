@@ -68,6 +68,10 @@ MODEL = Format(
     ),
     advice="write it again from its last checkpoint with that version, or give another directory",
 )
+# The number is in published.json of the stage that has read a published model.
+PUBLISHED = Format(
+    "record of a published model", ("name, files, digest, shape, licence and base_model",)
+)
 # The number is in about.json of a folder of records.
 CONVERTED = Format("folder of converted records", ("sources with name, licence, test and split",))
 # The number is in config.json of data/ and of each stage's directory.

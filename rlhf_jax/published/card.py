@@ -3,7 +3,7 @@
 import dataclasses
 import json
 from collections.abc import Mapping, Sequence
-from typing import Any
+from typing import Any, NamedTuple
 
 POLICY = """```python
 from transformers import AutoModelForCausalLM, AutoTokenizer
@@ -18,6 +18,31 @@ tokenizer = AutoTokenizer.from_pretrained("FOLDER")
 model = AutoModelForSequenceClassification.from_pretrained("FOLDER")
 # The score of token ids, the end token included: model(input_ids).logits[0, 0]
 ```"""
+
+
+class Base(NamedTuple):
+    """The published model that a run starts from.
+
+    name     what `pretrained` of the experiment was; None: the run has not kept it
+    digest   the sha256 of its files
+    licence  of the model; None: its card names none
+    hub      its name on the hub, or that of the model that it was converted from; None: not known
+    """
+
+    name: str | None
+    digest: str
+    licence: str | None = None
+    hub: str | None = None
+
+    def sentence(self) -> str:
+        name = "not kept" if self.name is None else f"`{self.name}`"
+        hub = "" if self.hub in (None, self.name) else f", made from {self.hub}"
+        return (f"The base model is {name}{hub} (sha256 {self.digest}). Its licence: "
+                f"{self.licence or 'not known'}.")  # fmt: skip
+
+    def front(self) -> list[str]:
+        """The line that the hub reads."""
+        return [] if self.hub is None else [f"base_model: {json.dumps(self.hub)}"]
 
 
 @dataclasses.dataclass(frozen=True)
@@ -36,6 +61,7 @@ class Card:
     figures       (title, value) of each column of the report
     versions      of packages, by name
     notes         sentences that a user must know
+    base          the published model that it was trained from; None: there is none
     """
 
     stage: str
@@ -50,6 +76,7 @@ class Card:
     figures: Sequence[tuple[str, str]]
     versions: Mapping[str, str]
     notes: Sequence[str]
+    base: Base | None = None
 
 
 def text(card: Card) -> str:
@@ -63,12 +90,14 @@ def text(card: Card) -> str:
         "tags:",
         "- rlhf",
         "- rlhf_jax",
+        *(card.base.front() if card.base else []),
         "---",
         f"# {card.stage}",
         "",
         f"A {kind} ({card.architecture}, {card.parameters:,} parameters in {card.dtype}): the "
         f"model of the stage `{card.stage}` of a run of rlhf_jax.",
         "",
+        *([card.base.sentence(), ""] if card.base else []),
         *[line for note in card.notes for line in (f"**{note}**", "")],
         *([_tests(card.tests), ""] if card.tests else []),
         SCORER if card.scorer else POLICY,

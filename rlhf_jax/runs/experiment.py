@@ -19,7 +19,8 @@ from rlhf_jax.fields import ADDED_LATER, NOT_FINGERPRINTED
 from rlhf_jax.generation.ending import Ending, EndingConfig
 from rlhf_jax.models.config import TransformerConfig
 from rlhf_jax.parallel.config import ParallelConfig
-from rlhf_jax.published.folder import PublishedModel, find_model, need_model
+from rlhf_jax.published import kept
+from rlhf_jax.published.folder import PublishedModel, need_model
 from rlhf_jax.published.model import computed_as, shape_of
 from rlhf_jax.runs import chain
 from rlhf_jax.sources.source import Source
@@ -95,7 +96,7 @@ class Experiment:
         """Gives `model` the published shape, and adds the stage that reads the published model."""
         require_a(str, PRETRAINED, self.pretrained, "a folder, a .gguf file or a name on the hub")
         shape = self.model
-        if (there := find_model(self.pretrained, weights=False)) is not None:
+        if (there := kept.find(self.pretrained, self._kept_in, weights=False)) is not None:
             shape = computed_as(shape_of(there), self.model)
         elif shape is None:  # otherwise the stages can be listed and planned by `model`
             need_model(self.pretrained)
@@ -133,7 +134,14 @@ class Experiment:
     @property
     def published(self) -> PublishedModel | None:
         """The model that `pretrained` names. Raises UserError where it is not there."""
-        return None if self.pretrained is None else need_model(self.pretrained)
+        if self.pretrained is None:
+            return None
+        return kept.find(self.pretrained, self._kept_in) or need_model(self.pretrained)
+
+    @property
+    def _kept_in(self) -> Path:
+        """The directory of the stage that reads the published model."""
+        return taken.followed(self.directory / PRETRAINED)
 
     def with_stages(self, **stages: Stage) -> "Experiment":
         """The experiment with other stages of these names."""
@@ -171,7 +179,7 @@ class Experiment:
             directory = {name: self.directory_of(name) / "model" for name in others}
             found["models"] = {name: manifest.digest(path) for name, path in directory.items()}
         if self.pretrained is not None and PRETRAINED in names:
-            found[PRETRAINED] = self.published.digest()
+            found[PRETRAINED] = kept.digest(self.published, self._kept_in)
         return found
 
 

@@ -19,8 +19,9 @@ from rlhf_jax.durable.model_files import has_model, load_model, read_about
 from rlhf_jax.errors import UserError, require
 from rlhf_jax.evaluation.summary import SECTIONS
 from rlhf_jax.generation.ending import Ending
-from rlhf_jax.published import adapter, card, saving, tokenizer_files
+from rlhf_jax.published import adapter, card, hub, kept, saving, tokenizer_files
 from rlhf_jax.published.fetch import FetchOptions, fetch
+from rlhf_jax.runs.experiment import PRETRAINED
 from rlhf_jax.runs.models import Models, base_of
 from rlhf_jax.runs.options import parse
 from rlhf_jax.runs.reading import ending_of
@@ -87,6 +88,7 @@ def export(run: epath.PathLike, stage: str, to: epath.PathLike, options: ExportO
         figures=figures(run, stage, scorer),
         versions=manifest.versions(),
         notes=notes,
+        base=base_model(run, config),
     )
     (folder / "README.md").write_text(card.text(about))
     for note in notes:
@@ -112,11 +114,30 @@ def export_adapter(run: epath.Path, stage: str, to: epath.PathLike, options: Exp
              "FOLDER writes it."]  # fmt: skip
     if bias:
         notes.append(f"Add {bias!r} to the scores: transformers' class has no bias.")
-    head = ["---", "library_name: peft", "---", f"# {stage}", ""]
+    published = base_model(run, stored(place.parent))
+    front = [] if published is None else published.front()
+    head = ["---", "library_name: peft", *front, "---", f"# {stage}", ""]
+    if published is not None:
+        notes.append(published.sentence())
     (folder / "README.md").write_text("\n".join([*head, *notes, ""]))
     for note in notes:
         print(f"{stage}: {note}")
     return Path(saving.finish(folder))
+
+
+def base_model(run: epath.Path, config: Mapping[str, Any]) -> card.Base | None:
+    """The published model that a stage of a run was trained from; None: there is none.
+
+    config: of the stage, as JSON values.
+    """
+    if PRETRAINED not in config:
+        return None
+    found = kept.of(taken.followed(run / PRETRAINED))
+    if found is None:  # a run of an earlier version
+        return card.Base(None, config[PRETRAINED])
+    name, origin = found.about["name"], found.origin()
+    on_hub = name if hub.is_name(name) and not epath.Path(name).exists() else origin.base_model
+    return card.Base(name, found.digest(), origin.licence, on_hub)
 
 
 def finished(run: epath.Path, stage: str) -> epath.Path:

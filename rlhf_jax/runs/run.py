@@ -25,11 +25,12 @@ from rlhf_jax.generation.ending import Ending
 from rlhf_jax.models.config import different_fields
 from rlhf_jax.parallel import processes
 from rlhf_jax.parallel.runner import Runner, make_runner
+from rlhf_jax.published import kept
 from rlhf_jax.published import model as published
 from rlhf_jax.randomness import random_key
 from rlhf_jax.runs import chain, memory, opening
 from rlhf_jax.runs.evaluation import Evaluation
-from rlhf_jax.runs.experiment import Experiment
+from rlhf_jax.runs.experiment import PRETRAINED, Experiment
 from rlhf_jax.runs.inputs import StageInputs
 from rlhf_jax.runs.models import Models
 from rlhf_jax.runs.origin import Origin
@@ -304,10 +305,12 @@ class Run:
     def published(self) -> Any:
         """The parameters of the experiment's published model, laid over the devices."""
         found, shape = self.config.published, self.config.model
-        if rows := shape.vocab_size - found.shape().vocab_size:
-            print(f"pretrained: {found.path} has no embeddings of {rows} tokens of the tokenizer: "
-                  "they are the mean of the others", flush=True)  # fmt: skip
-        return published.load(found, shape, self.runner.layout)
+        for sentence in published.changes(found, shape):
+            print(f"{PRETRAINED}: {sentence}", flush=True)
+        params = published.load(found, shape, self.runner.layout)
+        keep = lambda: kept.keep(found, self.config.pretrained, self.directory / PRETRAINED)
+        processes.first_alone(keep, "what is kept of the published model")
+        return params
 
     def key(self, purpose: str) -> jax.Array:
         """The random key of a purpose (randomness.py)."""

@@ -36,6 +36,7 @@ MODEL = "test_a_stage_starts_from_the_file_s_weights_and_their_tokenizer"
 AGAIN = "test_import_export_import_is_bit_for_bit"
 CARD = "test_the_card_says_what_the_model_is"
 CHANGED = "test_files_that_have_changed_are_refused"
+GONE = "test_a_finished_run_needs_the_published_files_no_more"
 SHAPE = "test_an_experiment_has_the_published_shape"
 PRETRAINED = (
     *mutants("published/model.py", "test_pretrained.py", [
@@ -56,8 +57,22 @@ PRETRAINED = (
         ("export", 'origin.get("licences", {})', "{}", CARD),
         ("export", 'origin.get("test_sets", ())', "()", CARD),
     ]),
+    *mutants("runs/export.py", "test_pretrained.py", [
+        ("export", "base=base_model(run, config),", "", CARD),
+    ]),
+    *mutants("published/kept.py", "test_pretrained.py", [
+        ("find", 'kept.about["name"] == name', "True", GONE, "Failed|AssertionError"),
+        ("digest", 'kept.about["files"] == _listed(model)', "False", GONE),
+        ("digest", 'kept.about["files"] == _listed(model)', "True",
+         "test_what_is_kept_of_the_files_does_not_hide_a_change"),
+    ]),
+    *mutants("published/model.py", "test_pretrained.py", [
+        ("changes", "if shape.context < published.context:", "if False:",
+         "test_what_a_run_changes_of_the_published_model_is_told", "IndexError"),
+    ]),
     *mutants("runs/experiment.py", "test_pretrained.py", [
-        ("Experiment.fingerprint", "found[PRETRAINED] = self.published.digest()", "pass", CHANGED),
+        ("Experiment.fingerprint",
+         "found[PRETRAINED] = kept.digest(self.published, self._kept_in)", "pass", CHANGED),
         ("Experiment._start_from_published", "{PRETRAINED: stage, **self.stages}",
          "{**self.stages, PRETRAINED: stage}", SHAPE),
     ]),

