@@ -8,11 +8,12 @@ from rlhf_jax.data.arrays import ranking_batch
 from rlhf_jax.stages import dpo, reward_model
 from tests.stages.tiny import MODEL, PAD, policy_params, score_params
 
+OUTPUT = slice(2, None)  # the targets: the response and its end token
 RANKINGS = [  # prompts of one token behind bos
-    ([([1, 5, 9, 2], 2), ([1, 5, 8, 7, 2], 2)], (0, 1)),
-    ([([1, 6, 11, 2], 2), ([1, 6, 12, 2], 2), ([1, 6, 2], 2)], (2, 0, 2)),
-    ([([1, 9, 30, 2], 2), ([1, 9, 31, 31, 2], 2)], (0, 0)),  # a tie says nothing
-    ([([1, 7, k, 2], 2) for k in range(20, 24)], (3, 1, 0, 2)),
+    ([([1, 5, 9, 2], OUTPUT), ([1, 5, 8, 7, 2], OUTPUT)], (0, 1)),
+    ([([1, 6, 11, 2], OUTPUT), ([1, 6, 12, 2], OUTPUT), ([1, 6, 2], OUTPUT)], (2, 0, 2)),
+    ([([1, 9, 30, 2], OUTPUT), ([1, 9, 31, 31, 2], OUTPUT)], (0, 0)),  # a tie says nothing
+    ([([1, 7, k, 2], OUTPUT) for k in range(20, 24)], (3, 1, 0, 2)),
 ]
 
 
