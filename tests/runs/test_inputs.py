@@ -11,6 +11,7 @@ from rlhf_jax.errors import UserError
 from rlhf_jax.randomness import random_key, shuffle_seed
 from rlhf_jax.runs import chain
 from rlhf_jax.runs import inputs as module
+from rlhf_jax.runs import run as runs
 from rlhf_jax.runs.inputs import StageInputs
 from rlhf_jax.runs.run import Run
 from tests.fed import inputs_of
@@ -140,7 +141,8 @@ def test_what_a_stage_opens_is_closed_when_it_ends_however_it_ends(ends, monkeyp
         return {}
 
     finish = lambda params, inputs: closed.append("finish")
-    stage = SimpleNamespace(finish=finish, ends="rankings", check=None)
+    loaded = lambda inputs: None
+    stage = SimpleNamespace(finish=finish, ends="rankings", check=None, loaded=loaded)
     run = SimpleNamespace(
         config=SimpleNamespace(stages=STAGES | {"pretrain": stage}),
         build=lambda stage: given.build,
@@ -152,6 +154,7 @@ def test_what_a_stage_opens_is_closed_when_it_ends_however_it_ends(ends, monkeyp
         _train=train,
     )
     monkeypatch.setattr(chain, "builds_on", lambda stages, stage: [])
+    monkeypatch.setattr(runs, "StageInputs", lambda run, stage: given)
     with contextlib.nullcontext() if ends is None else pytest.raises(type(ends)):
         Run._run(run, "pretrain")
     assert closed == (["finish"] if ends is None else []) + ["second", "first"]
