@@ -303,6 +303,7 @@ def _from_hugging_face(
     model.no_padding()
     model.no_truncation()
     model.encode_special_tokens = True  # text that spells a special token is text
+    model.post_processor = None  # it adds special tokens, and takes white space out of offsets
     coder, config = _HuggingFace(model), kept.get("config", {})
     size = 1 + max(model.get_vocab(with_added_tokens=True).values())  # ids may have gaps
     makes = lambda: {i for text in (*TEXTS, *CHARACTERS) for i in coder.encode(text)}

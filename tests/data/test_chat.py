@@ -2,6 +2,7 @@
 
 import numpy as np
 import pytest
+from tokenizers import processors
 
 from rlhf_jax.data import arrays, rendering
 from rlhf_jax.data.chat import ChatTemplate
@@ -82,6 +83,21 @@ def test_the_trained_tokens_are_the_assistant_s_and_what_stops_it(name, tokenize
     )
     piece = arrays.demonstration_piece(last, tokenizer, close)
     assert "".join(tokenizer.token_of(i) for i in piece[0][piece[1]]) == f"{space}r3{end}"
+
+
+def test_white_space_of_earlier_turns_is_trained_if_the_file_trims_offsets(tmp_path):
+    """As the files of Llama 3 and SmolLM2 do."""
+    path = dialogues.write("chatml", tmp_path)
+    model, code = dialogues.stand_in("chatml"), " def f():\n\n    return 1 "
+    model.post_processor = processors.Sequence([processors.ByteLevel(trim_offsets=True)])
+    model.save(str(path))
+    tokenizer = load_tokenizer(path).with_chat()
+    record = Renderer(tokenizer, ChatConfig("published")).record(
+        Conversation(chat("a  b", code, "c", code))
+    )
+    close = arrays.close_with_eos(tokenizer)
+    ids, targets = arrays.demonstration_piece(record, tokenizer, close)
+    assert "".join(tokenizer.token_of(i) for i in ids[targets]) == f"{code}<|im_end|>" * 2
 
 
 def test_records_of_every_kind_are_rendered(tokenizers):

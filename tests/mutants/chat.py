@@ -3,6 +3,7 @@
 from tests.mutants import mutants
 
 TRAINED = "test_the_trained_tokens_are_the_assistant_s_and_what_stops_it"
+TRIMS = "test_white_space_of_earlier_turns_is_trained_if_the_file_trims_offsets"
 WRONG = "test_templates_that_cannot_be_trained_with_are_refused"
 PADS = "test_padding_has_a_token_of_its_own"
 CONTINUES = "test_a_response_continues_its_prompt_where_a_text_begins_with_a_space"
@@ -41,11 +42,12 @@ MUTANTS = (
         ("rendered", "_joined_differ(made[-1], tokenizer)", "0", COUNTED),
     ]),
     *mutants("data/arrays.py", "data/test_chat.py", [
-        ("demonstration_piece", "start <= a and b <= stop", "start <= a",
+        ("demonstration_piece", "start <= a < stop and b <= stop", "start <= a",
          f"{TRAINED}[qwen2_5]"),
         ("demonstration_piece", "if not each.trained", "if True", f"{TRAINED}[qwen2_5]"),
     ]),
     *mutants("data/tokenizer.py", "data/test_tokenizer.py", [
+        ("_from_hugging_face", "model.post_processor = None", "pass", f"data/test_chat.py::{TRIMS}"),
         ("_continuing", "return found", "return coder", f"{CONTINUES}[llama]"),
         ("Tokenizer.document_ids", "self.text_eos_id", "self.eos_id",
          "data/test_chat.py::test_a_saved_tokenizer_has_its_template"),
