@@ -69,6 +69,25 @@ def test_records_are_stored_as_the_text_of_the_template(folder, capsys):
         check_config(FolderData(str(folder)), folder.parent / "data", 262, 0)
 
 
+class OfSources(FolderData):
+    """The records of a folder, said to be of two sources."""
+
+    def records(self, seed):
+        splits, counts = super().records(seed)
+        return splits, counts | {"sources": {"rankings.train": {"a": 2, "b": 1}}}
+
+
+def test_sources_are_counted_without_what_the_template_refuses(folder, capsys):
+    rows = [{"prompt": prompt, "chosen": "a", "rejected": "b"}
+            for prompt in (TURNS[:1], [*TURNS[:1], TURNS[2]], "p")]  # fmt: skip
+    (folder / "rankings.train.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
+    corpora = prepare(OfSources(str(folder)), folder.parent / "data", 262, 0, PUBLISHED)
+    assert corpora.counts["rankings"] == {"train": 2, "valid": 1}
+    assert corpora.sources("rankings", "train") == {"a": 1, "b": 1}
+    told = "data: left out, as they cannot be rendered: rankings.train (the chat template refuses "
+    assert told in capsys.readouterr().out
+
+
 def test_messages_without_a_template_are_refused(folder):
     with pytest.raises(UserError, match=r"demonstrations.train, record 1: field 'prompt': expected "
                        r"a text, got messages: name the template"):  # fmt: skip
@@ -160,7 +179,8 @@ def test_the_page_runs(folder, tmp_path, monkeypatch, capsys):
     assert made["prompt"] == ASKED.format("Name a river.")
     begun = made["policy"].tokenizer.prompt_ids(made["prompt"])
     assert begun.count(made["policy"].tokenizer.bos_id) == 1
-    prompts.write_text('{"prompt": [{"role": "system", "content": "s"}]}\n')
+    system = [{"role": "system", "content": "s"}, TURNS[0]]
+    prompts.write_text(json.dumps({"prompt": system}))
     with pytest.raises(UserError, match=r"prompts.jsonl:1: the chat template refuses these "
                        r"messages: System role not supported"):  # fmt: skip
         asked("generate", run, "--prompts", str(prompts))

@@ -151,8 +151,8 @@ class ChatTemplate:
         place = text.rfind(end, start, stop)
         if place < 0:
             raise RecordError(
-                f"the turn {text[start:stop]!r:.60} has no {end}: the token that stops a response "
-                "must be trained"
+                f"a turn has no {end}: the token that stops a response must be trained, got "
+                f"{text[start:stop]!r:.60}"
             )
         return start, place + len(end)
 

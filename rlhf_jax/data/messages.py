@@ -84,10 +84,18 @@ def _message(field: str, value: Any) -> Message:
         raise RecordError(str(error).replace("field '", f"field '{field}.", 1)) from None
 
 
+def last_of_user(field: str, found: Messages) -> Messages:
+    """The messages of a prompt. Raises RecordError unless the last one is a user's."""
+    last = found[-1].role
+    require_field(last == "user", f"{field}[{len(found) - 1}].role", last, "the user's turn at the "
+                  "end of a prompt")  # fmt: skip
+    return found
+
+
 def dialogue(field: str, value: Any) -> str | Messages:
-    """A prompt: text that is not empty, or messages."""
+    """A prompt: text that is not empty, or messages, the last of a user."""
     if isinstance(value, list | tuple):
-        return messages_of(field, value)
+        return last_of_user(field, messages_of(field, value))
     check_text(field, value)
     return value
 

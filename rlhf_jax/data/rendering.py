@@ -4,10 +4,10 @@ import dataclasses
 import re
 from collections import Counter
 from pathlib import Path
-from typing import Literal
+from typing import Literal, NamedTuple
 
 from rlhf_jax.data.counting import Splits
-from rlhf_jax.data.messages import Message, Messages
+from rlhf_jax.data.messages import Message, Messages, last_of_user
 from rlhf_jax.data.records import (
     Conversation,
     Demonstration,
@@ -25,6 +25,7 @@ PUBLISHED = "published"
 HUMAN, ASSISTANT = "\n\nHuman:", "\n\nAssistant:"
 # Of counts.json.
 SPELLED, JOINED, CHANGED = "special_token_spelled", "joined_differently", "response_changed"
+HUMAN_IN, REFUSED = "human_turns_in_a_message", "refused_by_template"
 
 
 @dataclasses.dataclass(frozen=True)
@@ -147,7 +148,7 @@ def _turns(text: str) -> Messages:
     ]
     if found[-1] == Message("assistant", ""):
         found.pop()
-    return tuple(found)
+    return last_of_user("prompt", tuple(found))
 
 
 def _responses(record: Record) -> tuple[str, ...]:
@@ -164,36 +165,60 @@ def _spoken(record: Record) -> str:
     return told if isinstance(told, str) else "\n".join(message.content for message in told)
 
 
-def rendered(
-    splits: Splits, tokenizer: Tokenizer, config: ChatConfig
-) -> tuple[Splits, dict[str, dict[str, int]]]:
-    """(the splits as texts, counts by name and split).
+class Outcome(NamedTuple):
+    """What `rendered` returns.
 
-    Counts, where not 0: records with a special token spelled in a prompt, which the tokenizer reads
-    as that token, as transformers does; records whose tokens would be others if prompt and response
-    were joined first; records with a response that the template changes beyond white space at its
-    ends.
+    counts   by name and split, where not 0: records with a special token spelled in a prompt, which
+             the tokenizer reads as that token, as transformers does; records whose tokens would be
+             others if prompt and response were joined first; records with a response that the
+             template changes beyond white space at its ends; prompts with "\\n\\nHuman:" in them
+             that are one message; and by split and reason, records that are refused
+    refused  the places of the records that are left out, by split ("rankings.train")
+    """
+
+    splits: Splits
+    counts: dict[str, dict[str, int]]
+    refused: dict[str, list[int]]
+
+
+def rendered(splits: Splits, tokenizer: Tokenizer, config: ChatConfig) -> Outcome:
+    """The splits as texts. A record that the template refuses is left out and counted.
 
     Raises:
-      RecordError: the template refuses a record, named by its split and number.
+      RecordError: the template refuses every record of a split; the first one is named.
     """
     renderer, special = Renderer(tokenizer, config), tokenizer.special_pattern()
-    found, counts = {}, {name: Counter() for name in (SPELLED, JOINED, CHANGED)}
+    found, counts = {}, {name: Counter() for name in (SPELLED, JOINED, CHANGED, HUMAN_IN, REFUSED)}
+    refused, first = {}, {}
     for kind, parts in splits.items():
         found[kind] = {}
         for split, records in parts.items():
             place, made = f"{kind}.{split}", []
-            for number, record in enumerate(records, 1):
+            for number, record in enumerate(records):
                 try:
                     made.append(renderer.record(record))
                 except RecordError as error:
-                    raise RecordError(f"{place}, record {number}: {error}") from None
+                    refused.setdefault(place, []).append(number)
+                    reason = str(error).partition(", got ")[0]  # of any record
+                    counts[REFUSED][f"{place} ({reason})"] += 1
+                    first.setdefault(place, error)
+                    continue
                 counts[SPELLED][place] += bool(special.search(_spoken(record)))
                 counts[JOINED][place] += _joined_differ(made[-1], tokenizer)
                 before, after = _responses(record), _responses(made[-1])
                 counts[CHANGED][place] += [r.strip() for r in before] != [r.strip() for r in after]
+                counts[HUMAN_IN][place] += config.texts == "user" and _in_human(record)
+            if records and not made:
+                raise RecordError(f"{place}: all {len(records)} records are refused; record 1: "
+                                  f"{first[place]}")  # fmt: skip
             found[kind][split] = made
-    return found, {name: dict(+each) for name, each in counts.items() if +each}
+    return Outcome(found, {name: dict(+each) for name, each in counts.items() if +each}, refused)
+
+
+def _in_human(record: Record) -> bool:
+    """Whether the prompt is a text of turns in Anthropic's template."""
+    prompt = "" if isinstance(record, Text) else record.prompt
+    return isinstance(prompt, str) and prompt.startswith(HUMAN)
 
 
 def _joined_differ(record: Record, tokenizer: Tokenizer) -> bool:

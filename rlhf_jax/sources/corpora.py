@@ -2,6 +2,7 @@
 
 import dataclasses
 import json
+from collections import Counter
 from collections.abc import Sequence
 
 from etils.epath import Path
@@ -32,6 +33,8 @@ TOLD = {
     rendering.SPELLED: "spell a special token in a prompt, which is read as that token",
     rendering.JOINED: "have other tokens if prompt and response are joined first",
     rendering.CHANGED: "have a response that the chat template changes",
+    rendering.HUMAN_IN: 'have turns "Human:" in one message of the user (chat.texts is not human)',
+    rendering.REFUSED: "left out, as they cannot be rendered",
 }
 COUNTS = "counts.json"  # in data/, written last
 
@@ -183,9 +186,20 @@ def _rendered(
     with inside("chat"):
         tokenizer = load_tokenizer(file).with_chat(chat.source)
     tokenizer.save(file)
-    splits, changed = rendering.rendered(splits, tokenizer, chat)
+    splits, changed, refused = rendering.rendered(splits, tokenizer, chat)
     counts |= changed
+    for place, left in refused.items():
+        if sizes := counts.get("sources", {}).get(place):
+            counts["sources"][place] = without(sizes, left)
     return splits
+
+
+def without(sizes: dict[str, int], left: Sequence[int]) -> dict[str, int]:
+    """{source: how many records} without the records at the places `left`. The records are in the
+    sources' order."""
+    names = [name for name, size in sizes.items() for _ in range(size)]
+    lost = Counter(names[place] for place in left)
+    return {name: size - lost[name] for name, size in sizes.items()}
 
 
 def training_texts(splits: counting.Splits) -> list[str]:

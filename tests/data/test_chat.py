@@ -11,8 +11,11 @@ from rlhf_jax.data.records import Conversation, Demonstration, Prompt, Ranking, 
 from rlhf_jax.data.rendering import ChatConfig, Renderer, rendered
 from rlhf_jax.data.tokenizer import Tokenizer, load_tokenizer
 from rlhf_jax.errors import ConfigError, RecordError, UserError
+from rlhf_jax.sources.corpora import without
 from tests.data import dialogues
 from tests.data.dialogues import END, SPECIAL, digest
+
+SAID = [{"role": "user", "content": "a"}]
 
 
 @pytest.fixture(scope="module")
@@ -129,8 +132,8 @@ def test_what_rendering_changes_is_counted(tokenizers):
         Demonstration(chat("<|eot_id|>"), "r"),
         Demonstration(chat("q"), "a<|eot_id|>"),
     ]
-    _, counts = rendered({"demonstrations": {"train": records}}, tokenizers["llama3"],
-                         ChatConfig("published"))  # fmt: skip
+    counts = rendered({"demonstrations": {"train": records}}, tokenizers["llama3"],
+                      ChatConfig("published")).counts  # fmt: skip
     place = "demonstrations.train"
     assert counts == {rendering.SPELLED: {place: 1}, rendering.JOINED: {place: 1}}
     drops = (
@@ -139,15 +142,44 @@ def test_what_rendering_changes_is_counted(tokenizers):
     )
     records = {"demonstrations": {"train": [Demonstration(chat("q"), "axb")]}}
     other = tokenizers["mistral"].with_chat(drops)
-    assert rendered(records, other, ChatConfig("file"))[1] == {rendering.CHANGED: {place: 1}}
+    assert rendered(records, other, ChatConfig("file")).counts == {rendering.CHANGED: {place: 1}}
+    records = {"demonstrations": {"train": [Demonstration("\n\nHuman: q\n\nAssistant:", " a")] * 2}}
+    for texts, expected in (("user", {rendering.HUMAN_IN: {place: 2}}), ("human", {})):
+        config = ChatConfig("published", texts=texts)
+        assert rendered(records, tokenizers["llama3"], config).counts == expected
 
 
-def test_a_record_that_the_template_refuses_is_named(tokenizers):
-    twice = Prompt((*chat("a"), *chat("b")))
-    with pytest.raises(RecordError, match=r"prompts.ppo, record 2: the chat template refuses these "
-                       r"messages: Conversation roles must"):  # fmt: skip
-        splits = {"prompts": {"ppo": [Prompt(chat("a")), twice]}}
-        rendered(splits, tokenizers["gemma"], ChatConfig("published"))
+def test_records_that_the_template_refuses_are_left_out_and_counted_by_reason(tokenizers):
+    once, twice = Prompt(chat("a")), Prompt((*chat("a"), *chat("b")))
+    system = Prompt(messages_of("messages", [{"role": "system", "content": "s"}, *SAID]))
+    config = ChatConfig("published")
+    splits = {"prompts": {"ppo": [twice, once, system, twice], "test": [once]}}
+    made, counts, refused = rendered(splits, tokenizers["gemma"], config)
+    asked = "<bos><start_of_turn>user\na<end_of_turn>\n<start_of_turn>model\n"
+    assert made == {"prompts": {"ppo": [Prompt(asked)], "test": [Prompt(asked)]}}
+    says = "the chat template refuses these messages: "
+    assert counts == {rendering.REFUSED: {
+        f"prompts.ppo ({says}Conversation roles must alternate user/assistant/user/assistant/...)":
+            2,
+        f"prompts.ppo ({says}System role not supported)": 1,
+    }}  # fmt: skip
+    assert refused == {"prompts.ppo": [0, 2, 3]}
+    assert without({"a": 2, "b": 3, "c": 1}, [0, 2, 3]) == {"a": 1, "b": 1, "c": 1}
+    with pytest.raises(RecordError, match=r"prompts.test: all 2 records are refused; record 1: "
+                       f"{says}Conversation roles must"):  # fmt: skip
+        rendered({"prompts": {"test": [twice, system]}}, tokenizers["gemma"], config)
+
+
+@pytest.mark.parametrize("last", ["assistant", "system"])
+def test_a_prompt_ends_with_the_turn_of_a_user(last, tokenizers):
+    turns = [*SAID, {"role": last, "content": "b"}]
+    for make in (Prompt, lambda p: Demonstration(p, "r"), lambda p: Scored(p, "r", 1)):
+        with pytest.raises(RecordError, match=r"field 'prompt\[1\].role': expected the user's turn "
+                           f"at the end of a prompt, got '{last}'"):  # fmt: skip
+            make(turns)
+    human = Renderer(tokenizers["chatml"], ChatConfig("published", texts="human"))
+    with pytest.raises(RecordError, match=r"expected the user's turn at the end"):
+        human.prompt("\n\nHuman: q\n\nAssistant: r")
 
 
 BEGINS = "{% if add_generation_prompt %}[{% endif %}"
@@ -172,7 +204,7 @@ WRONG = {
     "no end": (MARKED.replace("</s>", ""), "has no </s>: the token that stops a response must be"),
     "end unmarked": (
         MARKED.replace("</s>{% endgeneration %}", "{% endgeneration %}</s>"),
-        "the turn 'r1' has no </s>: the token that stops",
+        "a turn has no </s>: the token that stops a response must be trained, got 'r1'",
     ),
     "all marked": (
         "{% generation %}" + PLAIN + "{% endgeneration %}" + BEGINS,

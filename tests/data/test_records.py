@@ -32,7 +32,11 @@ JSON = st.recursive(
 )  # fmt: skip
 FIELDS = st.dictionaries(PLAIN.filter(lambda name: name != "prompt"), JSON, max_size=3)
 CONTENT = st.sampled_from(["", "a", "\n\u2581 ", "<s>\u6f22"])
-MESSAGES = st.lists(st.builds(Message, st.sampled_from(ROLES), CONTENT), min_size=1, max_size=2)
+MESSAGES = st.builds(
+    lambda before, last: [*before, Message("user", last)],
+    st.lists(st.builds(Message, st.sampled_from(ROLES), CONTENT), max_size=1),
+    CONTENT,
+)
 KINDS = {
     Conversation: st.builds(
         lambda before, reply: Conversation((*before, Message("assistant", reply))),

@@ -4,6 +4,9 @@ from tests.mutants import mutants
 
 TRAINED = "test_the_trained_tokens_are_the_assistant_s_and_what_stops_it"
 TRIMS = "test_white_space_of_earlier_turns_is_trained_if_the_file_trims_offsets"
+REFUSES = "test_records_that_the_template_refuses_are_left_out_and_counted_by_reason"
+REFUSED_OF = "test_sources_are_counted_without_what_the_template_refuses"
+LAST = "test_a_prompt_ends_with_the_turn_of_a_user"
 WRONG = "test_templates_that_cannot_be_trained_with_are_refused"
 PADS = "test_padding_has_a_token_of_its_own"
 CONTINUES = "test_a_response_continues_its_prompt_where_a_text_begins_with_a_space"
@@ -40,6 +43,10 @@ MUTANTS = (
         ("Renderer.record", 'self._config.turns == "all"', "True", f"{TRAINED}[gemma]"),
         ("rendered", "bool(special.search(_spoken(record)))", "0", COUNTED),
         ("rendered", "_joined_differ(made[-1], tokenizer)", "0", COUNTED),
+        ("rendered", 'config.texts == "user" and', "True and", COUNTED),
+        ("rendered", "records and not made", "False", REFUSES, "Failed"),
+        ("_turns", 'last_of_user("prompt", tuple(found))', "tuple(found)", f"{LAST}[system]",
+         "Failed"),
     ]),
     *mutants("data/arrays.py", "data/test_chat.py", [
         ("demonstration_piece", "start <= a < stop and b <= stop", "start <= a",
@@ -47,7 +54,8 @@ MUTANTS = (
         ("demonstration_piece", "if not each.trained", "if True", f"{TRAINED}[qwen2_5]"),
     ]),
     *mutants("data/tokenizer.py", "data/test_tokenizer.py", [
-        ("_from_hugging_face", "model.post_processor = None", "pass", f"data/test_chat.py::{TRIMS}"),
+        ("_from_hugging_face", "model.post_processor = None", "pass",
+         f"data/test_chat.py::{TRIMS}"),
         ("_continuing", "return found", "return coder", f"{CONTINUES}[llama]"),
         ("Tokenizer.document_ids", "self.text_eos_id", "self.eos_id",
          "data/test_chat.py::test_a_saved_tokenizer_has_its_template"),
@@ -71,7 +79,11 @@ MUTANTS = (
         ("try_contract", "(None if back == text else (text, back))", "None",
          "test_what_a_tokenizer_loses_is_said", "AssertionError|TypeError"),
     ]),
+    *mutants("data/messages.py", "data/test_chat.py", [
+        ("last_of_user", 'last == "user"', 'last != "assistant"', f"{LAST}[system]", "Failed"),
+    ]),
     *mutants("sources/corpora.py", "test_chat_run.py", [
+        ("_rendered", "without(sizes, left)", "sizes", REFUSED_OF),
         ("identity", '{} if chat == PLAIN else {"chat": chat}', "{}", STORED),
         ("_rendered", "tokenizer.save(file)", "pass", STORED),
         ("prepare", "rendering.refuse_messages(splits)", "pass",
