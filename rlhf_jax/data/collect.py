@@ -1,9 +1,9 @@
 """`rlhf-jax data FILE... --to FOLDER`: files of known formats as one folder of records."""
 
 import dataclasses
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from pathlib import Path
-from typing import Literal
+from typing import Any, Literal
 
 from rlhf_jax.data import about, hygiene
 from rlhf_jax.data.convert import Entry, FileRead, Reading, read_file
@@ -11,7 +11,7 @@ from rlhf_jax.data.counting import texts_of
 from rlhf_jax.data.folder import FILES
 from rlhf_jax.data.formats.to_records import KINDS
 from rlhf_jax.data.messages import plain
-from rlhf_jax.data.records import Text, write_jsonl
+from rlhf_jax.data.records import Prompt, Record, Text, write_jsonl
 from rlhf_jax.errors import UserError, require
 
 PREFIX = 100  # characters by which prompts are told apart where none are named
@@ -38,7 +38,8 @@ class DataOptions:
     prefix_characters: int | None = None
     user: str | None = None  # the field of the files that names the user of a prompt
     per_user: int | None = None  # the most different prompts of a user; None: any number
-    drop_personal: bool = False  # leaves out e-mail addresses, telephone and card numbers
+    # Leaves out records with e-mail addresses, telephone or card numbers, and the field `user`.
+    drop_personal: bool = False
     # The fraction of the records that is held out: by user, if the users are known, else by prompt
     held_out: float = 0.0
     seed: int = 0  # of what is held out
@@ -99,11 +100,35 @@ def _prompt(entry: Entry) -> str:
     return plain([message for message in prompt if message.role != "system"])
 
 
+def _said(record: Record) -> Iterator[str]:
+    """All texts of a record, those in a prompt's further fields too."""
+    yield from map(plain, texts_of(record))
+    if isinstance(record, Prompt):
+        yield from _strings(record.fields)
+
+
+def _strings(value: Any) -> Iterator[str]:
+    if isinstance(value, str):
+        yield value
+    elif isinstance(value, dict | list):
+        for each in value.values() if isinstance(value, dict) else value:
+            yield from _strings(each)
+
+
+def _without_user(entry: Entry, name: str | None) -> Entry:
+    """The entry without the field that names its user."""
+    if not isinstance(entry.record, Prompt) or name not in entry.record.fields:
+        return entry
+    fields = {field: value for field, value in entry.record.fields.items() if field != name}
+    return entry._replace(record=dataclasses.replace(entry.record, fields=fields))
+
+
 def clean(entries: Sequence[Entry], options: DataOptions) -> tuple[list[Entry], dict[str, int]]:
     """(the entries that are kept, the numbers of those left out by reason), as the options ask."""
     kept, counts = list(entries), {}
     if options.drop_personal:
-        found = [hygiene.personal(map(plain, texts_of(entry.record))) for entry in kept]
+        kept = [_without_user(entry, options.user) for entry in kept]
+        found = [hygiene.personal(_said(entry.record)) for entry in kept]
         for kind in hygiene.PERSONAL:
             counts[f"with a possible {kind}"] = found.count(kind)
         kept = [entry for entry, kind in zip(kept, found, strict=True) if kind is None]
@@ -118,16 +143,15 @@ def clean(entries: Sequence[Entry], options: DataOptions) -> tuple[list[Entry], 
 
 
 def split(entries: Sequence[Entry], options: DataOptions) -> tuple[list[Entry], list[Entry]]:
-    """(train, held out): by user where every entry has one, else by prompt."""
+    """(train, held out): by user; entries without one by prompt."""
     if options.split == "valid":
         return [], list(entries)
     if not options.held_out:
         return list(entries), []
-    if options.user is not None and all(entry.user is not None for entry in entries):
-        groups = [entry.user for entry in entries]
-    else:
-        prefix = options.prefix_characters or PREFIX
-        groups = hygiene.dialogues([_prompt(entry) for entry in entries], prefix)
+    prefix = options.prefix_characters or PREFIX
+    alike = hygiene.dialogues([_prompt(entry) for entry in entries], prefix)
+    groups = [("prompt", group) if entry.user is None else ("user", entry.user)
+              for entry, group in zip(entries, alike, strict=True)]  # fmt: skip
     held = hygiene.hold_out(groups, options.held_out, options.seed)
     sides = ([], [])
     for entry, out in zip(entries, held, strict=True):

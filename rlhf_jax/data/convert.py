@@ -14,6 +14,7 @@ from collections.abc import Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
+from rlhf_jax.data.about import NOT_KNOWN
 from rlhf_jax.data.formats import files, known
 from rlhf_jax.data.formats.item import Document, Format, Item, Left, Noted, Row
 from rlhf_jax.data.formats.public_tests import PUBLIC_TESTS
@@ -22,6 +23,8 @@ from rlhf_jax.data.records import Record, Text
 from rlhf_jax.errors import ConfigError, RecordError, UserError, require
 
 TEST_NAME = re.compile(r"(?<![a-z])(test|eval)(set|ing|uation)?(?![a-z])", re.IGNORECASE)
+TEST_FOLDER = re.compile(r"(test|eval)([-_ ]?set|ing|uation)?", re.IGNORECASE)
+OTHER_NAME = re.compile(r"(?<![a-z])(train|dev|valid)(ing|ation)?(?![a-z])", re.IGNORECASE)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -69,7 +72,7 @@ class FileRead:
     """The records of a file.
 
     source    the paper or page that describes the format; "" if there is none
-    licence   "" if it is not known
+    licence   "" if it is not known, or "licence not known (if this is GSM8K: MIT)"
     test      whether the file is public as a test set
     sha256    of the file; None for a TFDS data set
     counts    rows; records by kind; prompts that lost their oldest turns
@@ -99,7 +102,8 @@ class FileRead:
         """The counts in a line."""
         counts, left = (", ".join(f"{count} {what}" for what, count in numbers.items())
                         for numbers in (self.counts, self.left_out))  # fmt: skip
-        licence = f"licence {self.licence}" if self.licence else "licence not known"
+        known = self.licence and not self.licence.startswith(NOT_KNOWN)
+        licence = f"licence {self.licence}" if known else self.licence or NOT_KNOWN
         test = ", public as a test set" if self.test else ""
         more = f"; left out: {left}" if left else ""
         return f"{self.name}: {self.format}, {licence}{test}: {counts}{more}"
@@ -139,12 +143,31 @@ def read_file(name: str, how: Reading = Reading()) -> FileRead:
             entries += [Entry(kind, record, user) for kind, record in found]
     tally.counts.update(entry.kind for entry in entries)
     digest = _digest(path)
-    test = form.test or digest in PUBLIC_TESTS or bool(TEST_NAME.search(Path(name).name))
-    licence, counted = how.licence or form.licence, map(dict, tally)
+    test = form.test or digest in PUBLIC_TESTS or is_test_name(name)
+    licence, counted = how.licence or _licence(form, name, digest), map(dict, tally)
     found = FileRead(name, form.name, form.source, licence, test, digest, entries, *counted)
     if not entries:
         raise UserError(f"{found.told()}: no {' or '.join(kinds)}")
     return found
+
+
+def is_test_name(name: str) -> bool:
+    """Whether a file is a test set by its name, or else by the folder nearest to it that names a
+    split, as in hub:OWNER/NAME/test/0000.parquet."""
+    file, *folders = reversed(Path(name).parts)
+    if TEST_NAME.search(file) or OTHER_NAME.search(file):
+        return bool(TEST_NAME.search(file))
+    for folder in folders:
+        if TEST_FOLDER.fullmatch(folder) or OTHER_NAME.fullmatch(folder):
+            return bool(TEST_FOLDER.fullmatch(folder))
+    return False
+
+
+def _licence(form: Format, name: str, digest: str | None) -> str:
+    """The licence of the format's data set, if the file is known to be of it."""
+    if not form.licence or digest in PUBLIC_TESTS or form.is_called(name):
+        return form.licence
+    return f"{NOT_KNOWN} (if this is {form.name}: {form.licence})"
 
 
 def _digest(path: Path) -> str | None:
@@ -188,8 +211,12 @@ def _records(
 ) -> Iterator[tuple[str, Record]]:
     """The records of an item, each with its kind."""
     if isinstance(item, Document):
+        others = len(kinds) - ("text" in kinds)
+        tally.left_out.update({"texts, of which no other records are made": 1} if others else {})
         if "text" in kinds and item.text:
             yield "text", Text(item.text)
+        elif "text" in kinds:
+            tally.left_out["an empty text"] += 1
         return
     item, cut = shortened(item, how.prompt_characters)
     tally.counts.update({"prompts without their oldest turns": 1} if cut else {})

@@ -13,11 +13,13 @@ from rlhf_jax.errors import ConfigError, require
 
 T = TypeVar("T")
 EMAIL = re.compile(r"[\w.+-]+@[\w-]+(\.[\w-]+)*\.[A-Za-z]{2,}\b")
-# Groups of digits, with a country code, brackets or separators; no address of the internet.
+# Groups of digits, with a country code, brackets or separators; no address of the internet. Or ten
+# digits and perhaps a 1 or 0 before them, but no number that is round.
 PHONE = re.compile(
     r"(?<![\w.,/-])(?!\d+(\.\d+){3}(?!\d))(\+\d{1,3}[ .-]?)?(\(\d{2,4}\)[ .-]?|\d{2,4}[ .-])"
     r"\d{3,4}[ .-]\d{2,4}([ .-]\d{2,4})?"
     r"(?![\w/-]|[.,]\d)|(?<![\w.])\+\d{8,14}(?!\w)"
+    r"|(?<![\w.,/+*=-])(?<![=+*] )(?!\d*0000)(1?[2-9]\d{9}|0\d{9,10})(?![\w/*=-]|[.,]\d| [=+*])"
 )
 CARD = re.compile(r"(?<![\w.])\d(?:[ -]?\d){12,18}(?!\w)")
 

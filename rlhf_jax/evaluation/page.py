@@ -67,9 +67,10 @@ def page(report: dict, results: Results, image: bytes) -> str:
         for stage, text in report["saved"].items()
     )
     more = "".join(evaluator.section(found, results) for evaluator, found in results)
-    asked = report["prompts"]
+    asked = report["prompts"]  # None if no evaluator asks
+    prompts = f", {asked['asked']} of {asked['all']} test prompts" if asked else ""
     body = f"""<h1>rlhf_jax report</h1>
-<p class="soft">Seed {report["seed"]}, {asked["asked"]} of {asked["all"]} test prompts.
+<p class="soft">Seed {report["seed"]}{prompts}.
 {_times(report["seconds"])}</p>
 {_origin(report)}<h2>Findings</h2>
 <ul>{findings}</ul>

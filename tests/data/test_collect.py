@@ -76,6 +76,25 @@ def test_hygiene_is_counted(chats):
     assert kept(user="who", per_user=1, drop_personal=True) == {"demonstrations.train.jsonl": 4}
 
 
+def test_further_fields_of_prompts_are_searched_too(tmp_path):
+    rows = [{"prompt": "a", "who": "u", "more": {"from": ["me@here.org"]}},
+            {"prompt": "b", "who": "u", "id": 5552345678}]  # fmt: skip
+    path, to = lines(tmp_path / "a.jsonl", *rows), tmp_path / "to"
+    collect([path], DataOptions(to=to, user="who", drop_personal=True))
+    assert read_jsonl(to / "prompts.ppo.jsonl", Prompt) == [Prompt("b", {"id": 5552345678})]
+    assert about.read(to)[0]["cleaned"]["with a possible e-mail address"] == 1
+
+
+def test_a_user_is_on_one_side_if_other_rows_have_none(tmp_path):
+    users = [None, *(f"u{i % 3}" for i in range(60))]
+    rows = [{"prompt": f"{i} asks", "who": user} for i, user in enumerate(users)]
+    options = DataOptions(to=tmp_path / "to", user="who", held_out=0.3)
+    collect([lines(tmp_path / "a.jsonl", *rows)], options)
+    sides = [{prompt.fields["who"] for prompt in read_jsonl(tmp_path / "to" / name, Prompt)}
+             for name in ("prompts.ppo.jsonl", "prompts.test.jsonl")]  # fmt: skip
+    assert not sides[0] & sides[1] and sides[0] | sides[1] == set(users)
+
+
 def test_the_counts_of_hygiene_are_told_and_kept(chats, tmp_path, capsys):
     options = {"drop_personal": True, "prefix_characters": 20, "user": "who", "per_user": 3}
     collect([chats], DataOptions(to=tmp_path / "to", **options))
@@ -119,7 +138,10 @@ def test_users_or_prompts_are_held_out_as_wholes(chats, tmp_path):
 
 def test_a_test_set_is_trained_on_only_if_that_is_allowed(tmp_path, capsys):
     row = {"question": "1 + 1?", "answer": "#### 2"}
-    path = lines(tmp_path / "test.jsonl", row, row | {"question": "2?"}, row | {"question": "3?"})
+    (tmp_path / "gsm8k").mkdir()
+    path = lines(
+        tmp_path / "gsm8k" / "test.jsonl", row, row | {"question": "2?"}, row | {"question": "3?"}
+    )
     folder = tmp_path / "records"
     collect([path], DataOptions(to=folder, kinds=("demonstrations",)))
     assert f"training on {folder} needs data.allow_test" in capsys.readouterr().out
@@ -145,9 +167,12 @@ def test_a_test_set_is_trained_on_only_if_that_is_allowed(tmp_path, capsys):
     ("name", "test"),
     [("test.jsonl", True), ("my-test-set.jsonl", True), ("testset-v1.jsonl", True),
      ("eval_1.jsonl", True), ("latest.jsonl", False), ("medieval.jsonl", False),
-     ("train.jsonl", False), ("attestation.jsonl", False)],
+     ("train.jsonl", False), ("attestation.jsonl", False), ("test/0000.jsonl", True),
+     ("test/en/0000.jsonl", True), ("test/train.jsonl", False), ("test/data/train/0.jsonl", False),
+     ("train/test-set/0.jsonl", True), ("testimony/0.jsonl", False)],
 )  # fmt: skip
 def test_a_files_name_says_whether_it_is_a_test_set(name, test, tmp_path):
+    (tmp_path / name).parent.mkdir(parents=True, exist_ok=True)
     path = lines(tmp_path / name, {"prompt": "p", "response": "r"})
     collect([path], DataOptions(to=tmp_path / "to"))
     assert about.read(tmp_path / "to")[0]["test"] is test

@@ -46,6 +46,12 @@ TREE = node(
                                  node("assistant", "thus", rank=0)), rank=0),
     node("assistant", "hey", rank=1),
 )  # fmt: skip
+REVIEWED = node("prompter", "hello", node("assistant", "yo", rank=2),
+                node("assistant", "hi", node("prompter", "why?"), rank=0, review_result=True),
+                node("assistant", "ho", node("prompter", "a", *TREE["replies"]), rank=3,
+                     deleted=True),
+                node("assistant", "hu", review_result=False),
+                node("assistant", "hey", rank=1))  # fmt: skip
 PARTLY = node("prompter", "a", node("assistant", "b", rank=0), node("assistant", "c"))
 SINGLE = node("prompter", "a", node("assistant", "b", rank=0))
 TREES = [Ranking(ASKED, ("yo", "hi", "hey"), (2, 0, 1)), Ranking(LONGER, ("so", "thus"), (1, 0))]
@@ -79,6 +85,7 @@ STEER = {"prompt": "hello", "response": "hi", "helpfulness": 3, "correctness": 4
 SAFE = {"prompt": "hello", "response_0": "x", "response_1": "y", "better_response_id": 1,
         "safer_response_id": 0}  # fmt: skip
 COMPARED = [Ranking(ASKED, ("hi", "yo"), (0, 1))]
+SHARED = [{"from": "human", "value": "hello"}, {"from": "gpt", "value": "hi"}]
 # (format, rows, how, records, left out)
 CASES = [
     ("messages", [{"messages": [SAID, REPLY], "id": 1}], {}, [Demonstration(ASKED, "hi")], {}),
@@ -104,6 +111,11 @@ CASES = [
      {}),
     ("TRL preferences", [{"prompt": "a", "chosen": " b", "rejected": " c"}], {},
      [Ranking("a", (" b", " c"), (0, 1))], {}),
+    ("TRL preferences", [{"prompt": HELLO, "chosen": " hi", "rejected": " yo"},
+                         {"prompt": f"{HELLO} ", "chosen": "hi", "rejected": "yo"}], {},
+     COMPARED * 2, {}),
+    ("TRL preferences", [{"prompt": f"{HELLO} ", "chosen": "hi", "rejected": "yo"}],
+     {"template": "human"}, [Ranking(HELLO, (" hi", " yo"), (0, 1))], {}),
     ("TRL preferences", [{"prompt": "hello", "chosen": [SAID, REPLY], "rejected": [SAID, OTHER]}],
      {}, COMPARED, {}),
     ("TRL preferences with implicit prompts",
@@ -114,7 +126,8 @@ CASES = [
      {"equal responses": 1, "no common prompt": 1}),
     ("prompts", [{"prompt": [SAID], "answer": 42}, {"prompt": "a"}], {},
      [Prompt(ASKED, {"answer": 42}), Prompt("a")], {}),
-    ("text", [{"text": "a b"}], {}, [Text("a b")], {}),
+    ("prompts", [{"prompt": HELLO}], {}, [Prompt(ASKED)], {}),
+    ("text", [{"text": "a b"}, {"text": ""}], {}, [Text("a b")], {"an empty text": 1}),
     ("demonstrations", [{"prompt": "a", "response": "b"}, {"prompt": "a", "response": " "},
                         {"prompt": "", "response": "c"}], {},
      [Demonstration("a", "b")], {"an empty response": 1, "an empty prompt": 1}),
@@ -123,9 +136,10 @@ CASES = [
     ("rankings", [{"prompt": "a", "responses": ["b", "c"], "ranks": [1, 0]}], {},
      [Ranking("a", ("b", "c"), (1, 0))], {}),
     ("strings", ["hello"], {}, [Prompt(ASKED)], {}),
-    ("ShareGPT", [{"conversations": [{"from": "human", "value": "hello"},
-                                     {"from": "gpt", "value": "hi"}]}], {},
-     [Demonstration(ASKED, "hi")], {}),
+    ("ShareGPT", [{"conversations": [{"from": "system", "value": ""}, *SHARED]},
+                  {"conversations": [SHARED[0], {"from": "bing", "value": "yo"}]},
+                  {"conversations": SHARED}], {},
+     [Demonstration(ASKED, text) for text in ("hi", "yo", "hi")], {}),
     ("Alpaca", [{"instruction": "hello", "input": "", "output": "hi"},
                 {"instruction": "Add.", "input": "1 2", "output": "3"},
                 {"instruction": "a", "input": "", "output": ""}], {},
@@ -149,6 +163,13 @@ CASES = [
     ("OpenAssistant trees", [{"prompt": tree} for tree in (TREE, PARTLY, SINGLE)], {}, TREES,
      {"only some replies ranked": 1, "no ranks, or a single reply": 1}),
     ("OpenAssistant messages", FLAT, {}, TREES, {}),
+    ("OpenAssistant trees", [{"prompt": REVIEWED}, {"prompt": TREE | {"deleted": True}}], {},
+     TREES[:1], {"a deleted message": 2, "a message that reviewers refused": 1}),
+    ("OpenAssistant messages",
+     [*FLAT[:3], FLAT[3] | {"review_result": True}, *FLAT[4:6], FLAT[6] | {"deleted": True},
+      FLAT[7], message("9", "1", "assistant", "spam") | {"review_result": False}], {}, TREES[:1],
+     {"no ranks, or a single reply": 1, "a deleted message": 1,
+      "a message that reviewers refused": 1}),
     ("summarize-from-feedback comparisons",
      [{"info": POST, "summaries": [{"text": " x"}, {"text": "y"}], "choice": 1}], {},
      [Ranking(TLDR, ("x", "y"), (1, 0))], {}),
@@ -176,6 +197,19 @@ CASES = [
     ("UltraFeedback", [ULTRA], {},
      [Ranking(ASKED, ("x", "y"), (0, 1)), Scored(ASKED, "x", 4.5), Scored(ASKED, "y", 1.5)],
      {"a response without aspects": 1}),
+    ("UltraFeedback", [ULTRA | {"completions": [
+        ULTRA["completions"][0] | {"annotations": {"helpfulness": {"Rating": "5"},
+                                                   "honesty": {"Rating": "\u00b2"}}}]}], {},
+     [Scored(ASKED, "x", 5)], {"responses without ranks, of which no rankings are made": 1}),
+    ("HelpSteer", [STEER], {"kinds": ("scored", "demonstrations", "text")},
+     [Scored(ASKED, "hi", 3)],
+     {"scored responses, of which no demonstrations are made": 1,
+      "prompts, of which no plain text is made": 1}),
+    ("MT-Bench questions", [{"turns": ["hello"]}], {"kinds": ("prompts", "demonstrations")},
+     [Prompt(ASKED, {"turns": ["hello"]})],
+     {"prompts without a response, of which no demonstrations are made": 1}),
+    ("text", [{"text": "a"}], {"kinds": ("prompts", "text")}, [Text("a")],
+     {"texts, of which no other records are made": 1}),
     ("UltraFeedback", [ULTRA], {"by": "overall_score", "kinds": ("rankings",)},
      [Ranking(ASKED, ("x", "y", "z"), (2, 0, 1))], {}),
     ("PandaLM", [pandalm((1, 1, 0)), pandalm((2, 0, 2), text="more"), pandalm((0, 0, 1)),
@@ -229,6 +263,9 @@ def test_notes_of_a_reader_are_counted(tmp_path):
     counts = read_file(path).counts
     assert counts["three opinions, read as a tie"] == 1
     assert counts["responses that are true or false, read as that word"] == 1
+    silent = {"role": "system", "content": ""}
+    path = write(tmp_path / "a.jsonl", {"messages": [silent, SAID, REPLY]})
+    assert read_file(path).counts["dialogues without their empty turn of the system"] == 1
 
 
 def test_anthropics_template_is_kept_as_it_is_written(tmp_path):
@@ -256,7 +293,9 @@ def test_the_kinds_that_are_asked_for_are_made(tmp_path):
     assert found.records("prompts") == [Prompt("a")] * 2
     assert found.left_out == {"rankings with several best responses": 1}
     with pytest.raises(
-        UserError, match=r"a\.jsonl: rankings, licence not known: 2 rows: no scored"
+        UserError,
+        match=r"licence not known: 2 rows; left out: 2 responses without scores, of "
+        "which no scored records are made: no scored",
     ):
         read_file(path, Reading(kinds=("scored",)))
 
@@ -333,6 +372,21 @@ def test_a_format_that_is_not_known_is_refused_with_what_was_seen(tmp_path):
         read_file(write(tmp_path / "a.jsonl", {"text": "a"}), Reading(by="taste"))
     with pytest.raises(ConfigError, match=r"format = 'tape': must be one of OpenAssistant trees"):
         Reading(format="tape")
+
+
+@pytest.mark.parametrize(
+    ("name", "known"),
+    [("gsm8k/main/train.jsonl", True), ("GSM-8K.jsonl", True), ("mine.jsonl", False)],
+)
+def test_a_licence_is_known_by_name_or_content_only(name, known, tmp_path):
+    (tmp_path / name).parent.mkdir(parents=True, exist_ok=True)
+    row = {"question": "hello", "answer": "It is\n#### 42"}
+    found = read_file(write(tmp_path / name, row))
+    assert found.licence == ("MIT" if known else "licence not known (if this is GSM8K: MIT)")
+    assert f": GSM8K, {'licence MIT' if known else found.licence}: 1 rows" in found.told()
+    assert read_file(found.name, Reading(licence="mine")).licence == "mine"
+    with pytest.raises(UserError, match=r"no known format has the fields question .* answer"):
+        read_file(write(tmp_path / name, {"question": "hello", "answer": "42"}))
 
 
 def test_squality_takes_story_and_question_from_the_file_beside_it(tmp_path):

@@ -300,6 +300,12 @@ def test_the_page_escapes_and_needs_nothing_else():
     assert "Seed 7, 60 of 70 test prompts." in read.text
 
 
+def test_a_report_without_evaluators_is_a_page(report):
+    source = page(report_of([]) | {"prompts": None}, [], draw(report_of([]), [], {}, POLICIES))
+    assert "test prompts" not in source and f"Seed {report['seed']}.\n" in source
+    assert f"Seed {report['seed']}, 60 of 70 test prompts.\n" in page(report, results(), b"")
+
+
 def test_the_page_says_what_its_columns_and_dashes_are(report):
     text = " ".join(Page(page(report, results(), b"")).text.split())
     assert (

@@ -34,24 +34,30 @@ FORMATS = (
          "test_anthropics_template_is_kept_as_it_is_written"),
     ]),
     *mutants("data/formats/item.py", TESTS, [
-        ("best_first", "-score", "score", row("UltraFeedback1")),
+        ("best_first", "-score", "score", row("UltraFeedback2")),
         ("field", "not math.isfinite(found)", "False",
          "test_a_number_that_is_not_finite_is_refused"),
         ("as_written", ".strip()", "", row("Anthropic HH")),
     ]),
     *mutants("data/formats/messages.py", TESTS, [
+        ("turns", 'message.get(text) == ""', "False", row("ShareGPT")),
         ("turns", "said in TOOLS or", "False and", row("messages2"), "RecordError"),
         ("dialogue", 'spoken[0] != "user"', "False", row("messages2")),
         ("answered", 'found[-1].role != "assistant"', "False", row("messages2")),
     ]),
     *mutants("data/formats/openassistant.py", TESTS, [
-        ("_ranking", "0 < ranked < len(ranks)", "False", row("OpenAssistant trees"),
+        ("_ranking", "0 < ranked < len(ranks)", "False", row("OpenAssistant trees0"),
          "AssertionError|RecordError"),
-        ("_below", 'role == "prompter" and replies', "replies", row("OpenAssistant trees")),
+        ("_below", 'role == "prompter" and replies', "replies", row("OpenAssistant trees0")),
+        ("_below", "not _refused(reply)", "True", row("OpenAssistant trees1")),
+        ("_refused", 'given.get("review_result") is False', "False", row("OpenAssistant trees1")),
+        ("trees", '("rank", "deleted", "review_result")', '("rank",)',
+         row("OpenAssistant messages1"), "AssertionError|RecordError"),
         ("trees", 'known[parent]["replies"]', 'roots[-1][1]["prompt"]["replies"]',
-         row("OpenAssistant messages"), "UserError"),
+         row("OpenAssistant messages0"), "UserError"),
     ]),
     *mutants("data/formats/scored.py", TESTS, [
+        ("_score", "isdecimal", "isdigit", row("UltraFeedback1"), "ValueError"),
         ("_score", "/ len(ratings)", "/ 2.5", row("UltraFeedback0")),
         ("read_helpsteer", "row, by", 'row, "helpfulness"', row("HelpSteer1")),
     ]),
@@ -66,12 +72,14 @@ FORMATS = (
          row("TRL unpaired preferences")),
         ("read_implicit", 'max(common.rfind(" "), common.rfind("\\n"))', "len(common)",
          row("TRL preferences with implicit prompts")),
-        ("read_prompt", 'if name != "prompt"', "if False", row("prompts")),
+        ("read_prompt", 'if name != "prompt"', "if False", row("prompts0")),
+        ("_answers", "prompt[len(text) :] + value", "value", row("TRL preferences3")),
         ("read_messages", "all_turns=True", "all_turns=False", row("messages1")),
     ]),
     *mutants("data/formats/to_records.py", TESTS, [
         ("_demonstrations", "len(responses) > 1", "False",
          "test_the_kinds_that_are_asked_for_are_made", "AssertionError"),
+        ("_rankings", "of.item.ranks is None", "False", row("UltraFeedback1"), "TypeError"),
         ("rendered", 'response.removeprefix(" ")', "response", row("Anthropic HH")),
         ("_without_oldest", "(*system, *dialogue", "(*(), *dialogue",
          "test_older_turns_are_cut_as_wholes_and_counted"),
@@ -91,6 +99,10 @@ FILES = (
     ]),
 )  # fmt: skip
 
+ONE_SIDE = "test_a_user_is_on_one_side_if_other_rows_have_none"
+FIELDS = "test_further_fields_of_prompts_are_searched_too"
+NAMED = "test_a_files_name_says_whether_it_is_a_test_set"
+LICENCE = "test_a_licence_is_known_by_name_or_content_only"
 HYGIENE = (
     *mutants("data/hygiene.py", "data/test_hygiene.py", [
         ("dialogues", "not leaders or not key.startswith(leaders[-1])", "True",
@@ -104,15 +116,23 @@ HYGIENE = (
     *mutants("data/collect.py", "data/test_collect.py", [
         ("_prompt", 'if message.role != "system"', "if True",
          "test_a_systems_turn_is_no_beginning_of_a_prompt"),
-        ("split", "groups = [entry.user for entry in entries]", "groups = [*range(len(entries))]",
-         "test_users_or_prompts_are_held_out_as_wholes"),
+        ("split", "entry.user is None", "True", "test_users_or_prompts_are_held_out_as_wholes"),
+        ("split", "entry.user is None", "None in [e.user for e in entries]", ONE_SIDE),
+        ("_said", "yield from _strings(record.fields)", "pass", FIELDS),
+        ("_without_user", "field != name", "True", FIELDS),
         ("_write", "if there:", "if False:", "test_records_that_are_there_stay"),
     ]),
     *mutants("data/convert.py", "data/test_collect.py", [
         ("read_file", "digest in PUBLIC_TESTS or", "",
          "test_a_test_set_is_known_under_another_name"),
+        ("is_test_name", "if TEST_FOLDER.fullmatch(folder) or", "if",
+         f"{NAMED}[test/0000.jsonl-True]"),
+        ("is_test_name", "or OTHER_NAME.fullmatch(folder)", "",
+         f"{NAMED}[test/data/train/0.jsonl-False]"),
     ]),
     *mutants("data/convert.py", "data/test_formats.py", [
+        ("_licence", "or form.is_called(name)", "or True", f"{LICENCE}[mine.jsonl-False]"),
+        ("_records", 'tally.left_out["an empty text"] += 1', "pass", row("text0")),
         ("read_file", "form.test or", "", "test_every_file_of_the_human_data_is_read"),
     ]),
     *mutants("data/about.py", "data/test_collect.py", [
@@ -130,6 +150,8 @@ HYGIENE = (
          "test_public_test_sets_and_licences_are_told"),
     ]),
     *mutants("evaluation/page.py", "evaluation/test_report.py", [
+        ("page", " if asked else", " if True else", "test_a_report_without_evaluators_is_a_page",
+         "TypeError"),
         ("_origin", "escape(line)", "line", "test_public_test_sets_and_licences_are_told"),
     ]),
 )  # fmt: skip

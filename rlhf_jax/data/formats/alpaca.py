@@ -52,6 +52,6 @@ FORMATS = (
            read_dolly, ("demonstrations",), licence="CC BY-SA 3.0",
            source="https://huggingface.co/datasets/databricks/databricks-dolly-15k"),
     Format("Self-Instruct", lambda row: has(row, instruction=str, instances=list),
-           read_self_instruct, ("demonstrations",), licence="Apache-2.0",
+           read_self_instruct, ("demonstrations",), licence="Apache-2.0", called=("selfinstruct",),
            source="Wang et al. 2022, arXiv 2212.10560"),
 )  # fmt: skip

@@ -76,14 +76,14 @@ def read_humaneval(where: str, row: dict, by: str) -> Iterator[Item]:
 
 TRUTHFULQA = "Lin et al. 2021, arXiv 2109.07958"
 FORMATS = (
-    Format("GSM8K", lambda row: has(row, question=str, answer=str),
+    Format("GSM8K", lambda row: has(row, question=str, answer=str) and "#### " in row["answer"],
            read_gsm8k, ("demonstrations", "prompts"), licence="MIT",
            source="Cobbe et al. 2021, arXiv 2110.14168"),
     Format("TruthfulQA", lambda row: has(row, Question=str, **{"Best Incorrect Answer": str}),
            read_truthfulqa, ("rankings",), licence="Apache-2.0", test=True, source=TRUTHFULQA),
     Format("TruthfulQA choices", lambda row: has(row, question=str, mc1_targets=dict),
-           read_choices, ("rankings",), ("mc1", "mc2", "mc0"), licence="Apache-2.0", test=True,
-           source=TRUTHFULQA),
+           read_choices, ("rankings",), ("mc1", "mc2", "mc0"), licence="Apache-2.0",
+           called=("truthfulqa",), test=True, source=TRUTHFULQA),
     Format("LLMBar", lambda row: has(row, input=str, output_1=str, output_2=str),
            read_llmbar, ("rankings",), licence="MIT", test=True,
            source="Zeng et al. 2023, arXiv 2310.07641"),
@@ -91,7 +91,8 @@ FORMATS = (
            read_hhh, ("rankings",), licence="Apache-2.0", test=True,
            source="Askell et al. 2021, arXiv 2112.00861"),
     Format("MT-Bench questions", lambda row: has(row, turns=list), read_mt_bench, ("prompts",),
-           licence="Apache-2.0", test=True, source="Zheng et al. 2023, arXiv 2306.05685"),
+           licence="Apache-2.0", called=("mtbench",), test=True,
+           source="Zheng et al. 2023, arXiv 2306.05685"),
     Format("HumanEval", lambda row: has(row, prompt=str, canonical_solution=str),
            read_humaneval, ("demonstrations",), licence="MIT", test=True,
            source="Chen et al. 2021, arXiv 2107.03374"),

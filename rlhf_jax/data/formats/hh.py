@@ -46,7 +46,7 @@ def _is_hh(row) -> bool:
 
 FORMATS = (
     Format("Anthropic HH", lambda row: _is_hh(row) and "prompt" not in row, read_hh, ("rankings",),
-           licence="MIT", source="Bai et al. 2022, arXiv 2204.05862"),
+           licence="MIT", called=("hhrlhf",), source="Bai et al. 2022, arXiv 2204.05862"),
     Format("Nectar", lambda row: has(row, prompt=str, answers=list), read_nectar, ("rankings",),
            licence="Apache-2.0, not to compete with OpenAI",
            source="https://huggingface.co/datasets/berkeley-nest/Nectar"),

@@ -2,6 +2,7 @@
 
 import dataclasses
 import math
+import re
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -79,6 +80,8 @@ class Format:
     gives    the kinds of records that are made if none is asked for
     by       the judgements by which responses can be ranked or scored; the first is the default
     licence  of the data set that the format belongs to; "" for a format that many data sets have
+    called   names of the data set in small letters, without - and _: the licence is that of files
+             with such a name or in such a folder; (): the format's name
     test     whether the data set is public as a test set, so that nobody should train on it
     rows     changes the rows of a file before they are read one by one, such as messages into trees
     source   the paper or page that describes it
@@ -90,9 +93,15 @@ class Format:
     gives: tuple[str, ...]
     by: tuple[str, ...] = ("",)
     licence: str = ""
+    called: tuple[str, ...] = ()
     test: bool = False
     rows: Callable[[Path, Iterable[Row]], Iterable[Row]] = lambda path, rows: rows
     source: str = ""
+
+    def is_called(self, name: str) -> bool:
+        """Whether a file, or one of the three folders that hold it, has the data set's name."""
+        letters = re.sub("[-_ ]", "", "/".join(Path(name).parts[-4:]).lower())
+        return any(called in letters for called in self.called or (self.name.lower(),))
 
 
 def has(row: Any, **kinds: type | tuple) -> bool:

@@ -1,8 +1,9 @@
 """Lists of messages, in the forms of TRL and ShareGPT, as turns."""
 
+from collections.abc import Iterator
 from typing import Any
 
-from rlhf_jax.data.formats.item import Dialogue, Left, field
+from rlhf_jax.data.formats.item import Dialogue, Left, Noted, field
 from rlhf_jax.data.messages import Message
 from rlhf_jax.errors import RecordError
 
@@ -14,6 +15,8 @@ ROLES = {
     "assistant": "assistant",
     "gpt": "assistant",
     "chatgpt": "assistant",
+    "bing": "assistant",
+    "bard": "assistant",
 }
 TOOLS = ("tool", "function", "function_call", "observation", "ipython")
 
@@ -29,8 +32,8 @@ def turns(
 ) -> tuple[Message, ...]:
     """The turns of a list of messages. role, text: the names of a message's fields.
 
-    Raises Left for messages that are not text alone (tools, images) or that are empty, and
-    RecordError for an unknown role.
+    A system's turn without text is none. Raises Left for messages that are not text alone (tools,
+    images) or that are empty, and RecordError for an unknown role.
     """
     found = []
     for number, message in enumerate(messages):
@@ -41,6 +44,8 @@ def turns(
         if said not in ROLES:
             listed = ", ".join(ROLES)
             raise RecordError(f"{place}: field {role!r}: expected {listed}, got {said!r:.60}")
+        if ROLES[said] == "system" and message.get(text) == "":
+            continue
         found.append(Message(ROLES[said], _content(place, message, text)))
     return tuple(found)
 
@@ -55,6 +60,15 @@ def _content(place: str, message: dict, name: str) -> str:
     if not content or not content.strip():
         raise Left("an empty turn")
     return content
+
+
+NO_SYSTEM = "dialogues without their empty turn of the system"
+
+
+def noted(said: list, found: tuple[Message, ...]) -> Iterator[Noted]:
+    """What `turns` took from a list of messages."""
+    if len(found) < len(said):
+        yield Noted(NO_SYSTEM)
 
 
 def answered(found: tuple[Message, ...]) -> tuple[Dialogue, str]:

@@ -2,6 +2,7 @@
 
 from collections.abc import Iterable, Iterator
 from pathlib import Path
+from typing import Any
 
 from rlhf_jax.data.formats.item import Dialogue, Format, Item, Left, Row, field, has, whole
 from rlhf_jax.data.messages import Message
@@ -17,6 +18,9 @@ def read_tree(where: str, row: dict, by: str) -> Iterator[Item | Left]:
 
 
 def _below(where: str, message: dict, before: tuple[Message, ...]) -> Iterator[Item | Left]:
+    if reason := _refused(message):
+        yield Left(reason)
+        return
     role = field(where, message, "role", str)
     text = field(where, message, "text", str)
     replies = field(where, message, "replies", list)
@@ -24,9 +28,17 @@ def _below(where: str, message: dict, before: tuple[Message, ...]) -> Iterator[I
         raise RecordError(f"{where}: field 'role': expected prompter or assistant, got {role!r}")
     turns = (*before, Message(ROLES[role], text))
     if role == "prompter" and replies:
-        yield _ranking(where, turns, replies)
+        yield _ranking(where, turns, [reply for reply in replies if not _refused(reply)])
     for reply in replies:
         yield from _below(where, reply, turns)
+
+
+def _refused(message: Any) -> str:
+    """Why people took a message out, and with it what follows it; "" if they did not."""
+    given = message if isinstance(message, dict) else {}
+    if given.get("deleted") is True:
+        return "a deleted message"
+    return "a message that reviewers refused" if given.get("review_result") is False else ""
 
 
 def _ranking(where: str, turns: tuple[Message, ...], replies: list) -> Item | Left:
@@ -49,7 +61,8 @@ def trees(path: Path, rows: Iterable[Row]) -> Iterator[Row]:
     roots, known = [], {}
     for where, row in rows:
         message = {name: field(where, row, name, str) for name in ("message_id", "text", "role")}
-        message |= {"rank": row.get("rank"), "replies": []}
+        message |= {key: row.get(key) for key in ("rank", "deleted", "review_result")}
+        message["replies"] = []
         parent = field(where, row, "parent_id", (str, type(None)))
         if not parent:
             roots.append((where, {"prompt": message}))
@@ -62,13 +75,13 @@ def trees(path: Path, rows: Iterable[Row]) -> Iterator[Row]:
     yield from roots
 
 
-LICENCE = "Apache-2.0"
+LICENCE, CALLED = "Apache-2.0", ("oasst", "openassistant")
 SOURCE = "Koepf et al. 2023, arXiv 2304.07327"
 FORMATS = (
     Format("OpenAssistant trees",
            lambda row: has(row, prompt=dict) and has(row["prompt"], text=str, replies=list),
-           read_tree, ("rankings",), licence=LICENCE, source=SOURCE),
+           read_tree, ("rankings",), licence=LICENCE, called=CALLED, source=SOURCE),
     Format("OpenAssistant messages",
            lambda row: has(row, message_id=str, parent_id=(str, type(None)), text=str, role=str),
-           read_tree, ("rankings",), licence=LICENCE, source=SOURCE, rows=trees),
+           read_tree, ("rankings",), licence=LICENCE, called=CALLED, source=SOURCE, rows=trees),
 )  # fmt: skip

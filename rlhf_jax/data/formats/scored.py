@@ -64,7 +64,7 @@ def _score(place: str, completion: dict, by: str) -> float | None:
         return None if found is None else field(place, completion, by, (int, float))
     aspects = field(place, completion, "annotations", dict).values()
     ratings = [float(each["Rating"]) for each in aspects
-               if has(each, Rating=str) and each["Rating"].isdigit()]  # fmt: skip
+               if has(each, Rating=str) and each["Rating"].isdecimal()]  # fmt: skip
     return sum(ratings) / len(ratings) if ratings else None
 
 

@@ -125,7 +125,7 @@ FORMATS = (
            source=SFF),
     Format("SQuALITY ratings", lambda row: has(row, **{"passage-id": str, "questions": dict}),
            read_ratings, ("rankings", "scored"), ("overall", "correctness", "selection"),
-           licence="CC BY 4.0", test=True, rows=stories, source=SQUALITY),
+           licence="CC BY 4.0", called=("squality",), test=True, rows=stories, source=SQUALITY),
     Format("SQuALITY", lambda row: has(row, metadata=dict, document=str, questions=list),
            read_squality, ("demonstrations",), licence="CC BY 4.0", source=SQUALITY),
 )  # fmt: skip

@@ -81,7 +81,9 @@ def _demonstrations(of: Rendered) -> list[Record]:
         if len(responses) > 1:
             raise Left("rankings with several best responses")
     elif of.item.scores is not None:
-        return []
+        raise Left("scored responses, of which no demonstrations are made")
+    elif not responses:
+        raise Left("prompts without a response, of which no demonstrations are made")
     for response in responses:
         if not response.strip():
             raise Left("an empty response")
@@ -91,20 +93,28 @@ def _demonstrations(of: Rendered) -> list[Record]:
 
 
 def _rankings(of: Rendered) -> list[Record]:
-    return [] if of.item.ranks is None else [Ranking(of.prompt, of.responses, of.item.ranks)]
+    if of.item.ranks is None:
+        raise Left("responses without ranks, of which no rankings are made")
+    return [Ranking(of.prompt, of.responses, of.item.ranks)]
 
 
 def _scored(of: Rendered) -> list[Record]:
-    scores = of.item.scores or ()
-    return [Scored(of.prompt, *pair) for pair in zip(of.responses, scores, strict=bool(scores))]
+    if of.item.scores is None:
+        raise Left("responses without scores, of which no scored records are made")
+    pairs = zip(of.responses, of.item.scores, strict=True)
+    return [Scored(of.prompt, *pair) for pair in pairs]
 
 
 def _prompts(of: Rendered) -> list[Record]:
     return [Prompt(of.prompt, of.item.fields)]
 
 
+def _texts(of: Rendered) -> list[Record]:
+    raise Left("prompts, of which no plain text is made")
+
+
 MAKERS: dict[str, Callable[[Rendered], list[Record]]] = {
-    "text": lambda of: [],
+    "text": _texts,
     "demonstrations": _demonstrations,
     "rankings": _rankings,
     "scored": _scored,

@@ -4,8 +4,21 @@ import itertools
 from collections.abc import Iterator
 from typing import Any
 
-from rlhf_jax.data.formats.item import Document, Format, Item, Left, asked, compared, field, has
-from rlhf_jax.data.formats.messages import answered, dialogue, is_messages, turns
+from rlhf_jax.data.formats.item import (
+    ASSISTANT,
+    HUMAN,
+    Document,
+    Format,
+    Item,
+    Left,
+    Noted,
+    as_written,
+    asked,
+    compared,
+    field,
+    has,
+)
+from rlhf_jax.data.formats.messages import answered, dialogue, is_messages, noted, turns
 from rlhf_jax.errors import RecordError
 
 SOURCE = "https://huggingface.co/docs/trl/dataset_formats"
@@ -22,13 +35,22 @@ def _has(row: Any, *names: str) -> bool:
     )
 
 
+def _is_human(prompt: Any) -> bool:
+    text = prompt.rstrip() if isinstance(prompt, str) else ""
+    return text.startswith(HUMAN) and text.endswith(ASSISTANT)
+
+
 def _answers(where: str, row: dict, *names: str) -> Iterator[tuple[Any, str]]:
-    """(prompt, response) for each of the fields `names`, which follow the field "prompt"."""
+    """(prompt, response) for each of the fields `names`, which follow the field "prompt". A text of
+    turns in Anthropic's template is a dialogue."""
     prompt = field(where, row, "prompt", PLAIN)
     before = prompt if isinstance(prompt, str) else turns(where, "prompt", prompt)
     for name in names:
         value = field(where, row, name, PLAIN)
-        if isinstance(value, str) and isinstance(before, str):
+        if isinstance(value, str) and _is_human(prompt):
+            text = prompt.rstrip()
+            yield as_written(where, "prompt", text), prompt[len(text) :] + value
+        elif isinstance(value, str) and isinstance(before, str):
             yield before, value
         elif isinstance(value, str):
             yield dialogue(before), value
@@ -83,17 +105,23 @@ def read_implicit(where: str, row: dict, by: str) -> Iterator[Item]:
     yield compared(common[:boundary], chosen[boundary:], rejected[boundary:])
 
 
-def read_messages(where: str, row: dict, by: str) -> Iterator[Item]:
+def read_messages(where: str, row: dict, by: str) -> Iterator[Item | Noted]:
     """{messages}: the last turn is the response, and earlier turns of the assistant are trained too
     if a chat template renders them."""
-    prompt, response = answered(turns(where, "messages", field(where, row, "messages", list)))
+    said = field(where, row, "messages", list)
+    found = turns(where, "messages", said)
+    yield from noted(said, found)
+    prompt, response = answered(found)
     yield Item(prompt, (response,), all_turns=True)
 
 
 def read_prompt(where: str, row: dict, by: str) -> Iterator[Item]:
     """{prompt} with any further fields, for reward functions."""
     prompt = field(where, row, "prompt", PLAIN)
-    before = prompt if isinstance(prompt, str) else dialogue(turns(where, "prompt", prompt))
+    if isinstance(prompt, list):
+        before = dialogue(turns(where, "prompt", prompt))
+    else:
+        before = as_written(where, "prompt", prompt.rstrip()) if _is_human(prompt) else prompt
     yield Item(before, fields={name: value for name, value in row.items() if name != "prompt"})
 
 
