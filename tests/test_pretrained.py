@@ -16,7 +16,7 @@ from rlhf_jax.data.tokenizer import load_tokenizer
 from rlhf_jax.errors import ConfigError, UserError
 from rlhf_jax.models import transformer
 from rlhf_jax.models.config import TransformerConfig
-from rlhf_jax.published import folder, model, saving, tensor_file
+from rlhf_jax.published import folder, hub, model, saving, tensor_file
 from rlhf_jax.runs import export
 from rlhf_jax.runs.evaluation import EvaluationConfig
 from rlhf_jax.runs.experiment import Experiment, load_experiment
@@ -198,6 +198,10 @@ def test_a_finished_run_needs_the_published_files_no_more(place, monkeypatch, tm
     assert there["pretrained"] == digest(folder.Folder(place / "model").files())
     about = place / "run" / "pretrained" / "published.json"
     content = about.read_text()
+    about.write_text(json.dumps(json.loads(content) | {"name": "own/name"}))
+    monkeypatch.setattr(hub, "folder", None)  # the hub is not asked
+    on_hub = dataclasses.replace(config, pretrained="own/name")
+    assert on_hub.fingerprint("sft") == there
     about.write_text("{}")
     with pytest.raises(UserError, match=r"published.json: name: expected str; remove the file"):
         config.fingerprint("sft")

