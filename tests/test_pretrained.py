@@ -115,10 +115,13 @@ def test_import_export_import_is_bit_for_bit(place):
     assert len(list(to.glob("*.safetensors"))) > 3 and (to / tensor_file.INDEX).is_file()
     again, trained = folder.Folder(to), api.load_policy(place / "run", "sft")
     shape = model.shape_of(again)
-    assert shape == dataclasses.replace(trained.shape, compute_dtype="auto")
+    # Trained with 32 positions; the file's own 64 are exported.
+    assert shape == dataclasses.replace(trained.shape, compute_dtype="auto", context=64)
+    assert "config.json has the published context of 64" in (to / "README.md").read_text()
     equal(model.load(again, shape), trained.params)
     assert (to / "chat_template.jinja").read_text() == TEMPLATE
-    assert json.loads((to / "tokenizer_config.json").read_text())["pad_token"] == "<pad>"
+    words = json.loads((to / "tokenizer_config.json").read_text())
+    assert words["pad_token"] == "<pad>" and words["model_max_length"] == 64
     tokenizer = trained.tokenizer
     ids = {"bos_token_id": tokenizer.bos_id, "eos_token_id": tokenizer.eos_id,
            "pad_token_id": tokenizer.pad_id}  # fmt: skip
@@ -272,6 +275,12 @@ def test_what_is_wrong_with_pretrained_is_one_line(place):
     broken = place[0] / "broken"
     shutil.copytree(there, broken)
     config = json.loads((broken / "config.json").read_text())
+    (broken / "config.json").unlink()
+    with pytest.raises(UserError, match=f"^{broken}: expected config.json: it is not there$"):
+        experiment(pretrained=str(broken))
+    (broken / "config.json").write_text("{")
+    with pytest.raises(UserError, match=f"^{broken}/config.json: cannot be read: expected JSON"):
+        experiment(pretrained=str(broken))
     (broken / "config.json").write_text(json.dumps(config | {"hidden_act": "relu"}))
     with pytest.raises(UserError, match=r"broken/config.json: hidden_act = 'relu'"):
         experiment(pretrained=str(broken))

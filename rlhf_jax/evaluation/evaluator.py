@@ -145,6 +145,7 @@ class Subject(Protocol):
     asked     how policies are sampled
     behind    the text before each prompt: "", except for a policy prompted with examples
     trained_to_end  whether the stage trains responses that end (`Stage.trained_to_end`)
+    scored    whether a stage of the experiment makes or reads scores of responses
     ids       the test prompts' indices in their split
     prompts   the test prompts
     programs  the evaluator's `programs`, compiled
@@ -156,6 +157,7 @@ class Subject(Protocol):
     asked: EvaluationConfig
     behind: str
     trained_to_end: bool
+    scored: bool
     params: Any
     tokenizer: Tokenizer
     ids: np.ndarray

@@ -40,7 +40,8 @@ class Samples(Evaluator):
         }
 
     def rows(self, subject):
-        sampled, missing = subject.sampled(), subject.build.ending.missing
+        sampled = subject.sampled()
+        missing = subject.build.ending.missing if subject.scored else None
         texts = lambda column: np.array(column, dtype=object)
         return {
             "id": sampled.ids,
@@ -73,8 +74,10 @@ class Samples(Evaluator):
         ]
         missing = next(iter(few.values())).rows["missing"][0]
         scored = f"the others have the score ending.missing_eos_score = {missing:g}"
-        told = "" if math.isnan(missing) else f"; {scored} in place of the reward model's"
-        return [f"Few responses end: {', '.join(shares)} responses end{told}."]
+        told = f"{scored} in place of the reward model's"
+        if math.isnan(missing):
+            told = "the others were cut at evaluation.response_length tokens"
+        return [f"Few responses end: {', '.join(shares)} responses end; {told}."]
 
     def section(self, found, others):
         if not found:

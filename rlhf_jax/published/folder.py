@@ -69,19 +69,23 @@ class Folder:
 
     @functools.cached_property
     def _family(self) -> Family:
+        kind = self.config().get("model_type", "(absent)")
         with self._naming_the_folder():
-            return families.of(self.config().get("model_type", "(absent)"))
+            return families.of(kind)
 
     def config(self) -> dict[str, Any]:
-        """The fields of config.json."""
+        """The fields of config.json. Raises UserError where they cannot be read."""
+        if not (self.path / CONFIG).is_file():
+            raise UserError(f"{self.path}: expected {CONFIG}: it is not there")
         found = read_json(self.path / CONFIG)
         if not isinstance(found, dict):
             raise UserError(f"{self.path / CONFIG}: expected an object, got {found!r}"[:300])
         return found
 
     def shape(self) -> TransformerConfig:
+        family, config = self._family, self.config()
         with self._naming_the_folder():
-            return self._family.from_config(self.config())
+            return family.from_config(config)
 
     @contextlib.contextmanager
     def _naming_the_folder(self) -> Iterator[None]:

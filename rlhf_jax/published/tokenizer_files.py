@@ -38,7 +38,9 @@ def write(folder: epath.Path, file: epath.Path, tokenizer: Tokenizer, context: i
         if text := differing(tokenizer, fields):
             notes.append(f"{JSON} encodes some texts in another way than in training: {text!r}.")
     (folder / JSON).write_text(json.dumps(fields, ensure_ascii=False))
-    config: dict[str, Any] = {"model_max_length": context} | dict(tokenizer.config)
+    config: dict[str, Any] = dict(tokenizer.config)
+    most = config.get("model_max_length")
+    config["model_max_length"] = min(most, context) if isinstance(most, int) else context
     template = config.pop("chat_template", None)
     if tokenizer.chat is not None:
         template = tokenizer.chat.source

@@ -289,6 +289,10 @@ class OneSubject:
         self.behind = self._evaluation.prompting(self.stage).before
         own = self._run.config.stages[self.stage]
         self.needs, self.trained_to_end = own.needs(), own.trained_to_end
+        self.scored = any(
+            stage.ends == "score" or stage.scores_responses
+            for stage in self._run.config.stages.values()
+        )
         self.build = build_of(self._run.config, self._run.ending, evaluator, self.stage)
 
     @property

@@ -19,6 +19,7 @@ from rlhf_jax.durable.model_files import has_model, load_model, read_about
 from rlhf_jax.errors import UserError, require
 from rlhf_jax.evaluation.summary import SECTIONS
 from rlhf_jax.generation.ending import Ending
+from rlhf_jax.models.config import TransformerConfig
 from rlhf_jax.published import adapter, card, hub, kept, saving, tokenizer_files
 from rlhf_jax.published.fetch import FetchOptions, fetch
 from rlhf_jax.runs.experiment import PRETRAINED
@@ -60,7 +61,9 @@ def export(run: epath.PathLike, stage: str, to: epath.PathLike, options: ExportO
     tokenizer = load_tokenizer(file)
     kind = "score" if scorer else "policy"
     params = Models().trunk(directory / "model", kind, tokenizer.fingerprint)
-    shape = dataclasses.replace(read_about(directory / "model")["model"], lora=None)
+    config = stored(directory)
+    trained = dataclasses.replace(read_about(directory / "model")["model"], lora=None)
+    shape, notes = with_published_context(trained, run, config)
     ending = Ending.of(tokenizer, ending_of(directory))
     ids = {"bos_token_id": tokenizer.bos_id, "pad_token_id": tokenizer.pad_id,
            "eos_token_id": ends(ending)}  # fmt: skip
@@ -68,8 +71,7 @@ def export(run: epath.PathLike, stage: str, to: epath.PathLike, options: ExportO
         folder, shape, params, scorer,
         dtype=options.dtype, largest=int(options.largest * saving.GIB), fields=ids,
     )  # fmt: skip
-    notes = tokenizer_files.write(folder, file, tokenizer, shape.context)
-    config = stored(directory)
+    notes += tokenizer_files.write(folder, file, tokenizer, shape.context)
     if not scorer:
         saving.write_generation(folder, ids, temperature_of(config, stage))
     notes += _notes(tokenizer, ending, told)
@@ -123,6 +125,26 @@ def export_adapter(run: epath.Path, stage: str, to: epath.PathLike, options: Exp
     for note in notes:
         print(f"{stage}: {note}")
     return Path(saving.finish(folder))
+
+
+def with_published_context(
+    shape: TransformerConfig, run: epath.Path, config: Mapping[str, Any]
+) -> tuple[TransformerConfig, list[str]]:
+    """(the shape to export, sentences): a model that was trained with a part of the published
+    context has the whole again, where it has no parameters of positions.
+
+    config: of the stage, as JSON values.
+    """
+    found = kept.of(taken.followed(run / PRETRAINED)) if PRETRAINED in config else None
+    if found is None or found.shape().context <= shape.context:
+        return shape, []
+    most, published = shape.context, found.shape().context
+    if shape.positions == "learned":
+        return shape, [f"The published context of {published} tokens was cut to {most}."]
+    return dataclasses.replace(shape, context=published), [
+        f"It was trained on at most {most} tokens (model.context); config.json has the published "
+        f"context of {published}."
+    ]
 
 
 def base_model(run: epath.Path, config: Mapping[str, Any]) -> card.Base | None:

@@ -2,7 +2,7 @@
 
 import dataclasses
 import functools
-from typing import Any
+from typing import Any, ClassVar
 
 import jax
 import jax.numpy as jnp
@@ -47,6 +47,7 @@ class PolicyGradient(PolicyGradientConfig, Stage):
     prompts    the data source's split of prompts
     """
 
+    scores_responses: ClassVar = True
     start: str = dataclasses.field(kw_only=True)
     reference: str | None = dataclasses.field(default=None, kw_only=True)
     value: str | None = dataclasses.field(default=None, kw_only=True)

@@ -201,6 +201,8 @@ class Stage:
     lora: ClassVar[LoRA | None] = None
     # Whether its policy learns to end its responses; the report warns where few of them end.
     trained_to_end: ClassVar[bool] = True
+    # Whether it scores responses that it samples, as `Experiment.ending` says.
+    scores_responses: ClassVar[bool] = False
     stream: str | None = None
 
     def needs(self) -> dict[str, Need]:

@@ -52,6 +52,7 @@ class Subject:
     needs: dict = dataclasses.field(default_factory=dict)  # of the stage
     behind: str = ""
     trained_to_end: bool = True
+    scored: bool = True
     before: bool = False  # in the training of a stage that builds on no other
     ending: Ending = dataclasses.replace(tiny.ENDING, missing=-1.0)
     asked: EvaluationConfig = ASKED

@@ -239,7 +239,11 @@ def test_where_few_responses_end_their_score_is_told():
     as_it_is = dataclasses.replace(tiny.ENDING, missing=None)
     rows = evaluator.rows(Subject(evaluator, responses=cut, ending=as_it_is))
     (told,) = evaluator.findings({"sft": measured(evaluator, rows, 0)}, 0)
-    assert told == "Few responses end: 20 % of sft's responses end."
+    expected = ("Few responses end: 20 % of sft's responses end; the others were cut at "
+                "evaluation.response_length tokens.")  # fmt: skip
+    assert told == expected
+    rows = evaluator.rows(Subject(evaluator, responses=cut, scored=False))
+    assert evaluator.findings({"sft": measured(evaluator, rows, 0)}, 0) == [expected]
 
 
 SMALL = dataclasses.replace(tiny.MODEL, context=10, vocab_size=39)

@@ -162,6 +162,10 @@ EVALUATORS = (
         ("RewardAccuracy._of_the_whole", 'whole["accuracy"].low <= 0.5',
          'whole["accuracy"].mean <= 0.5', "test_chance"),
     ]),
+    *mutants("evaluation/samples.py", "evaluation/test_evaluators.py", [
+        ("Samples.rows", "if subject.scored else None", "if True else None",
+         "test_where_few_responses_end_their_score_is_told"),
+    ]),
     *mutants("evaluation/samples.py", "evaluation/test_report.py", [
         ("Samples._sample", 'escape(items[id]["response"].strip())',
          'items[id]["response"].strip()', "test_the_page_escapes_and_needs_nothing_else"),

@@ -59,6 +59,7 @@ PRETRAINED = (
     ]),
     *mutants("runs/export.py", "test_pretrained.py", [
         ("export", "base=base_model(run, config),", "", CARD),
+        ("with_published_context", "shape, context=published", "shape", AGAIN),
     ]),
     *mutants("published/kept.py", "test_pretrained.py", [
         ("find", 'kept.about["name"] == name', "True", GONE, "Failed|AssertionError"),

@@ -164,6 +164,7 @@ def test_prompts_without_room_are_left_out_of_all_figures_and_counted(report, ru
         rows = run.evaluation.finished(stage).rows("samples")
         assert rows["id"].tolist() == ids and rows["prompt"].tolist() == asked
         assert set(rows["trained_to_end"].tolist()) == {stage != "pretrain"}
+        assert (rows["missing"] == run.ending.missing).all()  # a stage has a reward model
 
 
 def test_the_report_can_read_fewer_prompts(run, capsys):
