@@ -80,7 +80,7 @@ FORMATS = (
     *mutants("data/formats/to_records.py", TESTS, [
         ("_demonstrations", "len(responses) > 1", "False",
          "test_the_kinds_that_are_asked_for_are_made", "AssertionError"),
-        ("_rankings", "of.item.ranks is None", "False", row("UltraFeedback1"), "TypeError"),
+        ("_rankings", "of.item.ranks is None", "False", row("UltraFeedback1"), "RecordError"),
         ("rendered", 'response.removeprefix(" ")', "response", row("Anthropic HH")),
         ("_without_oldest", "(*system, *dialogue", "(*(), *dialogue",
          "test_older_turns_are_cut_as_wholes_and_counted"),
