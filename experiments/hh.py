@@ -7,8 +7,8 @@ This downloads the files (about 6 MB, with offensive text) from GitHub into FOLD
 
     python -c "from rlhf_jax.data.download import download_human_data as d; d('FOLDER')"
 
-The files of HH and PandaLM are public as test sets, so the config says `allow_test=True`, and the
-report says that these models must not be measured on them.
+The files of HH and PandaLM are public test sets. Therefore the config sets `allow_test=True`, and
+the report says that these models must not be evaluated on these test sets.
 
 The table shows the number of rankings, with those that are held out, and the other training
 records, for seed 0. If a prompt has more than 400 characters, its oldest turns are removed. 95 %

