@@ -25,8 +25,9 @@ def test_a_policy_s_folder_is_read_again(exported, small_run):
     ours, there = api.load_policy(small_run.directory, "ppo"), folder.Folder(exported / "ppo")
     found = model.load(there, there.shape())
     jax.tree.map(np.testing.assert_array_equal, found, ours.params)
-    ids = {"bos_token_id": 1, "eos_token_id": 2, "pad_token_id": 0, "do_sample": True}
-    assert json.loads((exported / "ppo" / "generation_config.json").read_text()) == ids
+    ids = {"bos_token_id": 1, "eos_token_id": 2, "pad_token_id": 0}
+    sampling = {"do_sample": True, "temperature": 0.8, "top_k": 0, "top_p": 1.0}  # as in training
+    assert json.loads((exported / "ppo" / "generation_config.json").read_text()) == ids | sampling
     made = tokenizers.Tokenizer.from_file(str(exported / "ppo" / "tokenizer.json"))
     prompt = "User: Give me two fruits.\nAssistant:"
     assert made.encode(prompt).ids == ours.tokenizer.prompt_ids(prompt)
