@@ -2,6 +2,7 @@
 
 import dataclasses
 import json
+import re
 import shlex
 from pathlib import Path
 
@@ -135,6 +136,13 @@ def test_records_are_shown_token_by_token(folder, capsys, tmp_path):
     assert below("rankings.train 1 of 1, rank 1: 20 tokens, 2 trained") == expected
     assert below("prompts.ppo 1 of 2, prompt: 18 tokens, 0 trained") == begin
     assert not (tmp_path / "run").exists()
+    sft = dataclasses.replace(config.stages["sft"], length=20)
+    show(config.with_stages(sft=sft), ShowOptions(3))
+    out = capsys.readouterr().out
+    assert "sft: demonstrations.train.jsonl: all: 2 too long of 3 left out (sft.length = 20;" in out
+    first, second, third = re.findall(r"^demonstrations.train .*$", out, re.MULTILINE)
+    assert first.endswith("21 tokens, 3 trained, longer than sft.length = 20: left out")
+    assert second.endswith(": left out") and third.endswith(" trained")
     corpora = made(folder, "run/data")
     show(config, ShowOptions(1))  # of the run's own data
     assert lines[-1] == "" and "demonstrations.train 1 of 3" in capsys.readouterr().out

@@ -296,7 +296,7 @@ def _parse_line(line: bytes) -> Any:
         raise RecordError("expected a whole JSON object on each line (JSONL), got the first line "
                           "of a longer JSON value")  # fmt: skip
     try:
-        return parse_json(line, _unique_fields)
+        return parse_json(line.rstrip(b"\r\n"), _unique_fields)
     except UserError as error:
         raise RecordError(str(error)) from None
 
@@ -346,13 +346,20 @@ def parse_jsonl(path: str | os.PathLike) -> Iterator[tuple[str, Any]]:
     Raises:
       RecordError: invalid UTF-8 or JSON, an empty line, a repeated field, an unreadable file.
     """
+    broken = []
     for number, line in enumerate(read_lines(path), 1):
-        where = f"{path}:{number}"
         try:
             value = _parse_line(line)
         except RecordError as error:
-            raise RecordError(f"{where}: {error}") from None
-        yield where, value
+            broken.append((number, str(error)))
+            continue
+        if not broken:
+            yield f"{path}:{number}", value
+    if broken:
+        (first, why), *others = broken
+        places = ", ".join([str(n) for n, _ in others[:3]] + ["..."] * (len(others) > 3))
+        more = f"; {len(others)} more broken: lines {places}" if others else ""
+        raise RecordError(f"{path}:{first}: {why}{more}")
 
 
 def read_jsonl(path: str | os.PathLike, kind: type[R]) -> list[R]:

@@ -16,11 +16,12 @@ from rlhf_jax.data import arrays
 from rlhf_jax.data.held_out import SIDES
 from rlhf_jax.data.records import Demonstration, Prompt, Ranking, Record, Scored, Text
 from rlhf_jax.data.tokenizer import Tokenizer
-from rlhf_jax.errors import require
+from rlhf_jax.errors import UserError, inside, require
 from rlhf_jax.generation.ending import Ending
 from rlhf_jax.runs.experiment import Experiment
 from rlhf_jax.runs.take import data_of
 from rlhf_jax.sources.corpora import Corpora, check_config, is_made, prepare
+from rlhf_jax.stages.facts import Facts, Measures
 
 MOST = 600  # tokens that are shown of one sequence
 TRAINED, SPECIAL, OTHER = "bold black on green", "bold cyan", "dim"
@@ -51,6 +52,7 @@ def show(config: Experiment, options: ShowOptions) -> None:
     with _corpora(config) as corpora:
         tokenizer = corpora.tokenizer
         close = Ending.of(tokenizer, config.ending).close
+        checked = _checked(config, corpora, close)
         console.print(Styled(LEGEND, OTHER))
         for kind, (split, _) in SIDES.items():
             if not corpora.has(kind, split):
@@ -58,8 +60,9 @@ def show(config: Experiment, options: ShowOptions) -> None:
             records = corpora.read(kind, split)
             for number in range(min(options.show, len(records))):
                 place = f"{kind}.{split} {number + 1} of {len(records)}"
+                out = _left_out(checked, kind, split, number)
                 for sequence in sequences(records[number], tokenizer, close):
-                    console.print(told(place, sequence, tokenizer))
+                    console.print(told(place, sequence, tokenizer, out))
 
 
 @contextlib.contextmanager
@@ -76,6 +79,36 @@ def _corpora(config: Experiment) -> Iterator[Corpora]:
             corpora = prepare(source, Path(folder) / "data", *data_of(config)[1:])
         print(said.getvalue(), end="", flush=True)
         yield corpora
+
+
+def _checked(config: Experiment, corpora: Corpora, close: Callable) -> list[Facts]:
+    """The records as the stages check them, which prints how many each leaves out."""
+    measures, found = Measures(close), []
+    for name, stage in config.stages.items():
+        if "rankings" in stage.needs():  # another stage collects them
+            continue
+        facts = Facts(name, lambda kind: corpora, measures)
+        try:
+            with inside(name):
+                stage.check(facts)
+        except UserError as error:
+            print(f"a run would be refused: {error}")
+        found.append(facts)
+    return found
+
+
+def _left_out(checked: Sequence[Facts], kind: str, split: str, number: int) -> str:
+    """Which stages leave a record out, and why."""
+    found = ""
+    for facts in checked:
+        if (kind, split) in facts.limits:
+            field, length = facts.limits[kind, split]
+            fact = facts.measured(kind, split)[number]
+            if fact.tokens > length:
+                found += f", longer than {field} = {length}: left out"
+            elif fact.reason is not None:
+                found += f", {fact.reason}: left out by {field.partition('.')[0]}"
+    return found
 
 
 def sequences(record: Record, tokenizer: Tokenizer, close: Callable) -> list[Tokens]:
@@ -102,10 +135,11 @@ def _sequence(about: str, ids: Sequence[int], targets: slice | np.ndarray) -> To
     return Tokens(about, ids, trained)
 
 
-def told(place: str, sequence: Tokens, tokenizer: Tokenizer) -> Styled:
-    """A sequence token by token, in colour."""
+def told(place: str, sequence: Tokens, tokenizer: Tokenizer, left_out: str = "") -> Styled:
+    """A sequence token by token, in colour. left_out: which stages leave it out."""
     about, ids, trained = sequence
-    counts = f"{len(ids)} tokens, {int(trained.sum())} trained"
+    plural = "" if len(ids) == 1 else "s"
+    counts = f"{len(ids)} token{plural}, {int(trained.sum())} trained{left_out}"
     text = Styled(f"{place}{about and f', {about}'}: {counts}\n", "bold")
     inside = False
     for number, (i, target) in enumerate(zip(ids[:MOST], trained[:MOST], strict=True)):

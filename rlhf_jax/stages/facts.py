@@ -87,6 +87,7 @@ class Facts:
     name: the stage's. data: a function from a kind of records to the `Data` that has them.
     expected: gives the bounds on rankings that are not collected yet.
     left_out: {"rankings.train": {source: {reason: count}}}, filled by `some`.
+    limits: {("rankings", "train"): (the config's name for the length, tokens)}, filled by `some`.
     """
 
     def __init__(
@@ -99,6 +100,7 @@ class Facts:
         self._name, self._data, self._measures = name, data, measures
         self._expected = expected
         self.left_out: dict[str, dict] = {}
+        self.limits: dict[tuple[str, str], tuple[str, int]] = {}
 
     @property
     def expected(self) -> Expected | None:
@@ -157,6 +159,7 @@ class Facts:
         reasons = ["too long" if fact.tokens > length else fact.reason for fact in facts]
         shortest = min((fact.tokens for fact in facts if fact.tokens > length), default=None)
         field = f"{self._name}.{field}"
+        self.limits[kind, split] = field, length
         room = f" ({field} = {length}; those too long have {shortest} tokens or more)"
         limit = lambda found: room if "too long" in found else ""
         counts, start = {}, 0

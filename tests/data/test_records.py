@@ -258,6 +258,20 @@ def test_what_no_further_field_can_be(fields):
         Prompt("p", fields)
 
 
+def test_all_broken_lines_are_counted(tmp_path):
+    path = tmp_path / "a.jsonl"
+    good, cut = '{"text": "a"}\n', '{"text": "a\n'
+    path.write_text(good + cut)
+    with pytest.raises(RecordError, match=r"a.jsonl:2: [^:]*: Unterminated .* \(column 10\)$"):
+        read_jsonl(path, Text)
+    path.write_text(good + cut + good + 4 * cut)
+    with pytest.raises(RecordError, match=r"jsonl:2: .*; 4 more broken: lines 4, 5, 6, ...$"):
+        read_jsonl(path, Text)
+    path.write_text(good + '{"text": 1}\n' + cut)  # what can be parsed is read first
+    with pytest.raises(RecordError, match=r"jsonl:2: field 'text'"):
+        read_jsonl(path, Text)
+
+
 def test_a_line_says_which_responses_ended_only_where_one_was_cut(tmp_path):
     whole, cut = Ranking("p", ("a", "b"), (0, 1)), Ranking("p", ("a", "b"), (0, 1), [True, False])
     assert whole.ended == (True, True) and "ended" not in records.to_json(whole)

@@ -103,5 +103,6 @@ MUTANTS = (
         ("sequences", "slice(1, None)", "slice(None)", SHOWN),
         ("sequences", "slice(0)", "slice(None)", SHOWN),
         ("told", "TRAINED if target else", "", SHOWN),
+        ("_left_out", "fact.tokens > length", "fact.tokens > length + 9", SHOWN),
     ]),
 )  # fmt: skip
