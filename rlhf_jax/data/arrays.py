@@ -223,7 +223,7 @@ def demonstration_piece(each: Demonstration, tokenizer: Tokenizer, close: Close)
     targets = np.ones(len(ids), bool)
     _, places = tokenizer.parse(each.prompt)
     targets[: len(prompt)] = [
-        any(start <= a < stop and b <= stop for start, stop in each.trained) for a, b in places
+        any(start <= a < b <= stop for start, stop in each.trained) for a, b in places
     ]
     return ids, targets
 

@@ -49,7 +49,7 @@ MUTANTS = (
          "Failed"),
     ]),
     *mutants("data/arrays.py", "data/test_chat.py", [
-        ("demonstration_piece", "start <= a < stop and b <= stop", "start <= a",
+        ("demonstration_piece", "start <= a < b <= stop", "start <= a",
          f"{TRAINED}[qwen2_5]"),
         ("demonstration_piece", "if not each.trained", "if True", f"{TRAINED}[qwen2_5]"),
     ]),
