@@ -110,6 +110,9 @@ def test_a_template_of_a_file_is_known_by_its_text(folder, tmp_path):
     assert load_tokenizer(folder.parent / "data" / "tokenizer.json").chat.source == (
         dialogues.template("gemma"))  # fmt: skip
     assert dataclasses.replace(PUBLISHED, template=None) == ChatConfig()
+    other.write_text("{{ messages }")
+    with pytest.raises(UserError, match=rf"^chat.template = '{other}': chat template: line 1: "):
+        made(folder, "again", ChatConfig(str(other)))
 
 
 def test_records_are_shown_token_by_token(folder, capsys, tmp_path):

@@ -170,6 +170,7 @@ UNKNOWN = {
     "--la": r"no such option; did you mean --lam\?$",
     "--base.wieght": r"base is of the class Length, which has no field wieght; did you mean "
     r"--base.weight\?$",
+    "--how": r"no such option; did you mean --several.1.how or --union.how\?$",
     "--bsae.most": r"no such option; did you mean --base.most\?$",
     "--union.weight": "union is of the class Words, which has no field weight; Length has it: the "
     "experiment file sets the class$",

@@ -285,6 +285,10 @@ def test_what_is_wrong_with_pretrained_is_one_line(place):
     with pytest.raises(UserError, match=r"broken/config.json: hidden_act = 'relu'"):
         experiment(pretrained=str(broken))
     (broken / "config.json").write_text(json.dumps(config | {"intermediate_size": 40}))
+    with pytest.raises(UserError, match=r"up_proj.weight': expected shape \[40, 32\]"):
+        cli.command(["sft", str(place[0] / "experiment.py"), "--pretrained", str(broken),
+                     "--out", str(place[0] / "refused")])  # fmt: skip
+    assert not (place[0] / "refused" / "data").exists()
     shape = model.shape_of(folder.Folder(broken))
     with pytest.raises(UserError, match=r"broken: tensor 'model.layers.0.mlp.up_proj.weight': "
                        r"expected shape \[40, 32\] by config.json, got \[48, 32\]"):  # fmt: skip

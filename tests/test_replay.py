@@ -280,7 +280,7 @@ def test_doctor_and_replay_want_a_place(monkeypatch, capsys, arguments):
 
 def test_replay_takes_the_options_of_the_start_alone(monkeypatch, capsys):
     code, _, err = command(monkeypatch, capsys, "replay", "x.npz", "--seed", "1")
-    assert (code, err) == (2, "rlhf-jax: --seed: no such option\n")
+    assert (code, err) == (2, "rlhf-jax: --seed: no such option; options: --experiment\n")
 
 
 def test_doctor_of_another_directory(tmp_path):

@@ -22,7 +22,15 @@ class DataOptions:
     """Of `data` with files."""
 
     to: Path | None = None  # the folder for the records; None: the files are only counted
-    format: str | None = None  # the files' format by name; None: found by the fields of each file
+    # The files' format by name; None: found by the fields of each file. Names: OpenAssistant
+    # trees, OpenAssistant messages, Anthropic HH, Nectar, HelpSteer, UltraFeedback, WebGPT
+    # comparisons, SHP, PKU-SafeRLHF, HelpSteer preferences, PandaLM, GSM8K, TruthfulQA,
+    # TruthfulQA choices, LLMBar, HHH, MT-Bench questions, HumanEval, summarize-from-feedback
+    # comparisons, summarize-from-feedback ratings, SQuALITY ratings, SQuALITY, Alpaca, Dolly,
+    # Self-Instruct, ShareGPT, TRL preferences, TRL preferences with implicit prompts, TRL
+    # unpaired preferences, TRL prompts and completions, messages, rankings, scored responses,
+    # demonstrations, prompts, text, strings
+    format: str | None = None
     # The kinds of records: text, demonstrations, rankings, scored, prompts; none: those that the
     # format gives. A ranking's demonstration is its only best response.
     kinds: tuple[str, ...] = ()

@@ -58,6 +58,12 @@ def changes(model: PublishedModel, shape: TransformerConfig) -> list[str]:
     return found
 
 
+def check(model: PublishedModel) -> None:
+    """Raises UserError, naming file and tensor, where the files do not hold this model. Only their
+    headers are read."""
+    reading.check(str(model.path), model.tensors(), model.places())
+
+
 def load(
     model: PublishedModel, shape: TransformerConfig, layout: Callable | None = None
 ) -> transformer.Params:

@@ -28,6 +28,7 @@ from rlhf_jax.runs.experiment import PRETRAINED, Experiment
 
 HELP = ("-h", "--help")
 FILE = "the experiment file"
+LISTED = 16  # options at most that an error lists
 WORDS = (str, int, float, bool, Path, types.NoneType)  # what a text can stand for
 POSITIONAL = {"positional": True}  # metadata of a field that is given as a word without an option
 ENTRY = re.compile(r"(?P<names>\w+(?:, \w+)*)(?:: |  +)(?P<text>\S.*)")
@@ -350,17 +351,23 @@ def refuse_unknown(roots: Sequence[Any], arguments: Sequence[str]) -> None:
         why = _why_unknown(parts, path.split("."))
         near = None if FILE in why else _near(path, known)
         hint = f"; did you mean --{near.replace('_', '-')}?" if near else ""
+        if not near and len(found) <= LISTED:
+            names = [f"--{each.replace('_', '-')}" for each, _ in found]
+            hint = f"; options: {', '.join(names)}"
         raise UserError(f"{name}: {why}{hint}")
 
 
 def _near(path: str, known: Collection[str]) -> str | None:
-    """An option whose last name is spelt nearly so, or the names above it."""
+    """An option whose last name is spelt nearly so, or the names above it; or for a name without
+    its group the options that it may be."""
     above, _, last = path.rpartition(".")
     split = [option.rpartition(".") for option in known]
     beside = [name for group, _, name in split if group == above]
     if near := difflib.get_close_matches(last, beside, 1, 0.7):
         return f"{above}.{near[0]}".lstrip(".")
     others = [f"{group}.{name}" for group, _, name in split if name == last and group]
+    if not above and others:
+        return " or --".join(sorted(others)[:3])
     return next(iter(difflib.get_close_matches(path, others, 1, 0.8)), None)
 
 

@@ -74,6 +74,8 @@ class Run:
                 corpora.check_config(*data)
                 self._check_configs(stages)
             left = self.left(stages)
+            if PRETRAINED in left:
+                published.check(config.published)
             print("\n".join(opening.lines(config, self.runner, stages, left)), flush=True)
         prepare = lambda: corpora.prepare(*data)
         processes.first_alone(prepare, "data")

@@ -17,7 +17,7 @@ from rlhf_jax.durable import taken
 from rlhf_jax.durable.files import write_atomically
 from rlhf_jax.durable.fingerprint import check_fingerprint
 from rlhf_jax.durable.lock import lock
-from rlhf_jax.errors import inside
+from rlhf_jax.errors import UserError, inside
 from rlhf_jax.parallel import processes
 from rlhf_jax.published.folder import PublishedModel, tokenizer_digest
 from rlhf_jax.published.model import tokenizer_of
@@ -36,6 +36,7 @@ TOLD = {
     rendering.HUMAN_IN: 'have turns "Human:" in one message of the user (chat.texts is not human)',
     rendering.REFUSED: "left out, as they cannot be rendered",
 }
+CHANGED_BY = "changed_by_tokenizer"  # of counts.json: records with a text that it changes
 COUNTS = "counts.json"  # in data/, written last
 
 
@@ -167,7 +168,7 @@ def prepare(
             counts[name] = {split: len(records) for split, records in parts.items()}
         tokenizer = corpora.tokenizer
         if tokenizer.loss:
-            counts["changed_by_tokenizer"] = counting.changed_by(tokenizer, splits)
+            counts[CHANGED_BY] = counting.changed_by(tokenizer, splits)
         if files:
             source_files.write_sources(directory, *files)
         content = json.dumps(counts, indent=1).encode()
@@ -183,8 +184,11 @@ def _rendered(
     if chat.template is None:
         return splits
     file = find_tokenizer(corpora.directory)
-    with inside("chat"):
-        tokenizer = load_tokenizer(file).with_chat(chat.source)
+    source = chat.source
+    try:
+        tokenizer = load_tokenizer(file).with_chat(source)
+    except UserError as error:
+        raise UserError(f"chat.template = {chat.template!r}: {error}") from None
     tokenizer.save(file)
     splits, changed, refused = rendering.rendered(splits, tokenizer, chat)
     counts |= changed
@@ -237,11 +241,14 @@ def _tell(counts: dict, tokenizer: Tokenizer) -> None:
         if name == about.ORIGIN:
             continue
         parts = numbers if isinstance(numbers, dict) else {"": numbers}
-        told = [f"{part} {n}".strip() for part, n in parts.items() if not isinstance(n, dict)]
+        told = [f"{part} {n}".strip() for part, n in parts.items() if n and not isinstance(n, dict)]
         if told:
             print(f"data: {TOLD.get(name, name)}:", ", ".join(told))
     for sentence in tokenizer.told:
         print(f"data: {sentence}", flush=True)
     if tokenizer.loss:
         text, back = map(ascii, tokenizer.loss)
-        print(f"data: the tokenizer changes text: {text} comes back as {back}", flush=True)
+        some = any(counts.get(CHANGED_BY, {}).values())
+        print(f"data: the tokenizer changes some texts: {text} comes back as {back}; "
+              f"{'such records are counted above' if some else 'no record has such a text'}",
+              flush=True)  # fmt: skip

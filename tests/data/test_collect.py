@@ -4,10 +4,11 @@ import json
 
 import pytest
 
-from rlhf_jax.cli import command
+from rlhf_jax.cli import command, help_of
 from rlhf_jax.data import about
 from rlhf_jax.data.collect import DataOptions, collect
 from rlhf_jax.data.folder import read_folder
+from rlhf_jax.data.formats import known
 from rlhf_jax.data.messages import Message
 from rlhf_jax.data.records import Demonstration, Prompt, Ranking, read_jsonl
 from rlhf_jax.errors import ConfigError, UserError
@@ -223,3 +224,8 @@ def test_a_damaged_origin_is_refused(content, tmp_path):
     (tmp_path / "about.json").write_text(content)
     with pytest.raises(UserError, match=r"about\.json"):
         about.read(tmp_path)
+
+
+def test_the_help_names_all_formats():
+    told = " ".join(help_of("data").split())
+    assert f" Names: {', '.join(known.BY_NAME)} (default" in told

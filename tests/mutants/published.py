@@ -71,6 +71,10 @@ PRETRAINED = (
         ("changes", "if shape.context < published.context:", "if False:",
          "test_what_a_run_changes_of_the_published_model_is_told", "IndexError"),
     ]),
+    *mutants("runs/run.py", "test_pretrained.py", [
+        ("Run.__init__", "published.check(config.published)", "pass",
+         "test_what_is_wrong_with_pretrained_is_one_line"),
+    ]),
     *mutants("runs/experiment.py", "test_pretrained.py", [
         ("Experiment.fingerprint",
          "found[PRETRAINED] = kept.digest(self.published, self._kept_in)", "pass", CHANGED),
