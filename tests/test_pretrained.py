@@ -144,6 +144,7 @@ def test_the_card_says_what_the_model_is(place):
     assert "| a.jsonl | MIT |" in card and "Trained on public test sets: t.jsonl." in card
     assert "pipeline_tag: text-generation" in card and "LlamaForCausalLM" in card
     digest = folder.Folder(place / "model").digest()
+    assert "which ends with the token `</s>` (2)" in card and "null |" not in card
     assert f'"pretrained": "{digest}"' in card and '\nbase_model: "own/name"\n---\n' in card
     assert (f"The base model is `{place / 'model'}`, made from own/name (sha256 {digest}). "
             "Its licence: mit.\n") in card  # fmt: skip
@@ -152,6 +153,22 @@ def test_the_card_says_what_the_model_is(place):
     read = folder.Folder(place / "card").tensors()["lm_head.weight"].read()
     head = np.asarray(api.load_policy(place / "run", "sft").params["head"])
     np.testing.assert_array_equal(read, head.astype(read.dtype))
+
+
+def test_an_exported_adapter_names_its_base_and_the_base_says_nothing_of_training(place):
+    place, _ = place
+    text = page_s_example(place).replace("length=24", "length=24, lora=LoRA(2, 4.0)")
+    file = place / "adapted.py"
+    file.write_text(f"from rlhf_jax.models.lora import LoRA\n{text}")
+    cli.command(["sft", str(file), "--out", str(place / "adapted")])
+    cli.command(["export", str(place / "adapted"), "sft", str(place / "lora"), "--adapter"])
+    base = str(place / "model")
+    config = json.loads((place / "lora" / "adapter_config.json").read_text())
+    assert config["base_model_name_or_path"] == base
+    card = (place / "lora" / "README.md").read_text()
+    assert f'base = AutoModelForCausalLM.from_pretrained("{base}")\n' in card
+    cli.command(["export", str(place / "adapted"), "pretrained", str(place / "base")])
+    assert "In training" not in (place / "base" / "README.md").read_text()
 
 
 def test_files_that_have_changed_are_refused(place, capsys):

@@ -19,6 +19,21 @@ model = AutoModelForSequenceClassification.from_pretrained("FOLDER")
 # The score of token ids, the end token included: model(input_ids).logits[0, 0]
 ```"""
 
+ADAPTER = """```python
+from peft import PeftModel
+from transformers import {kind}, AutoTokenizer
+
+tokenizer = AutoTokenizer.from_pretrained("{base}")
+base = {kind}.from_pretrained("{base}"{labels})
+model = PeftModel.from_pretrained(base, "FOLDER")
+```"""
+
+
+def adapter_code(base: str, scorer: bool) -> str:
+    """How an adapter is loaded. base: the folder or name of the model that it lies on."""
+    kind = "AutoModelForSequenceClassification" if scorer else "AutoModelForCausalLM"
+    return ADAPTER.format(kind=kind, base=base, labels=", num_labels=1" if scorer else "")
+
 
 class Base(NamedTuple):
     """The published model that a run starts from.

@@ -74,7 +74,8 @@ def export(run: epath.PathLike, stage: str, to: epath.PathLike, options: ExportO
     notes += tokenizer_files.write(folder, file, tokenizer, shape.context)
     if not scorer:
         saving.write_generation(folder, ids, temperature_of(config, stage))
-    notes += _notes(tokenizer, ending, told)
+    if stage != PRETRAINED:  # whose model was not trained here
+        notes += _notes(tokenizer, ending, told)
     counts = read_json(run / "data" / COUNTS)
     origin = counts.get(ORIGIN, {})
     about = card.Card(
@@ -111,17 +112,21 @@ def export_adapter(run: epath.Path, stage: str, to: epath.PathLike, options: Exp
     folder = saving.new_folder(to, "FOLDER")
     scorer, base = about["kind"] == "score", base_of(place).name
     shape, params = load_model(place, about["kind"], about["tokenizer"])
-    bias = adapter.write_adapter(folder, shape, params, scorer, base, options.dtype)
+    published = base_model(run, stored(place.parent))
+    model = base
+    if base == PRETRAINED and published is not None and published.name is not None:
+        model = base if published.name.endswith(".gguf") else published.name
+    bias = adapter.write_adapter(folder, shape, params, scorer, model, options.dtype)
     notes = [f"The adapter lies on the model of the stage {base}: rlhf-jax export {run} {base} "
              "FOLDER writes it."]  # fmt: skip
     if bias:
         notes.append(f"Add {bias!r} to the scores: transformers' class has no bias.")
-    published = base_model(run, stored(place.parent))
     front = [] if published is None else published.front()
     head = ["---", "library_name: peft", *front, "---", f"# {stage}", ""]
     if published is not None:
         notes.append(published.sentence())
-    (folder / "README.md").write_text("\n".join([*head, *notes, ""]))
+    code = card.adapter_code(model, scorer) + "\n"
+    (folder / "README.md").write_text("\n\n".join(["\n".join(head[:-1]), *notes, code]))
     for note in notes:
         print(f"{stage}: {note}")
     return Path(saving.finish(folder))
@@ -142,7 +147,7 @@ def with_published_context(
     if shape.positions == "learned":
         return shape, [f"The published context of {published} tokens was cut to {most}."]
     return dataclasses.replace(shape, context=published), [
-        f"It was trained on at most {most} tokens (model.context); config.json has the published "
+        f"The run read at most {most} tokens (model.context); config.json has the published "
         f"context of {published}."
     ]
 
@@ -187,17 +192,18 @@ def ends(ending: Ending) -> int | list[int]:
 
 
 def _notes(tokenizer: Tokenizer, ending: Ending, told: saving.Exported) -> list[str]:
-    begins = f"began with the token {tokenizer.bos_id}"
+    named = lambda i: f"`{tokenizer.token_of(i)}` ({i})"
+    begins = f"began with the token {named(tokenizer.bos_id)}"
     begins = "was the text of the chat template" if tokenizer.chat else begins
     found = [
         f"In training each prompt {begins} and was followed by the response, which ends with the "
-        f"token {ending.end}."
+        f"token {named(ending.end)}."
     ]
     if told.score_bias:
         found.append(f"{told.architecture} has no bias: add {told.score_bias!r} to its scores "
                      f"({saving.SCORE_BIAS} in config.json).")  # fmt: skip
     if ending.stop_after:
-        found.append(f"In training the token {ending.stop} ended a response from token "
+        found.append(f"In training the token {named(ending.stop)} ended a response from token "
                      f"{ending.stop_after + 1} on only.")  # fmt: skip
     return found
 
@@ -211,7 +217,7 @@ def figures(run: epath.Path, stage: str, scorer: bool) -> list[tuple[str, str]]:
     columns = report.get("columns", {}).get(section, {})
     values: Mapping[str, Any] = report.get(section, {}).get(stage, {})
     return [(_title(columns, name), _shown(value)) for name, value in values.items()
-            if name != "groups"]  # fmt: skip
+            if name != "groups" and value is not None]  # fmt: skip
 
 
 def _title(columns: Mapping[str, Any], name: str) -> str:

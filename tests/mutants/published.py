@@ -59,6 +59,8 @@ PRETRAINED = (
     ]),
     *mutants("runs/export.py", "test_pretrained.py", [
         ("export", "base=base_model(run, config),", "", CARD),
+        ("export_adapter", "scorer, model, options", "scorer, base, options",
+         "test_an_exported_adapter_names_its_base_and_the_base_says_nothing_of_training"),
         ("with_published_context", "shape, context=published", "shape", AGAIN),
     ]),
     *mutants("published/kept.py", "test_pretrained.py", [
