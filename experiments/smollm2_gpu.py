@@ -5,7 +5,8 @@ The commands are
     rlhf-jax fetch smollm2
     RLHF_JAX_DATA=FOLDER rlhf-jax run experiments/smollm2_gpu.py
 
-On one H200, SFT's 75 steps of 16 x 320 tokens take 3.6 s (106,000 tokens/s) after 107 s of compiling.
+On one H200, SFT's 75 steps of 16 x 320 tokens take 3.6 s (106,000 tokens/s) after 107 s of
+compiling.
 The stages after SFT have not been run to their end on a GPU.
 """
 

@@ -70,8 +70,8 @@ class ChatConfig:
             return Path(self.template).read_text(encoding="utf-8")
         except (OSError, UnicodeDecodeError) as error:
             reason = getattr(error, "strerror", None) or error
-            raise UserError(f"chat.template = {self.template!r}: must be {PUBLISHED!r} or a file of "
-                            f"jinja text; it cannot be read: {reason}")  from None  # fmt: skip
+            raise UserError(f"chat.template = {self.template!r}: must be {PUBLISHED!r} or a file "
+                            f"of jinja text; it cannot be read: {reason}")  from None  # fmt: skip
 
 
 PLAIN = ChatConfig()
