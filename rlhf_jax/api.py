@@ -17,8 +17,7 @@ from etils import epath
 from rlhf_jax.data.messages import messages_of
 from rlhf_jax.data.tokenizer import Tokenizer, find_tokenizer, load_tokenizer
 from rlhf_jax.durable import taken
-from rlhf_jax.durable.files import entries
-from rlhf_jax.durable.model_files import has_model, read_about
+from rlhf_jax.durable.model_files import finished, read_about
 from rlhf_jax.errors import UserError, require, require_a
 from rlhf_jax.evaluation.policies import (
     Sampler,
@@ -239,12 +238,7 @@ def _log_probs(model: TransformerConfig, temperature: float) -> Callable:
 
 
 def _load(run: epath.Path, stage: str, kind: str) -> Model:
-    directory = taken.followed(run / stage)
-    if not has_model(directory / "model"):
-        stages = [path.name for path in entries(run)]
-        finished = [name for name in stages if has_model(taken.followed(run / name) / "model")]
-        raise UserError(f"{run}: {stage!r} has no finished model here; stages with one are: "
-                        f"{', '.join(finished) or 'none'}")  # fmt: skip
+    directory = finished(run, stage)
     tokenizer = load_tokenizer(find_tokenizer(taken.followed(run / "data")))
     params = Models().load(directory / "model", kind, tokenizer.fingerprint)
     shape = read_about(directory / "model")["model"]

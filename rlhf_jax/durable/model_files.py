@@ -14,6 +14,7 @@ from rlhf_jax.durable import formats, manifest, taken
 from rlhf_jax.durable.checkpoint import reason
 from rlhf_jax.durable.files import (
     absolute,
+    entries,
     in_bucket,
     remove,
     sync_directory,
@@ -86,7 +87,19 @@ def save_model(
 
 
 def has_model(directory: epath.Path) -> bool:
+    """Whether a finished model is in the directory."""
     return (directory / ABOUT).is_file()
+
+
+def finished(run: epath.Path, stage: str) -> epath.Path:
+    """The directory of a finished stage with a model. Raises UserError where it has none."""
+    directory = taken.followed(run / stage)
+    if not has_model(directory / "model"):
+        stages = [path.name for path in entries(run)]
+        there = [name for name in stages if has_model(taken.followed(run / name) / "model")]
+        raise UserError(f"{run}: {stage!r} has no finished model here; stages with one are: "
+                        f"{', '.join(there) or 'none'}")  # fmt: skip
+    return directory
 
 
 def check_format(directory: epath.Path) -> None:

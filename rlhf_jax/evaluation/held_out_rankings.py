@@ -13,7 +13,8 @@ from rlhf_jax.data.batches import Pass
 from rlhf_jax.data.pipeline import ranking_pass
 from rlhf_jax.data.records import Ranking
 from rlhf_jax.errors import require
-from rlhf_jax.evaluation.evaluator import Evaluator, Subject
+from rlhf_jax.evaluation.evaluator import Subject
+from rlhf_jax.evaluation.held_out_records import HeldOutRecords
 from rlhf_jax.evaluation.statistics import Interval, mean_interval
 from rlhf_jax.objectives.reductions import WeightedMean
 from rlhf_jax.objectives.reward_models import DivideBy
@@ -21,7 +22,7 @@ from rlhf_jax.stages.stage import Need, ints, text_shapes
 
 
 @dataclasses.dataclass(frozen=True)
-class HeldOutRankings(Evaluator):
+class HeldOutRankings(HeldOutRecords):
     """Measures a model on the held-out rankings.
 
     rankings    the stage that collected the rankings; None: the data source has them
@@ -32,7 +33,6 @@ class HeldOutRankings(Evaluator):
     divide_by   what the loss of a ranking is divided by, as in training (stages/rankings.py)
     """
 
-    asks: ClassVar = False
     counted: ClassVar[tuple[str, ...]]  # the names that `figures` returns
     length: int
     outputs: int = 9
@@ -42,8 +42,6 @@ class HeldOutRankings(Evaluator):
 
     def __post_init__(self):
         super().__post_init__()
-        for field in ("length", "batch_size"):
-            require(getattr(self, field) > 0, field, getattr(self, field), "positive")
         require(self.outputs >= 2, "outputs", self.outputs, "at least 2")
         counts = get_args(DivideBy)
         require(self.divide_by in counts, "divide_by", self.divide_by, f"one of {counts}")
@@ -57,10 +55,6 @@ class HeldOutRankings(Evaluator):
 
     def check(self, facts, grader):
         facts.rankings("valid", self.length, self.outputs, self.rankings)
-
-    def check_shapes(self, build, asked):
-        context = build.shapes["subject"].context
-        require(self.length <= context, "length", self.length, f"<= a context of {context}")
 
     def batch_shapes(self) -> dict:
         """Shapes of a batch: tokens, segments, weights [B, K, T] and ranks [B, K]."""

@@ -7,15 +7,15 @@ from typing import ClassVar
 import numpy as np
 
 from rlhf_jax.data.pipeline import scored_pass
-from rlhf_jax.errors import require
-from rlhf_jax.evaluation.evaluator import Column, Evaluator
+from rlhf_jax.evaluation.evaluator import Column
+from rlhf_jax.evaluation.held_out_records import HeldOutRecords
 from rlhf_jax.evaluation.statistics import mean_interval
 from rlhf_jax.stages.reward_model import score_sequences
 from rlhf_jax.stages.stage import Program, ints, score_shapes
 
 
 @dataclasses.dataclass(frozen=True)
-class ScoreError(Evaluator):
+class ScoreError(HeldOutRecords):
     """The mean absolute difference between a reward model's score of a held-out response and the
     score in the data; and that of the rule that gives every response the median held-out score.
 
@@ -24,14 +24,8 @@ class ScoreError(Evaluator):
     """
 
     judges: ClassVar = "score"
-    asks: ClassVar = False
     length: int
     batch_size: int = 8
-
-    def __post_init__(self):
-        super().__post_init__()
-        for field in ("length", "batch_size"):
-            require(getattr(self, field) > 0, field, getattr(self, field), "positive")
 
     def columns(self):
         about = "mean absolute difference from the scores of held-out responses"
@@ -47,10 +41,6 @@ class ScoreError(Evaluator):
 
     def check(self, facts, grader):
         facts.some("scored", "valid", "length", self.length)
-
-    def check_shapes(self, build, asked):
-        context = build.shapes["subject"].context
-        require(self.length <= context, "length", self.length, f"<= a context of {context}")
 
     def programs(self, build, asked):
         model, shape = build.shapes["subject"], ints(self.batch_size, self.length)

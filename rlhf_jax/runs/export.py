@@ -13,9 +13,8 @@ from etils import epath
 from rlhf_jax.data.about import ORIGIN
 from rlhf_jax.data.tokenizer import Tokenizer, find_tokenizer, load_tokenizer
 from rlhf_jax.durable import manifest, taken
-from rlhf_jax.durable.files import entries
 from rlhf_jax.durable.fingerprint import stored
-from rlhf_jax.durable.model_files import has_model, load_model, read_about
+from rlhf_jax.durable.model_files import finished, load_model, read_about
 from rlhf_jax.errors import UserError, require
 from rlhf_jax.evaluation.summary import SECTIONS
 from rlhf_jax.generation.ending import Ending
@@ -165,17 +164,6 @@ def base_model(run: epath.Path, config: Mapping[str, Any]) -> card.Base | None:
     name, origin = found.about["name"], found.origin()
     on_hub = name if hub.is_name(name) and not epath.Path(name).exists() else origin.base_model
     return card.Base(name, found.digest(), origin.licence, on_hub)
-
-
-def finished(run: epath.Path, stage: str) -> epath.Path:
-    """The directory of a finished stage with a model. Raises UserError where it has none."""
-    directory = taken.followed(run / stage)
-    if not has_model(directory / "model"):
-        stages = [path.name for path in entries(run)]
-        there = [name for name in stages if has_model(taken.followed(run / name) / "model")]
-        raise UserError(f"{run}: {stage!r} has no finished model here; stages with one are: "
-                        f"{', '.join(there) or 'none'}")  # fmt: skip
-    return directory
 
 
 def temperature_of(config: Mapping[str, Any], stage: str) -> float:

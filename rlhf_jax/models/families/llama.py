@@ -48,7 +48,14 @@ def fields_of(config: TransformerConfig) -> dict[str, Any]:
     }
 
 
-class Llama(Family):
+class LlamaForm(Family):
+    """A family whose tensors have Llama's names and layouts."""
+
+    def _trunk(self, config: TransformerConfig) -> list[Published]:
+        return trunk(config)
+
+
+class Llama(LlamaForm):
     model_types = ("llama",)
     architecture = "LlamaForCausalLM"
     classifier = "LlamaForSequenceClassification"
@@ -71,9 +78,6 @@ class Llama(Family):
         biases = {"attention_bias": config.biases, "mlp_bias": config.biases}
         return fields_of(config) | biases
 
-    def _trunk(self, config: TransformerConfig) -> list[Published]:
-        return trunk(config)
-
     def from_gguf(self, metadata: Mapping[str, Any], names: Collection[str]) -> TransformerConfig:
         if "rope_freqs.weight" in names:
             raise UserError(
@@ -86,7 +90,7 @@ class Llama(Family):
         return ggml.tensors(config, paired=True)
 
 
-class Mistral(Family):
+class Mistral(LlamaForm):
     model_types = ("mistral",)
     architecture = "MistralForCausalLM"
     classifier = "MistralForSequenceClassification"
@@ -103,6 +107,3 @@ class Mistral(Family):
 
     def _fields(self, config: TransformerConfig) -> dict[str, Any]:
         return fields_of(config) | {"sliding_window": config.window}
-
-    def _trunk(self, config: TransformerConfig) -> list[Published]:
-        return trunk(config)

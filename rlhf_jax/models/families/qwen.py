@@ -2,60 +2,55 @@
 "qwen3"."""
 
 from collections.abc import Collection, Mapping
-from typing import Any
+from typing import Any, ClassVar
 
 from rlhf_jax.models.config import TransformerConfig
 from rlhf_jax.models.families import ggml
-from rlhf_jax.models.families.family import Family, Published
+from rlhf_jax.models.families.family import Published
 from rlhf_jax.models.families.fields import Fields, layer_types, windows
-from rlhf_jax.models.families.llama import fields_of, shape
-from rlhf_jax.models.families.projections import trunk
+from rlhf_jax.models.families.llama import LlamaForm, fields_of, shape
 
 
-class Qwen2(Family):
+class Qwen(LlamaForm):
+    """What Qwen2 and Qwen3 share. own: the field of TransformerConfig that the family turns on."""
+
+    own: ClassVar[Mapping[str, bool]]
+
+    def from_gguf(self, metadata: Mapping[str, Any], names: Collection[str]) -> TransformerConfig:
+        return ggml.shape(metadata, names, self.gguf_architecture, **self.own)
+
+    def gguf(self, config: TransformerConfig) -> list[Published]:
+        return ggml.tensors(config, paired=False)
+
+
+class Qwen2(Qwen):
     model_types = ("qwen2",)
     architecture = "Qwen2ForCausalLM"
     classifier = "Qwen2ForSequenceClassification"
     gguf_architecture = "qwen2"
+    own: ClassVar = {"qkv_bias": True}
 
     def _shape(self, fields: Fields) -> TransformerConfig:
         size = fields.whole("hidden_size") // fields.whole("num_attention_heads")
-        return _shape(fields, size=fields.whole("head_dim", size), qkv_bias=True)
+        return _shape(fields, size=fields.whole("head_dim", size), **self.own)
 
     def _fields(self, config: TransformerConfig) -> dict[str, Any]:
         return _fields(config)
 
-    def _trunk(self, config: TransformerConfig) -> list[Published]:
-        return trunk(config)
 
-    def from_gguf(self, metadata: Mapping[str, Any], names: Collection[str]) -> TransformerConfig:
-        return ggml.shape(metadata, names, self.gguf_architecture, qkv_bias=True)
-
-    def gguf(self, config: TransformerConfig) -> list[Published]:
-        return ggml.tensors(config, paired=False)
-
-
-class Qwen3(Family):
+class Qwen3(Qwen):
     model_types = ("qwen3",)
     architecture = "Qwen3ForCausalLM"
     classifier = "Qwen3ForSequenceClassification"
     gguf_architecture = "qwen3"
+    own: ClassVar = {"qk_norm": True}
 
     def _shape(self, fields: Fields) -> TransformerConfig:
         fields.only("attention_bias", False, (False,))
-        return _shape(fields, size=fields.whole("head_dim", 128), qk_norm=True)
+        return _shape(fields, size=fields.whole("head_dim", 128), **self.own)
 
     def _fields(self, config: TransformerConfig) -> dict[str, Any]:
         return _fields(config) | {"attention_bias": False}
-
-    def _trunk(self, config: TransformerConfig) -> list[Published]:
-        return trunk(config)
-
-    def from_gguf(self, metadata: Mapping[str, Any], names: Collection[str]) -> TransformerConfig:
-        return ggml.shape(metadata, names, self.gguf_architecture, qk_norm=True)
-
-    def gguf(self, config: TransformerConfig) -> list[Published]:
-        return ggml.tensors(config, paired=False)
 
 
 def _shape(fields: Fields, size: int, **more: Any) -> TransformerConfig:
