@@ -13,6 +13,7 @@ import pytest
 from rlhf_jax import evaluation
 from rlhf_jax.evaluation.evaluator import Evaluator
 from rlhf_jax.evaluation.held_out_rankings import HeldOutRankings
+from rlhf_jax.evaluation.held_out_records import HeldOutRecords
 from rlhf_jax.evaluation.score_error import ScoreError
 from rlhf_jax.evaluation.token_losses import TokenLosses
 from rlhf_jax.rewards.graded import GradedReward
@@ -128,7 +129,7 @@ def test_each_column_has_a_row_and_each_row_a_column():
     for module in pkgutil.iter_modules(evaluation.__path__):
         for kind in vars(importlib.import_module(f"rlhf_jax.evaluation.{module.name}")).values():
             if isinstance(kind, type) and issubclass(kind, Evaluator):
-                bases = Evaluator, HeldOutRankings, TokenLosses
+                bases = Evaluator, HeldOutRecords, HeldOutRankings, TokenLosses
                 assert kind in (*bases, *map(type, there)), kind
     found = {column for evaluator in there for column in evaluator.columns()}
     assert assert_told(found, names("Evaluators")) == set(names("Evaluators"))
