@@ -75,8 +75,7 @@ def _parameter(
         raise ValueError(f"{names}, ...: {covered} numbers for a parameter of {laid.shape}")
     whole, laid_whole = None, [(0, side) for side in laid.shape]
     for each, place in zip(published, places, strict=True):
-        part = _cut(each, found[each.name], laid, place)
-        told()
+        part = _cut(each, found[each.name], laid, place, told)
         if place == laid_whole:
             return part if part.dtype == laid.dtype else _cast(laid.sharding)(part)
         if whole is None:
@@ -101,12 +100,16 @@ def _place(each: Published, shape: Sequence[int]) -> list[tuple[int, int]]:
     return found
 
 
-def _cut(each: Published, stored: Readable, laid: Any, place: list[tuple[int, int]]) -> jax.Array:
+def _cut(
+    each: Published, stored: Readable, laid: Any, place: list[tuple[int, int]], told: Callable
+) -> jax.Array:
     """A tensor as the part of a parameter that it is, on the devices, each with its share."""
     region = tuple(size for _, size in place)
     values = each.ours(stored.read()).reshape(region)
     own = lambda index: np.ascontiguousarray(values[index])
-    return jax.make_array_from_callback(region, _sharding_of(laid, region), own)
+    part = jax.make_array_from_callback(region, _sharding_of(laid, region), own)
+    told()
+    return part
 
 
 def _sharding_of(laid: Any, region: tuple[int, ...]) -> Sharding:

@@ -160,6 +160,30 @@ def test_one_tensor_is_held_beyond_the_shards(stored):
     assert max(on_host for _, on_host in seen) <= max(tensor.bytes for tensor in tensors.values())
 
 
+def test_a_tensor_is_read_when_the_one_before_is_written(stored, monkeypatch):
+    """Otherwise the device still holds the tensor that it is writing."""
+    _, tensors = stored
+    events: list[str] = []
+
+    class Whole:
+        def block_until_ready(self):
+            events.append("written")
+
+    class Stored:
+        def __init__(self, tensor):
+            self.shape, self._tensor = tensor.shape, tensor
+
+        def read(self):
+            events.append("read")
+            return self._tensor.read()
+
+    monkeypatch.setattr(reading, "_write", lambda sharding: lambda whole, part, starts: Whole())
+    up = [each for each in published(CONFIG) if each.path == "blocks/up"]
+    found = {each.name: Stored(tensors[each.name]) for each in up}
+    reading.parameters(found, up, {"blocks": {"up": laid_out(None)["blocks"]["up"]}})
+    assert events == ["read", "written"] * CONFIG.layers
+
+
 def test_a_tensor_is_written_in_place():
     """No second copy of the parameter: the result is in the argument's memory."""
     (laid,) = jax.tree.leaves(laid_out(MeshShape(1, 4, 2))["blocks"]["up"])
