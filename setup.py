@@ -45,6 +45,8 @@ setup(
             "gguf>=0.10",
             "pyarrow>=14",
             "zstandard>=0.22",
+            "krippendorff>=0.6",
+            "statsmodels>=0.14",
         ],
         "notebooks": ["ipykernel>=6.29", "jupytext>=1.16", "nbclient>=0.10"],
         "tpu": ["jax[tpu]>=0.10"],  # rlhf-jax plan needs it too, on any machine

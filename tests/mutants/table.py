@@ -1,6 +1,7 @@
 """All mutants."""
 
 from tests.mutants import (
+    agreement,
     chain,
     chat,
     command_line,
@@ -32,5 +33,5 @@ from tests.mutants import (
 ROOMS = (formats, chat, details, objectives, policy_gradients, preferences, models, families, data,
          generation, training, durable, rewards, stages, iteration, identity, evaluation,
          recipes, chain, plan, command_line, use, sweeps, estimators, published,
-         lora)  # fmt: skip
+         lora, agreement)  # fmt: skip
 TABLE = tuple(mutant for room in ROOMS for mutant in room.MUTANTS)
