@@ -14,6 +14,7 @@ setup(
     license="Apache-2.0",
     python_requires=">=3.11",
     packages=find_packages(include=["rlhf_jax", "rlhf_jax.*"]),
+    package_data={"rlhf_jax.labelling": ["templates/*.html", "static/*"]},
     install_requires=[
         "jax>=0.10",
         "flax>=0.12",
