@@ -54,6 +54,9 @@ class _SentencePiece:
             ids += self.mark + self.processor.encode(part)
         return ids
 
+    def begins(self, bos: int) -> bool:
+        return True
+
     def decode(self, ids: list[int]) -> str:
         return self.processor.decode(ids)
 
@@ -74,6 +77,10 @@ class _HuggingFace:
 
     def encode(self, text: str) -> list[int]:
         return self.tokenizer.encode(text, add_special_tokens=False).ids
+
+    def begins(self, bos: int) -> bool:
+        """Whether its post-processor puts bos before a text."""
+        return self.tokenizer.encode("a", add_special_tokens=True).ids[:1] == [bos]
 
     def parse(self, text: str) -> tokenizers.Encoding:
         """Ids and offsets of a text in which spelled special tokens are those tokens."""
@@ -183,6 +190,13 @@ class Tokenizer:
     def document_ids(self, text: str) -> list[int]:
         """[bos] text [end of text]."""
         return [self.bos_id, *self._model.encode(text), self.text_eos_id]
+
+    @property
+    def begins_texts(self) -> bool:
+        """Whether bos begins a text, as its publisher has it: by add_bos_token, else by what the
+        file itself puts before texts; so it is for a tokenizer.model."""
+        told = self.config.get("add_bos_token")
+        return self._model.begins(self.bos_id) if told is None else bool(told)
 
     def parse(self, text: str) -> tuple[list[int], list[tuple[int, int]]]:
         """(ids, spans of characters) of a text that a chat template rendered."""

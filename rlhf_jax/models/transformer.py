@@ -15,7 +15,7 @@ from jax.ad_checkpoint import checkpoint_name
 
 from rlhf_jax.errors import require
 from rlhf_jax.models import lora, parts
-from rlhf_jax.models.attention import HIDDEN, fused, left_aligned, view_of
+from rlhf_jax.models.attention import HIDDEN, View, fused, left_aligned, view_of
 from rlhf_jax.models.block import PARAMETERS, PRODUCTS, STREAM, Block, Norm, for_cache
 from rlhf_jax.models.config import TransformerConfig
 from rlhf_jax.models.matmul import (
@@ -131,6 +131,37 @@ def hidden(
         return _right_padded(config, params, tokens, segments, last, dropout_key)
     views = _views(config, segments)
     return _states(config, params, tokens, positions_of(segments), views, last, dropout_key)
+
+
+def hidden_of_branches(
+    config: TransformerConfig,
+    params: Params,
+    tokens: jax.Array,
+    branches: jax.Array,
+    positions: jax.Array,
+) -> jax.Array:
+    """Normed hidden states [B, T, D] of rows that hold a prompt and several continuations of it.
+
+    A token attends to the prompt (branch 0) and to its own branch, as far as they stand before it:
+    the states are those of rows that hold the prompt and one continuation each.
+
+    Args:
+      tokens: [B, T] ids.
+      branches: [B, T] ints, -1 = padding, 0 = prompt, continuations numbered from 1.
+      positions: [B, T] ints; each continuation begins at the position after the prompt's last.
+    """
+    own = branches[:, :, None] == branches[:, None, :]
+    prompt = (branches == 0)[:, None, :]
+    seen = (own | prompt) & jnp.tri(tokens.shape[1], dtype=bool)[None]
+    apart = positions[:, :, None] - positions[:, None, :]
+
+    def view(window):
+        visible = seen if window is None else seen & (apart < window)
+        return View(branches + 1, visible, window)
+
+    kinds = {config.is_local(layer) for layer in range(config.layers)}
+    views = {local: view(config.window if local else None) for local in kinds}
+    return _states(config, params, tokens, positions, views, None, None)
 
 
 def _right_padded(config, params, tokens, segments, last, dropout_key):

@@ -1,0 +1,1 @@
+"""Public benchmarks as evaluators, one file each; known.py lists them."""
