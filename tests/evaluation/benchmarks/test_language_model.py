@@ -145,9 +145,11 @@ def test_a_reward_model_scores_each_response_at_its_end_token():
     model = RewardModel(tiny.MODEL, params, Texts(LETTERS, None, True), tiny.ENDING, compile, 2)
     pairs = [("ab", "cd"), ("c", ""), ("abcdefghijklmnopqrst", "xyz"), ("a", "b")]
     found = model.scores(*zip(*pairs, strict=True))
+    score = jax.jit(functools.partial(score_sequences, tiny.MODEL))
     for (prompt, response), value in zip(pairs, found, strict=True):
-        ids = jnp.array([[*LETTERS.prompt_ids(prompt), *LETTERS.encode(response), tiny.EOS]])
-        expected = score_sequences(tiny.MODEL, params, ids, jnp.ones_like(ids))[0]
+        ids = [*LETTERS.prompt_ids(prompt), *LETTERS.encode(response), tiny.EOS]
+        padded, columns = np.array([[*ids, *[0] * (32 - len(ids))]]), np.arange(32)[None]
+        expected = score(params, padded, (columns < len(ids)).astype(np.int32))[0]
         assert value == pytest.approx(float(expected), rel=1e-4, abs=1e-5)
 
 
@@ -162,10 +164,10 @@ def test_a_damaged_model_is_named():
 def test_rows_hold_texts_of_one_prompt_as_far_as_there_is_room():
     piece = lambda number, prompt, size: packing.Piece(number, prompt, tuple(range(size)))
     one, other = (1, 2, 3), (1, 4)
-    rows = packing.packed([piece(0, one, 3), piece(1, other, 4), piece(2, one, 5),
+    rows = packing.packed([piece(0, one, 3), piece(1, other, 3), piece(2, one, 5),
                            piece(3, one, 1)], 8)  # fmt: skip
     assert [[number for number, _ in row.spans] for row in rows] == [[1], [0], [2, 3]]
-    assert [len(row.tokens) for row in rows] == [5, 5, 7]
+    assert [len(row.tokens) for row in rows] == [4, 5, 7]
     last = rows[-1]
     assert last.branches == [0, 0, 0, 1, 1, 1, 1] and last.positions == [0, 1, 2, 3, 4, 5, 6]
     assert last.places == [2, 3, 4, 5, 6, 2] and last.targets == [0, 1, 2, 3, 4, 0]
