@@ -22,6 +22,9 @@ class ParallelConfig:
     processes    the number of processes; only with "host:port"
     process      the number of this process, from 0; only with "host:port"
     heartbeat    a process that sends no heartbeat for so many seconds counts as dead
+    compile_cache  the folder in which compiled programs are kept for later commands; "auto":
+                 rlhf_jax in the user's cache directory, or the folder that
+                 JAX_COMPILATION_CACHE_DIR names; None: each command compiles anew
     """
 
     runner: Literal["jit", "pmap"] = "jit"
@@ -31,11 +34,15 @@ class ParallelConfig:
     processes: int | None = None
     process: int | None = None
     heartbeat: int = 30
+    compile_cache: str | None = AUTO
 
     def __post_init__(self):
         require(self.runner in ("jit", "pmap"), "runner", self.runner, "'jit' or 'pmap'")
         for field in ("fsdp", "tensor", "heartbeat"):
             require(getattr(self, field) > 0, field, getattr(self, field), "positive")
+        folder, allowed = self.compile_cache, "a folder of a disk, 'auto' or None"
+        local = folder is None or (folder and "://" not in folder)
+        require(local, "compile_cache", folder, allowed)
         if self.runner == "pmap":
             cut = (self.fsdp, self.tensor)
             require(cut == (1, 1), "(fsdp, tensor)", cut, "(1, 1) under pmap, which cuts rows only")

@@ -23,7 +23,7 @@ from rlhf_jax.durable.signals import SIGNALS
 from rlhf_jax.errors import UserError, inside, require
 from rlhf_jax.generation.ending import Ending
 from rlhf_jax.models.config import different_fields
-from rlhf_jax.parallel import processes
+from rlhf_jax.parallel import compile_cache, processes
 from rlhf_jax.parallel.runner import Runner, make_runner
 from rlhf_jax.published import kept
 from rlhf_jax.published import model as published
@@ -65,6 +65,7 @@ class Run:
         self.config, self.stop_after_steps, self.insist = config, stop_after_steps, insist
         self.origin = origin
         self.directory = config.directory
+        compile_cache.use(config.parallel.compile_cache)
         self.runner = make_runner(config.parallel)
         self.check_rows(stages)
         known = config.model.vocab_size, config.seed, config.chat, config.published

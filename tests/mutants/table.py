@@ -5,6 +5,7 @@ from tests.mutants import (
     chain,
     chat,
     command_line,
+    compiling,
     data,
     details,
     durable,
@@ -33,5 +34,5 @@ from tests.mutants import (
 ROOMS = (formats, chat, details, objectives, policy_gradients, preferences, models, families, data,
          generation, training, durable, rewards, stages, iteration, identity, evaluation,
          recipes, chain, plan, command_line, use, sweeps, estimators, published,
-         lora, agreement)  # fmt: skip
+         lora, agreement, compiling)  # fmt: skip
 TABLE = tuple(mutant for room in ROOMS for mutant in room.MUTANTS)
