@@ -26,7 +26,7 @@ MUTANTS = (
         ("_usable", "hit and OTHER_CPU not in said", "hit",
          "test_a_cpu_that_cannot_read_what_was_written_keeps_nothing[complaint]"),
         ("_usable", "before and sorted", "sorted",
-         "test_a_second_process_reads_what_the_first_has_compiled"),
+         "test_a_first_process_that_writes_nothing_has_tried_nothing"),
         ("_usable", '== before', "!= []",
          "test_with_other_flags_the_first_process_compiles_the_probe_anew"),
     ]),

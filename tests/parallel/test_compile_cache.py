@@ -109,6 +109,12 @@ def test_with_other_flags_the_first_process_compiles_the_probe_anew(folder, monk
     assert kept_in() == str(folder) and len(entries(folder)) == 2
 
 
+def test_a_first_process_that_writes_nothing_has_tried_nothing(monkeypatch):
+    monkeypatch.setattr(compile_cache, "probe", lambda: (False, ""))  # the disk is full
+    use("auto")
+    assert kept_in() == str(user_folder() / key())
+
+
 def test_a_start_removes_what_a_kill_has_cut_short_once(folder):
     whole = zlib.compress(b"program" * 100)
     contents = {"a": whole, "b": whole[:-1], "c": b"", "d": b"no program"}
