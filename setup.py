@@ -56,6 +56,7 @@ setup(
         "wandb": ["wandb>=0.18"],
         "gguf": ["gguf>=0.10"],  # to read GGUF files, and for rlhf-jax fetch
         "data": ["pyarrow>=14", "zstandard>=0.22"],  # Parquet and .zst files of data sets
+        "label": ["starlette>=0.40", "uvicorn>=0.30"],  # the labelling page
         "hub": ["huggingface_hub>=0.23"],  # hub:OWNER/NAME/FILE, and pretrained="OWNER/NAME"
         # For runs in gs://: epath's and, of google's, Orbax's.
         "gcs": ["gcsfs>=2024.2", "google-cloud-storage>=2", "google-cloud-storage-control>=1"],

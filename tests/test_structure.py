@@ -33,7 +33,7 @@ ROOMS = (
     ("stages",),
     ("estimators", "evaluation"),
     ("runs",),
-    ("plan", "api"),
+    ("labelling", "plan", "api"),
     ("cli",),
 )
 # getattr and the like, other than with a literal name or of an object's own fields: why it may be.

@@ -46,16 +46,21 @@ def _features(kind: type[Record]) -> tfds.features.FeaturesDict:
         return tfds.features.FeaturesDict({"prompt": text, "fields": text})
     if kind is Demonstration:
         spans = tfds.features.Tensor(shape=(None,), dtype=np.int32)  # start, stop, start, stop, ...
-        return tfds.features.FeaturesDict({"prompt": text, "response": text, "trained": spans})
+        return tfds.features.FeaturesDict(
+            {"prompt": text, "response": text, "trained": spans, "labeler": text}
+        )
     if kind is Scored:
         # A number would be stored in float32.
-        return tfds.features.FeaturesDict({"prompt": text, "response": text, "score": text})
+        return tfds.features.FeaturesDict(
+            {"prompt": text, "response": text, "score": text, "labeler": text}
+        )
     return tfds.features.FeaturesDict(
         {
             "prompt": text,
             "responses": tfds.features.Tensor(shape=(None,), dtype=np.str_),
             "ranks": tfds.features.Tensor(shape=(None,), dtype=np.int32),
             "ended": tfds.features.Tensor(shape=(None,), dtype=np.bool_),
+            "labeler": text,
         }
     )
 
@@ -64,13 +69,15 @@ def _example(record: Record) -> dict[str, Any]:
     """The values of `_features`."""
     if isinstance(record, Prompt):
         return {"prompt": record.prompt, "fields": json.dumps(record.fields)}
+    if isinstance(record, Text):
+        return to_json(record)
+    fields = to_json(record) | {"labeler": record.labeler or ""}
     if isinstance(record, Demonstration):
         ends = [end for span in record.trained for end in span]
-        return to_json(record) | {"trained": np.array(ends, np.int32)}
+        return fields | {"trained": np.array(ends, np.int32)}
     if isinstance(record, Scored):
-        return to_json(record) | {"score": repr(record.score)}
-    ended = {"ended": record.ended} if isinstance(record, Ranking) else {}
-    return to_json(record) | ended
+        return fields | {"score": repr(record.score)}
+    return fields | {"ended": record.ended}
 
 
 class RecordsBuilder(tfds.core.GeneratorBasedBuilder, skip_registration=True):
@@ -233,15 +240,23 @@ class RecordSource(Sequence):
             # Older data sets lack this field: they have no cut responses.
             ended = fields.get("ended", np.ones(len(responses), np.bool_)).tolist()
             prompt, ranks = fields["prompt"].decode("utf-8"), tuple(fields["ranks"])
-            return Ranking(prompt, responses, ranks, ended)
+            return Ranking(prompt, responses, ranks, ended, _labeler(fields))
         # Older data sets lack `trained`: no earlier turn is.
         ends = fields.pop("trained", np.zeros(0, np.int32)).reshape(-1, 2).tolist()
         texts = {name: value.decode("utf-8") for name, value in fields.items()}
         if self._kind is Prompt:  # older data sets lack `fields`
             return Prompt(texts["prompt"], json.loads(texts.get("fields", "{}")))
+        if self._kind is Text:
+            return Text(**texts)
+        texts["labeler"] = _labeler(fields)
         if self._kind is Scored:
             return Scored(**texts | {"score": float(texts["score"])})
-        return Demonstration(**texts, trained=ends) if ends else self._kind(**texts)
+        return Demonstration(**texts, trained=ends)
+
+
+def _labeler(fields: Mapping[str, Any]) -> str | None:
+    """None: there is none; older data sets lack the field."""
+    return fields.get("labeler", b"").decode("utf-8") or None
 
 
 def read_dataset(directory: str | os.PathLike, name: str, split: str) -> RecordSource:

@@ -36,13 +36,15 @@ def settle(rankings: Sequence[Ranking]) -> tuple[list[Ranking], Counts]:
 
 
 def _identity(record: Record) -> Hashable:
-    """Equal for records with the same content, whatever the order of responses or the further
-    fields of a prompt."""
+    """Equal for records with the same content, whatever the order of responses, the labeler or the
+    further fields of a prompt."""
     if isinstance(record, Ranking):
         return record.prompt, tuple(
             sorted(zip(record.responses, record.ranks, record.ended, strict=True))
         )
-    return record.prompt if isinstance(record, Prompt) else record
+    if isinstance(record, Prompt):
+        return record.prompt
+    return record if isinstance(record, Text) else dataclasses.replace(record, labeler=None)
 
 
 def without_held_out(splits: Splits) -> tuple[Splits, dict[str, Counts]]:

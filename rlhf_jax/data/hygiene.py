@@ -8,7 +8,7 @@ from typing import TypeVar
 
 import numpy as np
 
-from rlhf_jax.data.messages import plain
+from rlhf_jax.data.messages import Messages, plain
 from rlhf_jax.errors import ConfigError, require
 
 T = TypeVar("T")
@@ -47,6 +47,20 @@ def personal(texts: Iterable[str]) -> str | None:
         if PHONE.search(text):
             return "telephone number"
     return None
+
+
+def deduplicate_by_prefix(
+    prompts: Sequence[str | Messages], characters: int
+) -> tuple[list[str | Messages], int]:
+    """Keeps the first prompt of each prefix of `characters` characters: (kept, number dropped).
+
+    Source: InstructGPT, appendix A.2 (prompts that share a long common prefix).
+    """
+    require(characters >= 1, "characters", characters, "at least 1")
+    kept = {}
+    for prompt in prompts:
+        kept.setdefault(plain(prompt)[:characters], prompt)
+    return list(kept.values()), len(prompts) - len(kept)
 
 
 def first_of_each(items: Sequence[T], key: Callable[[T], Hashable]) -> tuple[list[T], int]:

@@ -27,6 +27,11 @@ def check_text(field: str, value: Any, empty_allowed: bool = False) -> None:
         require_field(False, field, value, "text that UTF-8 can hold (no lone surrogates)")
 
 
+def check_labeler(value: Any) -> None:
+    if value is not None:
+        check_text("labeler", value)
+
+
 def check_json(field: str, value: Any) -> None:
     """Requires a JSON value of finite numbers and valid text; `field` must be valid text too."""
     try:

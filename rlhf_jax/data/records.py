@@ -10,6 +10,7 @@ One line of JSONL is one record, by kind:
                    comparison {"prompt", "chosen", "rejected"} with an optional {"tie": true}
     Scored         {"prompt", "response", "score"}
 
+A demonstration, a ranking and a score may name their {"labeler"}, by a pseudonym.
 A prompt is a text that includes its whole template, or a list of messages {"role", "content"} that
 a chat template turns into one (chat.py). Responses may be empty (a model that stops at once).
 """
@@ -30,14 +31,14 @@ from rlhf_jax.data.messages import (
     Message,
     Messages,
     check_json,
+    check_labeler,
     check_text,
     dialogue,
     messages_of,
-    plain,
     require_field,
 )
 from rlhf_jax.durable.files import write_atomically
-from rlhf_jax.errors import RecordError, UserError, require
+from rlhf_jax.errors import RecordError, UserError
 from rlhf_jax.strict_json import parse_json
 
 MOST_RANK = 2**31
@@ -85,8 +86,10 @@ class Demonstration:
     prompt: str | Messages
     response: str
     trained: tuple[tuple[int, int], ...] = ()
+    labeler: str | None = None
 
     def __post_init__(self) -> None:
+        check_labeler(self.labeler)
         object.__setattr__(self, "prompt", dialogue("prompt", self.prompt))
         check_text("response", self.response, empty_allowed=True)
         require_field(isinstance(self.trained, list | tuple), "trained", self.trained, "a list")
@@ -151,8 +154,10 @@ class Ranking:
     responses: tuple[str, ...]
     ranks: tuple[int, ...]
     ended: tuple[bool, ...] | None = None  # one per response; None: all have ended
+    labeler: str | None = None
 
     def __post_init__(self) -> None:
+        check_labeler(self.labeler)
         object.__setattr__(self, "prompt", dialogue("prompt", self.prompt))
         for field in ("responses", "ranks"):
             value = getattr(self, field)
@@ -197,8 +202,10 @@ class Scored:
     prompt: str | Messages
     response: str
     score: float
+    labeler: str | None = None
 
     def __post_init__(self) -> None:
+        check_labeler(self.labeler)
         object.__setattr__(self, "prompt", dialogue("prompt", self.prompt))
         check_text("response", self.response, empty_allowed=True)
         number = isinstance(self.score, numbers.Real) and not isinstance(self.score, bool)
@@ -217,20 +224,24 @@ FIELDS = {
     Ranking: ("prompt", "responses", "ranks"),
     Scored: ("prompt", "response", "score"),
 }
-OPTIONAL = {Demonstration: ("trained",), Ranking: ("ended",)}
+OPTIONAL = {Demonstration: ("trained", "labeler"), Ranking: ("ended", "labeler"),
+            Scored: ("labeler",)}  # fmt: skip
 COMPARISON = ("prompt", "chosen", "rejected")
 
 
 def to_json(record: Record) -> dict[str, Any]:
     """The fields of a record as JSON values, without `ended` if all responses have ended, and
-    without `trained` if there are no spans."""
+    without `trained` and `labeler` if there are none."""
     fields = {field: _told(getattr(record, field)) for field in FIELDS[type(record)]}
     if isinstance(record, Prompt):
         return fields | record.fields
-    cut = isinstance(record, Ranking) and not all(record.ended)
-    spans = isinstance(record, Demonstration) and record.trained
-    fields |= {"trained": record.trained} if spans else {}
-    return fields | {"ended": record.ended} if cut else fields
+    if isinstance(record, Demonstration) and record.trained:
+        fields["trained"] = record.trained
+    if isinstance(record, Ranking) and not all(record.ended):
+        fields["ended"] = record.ended
+    if isinstance(record, Demonstration | Ranking | Scored) and record.labeler is not None:
+        fields["labeler"] = record.labeler
+    return fields
 
 
 def _told(value: Any) -> Any:
@@ -254,7 +265,7 @@ def from_json(fields: Any, kind: type[R]) -> R:
         return from_json(fields, Conversation)
     comparison = kind is Ranking and ("chosen" in fields or "rejected" in fields)
     if comparison:
-        wanted, optional = COMPARISON, ("tie",)
+        wanted, optional = COMPARISON, ("tie", "labeler")
     listed = " and ".join(wanted)
     for field in wanted:
         if field not in fields:
@@ -270,14 +281,16 @@ def from_json(fields: Any, kind: type[R]) -> R:
             raise RecordError(f"field {field!r}: expected {listed} only, got this field too")
     if not comparison:
         for field in optional:
-            require_field(fields.get(field, ()) is not None, field, None, "a list")
+            allowed = "a string" if field == "labeler" else "a list"
+            require_field(fields.get(field, ()) is not None, field, None, allowed)
         return kind(**fields)
     tie = fields.get("tie", False)
     require_field(isinstance(tie, bool), "tie", tie, "true or false")
     for field in ("chosen", "rejected"):
         check_text(field, fields[field], empty_allowed=True)
     ranks = (0, 0) if tie else (0, 1)
-    return Ranking(fields["prompt"], (fields["chosen"], fields["rejected"]), ranks)
+    responses, labeler = (fields["chosen"], fields["rejected"]), fields.get("labeler")
+    return Ranking(fields["prompt"], responses, ranks, labeler=labeler)
 
 
 def _unique_fields(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
@@ -384,17 +397,3 @@ def write_jsonl(path: str | os.PathLike, records: Iterable[Record]) -> None:
     write_atomically(
         path, gzip.compress(content, mtime=0) if str(path).endswith(".gz") else content
     )
-
-
-def deduplicate_by_prefix(
-    prompts: Sequence[str | Messages], characters: int
-) -> tuple[list[str | Messages], int]:
-    """Keeps the first prompt of each prefix of `characters` characters: (kept, number dropped).
-
-    Source: InstructGPT, appendix A.2 (prompts that share a long common prefix).
-    """
-    require(characters >= 1, "characters", characters, "at least 1")
-    kept = {}
-    for prompt in prompts:
-        kept.setdefault(plain(prompt)[:characters], prompt)
-    return list(kept.values()), len(prompts) - len(kept)

@@ -83,3 +83,9 @@ RUN = Format(
     ),
     oldest=1,
 )
+# The number is the user_version of labels.sqlite; that of a new file is 0.
+LABELS = Format(
+    "label store",
+    ("an empty file", "people, sessions, batches, items, outputs and assignments"),
+    oldest=1,
+)

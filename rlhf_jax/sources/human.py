@@ -9,7 +9,8 @@ from rlhf_jax.data import about, counting, download, hygiene
 from rlhf_jax.data.convert import Reading, read_file
 from rlhf_jax.data.formats.item import HUMAN
 from rlhf_jax.data.formats.text import read_text
-from rlhf_jax.data.records import Demonstration, Prompt, Ranking, Text, deduplicate_by_prefix
+from rlhf_jax.data.hygiene import deduplicate_by_prefix
+from rlhf_jax.data.records import Demonstration, Prompt, Ranking, Text
 from rlhf_jax.errors import UserError, require
 from rlhf_jax.fields import NOT_FINGERPRINTED
 from rlhf_jax.randomness import shuffle_seed

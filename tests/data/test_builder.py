@@ -16,12 +16,12 @@ RECORDS = {
     Prompt: [
         Prompt(f"p{i}", {"answer": i, "\u6f22": [None, 0.1]} if i % 2 else {}) for i in range(30)
     ],
-    Demonstration: [Demonstration("p", ""), Demonstration("q\n", " r", ((0, 1),))],
+    Demonstration: [Demonstration("p", ""), Demonstration("q\n", " r", ((0, 1),), "\u6f22")],
     Ranking: [
         Ranking("p", ("a", "", "\u6f22"), (0, 0, 2)),
-        Ranking("p", ("a", "b"), (1, 0), (False, True)),
+        Ranking("p", ("a", "b"), (1, 0), (False, True), "anna"),
     ],
-    Scored: [Scored("p", "\u6f22", 1 / 3), Scored("q", "", -2.0)],
+    Scored: [Scored("p", "\u6f22", 1 / 3), Scored("q", "", -2.0, "ben")],
 }
 
 
@@ -36,10 +36,12 @@ def test_each_kind_comes_back_in_order(kind, tmp_path):
     assert list(grain.MapDataset.source(source)) == items
 
 
-def test_responses_of_a_data_set_without_the_field_have_all_ended(tmp_path, monkeypatch):
-    """As versions wrote it that knew no cut responses."""
+def test_responses_of_a_data_set_without_the_fields_have_ended_and_no_labeler(
+    tmp_path, monkeypatch
+):
+    """As versions wrote it that knew no cut responses and no labelers."""
     features = builder._features(Ranking)
-    del features._feature_dict["ended"]
+    del features._feature_dict["ended"], features._feature_dict["labeler"]
     items = RECORDS[Ranking][:1]
     with monkeypatch.context() as patch:
         patch.setattr(builder, "_features", lambda kind: features)
@@ -47,7 +49,7 @@ def test_responses_of_a_data_set_without_the_field_have_all_ended(tmp_path, monk
                       lambda self, split: enumerate(map(to_json, self._splits[split])))  # fmt: skip
         write_dataset(tmp_path, "old", {"train": items})
     assert list(read_dataset(tmp_path, "old", "train")) == items
-    assert items[0].ended == (True, True, True)
+    assert (items[0].ended, items[0].labeler) == ((True, True, True), None)
 
 
 def test_prompts_of_a_data_set_without_the_field_have_none(tmp_path, monkeypatch):

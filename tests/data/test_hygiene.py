@@ -6,7 +6,16 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from rlhf_jax.data.hygiene import at_most, first_of_each, hold_out, luhn, personal, split_by_prompt
+from rlhf_jax.data.hygiene import (
+    at_most,
+    deduplicate_by_prefix,
+    first_of_each,
+    hold_out,
+    luhn,
+    personal,
+    split_by_prompt,
+)
+from rlhf_jax.data.messages import Message
 from rlhf_jax.data.records import Demonstration, Prompt
 from rlhf_jax.errors import ConfigError
 
@@ -108,3 +117,13 @@ def test_luhn(number):
 def test_personal_data_is_found(kind, texts):
     for text in texts:
         assert personal(["nothing here", text]) == kind, text
+
+
+def test_deduplicate_by_prefix():
+    prompts = ["abcX", "abcY", "ab", "abc", "zz", "zz"]
+    assert deduplicate_by_prefix(prompts, 3) == (["abcX", "ab", "zz"], 3)
+    assert deduplicate_by_prefix(prompts, 4) == (["abcX", "abcY", "ab", "abc", "zz"], 1)
+    with pytest.raises(ConfigError, match="characters = 0"):
+        deduplicate_by_prefix(prompts, 0)
+    messages = (Message("system", "s"), Message("user", ""))
+    assert deduplicate_by_prefix([messages, "system: s\n\nuser: x", "system"], 11)[1] == 1

@@ -15,14 +15,14 @@ from rlhf_jax.data.records import (
     Ranking,
     Scored,
     Text,
-    deduplicate_by_prefix,
     read_jsonl,
     write_jsonl,
 )
-from rlhf_jax.errors import ConfigError, RecordError
+from rlhf_jax.errors import RecordError
 
 PLAIN = st.text(st.characters(codec="utf-8", exclude_characters="\0"))
 FILLED = PLAIN.filter(bool)
+LABELER = st.none() | FILLED
 OUTPUTS = st.lists(st.tuples(PLAIN, st.integers(0, 9), st.booleans()), min_size=2, max_size=5)
 JSON = st.recursive(
     st.none() | st.booleans() | st.integers() | st.floats(allow_nan=False, allow_infinity=False)
@@ -45,9 +45,13 @@ KINDS = {
     ),
     Text: st.builds(Text, FILLED),
     Prompt: st.builds(Prompt, FILLED, FIELDS),
-    Demonstration: st.builds(Demonstration, FILLED | MESSAGES, PLAIN),
-    Ranking: st.builds(lambda p, o: Ranking(p, *zip(*o, strict=True)), FILLED, OUTPUTS),
-    Scored: st.builds(Scored, FILLED, PLAIN, st.floats(allow_nan=False, allow_infinity=False)),
+    Demonstration: st.builds(Demonstration, FILLED | MESSAGES, PLAIN, labeler=LABELER),
+    Ranking: st.builds(
+        lambda p, o, labeler: Ranking(p, *zip(*o, strict=True), labeler), FILLED, OUTPUTS, LABELER
+    ),
+    Scored: st.builds(
+        Scored, FILLED, PLAIN, st.floats(allow_nan=False, allow_infinity=False), LABELER
+    ),
 }
 
 
@@ -69,12 +73,12 @@ def test_comparison_lines_are_rankings(tmp_path):
     path.write_text(
         '{"prompt": "p", "chosen": "a", "rejected": "b"}\n'
         '{"prompt": "p", "chosen": "a", "rejected": "", "tie": true}\n'
-        '{"prompt": "p", "chosen": "a", "rejected": "b", "tie": false}\n'
+        '{"prompt": "p", "chosen": "a", "rejected": "b", "tie": false, "labeler": "anna"}\n'
     )
     assert read_jsonl(path, Ranking) == [
         Ranking("p", ("a", "b"), (0, 1)),
         Ranking("p", ("a", ""), (0, 0)),
-        Ranking("p", ("a", "b"), (0, 1)),
+        Ranking("p", ("a", "b"), (0, 1), labeler="anna"),
     ]
 
 
@@ -93,7 +97,6 @@ def test_messages_are_prompts_and_conversations(tmp_path):
     assert (whole.prompt, whole.response) == (one.prompt, one.response)
     assert spans == Demonstration("abcd", "e", ((1, 2), (3, 4)))
     assert plain(before) == "system: s\n\nuser: "
-    assert deduplicate_by_prefix([before, "system: s\n\nuser: x", "system"], 11)[1] == 1
 
 
 @pytest.mark.parametrize(
@@ -195,6 +198,9 @@ BAD = [
     ),
     (Ranking, CUT + b"null}", "a list"),
     (Ranking, CUT + b"[true]}", "2 va"),
+    (Ranking, CUT + b'[true, true], "labeler": null}', "'labeler': expected a string, got None"),
+    (Demonstration, b'{"prompt": "a", "response": "b", "labeler": 3}', "'labeler': expected a s"),
+    (Scored, b'{"prompt": "a", "response": "b", "score": 3, "labeler": ""}', "'labeler': expec"),
     (Ranking, CUT + b"[true, 1]}", "[1]"),
     (Ranking, b'{"prompt": "a", "chosen": "b", "rejected": "c", "ended": [true, true]}', "'ended'"),
     (Ranking, b'{"prompt": "a", "chosen": "b"}', "field 'rejected': each line needs the fields p"),
@@ -316,11 +322,3 @@ def test_an_interrupted_rename_leaves_no_debris(tmp_path, monkeypatch):
     with pytest.raises(OSError, match="disk full"):
         write_jsonl(tmp_path / "a.jsonl", [Text("a")])
     assert list(tmp_path.iterdir()) == []
-
-
-def test_deduplicate_by_prefix():
-    prompts = ["abcX", "abcY", "ab", "abc", "zz", "zz"]
-    assert deduplicate_by_prefix(prompts, 3) == (["abcX", "ab", "zz"], 3)
-    assert deduplicate_by_prefix(prompts, 4) == (["abcX", "abcY", "ab", "abc", "zz"], 1)
-    with pytest.raises(ConfigError, match="characters = 0"):
-        deduplicate_by_prefix(prompts, 0)

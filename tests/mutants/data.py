@@ -38,9 +38,9 @@ ARRAYS = mutants(
     ],
 )  # fmt: skip
 
-RECORDS = mutants(
-    "data/records.py",
-    "data/test_records.py",
+PREFIXES = mutants(
+    "data/hygiene.py",
+    "data/test_hygiene.py",
     [
         ("deduplicate_by_prefix", "kept.setdefault(plain(prompt)[:characters], prompt)",
          "kept.setdefault(prompt, prompt)", "test_deduplicate_by_prefix"),
@@ -154,4 +154,4 @@ BATCHES = mutants(
     ],
 )  # fmt: skip
 
-MUTANTS = ARRAYS + RECORDS + PIPELINE + SHARES + FOLDER + BATCHES + FACTS
+MUTANTS = ARRAYS + PREFIXES + PIPELINE + SHARES + FOLDER + BATCHES + FACTS
