@@ -2,6 +2,7 @@
 
 import re
 from collections.abc import Collection, Mapping, Sequence
+from string import ascii_uppercase
 from typing import Any
 from urllib.parse import parse_qsl
 
@@ -94,14 +95,19 @@ def _ranking(form: Form, item: Item, places: Sequence[int]) -> dict[str, Any]:
     refuse_others(form, (*COMMON, *fields))
     ranks, scores, flags = [0] * count, [0] * count, [[] for _ in range(count)]
     whole = lambda kind, i, allowed: _whole(
-        one(form, f"{kind}-{i}", ""), allowed, f"Output {i + 1}: {kind}", field=f"{kind}-{i}"
+        one(form, f"{kind}-{i}", ""),
+        allowed,
+        f"Answer {ascii_uppercase[i]}: {kind}",
+        field=f"{kind}-{i}",
     )
     for i, number in enumerate(places):
         ranks[number] = whole("rank", i, range(1, count + 1))
         scores[number] = whole("score", i, SCALE)
         ticked = form.get(f"flag-{i}", ())
         if not set(ticked) <= set(codes) or len(set(ticked)) < len(ticked):
-            raise FormError(f"Output {i + 1} has a flag that is not known, or one twice.", 400)
+            raise FormError(
+                f"Answer {ascii_uppercase[i]} has a flag that is not known, or one twice.", 400
+            )
         flags[number] = [code for code in codes if code in ticked]
     return {"ranks": list(dense_ranks(ranks)), "scores": scores, "flags": flags}
 
