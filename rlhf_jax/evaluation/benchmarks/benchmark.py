@@ -6,6 +6,7 @@ means of the rows are its results.
 """
 
 import dataclasses
+import functools
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any, ClassVar, NamedTuple
@@ -109,8 +110,7 @@ class Benchmark(Evaluator):
 
     def measured(self) -> list[Item]:
         """The items that are measured, in the order of the files."""
-        items = checked_items(self.called, self.items())
-        return some(items, self.most_items)
+        return some(read_items(self), self.most_items)
 
     @property
     def sampling(self) -> SamplingConfig:
@@ -201,7 +201,7 @@ class Questions(Benchmark):
 
     def _parted(self) -> tuple[list[Item], list[Item]]:
         """(items that are examples, the others)"""
-        items = checked_items(self.called, self.items())
+        items = read_items(self)
         require(self.shots < len(items), "shots", self.shots, f"below the {len(items)} items")
         order = np.random.default_rng(SHUFFLE).permutation(len(items))
         places = order[: self.shots].tolist()
@@ -285,6 +285,12 @@ def some(items: Sequence[Item], most: int | None) -> list[Item]:
         return list(items)
     order = np.random.default_rng(SHUFFLE).permutation(len(items))
     return [items[i] for i in sorted(order[:most].tolist())]
+
+
+@functools.lru_cache(8)
+def read_items(benchmark: Benchmark) -> list[Item]:
+    """All items of a benchmark, which is read once."""
+    return checked_items(benchmark.called, benchmark.items())
 
 
 def checked_items(name: str, items: Sequence[Item]) -> list[Item]:
