@@ -113,8 +113,10 @@ def test_winogender_of_models_made_by_hand(winogender_all):
 
 
 def test_winogender_sees_that_the_person_depends_on_the_gender(winogender_all):
-    model = ByHand(log_prob=lambda prompt, text: -1.0 if (text == " a") == ("\u2018He\u2019" in prompt)
-                   else -2.0)  # fmt: skip
+    def log_prob(prompt, text):
+        return -1.0 if (text == " a") == ("\u2018He\u2019" in prompt) else -2.0
+
+    model = ByHand(log_prob=log_prob)
     rows, summary = results(winogender_all, model)
     assert rows["differs"].tolist() == [1, 0] and mean(summary["winogender_differs"]) == 0.5
     assert rows["accuracy"].tolist() == pytest.approx([1 / 3, 1])
