@@ -41,6 +41,7 @@ BY_NAME = {
     "data/records.py:to_json": "the fields of a record, listed in FIELDS",
     "durable/fingerprint.py:fingerprint_of": "every field of a dataclass",
     "estimators/bench.py:facts_of": "arrays of a rollout, listed beside it",
+    "evaluation/graders/confined.py:run": "the program that is judged",
     "models/config.py:different_fields": "every field of a shape",
     "plan/suggest.py:options": "every field of a stage, to say which differ",
     "rewards/worker.py:load": "the function that a reward names",

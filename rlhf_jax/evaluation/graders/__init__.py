@@ -1,0 +1,1 @@
+"""Pure functions that grade a text: no model, no file, no JAX."""
