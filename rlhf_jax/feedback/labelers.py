@@ -59,10 +59,13 @@ class SimulatedLabeler:
         return tuple(order.index(rating) for rating in ratings)
 
     def _normal(self, prompt: str, response: str) -> float:
-        """A standard normal number that depends on seed, prompt and response."""
-        text = repr((self.seed, prompt, response)).encode()
-        bits = int.from_bytes(hashlib.sha256(text).digest()[:8], "big") >> 12
-        return NormalDist().inv_cdf((bits + 0.5) / 2**52)
+        return standard_normal((self.seed, prompt, response))
+
+
+def standard_normal(of: tuple) -> float:
+    """A standard normal number that depends on the values `of` only."""
+    bits = int.from_bytes(hashlib.sha256(repr(of).encode()).digest()[:8], "big") >> 12
+    return NormalDist().inv_cdf((bits + 0.5) / 2**52)
 
 
 def pairwise_agreement(ranks_a: Sequence[Sequence[int]], ranks_b: Sequence[Sequence[int]]) -> float:

@@ -30,4 +30,29 @@ AGREEMENT = mutants(
     ],
 )  # fmt: skip
 
-MUTANTS = AGREEMENT
+GROUPS = "test_labelers_of_one_group_agree_more_than_those_of_two"
+LENIENT = "test_lenience_moves_ratings_and_length_moves_ranks"
+POOLS = (
+    *mutants("feedback/pools.py", "feedback/test_pools.py", [
+        ("LabelerPool.seen", '"taste", group, prompt', '"taste", labeler, prompt', GROUPS),
+        ("LabelerPool.seen", "+ lenience", "", LENIENT),
+        ("LabelerPool.seen", "length * math", "math", LENIENT),
+        ("LabelerPool.rank", "< self.careless", "> self.careless",
+         "test_a_careless_labeler_answers_at_random"),
+        ("folds", "-sizes[name]", "sizes[name]", "test_folds_divide_labelers_evenly_by_records"),
+        ("folds", "filled[fold][0] + sizes[name]", "filled[fold][0] + 1",
+         "test_folds_divide_labelers_evenly_by_records"),
+    ]),
+    *mutants("feedback/screening.py", "feedback/test_screening.py", [
+        ("screen", "found.value < least", "found.value > least",
+         "test_the_paper_s_cutoffs_decide"),
+        ("screen", "mean < cutoffs.demonstrations", "mean > cutoffs.demonstrations",
+         "test_the_paper_s_cutoffs_decide"),
+        ("Cutoffs", "rankings: float = 0.75", "rankings: float = 0.7",
+         "test_the_paper_s_cutoffs_decide"),
+        ("screen", "found.low < least <= found.high", "False",
+         "test_a_few_answers_are_close_to_the_cutoff"),
+    ]),
+)  # fmt: skip
+
+MUTANTS = (*AGREEMENT, *POOLS)
