@@ -209,6 +209,8 @@ def test_scored_records_are_rendered(folder):
         found = scoring.item_of(record, tokenizer, close, as_text)
         assert found.sequences == sequences_of
     assert scoring.count_pairs(found, [1.0, 0.0]).correct == 1
+    cut = scoring.item_of(one | {"ended": False}, tokenizer, close, as_text)
+    assert cut.sequences == [[*asked, *tokenizer.encode("r")]] and cut.ended == [False]
     with pytest.raises(RecordError, match="expected a text, got messages: name the template"):
         record_of(Prompt(TURNS[:1]), tokenizer, ChatConfig())
 

@@ -5,7 +5,15 @@ import dataclasses
 from collections import Counter
 from collections.abc import Hashable, Sequence
 
-from rlhf_jax.data.records import Prompt, Ranking, Record, Text, tie_equal
+from rlhf_jax.data.records import (
+    Demonstration,
+    Prompt,
+    Ranking,
+    Record,
+    Scored,
+    Text,
+    tie_equal,
+)
 from rlhf_jax.data.tokenizer import Tokenizer
 
 Splits = dict[str, dict[str, Sequence]]
@@ -44,7 +52,9 @@ def _identity(record: Record) -> Hashable:
         )
     if isinstance(record, Prompt):
         return record.prompt
-    return record if isinstance(record, Text) else dataclasses.replace(record, labeler=None)
+    if isinstance(record, Demonstration | Scored):
+        return dataclasses.replace(record, labeler=None)
+    return record
 
 
 def without_held_out(splits: Splits) -> tuple[Splits, dict[str, Counts]]:

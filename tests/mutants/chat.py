@@ -90,6 +90,8 @@ MUTANTS = (
          "test_messages_without_a_template_are_refused", ".*"),
     ]),
     *mutants("runs/scoring.py", "test_chat_run.py", [
+        ("item_of", "close(tokenizer.encode(one.response), ended)",
+         "close(tokenizer.encode(one.response), True)", "test_scored_records_are_rendered"),
         ("item_of", 'as_text(from_json(given("prompt", "response"), Demonstration))',
          'from_json(given("prompt", "response"), Demonstration)',
          "test_scored_records_are_rendered", ".*"),

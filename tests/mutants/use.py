@@ -26,8 +26,6 @@ USE = (
          SCORES),
         ("StageScorer", "self._params = run.model(stage)",
          'self._params = {**run.model("pretrain"), "score": run.model(stage)["score"]}', SCORES),
-        ("item_of", "close(tokenizer.encode(one.response), ended)",
-         "close(tokenizer.encode(one.response), True)", SCORES),
         ("item_of", 'fields = given("prompt", "responses", "ended") | none',
          'fields = given("prompt", "responses") | none', SCORES),
         ("item_of", '| given("ranks")', "", SCORES, "AssertionError|ValueError"),
