@@ -2,7 +2,7 @@
 import { say, steps } from "./label.js";
 
 const board = document.getElementById("board");
-const rows = [...board.querySelectorAll(".row")]; // in the order in which the answers are shown
+const rows = [...board.querySelectorAll(".row")]; // in the order in which the outputs are shown
 const fieldOf = (row) => row.querySelector("input");
 const handleOf = (row) => row.querySelector(".handle");
 const letterOf = (row) => "ABCDEFGHIJKLMNOPQRSTUVWXYZ"[row.dataset.place];
@@ -28,9 +28,9 @@ function make(tag, kind, ...children) {
 
 function told(row) {
   const rank = rankOf(row);
-  if (rank === null) return `Answer ${letterOf(row)}, not ranked`;
+  if (rank === null) return `Output ${letterOf(row)}, not ranked`;
   const others = rows.filter((other) => other !== row && rankOf(other) === rank).map(letterOf);
-  return `Answer ${letterOf(row)}, rank ${rank}` + (others.length ? `, tied with ${others.join(", ")}` : "");
+  return `Output ${letterOf(row)}, rank ${rank}` + (others.length ? `, tied with ${others.join(", ")}` : "");
 }
 
 function drawnTier(group) {
@@ -48,7 +48,7 @@ function draw() {
   const tiers = make("ol", "tiers", ...groups.map(drawnTier));
   const shown = [tiers];
   if (loose.length) {
-    const about = groups.length ? "Drop the next answer here." : "Drop the best answer here.";
+    const about = groups.length ? "Drop the next output here." : "Drop the best output here.";
     const empty = make("p", "tier empty soft", about);
     shown.push(empty, make("div", "loose", make("p", "", "Not ranked yet"), make("ul", "rows", ...loose)));
   }
@@ -193,41 +193,41 @@ function keyOfRow(row, event) {
   return true;
 }
 
-function keyOfAnswer(answer, event) {
-  const { place } = answer.dataset;
+function keyOfOutput(output, event) {
+  const { place } = output.dataset;
   const letter = "ABCDEFGHIJKLMNOPQRSTUVWXYZ"[place];
   if (event.altKey) return false;
   if (event.key === "Enter") {
-    step(answer.querySelector(".stop"), event.shiftKey);
+    step(output.querySelector(".stop"), event.shiftKey);
     return true;
   }
-  const field = [...answer.querySelectorAll("input")].find(
+  const field = [...output.querySelectorAll("input")].find(
     (input) => (input.type === "radio" ? input.value : input.dataset.key) === event.key,
   );
   if (!field) return false;
   field.checked = field.type === "radio" || !field.checked;
   field.dispatchEvent(new Event("input", { bubbles: true }));
   const flag = field.parentElement.firstChild.nextSibling.textContent.trim();
-  say(`Answer ${letter}: ` + (field.type === "radio" ? `score ${field.value}` : `${flag}, ${field.checked ? "yes" : "no"}`));
+  say(`Output ${letter}: ` + (field.type === "radio" ? `score ${field.value}` : `${flag}, ${field.checked ? "yes" : "no"}`));
   return true;
 }
 
-function keys(elements, answer) {
+function onKeys(elements, used) {
   for (const element of elements) {
     element.addEventListener("keydown", (event) => {
       if (event.ctrlKey || event.metaKey || event.isComposing) return;
-      if (answer(element, event)) event.preventDefault();
+      if (used(element, event)) event.preventDefault();
     });
   }
 }
 
-// A click or a tap puts an answer at the end of the ranking.
+// A click or a tap puts an output at the end of the ranking.
 function choose(row) {
   if (!justDragged && rankOf(row) === null) arrange(row, [...grouped(), [row]]);
 }
 
-keys(rows, keyOfRow);
-keys(document.querySelectorAll(".output"), keyOfAnswer);
+onKeys(rows, keyOfRow);
+onKeys(document.querySelectorAll(".output"), keyOfOutput);
 for (const row of rows) {
   row.addEventListener("pointerdown", (event) => take(row, event));
   handleOf(row).addEventListener("click", () => choose(row));
