@@ -2,6 +2,7 @@
 const byId = (id) => document.getElementById(id);
 const IDLE = 60_000; // milliseconds without a key, a pointer or scrolling, after which time is not counted
 const DRAFT = "draft ";
+let left = false; // whether the labeler has left: then nothing typed is kept
 
 document.documentElement.classList.add("js");
 
@@ -53,7 +54,7 @@ function keepDraft(form, clock) {
     typed = true;
     keep();
   });
-  addEventListener("pagehide", () => typed && keep());
+  addEventListener("pagehide", () => typed && !left && keep());
 }
 
 // Counts the time in which the page is seen and used.
@@ -120,6 +121,9 @@ function openItem(form) {
 }
 
 if (byId("token")) takeToken(byId("token"));
-byId("leave")?.form.addEventListener("submit", () => forgetDrafts());
+byId("leave")?.form.addEventListener("submit", () => {
+  left = true;
+  forgetDrafts();
+});
 for (const form of document.querySelectorAll("form[method=post]")) sendOnce(form);
 if (byId("answer")) openItem(byId("answer"));
