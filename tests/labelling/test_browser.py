@@ -6,9 +6,6 @@ import shutil
 
 import pytest
 
-sync_api = pytest.importorskip("playwright.sync_api", reason="needs playwright")
-pytest.importorskip("uvicorn", reason="needs uvicorn")
-
 from rlhf_jax.labelling import answers
 from rlhf_jax.labelling.item import Item, Output
 from tests.labelling import visitor
@@ -17,7 +14,6 @@ from tests.labelling.serving import served
 BROWSERS = ("chromium", "chromium-browser", "google-chrome")
 DESK = {"width": 1280, "height": 900}
 PHONE = {"width": 360, "height": 740}
-BY_KEYS, BY_DRAGGING = 20, 5
 # For every text of a page: its contrast with what is behind it. Backgrounds here are opaque.
 CONTRAST = """() => {
   const light = (colour) => {
@@ -44,7 +40,7 @@ CONTRAST = """() => {
 # Controls that are smaller than 24 by 24 pixels; the label of a box to tick counts as its target.
 SMALL = """() => [...document.querySelectorAll("button, input, summary, textarea")]
   .filter((control) => control.checkVisibility() && control.type !== "hidden")
-  .map((control) => (control.matches("[type=radio], [type=checkbox]") ? control.labels[0] : control))
+  .map((control) => (/radio|checkbox/.test(control.type) ? control.labels[0] : control))
   .filter((target) => {
     const { width, height } = target.getBoundingClientRect();
     return width < 24 || height < 24;
@@ -56,6 +52,7 @@ def browser():
     path = next(filter(None, map(shutil.which, BROWSERS)), None)
     if path is None:
         pytest.skip(f"needs a browser: one of {', '.join(BROWSERS)}")
+    sync_api = pytest.importorskip("playwright.sync_api")
     with sync_api.sync_playwright() as playwright:
         opened = playwright.chromium.launch(executable_path=path, args=["--no-sandbox"])
         yield opened
@@ -92,37 +89,32 @@ def assert_as_wanted(found) -> None:
     assert [answer.content for answer in found] == [visitor.wanted(a.item) for a in found]
 
 
-def test_a_labeler_ranks_by_keys_alone_and_by_dragging(visit, tmp_path):
-    """20 items by keys, of which one is taken back and one is skipped first; 5 by dragging."""
-    items = visitor.ranking_items(BY_KEYS + BY_DRAGGING)
+@pytest.mark.parametrize(
+    ("by_keys", "by_dragging"), [(3, 2), pytest.param(20, 5, marks=pytest.mark.slow)]
+)
+def test_a_labeler_ranks_by_keys_alone_and_by_dragging(visit, tmp_path, by_keys, by_dragging):
+    """With ties. One answer is taken back, and one skip."""
+    items = visitor.ranking_items(by_keys + by_dragging)
     with served(tmp_path, items) as (url, tokens, store):
         page = visit(url, tokens["anna"])
-        press = page.keyboard.press
-        for number in range(BY_KEYS):
+        for number in range(by_keys):
             visitor.rank_by_keys(page)
             typed = dict(zip(visitor.texts(page), visitor.ranks(page), strict=True))
             visitor.save_by_keys(page)
-            if number == 2:
-                visitor.tab_to(page, "#undo")
-                visitor.leaving(page, lambda: press("Enter"))
+            if number == 0:
+                visitor.undo_by_keys(page)
                 assert dict(zip(visitor.texts(page), visitor.ranks(page), strict=True)) == typed
-                assert len(stored(store, "anna")) == number
+                assert stored(store, "anna") == []
                 visitor.save_by_keys(page)
-            if number == 7:
-                visitor.tab_to(page, ".skip summary")
-                press("Enter")
-                visitor.tab_to(page, "[name=reason]")
-                press("ArrowDown")
-                visitor.tab_to(page, ".skip button")
-                visitor.leaving(page, lambda: press("Enter"))
-                assert stored(store, "anna")[-1].content["reason"] == "knowledge"
-                visitor.tab_to(page, "#undo")
-                visitor.leaving(page, lambda: press("Enter"))
-        by_keys = stored(store, "anna")
-        assert len(by_keys) == BY_KEYS and page.locator("progress").first.is_visible()
-        ties = [len(set(answer.content["ranks"])) < 4 for answer in by_keys]
-        assert 5 < sum(ties) < BY_KEYS
-        for _ in range(BY_DRAGGING):
+            if number == 1:
+                visitor.skip_by_keys(page)
+                skipped = stored(store, "anna")[-1]
+                assert (skipped.state, skipped.content["reason"]) == ("skipped", "knowledge")
+                visitor.undo_by_keys(page)
+        found = stored(store, "anna")
+        ties = [len(set(answer.content["ranks"])) < 4 for answer in found]
+        assert len(found) == by_keys and any(ties) and not all(ties)
+        for _ in range(by_dragging):
             visitor.rate_by_mouse(page)
             visitor.rank_by_dragging(page)
             visitor.leaving(page, lambda: page.click("#save"))
@@ -132,6 +124,7 @@ def test_a_labeler_ranks_by_keys_alone_and_by_dragging(visit, tmp_path):
         assert_as_wanted(found)
 
 
+@pytest.mark.slow
 def test_two_labelers_at_once_and_one_in_two_tabs(visit, tmp_path):
     """Nothing is lost or doubled. The owner sees on how many pairs the labelers agree."""
     items = visitor.ranking_items(4, outputs=3)
@@ -170,7 +163,7 @@ def test_two_labelers_at_once_and_one_in_two_tabs(visit, tmp_path):
 
 
 def test_the_keys_of_the_ranking(visit, tmp_path):
-    """Half a rank up or down, a rank typed into its field, an output taken out, a tap, a refusal."""
+    """Half a rank up or down, a rank in its field, an output taken out, a tap, a missing score."""
     with served(tmp_path, visitor.ranking_items(1)) as (url, tokens, _):
         page = visit(url, tokens["anna"])
         press, ranks = page.keyboard.press, lambda: "".join(visitor.ranks(page)) or "-"
@@ -200,6 +193,7 @@ def test_the_keys_of_the_ranking(visit, tmp_path):
         assert page.locator("#answer").get_attribute("data-sent") is None
 
 
+@pytest.mark.slow
 def test_a_page_without_javascript(visit, tmp_path):
     with served(tmp_path, visitor.ranking_items(1)) as (url, tokens, store):
         page = visit(url, java_script_enabled=False)
@@ -268,6 +262,7 @@ def test_what_is_typed_stays(visit, tmp_path):
         assert page.evaluate("sessionStorage.length") == 0
 
 
+@pytest.mark.slow
 def test_the_time_of_an_item_counts_while_the_page_is_used(visit, tmp_path):
     with served(tmp_path, [Item("write", "")], labelers=("anna",)) as (url, tokens, _):
         page = visit(url, tokens["anna"])
@@ -287,8 +282,9 @@ def test_the_time_of_an_item_counts_while_the_page_is_used(visit, tmp_path):
         assert clock() == "1:35" and page.input_value("#seconds") == "95"
 
 
+@pytest.mark.slow
 def test_every_page_fits_a_phone_and_can_be_read(visit, tmp_path):
-    """360 pixels without scrolling sideways, WCAG AA contrast of all texts, targets of 24 pixels."""
+    """360 pixels without scrolling sideways, AA contrast of all texts, targets of 24 pixels."""
     items = [*visitor.ranking_items(1), Item("demonstrate", "Say two words."), Item("write", "")]
 
     def look(page):

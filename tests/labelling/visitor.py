@@ -95,6 +95,21 @@ def save_by_keys(page) -> None:
     leaving(page, lambda: page.keyboard.press("Control+Enter"))
 
 
+def undo_by_keys(page) -> None:
+    tab_to(page, "#undo")
+    leaving(page, lambda: page.keyboard.press("Enter"))
+
+
+def skip_by_keys(page) -> None:
+    """With the second reason."""
+    tab_to(page, ".skip summary")
+    page.keyboard.press("Enter")
+    tab_to(page, "[name=reason]")
+    page.keyboard.press("ArrowDown")
+    tab_to(page, ".skip button")
+    leaving(page, lambda: page.keyboard.press("Enter"))
+
+
 def rate_by_mouse(page) -> None:
     for place, text in enumerate(texts(page)):
         page.check(f"[name=score-{place}][value='{quality_of(text)}']")
