@@ -6,7 +6,8 @@ import shutil
 
 import pytest
 
-from rlhf_jax.labelling import answers
+from rlhf_jax.data.records import Ranking, read_jsonl
+from rlhf_jax.labelling import answers, export
 from rlhf_jax.labelling.item import Item, Output
 from tests.labelling import visitor
 from tests.labelling.serving import served
@@ -68,7 +69,7 @@ def visit(browser):
     def open_page(url, token=None, viewport=DESK, **more):
         contexts.append(browser.new_context(viewport=viewport, **more))
         page = contexts[-1].new_page()
-        page.set_default_timeout(10_000)
+        page.set_default_timeout(60_000)  # a machine may be busy
         page.on("pageerror", lambda error: complaints.append(str(error)))
         page.on("console", lambda told: told.type == "error" and complaints.append(told.text))
         if token is not None:
@@ -122,6 +123,12 @@ def test_a_labeler_ranks_by_keys_alone_and_by_dragging(visit, tmp_path, by_keys,
         found = stored(store, "anna")
         assert {a.item.digest for a in found} == {item.digest for item in items}
         assert_as_wanted(found)
+        export.write(store.database, tmp_path / "records")
+        records = list(read_jsonl(tmp_path / "records" / "rankings.train.jsonl", Ranking))
+        assert [(r.responses, list(r.ranks), r.labeler) for r in records] == [
+            (tuple(o.text for o in a.item.outputs), visitor.wanted(a.item)["ranks"], "anna")
+            for a in found
+        ]
 
 
 @pytest.mark.slow
