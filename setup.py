@@ -48,6 +48,9 @@ setup(
             "zstandard>=0.22",
             "krippendorff>=0.6",
             "statsmodels>=0.14",
+            "starlette>=0.40",
+            "uvicorn>=0.30",
+            "playwright>=1.40",  # drives a browser that is there already, such as Debian's chromium
         ],
         "notebooks": ["ipykernel>=6.29", "jupytext>=1.16", "nbclient>=0.10"],
         "tpu": ["jax[tpu]>=0.10"],  # rlhf-jax plan needs it too, on any machine
