@@ -231,6 +231,7 @@ class Answers(Questions):
 
     uses = (ANSWERS,)
     chat_first = True
+    plain_stops: ClassVar[tuple[str, ...]] = ()  # texts that end an answer, but not in form "chat"
     most_tokens: int = 256
     temperature: float = 0.0
     top_p: float = 1.0
@@ -249,9 +250,18 @@ class Answers(Questions):
         return self.most_tokens
 
     def asked(
-        self, prompts: Sequence[Prompt], model: Any, ids: Sequence[str], stops: Sequence[str] = ()
+        self,
+        prompts: Sequence[Prompt],
+        model: Any,
+        ids: Sequence[str],
+        stops: Sequence[str] | None = None,
     ) -> list[Answer]:
-        """The model's answers to prompts. ids: different names, such as the items' ids."""
+        """The model's answers to prompts.
+
+        ids: different names, such as the items' ids. stops: texts that end an answer; None:
+        `plain_stops`, unless the chat template puts the questions."""
+        if stops is None:
+            stops = () if self.form_for(model) == CHAT else self.plain_stops
         return model.answers(prompts, most_tokens=self.most_tokens, sampling=self.sampling,
                              stops=stops, ids=ids)  # fmt: skip
 

@@ -1,6 +1,7 @@
 """Whether generated Python programs pass their tests, each run in a confined process."""
 
 import json
+import math
 import os
 import platform
 import re
@@ -10,8 +11,6 @@ import subprocess
 import sys
 import tempfile
 from typing import NamedTuple
-
-import numpy as np
 
 from rlhf_jax.errors import UserError
 from rlhf_jax.evaluation.graders import confined
@@ -112,5 +111,4 @@ def pass_at_k(samples: int, passed: int, k: int) -> float:
     """
     if not 0 <= passed <= samples or not 1 <= k <= samples:
         raise UserError(f"pass@{k} of {samples} samples, {passed} passed: 1 <= k <= samples needed")
-    failed = np.arange(samples - passed + 1, samples + 1)
-    return 1.0 if samples - passed < k else float(1 - np.prod(1 - k / failed))
+    return 1 - math.comb(samples - passed, k) / math.comb(samples, k)

@@ -7,10 +7,11 @@ WORD = re.compile(r"[^\W\d_]+(?:['’-][^\W\d_]+)*")
 NUMBER = re.compile(r"\d[\d,]*(?:\.\d+)?")
 # Capitals that name nothing.
 NO_NAMES = frozenset(["i", "i'm", "i've", "i'll", "i'd", "mr", "mrs", "ms", "dr"])
-_OPENERS = """after although and as at because before but by despite during even for from he her his
-    how if in instead it its like now of on once one only she since so soon that the their then
-    there these they this though through to two under unlike until what when where while who why
-    with without"""
+_OPENERS = """after again all also although and another as at because before both but by despite
+    during each even every first for from he her here his how however if in instead it its later
+    like many meanwhile most my next no not now of on once one only or other our she since so some
+    soon that the their then there these they this though through thus to today together two under
+    unlike until we well what when where while who why with without yes you your"""
 OPENERS = frozenset(_OPENERS.split())  # of sentences before a name, besides words in -ing and -ly
 _UNITS = """zero one two three four five six seven eight nine ten eleven twelve thirteen fourteen
     fifteen sixteen seventeen eighteen nineteen"""
