@@ -89,3 +89,5 @@ LABELS = Format(
     ("an empty file", "people, sessions, batches, items, outputs and assignments"),
     oldest=1,
 )
+# The number is in the first line of the file with a judge's answers.
+JUDGED = Format("file of a judge's answers", ("key, answer and tokens of each request",))

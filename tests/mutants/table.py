@@ -16,6 +16,7 @@ from tests.mutants import (
     generation,
     identity,
     iteration,
+    judging,
     lora,
     models,
     objectives,
@@ -34,5 +35,5 @@ from tests.mutants import (
 ROOMS = (formats, chat, details, objectives, policy_gradients, preferences, models, families, data,
          generation, training, durable, rewards, stages, iteration, identity, evaluation,
          recipes, chain, plan, command_line, use, sweeps, estimators, published,
-         lora, agreement, compiling)  # fmt: skip
+         lora, agreement, compiling, judging)  # fmt: skip
 TABLE = tuple(mutant for room in ROOMS for mutant in room.MUTANTS)

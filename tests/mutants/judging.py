@@ -1,0 +1,78 @@
+"""Judges at an endpoint and on this machine, and what they say of pairs."""
+
+from tests.mutants import mutants
+
+AGAIN = "test_what_fails_for_a_time_is_tried_again_with_longer_waits"
+ONCE = "test_answers_come_in_order_and_are_asked_once"
+SLOW = "test_a_server_that_hangs_or_drips_is_given_up_in_time"
+CUT = "test_a_line_that_a_kill_has_cut_is_asked_again"
+BOTH = "test_both_orders_are_asked_and_an_equal_pair_ties_unasked"
+ALWAYS = "test_a_judge_that_always_says_a_has_no_opinion"
+CONTROL = "test_it_is_the_logistic_regression_of_statsmodels"
+LENGTH = "test_a_judge_who_likes_length_alone_finds_no_winner"
+DIAGONAL = "test_a_calibrated_model_is_on_the_diagonal_and_a_boaster_below"
+ALL = "test_it_is_the_mean_over_all_choices_of_n_samples"
+STATISTICS = (
+    *mutants("evaluation/length_control.py", "evaluation/test_length_control.py", [
+        ("length_terms", "longer / spread", "longer", CONTROL),
+        ("length_controlled", "one - other", "one + other", CONTROL),
+        ("length_controlled", "np.append(wins, 0.5)", "np.append(wins, 1.0)", CONTROL),
+        ("length_controlled_interval", "column[drawn]", "column", LENGTH),
+    ]),
+    *mutants("evaluation/paired_tests.py", "evaluation/test_paired_tests.py", [
+        ("sign_test", "wins < 0.5", "wins <= 0.5", "test_the_sign_test_is_mcnemar_s_exact_test"),
+        ("permutation_test", ">= seen).mean()", "> seen + 1e-9).mean()",
+         "test_few_items_take_all_signs"),
+        ("permutation_test", "np.abs(signs @ apart) >= seen", "signs @ apart >= seen",
+         "test_many_items_agree_with_scipy"),
+        ("over_prompts_and_seeds", "by_run @ filled", "np.ones(runs) @ filled",
+         "test_runs_that_differ_widen_the_interval"),
+    ]),
+    *mutants("evaluation/calibration.py", "evaluation/test_calibration.py", [
+        ("probability", "/ 2)", ")", DIAGONAL),
+        ("brier", "** 2", "", "test_brier_is_the_squared_distance_from_certainty"),
+        ("calibration_error", "one.pairs * abs", "abs", "test_bins_are_those_of_a_loop"),
+        ("by_margin", "np.quantile(size, np.linspace(0, 1, bins + 1))",
+         "np.linspace(size.min(), size.max(), bins + 1)", "test_agreement_rises_with_the_margin"),
+    ]),
+    *mutants("evaluation/best_of_n.py", "evaluation/test_best_of_n.py", [
+        ("best_of_n_weights", "rank[enough] - n + 1", "rank[enough] - n + 2", ALL),
+        ("best_of_n", "shared[place]", "weights[place]", ALL),
+        ("best_of_n", "@ of", "@ by", ALL),
+        ("best_of_n_kl", "(n - 1) / n", "1 / n",
+         "test_the_bound_of_the_kl_is_exact_for_a_fine_distribution"),
+    ]),
+)  # fmt: skip
+MUTANTS = (
+    *STATISTICS,
+    *mutants("evaluation/judging/endpoint.py", "evaluation/judging/test_endpoint.py", [
+        ("EndpointJudge._tried", "2.0 ** (number - 1)", "1.0", AGAIN),
+        ("EndpointJudge._tried", "again.wait", "0.0",
+         "test_the_server_s_wait_is_kept_within_a_minute"),
+        ("EndpointJudge._ask", "self._stopped.set()", "pass",
+         "test_what_stays_wrong_is_not_tried_again"),
+        ("EndpointJudge.answers", "if self._known(p) is None", "", ONCE),
+        ("Endpoint.request", '"temperature": self.temperature', '"temperature": 0.0', ONCE),
+        ("Endpoint.secret", 'self.url.startswith("https")', "True",
+         "test_the_key_is_sent_and_kept_nowhere"),
+        ("EndpointJudge._announce", "cost + spent > limit", "cost > limit",
+         "test_the_cost_is_told_before_the_first_request_and_has_a_limit"),
+        ("understood", "if text and text.strip() else None", "",
+         "test_an_empty_answer_is_none_and_is_kept"),
+        ("_deadline", "sock.shutdown(socket.SHUT_RDWR)", "pass", SLOW),
+    ]),
+    *mutants("evaluation/judging/kept.py", "evaluation/judging/test_endpoint.py", [
+        ("Kept._read", "os.ftruncate(self._file, 0)", "pass", CUT),
+        ("Kept._read", "JUDGED.check(_parsed(first).get(FIELD, -1), self.path)", "pass", CUT),
+        ("Kept.put", "os.write(self._file, _line(record))", "pass", ONCE),
+    ]),
+    *mutants("evaluation/judging/verdicts.py", "evaluation/judging/test_verdicts.py", [
+        ("_judged", "other = -other", "other = other", BOTH),
+        ("_judged", "if one == other else 0.5", "", ALWAYS),
+        ("compare", "(p.other, p.one)", "(p.one, p.other)", BOTH),
+        ("verdict_of", "found[-1]", "found[0]", "test_the_last_verdict_counts"),
+        ("question", 'r"< \\1 >"', 'r"<\\1>"', "test_an_answer_cannot_write_beside_its_marks"),
+        ("compare", "len(unread) == len(asked)", "False",
+         "test_a_verdict_that_cannot_be_read_leaves_the_pair_out"),
+    ]),
+)  # fmt: skip
