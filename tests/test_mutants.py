@@ -121,6 +121,14 @@ def test_only_what_the_scope_names_is_changed():
     assert "decay: float = 0.8" in apply(Mutant("f.py", "Mean.decay", "0.9", "0.8", "t"), SOURCE)
 
 
+def test_a_file_that_is_no_python_is_changed_by_its_text():
+    script = "const one = 1; // one\nconst two = 2;\n"
+    changed = apply(Mutant("f.js", "", "two = 2", "two = 3", "test"), script)
+    assert changed == script.replace("two = 2", "two = 3")
+    with pytest.raises(DoesNotApply, match="2 times"):
+        apply(Mutant("f.js", "", "one", "two", "test"), script)
+
+
 @pytest.mark.parametrize(
     "new, test, expected",
     [

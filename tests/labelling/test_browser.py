@@ -2,16 +2,23 @@
 JavaScript. What is stored is compared with what they wanted to say."""
 
 import itertools
+import json
 import shutil
+from pathlib import Path
 
 import pytest
 
-from rlhf_jax.data.records import Ranking, read_jsonl
+from rlhf_jax import cli
+from rlhf_jax.data.records import Demonstration, Ranking, read_jsonl, to_json
 from rlhf_jax.labelling import answers, export
 from rlhf_jax.labelling.item import Item, Output
 from tests.labelling import visitor
 from tests.labelling.serving import served
 
+ROOT = Path(__file__).resolve().parents[2]
+TRAINED = """--stages reward --data.held-out 0.2 --model.layers 1 --model.width 32 --model.heads 2
+    --model.context 128 --model.vocab-size 300 --sft.epochs 2 --reward.epochs 20
+    --evaluation.prompt-length 16 --evaluation.response-length 16"""
 BROWSERS = ("chromium", "chromium-browser", "google-chrome")
 DESK = {"width": 1280, "height": 900}
 PHONE = {"width": 360, "height": 740}
@@ -90,13 +97,11 @@ def assert_as_wanted(found) -> None:
     assert [answer.content for answer in found] == [visitor.wanted(a.item) for a in found]
 
 
-@pytest.mark.parametrize(
-    ("by_keys", "by_dragging"), [(3, 2), pytest.param(20, 5, marks=pytest.mark.slow)]
-)
-def test_a_labeler_ranks_by_keys_alone_and_by_dragging(visit, tmp_path, by_keys, by_dragging):
-    """With ties. One answer is taken back, and one skip."""
+def label(visit, folder, by_keys: int, by_dragging: int) -> list[Ranking]:
+    """A labeler ranks so many items by keys alone and so many by dragging, with ties; takes back an
+    answer and a skip. The export, which is what the labeler wanted to say."""
     items = visitor.ranking_items(by_keys + by_dragging)
-    with served(tmp_path, items) as (url, tokens, store):
+    with served(folder, items) as (url, tokens, store):
         page = visit(url, tokens["anna"])
         for number in range(by_keys):
             visitor.rank_by_keys(page)
@@ -123,12 +128,34 @@ def test_a_labeler_ranks_by_keys_alone_and_by_dragging(visit, tmp_path, by_keys,
         found = stored(store, "anna")
         assert {a.item.digest for a in found} == {item.digest for item in items}
         assert_as_wanted(found)
-        export.write(store.database, tmp_path / "records")
-        records = list(read_jsonl(tmp_path / "records" / "rankings.train.jsonl", Ranking))
+        export.write(store.database, folder / "records")
+        records = list(read_jsonl(folder / "records" / "rankings.train.jsonl", Ranking))
         assert [(r.responses, list(r.ranks), r.labeler) for r in records] == [
             (tuple(o.text for o in a.item.outputs), visitor.wanted(a.item)["ranks"], "anna")
             for a in found
         ]
+    return records
+
+
+def test_a_labeler_ranks_by_keys_alone_and_by_dragging(visit, tmp_path):
+    assert len(label(visit, tmp_path, by_keys=3, by_dragging=2)) == 5
+
+
+@pytest.mark.slow
+def test_a_reward_model_learns_from_the_export(visit, tmp_path, monkeypatch, capsys):
+    """Of 25 items that were ranked in the browser; one item in five is held out."""
+    records = label(visit, tmp_path, by_keys=20, by_dragging=5)
+    best = [Demonstration(r.prompt, r.responses[r.ranks.index(0)]) for r in records]
+    lines = "".join(json.dumps(to_json(record)) + "\n" for record in best)
+    (tmp_path / "records" / "demonstrations.train.jsonl").write_text(lines)
+    monkeypatch.chdir(tmp_path)
+    experiment = str(ROOT / "experiments" / "folder.py")
+    assert cli.command(["run", experiment, "--data.path", "records", *TRAINED.split()]) == 0
+    report = json.loads((tmp_path / "runs" / "folder" / "report.json").read_text())
+    found = report["scorers"]["reward"]
+    told = f"Reward model reward: {found['accuracy']['mean']:.3f}"
+    assert told in " ".join(capsys.readouterr().out.split())
+    assert found["accuracy_prompts"] == 5 and found["accuracy"]["mean"] > 0.6
 
 
 @pytest.mark.slow

@@ -17,7 +17,8 @@ ROOT = Path(__file__).resolve().parents[2]
 
 
 class Mutant(NamedTuple):
-    """`scope` is a function, a class, Class.method, or a name that the module assigns."""
+    """`scope` is a function, a class, Class.method, or a name that the module assigns; "" in a file
+    that is no Python."""
 
     file: str  # under rlhf_jax/, or under the repository: "experiments/..."
     scope: str
@@ -60,6 +61,9 @@ class DoesNotApply(Exception):
 
 def apply(mutant: Mutant, source: str) -> str:
     """The source with the mutant's change in it; raises DoesNotApply."""
+    if not mutant.file.endswith(".py"):
+        first, last = _place(mutant, source, (0, 0))
+        return source[:first] + mutant.new + source[last:]
     lines = source.splitlines(keepends=True)
     node = _find(_parsed(source), mutant.scope)
     decorators = getattr(node, "decorator_list", [])
@@ -67,12 +71,8 @@ def apply(mutant: Mutant, source: str) -> str:
     before, body, after = lines[:start], lines[start : node.end_lineno], lines[node.end_lineno :]
     told = _docstring(node)
     words = sum(map(len, lines[start : told[0]])), sum(map(len, lines[start : told[1]]))
-    pattern = re.compile(r"\s+".join(map(re.escape, mutant.old.split())))
     text = "".join(body)
-    places = [m.span() for m in pattern.finditer(text) if not words[0] <= m.start() < words[1]]
-    if len(places) != 1:
-        raise DoesNotApply(f"{mutant.scope} has this text {len(places)} times, not once")
-    (first, last), *_ = places
+    first, last = _place(mutant, text, words)
     changed = text[:first] + mutant.new + text[last:]
     try:
         same = ast.dump(ast.parse(dedent(changed))) == ast.dump(ast.parse(dedent(text)))
@@ -81,6 +81,17 @@ def apply(mutant: Mutant, source: str) -> str:
     if same:
         raise DoesNotApply("the result is the same program")
     return "".join([*before, changed, *after])
+
+
+def _place(mutant: Mutant, text: str, words: tuple[int, int]) -> tuple[int, int]:
+    """Where the text to change stands, outside of `words`, a docstring."""
+    pattern = re.compile(r"\s+".join(map(re.escape, mutant.old.split())))
+    places = [m.span() for m in pattern.finditer(text) if not words[0] <= m.start() < words[1]]
+    if len(places) != 1:
+        raise DoesNotApply(
+            f"{mutant.scope or mutant.path} has this text {len(places)} times, not once"
+        )
+    return places[0]
 
 
 @functools.lru_cache(8)

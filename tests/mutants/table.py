@@ -17,6 +17,7 @@ from tests.mutants import (
     identity,
     iteration,
     judging,
+    labelling_page,
     lora,
     models,
     objectives,
@@ -35,5 +36,6 @@ from tests.mutants import (
 ROOMS = (formats, chat, details, objectives, policy_gradients, preferences, models, families, data,
          generation, training, durable, rewards, stages, iteration, identity, evaluation,
          recipes, chain, plan, command_line, use, sweeps, estimators, published,
-         lora, agreement, compiling, judging)  # fmt: skip
+         lora, agreement, compiling, judging,
+         labelling_page)  # fmt: skip
 TABLE = tuple(mutant for room in ROOMS for mutant in room.MUTANTS)

@@ -121,10 +121,9 @@ function follow() {
   if (!held?.moved) return;
   const { row, y, scroll, lastY } = held;
   const edge = lastY < 50 ? -8 : lastY > innerHeight - 50 ? 8 : 0;
-  if (edge) {
-    column.scrollBy(0, edge);
-    scrollBy(0, edge);
-  }
+  const before = column.scrollTop;
+  column.scrollBy(0, edge);
+  if (column.scrollTop === before) scrollBy(0, edge); // the column is at its end, or does not scroll
   row.style.transform = `translateY(${lastY - y + scrolled() - scroll}px)`;
   unmark();
   const [mark, kind] = landing(row, lastY);
