@@ -68,6 +68,7 @@ def server(
         make_app(database, origins),
         lifespan="off",
         ws="none",
+        log_config=None,  # warnings and errors go to standard error
         log_level="warning",
         access_log=False,
         server_header=False,
