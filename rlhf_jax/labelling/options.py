@@ -26,7 +26,7 @@ class LabelOptions(ReadOptions):
     responses    a folder with a file of responses for each model, .jsonl, as generate writes them;
                  equal prompts are shown side by side. No stage is sampled
     gold         a file of rankings, .jsonl, that are known to be right; every labeler gets some
-    each         labelers that each item goes to
+    each         number of labelers for each item
     overlap      the share of items that at least two labelers get, to measure their agreement
     labelers     their pseudonyms. Each gets a token of their own, which is printed once; none
                  named: whoever opens the page on this machine labels, without a token

@@ -30,11 +30,13 @@ from rlhf_jax.training.loop import LoopConfig
 
 COMMANDS = (
     *("run", "sweep", "compare", "report", "generate", "score", "doctor", "replay", "plan"),
-    *("estimators", "export", "fetch", "data"),
+    *("estimators", "export", "fetch", "data", "label"),
 )
 OPTIONS = (  # theirs
     *("stop_after_steps", "insist", "from", "over", "seeds", "between", "stage", "topology"),
     *("suggest", "tries", "json", "prompts", "to", "n", "best_of", "scorer", "file", "show"),
+    *("stages", "k", "rank", "demonstrate", "write", "split", "responses", "gold", "each"),
+    *("overlap", "labelers", "renew", "host", "port", "address", "certificate", "key", "insecure"),
 )
 PRETRAINED = "pretrained"  # the field, and the name of the stage that it adds
 
