@@ -27,8 +27,10 @@ test-gpu: $(VENV)/ready
 	$(BIN)/python -m pip install --quiet --editable '.[test,cuda]'
 	$(BIN)/python -m pytest -m '' tests/models/test_fused.py
 
-# 25 kills per stage, 14,100 fuzzing cases, 500 flipped bits per file: about 15 minutes.
+# 25 kills per stage and 200 of the labelling page, 14,100 fuzzing cases, 10,150 requests to the
+# labelling page, 500 flipped bits per file: about 20 minutes.
 test-faults: export RLHF_JAX_KILLS ?= 25
+test-faults: export RLHF_JAX_LABEL_KILLS ?= 200
 test-faults: export RLHF_JAX_FUZZ ?= 30
 test-faults: export RLHF_JAX_BITS ?= 500
 test-faults: $(VENV)/ready

@@ -17,6 +17,9 @@ def main(folder: str) -> None:
     listening = listen("127.0.0.1", 0)
     listening.listen(64)  # who connects between two processes waits for the second
     port = listening.getsockname()[1]
+    database = Database(folder)
+    server(database, []).config.load()  # imports what a server does
+    database.close()  # a connection must not be there in two processes
     print(port, flush=True)
     for _ in sys.stdin:
         child = os.fork()
