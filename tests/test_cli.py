@@ -214,7 +214,8 @@ MISTAKES = {
     "wrong command": (
         ("fly", QUICKSTART),
         "no command 'fly': must be one of run, sweep, compare, report, generate, score, export, "
-        f"fetch, label, doctor, replay, data, plan, estimators, or a stage of {QUICKSTART}: pretrain, ",
+        "fetch, label, doctor, replay, data, plan, estimators, or a stage of "
+        f"{QUICKSTART}: pretrain, ",
     ),
     "no file": (("run",), "run needs an experiment file"),
     "a stage without its file": (("ppo",), "ppo is no command; a stage needs an experiment file"),

@@ -11,6 +11,7 @@ from rlhf_jax import cli
 from rlhf_jax.data.collect import DataOptions
 from rlhf_jax.errors import UserError
 from rlhf_jax.estimators.lab import LabConfig
+from rlhf_jax.labelling.options import ExportLabelsOptions, LabelOptions
 from rlhf_jax.plan.command import PlanOptions
 from rlhf_jax.published.fetch import FetchOptions
 from rlhf_jax.runs.compare import CompareOptions
@@ -30,7 +31,8 @@ CONFIGURE = ("Config", "Controller", "Options", "Data")
 BASES = {"Stage", "Source", "Evaluator"}
 COMMAND_OPTIONS = (ChainOptions(), GenerateOptions(), ScoreOptions(), PlanOptions("v5e:2x2"),
                    ReplayOptions(), SweepOptions(), CompareOptions(), DataOptions(),
-                   ExportOptions(), FetchOptions(), ShowOptions())  # fmt: skip
+                   ExportOptions(), FetchOptions(), ShowOptions(), LabelOptions(),
+                   ExportLabelsOptions())  # fmt: skip
 
 
 @pytest.mark.parametrize("path", EXPERIMENTS, ids=lambda path: path.stem)
@@ -194,7 +196,9 @@ def test_the_options_of_each_command_on_a_page_are_there(name):
     for _, file, options in commands_in(PAGES[name]):
         if file == "FILE.py":  # the reader's own: docs/extending.md, run by tests/test_extending.py
             continue
-        config = load_experiment(str(ROOT / (file if file.startswith("exp") else QUICKSTART)))
+        config = load_experiment(
+            str(ROOT / (file if file.startswith("experiments/") else QUICKSTART))
+        )
         options = [option for option in options if option != "--over"]
         refuse_unknown([config, *COMMAND_OPTIONS], options)
 
