@@ -28,6 +28,10 @@ from rlhf_jax.training.metrics import MetricsWriter, to_numbers
 from rlhf_jax.training.progress import ProgressLine
 
 COMPILE_EVENT = "/jax/core/compile/backend_compile_duration"
+TRACE_EVENTS = (
+    "/jax/core/compile/jaxpr_trace_duration",
+    "/jax/core/compile/jaxpr_to_mlir_module_duration",
+)
 WARM_STEPS = 3  # the first steps of a call, in which compiling is expected
 SICK = "sick"  # a stage's folder with batches saved for replay, and the state of the last of them
 
@@ -299,6 +303,8 @@ class _Log:
             "seconds": before["seconds"] + time.monotonic() - self._start,
             "tokens": before["tokens"] + (step - self._first) * self._task.tokens_per_step,
             "compilations": before["compilations"] + self.compilations.count,
+            # Checkpoints of earlier versions do not have it.
+            "compile_seconds": before.get("compile_seconds", 0.0) + self.compilations.seconds,
             "total_steps": self._task.total_steps,
             "health": self.health.state,
         }
@@ -318,9 +324,11 @@ class _Log:
 
 
 class _Compilations:
-    """Counts XLA's compilations inside its `with` blocks, one block per step."""
+    """Counts XLA's compilations inside its `with` blocks, one block per step, and their seconds
+    with those of tracing."""
 
     def __init__(self):
+        self._spans = []  # (when it began, seconds)
         self.count, self.after_warm_steps, self._blocks = 0, 0, 0
 
     def __enter__(self):
@@ -330,7 +338,17 @@ class _Compilations:
     def __exit__(self, *error):
         jax.monitoring.unregister_event_duration_listener(self._listen)
 
+    @property
+    def seconds(self) -> float:
+        return math.fsum(seconds for _, seconds in self._spans)
+
     def _listen(self, event: str, seconds: float, **labels) -> None:
+        if event in (COMPILE_EVENT, *TRACE_EVENTS):
+            began = time.monotonic() - seconds
+            # Tracing a function takes the time of the functions in it, which were told before.
+            while self._spans and self._spans[-1][0] >= began:
+                self._spans.pop()
+            self._spans.append((began, seconds))
         if event == COMPILE_EVENT:
             self.count += 1
             if self._blocks > WARM_STEPS:

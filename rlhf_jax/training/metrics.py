@@ -1,7 +1,7 @@
 """Metrics of a stage, written to files.
 
 metrics.jsonl   {"step": 10, "loss": 2.5, ...}: only numbers that are equal in two equal runs
-speed.jsonl     {"step": 10, "seconds": ..., "tokens_per_second": ..., "compilations": ...}
+speed.jsonl     {"step": 10, "seconds": ..., "tokens_per_second": ..., "compile_seconds": ...}
 tensorboard/    both; Weights & Biases gets both too if a project is given
 
 A bucket has no append. There `sync`, called before each checkpoint, writes each .jsonl file as a

@@ -1,4 +1,4 @@
-"""Mutants of the folder of compiled programs."""
+"""Mutants of the folder of compiled programs, and of the seconds of compiling."""
 
 from tests.mutants import mutants
 
@@ -29,6 +29,14 @@ MUTANTS = (
          "test_a_first_process_that_writes_nothing_has_tried_nothing"),
         ("_usable", '== before', "!= []",
          "test_with_other_flags_the_first_process_compiles_the_probe_anew"),
+    ]),
+    *mutants("training/loop.py", "training/test_loop.py", [
+        ("_Log.progress", 'before.get("compile_seconds", 0.0) + ', "",
+         "test_the_seconds_of_compiling_count_once_and_add_up_over_calls"),
+        ("_Compilations._listen", "self._spans.pop()", "break",
+         "test_the_seconds_of_compiling_count_once_and_add_up_over_calls"),
+        ("_Compilations._listen", "(COMPILE_EVENT, *TRACE_EVENTS)", "(COMPILE_EVENT,)",
+         "test_the_seconds_of_compiling_count_once_and_add_up_over_calls"),
     ]),
     *mutants("runs/run.py", "parallel/test_compile_cache.py", [
         ("Run.__init__", "compile_cache.use(config.parallel.compile_cache)", "pass",

@@ -11,7 +11,7 @@ import pytest
 
 from rlhf_jax.durable import checkpoint
 from rlhf_jax.errors import ConfigError, UserError
-from rlhf_jax.training import progress
+from rlhf_jax.training import loop, progress
 from rlhf_jax.training.loop import LoopConfig, Task, run
 from rlhf_jax.training.metrics import SPEED, read_metrics
 
@@ -159,6 +159,22 @@ def test_compilations_are_counted_and_a_late_one_is_warned_of_once(tmp_path):
     counts = [line["compilations"] for line in read_metrics(tmp_path, SPEED)]
     # Metrics of a step are fetched after the next one was dispatched, or before a checkpoint.
     assert counts == [1, 1, 1, 1, 2, 2, 3, 3, 3, 3]
+
+
+def test_the_seconds_of_compiling_count_once_and_add_up_over_calls(tmp_path):
+    def step(state, batch):
+        if int(batch) in (1, 3):
+            tell = jax.monitoring.record_event_duration_secs
+            tell(loop.TRACE_EVENTS[0], 3.0)  # of a function in the next one
+            tell(loop.TRACE_EVENTS[0], 5.0)
+            tell(loop.TRACE_EVENTS[1], 0.0)
+            tell("/jax/other", 7.0)
+        return state, {}
+
+    run(_task(step), tmp_path, CONFIG, fingerprint=PRINT, stop_after_steps=2)
+    run(_task(step), tmp_path, CONFIG, fingerprint=PRINT)
+    seconds = [line["compile_seconds"] for line in read_metrics(tmp_path, SPEED)]
+    assert seconds[0] == 5.0 and seconds[3:] == [10.0] * 7
 
 
 def test_a_steady_step_is_not_warned_of(tmp_path):
