@@ -43,7 +43,28 @@ STATISTICS = (
          "test_the_bound_of_the_kl_is_exact_for_a_fine_distribution"),
     ]),
 )  # fmt: skip
+KNOWN = "test_llmbar_s_scorers_of_known_results"
+RULE = "test_the_rule_of_ties_by_hand"
+BEST = "test_reward_bench_takes_the_best_of_four_and_the_mean_of_its_parts"
+TESTS = "evaluation/benchmarks/test_reward_benchmarks.py"
+REWARDS = (
+    *mutants("evaluation/benchmarks/pairs.py", TESTS, [
+        ("ScoredPairs.answered", "better - worse", "worse - better", KNOWN),
+        ("ScoredPairs.summary", "| {f", "and {f", KNOWN),
+    ]),
+    *mutants("evaluation/benchmarks/llmbar.py", TESTS, [
+        ("LLMBar.items", "3 - label", "label", KNOWN),
+    ]),
+    *mutants("evaluation/benchmarks/reward_bench.py", TESTS, [
+        ("RewardBench2.answered", "min(right) > max(wrong)", "max(right) > max(wrong)", BEST),
+        ("RewardBench2.summary", "sum(parts.values()) / len(parts)", "max(parts.values())", BEST),
+        ("ties_score", "own > s for", "own > 0 for", RULE),
+        ("ties_score", "min(own, other) > s", "own > s", RULE),
+        ("_margin", "gap / spread - 1", "gap / spread", RULE),
+    ]),
+)  # fmt: skip
 MUTANTS = (
+    *REWARDS,
     *STATISTICS,
     *mutants("evaluation/judging/endpoint.py", "evaluation/judging/test_endpoint.py", [
         ("EndpointJudge._tried", "2.0 ** (number - 1)", "1.0", AGAIN),
