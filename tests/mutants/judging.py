@@ -50,7 +50,6 @@ TESTS = "evaluation/benchmarks/test_reward_benchmarks.py"
 REWARDS = (
     *mutants("evaluation/benchmarks/pairs.py", TESTS, [
         ("ScoredPairs.answered", "better - worse", "worse - better", KNOWN),
-        ("ScoredPairs.summary", "| {f", "and {f", KNOWN),
     ]),
     *mutants("evaluation/benchmarks/llmbar.py", TESTS, [
         ("LLMBar.items", "3 - label", "label", KNOWN),
