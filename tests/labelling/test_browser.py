@@ -330,7 +330,7 @@ def test_every_page_fits_a_phone_and_can_be_read(visit, tmp_path):
         assert page.evaluate(SMALL) == []
 
     with served(tmp_path, items, labelers=("anna",)) as (url, tokens, _):
-        page = visit(url, viewport=PHONE, reduced_motion="reduce")
+        page = visit(url, viewport=PHONE)
         page.goto(f"{url}/enter")
         look(page)
         page.fill("#token", "wrong")
