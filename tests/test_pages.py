@@ -50,6 +50,7 @@ ELSEWHERE = {
     "test_processes.py::",
     "rlhf-jax ppo_ptx experiments/quickstart.py --parallel.": "tests/parallel/test_runners.py::",
     "rlhf-jax estimators": "tests/estimators/test_lab.py::",
+    "rlhf-jax label ": "tests/labelling/test_command.py::",
     "rlhf-jax data ": OWN["docs/data.md"],
     "rlhf-jax fetch ": "tests/published/test_gguf_file.py::test_fetch_writes_a_folder_from_a_wheel",
     "rlhf-jax run experiments/folder.py": OWN["docs/data.md"],
