@@ -11,9 +11,11 @@ import jax
 import pytest
 
 from rlhf_jax import evaluation
+from rlhf_jax.evaluation.best_of_n_policy import BestOfN
 from rlhf_jax.evaluation.evaluator import Evaluator
 from rlhf_jax.evaluation.held_out_rankings import HeldOutRankings
 from rlhf_jax.evaluation.held_out_records import HeldOutRecords
+from rlhf_jax.evaluation.judged_win_rate import JudgedWinRate, LengthControlledWinRate
 from rlhf_jax.evaluation.score_error import ScoreError
 from rlhf_jax.evaluation.token_losses import TokenLosses
 from rlhf_jax.rewards.graded import GradedReward
@@ -59,13 +61,15 @@ def names(section: str) -> list[str]:
 
 def pattern(name: str) -> re.Pattern:
     """STAGE and COLUMN stand for a name, N for a number."""
-    return re.compile(re.sub("STAGE|COLUMN", r"[a-z0-9_]+", re.sub(r"N$", r"\\d+", name)))
+    return re.compile(
+        re.sub("STAGE|COLUMN", r"[a-z0-9_]+", re.sub(r"(?<=_)N(?=_|$)", r"\\d+", name))
+    )
 
 
 def best(name: str, known: list[str]) -> str | None:
     """The row of a name: the one that spells most of it out."""
     found = [row for row in known if pattern(row).fullmatch(name)]
-    return max(found, key=lambda row: len(re.sub("STAGE|COLUMN|N$", "", row)), default=None)
+    return max(found, key=lambda row: len(re.sub("STAGE|COLUMN|_N(?=_|$)", "", row)), default=None)
 
 
 def assert_told(found: set[str], known: list[str]) -> set[str]:
@@ -121,7 +125,13 @@ def evaluators() -> list[Evaluator]:
     files = ("quickstart", "hh")
     experiments = [load_experiment(str(ROOT / "experiments" / f"{name}.py")) for name in files]
     found = [e for config in (*experiments, small_run.config) for e in config.evaluators]
-    return [*found, ScoreError(length=8)]
+    others = [
+        ScoreError(length=8),
+        JudgedWinRate("sft", judge="http://127.0.0.1#judge"),
+        LengthControlledWinRate("sft"),
+        BestOfN("reward", only=("sft",)),
+    ]
+    return [*found, *others]
 
 
 def test_each_column_has_a_row_and_each_row_a_column():
@@ -142,7 +152,8 @@ def test_each_title_of_a_column_stands_beside_its_name():
         told |= dict.fromkeys(re.findall(r"`(\w+)`", first), title)
     for name, column in ((n, c) for e in evaluators() for n, c in e.columns().items()):
         title = told[best(name, list(told))]
-        assert re.fullmatch(re.sub("STAGE|COLUMN", r"[\\w ]+", title), column.plain), (name, title)
+        meant = re.sub(r"\bN\b", r"\\d+", re.sub("STAGE|COLUMN", r"[\\w ]+", title))
+        assert re.fullmatch(meant, column.plain), (name, title)
 
 
 def test_the_check_sees_a_name_without_a_row_and_the_row_that_is_meant():

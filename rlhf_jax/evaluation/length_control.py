@@ -97,7 +97,7 @@ def length_controlled_interval(
     other_lengths: np.ndarray,
     seed: int = 0,
     level: float = 0.95,
-    resamples: int = 500,
+    resamples: int = 200,
 ) -> Interval:
     """The length-controlled win rate with the percentiles of the bootstrap over prompts.
 
