@@ -118,7 +118,9 @@ def test_gold_items_are_not_trained_on(tmp_path):
     assert b"known" not in made.content["rankings.train.jsonl"]
     assert b"known" not in made.content["scored.train.jsonl"]
     assert b"known" in made.content["answers.json"]
-    rows = {row["name"]: row for row in owner.overview(database)["labelers"]}
+    found = owner.overview(database)
+    assert [(row["total"], row["answers"]) for row in found["items"]] == [(6, 12)]
+    rows = {row["name"]: row for row in found["labelers"]}
     assert [(rows[name]["gold"], rows[name]["gold_pairs"]) for name in LABELERS] == [
         (0.0, 1), (1.0, 1), (None, 0)
     ]  # fmt: skip

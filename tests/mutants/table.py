@@ -17,6 +17,7 @@ from tests.mutants import (
     identity,
     iteration,
     judging,
+    labelling,
     labelling_page,
     lora,
     models,
@@ -37,5 +38,5 @@ ROOMS = (formats, chat, details, objectives, policy_gradients, preferences, mode
          generation, training, durable, rewards, stages, iteration, identity, evaluation,
          recipes, chain, plan, command_line, use, sweeps, estimators, published,
          lora, agreement, compiling, judging,
-         labelling_page)  # fmt: skip
+         labelling, labelling_page)  # fmt: skip
 TABLE = tuple(mutant for room in ROOMS for mutant in room.MUTANTS)
