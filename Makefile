@@ -64,6 +64,7 @@ bench: $(VENV)/ready
 	$(BIN)/python benchmarks/ppo_iteration.py
 	$(BIN)/python benchmarks/checkpointing.py
 	$(BIN)/python benchmarks/speed.py
+	$(BIN)/python benchmarks/labelling.py
 
 lint: $(VENV)/ready
 	$(BIN)/ruff check .

@@ -1,6 +1,7 @@
-"""`rlhf-jax generate` and `rlhf-jax score` on a finished run: files in, files out, figures by
+"""`rlhf-jax generate`, `score` and `label` on a finished run: files in, files out, figures by
 float64."""
 
+import dataclasses
 import json
 
 import jax
@@ -13,6 +14,9 @@ from rlhf_jax.errors import ConfigError, RecordError, UserError
 from rlhf_jax.evaluation.policies import Sampler
 from rlhf_jax.evaluation.statistics import mean_interval, ratio_interval
 from rlhf_jax.generation.ending import Ending, Response
+from rlhf_jax.labelling import command as command_of_labels
+from rlhf_jax.labelling.item import Item, Output, with_equal_joined
+from rlhf_jax.labelling.store import read_item
 from rlhf_jax.randomness import random_key
 from rlhf_jax.runs import generate, reading
 from tests import oracles
@@ -319,3 +323,62 @@ def test_a_log_probability_that_is_not_known_is_left_out():
     told = {"prompt": "a", "ended": True, "judge_score": 1.5}
     assert line(answers[:1], False) == told | {"response": "b", "log_prob": -1.0}
     assert line(answers[1:], False) == told | {"response": "c"}
+
+
+@pytest.fixture
+def labeled(monkeypatch):
+    """What the labelling page would serve: (store, folder) of each call."""
+    found = []
+
+    def served(store, folder, options):
+        found.append((store, folder))
+        return 0
+
+    monkeypatch.setattr(command_of_labels, "_serving", lambda options: served)
+    return found
+
+
+def items_of(store) -> list:
+    with store.database.reading() as connection:
+        return [read_item(connection, 1 + number) for number in range(store.count())]
+
+
+def test_the_outputs_to_label_are_those_of_the_stages(
+    chain, call, prompts, labeled, tmp_path, monkeypatch
+):
+    given = write(tmp_path / "prompts.jsonl", [{"prompt": prompt} for prompt in prompts])
+    options = ("--prompts", given, "--rank", "3", "--demonstrate", "1", "--k", "2", "--seed", "7",
+               "--stages", "ppo_ptx", "sft", "--to", str(tmp_path / "labels"))  # fmt: skip
+    assert call("label", *options).out.startswith("label: ")
+    config = dataclasses.replace(chain.config, out=str(chain.directory))
+    run = reading.reading_run(config, "label", False)
+    asked = [generate.Asked("", prompt, {}, prompt) for prompt in prompts[:3]]
+    expected = [[] for _ in asked]
+    for stage in ("ppo_ptx", "sft"):
+        key = random_key(chain.config.seed, f"label/{stage}/7")
+        for place, (_, answers) in enumerate(generate.answered(run, stage, asked, 2, key)):
+            expected[place] += [
+                Output(a.response.text, a.response.ended, (stage,)) for a in answers
+            ]
+    joined = [with_equal_joined(outputs) for outputs in expected]
+    kept = [Item("rank", prompt, outputs) for prompt, outputs in zip(prompts, joined, strict=False)
+            if len(outputs) > 1]  # fmt: skip
+    assert items_of(labeled[0][0]) == [*kept, Item("demonstrate", prompts[3])]
+    # The same command once more samples nothing.
+    monkeypatch.setattr("rlhf_jax.labelling.sampling.reading_run", None)
+    assert call("label", *options).out == ""
+    assert labeled[1][0].count() == len(kept) + 1
+
+
+def test_prompts_to_label_are_drawn_from_the_experiment(chain, call, labeled, tmp_path):
+    options = ("--rank", "0", "--demonstrate", "5", "--to", str(tmp_path / "labels"))
+    call("label", *options)
+    asked = [item.prompt for item in items_of(labeled[0][0])]
+    assert len(set(asked)) == 5 and set(asked) < set(chain.world.prompts("feedback"))
+    call("label", *options, "--seed", "8", "--split", "test")
+    others = [item.prompt for item in items_of(labeled[1][0])][5:]
+    assert len(others) == 5 and set(others) < set(chain.world.prompts("test"))
+    with pytest.raises(UserError, match="prompts that can be asked; --rank and --demonstrate ask"):
+        call("label", "--rank", "9999", "--to", str(tmp_path / "labels"))
+    with pytest.raises(ConfigError, match="k = 13: must be 2 to 25 outputs"):
+        call("label", "--k", "13", "--stages", "sft", "ppo", "--to", str(tmp_path / "labels"))
