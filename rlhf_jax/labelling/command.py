@@ -117,12 +117,15 @@ def _export(words: Sequence[str], arguments: Sequence[str]) -> int:
     database, _ = _store_of(words, usage, 1)
     if options.to is None:
         raise UserError(usage)
-    made = export.write(database, options.to, options.merge)
-    for name, count in made.records.items():
-        print(f"{options.to / name}: {count} records")
-    for why, count in made.left_out.items():
-        print(f"left out: {count} {why}")
-    if not made.records:
+    made = [(options.to, export.write(database, options.to, options.merge))]
+    if options.folds:
+        made += export.write_folds(database, options.to, options.folds)
+    for folder, exported in made:
+        for name, count in exported.records.items():
+            print(f"{folder / name}: {count} records")
+        for why, count in exported.left_out.items():
+            print(f"{folder}: left out: {count} {why}")
+    if not made[0][1].records:
         print("nothing is labeled yet")
     return 0
 

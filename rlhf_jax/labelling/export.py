@@ -1,13 +1,16 @@
 """Answers as files that training reads: rankings, scores, demonstrations and prompts."""
 
+import functools
 import json
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 from pathlib import Path
 from typing import Any, Literal, NamedTuple, get_args
 
 from rlhf_jax.data.records import Demonstration, Prompt, Ranking, Record, Scored, to_json
 from rlhf_jax.durable.files import writable_directory, write_atomically
+from rlhf_jax.errors import UserError
+from rlhf_jax.feedback.pools import folds
 from rlhf_jax.labelling import answers as answers_of
 from rlhf_jax.labelling import merging
 from rlhf_jax.labelling.answers import Answer
@@ -25,6 +28,7 @@ FILES = {
 }
 
 
+HELD_OUT = ("rankings.valid.jsonl", "scored.valid.jsonl")
 NUL = "outputs with a NUL character"
 
 
@@ -44,19 +48,27 @@ class Exported(NamedTuple):
     left_out: dict[str, int]
 
 
-def files(database: Database, merge: Merge = "none") -> Exported:
+def files(database: Database, merge: Merge = "none", held_out: Collection[str] = ()) -> Exported:
     """The content of FILES. Gold items are in answers.json alone.
 
     merge: "none": a ranking of each labeler; "majority", "bradley_terry": one of each item
-    (merging.py), without a labeler.
+    (merging.py), without a labeler. held_out: labelers whose rankings and scores are in
+    rankings.valid.jsonl and scored.valid.jsonl; those of other labelers for the same prompts are
+    left out.
     """
     found = answers_of.read(database)
     ranked, left_out = answers_of.rankings(found), Counter()
+    held = [a for a in ranked if a.labeler in held_out]
+    prompts = {a.item.prompt for a in held}
+    kept = [a for a in ranked if a.item.prompt not in prompts]
+    left_out["rankings of prompts that are held out"] = len(ranked) - len(held) - len(kept)
     of = lambda task: [a for a in found if a.state == "answered" and a.item.task == task]
-    rankings = _each(ranked) if merge == "none" else _merged(ranked, merge)
+    joined = _each if merge == "none" else functools.partial(_merged, merge=merge)
     records = {
-        "rankings.train.jsonl": _rankings(rankings, left_out),
-        "scored.train.jsonl": _scored(ranked),
+        "rankings.train.jsonl": _rankings(joined(kept), left_out),
+        "rankings.valid.jsonl": _rankings(joined(held), left_out),
+        "scored.train.jsonl": _scored(kept),
+        "scored.valid.jsonl": _scored(held),
         "demonstrations.train.jsonl": [
             Demonstration(a.item.prompt, a.content["text"], labeler=a.labeler)
             for a in of("demonstrate")
@@ -137,17 +149,39 @@ def _lines(records: Sequence[Record]) -> bytes:
     return "".join(lines).encode()
 
 
-def write(database: Database, folder: Path, merge: Merge = "none") -> Exported:
+def write(
+    database: Database, folder: Path, merge: Merge = "none", held_out: Collection[str] = ()
+) -> Exported:
     """Writes the files that have records into a folder.
 
     A file of an earlier export that would now be empty is removed, so that the folder is never a
     mixture. Raises ConfigError where the folder cannot be written to.
     """
     writable_directory(folder, "to")
-    made = files(database, merge)
-    for name in FILES:
+    made = files(database, merge, held_out)
+    for name in (*FILES, *HELD_OUT):
         if name in made.content:
             write_atomically(folder / name, made.content[name])
         else:
             (folder / name).unlink(missing_ok=True)
     return made
+
+
+def write_folds(database: Database, folder: Path, count: int) -> list[tuple[Path, Exported]]:
+    """Folders fold_0, fold_1, ... for cross-validation by labeler: in each, another group of
+    labelers is held out.
+
+    Raises UserError where there are fewer labelers with rankings than groups, or a group has ranked
+    all prompts, so that nothing is left to train on.
+    """
+    labelers = [a.labeler for a in answers_of.rankings(answers_of.read(database))]
+    groups, written = folds(labelers, count), []
+    for number in range(count):
+        held_out = {name for name, group in groups.items() if group == number}
+        made = write(database, folder / f"fold_{number}", held_out=held_out)
+        if not {"rankings.train.jsonl", "rankings.valid.jsonl"} <= made.records.keys():
+            names = ", ".join(sorted(held_out))
+            raise UserError(f"folds = {count}: no ranking is left to train on: the held-out "
+                            f"labelers {names} have ranked all prompts")  # fmt: skip
+        written.append((folder / f"fold_{number}", made))
+    return written

@@ -87,6 +87,13 @@ class ExportLabelsOptions:
     # "none": a ranking for each labeler of an item. "majority", "bradley_terry": one for each item,
     # by the majorities of its labelers, or by the Bradley-Terry model.
     merge: Merge = "none"
+    # Writes so many folders fold_0, fold_1, ... too, each with another group of labelers held out,
+    # for cross-validation; 0: none. InstructGPT: 5.
+    folds: int = 0
 
     def __post_init__(self):
         require(self.merge in MERGES, "merge", self.merge, f"one of {', '.join(MERGES)}")
+        require(self.folds == 0 or self.folds >= 2, "folds", self.folds, "0, or 2 or more")
+        merged = self.merge != "none" and self.folds > 0
+        require(not merged, "merge", self.merge, "none with --folds: a merged ranking has no "
+                "labeler")  # fmt: skip

@@ -122,14 +122,15 @@ def kill_again_and_again(parent, people) -> None:
     """Each process is killed a random time after it has acknowledged an answer or more."""
     chance, told = random.Random(0), lambda: sum(len(person.told) for person in people)
     for _ in range(KILLS):
-        process, before, end = start(parent), told(), time.monotonic() + 120
-        while told() < before + chance.randint(1, 6):
+        process, end = start(parent), time.monotonic() + 120
+        enough = told() + chance.randint(1, 6)
+        while told() < enough:
             assert time.monotonic() < end, [person.wrong for person in people]
             time.sleep(0.001)
-        time.sleep(chance.uniform(0, 0.03))
+        time.sleep(chance.uniform(0, 0.1))
         os.kill(process, signal.SIGKILL)
-    process, before, end = start(parent), told(), time.monotonic() + 120
-    while told() < before + 3:  # the last one serves on
+    process, enough, end = start(parent), told() + 3, time.monotonic() + 120
+    while told() < enough:  # the last one serves on
         assert time.monotonic() < end
         time.sleep(0.001)
     os.kill(process, signal.SIGKILL)

@@ -7,7 +7,8 @@ import numpy as np
 import pytest
 
 from rlhf_jax.data.folder import read_folder
-from rlhf_jax.data.records import Demonstration, Prompt, Ranking, Scored
+from rlhf_jax.data.records import Demonstration, Prompt, Ranking, Scored, read_jsonl
+from rlhf_jax.errors import UserError
 from rlhf_jax.labelling import export, merging, owner
 from rlhf_jax.labelling.database import Database
 from rlhf_jax.labelling.item import Item, Output
@@ -58,7 +59,7 @@ def database(tmp_path):
 
 def test_training_reads_the_export_as_it_is(database, tmp_path):
     made = export.write(database, tmp_path / "out")
-    assert sorted(path.name for path in (tmp_path / "out").iterdir()) == sorted(export.FILES)
+    assert {path.name for path in (tmp_path / "out").iterdir()} == set(export.FILES)
     assert made.left_out == {
         "outputs with a NUL character": 4,
         "rankings of fewer than two other outputs": 2,
@@ -200,6 +201,45 @@ def test_models_are_compared_over_pairs_of_their_outputs(tmp_path):
     assert found[0]["wins"] == (1 + 1 + 1 + 0.5 + 1 + 1 + 0.5 + 0.5) / 8
     assert found[1]["wins"] == 1 - found[0]["wins"]
     assert found[0]["mean_score"] == (7 + 6 + 7 + 6) / 4
+
+
+def test_each_fold_holds_other_labelers_and_their_prompts_out(tmp_path):
+    items = [Item("rank", f"p{i}", PAIR) for i in range(7)]
+    # All rank p0; each labeler ranks two more.
+    said = {name: [[0, 1]] * 7 for name in LABELERS}
+    database = Database(tmp_path / "labels")
+    People(database).register(LABELERS)
+    store = Store(database)
+    store.add(items[:1], each=3)
+    store.add(items[1:], each=1)
+    for number in range(3):
+        for name in LABELERS:
+            found = store.next(name)
+            content = {"ranks": said[name][number], "scores": [7, 1], "flags": [[], []]}
+            store.answer(name, found.id, "answered", content, 1)
+    written = export.write_folds(database, tmp_path / "out", 3)
+    held = set()
+    for folder, made in written:
+        train, valid = (read_jsonl(folder / f"rankings.{split}.jsonl", Ranking)
+                        for split in ("train", "valid"))  # fmt: skip
+        (labeler,) = {r.labeler for r in valid}
+        held.add(labeler)
+        assert len(valid) == 3 and len(train) == 4
+        assert labeler not in {r.labeler for r in train}
+        assert not {r.prompt for r in train} & {r.prompt for r in valid}
+        assert made.left_out == {"rankings of prompts that are held out": 2}
+        splits, counts = read_folder(str(folder))
+        assert len(splits["rankings"]["train"]) == 4 and counts["held_out_too"] == {}
+    assert held == set(LABELERS)
+    with pytest.raises(UserError, match="3 labelers: 4 folds need as many"):
+        export.write_folds(database, tmp_path / "out", 4)
+
+
+def test_folds_without_a_ranking_to_train_on_are_refused(tmp_path):
+    database = labeled(tmp_path / "labels", [Item("rank", "p", PAIR)], {
+        "anna": [[0, 1]], "ben": [[0, 1]], "cleo": [[0, 1]]})  # fmt: skip
+    with pytest.raises(UserError, match="folds = 3: no ranking is left to train on: the held-out"):
+        export.write_folds(database, tmp_path / "out", 3)
 
 
 def test_a_folder_without_answers_has_an_overview(tmp_path):
