@@ -19,7 +19,7 @@ from rlhf_jax.labelling import export, forms, owner, shown, words
 from rlhf_jax.labelling.database import Database
 from rlhf_jax.labelling.forms import Form, FormError
 from rlhf_jax.labelling.guard import Guard
-from rlhf_jax.labelling.people import SESSION, People, Person, form_token
+from rlhf_jax.labelling.people import SESSION, People, Person, form_token, is_form_token
 from rlhf_jax.labelling.store import Assignment, Conflict, Missing, Store
 
 HERE = Path(__file__).parent
@@ -132,7 +132,7 @@ class Site:
                 raise Refused(401, AGAIN + "you have signed out.")
             if owner and not person.owner:
                 raise Refused(403, "This page is the owner's.")
-            forged = lambda: forms.one(form, "csrf", "") != form_token(session)
+            forged = lambda: not is_form_token(session, forms.one(form, "csrf", ""))
             if signed and request.method == "POST" and forged():
                 raise Refused(403, AGAIN + "it is not of your session.")
             return page(visit)

@@ -97,7 +97,7 @@ def _ranking(form: Form, item: Item, places: Sequence[int]) -> dict[str, Any]:
     whole = lambda kind, i, allowed: _whole(
         one(form, f"{kind}-{i}", ""),
         allowed,
-        f"Answer {ascii_uppercase[i]}: {kind}",
+        f"Output {ascii_uppercase[i]}: {kind}",
         field=f"{kind}-{i}",
     )
     for i, number in enumerate(places):
@@ -106,7 +106,7 @@ def _ranking(form: Form, item: Item, places: Sequence[int]) -> dict[str, Any]:
         ticked = form.get(f"flag-{i}", ())
         if not set(ticked) <= set(codes) or len(set(ticked)) < len(ticked):
             raise FormError(
-                f"Answer {ascii_uppercase[i]} has a flag that is not known, or one twice.", 400
+                f"Output {ascii_uppercase[i]} has a flag that is not known, or one twice.", 400
             )
         flags[number] = [code for code in codes if code in ticked]
     return {"ranks": list(dense_ranks(ranks)), "scores": scores, "flags": flags}

@@ -76,10 +76,12 @@ def _told(name: str, of: Agreement) -> dict[str, Any]:
 
 
 def _items(database: Database, found: Sequence[Answer]) -> list[dict[str, Any]]:
-    """A row for each task that has items. Gold items do not count: they are never complete."""
+    """A row for each task that has items. Gold items do not count: they are never complete. An item
+    is complete if as many labelers have answered it as are wanted."""
+    answered = "SELECT count(*) FROM assignments a WHERE a.item = items.id AND a.state = 'answered'"
     count = (
-        "SELECT task, count(*) AS total, sum(taken >= wanted) AS complete, sum(wanted) AS wanted "
-        "FROM items WHERE wanted < ? GROUP BY task"
+        f"SELECT task, count(*) AS total, sum(({answered}) >= wanted) AS complete, "
+        "sum(wanted) AS wanted FROM items WHERE wanted < ? GROUP BY task"
     )
     with database.reading() as connection:
         rows = {row["task"]: row for row in connection.execute(count, (EVERYBODY,))}

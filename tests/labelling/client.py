@@ -43,10 +43,12 @@ class Browser:
         body: bytes = b"",
         headers: Sequence[tuple[str, str]] = (),
         parts: int = 1,
+        stops: str | None = None,
     ) -> Reply:
-        return asyncio.run(self._send(method, path, body, headers, parts))
+        """stops: "waits" or "leaves" before the last part of the body; None: the body is whole."""
+        return asyncio.run(self._send(method, path, body, headers, parts, stops))
 
-    async def _send(self, method, path, body, headers, parts) -> Reply:
+    async def _send(self, method, path, body, headers, parts, stops) -> Reply:
         given = [(name.lower().encode(), value.encode("latin-1")) for name, value in headers]
         path, _, query = path.partition("?")
         scope = {
@@ -60,10 +62,13 @@ class Browser:
         sent = []
 
         async def receive():
+            if not left and stops == "waits":
+                await asyncio.sleep(60)
             if not left:
                 return {"type": "http.disconnect"}
             part = left.pop(0)
-            return {"type": "http.request", "body": part, "more_body": bool(left)}
+            more = bool(left) or stops is not None
+            return {"type": "http.request", "body": part, "more_body": more}
 
         async def send(message):
             sent.append(message)

@@ -94,7 +94,7 @@ def test_a_wrong_form_is_shown_again_with_what_was_typed(labelling):
     for field, value in wrong:
         reply = anna.post("/answer", assignment=name, **fields | {field: value})
         assert reply.status == 422
-        told = f"Answer {'ABC'[int(field[-1])]}: {field[:-2]} must be a whole number from 1 to"
+        told = f"Output {'ABC'[int(field[-1])]}: {field[:-2]} must be a whole number from 1 to"
         assert told in reply.text
         assert reply.value("assignment") == name
     assert re.search(r'name="rank-0"[^>]*value="2"', reply.text)
@@ -300,6 +300,13 @@ def test_a_body_is_bounded_and_a_form_too(labelling):
     many = b"&".join(b"f%d=" % i for i in range(2000))
     for body in (many, b"token", b"a=%ff", "token=\u00e9".encode(), b"=&&=", b"token=1&token=2"):
         assert browser.send("POST", "/enter", body, GOOD).status == 400
+
+
+def test_a_body_that_does_not_arrive_is_not_waited_for(labelling, monkeypatch):
+    monkeypatch.setattr(guard, "BODY_SECONDS", 0.02)
+    browser = Browser(labelling.app)
+    assert browser.send("POST", "/enter", b"token=", GOOD, stops="waits").status == 408
+    assert browser.send("POST", "/enter", b"token=", GOOD, stops="leaves").status == 400
 
 
 def test_no_path_reaches_the_file_system(labelling):

@@ -189,6 +189,13 @@ def test_the_owner_reads_agreement_by_labeler(tmp_path):
     assert counts["opinion"] == 24 and counts["violent"] == 0 and found["flags"][0]["outputs"] == 36
 
 
+def test_an_item_is_complete_when_all_have_answered(tmp_path):
+    database = labeled(tmp_path, [Item("rank", "p", PAIR)], {"anna": [[0, 1]], "ben": [None]})
+    found = lambda: owner.overview(database)["items"]
+    Store(database).next("cleo")
+    assert [(row["complete"], row["answers"], row["skips"]) for row in found()] == [(0, 1, 1)]
+
+
 def test_models_are_compared_over_pairs_of_their_outputs(tmp_path):
     outputs = (Output("x", origins=("ppo",)), Output("y", origins=("sft",)),
                Output("z", origins=("ppo", "sft")))  # fmt: skip

@@ -137,6 +137,8 @@ EXPORT = (
         ("origins", "(1 + np.sign(ranks[j] - ranks[i])) / 2", "float(ranks[i] < ranks[j])",
          "test_models_are_compared_over_pairs_of_their_outputs"),
         ("_items", "and a.item.gold is None", "", "test_gold_items_are_not_trained_on"),
+        ("_items", " AND a.state = 'answered'", "",
+         "test_an_item_is_complete_when_all_have_answered"),
         ("_labelers", "raw.get(name, nobody)", "nobody", BY_LABELER),
     ]),
     *mutants("labelling/responses.py", "labelling/test_command.py", [
