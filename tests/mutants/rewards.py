@@ -133,7 +133,7 @@ FIELDS = (
          "test_prompts_of_a_data_set_without_the_field_have_none", "KeyError"),
     ]),
     *mutants("data/counting.py", "data/test_folder.py", [
-        ("_identity", "record.prompt if isinstance(record, Prompt) else record", "record",
+        ("_identity", "isinstance(record, Prompt)", "False",
          "test_what_records_say_twice_or_not_at_all_is_counted"),
     ]),
 )  # fmt: skip
