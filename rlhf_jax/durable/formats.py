@@ -74,6 +74,12 @@ PUBLISHED = Format(
 )
 # The number is in about.json of a folder of records.
 CONVERTED = Format("folder of converted records", ("sources with name, licence, test and split",))
+# The number is in the first line of each file of `rlhf-jax eval`.
+MEASURED = Format(
+    "file of measured items",
+    ("a line that says what was measured, then a row a line",),
+    advice="give another --to",
+)
 # The number is in config.json of data/ and of each stage's directory.
 RUN = Format(
     "run",

@@ -121,8 +121,9 @@ class Folder:
             raise UserError(f"{self.path}: tensor {head.name!r}: differs from {tokens!r}, which it "
                             f"repeats by {CONFIG} (tie_word_embeddings)")  # fmt: skip
 
-    def places(self) -> list[Published]:
-        return self._family.tensors(self.shape())
+    def places(self, scorer: bool = False) -> list[Published]:
+        """scorer: of a reward model, with the tensor of its head."""
+        return self._family.tensors(self.shape(), scorer)
 
     def files(self) -> list[epath.Path]:
         known = (CONFIG, tensor_file.INDEX, *NAMES, *BESIDE)

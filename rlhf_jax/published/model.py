@@ -13,6 +13,7 @@ from etils import epath
 from rlhf_jax.data.tokenizer import Tokenizer, find_tokenizer, load_tokenizer
 from rlhf_jax.models import transformer
 from rlhf_jax.models.config import COMPUTATION, TransformerConfig
+from rlhf_jax.models.families import Published
 from rlhf_jax.published import reading
 from rlhf_jax.published.folder import PublishedModel
 
@@ -77,11 +78,22 @@ def load(
     shapes to shapes with shardings; None: first device.
     Raises UserError, naming file and tensor, where the files do not hold this model.
     """
-    published, found, places = model.shape(), model.tensors(), model.places()
+    return load_parts(model, model.places(), policy_shapes, shape, layout)
+
+
+def load_parts(
+    model: PublishedModel,
+    places: list[Published],
+    shapes_of: Callable[[TransformerConfig], Any],
+    shape: TransformerConfig,
+    layout: Callable | None = None,
+) -> transformer.Params:
+    """`load` of the parameters whose shapes `shapes_of` gives; they lie at `places`."""
+    published, found = model.shape(), model.tensors()
     reading.check(str(model.path), found, places)
     laid = layout or on_first_device
-    params = reading.parameters(found, places, laid(policy_shapes(published)))
-    wanted = laid(policy_shapes(shape))
+    params = reading.parameters(found, places, laid(shapes_of(published)))
+    wanted = laid(shapes_of(shape))
     rows = shape.vocab_size - published.vocab_size
     changes = {name: lambda x: _with_rows(x, rows) for name in ("tokens", "head") if rows > 0}
     if published.positions == "learned" and shape.context < published.context:

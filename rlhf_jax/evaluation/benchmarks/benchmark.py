@@ -113,6 +113,11 @@ class Benchmark(Evaluator):
         return some(read_items(self), self.most_items)
 
     @property
+    def at_once(self) -> int:
+        """How many items `answered` is given at a time: a kill loses no more."""
+        return 4 * self.batch_size
+
+    @property
     def sampling(self) -> SamplingConfig:
         """How answers are drawn."""
         return GREEDY
@@ -142,7 +147,7 @@ class Benchmark(Evaluator):
             lambda name, program: subject.programs[name],
             self.batch_size,
         )
-        items, size, found = self.measured(), 16 * self.batch_size, []
+        items, size, found = self.measured(), self.at_once, []
         for start in range(0, len(items), size):
             found += self.answered(items[start : start + size], model, Beside())
         return table(found)

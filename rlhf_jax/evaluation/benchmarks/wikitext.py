@@ -30,6 +30,10 @@ class Wikitext(Benchmark):
     source = "Merity et al. 2016 (arXiv 1609.07843)"
     files = (FILE,)
 
+    @property
+    def at_once(self):
+        return 4  # of thousands of tokens each
+
     def items(self):
         (path,) = self.paths()
         texts = [text for text in read_text(path) if text.strip()]

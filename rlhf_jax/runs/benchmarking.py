@@ -1,0 +1,240 @@
+"""`rlhf-jax eval`: finished models of a run, or published ones, on public benchmarks. It trains
+nothing and does not change the run's stages."""
+
+import dataclasses
+import json
+import time
+from collections.abc import Collection, Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+from etils import epath
+from rich.console import Console
+from rich.text import Text
+
+from rlhf_jax.durable.files import writable_directory, write_atomically
+from rlhf_jax.durable.lock import lock
+from rlhf_jax.errors import UserError, require
+from rlhf_jax.evaluation.benchmark_page import page
+from rlhf_jax.evaluation.benchmark_results import OfModel, as_content, of_benchmark
+from rlhf_jax.evaluation.benchmarks.benchmark import Benchmark, Beside, Item, read_items
+from rlhf_jax.evaluation.benchmarks.known import BENCHMARKS
+from rlhf_jax.evaluation.benchmarks.overlap import Overlap
+from rlhf_jax.evaluation.summary import duration
+from rlhf_jax.evaluation.table import HEADS, tables
+from rlhf_jax.runs.experiment import Experiment
+from rlhf_jax.runs.kept_rows import KeptRows, measured_as
+from rlhf_jax.runs.measured import Named, of_folder, of_run
+from rlhf_jax.runs.options import ReadOptions
+from rlhf_jax.runs.reading import reading_run
+from rlhf_jax.sources.corpora import is_made
+
+ALL = "all"
+
+
+@dataclasses.dataclass(frozen=True)
+class EvalOptions(ReadOptions):
+    """Options of the eval command, besides the fields of its benchmarks and of the experiment.
+
+    on          names of benchmarks; all: those that need no judge and run no code
+    stages      the stages whose models are measured; none named: all that have finished
+    beside      published models to measure too: folders, .gguf files or names on the hub
+    against     the model with which the others are compared; None: the first one
+    files       the folder with the benchmarks' files, or hub:OWNER/NAME; None: the folder that
+                RLHF_JAX_DATA names
+    most_items  the maximum number of items of each benchmark; None: all
+    to          the folder for the results; None: eval in the run's directory, or for published
+                models runs/eval
+    """
+
+    on: tuple[str, ...] = ()
+    stages: tuple[str, ...] = ()
+    beside: tuple[str, ...] = ()
+    against: str | None = None
+    files: str | None = None
+    most_items: int | None = None
+    to: Path | None = None
+
+
+def asked_benchmarks(names: Sequence[str]) -> dict[str, Benchmark]:
+    """The benchmarks of the option `on`, with their defaults. Raises ConfigError for an unknown
+    name."""
+    known = ", ".join(BENCHMARKS)
+    require(bool(names), "on", names, f"one or more of {known}, or all")
+    found: dict[str, Benchmark] = {}
+    for name in names:
+        require(name == ALL or name in BENCHMARKS, "on", name, f"all, or of {known}")
+        kinds = BENCHMARKS.values() if name == ALL else [BENCHMARKS[name]]
+        found |= {kind.called: kind() for kind in kinds
+                  if name != ALL or (kind.by_default and not kind.needs_judge)}  # fmt: skip
+    return found
+
+
+def evaluate(
+    config: Experiment | None,
+    folders: Sequence[str],
+    options: EvalOptions,
+    benchmarks: Mapping[str, Benchmark],
+) -> dict[str, Any]:
+    """Measures what is left, writes eval.json and eval.html, prints the tables; returns the content
+    of eval.json.
+
+    config: of the run, or None. folders: published models. Rows are kept as they come: a stopped
+    command goes on where it was.
+    Raises UserError, before anything is measured, where a file or a model is missing.
+    """
+    benchmarks = {name: _with_options(each, options) for name, each in benchmarks.items()}
+    for benchmark in benchmarks.values():
+        benchmark.measured()  # reads and checks all files
+    run = None
+    if config is not None:
+        if not is_made(config.directory / "data"):
+            raise UserError(f"{config.directory}: holds no run to measure")
+        run = reading_run(config, "eval", options.insist)
+    else:
+        require(not options.stages, "stages", options.stages, "left out without an experiment")
+    models = [*(of_run(run, options.stages) if run else ()), *map(of_folder, folders)]
+    check_names(models, options.against)
+    to = options.to or Path("runs/eval" if config is None else config.directory / "eval")
+    writable_directory(to, "to")
+    with lock(epath.Path(to)):
+        found = Measuring(Path(to), models, benchmarks).run()
+        seed = 0 if config is None else config.seed
+        content = _content(found, models, benchmarks, options.against, seed)
+        _write(Path(to), content)
+    _print(content, benchmarks)
+    print(Path(to) / "eval.html")
+    return content
+
+
+def _with_options(benchmark: Benchmark, options: EvalOptions) -> Benchmark:
+    """The benchmark with the options that hold for all, where it has none of its own."""
+    data = benchmark.data or options.files
+    most = benchmark.most_items or options.most_items
+    return dataclasses.replace(benchmark, data=data, most_items=most)
+
+
+def check_names(models: Sequence[Named], against: str | None) -> None:
+    """Raises UserError where two models have one name, or `against` is none of them."""
+    names = [model.name for model in models]
+    if repeated := next((name for name in names if names.count(name) > 1), None):
+        raise UserError(f"two models are called {repeated!r}: rename a folder")
+    require(against is None or against in names, "against", against, f"of {', '.join(names)}")
+
+
+class Measuring:
+    """Measures models on benchmarks, one model at a time in memory."""
+
+    def __init__(self, to: Path, models: Sequence[Named], benchmarks: Mapping[str, Benchmark]):
+        self._to, self._models, self._benchmarks = to, models, benchmarks
+        self._known: Mapping[str, set[str]] | None = None
+
+    def run(self) -> dict[str, dict[str, OfModel]]:
+        """{benchmark: {model: rows in the order of the items}}"""
+        found: dict[str, dict[str, OfModel]] = {name: {} for name in self._benchmarks}
+        for model in self._models:
+            known = self._in_training(model)
+            opened = None
+            for name, benchmark in self._benchmarks.items():
+                if benchmark.judges != model.ends:
+                    continue
+                about = measured_as(benchmark, model.digest, None)
+                kept = KeptRows(self._to / name, model.name, about)
+                items = benchmark.measured()
+                left = [item for item in items if item.id not in kept.rows]
+                before = None
+                if left:
+                    opened = opened or model.open(benchmark.batch_size)
+                    before = opened.cut
+                    self._measure(benchmark, model.name, opened, left, kept)
+                cut = None if opened is None or before is None else opened.cut - before
+                rows = [kept.rows[item.id] for item in items]
+                own = None if known is None else known[name]
+                found[name][model.name] = OfModel(rows, cut, own)
+        return found
+
+    def _measure(
+        self, benchmark: Benchmark, name: str, model: Any, left: Sequence[Item], kept: KeptRows
+    ) -> None:
+        """Measures items, some at a time, and says how far it is."""
+        started, size, total = time.monotonic(), benchmark.at_once, len(benchmark.measured())
+        for start in range(0, len(left), size):
+            some = left[start : start + size]
+            kept.add(checked_rows(benchmark, some, benchmark.answered(some, model, Beside())))
+            spent = duration(time.monotonic() - started)
+            done = total - len(left) + start + len(some)
+            print(f"eval: {benchmark.called} of {name}: {done} of {total} items, {spent}",
+                  flush=True)  # fmt: skip
+
+    def _in_training(self, model: Named) -> Mapping[str, set[str]] | None:
+        """By benchmark, the ids of the items that stand in the model's training records."""
+        if model.trained is None:
+            return None
+        if self._known is None:  # the models with training records are of one run
+            texts = {(name, item.id): item.text for name, benchmark in self._benchmarks.items()
+                     for item in benchmark.measured()}  # fmt: skip
+            overlap = Overlap(texts)
+            there = overlap.found(model.trained())
+            self._known = {name: {id for of, id in there if of == name}
+                              for name in self._benchmarks}  # fmt: skip
+            _tell_overlap(self._benchmarks, self._known, overlap.short)
+        return self._known
+
+
+def _tell_overlap(
+    benchmarks: Mapping[str, Benchmark],
+    known: Mapping[str, set[str]],
+    short: Collection[tuple[str, str]],
+) -> None:
+    for name, benchmark in benchmarks.items():
+        of, ids = len(benchmark.measured()), sorted(known[name])
+        if ids:
+            told = ", ".join(ids[:8]) + (", ..." if len(ids) > 8 else "")
+            print(f"eval: {name}: {len(ids)} of {of} items stand in the run's training records: "
+                  f"{told}")  # fmt: skip
+        if few := sum(name == each for each, _ in short):
+            print(f"eval: {name}: {few} of {of} items are too short to be looked for in the "
+                  "training records")  # fmt: skip
+
+
+def checked_rows(benchmark: Benchmark, items: Sequence[Item], rows: Sequence) -> list:
+    """The rows. Raises UserError unless there is one for each item, in order."""
+    ids = [row.get("id") for row in rows]
+    if ids != [item.id for item in items]:
+        raise UserError(f"{benchmark.called}: expected a row for each of {len(items)} items, in "
+                        f"order, got {len(ids)} rows")  # fmt: skip
+    return list(rows)
+
+
+def _content(
+    found: Mapping[str, Mapping[str, OfModel]],
+    models: Sequence[Named],
+    benchmarks: Mapping[str, Benchmark],
+    against: str | None,
+    seed: int,
+) -> dict[str, Any]:
+    results = {
+        name: of_benchmark(benchmark, len(read_items(benchmark)), found[name], against, seed)
+        for name, benchmark in benchmarks.items()
+        if found[name]
+    }
+    named = {model.name: {"kind": model.ends, "place": model.place, "digest": model.digest}
+             for model in models}  # fmt: skip
+    return as_content(results, named, seed)
+
+
+def _write(to: Path, content: Mapping[str, Any]) -> None:
+    write_atomically(to / "eval.html", page(content).encode("utf-8"))
+    text = json.dumps(content, indent=1, ensure_ascii=False, allow_nan=False) + "\n"
+    write_atomically(to / "eval.json", text.encode("utf-8"))
+
+
+def _print(content: Mapping[str, Any], benchmarks: Mapping[str, Benchmark]) -> None:
+    console = Console(highlight=False)
+    for name, of in content["benchmarks"].items():
+        rows = {model: each["values"] for model, each in of["models"].items()}
+        rows |= {"chance": of["chance"]} if of["chance"] else {}
+        console.print(Text(f"{of['title']}, {of['items']} of {of['of']} items"))
+        head = HEADS[benchmarks[name].judges]
+        for table in tables(head, benchmarks[name].columns(), rows, console.width):
+            console.print(table)

@@ -1,0 +1,127 @@
+"""The models that `rlhf-jax eval` measures: those of a run's stages, and published folders."""
+
+import functools
+from collections.abc import Callable, Iterator, Sequence
+from pathlib import Path
+from typing import NamedTuple
+
+import jax
+
+from rlhf_jax.data.counting import texts_of
+from rlhf_jax.data.tokenizer import Tokenizer
+from rlhf_jax.durable import manifest
+from rlhf_jax.durable.model_files import has_model
+from rlhf_jax.errors import UserError, require
+from rlhf_jax.evaluation.benchmarks.language_model import Policy, RewardModel, Texts
+from rlhf_jax.evaluation.benchmarks.model import LanguageModel, Scorer
+from rlhf_jax.generation.ending import Ending
+from rlhf_jax.published import model as published
+from rlhf_jax.published import scorer
+from rlhf_jax.published.folder import PublishedModel, need_model
+from rlhf_jax.runs.evaluation import shape_of
+from rlhf_jax.runs.models import under
+from rlhf_jax.runs.reading import finished_stage
+from rlhf_jax.runs.run import Run
+from rlhf_jax.sources.corpora import Corpora
+from rlhf_jax.stages.stage import Ends
+
+KINDS = {"policy": Policy, "score": RewardModel}
+TRAINED_ON = (("text", "train"), ("demonstrations", "train"), ("rankings", "train"),
+              ("scored", "train"), ("prompts", "ppo"))  # fmt: skip
+
+
+class Named(NamedTuple):
+    """A model to measure.
+
+    name    in the results
+    ends    "policy" or "score"
+    digest  identifies its weights
+    place   its directory or file
+    open    open(batch size) reads it
+    trained the training records of its run, as texts; None: they are not known
+    """
+
+    name: str
+    ends: Ends
+    digest: str
+    place: str
+    open: Callable[[int], LanguageModel | Scorer]
+    trained: Callable[[], Iterator[str]] | None = None
+
+
+def of_run(run: Run, stages: Sequence[str]) -> list[Named]:
+    """The finished models of a run. stages: those that are measured; none: all.
+
+    A policy that the run prompts with examples is its start's model, and is left out.
+    Raises UserError where a named stage has not finished, or no stage has.
+    """
+    config, found = run.config, []
+    known = [name for name, stage in config.stages.items() if stage.ends in KINDS]
+    for stage in stages:
+        require(stage in known, "stages", stage, f"of {', '.join(known)}")
+        finished_stage(config, stage, config.stages[stage].ends, "stages")
+    there = [name for name in known if has_model(config.directory_of(name) / "model")]
+    for stage in [name for name in there if not stages or name in stages]:
+        if run.evaluation.prompting(stage).before:
+            print(f"eval: {stage} is prompted with the run's own examples: not measured")
+            continue
+        directory, ends = config.directory_of(stage) / "model", config.stages[stage].ends
+        open_ = functools.partial(_opened, run, stage, ends)
+        trained = functools.partial(training_texts, run.corpora)
+        found.append(Named(stage, ends, _digest(directory), str(directory), open_, trained))
+    if not found:
+        raise UserError(f"{config.directory}: no stage has finished with a model to measure")
+    return found
+
+
+def _opened(run: Run, stage: str, ends: Ends, batch_size: int) -> LanguageModel | Scorer:
+    chat = run.tokenizer if run.tokenizer.chat else None
+    # Without a chat template the stages were trained on prompts that begin with bos.
+    texts = Texts(run.tokenizer, chat, chat is None or run.tokenizer.begins_texts)
+    compiled = functools.cache(run.runner.evaluate)
+    compile = lambda name, program: compiled(program.function)
+    shape = shape_of(run.config, run.ending, stage)
+    return KINDS[ends](shape, run.model(stage), texts, run.ending, compile, batch_size)
+
+
+def _digest(directory) -> str:
+    """Of a finished model and of the models under its adapters. Raises UserError where one is
+    damaged."""
+    found = manifest.digest(directory)
+    if found is None:
+        raise UserError(f"{directory}: {manifest.NAME} is missing or damaged")
+    place = under(directory)
+    return found if place is None else f"{found} {_digest(place / 'model')}"
+
+
+def training_texts(corpora: Corpora) -> Iterator[str]:
+    """Every text of a run's training records."""
+    for kind, split in TRAINED_ON:
+        if corpora.has(kind, split):
+            for record in corpora.read(kind, split):
+                yield " ".join(texts_of(record))
+
+
+def of_folder(name: str) -> Named:
+    """A published model: a policy, or a reward model with a single label."""
+    found = need_model(name)
+    ends: Ends = "score" if scorer.is_one(found) else "policy"
+    path = Path(name)
+    short = path.stem if path.suffix == ".gguf" else path.name
+    place = str(found.path)
+    return Named(short, ends, found.digest(), place, functools.partial(_read, found, ends))
+
+
+def _read(found: PublishedModel, ends: Ends, batch_size: int) -> LanguageModel | Scorer:
+    shape, tokenizer = published.shape_of(found), published.tokenizer_of(found)
+    params = (scorer.load if ends == "score" else published.load)(found, shape)
+    texts = Texts(tokenizer, _with_chat(tokenizer), tokenizer.begins_texts)
+    ending = Ending(tokenizer.eos_id, tokenizer.pad_id)
+    compiled = functools.cache(jax.jit)
+    compile = lambda name, program: compiled(program.function)
+    return KINDS[ends](shape, params, texts, ending, compile, batch_size)
+
+
+def _with_chat(tokenizer: Tokenizer) -> Tokenizer | None:
+    """The tokenizer with its published chat template; None: there is none."""
+    return tokenizer.with_chat() if tokenizer.config.get("chat_template") else None
