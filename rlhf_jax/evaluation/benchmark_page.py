@@ -1,5 +1,6 @@
 """eval.html: the results of benchmarks as a page in one file, with tables that sort."""
 
+import math
 from collections.abc import Mapping, Sequence
 from html import escape
 from typing import Any
@@ -218,7 +219,11 @@ def _difference(value: Any, fields: Mapping[str, Any]) -> str:
     look = "" if not side or not better else "good" if side == better else "bad"
     text = f"{scale * found.mean:+z.{digits}f}{unit}"
     ends = f"{scale * found.low:+z.{digits}f} to {scale * found.high:+z.{digits}f}"
-    return f'<td data-value="{found.mean!r}"><span class="{look}">{text}</span><small>{ends}</small></td>'
+    small = ends if math.isfinite(found.high - found.low) else "no interval"
+    return (
+        f'<td data-value="{found.mean!r}"><span class="{look}">{text}</span>'
+        f"<small>{small}</small></td>"
+    )
 
 
 def _examples(of: Mapping[str, Any]) -> str:

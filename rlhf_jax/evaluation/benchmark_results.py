@@ -7,7 +7,7 @@ from typing import Any, NamedTuple
 import numpy as np
 
 from rlhf_jax.evaluation.benchmarks.benchmark import Benchmark, Row, table
-from rlhf_jax.evaluation.evaluator import Measured, Rows, Summary, as_json
+from rlhf_jax.evaluation.evaluator import Column, Measured, Rows, Summary, as_json
 from rlhf_jax.evaluation.statistics import Interval, paired_difference
 from rlhf_jax.evaluation.summary import INTERVAL, measured
 
@@ -48,7 +48,7 @@ def of_benchmark(
         "source": benchmark.source,
         "items": len(first["id"]) if first else 0,
         "of": of,
-        "columns": {n: column._asdict() for n, column in benchmark.columns().items()},
+        "columns": {n: _described(column) for n, column in benchmark.columns().items()},
         "chance": dict(benchmark.chance(first)) if first else {},
         "models": {
             name: _of_model(benchmark, results[name], each, seed) for name, each in found.items()
@@ -61,6 +61,11 @@ def of_benchmark(
         },
         "examples": examples(columns),
     }
+
+
+def _described(column: Column) -> dict[str, Any]:
+    """The fields of a column as JSON values."""
+    return column._asdict() | {"range": column.range and list(column.range)}
 
 
 def about_of(benchmark: Benchmark) -> str:
@@ -131,7 +136,7 @@ def examples(columns: Mapping[str, Rows], count: int = EXAMPLES) -> list[dict[st
             if (place := places[name].get(id)) is None:
                 continue
             for text in ("prompt", "expected"):
-                if text in rows:
+                if text in rows and rows[text].dtype == object:  # else it is None for all
                     told.setdefault(text, short(rows[text][place]))
             answer = short(rows["answer"][place]) if "answer" in rows else ""
             told["models"][name] = {"answer": answer, "score": scores[id].get(name)}

@@ -2,6 +2,7 @@
 nothing and does not change the run's stages."""
 
 import dataclasses
+import itertools
 import json
 import time
 from collections.abc import Collection, Mapping, Sequence
@@ -22,12 +23,13 @@ from rlhf_jax.evaluation.benchmarks.known import BENCHMARKS
 from rlhf_jax.evaluation.benchmarks.overlap import Overlap
 from rlhf_jax.evaluation.summary import duration
 from rlhf_jax.evaluation.table import HEADS, tables
-from rlhf_jax.runs.experiment import Experiment
+from rlhf_jax.runs.experiment import Experiment, load_experiment
 from rlhf_jax.runs.kept_rows import KeptRows, measured_as
 from rlhf_jax.runs.measured import Named, of_folder, of_run
-from rlhf_jax.runs.options import ReadOptions
+from rlhf_jax.runs.options import HELP, ReadOptions, parse
 from rlhf_jax.runs.reading import reading_run
 from rlhf_jax.sources.corpora import is_made
+from rlhf_jax.usage import ABOUT
 
 ALL = "all"
 
@@ -54,6 +56,36 @@ class EvalOptions(ReadOptions):
     files: str | None = None
     most_items: int | None = None
     to: Path | None = None
+
+
+def eval_command(arguments: Sequence[str]) -> int:
+    sources = list(itertools.takewhile(lambda word: not word.startswith("-"), arguments))
+    files = [word for word in sources if word.endswith(".py")]
+    if not sources or len(files) > 1:
+        raise UserError("eval needs EXPERIMENT.py, or FOLDER... of published models, as in "
+                        "rlhf-jax eval experiments/quickstart.py --on winogender")  # fmt: skip
+    config = load_experiment(files[0]) if files else None
+    benchmarks, options = asked_benchmarks(_on(arguments)), EvalOptions()
+    stages = () if config is None else tuple(config.stages)
+    if both := sorted({*stages} & {*benchmarks}):
+        raise UserError(f"a stage and a benchmark are called {both[0]!r}: rename the stage")
+    roots = [*([] if config is None else [config]), options, benchmarks]
+    about, hidden = " ".join(ABOUT["eval"].split()), {*stages, "evaluators", "loop"}
+    prog = f"rlhf-jax eval {' '.join(sources)}"
+    *first, options, benchmarks = parse(roots, arguments[len(sources) :], prog, about, hidden)
+    folders = [word for word in sources if word not in files]
+    evaluate(first[0] if first else None, [*folders, *options.beside], options, benchmarks)
+    return 0
+
+
+def _on(arguments: Sequence[str]) -> list[str]:
+    """The values of --on, which say what other options there are; with --help: all."""
+    if any(word in HELP for word in arguments):
+        return [ALL]
+    if "--on" not in arguments:
+        return []
+    rest = arguments[list(arguments).index("--on") + 1 :]
+    return list(itertools.takewhile(lambda word: not word.startswith("-"), rest))
 
 
 def asked_benchmarks(names: Sequence[str]) -> dict[str, Benchmark]:

@@ -30,13 +30,14 @@ from rlhf_jax.training.loop import LoopConfig
 
 COMMANDS = (
     *("run", "sweep", "compare", "report", "generate", "score", "doctor", "replay", "plan"),
-    *("estimators", "export", "fetch", "data", "label"),
+    *("estimators", "export", "fetch", "data", "label", "eval"),
 )
 OPTIONS = (  # theirs
     *("stop_after_steps", "insist", "from", "over", "seeds", "between", "stage", "topology"),
     *("suggest", "tries", "json", "prompts", "to", "n", "best_of", "scorer", "file", "show"),
     *("stages", "k", "rank", "demonstrate", "write", "split", "responses", "gold", "each"),
     *("overlap", "labelers", "renew", "host", "port", "address", "certificate", "key", "insecure"),
+    *("on", "beside", "against", "files", "most_items", "judge"),
 )
 PRETRAINED = "pretrained"  # the field, and the name of the stage that it adds
 

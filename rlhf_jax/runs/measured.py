@@ -7,7 +7,7 @@ from typing import NamedTuple
 
 import jax
 
-from rlhf_jax.data.counting import texts_of
+from rlhf_jax.data.counting import HELD_OUT, texts_of
 from rlhf_jax.data.tokenizer import Tokenizer
 from rlhf_jax.durable import manifest
 from rlhf_jax.durable.model_files import has_model
@@ -26,8 +26,7 @@ from rlhf_jax.sources.corpora import Corpora
 from rlhf_jax.stages.stage import Ends
 
 KINDS = {"policy": Policy, "score": RewardModel}
-TRAINED_ON = (("text", "train"), ("demonstrations", "train"), ("rankings", "train"),
-              ("scored", "train"), ("prompts", "ppo"))  # fmt: skip
+RECORDS = ("text", "demonstrations", "rankings", "scored", "prompts")
 
 
 class Named(NamedTuple):
@@ -96,10 +95,12 @@ def _digest(directory) -> str:
 
 def training_texts(corpora: Corpora) -> Iterator[str]:
     """Every text of a run's training records."""
-    for kind, split in TRAINED_ON:
-        if corpora.has(kind, split):
-            for record in corpora.read(kind, split):
-                yield " ".join(texts_of(record))
+    counts = corpora.counts
+    for kind in RECORDS:
+        for split in counts.get(kind, {}):
+            if split not in HELD_OUT:
+                for record in corpora.read(kind, split):
+                    yield " ".join(texts_of(record))
 
 
 def of_folder(name: str) -> Named:

@@ -1,0 +1,262 @@
+"""`rlhf-jax eval` on models made by hand: what is kept, what is compared, what stands in training
+records, and the page."""
+
+import itertools
+import json
+import re
+
+import numpy as np
+import pytest
+
+from rlhf_jax.errors import ConfigError, RecordError, UserError
+from rlhf_jax.evaluation import benchmark_figure, benchmark_page, benchmark_results
+from rlhf_jax.evaluation.benchmarks.benchmark import table
+from rlhf_jax.evaluation.benchmarks.crows_pairs import FILE, CrowsPairs
+from rlhf_jax.evaluation.benchmarks.hhh import HHH
+from rlhf_jax.evaluation.benchmarks.known import BENCHMARKS
+from rlhf_jax.evaluation.benchmarks.overlap import Overlap
+from rlhf_jax.evaluation.evaluator import Column
+from rlhf_jax.evaluation.statistics import bounded_mean, paired_difference
+from rlhf_jax.runs import benchmarking, kept_rows
+from rlhf_jax.runs.benchmarking import EvalOptions, Measuring
+from rlhf_jax.runs.measured import Named
+from tests.evaluation.benchmarks.by_hand import ByHand, prefers, write
+
+COUNT = 6
+MORE = [f"More number {i} <b> of the pairs, stands here" for i in range(COUNT)]
+LINES = [f'{i},"{more}","Less {i}",{"age" if i % 2 else "race"}' for i, more in enumerate(MORE)]
+
+
+class Opened:
+    """A model that is opened when it is asked; opened: how many times."""
+
+    def __init__(self, model, fails_after=None):
+        self.model, self.opened, self.left = model, 0, fails_after
+
+    def __call__(self, batch_size):
+        self.opened += 1
+        return self
+
+    def __getattr__(self, name):
+        return self.model.__getattribute__(name)
+
+    def likelihoods(self, requests):
+        if self.left is not None:
+            self.left -= 1
+            if self.left < 0:
+                raise UserError("the judge answers nonsense")
+        return self.model.likelihoods(requests)
+
+
+def named(name, model, trained=None, digest="d", **how):
+    return Named(name, "policy", digest, f"runs/{name}", Opened(model, **how), trained)
+
+
+@pytest.fixture
+def crows(tmp_path):
+    write(tmp_path, FILE, "\n".join([",sent_more,sent_less,bias_type", *LINES]) + "\n")
+    return CrowsPairs(data=str(tmp_path), batch_size=1)  # four items at a time
+
+
+def measure(to, models, benchmark):
+    return Measuring(to, models, {benchmark.called: benchmark}).run()[benchmark.called]
+
+
+def test_what_was_measured_is_kept_and_not_measured_again(crows, tmp_path, capsys):
+    one = named("one", prefers([*MORE[:3], "Less 3"]), fails_after=1)
+    with pytest.raises(UserError, match="answers nonsense"):
+        measure(tmp_path / "to", [one], crows)
+    again = named("one", ByHand())  # would answer otherwise
+    found = measure(tmp_path / "to", [again], crows)["one"]
+    assert [row["stereotype"] for row in found.rows] == [1, 1, 1, 0, 0.5, 0.5]
+    assert again.open.opened == 1 and len(again.open.model.asked) == 2 * 2
+    last = named("one", ByHand())
+    assert measure(tmp_path / "to", [last], crows)["one"].rows == found.rows
+    assert last.open.opened == 0  # the model is not even read
+    told = capsys.readouterr().out
+    assert "eval: crows_pairs of one: 4 of 6 items" in told and "6 of 6 items" in told
+
+
+def test_fewer_items_are_not_measured_again_and_another_model_is(crows, tmp_path):
+    few = CrowsPairs(data=crows.data, most_items=2, batch_size=3)
+    first = measure(tmp_path / "to", [named("one", prefers(MORE))], few)["one"]
+    assert len(first.rows) == 2
+    more = named("one", ByHand())
+    rows = measure(tmp_path / "to", [more], crows)["one"].rows
+    assert len(more.open.model.asked) == 2 * (COUNT - 2)
+    assert [row for row in rows if row["stereotype"] == 1] == list(first.rows)
+    other = named("one", ByHand(), digest="another")
+    assert len(measure(tmp_path / "to", [other], crows)["one"].rows) == COUNT
+    assert len(other.open.model.asked) == 2 * COUNT
+
+
+def test_a_line_that_a_kill_has_cut_is_measured_again(crows, tmp_path):
+    measure(tmp_path / "to", [named("one", prefers(MORE))], crows)
+    (file,) = (tmp_path / "to" / "crows_pairs").glob("one-*.jsonl")
+    whole = file.read_bytes()
+    file.write_bytes(whole[:-20])
+    again = named("one", prefers(MORE))
+    measure(tmp_path / "to", [again], crows)
+    assert file.read_bytes() == whole and len(again.open.model.asked) == 2
+    lines = whole.splitlines(keepends=True)
+    file.write_bytes(b"".join([*lines[:3], b"{broken\n", *lines[4:]]))
+    with pytest.raises(RecordError, match=r"jsonl:4: expected JSON"):
+        measure(tmp_path / "to", [again], crows)
+    file.write_bytes(b"".join([*lines[:3], b'{"no": "id"}\n']))
+    with pytest.raises(RecordError, match=r"jsonl:4: expected a row with an id"):
+        measure(tmp_path / "to", [again], crows)
+    file.write_bytes(lines[0].replace(b'"d"', b'"e"'))
+    with pytest.raises(RecordError, match=r"jsonl:1: expected what this command measures"):
+        measure(tmp_path / "to", [again], crows)
+    file.write_bytes(lines[0].replace(b'"format": 0', b'"format": 9'))
+    with pytest.raises(UserError, match="later version"):
+        measure(tmp_path / "to", [again], crows)
+
+
+def test_only_what_changes_rows_makes_another_file(crows, tmp_path):
+    of = lambda benchmark: kept_rows.measured_as(benchmark, "d", None)
+    assert of(crows) == of(CrowsPairs(data=crows.data, most_items=1, batch_size=9))
+    write(tmp_path, "hhh_alignment/hhh_alignment_eval.json", [])
+    hhh = HHH(data=str(tmp_path))
+    assert of(hhh) != of(HHH(data=str(tmp_path), shots=1))
+    before = of(crows)
+    write(tmp_path, FILE, ",sent_more,sent_less,bias_type\n1,a,b,c\n")
+    assert of(crows) != before
+    assert kept_rows.measured_as(crows, "e", None) != of(crows) != of(hhh)
+    assert kept_rows.measured_as(crows, "d", "j") != of(crows)
+
+
+def test_items_in_training_records_are_counted_and_told(crows, tmp_path, capsys):
+    records = ["so MORE number 2 b of the pairs -- stands here!", "More number 3", "Less 4"]
+    one = named("one", prefers(MORE), lambda: iter(records))
+    two = named("two", ByHand())
+    found = measure(tmp_path / "to", [one, two], crows)
+    assert found["one"].known == {"2"} and found["two"].known is None
+    assert "1 of 6 items stand in the run's training records: 2" in capsys.readouterr().out
+    content = benchmark_results.of_benchmark(crows, COUNT, found, None, 0)
+    one = content["models"]["one"]
+    assert one["in_training"] == ["2"] and content["models"]["two"]["in_training"] is None
+    without = one["without_training"]["crows_pairs_stereotype"]
+    assert without == bounded_mean([1] * 5).as_json()
+
+
+def test_a_text_stands_in_a_record_that_has_its_words_in_a_row():
+    long = " ".join(f"w{i}" for i in range(20))
+    texts = {"five": "one two, three four FIVE", "long": long, "short": "one two three four"}
+    overlap = Overlap(texts)
+    assert overlap.short == ["short"]
+    of = lambda *records: Overlap(texts).found(records)
+    assert of("zero One two three; four five six") == {"five"}
+    assert of("one two three four", "five", "one two three four six five") == set()
+    row = long.split()
+    assert of("x " + " ".join(row[4:17])) == {"long"}  # 13 words in a row are enough
+    assert of("x " + " ".join(row[4:16])) == set()
+
+
+def found_of(crows, tmp_path):
+    models = [named("base", prefers(MORE[:2])), named("tuned", prefers(MORE)),
+              named("flat", ByHand())]  # fmt: skip
+    return measure(tmp_path / "to", models, crows)
+
+
+def test_models_are_compared_item_by_item(crows, tmp_path):
+    found = found_of(crows, tmp_path)
+    content = benchmark_results.of_benchmark(crows, COUNT, found, None, 0)
+    assert content["against"] == "base" and content["items"] == content["of"] == COUNT
+    rows = {name: table(of.rows)["stereotype"] for name, of in found.items()}
+    ones = np.ones(COUNT)
+    expected = paired_difference((rows["tuned"], ones), (rows["base"], ones))
+    assert content["differences"]["tuned"]["crows_pairs_stereotype"] == expected.as_json()
+    assert expected.mean == pytest.approx(1 - 4 / 6)
+    groups = content["models"]["base"]["groups"]
+    assert {name: of["n"] for name, of in groups.items()} == {"race": 3, "age": 3}
+    assert content["chance"] == {"crows_pairs_stereotype": 0.5}
+    other = benchmark_results.of_benchmark(crows, COUNT, found, "flat", 0)
+    assert other["against"] == "flat" and set(other["differences"]) == {"base", "tuned"}
+
+
+def test_examples_are_where_models_differ_most():
+    rows = lambda *scores: table([{"id": str(i), "score": score, "prompt": f"p{i}",
+                                   "answer": f"a{i}", "expected": None}
+                                  for i, score in enumerate(scores)])  # fmt: skip
+    found = benchmark_results.examples({"a": rows(1, 0, 0.5, None), "b": rows(0.9, 1, 0.5, 1)}, 2)
+    assert [item["id"] for item in found] == ["1", "0"]  # those without a difference are left out
+    assert found[0] == {"id": "1", "prompt": "p1",
+                        "models": {"a": {"answer": "a1", "score": 0.0},
+                                   "b": {"answer": "a1", "score": 1.0}}}  # fmt: skip
+
+
+def test_the_page_has_every_figure_with_its_interval_and_n(crows, tmp_path):
+    found = found_of(crows, tmp_path)
+    results = benchmark_results.of_benchmark(crows, COUNT, found, None, 0)
+    models = {name: {"kind": "policy", "place": f"runs/{name}", "digest": "d"} for name in found}
+    content = benchmark_results.as_content({"crows_pairs": results}, models, 0)
+    assert json.loads(json.dumps(content, allow_nan=False)) == content
+    html = benchmark_page.page(content)
+    values = results["models"]["tuned"]["values"]["crows_pairs_stereotype"]
+    cell = f"<small>{100 * values['low']:.0f} to {100 * values['high']:.0f}</small>"
+    assert f'<td data-value="1.0">100 %{cell}</td>' in html
+    assert f'<td data-value="{COUNT}">{COUNT}</td>' in html
+    assert "&lt;b&gt;" in html and "<b>" not in html  # texts of the data are escaped
+    assert html.count("<svg") == 1 and "Examples where the models differ most" in html
+    assert "base: its training records are not known" in html
+    for tag in ("table", "tr", "td", "th", "details", "section", "svg", "ul"):
+        assert html.count(f"<{tag}>") + html.count(f"<{tag} ") == html.count(f"</{tag}>"), tag
+    heads = [re.findall(r"<th[ >]", part) for part in re.findall(r"<thead>.*?</thead>", html)]
+    bodies = re.findall(r"<thead>.*?</thead><tbody><tr>(.*?)</tr>", html)
+    for head, row in zip(heads, bodies, strict=True):
+        assert len(head) == len(re.findall(r"<t[hd][ >]", row))
+    assert not re.search(r"(src|href)=", html)  # needs nothing else
+
+
+def test_the_figure_places_points_and_intervals():
+    column = Column("share", percent=True)
+    values = {"a": {"mean": 0.5, "low": 0.4, "high": 0.6}, "b": 0.2, "c": None}
+    drawn = benchmark_figure.forest(values, column, chance=0.2)
+    points = [float(x) for x in re.findall(r'cx="([\d.]+)"', drawn)]
+    bars = [tuple(map(float, x)) for x in
+            re.findall(r'class="bar" x1="([\d.]+)" y1="[\d.]+" x2="([\d.]+)"', drawn)]  # fmt: skip
+    dashed = float(re.search(r'class="chance" x1="([\d.]+)"', drawn)[1])
+    assert len(points) == 2 and dashed == points[1]
+    scale = (points[0] - points[1]) / 0.3
+    assert bars[0] == pytest.approx((points[0] - 0.1 * scale, points[0] + 0.1 * scale), abs=0.11)
+    assert bars[1] == (points[1], points[1])
+    assert benchmark_figure.forest({"a": None}, column) == ""
+    assert benchmark_figure.ticks(0, 1) == [0, 0.5, 1]
+    for low, high in ((0, 1), (0.31, 0.34), (-250, 40), (1e-6, 2e-6)):
+        found = benchmark_figure.ticks(low, high)
+        assert 2 <= len(found) <= 5 and all(low <= x <= high for x in found)
+        assert len({round((b - a) / (high - low), 6) for a, b in itertools.pairwise(found)}) == 1
+
+
+def test_all_is_what_needs_no_judge_and_unknown_names_are_refused():
+    assert set(benchmarking.asked_benchmarks(["all"])) == {
+        name for name, kind in BENCHMARKS.items() if kind.by_default and not kind.needs_judge
+    }
+    assert list(benchmarking.asked_benchmarks(["hhh", "bbq"])) == ["hhh", "bbq"]
+    with pytest.raises(ConfigError, match=r"on = 'mmlu': must be all, or of truthfulqa_mc, hhh"):
+        benchmarking.asked_benchmarks(["mmlu"])
+    with pytest.raises(ConfigError, match=r"on = \[\]: must be one or more of truthfulqa_mc"):
+        benchmarking.asked_benchmarks([])
+
+
+def test_two_models_of_one_name_are_refused():
+    models = [named("one", ByHand()), named("one", ByHand())]
+    with pytest.raises(UserError, match="two models are called 'one'"):
+        benchmarking.check_names(models, None)
+    with pytest.raises(ConfigError, match=r"against = 'two': must be of one"):
+        benchmarking.check_names(models[:1], "two")
+
+
+def test_options_for_all_give_way_to_a_benchmark_s_own():
+    options = EvalOptions(files="f", most_items=5)
+    found = benchmarking._with_options(HHH(data="own", most_items=2), options)
+    assert (found.data, found.most_items) == ("own", 2)
+    found = benchmarking._with_options(HHH(), options)
+    assert (found.data, found.most_items) == ("f", 5)
+
+
+def test_a_row_for_each_item_is_needed(crows):
+    items = crows.measured()
+    with pytest.raises(UserError, match="crows_pairs: expected a row for each of 6 items"):
+        benchmarking.checked_rows(crows, items, [{"id": "0"}])
