@@ -49,6 +49,7 @@ ELSEWHERE = {
     "rlhf-jax sft experiments/quickstart.py --parallel.coordinator": "tests/parallel/"
     "test_processes.py::",
     "rlhf-jax ppo_ptx experiments/quickstart.py --parallel.": "tests/parallel/test_runners.py::",
+    "rlhf-jax eval ": "tests/test_eval.py::test_the_command_measures_a_run",
     "rlhf-jax estimators": "tests/estimators/test_lab.py::",
     "rlhf-jax label ": "tests/labelling/test_command.py::",
     "rlhf-jax data ": OWN["docs/data.md"],

@@ -26,7 +26,7 @@ def find_file(folder: str | None, name: str) -> Path:
     """
     folder = folder or os.environ.get(FOLDER)
     if not folder:
-        raise UserError(f"{name}: no folder is named: set {FOLDER}, or give --data FOLDER")
+        raise UserError(f"{name}: no folder is named: set {FOLDER}, or give --files FOLDER")
     if folder.startswith(hub.HUB):
         return hub.download(f"{folder}/{name}")
     path = Path(folder) / name
