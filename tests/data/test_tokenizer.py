@@ -58,6 +58,17 @@ def test_lossless(tokenizer):
     check()
 
 
+def test_bos_begins_a_text_where_its_publisher_has_it_so(trained, hugging_face, tmp_path):
+    assert trained.begins_texts and not hugging_face.begins_texts
+    model = byte_level(["<pad>", "<s>", "</s>"])
+    bos = [("<s>", model.token_to_id("<s>"))]
+    model.post_processor = tokenizers.processors.TemplateProcessing("<s> $A", special_tokens=bos)
+    model.save(str(tmp_path / "tokenizer.json"))
+    assert load_tokenizer(tmp_path / "tokenizer.json").begins_texts
+    (tmp_path / "tokenizer_config.json").write_text('{"add_bos_token": false}')
+    assert not load_tokenizer(tmp_path / "tokenizer.json").begins_texts
+
+
 def test_text_that_spells_a_special_token_is_text(tokenizer):
     ids = tokenizer.encode(SPELLED)
     assert not {tokenizer.pad_id, tokenizer.bos_id, tokenizer.eos_id} & set(ids)

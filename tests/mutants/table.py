@@ -2,6 +2,7 @@
 
 from tests.mutants import (
     agreement,
+    benchmarks,
     chain,
     chat,
     command_line,
@@ -38,5 +39,5 @@ ROOMS = (formats, chat, details, objectives, policy_gradients, preferences, mode
          generation, training, durable, rewards, stages, iteration, identity, evaluation,
          recipes, chain, plan, command_line, use, sweeps, estimators, published,
          lora, agreement, compiling, judging,
-         labelling, labelling_page)  # fmt: skip
+         labelling, labelling_page, benchmarks)  # fmt: skip
 TABLE = tuple(mutant for room in ROOMS for mutant in room.MUTANTS)

@@ -25,6 +25,7 @@ from rlhf_jax.published import (
     sentencepiece_json,
     tokenizer_files,
 )
+from rlhf_jax.published import scorer as published_scorer
 from rlhf_jax.published.tensor_file import read_header
 from rlhf_jax.stages.stage import score_shapes
 from tests.data.test_tokenizer import byte_level
@@ -65,6 +66,33 @@ def test_a_bias_that_fits_nowhere_is_told(tmp_path):
     params = scorer(GPT2)
     params["score"]["weights"] = np.zeros(8, np.float32)
     assert saving.without_score_bias(params) == (params, 1.25)
+
+
+@pytest.mark.parametrize("shape", [GPT2, LLAMA], ids=["gpt2", "llama"])
+def test_a_written_scorer_is_read_as_it_was(tmp_path, shape):
+    """The same score of a hidden state n + b, where b is the last norm's bias, if there is one."""
+    params = scorer(shape)
+    saving.write_model(Path(tmp_path), shape, params, scorer=True, fields={})
+    found = folder.Folder(tmp_path)
+    assert published_scorer.is_one(found)
+    read = published_scorer.load(found, shape)
+    assert jax.tree.structure(read) == jax.tree.structure(params)
+    np.testing.assert_array_equal(read["blocks"]["qkv"], params["blocks"]["qkv"])
+    normed = np.random.default_rng(1).standard_normal((5, 8)).astype(np.float32)
+    of = lambda p: score.scores(p, normed + p["final_norm"].get("bias", 0))
+    np.testing.assert_allclose(of(read), of(params), atol=1e-5)
+
+
+def test_a_scorer_with_several_labels_or_without_a_head_is_refused(tmp_path):
+    saving.write_model(Path(tmp_path), LLAMA, scorer(LLAMA), scorer=True, fields={})
+    tensors = safetensors.numpy.load_file(tmp_path / "model.safetensors")
+    tensors["score.weight"] = np.zeros((2, 8), np.float32)
+    safetensors.numpy.save_file(tensors, tmp_path / "model.safetensors")
+    wrong = r"tensor 'score.weight': expected shape \[1, 8\] by config.json, got \[2, 8\]"
+    with pytest.raises(UserError, match=wrong):
+        published_scorer.load(folder.Folder(tmp_path), LLAMA)
+    saving.write_json(Path(tmp_path) / "config.json", {"model_type": "llama"})
+    assert not published_scorer.is_one(folder.Folder(tmp_path))
 
 
 def test_a_shape_of_no_family_and_a_folder_that_is_not_empty_are_refused(tmp_path):
