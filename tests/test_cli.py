@@ -80,7 +80,7 @@ def test_a_reader_that_has_read_enough_is_no_traceback():
 
 
 def test_the_commands_are_those_that_no_stage_can_be():
-    assert set(cli.COMMANDS) == set(experiment.COMMANDS)
+    assert set(cli.ABOUT) == set(experiment.COMMANDS)
 
 
 CHAIN = ("pretrain", "sft", "feedback", "reward", "ppo")

@@ -11,9 +11,11 @@ from rlhf_jax import cli
 from rlhf_jax.data.collect import DataOptions
 from rlhf_jax.errors import UserError
 from rlhf_jax.estimators.lab import LabConfig
+from rlhf_jax.evaluation.benchmarks.known import BENCHMARKS
 from rlhf_jax.labelling.options import ExportLabelsOptions, LabelOptions
 from rlhf_jax.plan.command import PlanOptions
 from rlhf_jax.published.fetch import FetchOptions
+from rlhf_jax.runs.benchmarking import EvalOptions
 from rlhf_jax.runs.compare import CompareOptions
 from rlhf_jax.runs.experiment import Experiment, load_experiment
 from rlhf_jax.runs.export import ExportOptions
@@ -32,7 +34,8 @@ BASES = {"Stage", "Source", "Evaluator"}
 COMMAND_OPTIONS = (ChainOptions(), GenerateOptions(), ScoreOptions(), PlanOptions("v5e:2x2"),
                    ReplayOptions(), SweepOptions(), CompareOptions(), DataOptions(),
                    ExportOptions(), FetchOptions(), ShowOptions(), LabelOptions(),
-                   ExportLabelsOptions())  # fmt: skip
+                   ExportLabelsOptions(), EvalOptions(),
+                   {name: kind() for name, kind in BENCHMARKS.items()})  # fmt: skip
 
 
 @pytest.mark.parametrize("path", EXPERIMENTS, ids=lambda path: path.stem)

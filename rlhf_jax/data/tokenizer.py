@@ -66,10 +66,12 @@ class _SentencePiece:
 
 
 class _HuggingFace:
-    """A tokenizer of the `tokenizers` library. Text that spells a special token is text."""
+    """A tokenizer of the `tokenizers` library. Text that spells a special token is text.
 
-    def __init__(self, tokenizer: tokenizers.Tokenizer) -> None:
-        self.tokenizer = tokenizer
+    first: the id, in a list, with which its file begins the text "a"."""
+
+    def __init__(self, tokenizer: tokenizers.Tokenizer, first: list[int]) -> None:
+        self.tokenizer, self.first = tokenizer, first
 
     def special(self) -> dict[int, str]:
         added = self.tokenizer.get_added_tokens_decoder()
@@ -79,8 +81,7 @@ class _HuggingFace:
         return self.tokenizer.encode(text, add_special_tokens=False).ids
 
     def begins(self, bos: int) -> bool:
-        """Whether its post-processor puts bos before a text."""
-        return self.tokenizer.encode("a", add_special_tokens=True).ids[:1] == [bos]
+        return self.first == [bos]
 
     def parse(self, text: str) -> tokenizers.Encoding:
         """Ids and offsets of a text in which spelled special tokens are those tokens."""
@@ -317,8 +318,9 @@ def _from_hugging_face(
     model.no_padding()
     model.no_truncation()
     model.encode_special_tokens = True  # text that spells a special token is text
+    first = model.encode("a").ids[:1]
     model.post_processor = None  # it adds special tokens, and takes white space out of offsets
-    coder, config = _HuggingFace(model), kept.get("config", {})
+    coder, config = _HuggingFace(model, first), kept.get("config", {})
     size = 1 + max(model.get_vocab(with_added_tokens=True).values())  # ids may have gaps
     makes = lambda: {i for text in (*TEXTS, *CHARACTERS) for i in coder.encode(text)}
     specials, why = special_tokens.special_ids(model, size, kept, config, makes, name)

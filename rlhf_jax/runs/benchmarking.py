@@ -19,7 +19,9 @@ from rlhf_jax.errors import UserError, require
 from rlhf_jax.evaluation.benchmark_page import page
 from rlhf_jax.evaluation.benchmark_results import OfModel, as_content, of_benchmark
 from rlhf_jax.evaluation.benchmarks.benchmark import Benchmark, Beside, Item, read_items
+from rlhf_jax.evaluation.benchmarks.judges import judge_of
 from rlhf_jax.evaluation.benchmarks.known import BENCHMARKS
+from rlhf_jax.evaluation.benchmarks.model import Judge
 from rlhf_jax.evaluation.benchmarks.overlap import Overlap
 from rlhf_jax.evaluation.summary import duration
 from rlhf_jax.evaluation.table import HEADS, tables
@@ -32,6 +34,7 @@ from rlhf_jax.sources.corpora import is_made
 from rlhf_jax.usage import ABOUT
 
 ALL = "all"
+JUDGED_AT_ONCE = 8  # sequences per batch of a model on this machine that judges
 
 
 @dataclasses.dataclass(frozen=True)
@@ -45,6 +48,8 @@ class EvalOptions(ReadOptions):
     files       the folder with the benchmarks' files, or hub:OWNER/NAME; None: the folder that
                 RLHF_JAX_DATA names
     most_items  the maximum number of items of each benchmark; None: all
+    judge       the model that judges answers, for benchmarks that can use one: URL#MODEL of an
+                endpoint in OpenAI's form, or a folder with a model; None: none
     to          the folder for the results; None: eval in the run's directory, or for published
                 models runs/eval
     """
@@ -55,6 +60,7 @@ class EvalOptions(ReadOptions):
     against: str | None = None
     files: str | None = None
     most_items: int | None = None
+    judge: str | None = None
     to: Path | None = None
 
 
@@ -116,8 +122,13 @@ def evaluate(
     Raises UserError, before anything is measured, where a file or a model is missing.
     """
     benchmarks = {name: _with_options(each, options) for name, each in benchmarks.items()}
-    for benchmark in benchmarks.values():
+    benchmarks = with_files(benchmarks, options.on)
+    for name, benchmark in benchmarks.items():
         benchmark.measured()  # reads and checks all files
+        if benchmark.needs_judge and options.judge is None:
+            raise UserError(f"{name} needs a judge: give --judge URL#MODEL or --judge FOLDER")
+    uses = any(benchmark.takes_judge for benchmark in benchmarks.values())
+    require(uses or options.judge is None, "judge", options.judge, "left out: no benchmark uses it")
     run = None
     if config is not None:
         if not is_made(config.directory / "data"):
@@ -129,14 +140,36 @@ def evaluate(
     check_names(models, options.against)
     to = options.to or Path("runs/eval" if config is None else config.directory / "eval")
     writable_directory(to, "to")
+    judge = None
+    if options.judge is not None:
+        read = lambda name: of_folder(name).open(JUDGED_AT_ONCE)
+        judge = judge_of(options.judge, read, Path(to) / "judge")
     with lock(epath.Path(to)):
-        found = Measuring(Path(to), models, benchmarks).run()
+        found = Measuring(Path(to), models, benchmarks, judge, options.judge).run()
         seed = 0 if config is None else config.seed
         content = _content(found, models, benchmarks, options.against, seed)
         _write(Path(to), content)
     _print(content, benchmarks)
     print(Path(to) / "eval.html")
     return content
+
+
+def with_files(benchmarks: Mapping[str, Benchmark], named: Collection[str]) -> dict[str, Benchmark]:
+    """The benchmarks without those that `all` means and whose files are not there; says which.
+    Raises UserError where files of one that is named, or of all, are not there."""
+    found, missing = {}, []
+    for name, benchmark in benchmarks.items():
+        try:
+            benchmark.paths()
+            found[name] = benchmark
+        except UserError as error:
+            if name in named:
+                raise
+            missing.append(error)
+            print(f"eval: {name} is left out: {error}")
+    if not found:
+        raise missing[0]
+    return found
 
 
 def _with_options(benchmark: Benchmark, options: EvalOptions) -> Benchmark:
@@ -157,8 +190,17 @@ def check_names(models: Sequence[Named], against: str | None) -> None:
 class Measuring:
     """Measures models on benchmarks, one model at a time in memory."""
 
-    def __init__(self, to: Path, models: Sequence[Named], benchmarks: Mapping[str, Benchmark]):
+    def __init__(
+        self,
+        to: Path,
+        models: Sequence[Named],
+        benchmarks: Mapping[str, Benchmark],
+        judge: Judge | None = None,
+        judged_by: str | None = None,
+    ):
+        """judged_by: what names the judge."""
         self._to, self._models, self._benchmarks = to, models, benchmarks
+        self._beside, self._judged_by = Beside(judge), judged_by
         self._known: Mapping[str, set[str]] | None = None
 
     def run(self) -> dict[str, dict[str, OfModel]]:
@@ -170,7 +212,8 @@ class Measuring:
             for name, benchmark in self._benchmarks.items():
                 if benchmark.judges != model.ends:
                     continue
-                about = measured_as(benchmark, model.digest, None)
+                judge = self._judged_by if benchmark.takes_judge else None
+                about = measured_as(benchmark, model.digest, judge)
                 kept = KeptRows(self._to / name, model.name, about)
                 items = benchmark.measured()
                 left = [item for item in items if item.id not in kept.rows]
@@ -192,7 +235,7 @@ class Measuring:
         started, size, total = time.monotonic(), benchmark.at_once, len(benchmark.measured())
         for start in range(0, len(left), size):
             some = left[start : start + size]
-            kept.add(checked_rows(benchmark, some, benchmark.answered(some, model, Beside())))
+            kept.add(checked_rows(benchmark, some, benchmark.answered(some, model, self._beside)))
             spent = duration(time.monotonic() - started)
             done = total - len(left) + start + len(some)
             print(f"eval: {benchmark.called} of {name}: {done} of {total} items, {spent}",

@@ -102,8 +102,8 @@ COMMAND = (
     *mutants("runs/benchmarking.py", "runs/test_benchmarking.py", [
         ("Measuring.run", "if item.id not in kept.rows", "",
          "test_what_was_measured_is_kept_and_not_measured_again"),
-        ("Measuring.run", "measured_as(benchmark, model.digest, None)",
-         "measured_as(benchmark, model.name, None)",
+        ("Measuring.run", "measured_as(benchmark, model.digest, judge)",
+         "measured_as(benchmark, model.name, judge)",
          "test_fewer_items_are_not_measured_again_and_another_model_is"),
         ("_with_options", "benchmark.most_items or options", "options",
          "test_options_for_all_give_way_to_a_benchmark_s_own"),

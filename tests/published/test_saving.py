@@ -79,7 +79,8 @@ def test_a_written_scorer_is_read_as_it_was(tmp_path, shape):
     assert jax.tree.structure(read) == jax.tree.structure(params)
     np.testing.assert_array_equal(read["blocks"]["qkv"], params["blocks"]["qkv"])
     normed = np.random.default_rng(1).standard_normal((5, 8)).astype(np.float32)
-    of = lambda p: score.scores(p, normed + p["final_norm"].get("bias", 0))
+    bias = lambda p: np.asarray(p["final_norm"].get("bias", np.zeros(8)))
+    of = lambda p: score.scores(p, normed + bias(p))
     np.testing.assert_allclose(of(read), of(params), atol=1e-5)
 
 

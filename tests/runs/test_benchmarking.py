@@ -240,6 +240,16 @@ def test_all_is_what_needs_no_judge_and_unknown_names_are_refused():
         benchmarking.asked_benchmarks([])
 
 
+def test_all_leaves_out_benchmarks_without_files_and_says_so(crows, tmp_path, capsys):
+    both = {"crows_pairs": crows, "hhh": HHH(data=str(tmp_path))}
+    assert list(benchmarking.with_files(both, ["all"])) == ["crows_pairs"]
+    assert "eval: hhh is left out: " in capsys.readouterr().out
+    with pytest.raises(UserError, match="no such file"):
+        benchmarking.with_files(both, ["all", "hhh"])
+    with pytest.raises(UserError, match="no such file"):
+        benchmarking.with_files({"hhh": both["hhh"]}, ["all"])
+
+
 def test_two_models_of_one_name_are_refused():
     models = [named("one", ByHand()), named("one", ByHand())]
     with pytest.raises(UserError, match="two models are called 'one'"):
@@ -254,6 +264,15 @@ def test_options_for_all_give_way_to_a_benchmark_s_own():
     assert (found.data, found.most_items) == ("own", 2)
     found = benchmarking._with_options(HHH(), options)
     assert (found.data, found.most_items) == ("f", 5)
+
+
+def test_a_judge_is_named_where_one_is_needed_and_nowhere_else(crows, tmp_path, monkeypatch):
+    monkeypatch.setattr(CrowsPairs, "needs_judge", True)
+    with pytest.raises(UserError, match="crows_pairs needs a judge: give --judge URL#MODEL"):
+        benchmarking.evaluate(None, ["none"], EvalOptions(), {"crows_pairs": crows})
+    monkeypatch.setattr(CrowsPairs, "needs_judge", False)
+    with pytest.raises(ConfigError, match=r"judge = 'x': must be left out: no benchmark uses it"):
+        benchmarking.evaluate(None, ["none"], EvalOptions(judge="x"), {"crows_pairs": crows})
 
 
 def test_a_row_for_each_item_is_needed(crows):

@@ -65,6 +65,7 @@ class Benchmark(Evaluator):
     source: ClassVar[str]  # the paper
     files: ClassVar[tuple[str, ...]]  # below the folder `data`
     uses: ClassVar[tuple[str, ...]] = (LIKELIHOODS,)  # what it asks of a model: the programs
+    takes_judge: ClassVar[bool] = False  # whether it can use a judge
     needs_judge: ClassVar[bool] = False
     by_default: ClassVar[bool] = True  # whether `--on all` runs it
     data: str | None = None

@@ -46,6 +46,7 @@ class Hallucination(Answers):
     licence = "CC BY 4.0; stories: Project Gutenberg"
     source = "Wang et al. 2022 (arXiv 2205.11465); InstructGPT, section 4.2"
     files = (FILE,)
+    takes_judge = True
     plain = "{prompt}\n\nAnswer:"
     plain_stops = ("\n\nQuestion:", "\n\nText:")
     most_tokens: int = 200

@@ -40,7 +40,7 @@ class MTBench(Answers):
     licence = "Apache-2.0"
     source = "Zheng et al. 2023 (arXiv 2306.05685)"
     files = (QUESTIONS, JUDGE, REFERENCES)
-    needs_judge = True
+    takes_judge = needs_judge = True
     plain = "Human: {prompt}\n\nAssistant:"
     plain_stops = ("\n\nHuman:",)
     most_tokens: int = 1024

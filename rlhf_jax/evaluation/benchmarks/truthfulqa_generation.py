@@ -48,6 +48,7 @@ class TruthfulQA(Answers):
     licence = "Apache-2.0"
     source = "Lin et al. 2021 (arXiv 2109.07958)"
     files = (FILE,)
+    takes_judge = True
     plain = "Q: {prompt}\nA:"
     plain_stops = ("\n\n", "\nQ:")
     most_tokens: int = 50
