@@ -112,8 +112,9 @@ def skip_by_keys(page) -> None:
 
 def rate_by_mouse(page) -> None:
     for place, text in enumerate(texts(page)):
-        page.check(f"[name=score-{place}][value='{quality_of(text)}']")
-        page.check(f"[name=flag-{place}][value={flag_of(text).code}]")
+        output = page.locator(".output").nth(place)
+        output.locator(f"[type=radio][value='{quality_of(text)}']").check()
+        output.locator(f"[value={flag_of(text).code}]").check()
 
 
 def drag(page, place: int, to: str, part: float) -> None:
