@@ -14,6 +14,7 @@ from tests.mutants import (
     evaluation,
     families,
     formats,
+    generated_answers,
     generation,
     identity,
     iteration,
@@ -37,6 +38,7 @@ from tests.mutants import (
 
 ROOMS = (formats, chat, details, objectives, policy_gradients, preferences, models, families, data,
          generation, training, durable, rewards, stages, iteration, identity, evaluation,
+         generated_answers,
          recipes, chain, plan, command_line, use, sweeps, estimators, published,
          lora, agreement, compiling, judging,
          labelling, labelling_page, benchmarks)  # fmt: skip
