@@ -17,6 +17,7 @@ from rlhf_jax.evaluation.graders import confined
 from rlhf_jax.strict_json import parse_json
 
 SECONDS, MEMORY = 10.0, 1 << 30
+WAIT = 60.0  # seconds by the clock, beyond those of CPU time
 # Where a completion of a function ends: at the next top-level statement.
 STOPS = ("\nclass", "\ndef", "\n#", "\nif", "\nprint", "\n```", "\nassert")
 BLOCK = re.compile(r"```(?:python|py)?[ \t]*\n(.*?)(?:\n[ \t]*```|\Z)", re.DOTALL | re.IGNORECASE)
@@ -52,7 +53,7 @@ def cut(text: str, stops: tuple[str, ...]) -> str:
 def passes(source: str, seconds: float = SECONDS, memory: int = MEMORY) -> Outcome:
     """Runs a program in a process of its own (graders/confined.py).
 
-    seconds: of CPU time; twice as many by the clock. memory: bytes of address space.
+    seconds: of CPU time; by the clock it has WAIT more. memory: bytes of address space.
     Raises UserError where this machine cannot confine it: not Linux on x86_64 or aarch64, or a
     kernel that does not enforce what is asked of it. The program does not run then.
     """
@@ -72,9 +73,9 @@ def passes(source: str, seconds: float = SECONDS, memory: int = MEMORY) -> Outco
         token = secrets.token_hex(16)  # so that what a program prints is not taken for success
         asked = {"program": source, "seconds": seconds, "memory": memory, "token": token}
         try:
-            out, _ = process.communicate(json.dumps(asked).encode() + b"\n", timeout=2 * seconds)
+            out, _ = process.communicate(json.dumps(asked).encode() + b"\n", timeout=seconds + WAIT)
         except subprocess.TimeoutExpired:
-            return Outcome(False, f"took longer than {2 * seconds:g} s")
+            return Outcome(False, f"took longer than {seconds + WAIT:g} s")
         finally:
             _kill(process)
     return _outcome(out, process.returncode, token)
