@@ -2,6 +2,7 @@
 
 import dataclasses
 import os
+import re
 from pathlib import Path
 
 import pytest
@@ -9,6 +10,7 @@ import pytest
 from rlhf_jax.errors import ConfigError, RecordError, UserError
 from rlhf_jax.evaluation.benchmarks import gsm8k, hallucination, ifeval, real_toxicity, xstest
 from rlhf_jax.evaluation.benchmarks import truthfulqa_generation as truthfulqa
+from rlhf_jax.evaluation.benchmarks.benchmark import Beside, table
 from rlhf_jax.evaluation.benchmarks.verdicts import verdict
 from rlhf_jax.evaluation.graders.final_number import grades
 from rlhf_jax.evaluation.statistics import bounded_mean, ratio_interval
@@ -323,3 +325,23 @@ def test_the_published_files_are_read(kind, count):
     items = kind(data=DATA).items()
     assert len(items) == len({item.id for item in items}) == count
     assert all(item.text.strip() for item in items)
+
+
+@no_data
+@pytest.mark.parametrize(
+    ("kind", "column", "right"),
+    [
+        (gsm8k.GSM8K, "gsm8k_marked", lambda fields: fields["answer"]),
+        (gsm8k.GSM8K, "gsm8k", lambda fields: fields["answer"].split("#### ")[1]),
+        (truthfulqa.TruthfulQA, "truthfulqa", lambda fields: fields["Best Answer"]),
+    ],
+)
+def test_an_oracle_is_right_on_the_published_items(kind, column, right):
+    test = kind(data=DATA, most_items=300)
+    answers = {item.text: right(item.fields) for item in test.measured()}
+    says = lambda prompt: answers[re.split("Question: |Q: ", prompt)[-1].rsplit("\nA", 1)[0]]
+    rows = test.answered(test.measured(), ByHand(says=says), Beside())
+    # Three questions have a false answer of the same words as the best one, in another order.
+    wrong = [row["prompt"] for row in rows if not row["score"]]
+    assert all(re.search("living today|Nobel Prizes|denser", question) for question in wrong)
+    assert mean(test.summary(table(rows), 0)[column]) == 1 - len(wrong) / 300

@@ -1,5 +1,6 @@
 """MT-Bench with judges made by hand, and HumanEval."""
 
+import dataclasses
 import gzip
 import json
 import os
@@ -213,3 +214,16 @@ def test_the_published_files_are_read():
             if prompt["name"] in mt_bench.NAMES.values()}  # fmt: skip
     assert all(mt_bench.SLOT.fullmatch(f"{{{slot}}}") for slot in used) and len(used) == 8
     assert len(humaneval.HumanEval(data=DATA).items()) == 164
+
+
+@pytest.mark.slow
+@confined_here
+@pytest.mark.skipif(not Path(DATA, "humaneval").is_dir(), reason="no RLHF_JAX_DATA")
+def test_the_published_solutions_pass_and_empty_functions_fail():
+    test = humaneval.HumanEval(data=DATA)
+    right = {item.fields["prompt"]: item.fields["canonical_solution"] for item in test.items()}
+    _, summary = results(test, ByHand(says=right.get))
+    assert mean(summary["humaneval"]) == 1
+    _, summary = results(dataclasses.replace(test, most_items=20),
+                         ByHand(says=lambda prompt: "    pass"))  # fmt: skip
+    assert mean(summary["humaneval"]) == 0

@@ -1,4 +1,5 @@
-"""IFEval's checkers against those of lm-evaluation-harness, on texts put together at random.
+"""IFEval's checkers against those of lm-evaluation-harness, on texts put together at random; and
+ROUGE-1 against Google's rouge_score.
 
 Two of the harness's tools need downloads and get this package's in their place: sentences and
 languages. What is compared is all else.
@@ -17,6 +18,7 @@ import pytest
 from rlhf_jax.evaluation.graders import constraints
 from rlhf_jax.evaluation.graders.language import language_of
 from rlhf_jax.evaluation.graders.sentences import sentences
+from rlhf_jax.evaluation.graders.truthfulness import rouge_1
 
 FILE = Path(os.environ.get("RLHF_JAX_DATA", "")) / "ifeval" / "input_data.jsonl"
 PIECES = [
@@ -98,3 +100,12 @@ def test_each_check_is_that_of_the_harness(harness):
                     assert one == bool(other), (name, options, text)
                     count += 1
     assert count == 8 * (834 - 2)
+
+
+@pytest.mark.slow
+def test_rouge_1_is_that_of_the_published_package():
+    scorer = pytest.importorskip("rouge_score.rouge_scorer", reason="rouge_score is not installed")
+    theirs, rng = scorer.RougeScorer(["rouge1"]), random.Random(0)
+    for _ in range(300):
+        one, other = ("".join(rng.choices(PIECES, k=rng.randrange(6))) for _ in "12")
+        assert rouge_1(one, other) == pytest.approx(theirs.score(other, one)["rouge1"].fmeasure)
