@@ -13,8 +13,6 @@ GRADERS = (
         ("enough", "count < threshold", "count <= threshold", KNOWS),
         ("followed", "bool(response.strip()) and", "True and", KNOWS),
         ("no_forbidden_words", 'rf"\\b{re.escape(word)}\\b"', "re.escape(word)", KNOWS),
-        ("strict", "followed(name, given, response)", "followed(name, given, response.strip('*'))",
-         LOOSE),
         ("loose", "any(ways)", "all(ways)", LOOSE),
         ("_forms", "lines[1:-1]", "lines[1:]", LOOSE),
         ("checked", "set(given) != set(takes)", "set(given) - set(takes)",
@@ -30,7 +28,7 @@ GRADERS = (
     ]),
     *mutants("evaluation/graders/language.py", LANGUAGE, [
         ("language_of", "known + sum(letter in marks for letter in letters) / len(letters)",
-         "known", "test_a_text_is_of_its_language"),
+         "known", "test_letters_of_one_language_tell_it"),
         ("language_of", "if scores[best] > 0 else None", "",
          "test_a_text_without_a_known_word_is_of_none"),
     ]),

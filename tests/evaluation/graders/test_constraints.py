@@ -33,6 +33,8 @@ CASES = (
      ["One."], ["One! Two!"]),
     ("length_constraints:number_paragraphs", {"num_paragraphs": 2},
      ["a\n***\nb", "***\na\n***\nb\n***"], ["a", "a\n***\n***\nb", "a***b***c"]),
+    ("length_constraints:number_paragraphs", {"num_paragraphs": 3},
+     ["a***b***c"], ["a\n***\n***\nb", "***a***b***"]),
     ("length_constraints:number_words", {"num_words": 3, "relation": MORE},
      ["a b-c", "don't go"], ["a b"]),
     ("length_constraints:number_words", {"num_words": 3, "relation": LESS}, ["a b"], ["a b c"]),

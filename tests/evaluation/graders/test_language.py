@@ -52,6 +52,14 @@ def test_a_text_is_of_its_language(language):
     assert language_of(f"1. OK! {TEXTS[language]} (2026)") == language
 
 
+@pytest.mark.parametrize(
+    ("text", "language"),
+    [("Çalışıyorsun", "tr"), ("Größe", "de"), ("Объём", "ru"), ("Їжак", "uk"), ("पाळणाघर", "mr")],
+)
+def test_letters_of_one_language_tell_it(text, language):
+    assert language_of(text) == language
+
+
 @pytest.mark.parametrize("text", ["", "1 + 1 = 2 ...", "xyzzy plugh", "⠓⠑"])
 def test_a_text_without_a_known_word_is_of_none(text):
     assert language_of(text) is None
