@@ -60,6 +60,7 @@ setup(
         "gguf": ["gguf>=0.10"],  # to read GGUF files, and for rlhf-jax fetch
         "data": ["pyarrow>=14", "zstandard>=0.22"],  # Parquet and .zst files of data sets
         "label": ["starlette>=0.40", "uvicorn>=0.30"],  # the labelling page
+        "lm-eval": ["lm_eval>=0.4.9"],  # rlhf-jax lm-eval; it brings PyTorch
         "hub": ["huggingface_hub>=0.23"],  # hub:OWNER/NAME/FILE, and pretrained="OWNER/NAME"
         # For runs in gs://: epath's and, of google's, Orbax's.
         "gcs": ["gcsfs>=2024.2", "google-cloud-storage>=2", "google-cloud-storage-control>=1"],

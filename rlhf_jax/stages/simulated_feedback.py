@@ -2,6 +2,7 @@
 
 import dataclasses
 import time
+from collections.abc import Callable, Sequence
 from typing import ClassVar, NamedTuple
 
 import jax
@@ -10,9 +11,12 @@ import numpy as np
 
 from rlhf_jax.data.batches import Finite
 from rlhf_jax.data.pipeline import prompt_pass
+from rlhf_jax.data.records import Ranking
 from rlhf_jax.errors import UserError, require
 from rlhf_jax.feedback.collect import output_counts, rankings_of
 from rlhf_jax.feedback.labelers import SimulatedLabeler, calibrate_noise
+from rlhf_jax.feedback.pools import LabelerPool
+from rlhf_jax.fields import ADDED_LATER
 from rlhf_jax.generation.decode import generate
 from rlhf_jax.generation.sampling import SamplingConfig
 from rlhf_jax.stages.facts import Expected
@@ -36,6 +40,8 @@ class SimulatedFeedback(Stage):
     outputs    the smallest and the largest number of outputs per prompt, K
     agreement  the fraction of pairs on which two labelers agree (Ouyang et al. 2022, section 3.4)
     prompts    the data source's split of prompts
+    pool       labelers who differ, of whom one ranks all outputs of a prompt and is named in the
+               record; None: they differ by noise alone
     """
 
     ends: ClassVar = "rankings"
@@ -47,6 +53,7 @@ class SimulatedFeedback(Stage):
     batch_size: int = 64  # outputs sampled per step
     prompts: str = "feedback"
     policy: str = dataclasses.field(kw_only=True)
+    pool: LabelerPool | None = dataclasses.field(default=None, kw_only=True, metadata=ADDED_LATER)
 
     def __post_init__(self):
         for field in ("prompt_length", "response_length", "temperature", "batch_size"):
@@ -159,16 +166,32 @@ class SimulatedFeedback(Stage):
             if len(texts) > 1
         ]
         noise = calibrate_noise(scores, self.agreement)
-        labeler = SimulatedLabeler(noise, seed=inputs.shuffle("labelers"))
-        scored = lambda r: [score(r.prompt, text) for text in r.responses]
-        ranked = [
-            dataclasses.replace(r, ranks=labeler.rank(r.prompt, r.responses, scored(r)))
-            for r in unranked
-        ]
+        ranked = self._ranked(unranked, score, noise, inputs.shuffle("labelers"))
         tied, held = sum(ranking.tied for ranking in ranked), max(1, len(ranked) // 10)
         print(f"{inputs.build.name}: {tied} of {len(ranked)} rankings are wholly tied", flush=True)
         inputs.tell(tied=tied, noise=noise, ranking_seconds=time.monotonic() - started)
         return {"train": ranked[held:], "valid": ranked[:held]}
+
+    def _ranked(
+        self,
+        unranked: Sequence[Ranking],
+        score: Callable[[str, str], float],
+        noise: float,
+        seed: int,
+    ) -> list[Ranking]:
+        """The rankings by a labeler, or each by one of the pool."""
+        scored = lambda r: [score(r.prompt, text) for text in r.responses]
+        if self.pool is None:
+            labeler = SimulatedLabeler(noise, seed=seed)
+            return [
+                dataclasses.replace(r, ranks=labeler.rank(r.prompt, r.responses, scored(r)))
+                for r in unranked
+            ]
+        found = []
+        for r, name in zip(unranked, self.pool.assigned(len(unranked), seed), strict=True):
+            ranks = self.pool.rank(name, r.prompt, r.responses, scored(r), noise, seed)
+            found.append(dataclasses.replace(r, ranks=ranks, labeler=name))
+        return found
 
     def _asked(self, inputs) -> tuple[list[str], list[int]]:
         """The prompts, and how many outputs each gets."""

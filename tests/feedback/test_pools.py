@@ -1,16 +1,20 @@
 """Labelers who differ, and their division into groups."""
 
+import dataclasses
 import math
 import random
 from collections import Counter
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
 
+from rlhf_jax.data.records import Prompt
 from rlhf_jax.errors import ConfigError, UserError
 from rlhf_jax.feedback.agreement import Ratings, raw_agreement
 from rlhf_jax.feedback.labelers import SimulatedLabeler, pairwise_agreement
 from rlhf_jax.feedback.pools import LabelerPool, folds
+from rlhf_jax.stages.simulated_feedback import SimulatedFeedback
 
 TEXTS = tuple(f" answer {i}" for i in range(4))
 
@@ -81,6 +85,32 @@ def test_a_prompt_keeps_its_labeler_when_there_are_more():
     assert pool.assigned(20, seed=2) == assigned[:20] != pool.assigned(20, seed=3)
     counts = Counter(assigned)
     assert set(counts) == set(pool.names) and min(counts.values()) > 200
+
+
+def test_feedback_by_a_pool_names_the_labeler_of_each_ranking():
+    """Each prompt's outputs are ranked by the labeler who is named, with the calibrated noise."""
+    pool, told = LabelerPool(size=6, groups=3, taste=0.5), {}
+    stage = SimulatedFeedback(prompt_length=8, response_length=8, outputs=(4, 4), policy="sft",
+                              pool=pool)  # fmt: skip
+    score = lambda prompt, text: (len(prompt) * 7 + len(text) * 3) % 11 / 10
+    prompts = [Prompt(f"p{'x' * n}") for n in range(30)]
+    texts = [["y" * k, True] for _ in prompts for k in (1, 2, 3, 4)]
+    inputs = SimpleNamespace(
+        records=lambda kind, split: prompts, shuffle={"counts": 1, "labelers": 2}.get,
+        host_results=lambda name: [texts], build=SimpleNamespace(name="feedback"),
+        grader=lambda: lambda prompt, text: SimpleNamespace(score=score(prompt, text)),
+        tell=lambda **found: told.update(found), directory="",
+    )  # fmt: skip
+    parts = stage.finish(None, inputs)
+    found = [*parts["valid"], *parts["train"]]
+    assert [r.labeler for r in found] == pool.assigned(30, seed=2)
+    assert len(parts["valid"]) == 3 and len({r.labeler for r in found}) == 6
+    for r in found:
+        scores = [score(r.prompt, text) for text in r.responses]
+        assert r.ranks == pool.rank(r.labeler, r.prompt, r.responses, scores, told["noise"], 2)
+    alone = dataclasses.replace(stage, pool=None).finish(None, inputs)["train"]
+    assert all(r.labeler is None for r in alone)
+    assert [r.ranks for r in alone] != [r.ranks for r in parts["train"]]
 
 
 def test_folds_divide_labelers_evenly_by_records():
