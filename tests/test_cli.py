@@ -214,7 +214,7 @@ MISTAKES = {
     "wrong command": (
         ("fly", QUICKSTART),
         "no command 'fly': must be one of run, sweep, compare, report, generate, score, eval, "
-        "export, fetch, label, doctor, replay, data, plan, estimators, or a stage of "
+        "lm-eval, export, fetch, label, doctor, replay, data, plan, estimators, or a stage of "
         f"{QUICKSTART}: pretrain, ",
     ),
     "no file": (("run",), "run needs an experiment file"),
