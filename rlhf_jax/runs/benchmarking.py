@@ -142,7 +142,7 @@ def evaluate(
     writable_directory(to, "to")
     judge = None
     if options.judge is not None:
-        read = lambda name: of_folder(name).open(JUDGED_AT_ONCE)
+        read = lambda name: of_folder(name).open()(JUDGED_AT_ONCE)
         judge = judge_of(options.judge, read, Path(to) / "judge")
     with lock(epath.Path(to)):
         found = Measuring(Path(to), models, benchmarks, judge, options.judge).run()
@@ -217,12 +217,13 @@ class Measuring:
                 kept = KeptRows(self._to / name, model.name, about)
                 items = benchmark.measured()
                 left = [item for item in items if item.id not in kept.rows]
-                before = None
+                cut = None
                 if left:
-                    opened = opened or model.open(benchmark.batch_size)
-                    before = opened.cut
-                    self._measure(benchmark, model.name, opened, left, kept)
-                cut = None if opened is None or before is None else opened.cut - before
+                    opened = opened or model.open()
+                    asked = opened(benchmark.batch_size)
+                    before, whole = asked.cut, len(left) == len(items)
+                    self._measure(benchmark, model.name, asked, left, kept)
+                    cut = asked.cut - before if whole else None
                 rows = [kept.rows[item.id] for item in items]
                 own = None if known is None else known[name]
                 found[name][model.name] = OfModel(rows, cut, own)

@@ -36,7 +36,7 @@ class Named(NamedTuple):
     ends    "policy" or "score"
     digest  identifies its weights
     place   its directory or file
-    open    open(batch size) reads it
+    open    reads it, and returns a function: the model that asks so many sequences at a time
     trained the training records of its run, as texts; None: they are not known
     """
 
@@ -44,7 +44,7 @@ class Named(NamedTuple):
     ends: Ends
     digest: str
     place: str
-    open: Callable[[int], LanguageModel | Scorer]
+    open: Callable[[], Callable[[int], LanguageModel | Scorer]]
     trained: Callable[[], Iterator[str]] | None = None
 
 
@@ -73,14 +73,15 @@ def of_run(run: Run, stages: Sequence[str]) -> list[Named]:
     return found
 
 
-def _opened(run: Run, stage: str, ends: Ends, batch_size: int) -> LanguageModel | Scorer:
+def _opened(run: Run, stage: str, ends: Ends) -> Callable[[int], LanguageModel | Scorer]:
     chat = run.tokenizer if run.tokenizer.chat else None
     # Without a chat template the stages were trained on prompts that begin with bos.
     texts = Texts(run.tokenizer, chat, chat is None or run.tokenizer.begins_texts)
     compiled = functools.cache(run.runner.evaluate)
     compile = lambda name, program: compiled(program.function)
     shape = shape_of(run.config, run.ending, stage)
-    return KINDS[ends](shape, run.model(stage), texts, run.ending, compile, batch_size)
+    params = run.model(stage)
+    return lambda size: KINDS[ends](shape, params, texts, run.ending, compile, size)
 
 
 def _digest(directory) -> str:
@@ -113,14 +114,14 @@ def of_folder(name: str) -> Named:
     return Named(short, ends, found.digest(), place, functools.partial(_read, found, ends))
 
 
-def _read(found: PublishedModel, ends: Ends, batch_size: int) -> LanguageModel | Scorer:
+def _read(found: PublishedModel, ends: Ends) -> Callable[[int], LanguageModel | Scorer]:
     shape, tokenizer = published.shape_of(found), published.tokenizer_of(found)
     params = (scorer.load if ends == "score" else published.load)(found, shape)
     texts = Texts(tokenizer, _with_chat(tokenizer), tokenizer.begins_texts)
     ending = Ending(tokenizer.eos_id, tokenizer.pad_id)
     compiled = functools.cache(jax.jit)
     compile = lambda name, program: compiled(program.function)
-    return KINDS[ends](shape, params, texts, ending, compile, batch_size)
+    return lambda size: KINDS[ends](shape, params, texts, ending, compile, size)
 
 
 def _with_chat(tokenizer: Tokenizer) -> Tokenizer | None:

@@ -2,6 +2,7 @@
 
 import dataclasses
 import functools
+import types
 
 import jax
 import jax.numpy as jnp
@@ -9,12 +10,16 @@ import numpy as np
 import pytest
 
 from rlhf_jax.errors import UserError
+from rlhf_jax.evaluation import evaluator
 from rlhf_jax.evaluation.benchmarks import language_model, packing
+from rlhf_jax.evaluation.benchmarks.benchmark import Benchmark, Item
 from rlhf_jax.evaluation.benchmarks.language_model import Policy, RewardModel, Texts
 from rlhf_jax.evaluation.benchmarks.model import Answer
+from rlhf_jax.evaluation.evaluator import Column
 from rlhf_jax.generation.sampling import SamplingConfig
 from rlhf_jax.models import transformer
 from rlhf_jax.stages.reward_model import score_sequences
+from rlhf_jax.stages.stage import Build
 from tests.data.conftest import Characters
 from tests.stages import tiny
 
@@ -151,6 +156,50 @@ def test_a_reward_model_scores_each_response_at_its_end_token():
         padded, columns = np.array([[*ids, *[0] * (32 - len(ids))]]), np.arange(32)[None]
         expected = score(params, padded, (columns < len(ids)).astype(np.int32))[0]
         assert value == pytest.approx(float(expected), rel=1e-4, abs=1e-5)
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class Pairs(Benchmark):
+    """The log-probability of each text of REQUESTS."""
+
+    called = "pairs"
+
+    def paths(self):
+        return []
+
+    def items(self):
+        return [Item(f"{i}", {"asked": asked}, asked[0]) for i, asked in enumerate(REQUESTS)]
+
+    def answered(self, items, model, beside):
+        found = model.likelihoods([item.fields["asked"] for item in items])
+        return [{"id": item.id, "score": each.log_prob}
+                for item, each in zip(items, found, strict=True)]  # fmt: skip
+
+    def columns(self):
+        return {"pairs": Column("pairs")}
+
+    def means(self):
+        return {"pairs": "score"}
+
+
+def test_a_benchmark_measures_the_model_of_a_stage_as_an_evaluator():
+    """In an experiment: its programs are those that plan sees, its rows those of the command."""
+    benchmark = Pairs(batch_size=3)
+    build = Build("sft", tiny.MODEL, {"subject": tiny.MODEL}, tiny.ENDING)
+    programs = benchmark.programs(build, None)
+    assert list(programs) == ["likelihoods"]
+    tokenizer = Characters()
+    tokenizer.chat = None
+    subject = types.SimpleNamespace(
+        build=build,
+        params=PARAMS,
+        tokenizer=tokenizer,
+        programs={name: compile(name, program) for name, program in programs.items()},
+    )
+    rows = evaluator.checked("pairs", benchmark.rows(subject))
+    expected = [each.log_prob for each in policy().likelihoods(REQUESTS)]
+    assert rows["score"].tolist() == expected
+    assert benchmark.summary(rows, 0)["pairs"].mean == pytest.approx(np.mean(expected))
 
 
 def test_a_damaged_model_is_named():
