@@ -11,6 +11,7 @@ import jax
 import pytest
 
 from rlhf_jax import evaluation
+from rlhf_jax.evaluation.benchmarks.benchmark import Benchmark
 from rlhf_jax.evaluation.best_of_n_policy import BestOfN
 from rlhf_jax.evaluation.evaluator import Evaluator
 from rlhf_jax.evaluation.held_out_rankings import HeldOutRankings
@@ -139,7 +140,7 @@ def test_each_column_has_a_row_and_each_row_a_column():
     for module in pkgutil.iter_modules(evaluation.__path__):
         for kind in vars(importlib.import_module(f"rlhf_jax.evaluation.{module.name}")).values():
             if isinstance(kind, type) and issubclass(kind, Evaluator):
-                bases = Evaluator, HeldOutRecords, HeldOutRankings, TokenLosses
+                bases = Evaluator, HeldOutRecords, HeldOutRankings, TokenLosses, Benchmark
                 assert kind in (*bases, *map(type, there)), kind
     found = {column for evaluator in there for column in evaluator.columns()}
     assert assert_told(found, names("Evaluators")) == set(names("Evaluators"))
