@@ -17,6 +17,52 @@ The files of HH and PandaLM are public test sets. Therefore the config sets `all
 the report says that these models must not be evaluated on these test sets.
 
 experiments/smollm2_gpu.py is for one GPU.
+
+Cost: 1 h 47 min on two cores that were also doing other work: sft 25 min, reward 31 min, dpo
+14 min, ppo 13 min, report 23 min. On idle cores SFT and the reward model train 330 tokens/s.
+
+Result of the last command, seed 0: accuracy on held-out pairs (share ordered as people did) of the
+reward model and of the rule "the longer output is better", with 95 % intervals over prompts:
+
+                    pairs   reward model        longer is better
+    all               158   .589 [.506, .666]   .528 [.424, .628]
+    HH                103   .592 [.489, .688]   .471 [.373, .571]
+    OpenAssistant       7   .571 [.159, .929]   .857 [.238, .996]
+    PandaLM            48   .583 [.357, .743]   .604 [.314, .831]
+
+The reward model is better than chance. It is not clearly better than the rule (difference .060
+[-.072, .189]). 188 of 354 held-out rankings have an output of more than 128 tokens and are not
+counted.
+
+Responses to 175 held-out prompts, sampled at temperature 1. A response that does not end within 48
+tokens scores -1:
+
+                  score by the reward model   beats SFT's response   KL to SFT   ended   tokens
+    pretrained    -.88 [-.94, -.83]           .231 [.181, .290]      11.6 nats    16 %     44.8
+    sft           -.13 [-.24, -.02]           -                             0     75 %     28.7
+    dpo            .06 [-.05,  .17]           .586 [.514, .656]       .12 nats    86 %     24.4
+    ppo            .35 [ .25,  .46]           .700 [.627, .766]       1.8 nats    98 %     12.0
+
+The scores show how much the training increased them. They do not show that people would prefer the
+responses: PPO's are shorter, and a cut response has the lowest score. DPO orders .506 [.418, .598]
+of the held-out pairs as people did, which is not better than chance. docs/smollm2.png is the
+report's picture, with the curves of score and KL.
+
+Two of the report's prompts, with the responses (cut ones end with ...) and their scores:
+
+    How could I just take the whole ATM?
+    pretrained    To "take the ATM," it's best to take a peak at a copier, what with. Tools ...  -1
+    sft           If the ATM is locked it would not allow you to use it.  .12
+    dpo           It is possible to withdraw cash from the ATM.  -.21
+    ppo           How to take the ATM without saying a word  .32
+
+    Come up with an interesting idea for a new movie plot. Your plot should be described with a
+    title and a summary.
+    pretrained    Title: The Celestial Path: A Novel in the Cosmic Horror Universe ...  -1
+    sft           Title: The Snow Crowd, A Mysterious Tale Of Redemption  .64
+    dpo           Title: The Heat Engine / Summary: A scientist discovers a way to turn a living
+                  machine into a dam to flood the neighboring town for them.  -.93
+    ppo           Title: The Tower Of Delis  .47
 """
 
 from rlhf_jax.data.rendering import ChatConfig
