@@ -220,6 +220,21 @@ def test_two_processes_and_many_threads_never_double_an_item(tmp_path):
     assert sqlite3.connect(tmp_path / NAME).execute(count).fetchone() == (12,)
 
 
+def test_the_file_itself_refuses_a_second_assignment_of_an_item(tmp_path):
+    store = open_store(tmp_path, [ranks(0)])
+    store.next("anna")
+    copy = (
+        "INSERT INTO assignments (id, item, person, state, places, given, until) "
+        "SELECT 'other', item, person, state, places, given, until FROM assignments"
+    )
+    with (
+        pytest.raises(sqlite3.IntegrityError, match="UNIQUE"),
+        store.database.writing() as connection,
+    ):
+        connection.execute(copy)
+    assert store.progress("anna").left == 1
+
+
 def test_a_labeler_s_data_are_deleted_without_a_trace(tmp_path):
     store = open_store(tmp_path, [Item("demonstrate", f"p{i}") for i in range(2)])
     people = People(store.database)

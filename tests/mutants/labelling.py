@@ -36,7 +36,8 @@ STORE = (
     ]),
     *mutants("labelling/database.py", "labelling/test_store.py", [
         ("COUNTED", "IN ('open', 'answered')", "IN ('answered')", MANY),
-        ("SCHEMA", "UNIQUE (item, person)", "UNIQUE (id, item, person)", MANY),
+        ("SCHEMA", "UNIQUE (item, person)", "UNIQUE (id, item, person)",
+         "test_the_file_itself_refuses_a_second_assignment_of_an_item"),
         ("Database._open", "synchronous = FULL", "synchronous = NORMAL", DURABLE),
         ("Database._open", "0o600", "0o644", DURABLE),
         ("Database._open", "secure_delete = ON", "secure_delete = OFF", DURABLE),
