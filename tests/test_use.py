@@ -339,8 +339,9 @@ def labeled(monkeypatch):
 
 
 def items_of(store) -> list:
+    count = store.count()
     with store.database.reading() as connection:
-        return [read_item(connection, 1 + number) for number in range(store.count())]
+        return [read_item(connection, 1 + number) for number in range(count)]
 
 
 def test_the_outputs_to_label_are_those_of_the_stages(
@@ -375,8 +376,11 @@ def test_prompts_to_label_are_drawn_from_the_experiment(chain, call, labeled, tm
     call("label", *options)
     asked = [item.prompt for item in items_of(labeled[0][0])]
     assert len(set(asked)) == 5 and set(asked) < set(chain.world.prompts("feedback"))
-    call("label", *options, "--seed", "8", "--split", "test")
+    call("label", *options, "--seed", "8")
     others = [item.prompt for item in items_of(labeled[1][0])][5:]
+    assert others and set(others) < set(chain.world.prompts("feedback"))
+    call("label", *options, "--split", "test")
+    others = [item.prompt for item in items_of(labeled[2][0])][5 + len(others) :]
     assert len(others) == 5 and set(others) < set(chain.world.prompts("test"))
     with pytest.raises(UserError, match="prompts that can be asked; --rank and --demonstrate ask"):
         call("label", "--rank", "9999", "--to", str(tmp_path / "labels"))

@@ -128,7 +128,7 @@ class Database:
                 "3.37 or newer")  # fmt: skip
         refuse_network(Path(folder))
         self.path.parent.mkdir(parents=True, exist_ok=True)
-        self._turn = threading.Lock()
+        self._turn = threading.RLock()  # a transaction within another is an error, not a deadlock
         try:
             self._open()
         except sqlite3.Error as error:

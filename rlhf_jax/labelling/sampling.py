@@ -3,8 +3,11 @@
 import hashlib
 import itertools
 import random
-from collections.abc import Sequence
+from collections.abc import Iterator, Mapping, Sequence
 
+import jax
+
+from rlhf_jax.data.messages import Messages
 from rlhf_jax.data.records import Prompt
 from rlhf_jax.errors import UserError, require
 from rlhf_jax.labelling.item import MOST_OUTPUTS, Item, Output
@@ -38,8 +41,9 @@ def add_items(config: Experiment, options: LabelOptions, store: Store) -> None:
     if store.has_batch(source):
         return
     run = reading_run(config, "label", options.insist)
-    asked, written = _asked(run, options, stages)
-    found = items_of(_outputs(run, asked, stages, options), str(config.directory))
+    asked, written = _asked(run, options, stages, config.seed)
+    keys = {stage: run.key(f"label/{stage}/{config.seed}") for stage in stages}
+    found = items_of(_outputs(run, asked, options.k, keys), str(config.directory))
     more = [Item("demonstrate", one.prompt) for one in written]
     store.add([*found.items, *more], options.each, options.overlap, source)
     for stage in stages:
@@ -64,7 +68,7 @@ def _source(config: Experiment, options: LabelOptions, stages: Sequence[str]) ->
 
 
 def _asked(
-    run: Run, options: LabelOptions, stages: Sequence[str]
+    run: Run, options: LabelOptions, stages: Sequence[str], seed: int
 ) -> tuple[list[Asked], list[Asked]]:
     """The prompts whose outputs are ranked, and those for demonstrations: of the file in its order,
     or drawn from the split."""
@@ -75,7 +79,7 @@ def _asked(
         for stage in stages:
             check_room(run, stage, asked)
     else:
-        asked = _of_split(run, options.split, stages)[:count]
+        asked = _of_split(run, options.split, stages, seed)[:count]
     ranked = len(asked) - options.demonstrate
     if ranked < (1 if options.rank is None else options.rank):
         place = options.prompts or "the experiment"
@@ -84,7 +88,7 @@ def _asked(
     return asked[:ranked], asked[ranked:]
 
 
-def _of_split(run: Run, split: str | None, stages: Sequence[str]) -> list[Asked]:
+def _of_split(run: Run, split: str | None, stages: Sequence[str], seed: int) -> list[Asked]:
     there = [name for name in SPLITS if run.corpora.has("prompts", name)]
     require(split is None or split in there, "split", split, f"one of {', '.join(there)}")
     if not there:
@@ -92,7 +96,7 @@ def _of_split(run: Run, split: str | None, stages: Sequence[str]) -> list[Asked]
     split = split or there[0]
     records: Sequence[Prompt] = run.records("prompts", split, None)
     order = list(range(len(records)))
-    random.Random(shuffle_seed(run.config.seed, "label/prompts")).shuffle(order)
+    random.Random(shuffle_seed(seed, "label/prompts")).shuffle(order)
     texts = dict.fromkeys(records[i].prompt for i in order)
     asked = [Asked(f"prompts.{split}", text, {}, text) for text in texts]
     short = [one for one in asked if all(_fits(run, stage, one.text) for stage in stages)]
@@ -107,15 +111,15 @@ def _fits(run: Run, stage: str, text: str) -> bool:
     return len(run.tokenizer.prompt_ids(before + text)) <= most
 
 
-def _outputs(run: Run, asked: Sequence[Asked], stages: Sequence[str], options: LabelOptions):
-    """(prompt, outputs of all stages) of each prompt."""
+def _outputs(
+    run: Run, asked: Sequence[Asked], count: int, keys: Mapping[str, jax.Array]
+) -> Iterator[tuple[str | Messages, list[Output]]]:
+    """(prompt, `count` outputs of each stage) of each prompt. keys: the random key of a stage."""
     found = []
-    for stage in stages if asked else ():
-        key = run.key(f"label/{stage}/{run.config.seed}")
-        of_stage = answered(run, stage, asked, options.k, key)
+    for stage, key in keys.items() if asked else ():
         found.append([
             [Output(a.response.text, a.response.ended, (stage,)) for a in answers]
-            for _, answers in of_stage
+            for _, answers in answered(run, stage, asked, count, key)
         ])  # fmt: skip
     for number, one in enumerate(asked):
         yield one.prompt, list(itertools.chain(*(rows[number] for rows in found)))

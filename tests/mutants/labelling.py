@@ -167,4 +167,12 @@ RECORDS = (
          "test_each_kind_comes_back_in_order"),
     ]),
 )  # fmt: skip
-MUTANTS = STORE + PAGES + EXPORT + RECORDS
+ASKED = "test_the_outputs_to_label_are_those_of_the_stages"
+DRAWN = "test_prompts_to_label_are_drawn_from_the_experiment"
+SAMPLING = mutants("labelling/sampling.py", "test_use.py", [
+    ("add_items", "label/{stage}/{config.seed}", "label/{stage}/{run.config.seed}", ASKED),
+    ("add_items", "if store.has_batch(source):", "if False:", ASKED, "TypeError"),
+    ("_outputs", "(stage,))", "())", ASKED),
+    ("_of_split", 'shuffle_seed(seed, "label/prompts")', "0", DRAWN),
+])  # fmt: skip
+MUTANTS = SAMPLING + STORE + PAGES + EXPORT + RECORDS
