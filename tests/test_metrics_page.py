@@ -17,6 +17,7 @@ from rlhf_jax.evaluation.evaluator import Evaluator
 from rlhf_jax.evaluation.held_out_rankings import HeldOutRankings
 from rlhf_jax.evaluation.held_out_records import HeldOutRecords
 from rlhf_jax.evaluation.judged_win_rate import JudgedWinRate, LengthControlledWinRate
+from rlhf_jax.evaluation.reward_calibration import RewardCalibration
 from rlhf_jax.evaluation.score_error import ScoreError
 from rlhf_jax.evaluation.token_losses import TokenLosses
 from rlhf_jax.rewards.graded import GradedReward
@@ -131,6 +132,8 @@ def evaluators() -> list[Evaluator]:
         JudgedWinRate("sft", judge="http://127.0.0.1#judge"),
         LengthControlledWinRate("sft"),
         BestOfN("reward", only=("sft",)),
+        RewardCalibration(length=8),
+        RewardCalibration(length=8, rankings="feedback"),
     ]
     return [*found, *others]
 

@@ -17,7 +17,7 @@ class BestOfN(RewardScore):
     """The best of n responses of a policy to each test prompt by the reward model of the stage
     `by`: its score, the grade that the data source gives it, and the most KL divergence that it
     costs, log n - (n - 1) / n. All n are measured from the same `samples` responses of a prompt
-    without bias (best_of_n.py).
+    without bias (evaluation/best_of_n.py).
 
     n        numbers of responses of which the best is taken
     samples  responses to each prompt

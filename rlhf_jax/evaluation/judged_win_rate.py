@@ -21,7 +21,7 @@ SAMPLES = "samples"
 @dataclasses.dataclass(frozen=True)
 class LengthControlledWinRate(WinRate):
     """`WinRate`, and the win rate that would remain if both policies wrote as long
-    (length_control.py). It reads the responses of the evaluator `Samples`."""
+    (evaluation/length_control.py). It reads the responses of the evaluator `Samples`."""
 
     @property
     def name(self):

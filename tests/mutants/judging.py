@@ -62,7 +62,43 @@ REWARDS = (
         ("_margin", "gap / spread - 1", "gap / spread", RULE),
     ]),
 )  # fmt: skip
+WINS = "test_a_judge_s_wins_are_of_pairs_in_both_orders"
+SAME = "test_best_of_n_is_measured_from_the_same_samples"
+PAIR = "test_the_sums_of_a_ranking_are_those_of_its_pairs"
+EVALUATORS = (
+    *mutants("evaluation/judged_win_rate.py", "evaluation/test_judged_win_rate.py", [
+        ("JudgedWinRate.summary", 'rows["consistent"][known]', 'rows["win"][known]', WINS),
+        ("_lengths", "sizes[1]}", "sizes[0]}", WINS),
+        ("LengthControlledWinRate.summary", "0.5 * (own == other)", "0.0 * (own == other)",
+         "test_length_control_of_scores_reads_their_wins"),
+    ]),
+    *mutants("evaluation/best_of_n_policy.py", "evaluation/test_judged_win_rate.py", [
+        ("BestOfN.rows", "best_of_n(scores, grades, n)", "best_of_n(grades, grades, n)", SAME),
+        ("BestOfN.summary", "best_of_n_kl(n)", "best_of_n_kl(self.samples)", SAME),
+    ]),
+    *mutants("evaluation/reward_calibration.py", "evaluation/test_reward_calibration.py", [
+        ("pair_sums", "& (ranks[:, None] >= 0)", "", PAIR),
+        ("pair_sums", "right[own].sum()", "own.sum()", PAIR),
+    ]),
+    *mutants("runs/lm_eval.py", "runs/test_lm_eval.py", [
+        ("loglikelihood", "context.rstrip()", "context",
+         "test_spaces_at_the_end_of_a_context_belong_to_the_continuation"),
+        ("_way", 'if how.get("do_sample", False) else 0.0', "",
+         "test_answers_are_grouped_by_how_they_are_sampled"),
+    ]),
+    *mutants("feedback/cross_validation.py", "feedback/test_cross_validation.py", [
+        ("split", "elif not left_out:", "else:",
+         "test_neither_a_held_out_prompt_nor_a_left_out_labeler_is_trained_on"),
+        ("cross_validated", "ddof=1", "ddof=0",
+         "test_the_accuracy_of_folds_is_a_mean_with_its_error"),
+    ]),
+    *mutants("stages/simulated_feedback.py", "feedback/test_pools.py", [
+        ("SimulatedFeedback._ranked", "ranks=ranks, labeler=name", "ranks=ranks",
+         "test_feedback_by_a_pool_names_the_labeler_of_each_ranking"),
+    ]),
+)  # fmt: skip
 MUTANTS = (
+    *EVALUATORS,
     *REWARDS,
     *STATISTICS,
     *mutants("evaluation/judging/endpoint.py", "evaluation/judging/test_endpoint.py", [
