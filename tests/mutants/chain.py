@@ -221,7 +221,7 @@ STAGES = (
          "test_the_metrics_of_feedback_are_those_of_its_outputs"),
         ("SimulatedFeedback.finish", "calibrate_noise(scores, self.agreement)",
          "calibrate_noise(scores)", AGREE),
-        ("SimulatedFeedback.finish", "SimulatedLabeler(noise,", "SimulatedLabeler(noise / 10,",
+        ("SimulatedFeedback._ranked", "SimulatedLabeler(noise,", "SimulatedLabeler(noise / 10,",
          "test_ranks_are_those_of_the_gold_scores_under_the_noise_that_was_written"),
         ("SimulatedFeedback.finish", 'inputs.shuffle("labelers")', 'inputs.shuffle("counts")',
          "test_ranks_are_those_of_the_gold_scores_under_the_noise_that_was_written"),

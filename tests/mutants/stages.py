@@ -318,7 +318,7 @@ FEEDBACK = mutants(
         ("SimulatedFeedback.finish", "calibrate_noise(scores, self.agreement)",
          "calibrate_noise(scores)",
          "test_equal_outputs_tie_and_only_different_ones_tell_how_often_labelers_agree"),
-        ("SimulatedFeedback.finish", 'seed=inputs.shuffle("labelers")', "seed=0",
+        ("SimulatedFeedback.finish", 'noise, inputs.shuffle("labelers")', "noise, 0",
          "test_two_labelers_agree_as_often_as_asked"),
         ("SimulatedFeedback._asked", "*self.outputs", "4, 9",
          "test_each_prompt_has_outputs_of_the_range_and_the_first_tenth_is_held_out"),
