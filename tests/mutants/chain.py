@@ -327,7 +327,8 @@ REPORT = (
          f"{REPORT_LOSS}[ppo]"),
     ]),
     *mutants("runs/run.py", "test_chain.py", [
-        ("Run._run", "self._check_records(stage, made, made.check)", "pass", f"{RANKINGS}[dpo]"),
+        ("Run._run", "self._check_records(stage, made, made.check)", "pass", f"{RANKINGS}[dpo]",
+         "KeyError"),
     ]),
 )  # fmt: skip
 

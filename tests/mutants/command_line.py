@@ -15,7 +15,7 @@ OPTIONS = mutants(
         ("parse", "refuse_unknown(roots, arguments)", "pass", f"{REASON}[--fly]", "SystemExit"),
         ("parse", '.removeprefix("no_")', "", f"{ALONE}[a flag at the top]", "SystemExit"),
         ("parse", "given |= {", "given = {",
-         "test_a_stage_s_name_may_begin_as_a_flag_back_does", "SystemExit"),
+         "test_a_stage_s_name_may_begin_as_a_flag_back_does", "UserError"),
         ("parse", "name not in hidden", "True",
          "test_help_of_a_stage_lists_its_own_options_and_the_shared_ones"),
         ("first_sentence", "[.:;]", "[.;]", TEXTS),
@@ -147,7 +147,8 @@ READING = mutants(
     [
         ("reading_run", "seed=seed_of(config)", "seed=config.seed", READS),
         ("finished_stage", "finished[-1]", "finished[0]", READS),
-        ("finished_stage", "stage not in finished", "False", "test_generate_trains_nothing"),
+        ("finished_stage", "stage not in finished", "False", "test_generate_trains_nothing",
+         "KeyError"),
         ("finished_stage", "if made.ends == ends", "", "test_generate_asks_a_policy_alone"),
     ],
 )  # fmt: skip

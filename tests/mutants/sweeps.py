@@ -37,7 +37,7 @@ SWEEP = mutants(
     "runs/test_sweep.py",
     [
         ("tokens_of", "*text.split()", "text", VALUES, "SystemExit|UserError"),
-        ("tokens_of", '"false": _no(path)', '"false": path', VALUES),
+        ("tokens_of", '"false": _no(path)', '"false": path', VALUES, "UserError"),
     ],
 )  # fmt: skip
 
