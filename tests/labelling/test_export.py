@@ -45,14 +45,14 @@ def labeled(folder, items, said) -> Database:
 def database(tmp_path):
     items = [
         Item("rank", "p", PAIR),
-        Item("rank", "nul", (*PAIR, Output("c\0"))),
+        Item("rank", "nul", (Output("c\0"), *PAIR)),
         Item("rank", "left with one", (Output("a"), Output("b\0"))),
         Item("demonstrate", "q"),
         Item("write", ""),
     ]
     said = {
-        "anna": [[0, 1], [1, 0, 2], [0, 1], "my answer", "my prompt"],
-        "ben": [[0, 0], [0, 1, 2], [0, 1], None, "another prompt"],
+        "anna": [[0, 1], [0, 2, 1], [0, 1], "my answer", "my prompt"],
+        "ben": [[0, 0], [2, 0, 1], [0, 1], None, "another prompt"],
     }
     return labeled(tmp_path / "labels", items, said)
 
@@ -113,7 +113,7 @@ def test_an_export_leaves_no_file_of_an_earlier_one(database, tmp_path):
 
 
 def test_gold_items_are_not_trained_on(tmp_path):
-    items = [Item("rank", "known", PAIR, (0, 1)), *(Item("rank", f"p{i}", PAIR) for i in range(6))]
+    items = [Item("rank", "known", PAIR, (1, 0)), *(Item("rank", f"p{i}", PAIR) for i in range(6))]
     database = labeled(tmp_path, items, {"anna": [[1, 0]] * 7, "ben": [[0, 1]] * 7})
     made = export.files(database)
     assert b"known" not in made.content["rankings.train.jsonl"]
@@ -123,7 +123,7 @@ def test_gold_items_are_not_trained_on(tmp_path):
     assert [(row["total"], row["answers"]) for row in found["items"]] == [(6, 12)]
     rows = {row["name"]: row for row in found["labelers"]}
     assert [(rows[name]["gold"], rows[name]["gold_pairs"]) for name in LABELERS] == [
-        (0.0, 1), (1.0, 1), (None, 0)
+        (1.0, 1), (0.0, 1), (None, 0)
     ]  # fmt: skip
 
 
