@@ -23,6 +23,7 @@ def count_flops(
     A matrix product counts 2 m n k. Any other operation counts 1 for each number that it writes,
     a reduction 1 for each number that it reads; moving data counts 0. A loop's body counts once an
     iteration (XLA's own count takes it once in all). Of a `cond` the most expensive branch counts.
+    A Pallas kernel's body counts once for each step of its grid, although it may skip some.
 
     Args:
         arguments: arrays or ShapeDtypeStructs.
@@ -32,20 +33,42 @@ def count_flops(
     return _flops(jax.make_jaxpr(function)(*arguments).jaxpr, products_only, while_turns)
 
 
-def _flops(jaxpr, products_only: bool, while_turns: int) -> int:
+def kernel_flops(jaxpr, while_turns: int = 1) -> int:
+    """FLOPs of the matrix products in the Pallas kernels of one call, on all devices of its
+    `shard_map`s. XLA does not count them."""
+    return _flops(jaxpr, True, while_turns, in_kernels=True)
+
+
+def _flops(jaxpr, products_only: bool, while_turns: int, in_kernels: bool = False) -> int:
+    """in_kernels: counts only what is in a kernel."""
     total = 0
     for eqn in jaxpr.eqns:
-        inner = [_flops(j, products_only, while_turns) for j in jaxprs_in_params(eqn.params)]
-        if eqn.primitive.name == "cond":
+        name = eqn.primitive.name
+        outside = in_kernels and name != "pallas_call"
+        inner = [
+            _flops(j, products_only, while_turns, outside) for j in jaxprs_in_params(eqn.params)
+        ]
+        if name == "cond":
             total += max(inner)
         elif inner:
-            turns = {"scan": eqn.params.get("length", 1), "while": while_turns}
-            total += turns.get(eqn.primitive.name, 1) * sum(inner)
-        elif eqn.primitive.name == "dot_general":
+            total += _turns(eqn, while_turns) * sum(inner)
+        elif in_kernels:
+            continue
+        elif name == "dot_general":
             total += _product_flops(eqn)
         elif not products_only:
             total += _other_flops(eqn)
     return total
+
+
+def _turns(eqn, while_turns: int) -> int:
+    """How often the body of an equation is computed."""
+    name = eqn.primitive.name
+    if name == "pallas_call":
+        return math.prod(eqn.params["grid_mapping"].grid)
+    if name == "shard_map":
+        return eqn.params["mesh"].size
+    return {"scan": eqn.params.get("length", 1), "while": while_turns}.get(name, 1)
 
 
 def _product_flops(eqn) -> int:

@@ -1,9 +1,9 @@
 """Attention: two products with a gradient of their own, over a KV cache too, or a fused kernel.
 
-The kernel never holds the scores [B, heads, T, T]. On NVIDIA GPUs it is cuDNN's, through
-jax.nn.dot_product_attention; on other platforms that function multiplies twice, which serves as a
-check. The kernel has no segments: a row holds one segment, with padding on its right, so that no
-token of the segment sees padding.
+A kernel never holds the scores [B, heads, T, T]. On TPUs it is that of models/splash.py, where the
+config asks for it. On NVIDIA GPUs it is cuDNN's, through jax.nn.dot_product_attention; on CPUs that
+function multiplies twice, which serves as a check. cuDNN's has no segments: a row holds one
+segment, with padding on its right, so that no token of the segment sees padding.
 """
 
 import functools
@@ -14,9 +14,10 @@ import jax
 import jax.numpy as jnp
 from jax.ad_checkpoint import checkpoint_name
 
+from rlhf_jax.models import splash
 from rlhf_jax.models.config import TransformerConfig
-from rlhf_jax.models.matmul import on_cpu, on_gpu, product, resolve_dtype
-from rlhf_jax.models.placement import placed
+from rlhf_jax.models.matmul import on_cpu, on_gpu, on_tpu, product, resolve_dtype
+from rlhf_jax.models.placement import on_parts, placed
 
 # cuDNN trains at even lengths only; other lengths are padded to a multiple of this.
 STEP = 64
@@ -27,7 +28,8 @@ class View(NamedTuple):
     """The keys that queries attend to: those of their segment that are not after them, and of these
     the last `window`. The queries are those of the last T of S columns."""
 
-    segments: jax.Array  # [B, S], 0 = padding, documents numbered from 1
+    # [B, S], 0 = padding, documents numbered from 1; None: only the mask says it.
+    segments: jax.Array | None
     visible: jax.Array  # [B, T, S] bool, the same as a mask
     window: int | None  # None: all
 
@@ -65,6 +67,34 @@ def attention(
       softcap: c: scores become c tanh(score / c) before the softmax (Gemma 2).
     """
     return _attention(q, k, v, view.visible, dtype, scale, softcap)
+
+
+QUERIES = ("rows", "heads", "groups", "time", "head_width")
+KEYS = ("rows", "heads", "time", "head_width")
+
+
+def by_segments(
+    config: TransformerConfig, q: jax.Array, k: jax.Array, v: jax.Array, view: View
+) -> jax.Array | None:
+    """`attention` of whole rows by the kernel of TPUs; None where it is not to be taken: stderr may
+    say why."""
+    time, dtype = q.shape[3], resolve_dtype(config.compute_dtype)
+    short = time < splash.BLOCKS[-1]
+    if config.attention != "fused" or not on_tpu() or view.segments is None or short:
+        return None
+    found, reason = None, splash.refused(time, dtype)
+    if reason is None:
+        function = functools.partial(
+            splash.splash_attention, dtype=dtype, scale=config.score_scale,
+            softcap=config.attention_softcap, window=view.window,
+        )  # fmt: skip
+        axes = (QUERIES, KEYS, KEYS, ("rows", "time"))
+        result = ("rows", "time", "heads", "groups", "head_width")
+        found = on_parts(function, (q, k, v, view.segments), axes, result)
+        reason = "a row or a head is cut over devices"
+    if found is None:
+        _say(f"attention: two products instead of the kernel: {reason}")
+    return found
 
 
 @functools.partial(jax.custom_vjp, nondiff_argnums=(4, 5, 6))
@@ -147,7 +177,8 @@ _attention.defvjp(_forward, _backward)
 
 def fused(config: TransformerConfig, time: int) -> bool:
     """Whether rows [B, time] of one segment each take the kernel; if not, stderr may say why."""
-    if config.attention == "product" or (config.attention == "auto" and not on_gpu()):
+    asked = config.attention == "fused" and not on_tpu()  # there it is `by_segments`
+    if config.attention == "product" or not (on_gpu() or asked):
         return False
     reason = refused(config, time)
     if reason:

@@ -7,7 +7,12 @@ import jax.numpy as jnp
 from flax import linen as nn
 
 from rlhf_jax.models import lora
-from rlhf_jax.models.attention import attention, cached_attention, fused_attention
+from rlhf_jax.models.attention import (
+    attention,
+    by_segments,
+    cached_attention,
+    fused_attention,
+)
 from rlhf_jax.models.config import TransformerConfig
 from rlhf_jax.models.matmul import (
     WeightProduct,
@@ -216,7 +221,10 @@ class Block(nn.Module):
             return self._mix(x, fused_attention(q, k, v, *scores[:2]), drop), (k, v)
         if last is not None:
             x, q = x[:, -last:], q[:, :, :, -last:]
-        return self._mix(x, attention(q, k, v, view.last(last), *scores), drop), (k, v)
+        attended = by_segments(c, q, k, v, view) if last is None else None
+        if attended is None:
+            attended = attention(q, k, v, view.last(last), *scores)
+        return self._mix(x, attended, drop), (k, v)
 
 
 def for_cache(config, x):

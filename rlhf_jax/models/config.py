@@ -88,8 +88,9 @@ class TransformerConfig:
     norm_offset: bool = _later(False)  # a norm multiplies by 1 + its scale (Gemma)
     scaled_embeddings: bool = _later(False)  # token embeddings times the root of the width (Gemma)
     # How a pass over whole rows computes attention: "product", two matrix products; "fused",
-    # jax.nn.dot_product_attention, which is cuDNN's kernel on NVIDIA GPUs; "auto": the kernel on
-    # GPUs. Packed rows, and shapes that the kernel refuses, always take the products.
+    # jax.nn.dot_product_attention, which is cuDNN's kernel on NVIDIA GPUs, and a Pallas kernel on
+    # TPUs; "auto": the kernel on GPUs alone. Packed rows on GPUs, and shapes that a kernel refuses,
+    # always take the products.
     attention: Literal["auto", "product", "fused"] = _later("auto")
     # The form of the adapter beside its matrices; the field `lora` of stages sets it.
     lora: LoRA | None = _later(None)

@@ -36,6 +36,11 @@ def on_gpu() -> bool:
     return (_target.get() or jax.default_backend()) in ("gpu", "cuda")
 
 
+def on_tpu() -> bool:
+    """Whether the program that is being traced is for a TPU."""
+    return (_target.get() or jax.default_backend()) == "tpu"
+
+
 def resolve_dtype(name: str) -> jnp.dtype:
     """Dtype of the operands. "auto" is bfloat16 where the hardware multiplies it faster: on every
     accelerator and on CPUs with AMX. On other CPUs it is float32.

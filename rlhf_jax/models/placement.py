@@ -46,17 +46,21 @@ AXES = {
 
 Use = Literal["activation", "kept", "gathered", "decoding"]
 Rule = Callable[[jax.Array, tuple[str, ...], Use], jax.Array]
+Parts = Callable[..., jax.Array | None]
 _rule: contextvars.ContextVar[Rule | None] = contextvars.ContextVar("placement", default=None)
+_parts: contextvars.ContextVar[Parts | None] = contextvars.ContextVar("parts", default=None)
 
 
 @contextlib.contextmanager
-def placing(rule: Rule):
-    """Models traced inside lay out their arrays by `rule(array, axes, use)`."""
-    token = _rule.set(rule)
+def placing(rule: Rule, parts: Parts | None = None):
+    """Models traced inside lay out their arrays by `rule(array, axes, use)`, and compute on the
+    parts that a device holds by `parts`, as `on_parts`."""
+    tokens = _rule.set(rule), _parts.set(parts)
     try:
         yield
     finally:
-        _rule.reset(token)
+        _rule.reset(tokens[0])
+        _parts.reset(tokens[1])
 
 
 def placed() -> bool:
@@ -81,3 +85,22 @@ def place(x: jax.Array, axes: tuple[str, ...], use: Use = "activation") -> jax.A
         )
     rule = _rule.get()
     return x if rule is None else rule(x, axes, use)
+
+
+def on_parts(
+    function: Callable[..., jax.Array],
+    arrays: tuple[jax.Array, ...],
+    axes: tuple[tuple[str, ...], ...],
+    result: tuple[str, ...],
+) -> jax.Array | None:
+    """function(*arrays), each device on its own rows and heads; None where `time` is cut over
+    devices, or the sizes do not divide.
+
+    Args:
+      function: mixes neither rows nor heads; the compiler cannot see into it.
+      axes: names from AXES of each array. result: those of the result, all from the first array.
+    """
+    if _rule.get() is None:
+        return function(*arrays)
+    parts = _parts.get()
+    return None if parts is None else parts(function, arrays, axes, result)

@@ -157,7 +157,7 @@ def hidden_of_branches(
 
     def view(window):
         visible = seen if window is None else seen & (apart < window)
-        return View(branches + 1, visible, window)
+        return View(None, visible, window)
 
     kinds = {config.is_local(layer) for layer in range(config.layers)}
     views = {local: view(config.window if local else None) for local in kinds}

@@ -8,7 +8,7 @@ tensor  cuts the heads and the feed-forward width, and so the KV cache
 
 import dataclasses
 import math
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from typing import Any
 
 import jax
@@ -204,6 +204,27 @@ class Layout:
         if spec is None:
             return x
         return jax.lax.with_sharding_constraint(x, NamedSharding(self.mesh, spec))
+
+    def on_parts(
+        self,
+        function: Callable[..., jax.Array],
+        arrays: tuple[jax.Array, ...],
+        axes: tuple[tuple[str, ...], ...],
+        result: tuple[str, ...],
+    ) -> jax.Array | None:
+        """models/placement.py: on_parts, on this mesh."""
+        pairs = zip(arrays, axes, strict=True)
+        specs = tuple(self.spec(x.shape, names, "activation") for x, names in pairs)
+        if any(spec is None for spec in specs):
+            return None
+        cuts = dict(zip(axes[0], specs[0], strict=True))
+        if cuts["time"] is not None:
+            return None
+        out = P(*(cuts[axis] for axis in result))
+        mapped = jax.shard_map(
+            function, mesh=self.mesh, in_specs=specs, out_specs=out, check_vma=False
+        )
+        return mapped(*arrays)
 
 
 def _is_parameters(tree: Any) -> bool:

@@ -120,7 +120,7 @@ class JitRunner:
 
         @functools.wraps(function)
         def placed(*arguments):
-            with placing(self.layout.place):
+            with placing(self.layout.place, self.layout.on_parts):
                 result = function(*arguments)
                 return (self.layout.keep(result[0]), *result[1:]) if donate else result
 

@@ -10,7 +10,7 @@ import time
 import jax
 
 from rlhf_jax.errors import UserError
-from rlhf_jax.jaxprs import count_flops
+from rlhf_jax.jaxprs import count_flops, kernel_flops
 from rlhf_jax.models.matmul import compiling_for
 from rlhf_jax.parallel.layout import bytes_a_device
 from rlhf_jax.parallel.runner import JitRunner
@@ -35,7 +35,8 @@ class Compiled:
     flops         of all chips, from the jaxpr, recomputation included
     useful_flops  the same without recomputation
     sent          bytes that a chip sends, by kind of collective
-    cycles        the compiler's estimate, without waits for collectives
+    cycles        the compiler's estimate, without waits for collectives and without kernels
+    kernel_flops  of all chips, inside Pallas kernels, which the compiler does not see
     """
 
     stage: str
@@ -53,6 +54,7 @@ class Compiled:
     compile_seconds: float
     runs: int | None
     parts: dict[str, dict]  # of a rollout: prefill and decode; else empty
+    kernel_flops: float = 0.0
 
     @property
     def total(self) -> float:
@@ -116,7 +118,8 @@ def compile_program(
     count = lambda p: count_flops(p.function, *p.arguments, products_only=True, while_turns=p.turns)
     with compiling_for(platform):
         flops, useful = count(program), count(without_remat)
-        lowered = program.lower(runner)
+        traced = program.trace(runner)
+        in_kernels, lowered = kernel_flops(traced.jaxpr.jaxpr, program.turns), traced.lower()
         text = lowered.as_text()
         if text not in known:
             arguments = bytes_a_device(program.placed(runner))
@@ -126,7 +129,7 @@ def compile_program(
     found["arguments"] -= max(0, shared - beside)
     return Compiled(
         **found, stage=planned.stage, name=planned.name, runs=planned.runs, flops=flops,
-        useful_flops=useful, beside=max(0, beside - shared),
+        useful_flops=useful, beside=max(0, beside - shared), kernel_flops=in_kernels,
     )  # fmt: skip
 
 

@@ -13,6 +13,7 @@ from rlhf_jax.runs.experiment import Experiment
 from rlhf_jax.runs.run import check_rows
 
 PETAFLOPS_DAY = 1e15 * 86400
+KERNEL_SHARE = 0.4  # of the peak, at which kernels are assumed to compute
 
 
 @dataclasses.dataclass(frozen=True)
@@ -40,9 +41,14 @@ class Plan:
     def exit_code(self) -> int:
         return 1 if self.too_large else 0
 
+    def kernel_seconds(self, program: Compiled) -> float:
+        """Seconds of one call inside Pallas kernels, at `KERNEL_SHARE` of the peak."""
+        peak = self.topology.chip.peak * self.topology.chips
+        return program.kernel_flops / (KERNEL_SHARE * peak)
+
     def compute_seconds(self, program: Compiled) -> float:
-        """Seconds of one call: the compiler's cycles at the chip's clock."""
-        return program.cycles / self.topology.chip.clock
+        """Seconds of one call: the compiler's cycles at the chip's clock, and `kernel_seconds`."""
+        return program.cycles / self.topology.chip.clock + self.kernel_seconds(program)
 
     def link_seconds(self, program: Compiled) -> float:
         """Seconds that the chip's links need at full speed for the bytes that it sends."""

@@ -41,7 +41,8 @@ def programs_of(
 ) -> list[Planned]:
     """Every program that a run compiles to train these stages, stage by stage.
 
-    recomputed: whether backward passes recompute what the models' config says, or nothing.
+    recomputed: whether backward passes recompute what the models' config says and what a kernel
+        of attention does, or nothing.
     """
     found = []
     for name in stages:
@@ -57,4 +58,4 @@ def programs_of(
 
 
 def _keeping_all(model: TransformerConfig) -> TransformerConfig:
-    return dataclasses.replace(model, remat="off", logit_chunk=None)
+    return dataclasses.replace(model, remat="off", logit_chunk=None, attention="product")

@@ -7,7 +7,7 @@ from rich.console import Console
 from rich.table import Table
 
 from rlhf_jax.plan.compiling import GIB
-from rlhf_jax.plan.plan import Plan
+from rlhf_jax.plan.plan import KERNEL_SHARE, Plan
 
 
 def gib(size: float) -> str:
@@ -35,9 +35,10 @@ def as_table(plan: Plan) -> Table:
             "-" if used is None else f"{used:.0%}",
         )  # fmt: skip
         for name, part in p.parts.items():
+            kernels = plan.kernel_seconds(p) if name == "prefill" else 0.0
             table.add_row(
                 f"  of it {name}", "", "", "", "", "", "", gib(sum(part["sent"].values())),
-                f"{part['cycles'] / chip.clock:.3g}",
+                f"{part['cycles'] / chip.clock + kernels:.3g}",
                 f"{sum(part['sent'].values()) / chip.links:.3g}", "",
             )  # fmt: skip
     return table
@@ -48,8 +49,9 @@ arguments, temporary, output: GiB per chip, as the compiler allocates them; an o
 a donated argument counts once. beside: GiB per chip that other programs of the stage keep in memory
 meanwhile. FLOPs: of all chips in one call, matrix products only, recomputation included. sent: GiB
 that a chip sends in collectives. compute s: the compiler's cycles at the chip's clock, without
-waits. links s: sent at the full speed of the chip's links. utilised: FLOPs without recomputation
-over the chips' peak in the longer of the two times. Loops count with all their iterations."""
+waits, and the time inside kernels. links s: sent at the full speed of the chip's links. utilised:
+FLOPs without recomputation over the chips' peak in the longer of the two times. Loops count with
+all their iterations."""
 
 
 def print_plan(plan: Plan, console: Console | None = None) -> None:
@@ -65,6 +67,13 @@ def print_plan(plan: Plan, console: Console | None = None) -> None:
             f"compiled in {p.compile_seconds:.0f} s",
             highlight=False,
         )
+        if p.kernel_flops:
+            console.print(
+                f"{p.stage} {p.name}: {plan.kernel_seconds(p):.3g} s of compute inside attention's "
+                f"kernels: {p.kernel_flops:.3g} FLOPs, counted from shapes, at {KERNEL_SHARE:.0%} "
+                "of the peak, which is assumed",
+                highlight=False,
+            )
     for stage in plan.stages:
         days, work = plan.days(stage), plan.petaflops_days(stage)
         if work is None:
@@ -98,6 +107,7 @@ def as_json(plan: Plan) -> str:
             **dataclasses.asdict(p),
             "total": p.total,
             "compute_seconds": plan.compute_seconds(p),
+            "kernel_seconds": plan.kernel_seconds(p),
             "link_seconds": plan.link_seconds(p),
             "utilisation": plan.utilisation(p),
         }

@@ -87,10 +87,13 @@ class Program:
     def compile(self, runner: Runner) -> Callable:
         return runner.evaluate(self.function) if self.whole else self._on_devices(runner)
 
-    def lower(self, runner: JitRunner) -> jax.stages.Lowered:
+    def trace(self, runner: JitRunner) -> jax.stages.Traced:
         """The program as `compile` gives it to the compiler; the devices need not exist."""
         made = runner.compile_whole(self.function) if self.whole else self._on_devices(runner)
-        return made.lower(*self.placed(runner))
+        return made.trace(*self.placed(runner))
+
+    def lower(self, runner: JitRunner) -> jax.stages.Lowered:
+        return self.trace(runner).lower()
 
     def placed(self, runner: Runner) -> tuple:
         """The arguments with their layout on the runner's devices."""

@@ -25,7 +25,7 @@ PLAN = (
     *mutants("stages/stage.py", "plan/test_same_programs.py", [
         ("Program.placed", "number in self.rows", "False",
          "test_what_is_lowered_is_what_a_run_calls"),
-        ("Program.lower", "if self.whole", "if False",
+        ("Program.trace", "if self.whole", "if False",
          "test_what_is_lowered_is_what_a_run_calls"),
     ]),
 )  # fmt: skip
@@ -62,7 +62,7 @@ JAXPRS = mutants(
     [
         ("_flops", "total += max(inner)", "total += sum(inner)",
          "test_of_a_choice_the_dearest_branch"),
-        ("_flops", '"while": while_turns', '"while": 1', "test_loops_are_multiplied"),
+        ("_turns", '"while": while_turns', '"while": 1', "test_loops_are_multiplied"),
         ("_find_arrays", "one_turn.aval.shape == all_turns.aval.shape", "False",
          "test_the_largest_arrays_by_name_and_what_loops_keep"),
         ("_find_arrays", 'if eqn.params["reverse"]', "if False",

@@ -30,6 +30,7 @@ from tests.mutants import (
     published,
     recipes,
     rewards,
+    splash,
     stages,
     sweeps,
     training,
@@ -41,5 +42,5 @@ ROOMS = (formats, chat, details, objectives, policy_gradients, preferences, mode
          generated_answers,
          recipes, chain, plan, command_line, use, sweeps, estimators, published,
          lora, agreement, compiling, judging,
-         labelling, labelling_page, benchmarks)  # fmt: skip
+         labelling, labelling_page, benchmarks, splash)  # fmt: skip
 TABLE = tuple(mutant for room in ROOMS for mutant in room.MUTANTS)

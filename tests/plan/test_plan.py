@@ -8,6 +8,7 @@ import sys
 import jax
 import numpy as np
 import pytest
+from rich.console import Console
 
 from rlhf_jax import cli
 from rlhf_jax.errors import ConfigError, UserError
@@ -21,7 +22,7 @@ from rlhf_jax.plan.command import PlanOptions, plan_command
 from rlhf_jax.plan.compiling import GIB, Compiled, _wanted_bytes, topology_devices
 from rlhf_jax.plan.plan import Plan, make_plan
 from rlhf_jax.plan.programs import programs_of, stages_of
-from rlhf_jax.plan.report import as_json, verdict
+from rlhf_jax.plan.report import as_json, print_plan, verdict
 from rlhf_jax.rewards.learned import LearnedReward
 from rlhf_jax.stages.elsewhere import FromRun
 from rlhf_jax.stages.stage import text_shapes
@@ -152,6 +153,21 @@ def test_what_fits_and_what_it_takes():
     assert plan.days("sft") == pytest.approx(1 / 6)
     found = json.loads(as_json(plan))
     assert found["fits"] and found["programs"][0]["total"] == 10 * GIB
+
+
+def test_kernels_take_two_fifths_of_the_peak_in_addition_to_the_cycles(capsys):
+    flops = 2 * 0.4 * 8 * 197e12
+    parts = {name: {"cycles": 1.5e9, "sent": {}} for name in ("prefill", "decode")}
+    plan = Plan("small", HERE, MESH, (compiled(kernel_flops=flops, parts=parts),))
+    assert plan.kernel_seconds(plan.largest) == pytest.approx(2)
+    assert plan.compute_seconds(plan.largest) == pytest.approx(1 + 2)
+    assert json.loads(as_json(plan))["programs"][0]["kernel_seconds"] == pytest.approx(2)
+    print_plan(plan, Console(width=200))
+    told = capsys.readouterr().out
+    assert f"sft update: 2 s of compute inside attention's kernels: {flops:.3g} FLOPs" in told
+    assert "at 40% of the peak, which is assumed" in told
+    prefill, decode = (line for line in told.splitlines() if re.search("of it (pre|dec)", line))
+    assert " 3 " in prefill and " 3 " not in decode  # seconds of compute
 
 
 @pytest.mark.parametrize("changes", [{"beside": 8 * GIB}, {"fits": False}])
