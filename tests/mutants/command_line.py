@@ -12,8 +12,8 @@ OPTIONS = mutants(
     [
         ("_mirror", 'part.value in ((), [], "")', "False",
          "test_an_empty_default_is_called_none"),
-        ("parse", "refuse_unknown(roots, arguments)", "pass", f"{REASON}[--fly]", "SystemExit"),
-        ("parse", '.removeprefix("no_")', "", f"{ALONE}[a flag at the top]", "SystemExit"),
+        ("parse", "refuse_unknown(roots, arguments)", "pass", f"{REASON}[--fly]"),
+        ("parse", '.removeprefix("no_")', "", f"{ALONE}[a flag at the top]", "UserError"),
         ("parse", "given |= {", "given = {",
          "test_a_stage_s_name_may_begin_as_a_flag_back_does", "UserError"),
         ("parse", "name not in hidden", "True",
