@@ -6,7 +6,9 @@ import ssl
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 
+import h11
 import uvicorn
+from uvicorn.protocols.http.h11_impl import H11Protocol
 
 from rlhf_jax.errors import UserError, require
 from rlhf_jax.labelling.app import make_app
@@ -17,6 +19,25 @@ from rlhf_jax.labelling.store import Store
 
 MOST_AT_ONCE = 200  # connections; others get 503
 MOST_HEADERS = 16 * 1024  # bytes of a request's line and headers
+WAIT = 20.0  # seconds after which a connection is cut that sends no whole head, or reads nothing
+
+
+class Connection(H11Protocol):
+    """A connection that takes its place no longer than it is used."""
+
+    def connection_made(self, transport) -> None:
+        super().connection_made(transport)
+        self._watch(None)
+
+    def _watch(self, before: tuple | None) -> None:
+        if self.transport.is_closing():
+            return
+        waits, unread = self.conn.their_state is h11.IDLE, self.transport.get_write_buffer_size()
+        now = (self.cycle, unread)
+        if (waits or unread) and now == before:
+            self.transport.abort()
+        else:
+            self.loop.call_later(WAIT, self._watch, now)
 
 
 def is_loopback(host: str) -> bool:
@@ -66,6 +87,7 @@ def server(
     """
     config = uvicorn.Config(
         make_app(database, origins),
+        http=Connection,
         lifespan="off",
         ws="none",
         log_config=None,  # warnings and errors go to standard error

@@ -1,8 +1,10 @@
 """The server over a network: what is no HTTP is refused, and the page works on."""
 
+import contextlib
 import http.client
 import socket
 
+from rlhf_jax.labelling import serve
 from rlhf_jax.labelling.item import Item
 from rlhf_jax.labelling.serve import MOST_HEADERS
 from tests.labelling.client import FORM
@@ -41,3 +43,15 @@ def test_what_is_no_http_is_refused_and_the_page_works_on(tmp_path):
         assert connection.getresponse().status == 400
         connection.close()
         assert store.count() == 1
+
+
+def test_a_connection_that_sends_no_whole_request_is_cut(tmp_path, monkeypatch):
+    monkeypatch.setattr(serve, "WAIT", 0.2)
+    with served(tmp_path, [Item("demonstrate", "question")], labelers=()) as (address, _, _store):
+        host, _, port = address.partition("://")[2].partition(":")
+        for part in (b"", b"GET / HT", b"GET /enter HTTP/1.1\r\nHost: x\r\n\r\nGET / HT"):
+            with socket.create_connection((host, int(port)), timeout=10) as connection:
+                connection.sendall(part)
+                with contextlib.suppress(ConnectionResetError):
+                    while connection.recv(10_000):
+                        pass
