@@ -64,6 +64,8 @@ def _files(folder: Path) -> list[Path]:
     files = sorted(path for path in folder.iterdir() if path.name.endswith(SUFFIXES))
     if not files:
         raise UserError(f"responses: {folder} has no file *.jsonl or *.jsonl.gz")
+    for file in files:
+        check_utf8("responses", file.name)  # the owner's page and the export have it
     return files
 
 

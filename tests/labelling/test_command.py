@@ -1,6 +1,7 @@
 """rlhf-jax label: items from files, what is refused, export and deletion."""
 
 import json
+import os
 import socket
 
 import pytest
@@ -73,6 +74,12 @@ def test_a_malformed_line_of_responses_is_named(tmp_path, record, message):
     assert str(error.value).startswith(f"{tmp_path / 'm.jsonl'}:2: ") and message in str(
         error.value
     )
+
+
+def test_a_model_whose_name_utf8_cannot_hold_is_refused(tmp_path):
+    write(tmp_path / os.fsdecode(b"\xff.jsonl"), {"prompt": "p", "responses": ["a", "b"]})
+    with pytest.raises(UserError, match="UTF-8 can hold"):
+        responses.of_folder(tmp_path)
 
 
 def test_folders_without_responses_and_too_many_are_refused(tmp_path):
