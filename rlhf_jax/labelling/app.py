@@ -145,6 +145,8 @@ class Site:
         except Conflict:
             told = "you have answered its item already. Undo shows it again."
             return self._message(409, AGAIN + told, True)
+        except sqlite3.IntegrityError:  # since the session was looked up
+            return self._message(401, AGAIN + "its labeler has been deleted.", True)
         except sqlite3.OperationalError as error:  # the disk is full, or the file is locked
             return self._message(503, f"{AGAIN}{error}. Try it again.", True)
 

@@ -339,3 +339,15 @@ def test_a_full_disk_is_told_and_nothing_is_acknowledged(labelling, monkeypatch)
         reply = anna.post("/answer", assignment=name, **ranking([1, 2, 3], [1, 2, 3]))
     assert reply.status == 503 and "disk is full" in reply.text
     assert stored(labelling) == []
+
+
+def test_a_labeler_who_is_deleted_during_a_request_is_told_so(labelling, monkeypatch):
+    browser, following = labelling.browser("anna"), Store.next
+
+    def deleted_first(store, person):
+        labelling.people.delete(person)
+        return following(store, person)
+
+    monkeypatch.setattr(Store, "next", deleted_first)
+    reply = browser.get()
+    assert reply.status == 401 and "has been deleted" in reply.text
