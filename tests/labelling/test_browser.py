@@ -271,7 +271,7 @@ def test_texts_of_models_are_shown_as_texts(visit, tmp_path):
 
 
 def test_what_is_typed_stays(visit, tmp_path):
-    """After a reload, and after a lost session; the next labeler of the browser sees nothing."""
+    """After a reload, a lost session and an undo; the next labeler of the browser sees nothing."""
     items = [Item("demonstrate", "Say two words."), Item("write", "Any prompt."), Item("write", "")]
     with served(tmp_path, items, labelers=("anna",)) as (url, tokens, store):
         page = visit(url, tokens["anna"])
@@ -289,6 +289,9 @@ def test_what_is_typed_stays(visit, tmp_path):
         assert page.input_value("#response") == "one\ntwo"
         visitor.save_by_keys(page)
         page.fill("#prompt", "A prompt.")
+        visitor.leaving(page, lambda: page.click("#undo"))
+        visitor.save_by_keys(page)
+        assert page.input_value("#prompt") == "A prompt."
         visitor.save_by_keys(page)
         assert [a.content["text"] for a in stored(store, "anna")] == ["one\ntwo", "A prompt."]
         page.fill("#prompt", "A secret.")

@@ -29,7 +29,6 @@ function forgetDrafts(but) {
 // What is typed survives a reload, an expired session and a refused answer: it stays in this tab.
 function keepDraft(form, clock) {
   const key = DRAFT + form.elements.assignment.value;
-  forgetDrafts(key);
   const found = JSON.parse(sessionStorage.getItem(key) ?? "null");
   if (found) {
     for (const field of form.elements) {
@@ -43,10 +42,12 @@ function keepDraft(form, clock) {
   const keep = () => {
     const fields = {};
     for (const [name, value] of new FormData(form)) (fields[name] ??= []).push(value);
+    const draft = JSON.stringify({ fields, spent: clock.spent });
     try {
-      sessionStorage.setItem(key, JSON.stringify({ fields, spent: clock.spent }));
+      sessionStorage.setItem(key, draft);
     } catch {
-      // The tab's storage is full: the text stays on the page, only a reload would lose it.
+      forgetDrafts(key); // the tab's storage is full: of other items, which may be saved by now
+      sessionStorage.setItem(key, draft);
     }
   };
   let typed = Boolean(found);
