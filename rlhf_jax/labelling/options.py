@@ -1,6 +1,7 @@
 """Options of `rlhf-jax label` and `rlhf-jax label export`."""
 
 import dataclasses
+import re
 from pathlib import Path
 from typing import Literal
 
@@ -8,6 +9,11 @@ from rlhf_jax.errors import require
 from rlhf_jax.labelling.export import MERGES, Merge
 from rlhf_jax.labelling.item import MOST_OUTPUTS
 from rlhf_jax.runs.options import ReadOptions
+
+# Compared with what browsers send as Origin: they leave out the scheme's own port.
+ADDRESS = re.compile(
+    r"(https(?!.*:443$)|http(?!.*:80$))://([a-z0-9.-]+|\[[0-9a-f:]+\])(:[0-9]{1,5})?"
+)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -72,9 +78,9 @@ class LabelOptions(ReadOptions):
         require(0 <= self.port < 2**16, "port", self.port, "in [0, 65536)")
         both = (self.certificate is None) == (self.key is None)
         require(both, "key", self.key and str(self.key), "given with --certificate, or neither")
-        scheme, _, name = (self.address or "http://x").partition("://")
-        ok = scheme in ("http", "https") and name and "/" not in name
-        require(ok, "address", self.address, "like https://labels.example.org, without a path")
+        ok = self.address is None or ADDRESS.fullmatch(self.address) is not None
+        require(ok, "address", self.address, "like https://labels.example.org, as browsers send "
+                "it: in lower case, without a path and without the port 443 or 80")  # fmt: skip
         sampled = self.responses is None or not (self.stages or self.split)
         require(sampled, "responses", str(self.responses), "given without --stages and --split")
 

@@ -58,9 +58,9 @@ def listen(host: str, port: int) -> socket.socket:
     found.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
     try:
         found.bind((host, port))
-    except (OSError, OverflowError) as error:
+    except (OSError, OverflowError, TypeError) as error:  # TypeError: of a name that is none
         found.close()
-        told = str(error) if isinstance(error, OverflowError) else error.strerror or error
+        told = (isinstance(error, OSError) and error.strerror) or error
         raise UserError(f"{host}:{port}: cannot be listened to: {told}") from None
     return found
 

@@ -11,6 +11,7 @@ from rlhf_jax.errors import RecordError, UserError
 from rlhf_jax.labelling import responses, serve
 from rlhf_jax.labelling.database import Database
 from rlhf_jax.labelling.item import Output
+from rlhf_jax.labelling.options import LabelOptions
 from rlhf_jax.labelling.people import People
 from rlhf_jax.labelling.store import Store
 
@@ -181,3 +182,23 @@ def test_addresses_of_this_machine():
         "http://localhost", "http://127.0.0.1", "http://[::1]"
     ]  # fmt: skip
     assert serve.origins_of("fe80::1", 8443, True) == ["https://[fe80::1]:8443"]
+
+
+@pytest.mark.parametrize(
+    "address",
+    ["https://LABELS.org", "https://x.org:443", "http://x.org:80", "http://a b", "https://x.org?y",
+     "https://u@x.org", "https://x.org/", "ftp://x.org"],
+)  # fmt: skip
+def test_an_address_that_no_browser_sends_is_refused(address):
+    with pytest.raises(UserError, match="as browsers send it"):
+        LabelOptions(address=address)
+
+
+@pytest.mark.parametrize("address", ["https://x.org", "http://[::1]:443", "https://x-y.org:8443"])
+def test_addresses_that_browsers_send_are_allowed(address):
+    assert LabelOptions(address=address).address == address
+
+
+def test_a_name_that_is_no_host_is_refused():
+    with pytest.raises(UserError, match="cannot be listened to"):
+        serve.listen("é" * 70, 0)
