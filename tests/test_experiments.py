@@ -20,6 +20,7 @@ from rlhf_jax.runs.compare import CompareOptions
 from rlhf_jax.runs.experiment import Experiment, load_experiment
 from rlhf_jax.runs.export import ExportOptions
 from rlhf_jax.runs.generate import GenerateOptions
+from rlhf_jax.runs.lm_eval import LmEvalOptions
 from rlhf_jax.runs.options import ChainOptions, refuse_unknown
 from rlhf_jax.runs.replay import ReplayOptions
 from rlhf_jax.runs.scoring import ScoreOptions
@@ -34,7 +35,7 @@ BASES = {"Stage", "Source", "Evaluator"}
 COMMAND_OPTIONS = (ChainOptions(), GenerateOptions(), ScoreOptions(), PlanOptions("v5e:2x2"),
                    ReplayOptions(), SweepOptions(), CompareOptions(), DataOptions(),
                    ExportOptions(), FetchOptions(), ShowOptions(), LabelOptions(),
-                   ExportLabelsOptions(), EvalOptions(),
+                   ExportLabelsOptions(), EvalOptions(), LmEvalOptions(),
                    {name: kind() for name, kind in BENCHMARKS.items()})  # fmt: skip
 
 

@@ -189,7 +189,9 @@ def forbidden(source: str) -> list[str]:
 
 def test_the_package_unpickles_nothing_and_unpacks_no_archive():
     for file in PACKAGE.rglob("*.py"):
-        assert forbidden(file.read_text(encoding="utf-8")) == [], file
+        # HumanEval's programs run in a process that may do nothing else.
+        allowed = ["exec"] if file == PACKAGE / "evaluation" / "graders" / "confined.py" else []
+        assert forbidden(file.read_text(encoding="utf-8")) == allowed, file
     bad = "import pickle\nfrom torch import load\nnp.load(f)\nnp.load(f, allow_pickle=True)\n"
     bad += "tar.extractall()\nexec(text)"
     assert len(forbidden(bad)) == 6

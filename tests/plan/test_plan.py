@@ -30,7 +30,7 @@ from tests.small_run import config, ppo
 
 HERE = Topology("v5e:2x4", CHIPS["v5e"], 8)
 MESH = MeshShape(2, 2, 2)
-JUDGED = (LearnedReward("judge"),)
+JUDGED = (LearnedReward("grader"),)
 
 
 def small(**changes):
@@ -73,7 +73,7 @@ def test_a_stage_of_any_name_is_planned():
     """The shapes are those of the models that it needs, its own settings and nobody else's."""
     stages = {
         "base": FromRun("elsewhere", "base", ends="policy"),
-        "judge": FromRun("elsewhere", "scorer", model=dataclasses.replace(SMALL.model, layers=1)),
+        "grader": FromRun("elsewhere", "scorer", model=dataclasses.replace(SMALL.model, layers=1)),
         "first": ppo(start="base", rewards=JUDGED),
         "second": ppo(start="base", rewards=JUDGED, batch_size=16, ptx_coefficient=1.0),
     }

@@ -204,7 +204,7 @@ SHAPES = {
     "feedback.prompt_length + response_length = 161: must be <= the context of sft = 160":
         changed("feedback", response_length=105),
     "ppo.prompt_length + response_length = 64: must be <= 60, the shortest context of the models":
-        changed("ppo", rewards=(LearnedReward("judge"),)),
+        changed("ppo", rewards=(LearnedReward("grader"),)),
     "ppo.ptx_length = 161: must be <= the context of sft = 160":
         changed("ppo", ptx_length=161, ptx_coefficient=1.0),
     "ppo.rewards words = 'words': must be a stage whose model has 400 tokens, as sft; it has 300":
@@ -214,7 +214,7 @@ SHAPES = {
 }  # fmt: skip
 OTHERS = {
     "other": FromRun("there", "sft", ends="policy", model=SHORT),
-    "judge": FromRun("there", "reward", model=SHORT),
+    "grader": FromRun("there", "reward", model=SHORT),
     "words": FromRun("there", "reward", model=OTHER_WORDS),
     "spoken": FromRun("there", "sft", ends="policy", model=OTHER_WORDS),
 }
