@@ -62,8 +62,8 @@ class Texts:
         return ids[-room:]
 
 
-class Policy:
-    """`model.LanguageModel` of parameters."""
+class _Model:
+    """What a policy and a reward model have in common."""
 
     def __init__(
         self,
@@ -81,6 +81,15 @@ class Policy:
     @property
     def cut(self) -> int:
         return self._texts.cut
+
+    def _by_length(self, read: Sequence[Sequence[int]]) -> Iterator[list["_Sized"]]:
+        """The places of sequences of ids as batches of one rounded length each."""
+        order = sorted(range(len(read)), key=lambda i: (len(read[i]), i))
+        return batches([_Sized(i, len(read[i])) for i in order], self._batch_size)
+
+
+class Policy(_Model):
+    """`model.LanguageModel` of parameters."""
 
     def likelihoods(self, requests: Sequence[tuple[Prompt, str]]) -> list[Likelihood]:
         pieces = [self._piece(i, *request) for i, request in enumerate(requests)]
@@ -144,8 +153,7 @@ class Policy:
         ending = self._ending
         if any(not isinstance(prompt, str) for prompt in prompts):
             ending = dataclasses.replace(ending, eos=self._texts.chat.eos_id)
-        order = sorted(range(len(prompts)), key=lambda i: (len(read[i]), i))
-        for places in batches([_Sized(i, len(read[i])) for i in order], self._batch_size):
+        for places in self._by_length(read):
             length = min(room, rounded(places[-1].length))
             rows = rows_of(length + most_tokens, self._batch_size)
             program = answer_program(
@@ -171,25 +179,8 @@ class Policy:
         return found
 
 
-class RewardModel:
+class RewardModel(_Model):
     """`model.Scorer` of parameters."""
-
-    def __init__(
-        self,
-        shape: TransformerConfig,
-        params: Any,
-        texts: Texts,
-        ending: Ending,
-        compile: Compile,
-        batch_size: int,
-    ):
-        self._shape, self._params, self._texts = shape, params, texts
-        self._ending, self._compile, self._batch_size = ending, compile, batch_size
-        self.context, self.has_chat = shape.context, texts.chat is not None
-
-    @property
-    def cut(self) -> int:
-        return self._texts.cut
 
     def scores(self, prompts: Sequence[Prompt], responses: Sequence[str]) -> np.ndarray:
         read = []
@@ -201,8 +192,7 @@ class RewardModel:
             before = self._texts.fitting(self._texts.prompt_ids(prompt), self.context - len(own))
             read.append([*before, *own])
         found = np.full(len(read), np.nan)
-        order = sorted(range(len(read)), key=lambda i: (len(read[i]), i))
-        for places in batches([_Sized(i, len(read[i])) for i in order], self._batch_size):
+        for places in self._by_length(read):
             length = min(self.context, rounded(places[-1].length))
             rows = rows_of(length, self._batch_size)
             tokens = np.full((rows, length), self._ending.pad, np.int32)
