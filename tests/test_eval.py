@@ -75,7 +75,7 @@ def test_mistakes_are_told_before_anything_is_measured(call, tmp_path):
         command(["eval", EXPERIMENT, "--on", "mmlu"])
     with pytest.raises(UserError, match=r"eval needs EXPERIMENT.py, or FOLDER"):
         command(["eval", "--on", "winogender"])
-    with pytest.raises(UserError, match=r"none: must be a folder with config.json|'none': must be"):
+    with pytest.raises(UserError, match=r"^none: must be a folder with config.json"):
         command(["eval", "none", "--files", str(tmp_path), "--on", "winogender"])
     assert not (tmp_path / "to").exists()
 

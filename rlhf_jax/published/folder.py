@@ -188,13 +188,15 @@ def on_this_machine(name: str) -> PublishedModel | None:
     return Folder(path) if path.is_dir() else None
 
 
-def need_model(name: str, weights: bool = True) -> PublishedModel:
-    """As `find_model`; raises UserError where there is none."""
+def need_model(name: str, weights: bool = True, field: str | None = None) -> PublishedModel:
+    """As `find_model`; raises UserError, naming the config's field if it is of one, where there is
+    none."""
     found = find_model(name, weights)
     if found is None:
-        raise UserError(f"pretrained = {name!r}: must be a folder with {CONFIG} and "
-                        f"{tensor_file.WHOLE} (rlhf-jax fetch smollm2 makes one), a .gguf file, "
-                        "or a name on the hub, as in HuggingFaceTB/SmolLM2-135M")  # fmt: skip
+        told = name if field is None else f"{field} = {name!r}"
+        raise UserError(f"{told}: must be a folder with {CONFIG} and {tensor_file.WHOLE} (rlhf-jax "
+                        "fetch smollm2 makes one), a .gguf file, or a name on the hub, as in "
+                        "HuggingFaceTB/SmolLM2-135M")  # fmt: skip
     return found
 
 

@@ -34,6 +34,7 @@ from rlhf_jax.sources.corpora import is_made
 from rlhf_jax.usage import ABOUT
 
 ALL = "all"
+MODELS = {"policy": ("a policy", "policies"), "score": ("a reward model", "reward models")}
 JUDGED_AT_ONCE = 8  # sequences per batch of a model on this machine that judges
 
 
@@ -138,6 +139,7 @@ def evaluate(
         require(not options.stages, "stages", options.stages, "left out without an experiment")
     models = [*(of_run(run, options.stages) if run else ()), *map(of_folder, folders)]
     check_names(models, options.against)
+    benchmarks = for_models(benchmarks, models, options.on)
     to = options.to or Path("runs/eval" if config is None else config.directory / "eval")
     writable_directory(to, "to")
     judge = None
@@ -169,6 +171,30 @@ def with_files(benchmarks: Mapping[str, Benchmark], named: Collection[str]) -> d
             print(f"eval: {name} is left out: {error}")
     if not found:
         raise missing[0]
+    return found
+
+
+def for_models(
+    benchmarks: Mapping[str, Benchmark], models: Sequence[Named], named: Collection[str]
+) -> dict[str, Benchmark]:
+    """The benchmarks without those that `all` means and that measure none of the models; says which
+    benchmarks and which models are left out. Raises UserError where one that is named measures
+    none, or all of them do."""
+    kinds = {model.ends for model in models}
+    found = {name: each for name, each in benchmarks.items() if each.judges in kinds}
+    left = [name for name in benchmarks if name not in found]
+    if refused := [name for name in left if name in named or not found]:
+        told = ", ".join(f"{model.name} ({MODELS[model.ends][0]})" for model in models)
+        wanted = MODELS[benchmarks[refused[0]].judges][1]
+        raise UserError(f"{refused[0]} measures {wanted}: got {told}")
+    if left:
+        wanted = MODELS[benchmarks[left[0]].judges][0]
+        print(f"eval: left out, for want of {wanted}: {', '.join(left)}")
+    wanted = {benchmark.judges for benchmark in found.values()}
+    for model in models:
+        if model.ends not in wanted:
+            print(f"eval: {model.name} is not measured: no benchmark of "
+                  f"{MODELS[model.ends][1]} is named")  # fmt: skip
     return found
 
 
@@ -217,6 +243,9 @@ class Measuring:
                 kept = KeptRows(self._to / name, model.name, about)
                 items = benchmark.measured()
                 left = [item for item in items if item.id not in kept.rows]
+                if there := len(items) - len(left):
+                    print(f"eval: {name} of {model.name}: {there:,} of {len(items):,} items kept "
+                          "from an earlier command", flush=True)  # fmt: skip
                 cut = None
                 if left:
                     opened = opened or model.open()
@@ -239,7 +268,7 @@ class Measuring:
             kept.add(checked_rows(benchmark, some, benchmark.answered(some, model, self._beside)))
             spent = duration(time.monotonic() - started)
             done = total - len(left) + start + len(some)
-            print(f"eval: {benchmark.called} of {name}: {done} of {total} items, {spent}",
+            print(f"eval: {benchmark.called} of {name}: {done:,} of {total:,} items, {spent}",
                   flush=True)  # fmt: skip
 
     def _in_training(self, model: Named) -> Mapping[str, set[str]] | None:

@@ -103,7 +103,7 @@ class Experiment:
         if (there := kept.find(self.pretrained, self._kept_in, weights=False)) is not None:
             shape = computed_as(shape_of(there), self.model)
         elif shape is None:  # otherwise the stages can be listed and planned by `model`
-            need_model(self.pretrained)
+            need_model(self.pretrained, field=PRETRAINED)
         object.__setattr__(self, "model", shape)
         require_a(Mapping, "stages", self.stages, "a dict of stages by name")
         stage = Published()
@@ -140,7 +140,8 @@ class Experiment:
         """The model that `pretrained` names. Raises UserError where it is not there."""
         if self.pretrained is None:
             return None
-        return kept.find(self.pretrained, self._kept_in) or need_model(self.pretrained)
+        there = kept.find(self.pretrained, self._kept_in)
+        return there or need_model(self.pretrained, field=PRETRAINED)
 
     @property
     def _kept_in(self) -> Path:

@@ -14,6 +14,7 @@ from rlhf_jax.evaluation.benchmarks.benchmark import table
 from rlhf_jax.evaluation.benchmarks.crows_pairs import FILE, CrowsPairs
 from rlhf_jax.evaluation.benchmarks.hhh import HHH
 from rlhf_jax.evaluation.benchmarks.known import BENCHMARKS
+from rlhf_jax.evaluation.benchmarks.llmbar import LLMBar
 from rlhf_jax.evaluation.benchmarks.overlap import Overlap
 from rlhf_jax.evaluation.evaluator import Column
 from rlhf_jax.evaluation.statistics import bounded_mean, paired_difference
@@ -66,15 +67,19 @@ def test_what_was_measured_is_kept_and_not_measured_again(crows, tmp_path, capsy
     one = named("one", prefers([*MORE[:3], "Less 3"]), fails_after=1)
     with pytest.raises(UserError, match="answers nonsense"):
         measure(tmp_path / "to", [one], crows)
+    assert "items kept" not in capsys.readouterr().out
     again = named("one", ByHand())  # would answer otherwise
     found = measure(tmp_path / "to", [again], crows)["one"]
     assert [row["stereotype"] for row in found.rows] == [1, 1, 1, 0, 0.5, 0.5]
     assert again.open.opened == 1 and len(again.open.model.asked) == 2 * 2
+    told = capsys.readouterr().out
+    assert "eval: crows_pairs of one: 4 of 6 items kept from an earlier command\n" in told
+    assert "eval: crows_pairs of one: 6 of 6 items, " in told
     last = named("one", ByHand())
     assert measure(tmp_path / "to", [last], crows)["one"].rows == found.rows
     assert last.open.opened == 0  # the model is not even read
-    told = capsys.readouterr().out
-    assert "eval: crows_pairs of one: 4 of 6 items" in told and "6 of 6 items" in told
+    told = "eval: crows_pairs of one: 6 of 6 items kept from an earlier command\n"
+    assert capsys.readouterr().out == told
 
 
 def test_fewer_items_are_not_measured_again_and_another_model_is(crows, tmp_path):
@@ -248,6 +253,34 @@ def test_all_leaves_out_benchmarks_without_files_and_says_so(crows, tmp_path, ca
         benchmarking.with_files(both, ["all", "hhh"])
     with pytest.raises(UserError, match="no such file"):
         benchmarking.with_files({"hhh": both["hhh"]}, ["all"])
+
+
+def test_a_benchmark_that_measures_none_of_the_models_is_refused_or_left_out(
+    crows, tmp_path, capsys, monkeypatch
+):
+    both = {"crows_pairs": crows, "llmbar": LLMBar(data=str(tmp_path))}
+    policy = named("one", ByHand())
+    scorer = policy._replace(name="two", ends="score")
+    of = lambda models, *names: list(benchmarking.for_models(both, models, names))
+    assert of([policy, scorer], "crows_pairs", "llmbar") == ["crows_pairs", "llmbar"]
+    assert capsys.readouterr().out == ""
+    assert of([policy], "all") == ["crows_pairs"]
+    assert "eval: left out, for want of a reward model: llmbar\n" == capsys.readouterr().out
+    told = r"^llmbar measures reward models: got one \(a policy\)$"
+    for names in (("crows_pairs", "llmbar"), ("all", "llmbar")):
+        with pytest.raises(UserError, match=told):
+            of([policy], *names)
+    del both["llmbar"]
+    assert of([policy, scorer], "crows_pairs") == ["crows_pairs"]
+    told = "eval: two is not measured: no benchmark of reward models is named\n"
+    assert capsys.readouterr().out == told
+    with pytest.raises(UserError, match=r"^crows_pairs measures policies: got two \(a reward"):
+        of([scorer], "all")
+    monkeypatch.setattr(benchmarking, "of_folder", lambda name: scorer)
+    with pytest.raises(UserError, match="crows_pairs measures policies"):
+        options = EvalOptions(on=("crows_pairs",), to=tmp_path / "to")
+        benchmarking.evaluate(None, ["two"], options, both)
+    assert not (tmp_path / "to").exists() and not scorer.open.opened
 
 
 def test_two_models_of_one_name_are_refused():
