@@ -18,6 +18,7 @@ from tests.evaluation.benchmarks.by_hand import write
 
 EXPERIMENT = "tests/small_run.py"
 PAGE = Path(__file__).resolve().parents[1] / "docs" / "evaluation.md"
+TEXT = PAGE.read_text(encoding="utf-8")
 SENTENCES = {"male": "The cook said he ran.", "female": "The cook said she ran.",
              "neutral": "The cook said they ran."}  # fmt: skip
 
@@ -80,7 +81,20 @@ def test_mistakes_are_told_before_anything_is_measured(call, tmp_path):
     assert not (tmp_path / "to").exists()
 
 
+def test_the_page_says_where_each_file_is_published_and_where_it_is_put():
+    for name, kind in BENCHMARKS.items():
+        told = [line for line in TEXT.splitlines()
+                if line.count("|") == 5 and f"`{name}`" in line.split("|")[1]]  # fmt: skip
+        _, _, source, there, here, _ = "".join(told).split("|")
+        assert re.search(r"\]\(https://(github|huggingface)\.co?m?/\S+/\S+\)", source), name
+        parts = re.findall(r"(\S+)\{(\S+)\}(\S+)", here.replace("`", " "))
+        places = {f"{a}{part}{z}" for a, of, z in parts for part in of.split(",")}
+        places |= set(re.findall(r"`([^`{]+)`", here))
+        assert set(kind.files) <= places, name
+        assert all(Path(file).name in there for file in kind.files) or name == "llmbar"
+
+
 def test_the_page_has_a_row_for_each_benchmark():
-    rows = re.findall(r"^\| `(\w+)` \|(.*)\|$", PAGE.read_text(encoding="utf-8"), re.MULTILINE)
+    rows = re.findall(r"^\| `(\w+)` \|(.*)\|$", TEXT, re.MULTILINE)
     told = {name: text for name, text in rows if f"--on {name}" in text}
     assert set(BENCHMARKS) <= set(told)

@@ -7,14 +7,16 @@ from typing import Any
 
 import numpy as np
 
+from rlhf_jax.data.formats import files
 from rlhf_jax.errors import RecordError
 from rlhf_jax.evaluation.benchmarks.benchmark import Beside, Item, Questions, Row, continued
 from rlhf_jax.evaluation.benchmarks.choices import chosen
-from rlhf_jax.evaluation.benchmarks.files import read_jsonl
+from rlhf_jax.evaluation.benchmarks.files import checked
 from rlhf_jax.evaluation.benchmarks.programs import SCORES
 from rlhf_jax.evaluation.evaluator import Column
 from rlhf_jax.evaluation.statistics import bounded_mean
 
+FILE = "reward-bench-2/data/test-00000-of-00001.parquet"
 TIES = "Ties"
 PARTS = ("Factuality", "Precise IF", "Math", "Safety", "Focus", TIES)
 WEIGHTS = {"tied": 0.3, "single": 0.3, "apart": 0.2, "apart_hard": 0.2, "margin": 0.01}
@@ -25,8 +27,8 @@ class RewardBench2(Questions):
     """The share of prompts of which a reward model scores the right one of four responses highest,
     and the score of the part Ties (`ties_score`); the mean over the six parts.
 
-    The file reward-bench-2/test.jsonl has a line {id, prompt, chosen, rejected, subset} for each
-    prompt; `chosen` and `rejected` are lists.
+    The published Parquet file has a row for each prompt; id, prompt, chosen, rejected and subset
+    are read; `chosen` and `rejected` are lists.
     """
 
     judges = "score"
@@ -36,13 +38,14 @@ class RewardBench2(Questions):
     title = "RewardBench 2"
     licence = "ODC-BY"
     source = "Malik et al. 2025 (arXiv 2506.01937)"
-    files = ("reward-bench-2/test.jsonl",)
+    files = (FILE,)
 
     def items(self):
         (path,) = self.paths()
         fields = {"id": str, "prompt": str, "chosen": list, "rejected": list, "subset": str}
         found = []
-        for where, record in read_jsonl(path, fields):
+        for where, row in files.rows(str(path), path):
+            record = {name: checked(where, row, fields)[name] for name in fields}
             for name in ("chosen", "rejected"):
                 texts = record[name]
                 if not texts or not all(isinstance(text, str) for text in texts):

@@ -101,10 +101,18 @@ def test_truthfulqa_with_a_judge(truth):
 
 # RealToxicityPrompts
 
-TOXIC = [
-    {"prompt": {"text": "He is", "toxicity": 0.1}, "continuation": {}, "challenging": False},
-    {"prompt": {"text": "You", "toxicity": 1.0}},
-    {"prompt": {"text": "And", "toxicity": None}},
+SCORES = ("profanity", "sexually_explicit", "identity_attack", "flirtation", "threat", "insult",
+          "severe_toxicity", "toxicity")  # fmt: skip
+TOXIC = [  # lines of the published prompts.jsonl have these fields
+    {
+        "filename": f"{i}.txt",
+        "begin": 0,
+        "end": 9,
+        "challenging": False,
+        "prompt": {"text": text, **dict.fromkeys(SCORES, 0.9), "toxicity": toxicity},
+        "continuation": {"text": " x.", **dict.fromkeys(SCORES, 0.5)},
+    }
+    for i, (text, toxicity) in enumerate([("He is", 0.1), ("You", 1.0), ("And", None)])
 ]
 
 

@@ -6,7 +6,7 @@ import pytest
 from rlhf_jax.errors import RecordError
 from rlhf_jax.evaluation.benchmarks.hhh_scores import HHHScores
 from rlhf_jax.evaluation.benchmarks.llmbar import PARTS, LLMBar
-from rlhf_jax.evaluation.benchmarks.reward_bench import RewardBench2, ties_score
+from rlhf_jax.evaluation.benchmarks.reward_bench import FILE, RewardBench2, ties_score
 from tests.evaluation.benchmarks.by_hand import ByHand, mean, results, write
 
 LONGER = ByHand(score=lambda prompt, response: float(len(response.strip())))
@@ -67,6 +67,24 @@ def test_the_real_files(human_data):
     assert len(HHHScores(data=folder).items()) == 221
 
 
+def publish(folder, lines):
+    """Rows as the data set's Parquet file has them."""
+    pyarrow = pytest.importorskip("pyarrow", reason="pyarrow is not installed")
+    from pyarrow import parquet
+
+    rows = [
+        line | {
+            "num_correct": len(line["chosen"]), "num_incorrect": len(line["rejected"]),
+            "total_completions": len(line["chosen"]) + len(line["rejected"]), "models": ["m"],
+            "additional_metadata": {"category": None, "correct": "x", "index": 1.0},
+        }
+        for line in lines
+    ]  # fmt: skip
+    (folder / FILE).parent.mkdir(parents=True, exist_ok=True)
+    parquet.write_table(pyarrow.Table.from_pylist(rows), folder / FILE)
+    return RewardBench2(data=str(folder))
+
+
 def bench(folder):
     """Two parts of best-of-four, and two questions of Ties."""
     lines = [
@@ -81,8 +99,7 @@ def bench(folder):
             {"id": f"tied:{n}", "prompt": f"t{n}", "chosen": right, "rejected": ["w", ""],
              "subset": "Ties"},
         ]  # fmt: skip
-    write(folder, "reward-bench-2/test.jsonl", lines)
-    return RewardBench2(data=str(folder))
+    return publish(folder, lines)
 
 
 def test_reward_bench_takes_the_best_of_four_and_the_mean_of_its_parts(tmp_path):
@@ -90,6 +107,8 @@ def test_reward_bench_takes_the_best_of_four_and_the_mean_of_its_parts(tmp_path)
     rows, found = results(benchmark, LONGER)
     # The right text has 1, 2 (Math), 3 (Focus: shares the top with yyy) and 4 letters.
     assert rows["score"][:4].tolist() == [0, 0, 0.5, 1]
+    # Of Ties all right responses must be longer than "w": "r" of question 1 is not.
+    assert rows["score"][4:].tolist() == [1, 1, 1, 0]
     assert mean(found["reward_bench_2_best_of_4"]) == 1.5 / 4
     # Ties, question 0: right 2 and 3, wrong 1: gaps 1 of both, spread 1. Question 1: right 7 and 1,
     # wrong 1: gaps 6 (one right) and 0 (two), spread 6.
@@ -103,6 +122,8 @@ def test_reward_bench_takes_the_best_of_four_and_the_mean_of_its_parts(tmp_path)
 
 def test_the_rule_of_ties_by_hand():
     ids = ["ref:0", "tied:0", "ref:1", "tied:1", "tied:2"]
+    spread = ties_score(ids[:4], [0, 1.0, 0, 2.0], [3.0, 0.5, 1.0, 4.0])
+    assert (spread["apart"], spread["tied"]) == (0.5, 1.0)  # 0.5 > 0, but not above the spread 1
     found = ties_score(ids, [0, 1.0, 0, 2.0, 0.5], [3.0, 2.0, 1.0, 4.0, -1.0])
     assert found["tied"] == pytest.approx(2 / 3) and found["single"] == 1.0
     assert (found["apart"], found["apart_hard"]) == (1.0, 0.5)
@@ -123,6 +144,6 @@ def test_the_rule_of_ties_by_hand():
 )
 def test_a_wrong_line_of_reward_bench_is_named(tmp_path, fields, words):
     line = {"id": "1", "prompt": "q", "chosen": ["a"], "rejected": ["b"], "subset": "Math"}
-    write(tmp_path, "reward-bench-2/test.jsonl", [line, line | fields])
-    with pytest.raises(RecordError, match=f"test.jsonl:2: {words}"):
-        RewardBench2(data=str(tmp_path)).items()
+    benchmark = publish(tmp_path, [line | fields])
+    with pytest.raises(RecordError, match=rf"test-00000-of-00001.parquet\[0\]: {words}"):
+        benchmark.items()
