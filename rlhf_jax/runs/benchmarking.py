@@ -49,6 +49,8 @@ class EvalOptions(ReadOptions):
     files       the folder with the benchmarks' files, or hub:OWNER/NAME; None: the folder that
                 RLHF_JAX_DATA names
     most_items  the maximum number of items of each benchmark; None: all
+    context     the maximum number of tokens of a prompt and an answer; more than in training only
+                with rotary positions; None: as in training
     judge       the model that judges answers, for benchmarks that can use one: URL#MODEL of an
                 endpoint in OpenAI's form, or a folder with a model; None: none
     to          the folder for the results; None: eval in the run's directory, or for published
@@ -61,6 +63,7 @@ class EvalOptions(ReadOptions):
     against: str | None = None
     files: str | None = None
     most_items: int | None = None
+    context: int | None = None
     judge: str | None = None
     to: Path | None = None
 
@@ -137,9 +140,10 @@ def evaluate(
         run = reading_run(config, "eval", options.insist)
     else:
         require(not options.stages, "stages", options.stages, "left out without an experiment")
-    models = [*(of_run(run, options.stages) if run else ()), *map(of_folder, folders)]
+    models = [*(of_run(run, options.stages, options.context) if run else ()),
+              *(of_folder(folder, options.context) for folder in folders)]  # fmt: skip
     check_names(models, options.against)
-    benchmarks = for_models(benchmarks, models, options.on)
+    benchmarks = within_context(for_models(benchmarks, models, options.on), models, options.on)
     to = options.to or Path("runs/eval" if config is None else config.directory / "eval")
     writable_directory(to, "to")
     judge = None
@@ -211,6 +215,29 @@ def check_names(models: Sequence[Named], against: str | None) -> None:
     if repeated := next((name for name in names if names.count(name) > 1), None):
         raise UserError(f"two models are called {repeated!r}: rename a folder")
     require(against is None or against in names, "against", against, f"of {', '.join(names)}")
+
+
+def within_context(
+    benchmarks: Mapping[str, Benchmark], models: Sequence[Named], named: Collection[str]
+) -> dict[str, Benchmark]:
+    """The benchmarks without those that `all` means and whose answers are longer than what a model
+    can read; says which. Raises UserError where one that is named has such answers."""
+    found = {}
+    for name, benchmark in benchmarks.items():
+        most = benchmark.longest_answer
+        short = [m for m in models if m.ends == benchmark.judges and m.context <= most]
+        if not short:
+            found[name] = benchmark
+            continue
+        told = (f"its answers have up to {most} tokens, and {short[0].name} reads "
+                f"{short[0].context} with the prompt: give --{name}.most-tokens or, with rotary "
+                "positions, --context")  # fmt: skip
+        if name in named:
+            raise UserError(f"{name}: {told}")
+        print(f"eval: {name} is left out: {told}")
+    if not found:
+        raise UserError("no benchmark is left")
+    return found
 
 
 class Measuring:

@@ -1,5 +1,6 @@
 """The models that `rlhf-jax eval` measures: those of a run's stages, and published folders."""
 
+import dataclasses
 import functools
 from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
@@ -15,6 +16,7 @@ from rlhf_jax.errors import UserError, require
 from rlhf_jax.evaluation.benchmarks.language_model import Policy, RewardModel, Texts
 from rlhf_jax.evaluation.benchmarks.model import LanguageModel, Scorer
 from rlhf_jax.generation.ending import Ending
+from rlhf_jax.models.config import TransformerConfig
 from rlhf_jax.published import model as published
 from rlhf_jax.published import scorer
 from rlhf_jax.published.folder import PublishedModel, need_model
@@ -36,6 +38,7 @@ class Named(NamedTuple):
     ends    "policy" or "score"
     digest  identifies its weights
     place   its directory or file
+    context the maximum number of tokens of a prompt and an answer
     open    reads it, and returns a function: the model that asks so many sequences at a time
     trained the training records of its run, as texts; None: they are not known
     """
@@ -44,12 +47,13 @@ class Named(NamedTuple):
     ends: Ends
     digest: str
     place: str
+    context: int
     open: Callable[[], Callable[[int], LanguageModel | Scorer]]
     trained: Callable[[], Iterator[str]] | None = None
 
 
-def of_run(run: Run, stages: Sequence[str]) -> list[Named]:
-    """The finished models of a run. stages: those that are measured; none: all.
+def of_run(run: Run, stages: Sequence[str], context: int | None = None) -> list[Named]:
+    """The finished models of a run. stages: those that are measured; none: all. context: `reading`.
 
     A policy that the run prompts with examples is its start's model, and is left out.
     Raises UserError where a named stage has not finished, or no stage has.
@@ -65,21 +69,41 @@ def of_run(run: Run, stages: Sequence[str]) -> list[Named]:
             print(f"eval: {stage} is prompted with the run's own examples: not measured")
             continue
         directory, ends = config.directory_of(stage) / "model", config.stages[stage].ends
-        open_ = functools.partial(_opened, run, stage, ends)
+        shape = reading(shape_of(config, run.ending, stage), context)
+        open_ = functools.partial(_opened, run, stage, ends, shape)
         trained = functools.partial(training_texts, run.corpora)
-        found.append(Named(stage, ends, _digest(directory), str(directory), open_, trained))
+        digest = _digest(directory) + _of_context(context)
+        found.append(Named(stage, ends, digest, str(directory), shape.context, open_, trained))
     if not found:
         raise UserError(f"{config.directory}: no stage has finished with a model to measure")
     return found
 
 
-def _opened(run: Run, stage: str, ends: Ends) -> Callable[[int], LanguageModel | Scorer]:
+def reading(shape: TransformerConfig, context: int | None) -> TransformerConfig:
+    """The shape of a model that reads so many tokens at most; None: as it was trained.
+
+    Raises ConfigError where the model has learned positions, and fewer.
+    """
+    if context is None:
+        return shape
+    most = shape.context if shape.positions == "learned" else None
+    need = "positive" if most is None else f"1 to {most}, as the model's positions are learned"
+    require(0 < context <= (most or context), "context", context, need)
+    return dataclasses.replace(shape, context=context)
+
+
+def _of_context(context: int | None) -> str:
+    return "" if context is None else f" context {context}"
+
+
+def _opened(
+    run: Run, stage: str, ends: Ends, shape: TransformerConfig
+) -> Callable[[int], LanguageModel | Scorer]:
     chat = run.tokenizer if run.tokenizer.chat else None
     # Without a chat template the stages were trained on prompts that begin with bos.
     texts = Texts(run.tokenizer, chat, chat is None or run.tokenizer.begins_texts)
     compiled = functools.cache(run.runner.evaluate)
     compile = lambda name, program: compiled(program.function)
-    shape = shape_of(run.config, run.ending, stage)
     params = run.model(stage)
     return lambda size: KINDS[ends](shape, params, texts, run.ending, compile, size)
 
@@ -104,18 +128,21 @@ def training_texts(corpora: Corpora) -> Iterator[str]:
                     yield " ".join(texts_of(record))
 
 
-def of_folder(name: str) -> Named:
-    """A published model: a policy, or a reward model with a single label."""
+def of_folder(name: str, context: int | None = None) -> Named:
+    """A published model: a policy, or a reward model with a single label. context: `reading`."""
     found = need_model(name)
     ends: Ends = "score" if scorer.is_one(found) else "policy"
     path = Path(name)
     short = path.stem if path.suffix == ".gguf" else path.name
-    place = str(found.path)
-    return Named(short, ends, found.digest(), place, functools.partial(_read, found, ends))
+    shape, digest = reading(published.shape_of(found), context), found.digest()
+    return Named(short, ends, digest + _of_context(context), str(found.path), shape.context,
+                 functools.partial(_read, found, ends, shape))  # fmt: skip
 
 
-def _read(found: PublishedModel, ends: Ends) -> Callable[[int], LanguageModel | Scorer]:
-    shape, tokenizer = published.shape_of(found), published.tokenizer_of(found)
+def _read(
+    found: PublishedModel, ends: Ends, shape: TransformerConfig
+) -> Callable[[int], LanguageModel | Scorer]:
+    tokenizer = published.tokenizer_of(found)
     params = (scorer.load if ends == "score" else published.load)(found, shape)
     texts = Texts(tokenizer, _with_chat(tokenizer), tokenizer.begins_texts)
     ending = Ending(tokenizer.eos_id, tokenizer.pad_id)

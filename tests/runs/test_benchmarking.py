@@ -50,7 +50,7 @@ class Opened:
 
 
 def named(name, model, trained=None, digest="d", **how):
-    return Named(name, "policy", digest, f"runs/{name}", Opened(model, **how), trained)
+    return Named(name, "policy", digest, f"runs/{name}", 64, Opened(model, **how), trained)
 
 
 @pytest.fixture

@@ -50,7 +50,7 @@ def test_answers_are_grouped_by_how_they_are_sampled():
 
 
 def named(policy):
-    return Named("by_hand", "policy", "digest", "here", lambda batch_size: policy)
+    return Named("by_hand", "policy", "digest", "here", 64, lambda batch_size: policy)
 
 
 def test_what_cannot_be_run_is_said(monkeypatch, tmp_path):
