@@ -67,6 +67,15 @@ def test_the_command_measures_a_run(chain, call, tmp_path, capsys):
     assert (tmp_path / "to" / "eval.html").read_text().startswith("<!doctype html>")
 
 
+def test_another_context_is_another_model(call, tmp_path):
+    """Kept rows of one context are not those of another. The small run's positions are learned."""
+    for options in ((), ("--context", "96")):
+        call("--stages", "sft", *options)
+    assert len(list((tmp_path / "to" / "winogender").glob("sft-*.jsonl"))) == 2
+    with pytest.raises(ConfigError, match="context = 161: must be 1 to 160, as the model's pos"):
+        call("--stages", "sft", "--context", "161")
+
+
 def test_mistakes_are_told_before_anything_is_measured(call, tmp_path):
     with pytest.raises(ConfigError, match=r"stages = 'feedback': must be of pretrain, "):
         call("--stages", "feedback")

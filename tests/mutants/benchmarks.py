@@ -105,8 +105,21 @@ COMMAND = (
         ("Measuring.run", "measured_as(benchmark, model.digest, judge)",
          "measured_as(benchmark, model.name, judge)",
          "test_fewer_items_are_not_measured_again_and_another_model_is"),
+        ("within_context", "m.context <= most", "m.context < most",
+         "test_answers_longer_than_a_context_are_refused_or_left_out"),
+        ("within_context", "m.ends == benchmark.judges and ", "",
+         "test_answers_longer_than_a_context_are_refused_or_left_out"),
         ("_with_options", "benchmark.most_items or options", "options",
          "test_options_for_all_give_way_to_a_benchmark_s_own"),
+    ]),
+    *mutants("runs/measured.py", "runs/test_benchmarking.py", [
+        ("reading", 'if shape.positions == "learned" else None', "",
+         "test_a_context_is_read_unless_positions_are_learned"),
+    ]),
+    *mutants("runs/measured.py", "test_eval.py", [
+        ("of_run", " + _of_context(context)", "", "test_another_context_is_another_model"),
+        ("of_run", "run.ending, stage), context)", "run.ending, stage), None)",
+         "test_another_context_is_another_model"),
     ]),
     *mutants("evaluation/benchmark_results.py", "runs/test_benchmarking.py", [
         ("differences", "parts[0][column], parts[1][column]", "parts[1][column], parts[0][column]",

@@ -1,6 +1,7 @@
 """`rlhf-jax eval` on models made by hand: what is kept, what is compared, what stands in training
 records, and the page."""
 
+import dataclasses
 import itertools
 import json
 import re
@@ -12,15 +13,17 @@ from rlhf_jax.errors import ConfigError, RecordError, UserError
 from rlhf_jax.evaluation import benchmark_figure, benchmark_page, benchmark_results
 from rlhf_jax.evaluation.benchmarks.benchmark import table
 from rlhf_jax.evaluation.benchmarks.crows_pairs import FILE, CrowsPairs
+from rlhf_jax.evaluation.benchmarks.gsm8k import GSM8K
 from rlhf_jax.evaluation.benchmarks.hhh import HHH
 from rlhf_jax.evaluation.benchmarks.known import BENCHMARKS
 from rlhf_jax.evaluation.benchmarks.llmbar import LLMBar
 from rlhf_jax.evaluation.benchmarks.overlap import Overlap
 from rlhf_jax.evaluation.evaluator import Column
 from rlhf_jax.evaluation.statistics import bounded_mean, paired_difference
+from rlhf_jax.models.config import TransformerConfig
 from rlhf_jax.runs import benchmarking, kept_rows
 from rlhf_jax.runs.benchmarking import EvalOptions, Measuring
-from rlhf_jax.runs.measured import Named
+from rlhf_jax.runs.measured import Named, reading
 from tests.evaluation.benchmarks.by_hand import ByHand, prefers, write
 
 COUNT = 6
@@ -276,11 +279,39 @@ def test_a_benchmark_that_measures_none_of_the_models_is_refused_or_left_out(
     assert capsys.readouterr().out == told
     with pytest.raises(UserError, match=r"^crows_pairs measures policies: got two \(a reward"):
         of([scorer], "all")
-    monkeypatch.setattr(benchmarking, "of_folder", lambda name: scorer)
+    monkeypatch.setattr(benchmarking, "of_folder", lambda name, context: scorer)
     with pytest.raises(UserError, match="crows_pairs measures policies"):
         options = EvalOptions(on=("crows_pairs",), to=tmp_path / "to")
         benchmarking.evaluate(None, ["two"], options, both)
     assert not (tmp_path / "to").exists() and not scorer.open.opened
+
+
+def test_answers_longer_than_a_context_are_refused_or_left_out(crows, capsys):
+    """gsm8k's answers have up to 64 tokens, and so many a model reads in all."""
+    both = {"crows_pairs": crows, "gsm8k": GSM8K(most_tokens=64)}
+    long, short = named("long", ByHand())._replace(context=65), named("short", ByHand())
+    scorer = short._replace(ends="score")
+    of = lambda models, *names: list(benchmarking.within_context(both, models, names))
+    assert of([long, scorer], "gsm8k") == ["crows_pairs", "gsm8k"]
+    assert capsys.readouterr().out == ""
+    assert of([long, short], "all") == ["crows_pairs"]
+    assert "eval: gsm8k is left out: its answers have up to 64" in capsys.readouterr().out
+    told = "gsm8k: its answers have up to 64 tokens, and short reads 64 with the prompt"
+    with pytest.raises(UserError, match=told):
+        of([long, short], "all", "gsm8k")
+    del both["crows_pairs"]
+    with pytest.raises(UserError, match="no benchmark is left"):
+        of([short], "all")
+
+
+def test_a_context_is_read_unless_positions_are_learned():
+    learned = TransformerConfig(vocab_size=16, layers=1, width=8, heads=1, context=32)
+    rotary = dataclasses.replace(learned, positions="rotary")
+    assert reading(learned, None) is learned and reading(learned, 16).context == 16
+    assert reading(rotary, 64) == dataclasses.replace(rotary, context=64)
+    for shape, context, most in ((learned, 33, "1 to 32"), (rotary, 0, "positive")):
+        with pytest.raises(ConfigError, match=f"context = {context}: must be {most}"):
+            reading(shape, context)
 
 
 def test_two_models_of_one_name_are_refused():

@@ -6,6 +6,7 @@ own tasks and with the model in transformers.
 """
 
 import dataclasses
+import itertools
 import json
 import os
 import sys
@@ -264,10 +265,9 @@ def ours(model_file) -> Mapping[str, Sequence[Mapping[str, Any]]]:
     found = {}
     for name, same in TASKS.items():
         benchmark = same.benchmark
-        items, size = benchmark.measured(), benchmark.at_once
-        policy = opened(benchmark.batch_size)
-        found[name] = [row for start in range(0, len(items), size)
-                       for row in benchmark.answered(items[start : start + size], policy, Beside())]  # fmt: skip
+        found[name] = benchmark.answered(
+            benchmark.measured(), opened(benchmark.batch_size), Beside()
+        )
     return found
 
 
@@ -278,7 +278,7 @@ def test_each_item_has_the_value_of_the_harness(name, ours, theirs):
     per = len(theirs[name]) // sum(counts)  # two of GSM8K: one for each way to find the number
     starts = np.cumsum([0, *counts]) * per
     mine = [same.values(row) for row in rows]
-    other = [same.theirs(theirs[name][a:b]) for a, b in zip(starts, starts[1:], strict=False)]
+    other = [same.theirs(theirs[name][a:b]) for a, b in itertools.pairwise(starts)]
     assert len(mine) == len(other) > 0
     for key in mine[0]:
         of, to = [each[key] for each in mine], [each[key] for each in other]
