@@ -21,6 +21,8 @@ LIKELIHOODS = (
     ]),
     *mutants("evaluation/benchmarks/language_model.py",
              "evaluation/benchmarks/test_language_model.py", [
+        ("Policy.answers", "self._by_length(read, most_tokens)", "self._by_length(read)",
+         "test_a_batch_has_room_for_its_answers", "IndexError"),
         ("Policy._piece", "- len(ids) + 1", "- len(ids)",
          "test_a_long_prompt_loses_its_first_tokens_and_is_counted"),
         ("Texts.fitting", "ids[-room:]", "ids[:room]",

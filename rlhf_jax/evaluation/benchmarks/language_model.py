@@ -82,10 +82,13 @@ class _Model:
     def cut(self) -> int:
         return self._texts.cut
 
-    def _by_length(self, read: Sequence[Sequence[int]]) -> Iterator[list["_Sized"]]:
-        """The places of sequences of ids as batches of one rounded length each."""
+    def _by_length(
+        self, read: Sequence[Sequence[int]], answer: int = 0
+    ) -> Iterator[list["_Sized"]]:
+        """The places of sequences of ids as batches of one rounded length each. answer: tokens that
+        follow each."""
         order = sorted(range(len(read)), key=lambda i: (len(read[i]), i))
-        return batches([_Sized(i, len(read[i])) for i in order], self._batch_size)
+        return batches([_Sized(i, len(read[i])) for i in order], self._batch_size, answer)
 
 
 class Policy(_Model):
@@ -153,7 +156,7 @@ class Policy(_Model):
         ending = self._ending
         if any(not isinstance(prompt, str) for prompt in prompts):
             ending = dataclasses.replace(ending, eos=self._texts.chat.eos_id)
-        for places in self._by_length(read):
+        for places in self._by_length(read, most_tokens):
             length = min(room, rounded(places[-1].length))
             rows = rows_of(length + most_tokens, self._batch_size)
             program = answer_program(
@@ -219,12 +222,13 @@ class _Sized(NamedTuple):
         return range(self.length)
 
 
-def batches(rows: Sequence[Row | _Sized], batch_size: int) -> Iterator[list]:
-    """The rows, sorted by length, as batches of one rounded length each."""
+def batches(rows: Sequence[Row | _Sized], batch_size: int, answer: int = 0) -> Iterator[list]:
+    """The rows, sorted by length, as batches of one rounded length each. answer: tokens that follow
+    each row."""
     some: list = []
     for row in rows:
         length = rounded(len(row.tokens))
-        if some and (len(some) >= rows_of(length, batch_size)
+        if some and (len(some) >= rows_of(length + answer, batch_size)
                      or rounded(len(some[0].tokens)) != length):  # fmt: skip
             yield some
             some = []

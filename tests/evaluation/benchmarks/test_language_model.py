@@ -11,7 +11,7 @@ import pytest
 
 from rlhf_jax.errors import UserError
 from rlhf_jax.evaluation import evaluator
-from rlhf_jax.evaluation.benchmarks import language_model, packing
+from rlhf_jax.evaluation.benchmarks import language_model, packing, programs
 from rlhf_jax.evaluation.benchmarks.benchmark import Benchmark, Item
 from rlhf_jax.evaluation.benchmarks.language_model import Policy, RewardModel, Texts
 from rlhf_jax.evaluation.benchmarks.model import Answer
@@ -128,6 +128,14 @@ def test_an_answer_depends_on_its_name_alone():
     assert others[0] == all_of[0] and others[3] == all_of[3] and len(set(others)) > 3
 
 
+def test_a_batch_has_room_for_its_answers(monkeypatch):
+    """40 tokens are two prompts of at most 16, but one of them with 6 of an answer."""
+    prompts, of = ["ab", "c", "defgh", "ab"], {"most_tokens": 6, "ids": list("pqrs")}
+    expected = policy(batch_size=1).answers(prompts, **of)
+    monkeypatch.setattr(programs, "TOKENS", 40)
+    assert policy(batch_size=4).answers(prompts, **of) == expected
+
+
 def test_greedy_answers_are_the_likeliest_tokens():
     (answer,) = policy().answers(["ab"], most_tokens=6)
     ids = LETTERS.prompt_ids("ab")
@@ -226,3 +234,5 @@ def test_batches_have_one_rounded_length_and_few_tokens():
     sized = [language_model._Sized(i, n) for i, n in enumerate([1, 16, 17, 30, 400, 5000, 5100])]
     found = [[each.place for each in rows] for rows in language_model.batches(sized, 2)]
     assert found == [[0, 1], [2, 3], [4], [5], [6]]
+    found = [[each.place for each in rows] for rows in language_model.batches(sized, 2, 4090)]
+    assert found == [[0], [1], [2], [3], [4], [5], [6]]
