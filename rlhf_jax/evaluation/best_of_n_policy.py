@@ -67,7 +67,9 @@ class BestOfN(RewardScore):
 
     def programs(self, build, asked):
         model = build.shapes["subject"]
-        sample = sampling_program(model, asked.sampling, build.ending, **asked.shape)
+        sample = sampling_program(
+            model, asked.sampling, build.ending, decoding=asked.decoding, **asked.shape
+        )
         return super().programs(build, asked) | {"sample": sample}
 
     def rows(self, subject):

@@ -17,6 +17,7 @@ from rlhf_jax.data.tokenizer import Tokenizer
 from rlhf_jax.errors import UserError, require
 from rlhf_jax.evaluation.statistics import Interval
 from rlhf_jax.fields import ADDED_LATER
+from rlhf_jax.generation.decode import TOGETHER, DecodingConfig
 from rlhf_jax.generation.ending import Response
 from rlhf_jax.generation.sampling import SamplingConfig
 from rlhf_jax.stages.facts import Facts
@@ -40,6 +41,7 @@ class EvaluationConfig:
     prompts       the data source's split of prompts
     most_prompts  the maximum number of prompts: the first of the split; None: all
     curves        training metrics that the report draws, for the stages that have them
+    decoding      how a batch of prompts is decoded
     """
 
     prompt_length: int  # maximum number of tokens of a prompt
@@ -49,6 +51,7 @@ class EvaluationConfig:
     prompts: str = "test"
     curves: tuple[str, ...] = ("score", "kl")
     most_prompts: int | None = dataclasses.field(default=None, metadata=ADDED_LATER)
+    decoding: DecodingConfig = dataclasses.field(default=TOGETHER, metadata=ADDED_LATER)
 
     def __post_init__(self):
         most = self.most_prompts

@@ -71,7 +71,9 @@ class KL(Evaluator):
         model, reference = build.shapes["subject"], build.shapes["to"]
         sampling = SamplingConfig(self.temperature)
         return {
-            "sample": sampling_program(model, sampling, build.ending, **asked.shape),
+            "sample": sampling_program(
+                model, sampling, build.ending, decoding=asked.decoding, **asked.shape
+            ),
             "kl": kl_program(model, reference, self.temperature, **asked.shape),
         }
 

@@ -11,7 +11,7 @@ import numpy as np
 from rlhf_jax.data.pipeline import prompt_pass
 from rlhf_jax.data.tokenizer import Tokenizer
 from rlhf_jax.errors import UserError
-from rlhf_jax.generation.decode import generate
+from rlhf_jax.generation.decode import TOGETHER, DecodingConfig, generate
 from rlhf_jax.generation.ending import Ending, Response, final_scores
 from rlhf_jax.generation.sampling import SamplingConfig
 from rlhf_jax.models import transformer
@@ -44,14 +44,21 @@ def sampling_program(
     prompt_length: int,
     response_length: int,
     batch_size: int,
+    decoding: DecodingConfig = TOGETHER,
 ) -> Program:
     """sample(params, tokens, segments, key) -> Rollout, for a batch of prompts."""
     function = functools.partial(
-        generate, model, sampling=sampling, response_length=response_length, ending=ending
+        generate,
+        model,
+        sampling=sampling,
+        response_length=response_length,
+        ending=ending,
+        decoding=decoding,
     )
     prompts = prompt_shapes(batch_size, prompt_length)
     arguments = (policy_shapes(model), prompts["tokens"], prompts["segments"], KEY)
-    return Program(function, arguments, whole=True, turns=response_length - 1)
+    turns = decoding.turns(batch_size, response_length)
+    return Program(function, arguments, whole=True, turns=turns)
 
 
 def kl_program(
@@ -111,6 +118,7 @@ class Sampler:
         prompt_length: int,
         response_length: int,
         batch_size: int,
+        decoding: DecodingConfig = TOGETHER,
         sample: Callable | None = None,
         kl: Callable | None = None,
     ):
@@ -122,7 +130,8 @@ class Sampler:
             "batch_size": batch_size,
         }
         here = lambda program: jax.jit(program.function)
-        self._sample = sample or here(sampling_program(model, sampling, ending, **shape))
+        sampling_of = functools.partial(sampling_program, decoding=decoding, **shape)
+        self._sample = sample or here(sampling_of(model, sampling, ending))
         self._kl = kl or here(kl_program(model, model, sampling.temperature, **shape))
 
     def batches(self, params: Any, prompts: Sequence[str], key: jax.Array) -> Iterable:

@@ -49,18 +49,26 @@ Rule = Callable[[jax.Array, tuple[str, ...], Use], jax.Array]
 Parts = Callable[..., jax.Array | None]
 _rule: contextvars.ContextVar[Rule | None] = contextvars.ContextVar("placement", default=None)
 _parts: contextvars.ContextVar[Parts | None] = contextvars.ContextVar("parts", default=None)
+_groups: contextvars.ContextVar[int] = contextvars.ContextVar("row groups", default=1)
 
 
 @contextlib.contextmanager
-def placing(rule: Rule, parts: Parts | None = None):
+def placing(rule: Rule, parts: Parts | None = None, groups: int = 1):
     """Models traced inside lay out their arrays by `rule(array, axes, use)`, and compute on the
-    parts that a device holds by `parts`, as `on_parts`."""
-    tokens = _rule.set(rule), _parts.set(parts)
+    parts that a device holds by `parts`, as `on_parts`. groups: of devices over which the rows of a
+    batch are cut."""
+    tokens = _rule.set(rule), _parts.set(parts), _groups.set(groups)
     try:
         yield
     finally:
         _rule.reset(tokens[0])
         _parts.reset(tokens[1])
+        _groups.reset(tokens[2])
+
+
+def row_groups() -> int:
+    """The number of groups of devices over which the rows of a batch are cut; 1 without a rule."""
+    return _groups.get()
 
 
 def placed() -> bool:

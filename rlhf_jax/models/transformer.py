@@ -283,8 +283,6 @@ def prefill(
 
     The cache holds P + room columns, with one pair of buffers for each layer.
     """
-    total = tokens.shape[1] + room
-    require(total <= config.context, "context", config.context, f">= prompt + response = {total}")
     positions, views = positions_of(segments), _views(config, segments)
     x, cache = _embed(config, params, tokens, positions), []
     for i, block_params in enumerate(layers(params)):
@@ -292,11 +290,34 @@ def prefill(
         local = config.is_local(i)
         block = Block(config, local)
         x, (k, v) = block.apply({"params": block_params}, x, views[local], positions, last)
-        pad = ((0, 0), (0, 0), (0, room), (0, 0))
-        k, v = (jnp.pad(for_cache(config, x), pad) for x in (k, v))
-        keys = place(k.swapaxes(2, 3), ("cache_rows", "heads", "head_width", "columns"))
-        cache.append((keys, place(v, ("cache_rows", "heads", "columns", "head_width"))))
-    return Norm(config).apply({"params": params["final_norm"]}, x), cache
+        cache.append((for_cache(config, k).swapaxes(2, 3), for_cache(config, v)))
+    return Norm(config).apply({"params": params["final_norm"]}, x), longer_cache(cache, room)
+
+
+def columns_of(cache: Cache) -> int:
+    """The number of columns of a cache."""
+    return cache[0][0].shape[3]
+
+
+def longer_cache(cache: Cache, more: int) -> Cache:
+    """The cache with `more` empty columns at its end."""
+    longer = []
+    for keys, values in cache:
+        keys = jnp.pad(keys, ((0, 0), (0, 0), (0, 0), (0, more)))
+        values = jnp.pad(values, ((0, 0), (0, 0), (0, more), (0, 0)))
+        keys = place(keys, ("cache_rows", "heads", "head_width", "columns"))
+        longer.append((keys, place(values, ("cache_rows", "heads", "columns", "head_width"))))
+    return longer
+
+
+def turned_cache(cache: Cache, start: int, by: jax.Array) -> Cache:
+    """The cache with its columns from `start` on turned left by `by` columns."""
+
+    def turned(x, axis):
+        still, ring = jnp.split(x, [start], axis=axis)
+        return jnp.concatenate([still, jnp.roll(ring, -by, axis=axis)], axis=axis)
+
+    return [(turned(keys, 3), turned(values, 2)) for keys, values in cache]
 
 
 def decode_step(
@@ -306,6 +327,7 @@ def decode_step(
     tokens: jax.Array,
     positions: jax.Array,
     visible: jax.Array,
+    ages: jax.Array,
     column: jax.Array,
     cache: Cache,
 ) -> tuple[jax.Array, Cache]:
@@ -313,13 +335,14 @@ def decode_step(
     values at `column`.
 
     blocks: the parameters of each layer, unstacked once outside the decode loop.
-    visible: [B, S], true at the columns that each row attends to, `column` included. Layers with a
-        window attend to the last of them.
+    visible: [B, S], true at the columns that each row attends to, `column` included.
+    ages: [B, S], how many tokens the token of a column lies before this one. Layers with a window
+        attend to the visible columns whose age is less.
     """
     x = _embed(config, params, tokens[:, None], positions[:, None])
     near = visible
-    if config.window is not None:  # the tokens of a row are columns without gaps
-        near = visible & (jnp.arange(visible.shape[1]) > column - config.window)[None]
+    if config.window is not None:
+        near = visible & (ages < config.window)
     new_cache = []
     for i, (block, cached) in enumerate(zip(blocks, cache, strict=True)):
         local = config.is_local(i)

@@ -24,8 +24,10 @@ import jax
 import numpy as np
 from jax.experimental.compilation_cache import compilation_cache
 
-from rlhf_jax.parallel.config import AUTO
+from rlhf_jax.errors import require
+from rlhf_jax.parallel.config import AUTO, ParallelConfig
 
+PROGRAMS = ".programs"  # in the directory of a run with `deterministic`
 LARGEST = 2 * 2**30  # bytes of all entries; beyond them the oldest are removed
 ZSTANDARD = b"\x28\xb5\x2f\xfd"  # an entry's first bytes where JAX has compressed it by Zstandard
 HIT = "/jax/compilation_cache/cache_hits"
@@ -54,6 +56,20 @@ def use(setting: str | None) -> None:
     _set(str(folder))
     if jax.default_backend() == "cpu" and not _usable(folder):
         _set(None)
+
+
+def folder_of(config: ParallelConfig, directory: os.PathLike | str) -> str | None:
+    """The setting for `use` of a run in this directory: `config.compile_cache`, or on GPUs with
+    `deterministic` a folder of the run. JAX keeps XLA's choice of kernels in the same folder, so
+    that a resumed run computes with those that it began with.
+
+    Raises ConfigError where the directory of such a run is not on a disk.
+    """
+    if not config.deterministic or jax.default_backend() not in ("gpu", "cuda"):
+        return config.compile_cache
+    allowed = "a folder of a disk: parallel.deterministic keeps compiled programs there"
+    require("://" not in os.fspath(directory), "out", os.fspath(directory), allowed)
+    return str(Path(directory, PROGRAMS))
 
 
 def user_folder() -> Path:

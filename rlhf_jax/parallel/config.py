@@ -25,6 +25,9 @@ class ParallelConfig:
     compile_cache  the folder in which compiled programs are kept for later commands; "auto":
                  rlhf_jax in the user's cache directory, or the folder that
                  JAX_COMPILATION_CACHE_DIR names; None: each command compiles anew
+    deterministic  on GPUs a run gives the same bits whenever it is repeated or resumed, at some
+                 cost: XLA uses no kernel that sums in an order that varies, and keeps its programs
+                 and its choice of kernels in the run's directory. CPUs and TPUs need no such field
     """
 
     runner: Literal["jit", "pmap"] = "jit"
@@ -35,6 +38,7 @@ class ParallelConfig:
     process: int | None = None
     heartbeat: int = 30
     compile_cache: str | None = AUTO
+    deterministic: bool = False
 
     def __post_init__(self):
         require(self.runner in ("jit", "pmap"), "runner", self.runner, "'jit' or 'pmap'")

@@ -15,14 +15,20 @@ from rlhf_jax.errors import UserError
 from rlhf_jax.parallel.config import AUTO, ParallelConfig
 
 LOST = 3  # exit code of a process that ends because another process has ended
+# GPU kernels that add in varying order are left out. Unlike xla_gpu_deterministic_ops, which also
+# turns autotuning off, this needs the choice of kernels to be kept (compile_cache.folder_of).
+FIXED_ORDER = "--xla_gpu_exclude_nondeterministic_ops=true"
 
 
 def start(config: ParallelConfig) -> None:
-    """Connects to the other processes, if the config names a coordinator. Call it before anything
-    else uses jax.
+    """Connects to the other processes, if the config names a coordinator, and gives XLA its flags.
+    Call it before anything else uses jax: XLA reads flags once.
 
     Raises UserError where the other processes cannot be reached.
     """
+    if config.deterministic:
+        flags = os.environ.get("XLA_FLAGS", "").split()
+        os.environ["XLA_FLAGS"] = " ".join(dict.fromkeys([*flags, FIXED_ORDER]))
     if config.coordinator is None or jax.distributed.is_initialized():
         return
     place = {}

@@ -120,7 +120,8 @@ class JitRunner:
 
         @functools.wraps(function)
         def placed(*arguments):
-            with placing(self.layout.place, self.layout.on_parts):
+            layout = self.layout
+            with placing(layout.place, layout.on_parts, layout.row_groups):
                 result = function(*arguments)
                 return (self.layout.keep(result[0]), *result[1:]) if donate else result
 

@@ -184,7 +184,8 @@ class Evaluation:
         """
         how, asked, ending = self.prompting(stage), self.asked(stage), self.run.ending
         model = shape_of(self.config, ending, stage)
-        make = lambda: {"sample": sampling_program(model, asked.sampling, ending, **asked.shape)}
+        shape = {"decoding": asked.decoding, **asked.shape}
+        make = lambda: {"sample": sampling_program(model, asked.sampling, ending, **shape)}
         compiled = self._compile(("responses", model, asked), make)
         sampler = Sampler(
             model, self.run.tokenizer, asked.sampling, ending, **asked.shape, **compiled
@@ -380,7 +381,9 @@ def report_programs(config: "Experiment", ending: Ending, stage: str) -> dict[st
     judging = [e for e in config.evaluators if e.measures(stage, config.stages[stage].ends)]
     if any(evaluator.asks for evaluator in judging):
         model = shape_of(config, ending, stage)
-        found["responses"] = sampling_program(model, asked.sampling, ending, **asked.shape)
+        found["responses"] = sampling_program(
+            model, asked.sampling, ending, decoding=asked.decoding, **asked.shape
+        )
     for evaluator in judging:
         build = build_of(config, ending, evaluator, stage)
         programs = evaluator.programs(build, asked).items()

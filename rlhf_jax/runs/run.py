@@ -65,7 +65,7 @@ class Run:
         self.config, self.stop_after_steps, self.insist = config, stop_after_steps, insist
         self.origin = origin
         self.directory = config.directory
-        compile_cache.use(config.parallel.compile_cache)
+        compile_cache.use(compile_cache.folder_of(config.parallel, self.directory))
         self.runner = make_runner(config.parallel)
         self.check_rows(stages)
         known = config.model.vocab_size, config.seed, config.chat, config.published

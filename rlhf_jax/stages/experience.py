@@ -116,7 +116,7 @@ def make_rollout(
 ) -> Callable:
     """rollout(policy, key, prompts) -> Rollout: one response to each row."""
 
-    def sample(policy, key, tokens, segments, rows):
+    def sample(policy, key, decoding, tokens, segments, rows):
         return generate(
             model,
             policy,
@@ -127,13 +127,15 @@ def make_rollout(
             response_length=config.response_length,
             ending=ending,
             rows=rows,
+            decoding=decoding,
         )
 
     def rollout(policy, key, batch):
         size = len(batch["tokens"])
         rows = jnp.arange(size) + replicas.index() * size
+        decoding = config.decoding.share(size, config.batch_size)
         return in_pieces(
-            lambda *piece: sample(policy, key, *piece),
+            lambda *piece: sample(policy, key, decoding, *piece),
             config.rollout_micro_batches,
             (batch["tokens"], batch["segments"], rows),
         )

@@ -106,6 +106,8 @@ class PolicyGradient(PolicyGradientConfig, Stage):
             Rows("batch_size", rows, self.rollout_micro_batches),
             Rows("batch_size", rows, steps * self.micro_batches),
         ]
+        if self.decoding.slots is not None:
+            found.append(Rows("decoding.slots", self.decoding.slots, 1))
         if self.ptx_coefficient > 0:
             pieces = steps * self.text_pieces
             found.append(Rows("batch_size x ptx_ratio", rows * self.ptx_ratio, pieces))
@@ -154,7 +156,7 @@ class PolicyGradient(PolicyGradientConfig, Stage):
                 rows=(2,),
                 returns_rows=True,
                 beside=(state._replace(policy=None), frozen),
-                turns=self.response_length - 1,
+                turns=self.decoding.turns(size // self.rollout_micro_batches, self.response_length),
                 shared=(*shared, frozen.fixed["policy"]),
             )
         }

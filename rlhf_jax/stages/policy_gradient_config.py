@@ -5,6 +5,7 @@ from typing import Literal
 
 from rlhf_jax.errors import require, require_a
 from rlhf_jax.fields import ADDED_LATER
+from rlhf_jax.generation.decode import TOGETHER, DecodingConfig
 from rlhf_jax.models.lora import TRAINED, LoRA
 from rlhf_jax.objectives import kl
 from rlhf_jax.objectives.estimator import GAE, Advantage, PPOClip, Surrogate
@@ -89,6 +90,10 @@ class PolicyGradientConfig:
     # The form of the adapters that are trained, one on the policy and one on the value network;
     # None: the models are trained.
     lora: LoRA | None = dataclasses.field(default=None, kw_only=True, metadata=ADDED_LATER)
+    # How each of the rollout_micro_batches is decoded. Its slots are those of all devices together.
+    decoding: DecodingConfig = dataclasses.field(
+        default=TOGETHER, kw_only=True, metadata=ADDED_LATER
+    )
 
     def __post_init__(self):
         self._check_kinds()
@@ -122,6 +127,7 @@ class PolicyGradientConfig:
         require_a(OptimizerConfig, "policy_optimizer", self.policy_optimizer)
         if self.value_optimizer is not None:
             require_a(OptimizerConfig, "value_optimizer", self.value_optimizer)
+        require_a(DecodingConfig, "decoding", self.decoding)
         require_a(Advantage, "advantage", self.advantage)
         require_a(Surrogate, "surrogate", self.surrogate)
         require_a((FixedController, AdaptiveController, DoublingController), "kl", self.kl)

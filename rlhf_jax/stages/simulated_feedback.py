@@ -17,7 +17,7 @@ from rlhf_jax.feedback.collect import output_counts, rankings_of
 from rlhf_jax.feedback.labelers import SimulatedLabeler, calibrate_noise
 from rlhf_jax.feedback.pools import LabelerPool
 from rlhf_jax.fields import ADDED_LATER
-from rlhf_jax.generation.decode import generate
+from rlhf_jax.generation.decode import TOGETHER, DecodingConfig, generate
 from rlhf_jax.generation.sampling import SamplingConfig
 from rlhf_jax.stages.facts import Expected
 from rlhf_jax.stages.stage import KEY, Need, Program, Stage, policy_shapes, prompt_shapes
@@ -42,6 +42,7 @@ class SimulatedFeedback(Stage):
     prompts    the data source's split of prompts
     pool       labelers who differ, of whom one ranks all outputs of a prompt and is named in the
                record; None: they differ by noise alone
+    decoding   how the outputs of a step are decoded
     """
 
     ends: ClassVar = "rankings"
@@ -54,6 +55,9 @@ class SimulatedFeedback(Stage):
     prompts: str = "feedback"
     policy: str = dataclasses.field(kw_only=True)
     pool: LabelerPool | None = dataclasses.field(default=None, kw_only=True, metadata=ADDED_LATER)
+    decoding: DecodingConfig = dataclasses.field(
+        default=TOGETHER, kw_only=True, metadata=ADDED_LATER
+    )
 
     def __post_init__(self):
         for field in ("prompt_length", "response_length", "temperature", "batch_size"):
@@ -98,11 +102,12 @@ class SimulatedFeedback(Stage):
                 sampling=SamplingConfig(self.temperature),
                 response_length=self.response_length,
                 ending=build.ending,
+                decoding=self.decoding,
             )
 
         prompts = prompt_shapes(self.batch_size, self.prompt_length)
         arguments = (policy_shapes(model), prompts["tokens"], prompts["segments"], KEY)
-        turns = self.response_length - 1
+        turns = self.decoding.turns(self.batch_size, self.response_length)
         return {"sample": Program(sample, arguments, whole=True, turns=turns)}
 
     def task(self, inputs):

@@ -218,7 +218,7 @@ def test_decoding_with_a_cache_gives_the_logits_of_the_sequence(name):
             visible = (jnp.arange(12) >= 3) & (jnp.arange(12) <= column)
             states, cache = step(
                 config, blocks, params, tokens[:, column], jnp.array([column - 3]),
-                visible[None], jnp.int32(column), cache,
+                visible[None], column - jnp.arange(12)[None], jnp.int32(column), cache,
             )  # fmt: skip
 
 

@@ -39,7 +39,23 @@ MUTANTS = (
          "test_the_seconds_of_compiling_count_once_and_add_up_over_calls"),
     ]),
     *mutants("runs/run.py", "parallel/test_compile_cache.py", [
-        ("Run.__init__", "compile_cache.use(config.parallel.compile_cache)", "pass",
+        ("Run.__init__",
+         "compile_cache.use(compile_cache.folder_of(config.parallel, self.directory))", "pass",
          "test_a_run_uses_the_setting_of_its_config", "Failed"),
+        ("Run.__init__", "compile_cache.folder_of(config.parallel, self.directory)",
+         "config.parallel.compile_cache",
+         "parallel/test_deterministic.py::test_a_run_keeps_them_in_its_own"),
+    ]),
+    *mutants("parallel/compile_cache.py", "parallel/test_deterministic.py", [
+        ("folder_of", "not config.deterministic or", "",
+         "test_on_gpus_programs_are_kept_in_the_run_s_directory[gpu]"),
+        ("folder_of", 'jax.default_backend() not in ("gpu", "cuda")', "False",
+         "test_on_gpus_programs_are_kept_in_the_run_s_directory[cpu]"),
+    ]),
+    *mutants("parallel/processes.py", "parallel/test_deterministic.py", [
+        ("start", "if config.deterministic", "if config",
+         "test_xla_gets_the_flag_beside_those_that_are_given"),
+        ("start", "[*flags, FIXED_ORDER]", "[FIXED_ORDER]",
+         "test_xla_gets_the_flag_beside_those_that_are_given"),
     ]),
 )  # fmt: skip

@@ -195,7 +195,7 @@ HUANG = (
          ("positions_of", "time - jax.lax.cummax(jnp.where(starts, time, 0), axis=1)", "time")),
     *row("4. fixed shapes past EOS, no top-k", "generation/decode.py",
          "generation/test_decode.py::test_responses_end_with_eos_and_then_hold_padding",
-         ("generate", "live & ~ending.stops(token, t)", "live")),
+         ("_together", "live & decoder.goes_on(token, t)", "live")),
     *row("5. learning rate to 0 (`final_fraction=0`)", "training/optimizer.py",
          "training/test_optimizer.py::test_the_rate_in_the_metrics_is_the_rate_of_the_update",
          ("learning_rate_at", "(applied)", "(applied + 1)")),

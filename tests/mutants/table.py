@@ -30,6 +30,7 @@ from tests.mutants import (
     published,
     recipes,
     rewards,
+    slots,
     splash,
     stages,
     sweeps,
@@ -38,7 +39,7 @@ from tests.mutants import (
 )
 
 ROOMS = (formats, chat, details, objectives, policy_gradients, preferences, models, families, data,
-         generation, training, durable, rewards, stages, iteration, identity, evaluation,
+         generation, slots, training, durable, rewards, stages, iteration, identity, evaluation,
          generated_answers,
          recipes, chain, plan, command_line, use, sweeps, estimators, published,
          lora, agreement, compiling, judging,
