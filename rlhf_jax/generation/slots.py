@@ -74,7 +74,8 @@ def _loop(decoder, decoding, queue: Occupants, groups: int, state: State) -> Sta
 
     def turn(state: State) -> State:
         held = state.held
-        uniform = jnp.take_along_axis(held.noise, held.drawn[:, None], axis=1)[:, 0]
+        at = held.drawn[:, None]  # beyond the last column where a whole response has ended
+        uniform = jnp.take_along_axis(held.noise, at, axis=1, mode="clip")[:, 0]
         filled = columns >= prompt_length - held.length[:, None]
         token, log_prob, cache = decoder.turn(
             held.token, held.drawn, held.length, filled, state.column, held.cache, uniform

@@ -4,7 +4,6 @@ from tests.mutants import mutants
 
 TESTS = "generation/test_slots.py"
 REFILLED = "test_slots_that_are_refilled_change_no_response_and_no_slot_waits"
-GROWN = "test_a_cache_that_grows_changes_no_response"
 DEVICES = "test_slots_of_eight_devices_keep_each_row_on_its_own"
 WIRED = "test_what_samples_decodes_as_its_config_says"
 MOST = "test_the_most_turns_of_a_loop"
@@ -13,8 +12,8 @@ LOOP = mutants(
     "generation/slots.py",
     TESTS,
     [
-        ("_loop", "drawn=held.drawn + held.live", "drawn=held.drawn + 1", REFILLED),
-        ("_loop", "prompt_length - held.length[:, None]", "0", REFILLED),
+        ("_loop", "drawn=held.drawn + held.live", "drawn=held.drawn", REFILLED),
+        ("_loop", "prompt_length - held.length[:, None]", "0 * held.length[:, None]", REFILLED),
         ("_loop", "jnp.where(held.live, held.row, rows)", "held.row", REFILLED),
         ("_loop", "free.any(axis=1) &", "free.all(axis=1) &", REFILLED),
         ("_loop", "next=state.next + moves", "next=state.next + 1", DEVICES),
@@ -31,8 +30,9 @@ TURN = mutants(
     "generation/decode.py",
     TESTS,
     [
-        ("Decoder.turn", "inside < drawn", "inside <= drawn", GROWN),
-        ("Decoder.turn", "[None] + drawn", "[None]", REFILLED),
+        ("Decoder.turn", "inside < drawn", "inside <= drawn", REFILLED),
+        ("Decoder.turn", "[None] + drawn", "[None] + 0 * drawn",
+         "test_decoded_log_probabilities_are_those_of_the_sequences"),
         ("Decoder.goes_on", " & (column + 1 < self.response_length)", "", REFILLED),
         ("DecodingConfig.turns", "-(-rows // self.slots)", "rows // self.slots", MOST),
         ("DecodingConfig.turns", "self.sizes(response_length)[0]", "response_length", MOST),
