@@ -15,6 +15,7 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
+from rlhf_jax.data.buckets import first_fit, places_in_rows
 from rlhf_jax.data.records import Demonstration, Prompt, Ranking, Scored, Text, tie_equal
 from rlhf_jax.data.tokenizer import Tokenizer
 from rlhf_jax.errors import UserError, require
@@ -44,6 +45,7 @@ class Rows:
     examples: int  # records that are kept
     dropped: Mapping[str, int]  # records left out, by reason: "too long", "tied", "equal"
     targets: Callable[[Any], int] | None = None  # the number of targets of a row
+    size: Callable[[Any], int] | None = None  # the part of the cut axis that a row fills
 
 
 class Tokenised:
@@ -97,40 +99,38 @@ def prompt_batch(rows: Sequence[tuple[np.ndarray, int]], length: int, pad_id: in
 
 
 def ranking_batch(
-    rows: Sequence[Sequence[Ranked]], length: int, outputs: int, rankings: int, pad_id: int
+    rows: Sequence[Sequence[Ranked]],
+    length: int,
+    outputs: int,
+    rankings: int,
+    pad_id: int,
+    share_rows: bool = False,
 ) -> Batch:
-    """Tokens, segments and weights [B, K, T], right padded; ranks [B, G, K], G rankings per row."""
+    """Tokens, segments and weights [B, M, T], right padded; ranks [B, G, K], G rankings per row.
+
+    The tokens of output k of an element have the segment k + 1. share_rows: whether several outputs
+    may lie in one of the M = `outputs` rows of an element (`places_in_rows`).
+    """
     shape = (len(rows), outputs, length)
     tokens = np.full(shape, pad_id, np.int32)
     segments = np.zeros(shape, np.int32)
     weights = np.zeros(shape, np.float32)
     ranks = np.full((len(rows), rankings, outputs), -1, np.int32)
     for b, row in enumerate(rows):
+        lengths = [len(ids) for responses, _ in row for ids, _ in responses]
+        alone = [(k, 0) for k in range(outputs)]
+        places = places_in_rows(lengths, length) if share_rows else alone
         start = 0
         for g, (responses, its_ranks) in enumerate(row):
             for k, (ids, targets) in enumerate(responses, start):
-                tokens[b, k, : len(ids)] = ids
-                segments[b, k, : len(ids)] = 1
-                weights[b, k, : len(ids)][targets] = 1
+                m, at = places[k]
+                here = slice(at, at + len(ids))
+                tokens[b, m, here] = ids
+                segments[b, m, here] = k + 1
+                weights[b, m, here][targets] = 1
             ranks[b, g, start : start + len(its_ranks)] = its_ranks
             start += len(its_ranks)
     return {"tokens": tokens, "segments": segments, "weights": weights, "ranks": ranks}
-
-
-def first_fit(lengths: Sequence[int], capacity: int, most: int | None = None) -> list[list[int]]:
-    """Bins of example indices: each example goes into the first bin with enough room.
-
-    most: the most examples of a bin; None: no such limit.
-    """
-    room = np.full(len(lengths), capacity)
-    bins: list[list[int]] = [[] for _ in lengths]
-    for i, length in enumerate(lengths):
-        b = int(np.argmax(room >= length))
-        room[b] -= length
-        bins[b].append(i)
-        if len(bins[b]) == most:
-            room[b] = -1
-    return [members for members in bins if members]
 
 
 def next_text_row(
@@ -261,7 +261,10 @@ def demonstration_rows(
     def targets(row):
         return sum(sizes[i][1] for i in row)
 
-    return Rows(rows, [], to_batch, len(kept), dropped, targets)
+    def size(row):
+        return sum(sizes[i][0] for i in row)
+
+    return Rows(rows, [], to_batch, len(kept), dropped, targets, size)
 
 
 def scored_rows(
@@ -340,13 +343,15 @@ def ranking_rows(
     keep_tied: bool = True,
     close: Close | None = None,
     share: bool = False,
+    share_rows: bool = False,
 ) -> Rows:
     """Rows of `tokenised_ranking`; a ranking with a response that is too long is left out.
 
     A row holds one ranking, or up to `packed` rankings that first-fit packs into `outputs`
     responses.
     keep_tied: whether rankings without an untied pair are kept.
-    share: see `Tokenised.measured`.
+    share: see `Tokenised.measured`. share_rows: as in `ranking_batch`; a row's size is then
+    the number of its rows in the batch, else the length of its longest output.
     """
     most = max((len(ranking.responses) for ranking in rankings), default=2)
     require(outputs >= most, "outputs", outputs, f"at least {most}, the longest ranking")
@@ -357,8 +362,8 @@ def ranking_rows(
         return found, left_out(ranking, found, length)
 
     def measure(made) -> list:
-        (_, ranks), reason = made
-        return [len(ranks), reason]
+        (pieces, _), reason = made
+        return [[len(ids) for ids, _ in pieces], reason]
 
     found, kept = Tokenised(rankings, tokenise), []
     sizes = found.measured(measure, share)
@@ -370,12 +375,16 @@ def ranking_rows(
     _some(kept, dropped, "rankings", length)
     rows = [[i] for i in kept]
     if packed > 1:
-        bins = first_fit([sizes[i][0] for i in kept], outputs, packed)
+        bins = first_fit([len(sizes[i][0]) for i in kept], outputs, packed)
         rows = [[kept[i] for i in members] for members in bins]
 
     def to_batch(rows):
         ranked = [[found[i][0] for i in row] for row in rows]
-        batch = ranking_batch(ranked, length, outputs, packed, tokenizer.pad_id)
+        batch = ranking_batch(ranked, length, outputs, packed, tokenizer.pad_id, share_rows)
         return batch if packed > 1 else batch | {"ranks": batch["ranks"][:, 0]}
 
-    return Rows(rows, [], to_batch, len(kept), dict(dropped))
+    def size(row):
+        lengths = [tokens for i in row for tokens in sizes[i][0]]
+        return len(first_fit(lengths, length)) if share_rows else max(lengths, default=0)
+
+    return Rows(rows, [], to_batch, len(kept), dict(dropped), size=size)

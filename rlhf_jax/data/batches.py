@@ -5,6 +5,7 @@ from collections.abc import Callable, Mapping, Sequence
 from typing import Any, Protocol
 
 from rlhf_jax.data.arrays import Batch, Rows
+from rlhf_jax.data.buckets import Buckets
 from rlhf_jax.errors import UserError, require
 
 State = dict[str, Any]
@@ -44,12 +45,17 @@ class Batches:
         dropped: Mapping[str, int],
         rows: Callable[[], float],
         targets: Callable[[Any], int] | None = None,
+        size: Callable[[Any], int] | None = None,
+        buckets: Buckets | None = None,
     ) -> None:
         """source: the rows of each batch, of all processes. part: the rows that this process makes.
-        rows(): the number of rows of an epoch. targets: gives the number of targets of a row."""
+        rows(): the number of rows of an epoch. targets: gives the number of targets of a row.
+        size: gives the part of its axis that a row fills. buckets: how batches are cut, by size;
+        None: not at all."""
         self._source, self._part = source, part
         self._identity = identity
-        self.to_batch, self.targets = to_batch, targets
+        self.to_batch, self.targets, self.size = to_batch, targets, size
+        self.buckets = buckets
         self.rows = rows
         self.batch_size = batch_size
         self.examples = examples
@@ -64,7 +70,9 @@ class Batches:
         return self
 
     def __next__(self) -> Batch:
-        return self.to_batch(self.next_rows()[self._part])
+        rows = self.next_rows()
+        batch = self.to_batch(rows[self._part])
+        return batch if self.buckets is None else self.buckets.cut(batch, rows, self.size)
 
     def next_rows(self) -> Sequence[Any]:
         """The rows of the next batch, of all processes."""

@@ -23,8 +23,15 @@ from collections.abc import Sequence
 from rlhf_jax.data import arrays
 from rlhf_jax.data.arrays import Close, Rows
 from rlhf_jax.data.batches import Batches, Pass, State
+from rlhf_jax.data.buckets import Buckets
 from rlhf_jax.data.records import Demonstration, Prompt, Ranking, Scored, Text
-from rlhf_jax.data.sources import MixSource, TextSource, shuffled_rows, targets_of_text
+from rlhf_jax.data.sources import (
+    MixSource,
+    TextSource,
+    shuffled_rows,
+    size_of_text,
+    targets_of_text,
+)
 from rlhf_jax.data.tokenizer import Tokenizer
 from rlhf_jax.errors import require
 from rlhf_jax.parallel import processes
@@ -45,7 +52,14 @@ def _identity(
     }
 
 
-def _shuffled(rows: Rows, batch_size: int, seed: int, identity: State, part: slice) -> Batches:
+def _shuffled(
+    rows: Rows,
+    batch_size: int,
+    seed: int,
+    identity: State,
+    part: slice,
+    buckets: Buckets | None = None,
+) -> Batches:
     return Batches(
         shuffled_rows(rows, batch_size, seed),
         rows.to_batch,
@@ -56,6 +70,8 @@ def _shuffled(rows: Rows, batch_size: int, seed: int, identity: State, part: sli
         dropped=rows.dropped,
         rows=lambda: len(rows.rows),
         targets=rows.targets,
+        size=rows.size,
+        buckets=buckets,
     )
 
 
@@ -68,10 +84,12 @@ def supervised_batches(
     seed: int,
     packed: bool = False,
     part: slice = ALL,
+    buckets: int = 1,
 ) -> Batches:
     """{tokens, segments, weights} [B, T]; responses and eos are targets.
 
-    `packed` puts several demonstrations into a row (first fit, the same rows in all epochs).
+    `packed` puts several demonstrations into a row (first fit, the same rows in all epochs). T is
+    the smallest of `buckets` sizes up to `length` that holds the batch (data/buckets.py).
 
     Raises:
       UserError: there is no demonstration, or none that fits into `length`.
@@ -79,7 +97,11 @@ def supervised_batches(
     rows = arrays.demonstration_rows(demonstrations, tokenizer, length, packed, share=part != ALL)
     kind = "packed demonstrations" if packed else "demonstrations"
     identity = _identity(kind, tokenizer, rows.examples, batch_size, length, seed)
-    return _shuffled(rows, batch_size, seed, identity, part)
+    return _shuffled(rows, batch_size, seed, identity, part, _of_time(length, buckets))
+
+
+def _of_time(length: int, buckets: int) -> Buckets | None:
+    return Buckets(1, length, buckets) if buckets > 1 else None
 
 
 def scored_batches(
@@ -91,16 +113,17 @@ def scored_batches(
     seed: int,
     part: slice = ALL,
     close: Close | None = None,
+    buckets: int = 1,
 ) -> Batches:
     """{tokens, segments, weights} [B, T] of scored responses, and {scores} [B]. close: adds the end
-    token; None: appends eos.
+    token; None: appends eos. buckets: as in `supervised_batches`.
 
     Raises:
       UserError: there is no scored response, or none that fits into `length`.
     """
     rows = arrays.scored_rows(scored, tokenizer, length, close, share=part != ALL)
     identity = _identity("scored", tokenizer, rows.examples, batch_size, length, seed)
-    return _shuffled(rows, batch_size, seed, identity, part)
+    return _shuffled(rows, batch_size, seed, identity, part, _of_time(length, buckets))
 
 
 def scored_pass(
@@ -145,8 +168,10 @@ def ranking_batches(
     packed: int = 1,
     part: slice = ALL,
     close: Close | None = None,
+    buckets: int = 1,
+    share_rows: bool = False,
 ) -> Batches:
-    """{tokens, segments, weights} [B, K, T] and {ranks} [B, K], with K = `outputs`.
+    """{tokens, segments, weights} [B, M, T] and {ranks} [B, K], with K = `outputs`.
 
     Weights are 1 at the tokens of a response and its eos, the targets of a preference loss. A cut
     response has no eos. `close` (`Ending.close`) appends another end token than eos.
@@ -154,6 +179,9 @@ def ranking_batches(
     without an untied pair, is left out. Up to `packed` = G > 1 rankings share the outputs of a
     batch element (first fit, the same in all epochs). Ranks are then [B, G, K], with -1 at the
     outputs of other rankings.
+    The tokens of output k have the segment k + 1. With `share_rows` several outputs lie in a row of
+    T = `length` tokens (first fit), and M is the smallest of `buckets` sizes up to K that holds the
+    batch. Otherwise M is K, and T is the smallest size up to `length`.
 
     Raises:
       UserError: there is no ranking, none that can be trained on, or one with more than `outputs`
@@ -168,10 +196,13 @@ def ranking_batches(
         keep_tied=False,
         close=close,
         share=part != ALL,
+        share_rows=share_rows,
     )
     kind = f"rankings, packed {packed}" if packed > 1 else "rankings"
     identity = _identity(kind, tokenizer, rows.examples, batch_size, length, seed)
-    return _shuffled(rows, batch_size, seed, identity | {"outputs": outputs}, part)
+    cut = Buckets(1, outputs, buckets) if share_rows else Buckets(2, length, buckets)
+    cut = cut if buckets > 1 else None
+    return _shuffled(rows, batch_size, seed, identity | {"outputs": outputs}, part, cut)
 
 
 def text_batches(
@@ -216,6 +247,7 @@ def text_batches(
         dropped={},
         rows=lambda: sum(lengths()) / (length - 1),
         targets=targets_of_text,
+        size=size_of_text,
     )
 
 
@@ -292,4 +324,6 @@ def mixed_batches(
         examples=a.examples,
         dropped=dict(Counter(a.dropped) + Counter(b.dropped)),
         rows=lambda: a.rows() / (1 - fraction),
+        size=source.size,
+        buckets=a.buckets,
     )

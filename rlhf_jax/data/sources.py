@@ -126,6 +126,11 @@ def targets_of_text(row: Sequence[Span]) -> int:
     return sum(stop - start - 1 for _, start, stop in row)
 
 
+def size_of_text(row: Sequence[Span]) -> int:
+    """The number of tokens of a row."""
+    return sum(stop - start for _, start, stop in row)
+
+
 class _RowReader:
     """Takes single rows out of batches in order, so that a mixture uses every row."""
 
@@ -194,6 +199,9 @@ class MixSource:
         if not ours or not theirs:
             return np.float32(1)
         return np.float32(self._fraction / (1 - self._fraction) * ours / theirs)
+
+    def size(self, row: MixedRow) -> int:
+        return self._kinds[row.kind].size(row.row)
 
     def to_batch(self, rows: Sequence[MixedRow]) -> Batch:
         parts, places = [], []

@@ -16,10 +16,10 @@ from rlhf_jax.errors import require, require_form
 from rlhf_jax.models import transformer
 from rlhf_jax.models.config import TransformerConfig
 from rlhf_jax.objectives import preferences
-from rlhf_jax.objectives.likelihood import sequence_log_prob
 from rlhf_jax.objectives.reductions import WeightedMean
 from rlhf_jax.objectives.reward_models import DivideBy, over_pairs, ranked_accuracy
 from rlhf_jax.stages.adapters import model_at_start
+from rlhf_jax.stages.outputs import sums
 from rlhf_jax.stages.rankings import RankingStage
 from rlhf_jax.stages.reward_model import ranking_by_ranking
 from rlhf_jax.stages.stage import Program, policy_shapes
@@ -157,11 +157,12 @@ class DirectPreference(RankingStage):
     def programs(self, build, steps):
         model, batch = self.shape(build), self.batch_shapes()
         reference = policy_shapes(model)
-        loss = preference_loss(self.objective, model, self.divide_by)
+        share = self.shares_rows(build)
+        loss = preference_loss(self.objective, model, self.divide_by, share)
         if not self.objective.reference:
             return {"update": self.update_program(loss, reference, batch, steps)}
         sequences = {name: batch[name] for name in ("tokens", "segments", "weights")}
-        refer = reference_log_probs(model, self.micro_batches)
+        refer = reference_log_probs(model, self.micro_batches, self.outputs, share)
         referred = batch | {"ref_log_probs": jax.eval_shape(refer, reference, sequences)}
         update = self.update_program(loss, reference, referred, steps)
         return {
@@ -189,34 +190,56 @@ class DirectPreference(RankingStage):
         return self.training(inputs, reference, batches, self.tokens_per_step, show, refer)
 
 
-def response_log_probs(model: TransformerConfig, params: Any, batch: dict) -> jax.Array:
-    """log p(response, eos | prompt) of every output of a ranking batch, in nats: [B, K].
+def response_log_probs(
+    model: TransformerConfig,
+    params: Any,
+    batch: dict,
+    outputs: int | None = None,
+    share_rows: bool = True,
+) -> jax.Array:
+    """log p(response, eos | prompt) of every output of a ranking batch [B, M, T], in nats: [B, K].
 
     The sum over tokens of weight 1; 0 where an output is absent.
+    outputs: K; None: M. share_rows: whether several outputs may lie in a row; False allows the
+    fused attention kernel.
     """
     shape = batch["tokens"].shape
     flat = lambda name: batch[name].reshape(-1, shape[-1])
-    states = transformer.hidden(model, params, flat("tokens"), flat("segments"), packed=False)
+    states = transformer.hidden(model, params, flat("tokens"), flat("segments"), packed=share_rows)
     log_probs = log_probs_of(model, params, states[:, :-1], flat("tokens")[:, 1:])
-    return sequence_log_prob(log_probs, flat("weights")[:, 1:]).reshape(shape[:-1])
+    log_probs = jnp.where(flat("weights")[:, 1:] != 0, log_probs, 0)
+    return of_outputs(log_probs.reshape(*shape[:-1], -1), batch, outputs or shape[1])
 
 
-def reference_log_probs(model: TransformerConfig, micro_batches: int) -> Callable:
+def of_outputs(values: jax.Array, batch: dict, outputs: int) -> jax.Array:
+    """The sum of values [B, M, T - 1], of all tokens but the first, over each output: [B, K]."""
+    return sums(values, batch["segments"][..., 1:], outputs)
+
+
+def reference_log_probs(
+    model: TransformerConfig,
+    micro_batches: int,
+    outputs: int | None = None,
+    share_rows: bool = True,
+) -> Callable:
     """log_probs(reference, sequences): `response_log_probs` of the reference, [B, K]."""
 
     def log_probs(reference, sequences):
-        evaluate = lambda piece: response_log_probs(model, reference, piece)
+        evaluate = lambda piece: response_log_probs(model, reference, piece, outputs, share_rows)
         return in_pieces(evaluate, micro_batches, (sequences,))
 
     return log_probs
 
 
 def preference_loss(
-    objective: Preference, model: TransformerConfig, divide_by: DivideBy = "all_pairs"
+    objective: Preference,
+    model: TransformerConfig,
+    divide_by: DivideBy = "all_pairs",
+    share_rows: bool = True,
 ) -> Callable:
     """loss(params, batch, key): mean over prompts of the objective over their untied pairs.
 
-    divide_by: as in `objectives.reward_models.over_pairs`.
+    divide_by: as in `objectives.reward_models.over_pairs`. share_rows: as in `response_log_probs`.
     batch: a ranking batch, with ref_log_probs [B, K] if the objective has a reference. Each output
     takes one forward pass.
 
@@ -227,9 +250,10 @@ def preference_loss(
 
     def loss(params, batch, key=None):
         del key
+        count = batch["ranks"].shape[-1]
         of_output = {
-            "log_probs": response_log_probs(model, params, batch),
-            "tokens": batch["weights"][..., 1:].sum(-1),
+            "log_probs": response_log_probs(model, params, batch, count, share_rows),
+            "tokens": of_outputs(batch["weights"][..., 1:], batch, count),
         }
         if objective.reference:
             of_output["ref_log_probs"] = batch["ref_log_probs"]

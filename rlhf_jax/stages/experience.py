@@ -9,7 +9,7 @@ import jax.numpy as jnp
 from rlhf_jax.generation.decode import Rollout, generate
 from rlhf_jax.generation.ending import Ending, final_scores
 from rlhf_jax.generation.sampling import SamplingConfig
-from rlhf_jax.models import parts, score, transformer
+from rlhf_jax.models import parts, score
 from rlhf_jax.models.config import TransformerConfig
 from rlhf_jax.models.placement import place
 from rlhf_jax.objectives.advantages import kl_shaped_rewards
@@ -19,6 +19,7 @@ from rlhf_jax.objectives.reductions import masked_mean, whiten
 from rlhf_jax.objectives.surrogates import explained_variance
 from rlhf_jax.parallel import replicas
 from rlhf_jax.rewards.reward import Judged, total
+from rlhf_jax.stages.fitting import WHOLE, Fit, last_states
 from rlhf_jax.stages.policy_gradient_config import KL_ESTIMATORS, PolicyGradientConfig
 from rlhf_jax.stages.supervised import log_probs_of
 from rlhf_jax.training.gradients import in_pieces
@@ -81,6 +82,7 @@ class Experience(NamedTuple):
     values: jax.Array | None  # None without a value network
     advantages: jax.Array
     returns: jax.Array | None  # None without a value network
+    fit: Fit = WHOLE
 
 
 class Moved(NamedTuple):
@@ -96,18 +98,25 @@ def whole(state: State, fixed: Mapping[str, Any]) -> State:
     return state._replace(policy=parts.merge(fixed["policy"], state.policy), value=value)
 
 
-def response_states(model: TransformerConfig, params, tokens, segments, length: int) -> jax.Array:
+def response_states(
+    model: TransformerConfig, params, tokens, segments, length: int, fit: Fit = WHOLE
+) -> jax.Array:
     """Hidden states [B, R, D] from which each of the last `length` tokens is predicted."""
-    last = length + 1
-    states = transformer.hidden(model, params, tokens, segments, last=last, packed=False)
+    states = last_states(model, params, tokens, segments, length + 1, fit)
     return states[:, :-1]
 
 
 def response_log_probs(
-    model: TransformerConfig, params, tokens, segments, length: int, temperature: float
+    model: TransformerConfig,
+    params,
+    tokens,
+    segments,
+    length: int,
+    temperature: float,
+    fit: Fit = WHOLE,
 ) -> jax.Array:
     """log p [B, R] of the last `length` tokens of each sequence [B, T], at the temperature."""
-    states = response_states(model, params, tokens, segments, length)
+    states = response_states(model, params, tokens, segments, length, fit)
     return log_probs_of(model, params, states, tokens[:, -length:], temperature)
 
 
@@ -159,14 +168,23 @@ class Experiences:
         self.config, self.shapes, self.ending = config, shapes, ending
         self.chunks = config.minibatches * config.micro_batches
 
-    def fresh(self, state: State, frozen: Frozen, prompts, rollout: Rollout, found: Mapping):
+    def fresh(
+        self,
+        state: State,
+        frozen: Frozen,
+        prompts,
+        rollout: Rollout,
+        found: Mapping,
+        fit: Fit = WHOLE,
+    ):
         """experience(...) -> (Experience, Moved, metrics), of responses that the current policy
         sampled.
 
         found: results of the reward's Python functions, {number of the term: [B]}.
         """
-        sampled, values = self._one(state, frozen, prompts, rollout, found, valued=True)
-        return self._experience(state, sampled, values, sampled.log_probs)
+        rollout = fit.cut(rollout)
+        sampled, values = self._one(state, frozen, prompts, rollout, found, fit, valued=True)
+        return self._experience(state, sampled, values, sampled.log_probs, fit)
 
     def push(self, queue: Sampled, state: State, frozen: Frozen, number, prompts, rollout, found):
         """The queue, with the responses for iteration `number` written to their slot.
@@ -183,17 +201,26 @@ class Experiences:
         return jax.tree.map(lambda x: jax.ShapeDtypeStruct((places, *x.shape), x.dtype), sampled)
 
     def _one(
-        self, state: State, frozen: Frozen, prompts, rollout: Rollout, found, valued: bool = False
+        self,
+        state: State,
+        frozen: Frozen,
+        prompts,
+        rollout: Rollout,
+        found,
+        fit: Fit = WHOLE,
+        valued: bool = False,
     ) -> tuple[Sampled, jax.Array | None]:
         """A batch of responses, and (if `valued`) the values of their tokens."""
         tokens, segments = joined(prompts, rollout)
         params = whole(state, frozen.fixed)
 
-        def evaluate(*rows):
-            values = self._values(params, *rows[:2]) if valued else None
-            return self._evaluate(params, frozen, *rows), values
+        def evaluate(tokens, segments, mask, fit):
+            rows = tokens, segments, mask.shape[1], fit
+            values = self._values(params, *rows) if valued else None
+            return self._evaluate(params, frozen, rows, mask), values
 
-        evaluated, values = in_pieces(evaluate, self.chunks, (tokens, segments, rollout.mask))
+        rows = tokens, segments, rollout.mask, fit
+        evaluated, values = in_pieces(evaluate, self.chunks, rows)
         # From here on every device has all episodes, for whitening, groups, metrics, minibatches.
         *gathered, values = replicas.gather((tokens, segments, rollout, evaluated, found, values))
         return self._sampled(*gathered), values
@@ -206,8 +233,9 @@ class Experiences:
         params = whole(state, frozen.fixed)
 
         def evaluate(tokens, segments):
-            log_probs = self._log_probs(self.shapes.policy, params.policy, tokens, segments)
-            return log_probs, self._values(params, tokens, segments)
+            rows = tokens, segments, self.config.response_length, WHOLE
+            log_probs = self._log_probs(self.shapes.policy, params.policy, *rows)
+            return log_probs, self._values(params, *rows)
 
         own = replicas.share((sampled.tokens, sampled.segments))
         own = jax.tree.map(lambda x: place(x, ("rows", "time")), own)
@@ -219,42 +247,46 @@ class Experiences:
     def scores(self, frozen: Frozen, prompts, rollout: Rollout, found: Mapping) -> jax.Array:
         """The score of each response, [B] as rows, by which groups are selected (max_draws)."""
         tokens, segments = joined(prompts, rollout)
-        evaluate = lambda *rows: self._read(frozen, *rows)
+        length = rollout.mask.shape[1]
+
+        def evaluate(tokens, segments, mask):
+            return self._read(frozen, (tokens, segments, length, WHOLE), mask)
+
         read = in_pieces(evaluate, self.chunks, (tokens, segments, rollout.mask))
         return self._scores(rollout, read, found)[0]
 
-    def _evaluate(self, params: State, frozen: Frozen, tokens, segments, mask):
+    # rows: (tokens, segments, R, the rows in which they are computed)
+    def _evaluate(self, params: State, frozen: Frozen, rows: tuple, mask):
         """log p of the policy and of the reference [B, R], and each scorer's score [B]."""
-        log_probs = lambda shape, params: self._log_probs(shape, params, tokens, segments)
-        read = self._read(frozen, tokens, segments, mask)
+        log_probs = lambda shape, params: self._log_probs(shape, params, *rows)
+        read = self._read(frozen, rows, mask)
         learner = log_probs(self.shapes.policy, params.policy)
         return learner, log_probs(self.shapes.reference, frozen.reference), read
 
-    def _log_probs(self, shape: TransformerConfig, params, tokens, segments) -> jax.Array:
-        length, temperature = self.config.response_length, self.config.temperature
-        return response_log_probs(shape, params, tokens, segments, length, temperature)
+    def _log_probs(
+        self, shape: TransformerConfig, params, tokens, segments, length: int, fit: Fit
+    ) -> jax.Array:
+        temperature = self.config.temperature
+        return response_log_probs(shape, params, tokens, segments, length, temperature, fit)
 
-    def _read(self, frozen: Frozen, tokens, segments, mask) -> dict[str, jax.Array]:
-        length = self.config.response_length
+    def _read(self, frozen: Frozen, rows: tuple, mask) -> dict[str, jax.Array]:
+        tokens, segments, length, fit = rows
         # The prompt's last token counts too: an empty response is scored there.
         read = jnp.pad(
             self.ending.read(tokens[:, -length:], mask), ((0, 0), (1, 0)), constant_values=1
         )
 
         def of(shape, params):
-            last = transformer.hidden(
-                shape, params, tokens, segments, last=length + 1, packed=False
-            )
+            last = last_states(shape, params, tokens, segments, length + 1, fit)
             return score.at_last_token(score.scores(params, last), read)
 
         shapes = self.shapes.scorers
         return {stage: of(shapes[stage], params) for stage, params in frozen.scorers.items()}
 
-    def _values(self, params: State, tokens, segments) -> jax.Array | None:
+    def _values(self, params: State, tokens, segments, length: int, fit: Fit) -> jax.Array | None:
         if params.value is None:
             return None
-        length = self.config.response_length
-        states = response_states(self.shapes.value, params.value, tokens, segments, length)
+        states = response_states(self.shapes.value, params.value, tokens, segments, length, fit)
         return score.scores(params.value, states)
 
     def _scores(self, rollout: Rollout, read: Mapping, found: Mapping):
@@ -285,9 +317,9 @@ class Experiences:
             about |= {f"reward_{number}": term for number, term in enumerate(terms)}
         return Sampled(tokens, segments, mask, log_probs, ref_log_probs, scores, about)
 
-    def _experience(self, state: State, sampled: Sampled, values, log_probs):
+    def _experience(self, state: State, sampled: Sampled, values, log_probs, fit: Fit = WHOLE):
         """log_probs: of the policy that is trained, before its update."""
-        config, mask = self.config, sampled.mask
+        config, mask, chunks = self.config, sampled.mask, self.chunks
         in_reward = config.kl_in == "reward"
         rewards = kl_shaped_rewards(
             sampled.scores,
@@ -336,5 +368,6 @@ class Experiences:
                 "entropy": -masked_mean(sampled.log_probs, mask),
                 "response_tokens": mask.sum(axis=1).mean(),
                 "sampler_gap": sampled.about["sampler_gap"].max(),
+                "padding": 1 - (sampled.segments > 0).sum() / fit.places(sampled.segments, chunks),
             },
         )

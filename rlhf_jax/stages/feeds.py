@@ -35,6 +35,7 @@ def demonstrations(
     packed: bool = False,
     text_fraction: float = 0.0,
     fraction_of: str = "rows",
+    buckets: int = 1,
 ) -> Batches:
     """Batches of demonstrations. text_fraction: the fraction of plain text mixed in
     (`pipeline.mixed_batches`)."""
@@ -47,6 +48,7 @@ def demonstrations(
         seed=inputs.shuffle("demonstrations"),
         packed=packed,
         part=part,
+        buckets=buckets,
     )
     if text_fraction == 0:
         return batches
@@ -54,9 +56,17 @@ def demonstrations(
     return pipeline.mixed_batches(batches, more, text_fraction, seed, part, fraction_of)
 
 
-def rankings(inputs: "Inputs", rows: int, length: int, outputs: int, packed: int = 1) -> Batches:
+def rankings(
+    inputs: "Inputs",
+    rows: int,
+    length: int,
+    outputs: int,
+    packed: int = 1,
+    buckets: int = 1,
+    share_rows: bool = False,
+) -> Batches:
     """Batches of rankings. An element holds up to `packed` rankings with up to `outputs` outputs
-    together."""
+    together. buckets, share_rows: see `pipeline.ranking_batches`."""
     return pipeline.ranking_batches(
         inputs.records("rankings", "train"),
         inputs.tokenizer,
@@ -67,10 +77,12 @@ def rankings(inputs: "Inputs", rows: int, length: int, outputs: int, packed: int
         packed=packed,
         part=inputs.runner.own_rows(rows),
         close=inputs.build.ending.close,
+        buckets=buckets,
+        share_rows=share_rows,
     )
 
 
-def scored(inputs: "Inputs", rows: int, length: int) -> Batches:
+def scored(inputs: "Inputs", rows: int, length: int, buckets: int = 1) -> Batches:
     """Batches of responses with absolute scores."""
     return pipeline.scored_batches(
         inputs.records("scored", "train"),
@@ -80,6 +92,7 @@ def scored(inputs: "Inputs", rows: int, length: int) -> Batches:
         seed=inputs.shuffle("scored"),
         part=inputs.runner.own_rows(rows),
         close=inputs.build.ending.close,
+        buckets=buckets,
     )
 
 

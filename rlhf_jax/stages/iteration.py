@@ -13,6 +13,7 @@ from rlhf_jax.models.matmul import resolve_dtype
 from rlhf_jax.objectives.reductions import only_rounding
 from rlhf_jax.stages.experience import Frozen, State
 from rlhf_jax.stages.feeds import Prompted
+from rlhf_jax.stages.fitting import WHOLE, Fitting
 from rlhf_jax.stages.policy_gradient_config import PolicyGradientConfig
 
 
@@ -44,6 +45,7 @@ class Iteration:
     programs  compiled programs, by name (PolicyGradient.programs)
     batches   batches of prompts and text; further prompts that an iteration draws are added to its
               batch
+    fitting   chooses the rows in which episodes are computed; None: an episode a row, all columns
 
     Raises UserError where sampler and learner disagree; this is checked in the first iteration
     whose samples are finite.
@@ -57,25 +59,36 @@ class Iteration:
         batches: Prompted,
         host: Host,
         compute_dtype: str,
+        fitting: Fitting | None = None,
     ):
         self.config, self.programs, self.frozen = config, programs, frozen
-        self.batches, self.host = batches, host
+        self.batches, self.host, self.fitting = batches, host, fitting
+        self.size = WHOLE.size  # for which the last step's programs were compiled
         self.tolerance = 1e-3 if resolve_dtype(compute_dtype) == jnp.float32 else 0.1
         self.checked = False
 
     def __call__(self, state: State, batch: dict) -> tuple[State, dict]:
         draws = self.batches.draws(batch)
+        scoring = update = WHOLE
         if self.config.stale:
             state, about = self._fill_queue(state, draws), {}
             experience, moved, metrics = self.programs["experience"](state, self.frozen)
         else:
             drawn, about = self._draw(state, state.step, draws)
-            experience, moved, metrics = self.programs["experience"](state, self.frozen, *drawn)
+            if self.fitting is not None:
+                looked = self.host.fetch((drawn.prompts["segments"], drawn.rollout.mask))
+                scoring, update = self.fitting(state.key, state.step, *looked)
+            experience, moved, metrics = self.programs["experience"](
+                state, self.frozen, *drawn, scoring
+            )
+        self.size = scoring.size
         if not self.checked and not metrics["sick_rows"]:
             check_sampler(float(metrics["sampler_gap"]), self.tolerance)
             self.checked = True
         text = self.batches.text(batch)
-        state, told = self.programs["update"](state, experience, moved, text, self.frozen.fixed)
+        state, told = self.programs["update"](
+            state, experience, moved, text, self.frozen.fixed, update
+        )
         return state, metrics | about | told
 
     def _fill_queue(self, state: State, draws) -> State:

@@ -7,7 +7,9 @@ from typing import Any
 import jax
 
 from rlhf_jax.data.batches import Batches
+from rlhf_jax.data.buckets import bucket_count, check_buckets
 from rlhf_jax.errors import inside, require, require_a
+from rlhf_jax.fields import ADDED_LATER
 from rlhf_jax.models import parts, transformer
 from rlhf_jax.models.config import TransformerConfig
 from rlhf_jax.models.lora import TRAINED
@@ -111,6 +113,26 @@ class OneModelStage(Stage):
             whole=lambda batch: runner.gather(batch, self.batch_size),
             model=lambda state: parts.merge(fixed, state.params),
         )
+
+
+@dataclasses.dataclass(frozen=True)
+class CutToLength(OneModelStage):
+    """A stage whose records have different lengths. Each of its batches is cut to its longest row.
+
+    buckets: the number of lengths, in equal steps up to `length`, to one of which a batch is cut;
+    a program is compiled for each that occurs. 1: no batch is cut. None: 4, or 1 where `length` is
+    at most 64.
+    """
+
+    buckets: int | None = dataclasses.field(default=None, kw_only=True, metadata=ADDED_LATER)
+
+    def __post_init__(self):
+        super().__post_init__()
+        check_buckets(self.buckets)
+
+    @property
+    def bucket_count(self) -> int:
+        return bucket_count(self.buckets, self.length)
 
 
 def new_policy(inputs: Inputs) -> Any:

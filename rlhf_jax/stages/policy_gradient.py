@@ -11,12 +11,20 @@ import numpy as np
 from rlhf_jax.data.records import to_json
 from rlhf_jax.errors import inside, require
 from rlhf_jax.models import parts
+from rlhf_jax.models.attention import fused
+from rlhf_jax.parallel.runner import Runner
 from rlhf_jax.stages import feeds
 from rlhf_jax.stages.adapters import model_at_start, repeated, trunk_at_start
 from rlhf_jax.stages.experience import Experiences, Frozen, Shapes, make_rollout
+from rlhf_jax.stages.fitting import Fitting
 from rlhf_jax.stages.iteration import Host, Iteration
 from rlhf_jax.stages.policy_gradient_config import PolicyGradientConfig
-from rlhf_jax.stages.policy_update import frozen_of, initial_state, make_update
+from rlhf_jax.stages.policy_update import (
+    frozen_of,
+    initial_state,
+    make_update,
+    minibatch_rows,
+)
 from rlhf_jax.stages.stage import (
     KEY,
     Build,
@@ -204,7 +212,7 @@ class PolicyGradient(PolicyGradientConfig, Stage):
         host = Host(self._asks(inputs), inputs.fetch_rows, inputs.place_rows)
         step = Iteration(
             self, inputs.compile(planned), frozen, batches, host,
-            build.shapes["start"].compute_dtype,
+            build.shapes["start"].compute_dtype, self._fitting(runner, build),
         )  # fmt: skip
         queue = planned["push"].arguments[0] if self.stale else None
         empty = lambda: jax.tree.map(lambda x: jnp.zeros(x.shape, x.dtype), queue)
@@ -224,6 +232,7 @@ class PolicyGradient(PolicyGradientConfig, Stage):
             show=("score", "kl", "response_tokens"),
             updates=self.epochs * self.minibatches,
             whole=batches.whole,
+            size=lambda batch: step.size,
             best="score",
             model=model,
         )
@@ -263,6 +272,15 @@ class PolicyGradient(PolicyGradientConfig, Stage):
             *scorers,
             (value, frozen.fixed["value"]),
         ]
+
+    def _fitting(self, runner: Runner, build: Build) -> Fitting | None:
+        if self.bucket_count == 1:
+            return None
+        length = self.prompt_length + self.response_length
+        kernel = any(fused(shape, length) for shape in build.shapes.values())
+        shares = runner.layout.mesh.size == 1 and not kernel
+        orders = functools.partial(minibatch_rows, self)
+        return Fitting(self, orders, self.bucket_count, shares)
 
     @property
     def _refers_to_start(self) -> bool:

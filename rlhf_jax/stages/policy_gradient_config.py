@@ -3,6 +3,7 @@
 import dataclasses
 from typing import Literal
 
+from rlhf_jax.data.buckets import bucket_count, check_buckets
 from rlhf_jax.errors import require, require_a
 from rlhf_jax.fields import ADDED_LATER
 from rlhf_jax.generation.decode import TOGETHER, DecodingConfig
@@ -87,6 +88,11 @@ class PolicyGradientConfig:
     # ("blocks",); none: all are trained. The others stay fixed, without optimizer state.
     train_policy: tuple[str, ...] = ()
     train_value: tuple[str, ...] = ()  # parameters of the value network that are trained
+    # The number of sizes to which an iteration's episodes are cut; a program is compiled for each
+    # that occurs. On one device without the fused attention kernel several episodes share a row of
+    # prompt_length + response_length tokens, and the number of rows is cut; otherwise the length of
+    # responses. 1: nothing is cut. None: 4, or 1 where an episode has at most 64 tokens.
+    buckets: int | None = dataclasses.field(default=None, kw_only=True, metadata=ADDED_LATER)
     # The form of the adapters that are trained, one on the policy and one on the value network;
     # None: the models are trained.
     lora: LoRA | None = dataclasses.field(default=None, kw_only=True, metadata=ADDED_LATER)
@@ -113,6 +119,7 @@ class PolicyGradientConfig:
         clip, decay = self.value_clip, self.ema_decay
         require(clip is None or clip > 0, "value_clip", clip, "> 0")
         require(decay is None or 0 <= decay < 1, "ema_decay", decay, "in [0, 1)")
+        check_buckets(self.buckets)
         self._check_rows()
         self._check_estimator()
         self._check_kl()
@@ -188,6 +195,12 @@ class PolicyGradientConfig:
         require(ok, "kl_gradient", gradient, "'right': the KL in the reward has no gradient")
         ok = gradient == "right" or self.kl_estimator != "k1"
         require(ok, "kl_gradient", gradient, "'right': k1's own gradient is 0 in the mean")
+
+    @property
+    def bucket_count(self) -> int:
+        """Responses that wait in a queue (`stale`) have its fixed size."""
+        length = self.prompt_length + self.response_length
+        return 1 if self.stale else bucket_count(self.buckets, length)
 
     @property
     def trained_policy(self) -> tuple[str, ...]:

@@ -23,6 +23,7 @@ from rlhf_jax.stages.experience import (
     State,
     response_states,
 )
+from rlhf_jax.stages.fitting import WHOLE, Fit
 from rlhf_jax.stages.policy_gradient_config import KL_ESTIMATORS, PolicyGradientConfig
 from rlhf_jax.stages.supervised import likelihood_loss, log_probs_and_entropy_of, log_probs_of
 from rlhf_jax.training.gradients import (
@@ -106,8 +107,9 @@ def policy_loss(config: PolicyGradientConfig, model: TransformerConfig) -> Calla
     aggregated = (by, length) if by == "length" else (by,)
 
     def loss(params, batch: Experience, state: State):
-        states = response_states(model, params, batch.tokens, batch.segments, length)
-        targets = batch.tokens[:, -length:]
+        columns = batch.mask.shape[1]
+        states = response_states(model, params, batch.tokens, batch.segments, columns, batch.fit)
+        targets = batch.tokens[:, -columns:]
         arguments = model, params, states, targets, temperature
         entropy = None
         if config.entropy_coefficient > 0:
@@ -146,9 +148,8 @@ def value_loss(config: PolicyGradientConfig, model: TransformerConfig) -> Callab
     """loss(params, minibatch): squared error to the returns, clipped around the old values."""
 
     def loss(params, batch: Experience):
-        states = response_states(
-            model, params, batch.tokens, batch.segments, config.response_length
-        )
+        rows = batch.tokens, batch.segments, batch.mask.shape[1], batch.fit
+        states = response_states(model, params, *rows)
         values = score.scores(params, states)
         errors = clipped_value_loss(values, batch.values, batch.returns, config.value_clip)
         mean = WeightedMean.of(errors, batch.mask)
@@ -220,19 +221,36 @@ def make_minibatch_update(config: PolicyGradientConfig, shapes: Shapes) -> Calla
     return minibatch_update
 
 
+def minibatch_rows(config: PolicyGradientConfig, key: jax.Array, step: jax.Array) -> jax.Array:
+    """The episodes of each minibatch of an iteration: [epochs x minibatches, B / minibatches]."""
+    key = _update_key(key, step)
+    shuffle = lambda k: jax.random.permutation(k, config.batch_size)
+    orders = jax.vmap(shuffle)(jax.random.split(key, config.epochs))
+    return orders.reshape(config.epochs * config.minibatches, -1)
+
+
+def _update_key(key, step):
+    return jax.random.fold_in(jax.random.fold_in(key, step), 1)
+
+
 def make_update(config: PolicyGradientConfig, shapes: Shapes) -> Callable:
-    """update(state, experience, moved, text, fixed): epochs x minibatches, then the moving average,
-    the KL coefficient and the carried states.
+    """update(state, experience, moved, text, fixed, fit): epochs x minibatches, then the moving
+    average, the KL coefficient and the carried states.
 
     Metrics are means over all minibatches, weighted by the tokens of responses or of text.
     """
     minibatch_update = make_minibatch_update(config, shapes)
 
-    def update(state: State, experience: Experience, moved: Moved, text, fixed=NOTHING_FIXED):
-        key = jax.random.fold_in(jax.random.fold_in(state.key, state.step), 1)
-        shuffle = lambda k: jax.random.permutation(k, config.batch_size)
-        orders = jax.vmap(shuffle)(jax.random.split(key, config.epochs))
-        rows = orders.reshape(config.epochs * config.minibatches, -1)
+    def update(
+        state: State,
+        experience: Experience,
+        moved: Moved,
+        text,
+        fixed=NOTHING_FIXED,
+        fit: Fit = WHOLE,
+    ):
+        rows = minibatch_rows(config, state.key, state.step)
+        key = _update_key(state.key, state.step)
         text_key = jax.random.fold_in(key, config.epochs)
         text = (
             split_each_epoch(text, config.minibatches, config.epochs, text_key)
@@ -247,12 +265,12 @@ def make_update(config: PolicyGradientConfig, shapes: Shapes) -> Callable:
         carried = keep_if(jnp.isfinite(moved.kl), carried, before)
 
         def one(state, step):
-            rows, part = step
+            rows, part, fit = step
             of_minibatch = lambda x: place(x[rows], ("rows", "time"))
             picked = replicas.share(jax.tree.map(of_minibatch, experience))
-            return minibatch_update(state, picked, part, fixed)
+            return minibatch_update(state, picked._replace(fit=fit), part, fixed)
 
-        state, told = jax.lax.scan(one, state, (rows, text))
+        state, told = jax.lax.scan(one, state, (rows, text, fit))
         sums, steps = jax.tree.map(lambda x: x.sum(axis=0), told)  # over the minibatches
         metrics = means(sums) | steps
         metrics["learning_rate"] = rate  # of the first minibatch

@@ -4,19 +4,20 @@ import dataclasses
 import math
 from typing import get_args
 
-from rlhf_jax.data.arrays import first_fit
+from rlhf_jax.data.buckets import first_fit
 from rlhf_jax.errors import require
 from rlhf_jax.fields import ADDED_LATER
+from rlhf_jax.models.attention import fused
 from rlhf_jax.models.lora import LoRA
 from rlhf_jax.objectives.reward_models import DivideBy
 from rlhf_jax.stages import feeds
 from rlhf_jax.stages.facts import Facts
-from rlhf_jax.stages.one_model import OneModelStage
+from rlhf_jax.stages.one_model import CutToLength
 from rlhf_jax.stages.stage import Need, ints, text_shapes
 
 
 @dataclasses.dataclass(frozen=True)
-class RankingStage(OneModelStage):
+class RankingStage(CutToLength):
     """Learns from rankings. InstructGPT: 64 prompts per batch, K = 4..9 outputs each, one epoch.
 
     start      the stage whose policy it starts from
@@ -27,6 +28,8 @@ class RankingStage(OneModelStage):
                equation 1 of the paper; a prompt with ties then weighs less. "untied_pairs": the
                number of untied pairs; every prompt then has the same weight, and a pair weighs more
                if other pairs of its prompt tie
+    buckets    without the fused attention kernel several outputs of an element share a row of
+               `length` tokens, and the number of rows is cut instead of their length
     """
 
     batch_size: int = 64  # prompts
@@ -75,8 +78,8 @@ class RankingStage(OneModelStage):
         return max(1, round(self.epochs * math.ceil(known / self.batch_size)))
 
     def batch_shapes(self) -> dict:
-        """The shapes of a batch: tokens, segments, weights [B, K, T]; ranks [B, G, K], or [B, K] if
-        packed (G) is 1."""
+        """The shapes of the largest batch: tokens, segments, weights [B, K, T]; ranks [B, G, K], or
+        [B, K] if packed (G) is 1."""
         rows, outputs = self.batch_size, self.outputs
         grouped = (rows, self.packed, outputs) if self.packed > 1 else (rows, outputs)
         return text_shapes(rows, outputs, self.length) | {"ranks": ints(*grouped)}
@@ -85,5 +88,17 @@ class RankingStage(OneModelStage):
     def tokens_per_step(self) -> int:
         return self.batch_size * self.outputs * self.length
 
+    def shares_rows(self, build) -> bool:
+        """Whether a row of a batch element may hold several outputs."""
+        return self.bucket_count > 1 and not fused(self.shape(build), self.length)
+
     def _batches(self, inputs):
-        return feeds.rankings(inputs, self.batch_size, self.length, self.outputs, self.packed)
+        return feeds.rankings(
+            inputs,
+            self.batch_size,
+            self.length,
+            self.outputs,
+            self.packed,
+            self.bucket_count,
+            self.shares_rows(inputs.build),
+        )

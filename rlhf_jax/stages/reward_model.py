@@ -6,6 +6,7 @@ from typing import Any, ClassVar, Literal
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 
 from rlhf_jax.data import pipeline
 from rlhf_jax.data.arrays import told
@@ -20,6 +21,7 @@ from rlhf_jax.objectives.reward_models import (
     ranked_loss,
     shift_to_zero,
 )
+from rlhf_jax.stages import outputs
 from rlhf_jax.stages.adapters import model_at_start
 from rlhf_jax.stages.rankings import RankingStage
 from rlhf_jax.stages.stage import Inputs, score_shapes
@@ -53,7 +55,7 @@ class RewardModel(RankingStage):
     def programs(self, build, steps):
         model = self.shape(build)
         params = self.parameters(model)
-        loss = reward_loss(model, self.divide_by)
+        loss = reward_loss(model, self.divide_by, self.shares_rows(build))
         update = self.update_program(loss, params, self.batch_shapes(), steps)
         return {"update": update}
 
@@ -90,10 +92,14 @@ def demonstration_batches(inputs: Inputs, batch_size: int, length: int) -> Itera
 
 def score_sequences(model: TransformerConfig, params: Any, tokens, segments) -> jax.Array:
     """The score of each sequence [..., T], at its last token that is not padding: [...]."""
+    return score.at_last_token(_values(model, params, tokens, segments, False), segments)
+
+
+def _values(model: TransformerConfig, params: Any, tokens, segments, packed: bool) -> jax.Array:
+    """The scalar head at each token of rows [..., T]."""
     flat = lambda array: array.reshape(-1, array.shape[-1])
-    states = transformer.hidden(model, params, flat(tokens), flat(segments), packed=False)
-    values = score.scores(params, states).reshape(tokens.shape)
-    return score.at_last_token(values, segments)
+    states = transformer.hidden(model, params, flat(tokens), flat(segments), packed=packed)
+    return score.scores(params, states).reshape(tokens.shape)
 
 
 def ranking_by_ranking(scores, ranks) -> tuple[jax.Array, jax.Array]:
@@ -107,14 +113,19 @@ def ranking_by_ranking(scores, ranks) -> tuple[jax.Array, jax.Array]:
     return scores.reshape(-1, outputs), ranks.reshape(-1, outputs)
 
 
-def reward_loss(model: TransformerConfig, divide_by: DivideBy = "all_pairs") -> Callable:
-    """loss(params, batch, key): `ranked_loss` of a batch of tokens, segments [B, K, T] and ranks
+def reward_loss(
+    model: TransformerConfig, divide_by: DivideBy = "all_pairs", share_rows: bool = True
+) -> Callable:
+    """loss(params, batch, key): `ranked_loss` of a batch of tokens, segments [B, M, T] and ranks
     [B, K] or [B, G, K] (Ouyang et al., eq. 1). Each output takes one forward pass; each prompt is
-    one example. divide_by: as in `objectives.reward_models.over_pairs`."""
+    one example. divide_by: as in `objectives.reward_models.over_pairs`. share_rows: whether several
+    outputs may lie in a row; False allows the fused attention kernel."""
 
     def loss(params, batch, key=None):
         del key
-        scores = score_sequences(model, params, batch["tokens"], batch["segments"])
+        segments, count = batch["segments"], batch["ranks"].shape[-1]
+        values = _values(model, params, batch["tokens"], segments, share_rows)
+        scores = outputs.at_last(values, segments, count)
         ranked = ranking_by_ranking(scores, batch["ranks"])
         mean = WeightedMean.of(*ranked_loss(*ranked, divide_by=divide_by))
         correct, pairs = ranked_accuracy(*ranked)
@@ -127,7 +138,11 @@ def reward_loss(model: TransformerConfig, divide_by: DivideBy = "all_pairs") -> 
 def length_pair_counts(batches: Iterable) -> tuple[Any, Any]:
     """(untied pairs that preferring the output with more tokens orders correctly, all untied pairs)
     of each ranking, both [N]. Two equal lengths count one half."""
-    lengths = lambda batch: (batch["segments"] > 0).sum(-1).astype(jnp.float32)
+
+    def lengths(batch):
+        segments = batch["segments"]
+        return outputs.sums(np.ones(segments.shape, np.float32), segments, batch["ranks"].shape[-1])
+
     counts = [ranked_accuracy(*ranking_by_ranking(lengths(b), b["ranks"])) for b in batches]
     return tuple(jnp.concatenate(part) for part in zip(*counts, strict=True))
 

@@ -14,13 +14,13 @@ from rlhf_jax.objectives.reductions import WeightedMean
 from rlhf_jax.objectives.reward_models import regression_loss
 from rlhf_jax.stages import feeds
 from rlhf_jax.stages.adapters import model_at_start
-from rlhf_jax.stages.one_model import OneModelStage
+from rlhf_jax.stages.one_model import CutToLength
 from rlhf_jax.stages.reward_model import demonstration_batches, normalise, score_sequences
 from rlhf_jax.stages.stage import Need, floats, score_shapes, text_shapes
 
 
 @dataclasses.dataclass(frozen=True)
-class RewardRegression(OneModelStage):
+class RewardRegression(CutToLength):
     """Trains a reward model on absolute scores, such as ratings from 0 to 4, by the squared error.
     It reads the data source's scored responses.
 
@@ -71,7 +71,7 @@ class RewardRegression(OneModelStage):
     def task(self, inputs):
         trunk = model_at_start(inputs, "start", self.lora)
         params = score.with_score_head(trunk, inputs.key("head"))
-        batches = feeds.scored(inputs, self.batch_size, self.length)
+        batches = feeds.scored(inputs, self.batch_size, self.length, self.bucket_count)
         tokens, show = self.batch_size * self.length, ("loss", "absolute_error")
         return self.training(inputs, params, batches, tokens, show)
 

@@ -4,19 +4,19 @@ import dataclasses
 import math
 from typing import Literal
 
-from rlhf_jax.data.arrays import first_fit
+from rlhf_jax.data.buckets import first_fit
 from rlhf_jax.errors import require
 from rlhf_jax.fields import ADDED_LATER
 from rlhf_jax.models.lora import LoRA
 from rlhf_jax.stages import feeds
 from rlhf_jax.stages.adapters import model_at_start
-from rlhf_jax.stages.one_model import OneModelStage, new_policy
+from rlhf_jax.stages.one_model import CutToLength, new_policy
 from rlhf_jax.stages.stage import Need, text_shapes
 from rlhf_jax.stages.supervised import likelihood_loss
 
 
 @dataclasses.dataclass(frozen=True)
-class SFT(OneModelStage):
+class SFT(CutToLength):
     """Fine-tunes the policy of the stage `start` on demonstrations.
 
     start                    the stage; None: the experiment's model with random weights
@@ -87,5 +87,12 @@ class SFT(OneModelStage):
         return self.training(inputs, params, batches, self.batch_size * self.length, ("loss",))
 
     def _batches(self, inputs):
-        fraction, of = self.pretraining_fraction, self.pretraining_fraction_of
-        return feeds.demonstrations(inputs, self.batch_size, self.length, self.packed, fraction, of)
+        return feeds.demonstrations(
+            inputs,
+            self.batch_size,
+            self.length,
+            self.packed,
+            self.pretraining_fraction,
+            self.pretraining_fraction_of,
+            self.bucket_count,
+        )

@@ -7,10 +7,12 @@ import math
 import os
 import time
 import warnings
-from collections.abc import Callable
+from collections import Counter
+from collections.abc import Callable, Hashable
 from typing import Any
 
 import jax
+import jax.numpy as jnp
 from etils import epath
 
 from rlhf_jax.data.batches import BatchIterator
@@ -32,12 +34,17 @@ TRACE_EVENTS = (
     "/jax/core/compile/jaxpr_trace_duration",
     "/jax/core/compile/jaxpr_to_mlir_module_duration",
 )
-WARM_STEPS = 3  # the first steps of a call, in which compiling is expected
+WARM_STEPS = 3  # the first steps of a call with batches of one size, in which it may compile
 SICK = "sick"  # a stage's folder with batches saved for replay, and the state of the last of them
 
 
 class SickError(UserError):
     """Too many steps in a row gave numbers that are not finite, or no update was applied at all."""
+
+
+def shapes_of(batch: Any) -> Hashable:
+    """The shapes of a batch's arrays."""
+    return tuple(jnp.shape(x) for x in jax.tree.leaves(batch))
 
 
 @dataclasses.dataclass(frozen=True)
@@ -56,6 +63,8 @@ class Task:
     show             metrics beside the progress bar; empty: the first three by name
     updates          updates of parameters in a step
     whole            this process's batch -> the batch of all processes, to save it for replay
+    size             this process's batch -> the size for which the step that it was given to was
+                     compiled
     best             the metric by which checkpoints are ranked, with "-" where lower is better
     model            state -> the whole parameters of the model that the stage ends with
     evaluate         (step, state after it) -> {name: number} to log with the step's metrics
@@ -71,6 +80,7 @@ class Task:
     show: tuple[str, ...] = ()
     updates: int = 1
     whole: Callable[[Any], Any] = lambda batch: batch
+    size: Callable[[Any], Hashable] = shapes_of
     best: str = "-loss"
     model: Callable[[Any], Any] = lambda state: state
     evaluate: Callable[[int, Any], dict[str, float]] = lambda step, state: {}
@@ -173,6 +183,7 @@ def _train(task, state, step, end, config, checkpoints, log):
         batch = next(task.batches)
         with log.compilations:
             state, metrics = task.step(state, batch)
+        log.compilations.stepped(task.size(batch))
         if waiting is not None:
             log.write(*waiting)
         step += 1
@@ -330,9 +341,11 @@ class _Compilations:
     def __init__(self):
         self._spans = []  # (when it began, seconds)
         self.count, self.after_warm_steps, self._blocks = 0, 0, 0
+        self._compiled, self._steps = False, Counter()
 
     def __enter__(self):
         self._blocks += 1
+        self._compiled = False
         jax.monitoring.register_event_duration_secs_listener(self._listen)
 
     def __exit__(self, *error):
@@ -351,5 +364,10 @@ class _Compilations:
             self._spans.append((began, seconds))
         if event == COMPILE_EVENT:
             self.count += 1
-            if self._blocks > WARM_STEPS:
-                self.after_warm_steps = self.after_warm_steps or self._blocks
+            self._compiled = True
+
+    def stepped(self, size: Hashable) -> None:
+        """Counts the step of the last block among those of its size."""
+        self._steps[size] += 1
+        if self._compiled and self._steps[size] > WARM_STEPS:
+            self.after_warm_steps = self.after_warm_steps or self._blocks

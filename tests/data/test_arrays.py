@@ -98,8 +98,8 @@ def test_rankings(letters):
             [empty] * 3,
         ],
         segments=[
-            [[1, 1, 1, 1, 0], [1, 1, 1, 0, 0], [1] * 5],
-            [[1] * 5, [1] * 5, empty],
+            [[1, 1, 1, 1, 0], [2, 2, 2, 0, 0], [3] * 5],
+            [[1] * 5, [2] * 5, empty],
             [empty] * 3,
         ],
         weights=[
@@ -117,7 +117,7 @@ def test_a_response_that_was_cut_has_no_eos_and_none_as_a_target(letters):
     assert_batch(
         batch,
         tokens=[[[1, 4, 5, 0, 0], [1, 4, 6, 7, 2], [1, 4, 0, 0, 0]]],
-        segments=[[[1, 1, 1, 0, 0], [1] * 5, [1, 1, 0, 0, 0]]],
+        segments=[[[1, 1, 1, 0, 0], [2] * 5, [3, 3, 0, 0, 0]]],
         weights=[[[0, 0, 1, 0, 0], [0, 0, 1, 1, 1], [0] * 5]],
         ranks=[[0, 1, 2]],
     )
@@ -148,8 +148,8 @@ def test_packed_rankings_share_an_element_and_none_is_split(letters):
             [*pair(5, 6, 7, 8), empty],
         ],
         segments=[
-            [[1, 1, 1, 1, 0]] * 2 + [[1, 1, 1, 0, 0], [1, 1, 1, 1, 0]],
-            [[1, 1, 1, 1, 0]] * 3 + [empty],
+            [[1, 1, 1, 1, 0], [2, 2, 2, 2, 0], [3, 3, 3, 0, 0], [4, 4, 4, 4, 0]],
+            [[1, 1, 1, 1, 0], [2, 2, 2, 2, 0], [3, 3, 3, 3, 0], empty],
         ],
         weights=[
             [[0, 0, 1, 1, 0]] * 2 + [[0, 0, 1, 0, 0], [0, 0, 1, 1, 0]],

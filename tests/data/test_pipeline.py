@@ -167,7 +167,7 @@ def test_the_targets_of_a_ranking_are_its_responses_and_their_eos(letters):
     for tokens, weights, segments in zip(
         *(batch[name].reshape(-1, 12) for name in ("tokens", "weights", "segments")), strict=True
     ):
-        length = segments.sum()
+        length = np.count_nonzero(segments)
         prompt = 1 + len(letters.encode(NAMES[0])) if length else 0
         np.testing.assert_array_equal(weights, (np.arange(12) >= prompt) & (segments > 0))
         assert not length or tokens[weights == 1].tolist()[-1] == letters.eos_id

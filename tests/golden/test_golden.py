@@ -26,6 +26,7 @@ QUICK = [
     ("reward", Setting(packed=True, micro_batches=4), STEPS),
     ("dpo", Setting("data 8", packed=True, logit_chunk=3), FEW),
     ("ppo_ptx", Setting(micro_batches=2, remat="full", scan_layers=False, logit_chunk=4), FEW),
+    ("ppo_ptx", Setting(shared_rows=True), 4),
 ]
 COMPUTATIONS = [("off", True, 4), ("dots", True, None), ("full", True, 3), ("off", False, None),
                 ("dots", False, 4)]  # fmt: skip
@@ -37,7 +38,7 @@ ALL = [
     )
     if not packed or stage in ("sft", "reward", "dpo")
     if not (layout == "pmap" and packed and n > 1)  # eight packed rows are a row a device
-]
+] + [("ppo_ptx", Setting(micro_batches=2, logit_chunk=4, shared_rows=True), FEW)]
 CASES = QUICK + [pytest.param(*case, marks=pytest.mark.slow) for case in ALL]
 
 

@@ -23,6 +23,7 @@ from rlhf_jax.parallel.runner import make_runner
 from rlhf_jax.rewards.learned import LearnedReward
 from rlhf_jax.stages import policy_update, supervised
 from rlhf_jax.stages.dpo import DirectPreference
+from rlhf_jax.stages.fitting import WHOLE, Fitting
 from rlhf_jax.stages.policy_gradient import PolicyGradient
 from rlhf_jax.stages.pretrain import Pretrain
 from rlhf_jax.stages.reward_model import RewardModel
@@ -57,6 +58,7 @@ class Setting(NamedTuple):
     remat: str = "off"
     scan_layers: bool = True
     logit_chunk: int | None = None
+    shared_rows: bool = False  # of episodes
 
     @property
     def model(self) -> TransformerConfig:
@@ -198,10 +200,10 @@ def ppo_config(setting: Setting) -> PolicyGradient:
     )  # fmt: skip
 
 
-def prompts(number: int):
+def prompts(number: int, width: int = PROMPT):
     rng = np.random.default_rng(number)
     ids = [[tiny.BOS, *rng.integers(4, 40, rng.integers(0, PROMPT))] for _ in range(ROWS)]
-    tokens, segments = tiny.left_padded(ids, PROMPT)
+    tokens, segments = tiny.left_padded(ids, width)
     return {"tokens": tokens, "segments": segments}
 
 
@@ -221,18 +223,33 @@ def ppo_ptx(
     laid = map(runner.state, (weights("policy", 3), weights("score", 4)))
     frozen = tiny.frozen_of(config, state.policy, *laid)
     for number in range(-(-steps // (EPOCHS * MINIBATCHES))):
-        asked = runner.rows(prompts(number % BATCHES), ROWS)
+        width = 2 * PROMPT if setting.shared_rows else PROMPT  # longer rows hold more episodes
+        asked = runner.rows(prompts(number % BATCHES, width), ROWS)
         if responses is None:
             key = jax.random.fold_in(KEY, number)
             rollout = programs["rollout"](state.policy, key, asked)
             drawn(np.asarray(rollout.tokens).tolist())
         else:
             rollout = Rollout(*runner.rows(tuple(forced(responses[number])), ROWS))
-        experience, moved, metrics = programs["experience"](state, frozen, asked, rollout, {})
+        scoring, update = fits(setting, config, state, asked, rollout)
+        given = state, frozen, asked, rollout, {}, scoring
+        experience, moved, metrics = programs["experience"](*given)
         text = runner.rows(text_batch(number % BATCHES, 2 * ROWS), 2 * ROWS)
-        state, more = programs["update"](state, experience, moved, text, frozen.fixed)
+        state, more = programs["update"](state, experience, moved, text, frozen.fixed, update)
         told.append({name: float((metrics | more)[name]) for name in PPO_METRICS})
     return {name: [step[name] for step in told] for name in PPO_METRICS}
+
+
+def fits(setting: Setting, config: PolicyGradient, state, asked, rollout):
+    """How the responses to the prompts are computed."""
+    if not setting.shared_rows:
+        return WHOLE, WHOLE
+    orders = functools.partial(policy_update.minibatch_rows, config)
+    fitting = Fitting(config, orders, 8, True)
+    looked = setting.runner.fetch_rows((asked["segments"], rollout.mask))
+    found = fitting(state.key, state.step, *looked)
+    assert 0 < found[0].rows < ROWS // MINIBATCHES
+    return found
 
 
 def forced(responses) -> Rollout:

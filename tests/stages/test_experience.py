@@ -17,6 +17,7 @@ from rlhf_jax.rewards.learned import LearnedReward
 from rlhf_jax.rewards.penalties import MissingEnd, OverLong
 from rlhf_jax.stages import policy_update
 from rlhf_jax.stages.experience import Experiences, Frozen, make_rollout
+from rlhf_jax.stages.fitting import WHOLE, Fit
 from tests.stages import tiny
 
 PLAIN = tiny.ppo_config()
@@ -55,11 +56,11 @@ def frozen_of(config, reference=None):
     return tiny.frozen_of(config, policy, other if reference is None else reference, reward)
 
 
-def experience(config, ending=tiny.ENDING, reference=None, rollout=None):
+def experience(config, ending=tiny.ENDING, reference=None, rollout=None, fit=WHOLE):
     policy, value, *_ = networks()
     batch, rollout = tiny.prompt_batch(config.prompt_length), rollout or hand_made_rollout()
     frozen, run = frozen_of(config, reference), program(config, ending)
-    found, _, metrics = run(state_of(policy, value), frozen, batch, rollout, {})
+    found, _, metrics = run(state_of(policy, value), frozen, batch, rollout, {}, fit)
     return jax.device_get((found, metrics))
 
 
@@ -144,6 +145,23 @@ def test_more_left_padding_changes_no_episode():
     for name in ("log_probs", "values", "advantages", "returns"):
         ours, theirs = (getattr(x, name) * x.mask for x in (near, far))
         np.testing.assert_allclose(ours, theirs, atol=1e-5, err_msg=name)
+
+
+def test_columns_after_the_longest_response_change_no_episode():
+    """Of 12 columns of prompt and response 9 are left."""
+    short = jax.tree.map(lambda x: x.at[:, 3:].set(0), hand_made_rollout())
+    (whole, told), (cut, also) = (
+        experience(PLAIN, rollout=short, fit=fit) for fit in (WHOLE, Fit(response=3))
+    )
+    for name in ("log_probs", "values", "advantages", "returns"):
+        ours, theirs = (getattr(x, name)[:, :3] * x.mask[:, :3] for x in (whole, cut))
+        assert getattr(cut, name).shape == (8, 3)
+        np.testing.assert_allclose(ours, theirs, atol=1e-5, err_msg=name)
+    tokens = short.mask.sum() + sum(map(len, tiny.PROMPTS))
+    for metrics, places in ((told, 8 * 12), (also, 8 * 9)):
+        np.testing.assert_allclose(metrics["padding"], 1 - tokens / places, rtol=1e-6)
+    for name in set(told) - {"padding"}:
+        np.testing.assert_allclose(told[name], also[name], rtol=1e-4, atol=1e-5, err_msg=name)
 
 
 def test_kl_of_the_policy_to_itself_is_zero_at_any_temperature():

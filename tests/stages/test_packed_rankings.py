@@ -1,4 +1,5 @@
-"""Rankings that share a batch element are worth what they are worth alone."""
+"""Rankings that share a batch element, and outputs that share a row, are worth what they are worth
+alone."""
 
 import jax
 import numpy as np
@@ -18,15 +19,20 @@ RANKINGS = [  # prompts of one token behind bos
 
 
 def batches():
-    """The same rankings one an element, and in two elements."""
+    """The same rankings one an element; in two elements; and there with few outputs a row."""
     alone = ranking_batch([[each] for each in RANKINGS], 6, 4, 1, PAD)
     alone["ranks"] = alone["ranks"][:, 0]
-    return alone, ranking_batch([RANKINGS[:3], RANKINGS[3:]], 6, 7, 3, PAD)
+    two = [RANKINGS[:3], RANKINGS[3:]]
+    shared = ranking_batch(two, 11, 7, 3, PAD, share_rows=True)
+    assert (shared["segments"][:, :3] > 0).any(-1).sum(1).tolist() == [3, 2]
+    few = {name: shared[name][:, :3] for name in ("tokens", "segments", "weights")}
+    return alone, ranking_batch(two, 6, 7, 3, PAD), shared | few
 
 
 def preference_loss(params, batch):
     sequences = {name: batch[name] for name in ("tokens", "segments", "weights")}
-    reference = dpo.reference_log_probs(MODEL, 1)(policy_params(4), sequences)
+    refer = dpo.reference_log_probs(MODEL, 1, batch["ranks"].shape[-1])
+    reference = refer(policy_params(4), sequences)
     return dpo.preference_loss(dpo.DPO(), MODEL)(params, batch | {"ref_log_probs": reference})
 
 
@@ -42,17 +48,19 @@ def test_loss_and_gradient(loss, params):
         return mean.mean, (mean.weight, accuracy.weight, accuracy.total)
 
     params = params()
-    (alone, gradient), (packed, packed_gradient) = (
+    (alone, gradient), *others = (
         jax.jit(jax.value_and_grad(mean, has_aux=True))(params, batch) for batch in batches()
     )
-    np.testing.assert_allclose(alone[0], packed[0], rtol=1e-5)
-    assert alone[1] == packed[1] and alone[1][:2] == (3, 1 + 2 + 6)
-    jax.tree.map(lambda a, b: np.testing.assert_allclose(a, b, rtol=1e-3, atol=1e-5),
-                 gradient, packed_gradient)  # fmt: skip
+    assert alone[1][:2] == (3, 1 + 2 + 6)
+    for packed, packed_gradient in others:
+        np.testing.assert_allclose(alone[0], packed[0], rtol=1e-5)
+        assert alone[1] == packed[1]
+        jax.tree.map(lambda a, b: np.testing.assert_allclose(a, b, rtol=1e-3, atol=1e-5),
+                     gradient, packed_gradient)  # fmt: skip
 
 
 def test_the_longer_output_of_each_ranking():
-    _, packed = batches()
-    longer, pairs = reward_model.length_pair_counts([packed])
-    np.testing.assert_array_equal(pairs, [1, 2, 0, 6, 0, 0])
-    np.testing.assert_array_equal(longer, [0, 1.5, 0, 3, 0, 0])
+    for packed in batches()[1:]:
+        longer, pairs = reward_model.length_pair_counts([packed])
+        np.testing.assert_array_equal(pairs, [1, 2, 0, 6, 0, 0])
+        np.testing.assert_array_equal(longer, [0, 1.5, 0, 3, 0, 0])
