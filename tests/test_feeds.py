@@ -7,11 +7,12 @@ import numpy as np
 import pytest
 
 from rlhf_jax.data.counting import texts_of
-from rlhf_jax.data.records import Demonstration, Prompt, Ranking, Text
+from rlhf_jax.data.records import Demonstration, Prompt, Ranking, Scored, Text
 from rlhf_jax.generation.ending import Ending
 from rlhf_jax.stages import feeds
 from rlhf_jax.stages.pretrain import Pretrain
 from rlhf_jax.stages.reward_model import RewardModel
+from rlhf_jax.stages.reward_regression import RewardRegression
 from rlhf_jax.stages.sft import SFT
 from rlhf_jax.stages.simulated_feedback import SimulatedFeedback
 from rlhf_jax.training.optimizer import OptimizerConfig
@@ -28,6 +29,7 @@ STAGES = {
     "feedback": SimulatedFeedback(prompt_length=6, response_length=6, policy="sft"),
     "reward": REWARD,
     "human": dataclasses.replace(REWARD, rankings=None),
+    "scored": RewardRegression(RATE, batch_size=2, length=14, start="sft"),
     "ppo": PPO_STAGE,
 }
 RECORDS = {
@@ -39,6 +41,7 @@ RECORDS = {
     ("prompts", "test", None): [Prompt("vwx")],
     ("rankings", "train", "feedback"): [Ranking(a, ("x", "y"), (0, 1)) for a in "abcd"],
     ("rankings", "valid", "feedback"): [Ranking(a, ("x", "y"), (0, 1)) for a in "vwvw"],
+    ("scored", "train", None): [Scored(a, "x", 1.0) for a in "abcd"],
     ("rankings", "train", None): [Ranking(a, ("x", "y"), (0, 1)) for a in "efgh"],
 }
 
@@ -248,6 +251,30 @@ def test_rankings_have_the_outputs_and_the_packing_of_the_config(packed, shape):
     assert (batch["tokens"][:, :2, 3] == 29).all() and not (batch["tokens"] == 2).any()
     if packed == 2:
         assert (batch["tokens"][:, :, 3] == 29).all()  # two rankings of two outputs a row
+
+
+@pytest.mark.parametrize(
+    "name, changes, shape",
+    [
+        ("sft", {}, (4, 20)),
+        ("sft", {"buckets": 4}, (4, 5)),
+        ("sft", {"buckets": 4, "pretraining_fraction": 0.25}, (4, 20)),  # rows of text are full
+        ("reward", {"buckets": 4}, (2, 1, 8)),  # two outputs of four tokens lie in one row
+        ("reward", {"buckets": 4, "length": 7}, (2, 2, 7)),
+        ("kernel", {"buckets": 4}, (2, 4, 4)),
+        ("scored", {"buckets": 4}, (2, 4)),
+    ],
+)
+def test_batches_are_cut_to_the_longest_of_their_rows_where_the_config_says_so(
+    name, changes, shape
+):
+    kernel = dataclasses.replace(tiny.MODEL, attention="fused")
+    more = {"shape": kernel} if name == "kernel" else {}
+    stage = dataclasses.replace(STAGES[name.replace("kernel", "human")], **changes)
+    batch = next(stage._batches(inputs(name, stage, **more)))
+    assert batch["tokens"].shape == batch["segments"].shape == batch["weights"].shape == shape
+    if len(shape) == 3:
+        assert batch["ranks"].shape == (2, 4)
 
 
 @pytest.mark.parametrize("stage, words", [("reward", "abcd"), ("human", "efgh")])

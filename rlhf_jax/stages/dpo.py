@@ -195,13 +195,13 @@ def response_log_probs(
     params: Any,
     batch: dict,
     outputs: int | None = None,
-    share_rows: bool = True,
+    share_rows: bool = False,
 ) -> jax.Array:
     """log p(response, eos | prompt) of every output of a ranking batch [B, M, T], in nats: [B, K].
 
     The sum over tokens of weight 1; 0 where an output is absent.
-    outputs: K; None: M. share_rows: whether several outputs may lie in a row; False allows the
-    fused attention kernel.
+    outputs: K; None: M. share_rows: whether several outputs may lie in a row, which excludes
+    the fused attention kernel.
     """
     shape = batch["tokens"].shape
     flat = lambda name: batch[name].reshape(-1, shape[-1])
@@ -220,7 +220,7 @@ def reference_log_probs(
     model: TransformerConfig,
     micro_batches: int,
     outputs: int | None = None,
-    share_rows: bool = True,
+    share_rows: bool = False,
 ) -> Callable:
     """log_probs(reference, sequences): `response_log_probs` of the reference, [B, K]."""
 
@@ -235,7 +235,7 @@ def preference_loss(
     objective: Preference,
     model: TransformerConfig,
     divide_by: DivideBy = "all_pairs",
-    share_rows: bool = True,
+    share_rows: bool = False,
 ) -> Callable:
     """loss(params, batch, key): mean over prompts of the objective over their untied pairs.
 

@@ -78,9 +78,8 @@ class Iteration:
             if self.fitting is not None:
                 looked = self.host.fetch((drawn.prompts["segments"], drawn.rollout.mask))
                 scoring, update = self.fitting(state.key, state.step, *looked)
-            experience, moved, metrics = self.programs["experience"](
-                state, self.frozen, *drawn, scoring
-            )
+            given = (state, self.frozen, *drawn, scoring)
+            experience, moved, metrics = self.programs["experience"](*given)
         self.size = scoring.size
         if not self.checked and not metrics["sick_rows"]:
             check_sampler(float(metrics["sampler_gap"]), self.tolerance)

@@ -114,12 +114,12 @@ def ranking_by_ranking(scores, ranks) -> tuple[jax.Array, jax.Array]:
 
 
 def reward_loss(
-    model: TransformerConfig, divide_by: DivideBy = "all_pairs", share_rows: bool = True
+    model: TransformerConfig, divide_by: DivideBy = "all_pairs", share_rows: bool = False
 ) -> Callable:
     """loss(params, batch, key): `ranked_loss` of a batch of tokens, segments [B, M, T] and ranks
     [B, K] or [B, G, K] (Ouyang et al., eq. 1). Each output takes one forward pass; each prompt is
     one example. divide_by: as in `objectives.reward_models.over_pairs`. share_rows: whether several
-    outputs may lie in a row; False allows the fused attention kernel."""
+    outputs may lie in a row, which excludes the fused attention kernel."""
 
     def loss(params, batch, key=None):
         del key

@@ -71,9 +71,11 @@ class RewardRegression(CutToLength):
     def task(self, inputs):
         trunk = model_at_start(inputs, "start", self.lora)
         params = score.with_score_head(trunk, inputs.key("head"))
-        batches = feeds.scored(inputs, self.batch_size, self.length, self.bucket_count)
         tokens, show = self.batch_size * self.length, ("loss", "absolute_error")
-        return self.training(inputs, params, batches, tokens, show)
+        return self.training(inputs, params, self._batches(inputs), tokens, show)
+
+    def _batches(self, inputs):
+        return feeds.scored(inputs, self.batch_size, self.length, self.bucket_count)
 
     def finish(self, params, inputs):
         if self.normalise == "none":

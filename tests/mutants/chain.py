@@ -36,14 +36,14 @@ FEEDS = (
          PPO_PROMPTS),
     ]),
     *mutants("stages/sft.py", "test_feeds.py", [
-        ("SFT._batches", "self.length, self.packed, fraction", "self.length, False, fraction",
+        ("SFT._batches", "self.length, self.packed,", "self.length, False,",
          PACKED),
-        ("SFT._batches", "self.packed, fraction, of", "self.packed, 0.1, of",
+        ("SFT._batches", "self.pretraining_fraction,", "0.1,",
          "test_a_fraction_of_a_batch_of_demonstrations_is_text"),
     ]),
     *mutants("stages/rankings.py", "test_feeds.py", [
-        ("RankingStage._batches", "self.outputs, self.packed)", "self.outputs)", RANKED),
-        ("RankingStage._batches", "self.outputs, self.packed)", "9, self.packed)", RANKED),
+        ("RankingStage._batches", "self.packed, self.bucket", "1, self.bucket", RANKED),
+        ("RankingStage._batches", "self.outputs, self.packed", "9, self.packed", RANKED),
     ]),
     *mutants("stages/feeds.py", "test_feeds.py", [
         ("Together.set_state", "part.set_state(state[name])", "pass",
@@ -188,7 +188,7 @@ STAGES = (
     *mutants("stages/reward_model.py", "test_chain.py", [
         ("RewardModel.task", START, INITIAL,
          "test_the_reward_model_starts_from_sft_under_a_new_head"),
-        ("RewardModel.programs", "(model, self.divide_by)", '(model, "untied_pairs")',
+        ("RewardModel.programs", "model, self.divide_by", 'model, "untied_pairs"',
          "test_the_reward_model_s_loss_of_each_step_is_that_of_its_pairs"),
         ("demonstration_batches", '"demonstrations", "train"', '"demonstrations", "valid"',
          NORMALISED),

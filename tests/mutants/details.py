@@ -106,7 +106,7 @@ INSTRUCTGPT = (
          ("PolicyGradientConfig.ptx_ratio", "8", "4"),
          ("PolicyGradientConfig.temperature", "1.0", "0.7")),
     *row("PPO: the rows of a batch are shuffled and divided into minibatches", UPDATES, LOOP,
-         ("make_update", "config.minibatches, -1)", "config.minibatches, -1)[::-1]")),
+         ("minibatch_rows", "config.minibatches, -1)", "config.minibatches, -1)[::-1]")),
     *row("PPO: the learning rate warms up over 10 iterations, from a tenth of its value, and is "
          "then constant",
          "training/optimizer.py", SCHEDULES, ("OptimizerConfig.warmup_from", "0.1", "0.0")),
@@ -185,8 +185,8 @@ ZIEGLER = (
 HUANG = (
     *row("1. the reward model and the value function see both prompt and response",
          EXPERIENCES, LOOPS,
-         ("Experiences._read", "params, tokens, segments, last",
-          "params, tokens[:, -length - 1 :], segments[:, -length - 1 :], last")),
+         ("Experiences._read", "params, tokens, segments, length",
+          "params, tokens[:, -length - 1 :], segments[:, -length - 1 :], length")),
     *row("2. a separate padding token; prompts that are too long are never truncated silently",
          "data/tokenizer.py", "data/test_tokenizer.py::test_a_model_without_specials_is_refused",
          ("_from_sentencepiece", "if i < 0", "if i < -1", "AssertionError|IndexError")),
@@ -227,7 +227,7 @@ HUANG = (
     *row("15. discount 1", CONFIG, DEFAULTS,
          ("PolicyGradientConfig.advantage", "GAE()", "GAE(0.5)")),
     *row("16. batch, minibatch and micro-batch; another order each epoch", UPDATES, LOOP,
-         ("make_update", "jax.random.split(key, config.epochs)",
+         ("minibatch_rows", "jax.random.split(key, config.epochs)",
           "jnp.stack([jax.random.split(key)[0]] * config.epochs)")),
     *row("17. KL penalty per token", "objectives/advantages.py", "objectives/test_advantages.py::"
          "test_the_score_lands_on_the_last_response_token_with_or_without_eos",
@@ -266,7 +266,7 @@ OTHERS = (
          "reward model",
          "stages/reward_model.py", "stages/test_reward_model.py::"
          "test_length_pair_counts_hold_the_longer_output_for_the_better",
-         ("length_pair_counts", '(batch["segments"] > 0).sum', '-(batch["segments"] > 0).sum')),
+         ("length_pair_counts", "np.ones(segments.shape", "-np.ones(segments.shape")),
     *row("the means of the report have intervals over prompts", "evaluation/statistics.py",
          "evaluation/test_statistics.py::test_ratio_weighs_pairs_but_counts_prompts",
          ("bounded_mean", "seed, level, resamples)", "seed, 0.5, resamples)")),

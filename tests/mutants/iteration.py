@@ -35,7 +35,7 @@ DRAWS = mutants("stages/iteration.py", "stages/test_iteration.py", [
     ("Iteration._differing", '"draws": draw,', '"draws": draw - 1,', GIVE_WAY),
     ("Iteration._sample", "draw, index, rollout", "draw, np.arange(8), rollout", DRAW),
     ("Iteration.__call__", "metrics | about | told", "metrics | told", DRAW),
-    ("Iteration.__call__", "(state, self.frozen, *drawn)", "(state, self.frozen)", DRAW),
+    ("Iteration.__call__", "(state, self.frozen, *drawn, scoring)", "(state, self.frozen)", DRAW),
 ])  # fmt: skip
 
 STALE = "test_stale_responses_are_read_by_the_networks_of_the_iteration"
@@ -45,11 +45,10 @@ TOLD = "test_terms_and_failed_calls_are_told_by_their_numbers"
 EXPERIENCE = (
     *mutants("stages/experience.py", "stages/test_carried.py", [
         ("Experiences.stale", "state.step %", "(state.step + 1) %", STALE),
-        ("Experiences.stale", "self._values(params, tokens, segments)",
-         "self._values(params._replace(value=frozen.scorers['reward']), tokens, segments)", STALE),
-        ("Experiences.stale", "params.policy, tokens", "frozen.reference, tokens", STALE),
-        ("Experiences._log_probs", "self.config.response_length, self.config.temperature",
-         "self.config.response_length, 1.0", STALE),
+        ("Experiences.stale", "self._values(params, *rows)",
+         "self._values(params._replace(value=frozen.scorers['reward']), *rows)", STALE),
+        ("Experiences.stale", "params.policy, *rows", "frozen.reference, *rows", STALE),
+        ("Experiences._log_probs", "temperature, fit)", "1.0, fit)", STALE),
         ("Experiences.stale", "sampled, values, log_probs)",
          "sampled, values, sampled.log_probs)", STALE),
         ("Experiences.stale", "k2(log_probs", "2 * k2(log_probs", STALE),

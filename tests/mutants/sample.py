@@ -56,6 +56,8 @@ TESTS = {
         "stages/test_dpo.py", "stages/test_packed_rankings.py", "stages/test_stages.py",
     ),
     "stages/elsewhere.py": ("runs/test_stages_fit.py", "runs/test_elsewhere.py"),
+    "stages/fitting.py": ("stages/test_fitting.py", "stages/test_experience.py"),
+    "stages/outputs.py": ("stages/test_packed_rankings.py",),
     "stages/facts.py": ("stages/test_facts.py",),
     "stages/feeds.py": ("test_feeds.py", "test_randomness.py"),
     "stages/one_model.py": ("stages/test_stages.py", "stages/test_trained_parts.py"),

@@ -35,7 +35,9 @@ REWARD_MODEL = mutants(
     "stages/reward_model.py",
     "stages/test_reward_model.py",
     [
-        ("score_sequences", "score.at_last_token(values, segments)", "values[..., -1]",
+        ("score_sequences",
+         "score.at_last_token(_values(model, params, tokens, segments, False), segments)",
+         "_values(model, params, tokens, segments, False)[..., -1]",
          "test_a_score_is_read_at_the_last_token_of_each_output"),
         ("ranking_by_ranking", "ranks.reshape(scores.shape[0], -1, outputs)",
          "ranks.reshape(scores.shape[0], -1, outputs)[:, :1]",
@@ -114,8 +116,8 @@ PPO_EXPERIENCE = mutants(
         ("Experiences._evaluate", "log_probs(self.shapes.reference, frozen.reference)",
          "log_probs(self.shapes.reference, params.policy)",
          f"{EXPERIENCE}[plain]"),
-        ("Experiences._one", "self._values(params, *rows[:2])",
-         "self._values(params._replace(value=frozen.scorers['reward']), *rows[:2])",
+        ("Experiences._one", "self._values(params, *rows)",
+         "self._values(params._replace(value=frozen.scorers['reward']), *rows)",
          f"{EXPERIENCE}[plain]"),
         ("Experiences._log_probs", "self.config.temperature", "1.0",
          f"{EXPERIENCE}[plain]"),
@@ -151,7 +153,7 @@ PPO_UPDATE = mutants(
         ("optimizers", "make_optimizer(value, steps)",
          "make_optimizer(config.policy_optimizer, steps)",
          "test_policy_and_value_function_have_an_optimizer_each"),
-        ("make_update", "jax.random.fold_in(state.key, state.step), 1)", "state.key, 1)",
+        ("_update_key", "jax.random.fold_in(key, step), 1)", "key, 1)",
          LOOP),
         ("make_update", "x.sum(axis=0), told", "x[0], told",
          LOOP),
@@ -261,7 +263,7 @@ STAGES = (
          "test_fields_at_the_edge_are_taken"),
     ]),
     *mutants("stages/reward_model.py", STAGE, [
-        ("RewardModel.programs", "reward_loss(model, self.divide_by)", "reward_loss(model)",
+        ("RewardModel.programs", "model, self.divide_by", 'model, "all_pairs"',
          f"{DIVIDED}[untied_pairs-reward]"),
         ("RewardModel.task", 'self.normalise == "gain_and_bias"', 'self.normalise != "none"',
          f"{NORMALISED}[shift]"),
@@ -272,7 +274,7 @@ STAGES = (
          f"{NORMALISED}[gain_and_bias]"),
     ]),
     *mutants("stages/dpo.py", STAGE, [
-        ("DirectPreference.programs", "model, self.divide_by)", "model)",
+        ("DirectPreference.programs", "model, self.divide_by", 'model, "all_pairs"',
          f"{DIVIDED}[untied_pairs-dpo]"),
     ]),
     *mutants("stages/policy_gradient.py", STAGE, [

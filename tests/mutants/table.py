@@ -24,6 +24,7 @@ from tests.mutants import (
     lora,
     models,
     objectives,
+    padding,
     plan,
     policy_gradients,
     preferences,
@@ -43,5 +44,5 @@ ROOMS = (formats, chat, details, objectives, policy_gradients, preferences, mode
          generated_answers,
          recipes, chain, plan, command_line, use, sweeps, estimators, published,
          lora, agreement, compiling, judging,
-         labelling, labelling_page, benchmarks, splash)  # fmt: skip
+         labelling, labelling_page, benchmarks, splash, padding)  # fmt: skip
 TABLE = tuple(mutant for room in ROOMS for mutant in room.MUTANTS)

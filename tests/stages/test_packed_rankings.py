@@ -31,14 +31,19 @@ def batches():
 
 def preference_loss(params, batch):
     sequences = {name: batch[name] for name in ("tokens", "segments", "weights")}
-    refer = dpo.reference_log_probs(MODEL, 1, batch["ranks"].shape[-1])
+    refer = dpo.reference_log_probs(MODEL, 1, batch["ranks"].shape[-1], True)
     reference = refer(policy_params(4), sequences)
-    return dpo.preference_loss(dpo.DPO(), MODEL)(params, batch | {"ref_log_probs": reference})
+    return dpo.preference_loss(dpo.DPO(), MODEL, share_rows=True)(
+        params, batch | {"ref_log_probs": reference}
+    )
 
 
 @pytest.mark.parametrize(
     "loss, params",
-    [(reward_model.reward_loss(MODEL), score_params), (preference_loss, policy_params)],
+    [
+        (reward_model.reward_loss(MODEL, share_rows=True), score_params),
+        (preference_loss, policy_params),
+    ],
     ids=["reward", "dpo"],
 )
 def test_loss_and_gradient(loss, params):

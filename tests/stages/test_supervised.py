@@ -100,6 +100,11 @@ def test_the_gradient_by_way_of_the_logits_is_p_minus_one_hot_at_the_targets():
     assert_close(evaluate(batch)[1], expected, rtol=1e-3, atol=1e-5)
 
 
+def test_the_share_of_padding_is_told():
+    segments = np.array([[1, 1, 2, 0], [3, 0, 0, 0]])
+    assert float(supervised.share_of_padding(segments)) == 0.5
+
+
 def test_prompt_tokens_carry_no_loss():
     batch = batch_of()
     for row, (prompt, response) in zip(batch["weights"], PAIRS, strict=True):

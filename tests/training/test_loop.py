@@ -177,6 +177,21 @@ def test_the_seconds_of_compiling_count_once_and_add_up_over_calls(tmp_path):
     assert seconds[0] == 5.0 and seconds[3:] == [10.0] * 7
 
 
+def test_a_step_may_compile_for_each_size_of_its_batch(tmp_path):
+    """Steps 6 to 9 have another size; the fourth of them should not compile any more."""
+    fresh = jax.jit(lambda x: jnp.sum(jnp.sin(x) * 5))
+
+    def step(state, batch):
+        shape = {6: 3, 7: 4, 8: 5, 9: 6}.get(int(batch), 2)
+        return state, {"x": fresh(np.ones(shape, np.float32))}
+
+    task = dataclasses.replace(_task(step), size=lambda batch: 5 < batch < 10)
+    with pytest.warns(RuntimeWarning, match="toy: step 9 still compiles") as warned:
+        run(task, tmp_path, CONFIG, fingerprint=PRINT)
+    assert len(warned) == 1
+    assert loop.shapes_of({"a": np.ones((2, 3)), "b": 1}) == ((2, 3), ())
+
+
 def test_a_steady_step_is_not_warned_of(tmp_path):
     with warnings.catch_warnings():
         warnings.simplefilter("error")
