@@ -72,10 +72,12 @@ class OneModelStage(Stage):
         return dataclasses.replace(self, micro_batches=pieces)
 
     def update_program(self, loss: Callable, params: Any, batch: dict, steps: int) -> Program:
-        """The training step of a loss. params, batch: shapes of all parameters and of a batch."""
+        """The training step of a loss. params, batch: shapes of all parameters and of a batch,
+        which has segments."""
         fixed, trained = parts.split(params, self.trained)
         with inside("optimizer"):
-            update, optimizer = supervised.make_update(loss, self, steps, as_written)
+            counted = supervised.with_padding(loss)
+            update, optimizer = supervised.make_update(counted, self, steps, as_written)
         initial = lambda trained, key: supervised.initial_state(trained, optimizer, key)
         state = jax.eval_shape(initial, trained, KEY)
         return Program(update, (state, batch, fixed), rows=(1,), donates=True)

@@ -15,7 +15,6 @@ from rlhf_jax.models import parts, transformer
 from rlhf_jax.models.config import TransformerConfig
 from rlhf_jax.objectives.likelihood import chunked_over_time, entropy, token_log_probs
 from rlhf_jax.objectives.reductions import WeightedMean
-from rlhf_jax.parallel import replicas
 from rlhf_jax.parallel.runner import Compile, one_device
 from rlhf_jax.training.gradients import accumulate_gradients, all_finite, keep_if, means
 from rlhf_jax.training.optimizer import (
@@ -138,7 +137,6 @@ def make_update(
         old = state.params, state.opt_state
         params, opt_state = keep_if(ok & ~empty, (params, opt_state), old)
         metrics = means(sums)
-        metrics["padding"] = share_of_padding(batch["segments"])
         metrics["skipped_steps"] = (~ok).astype(jnp.int32)
         metrics["empty_steps"] = (ok & empty).astype(jnp.int32)
         applied = applied_updates(state.opt_state)
@@ -148,11 +146,17 @@ def make_update(
     return compile(update, rows=(1,), donate=True), optimizer
 
 
-def share_of_padding(segments: jax.Array) -> jax.Array:
-    """The share of the places of a batch that hold no token."""
-    empty, places = (segments == 0).sum(), jnp.int32(segments.size)
-    empty, places = replicas.total((empty, places))
-    return empty / places
+def with_padding(loss: Callable) -> Callable:
+    """The loss, with the metric `padding`: the share of the places of a batch that hold no
+    token."""
+
+    def counted(params, batch: Batch, *key):
+        mean, told = loss(params, batch, *key)
+        segments = batch["segments"]
+        places = jnp.float32(segments.size)
+        return mean, told | {"padding": WeightedMean(jnp.sum(segments == 0, dtype=float), places)}
+
+    return counted
 
 
 def document_losses(

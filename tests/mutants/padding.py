@@ -114,7 +114,9 @@ STAGES = (
          "test_a_steady_step_is_not_warned_of", "RuntimeWarning"),
     ]),
     *mutants("stages/supervised.py", "stages/test_supervised.py", [
-        ("share_of_padding", "segments == 0", "segments == 1",
+        ("with_padding", "segments == 0", "segments == 1",
+         "test_the_share_of_padding_is_told"),
+        ("with_padding", "(params, batch, *key)", "(params, batch, None)",
          "test_the_share_of_padding_is_told"),
     ]),
 )  # fmt: skip

@@ -101,8 +101,11 @@ def test_the_gradient_by_way_of_the_logits_is_p_minus_one_hot_at_the_targets():
 
 
 def test_the_share_of_padding_is_told():
-    segments = np.array([[1, 1, 2, 0], [3, 0, 0, 0]])
-    assert float(supervised.share_of_padding(segments)) == 0.5
+    batch = {"segments": np.array([[1, 1, 2, 0], [3, 0, 0, 0]])}
+    loss = supervised.with_padding(lambda params, batch, key: (params, {"loss": key}))
+    mean, told = loss("mean", batch, "key")
+    padding = told.pop("padding")
+    assert (mean, told, float(padding.mean), padding.weight) == ("mean", {"loss": "key"}, 0.5, 8)
 
 
 def test_prompt_tokens_carry_no_loss():
