@@ -55,7 +55,7 @@ class Chain:
         """Of each iteration."""
         found = []
         for call in self.observed[f"{stage} experience"]:
-            *_, rollout, _ = call["arguments"]
+            _, _, _, rollout, *_ = call["arguments"]
             found.append({"rollout": rollout._asdict(), **call["found"][0]._asdict()})
         return found
 

@@ -16,7 +16,7 @@ from rlhf_jax.parallel.runner import Runner
 from rlhf_jax.stages import feeds
 from rlhf_jax.stages.adapters import model_at_start, repeated, trunk_at_start
 from rlhf_jax.stages.experience import Experiences, Frozen, Shapes, make_rollout
-from rlhf_jax.stages.fitting import Fitting
+from rlhf_jax.stages.fitting import WHOLE, Fitting
 from rlhf_jax.stages.iteration import Host, Iteration
 from rlhf_jax.stages.policy_gradient_config import PolicyGradientConfig
 from rlhf_jax.stages.policy_update import (
@@ -173,7 +173,7 @@ class PolicyGradient(PolicyGradientConfig, Stage):
                 experiences.scores, (frozen, *drawn), rows=(1, 2, 3), returns_rows=True,
                 shared=shared,
             )  # fmt: skip
-        fresh = state, frozen, *drawn
+        fresh = state, frozen, *drawn, WHOLE
         experience = Program(experiences.fresh, fresh, rows=(2, 3, 4), shared=shared)
         if self.stale:
             queue = experiences.queue(state, frozen, *drawn)
@@ -189,7 +189,7 @@ class PolicyGradient(PolicyGradientConfig, Stage):
             text = text_shapes(size * self.ptx_ratio, self.ptx_length)
         update = Program(
             make_update(self, shapes),
-            (state, episodes, moved, text, frozen.fixed),
+            (state, episodes, moved, text, frozen.fixed, WHOLE),
             rows=(3,),
             donates=True,
             beside=(frozen._replace(fixed=None),),

@@ -83,7 +83,7 @@ def test_a_stage_of_any_name_is_planned():
     assert [(p.stage, shape(p)) for p in planned if p.name == "rollout"] == [
         ("first", (8, 56)), ("second", (16, 56))
     ]  # fmt: skip
-    state, *_, text, _ = planned[-1].program.arguments
+    state, _, _, text, *_ = planned[-1].program.arguments
     assert state.value["blocks"]["qkv"].shape[0] == 1 and text == text_shapes(3 * 16, 16)
 
 
