@@ -19,7 +19,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from rlhf_jax.data.arrays import ranking_batch
-from rlhf_jax.data.buckets import bucket_for
+from rlhf_jax.data.buckets import bucket_for, shared_length
 from rlhf_jax.generation.decode import Rollout
 from rlhf_jax.generation.ending import Ending
 from rlhf_jax.models import score, transformer
@@ -78,9 +78,12 @@ def ppo(key: jax.Array, policy, scorer) -> dict:
     prompts, rollout = episodes()
     looked = key, np.int32(0), prompts["segments"], rollout.mask
     fits = {"whole": (WHOLE, WHOLE)}
-    for name, shares in (("cut", False), ("shared", True)):
+    for name, length in (
+        ("cut", None),
+        ("shared", shared_length(PROMPT + RESPONSE, MODEL.context)),
+    ):
         orders = functools.partial(minibatch_rows, config)
-        fits[name] = Fitting(config, orders, BUCKETS, shares)(*looked)
+        fits[name] = Fitting(config, orders, BUCKETS, length)(*looked)
 
     def iteration(scoring, updating):
         experience, moved, metrics = score_(state, frozen, prompts, rollout, {}, scoring)
@@ -98,17 +101,18 @@ def reward(key: jax.Array, scorer) -> dict:
     ]
     rows = [[(pieces(b), RNG.permutation(OUTPUTS).tolist())] for b in range(ELEMENTS)]
     ways = {}
-    for name, share in (("whole", False), ("shared", True)):
+    for name, buckets in (("whole", 1), ("shared", BUCKETS)):
         stage = RewardModel(
             RATE, batch_size=ELEMENTS, outputs=OUTPUTS, length=LENGTH, start="sft",
-            buckets=BUCKETS if share else 1,
+            buckets=buckets,
         )  # fmt: skip
-        batch = ranking_batch(rows, LENGTH, OUTPUTS, 1, 0, share)
+        build = Build("reward", MODEL, {"start": MODEL}, ENDING)
+        row_length = stage.row_length(build)
+        batch = ranking_batch(rows, LENGTH, OUTPUTS, 1, 0, row_length)
         batch["ranks"] = batch["ranks"][:, 0]
         needed = int((batch["segments"] > 0).any(-1).sum(1).max())
-        kept = bucket_for(needed, OUTPUTS, BUCKETS) if share else OUTPUTS
+        kept = bucket_for(needed, batch["tokens"].shape[1], buckets)
         few = {name: batch[name][:, :kept] for name in ("tokens", "segments", "weights")}
-        build = Build("reward", MODEL, {"start": MODEL}, ENDING)
         update = jax.jit(stage.programs(build, 10)["update"].function)
         state = one_model_state(scorer, make_optimizer(RATE, 10), key)
         ways[name] = functools.partial(update, state, batch | few, {})

@@ -259,8 +259,8 @@ def test_rankings_have_the_outputs_and_the_packing_of_the_config(packed, shape):
         ("sft", {}, (4, 20)),
         ("sft", {"buckets": 4}, (4, 5)),
         ("sft", {"buckets": 4, "pretraining_fraction": 0.25}, (4, 20)),  # rows of text are full
-        ("reward", {"buckets": 4}, (2, 1, 8)),  # two outputs of four tokens lie in one row
-        ("reward", {"buckets": 4, "length": 7}, (2, 2, 7)),
+        ("reward", {"buckets": 4}, (2, 1, 16)),  # two outputs of four tokens lie in one row
+        ("short context", {"buckets": 4, "length": 7}, (2, 2, 7)),
         ("kernel", {"buckets": 4}, (2, 4, 4)),
         ("scored", {"buckets": 4}, (2, 4)),
     ],
@@ -268,10 +268,14 @@ def test_rankings_have_the_outputs_and_the_packing_of_the_config(packed, shape):
 def test_batches_are_cut_to_the_longest_of_their_rows_where_the_config_says_so(
     name, changes, shape
 ):
-    kernel = dataclasses.replace(tiny.MODEL, attention="fused")
-    more = {"shape": kernel} if name == "kernel" else {}
-    stage = dataclasses.replace(STAGES[name.replace("kernel", "human")], **changes)
-    batch = next(stage._batches(inputs(name, stage, **more)))
+    shapes = {
+        "kernel": dataclasses.replace(tiny.MODEL, attention="fused"),
+        "short context": dataclasses.replace(tiny.MODEL, context=13),
+    }
+    more = {"shape": shapes[name]} if name in shapes else {}
+    of = "human" if name in shapes else name
+    stage = dataclasses.replace(STAGES[of], **changes)
+    batch = next(stage._batches(inputs(of, stage, **more)))
     assert batch["tokens"].shape == batch["segments"].shape == batch["weights"].shape == shape
     if len(shape) == 3:
         assert batch["ranks"].shape == (2, 4)

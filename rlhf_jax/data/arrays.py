@@ -15,7 +15,7 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
-from rlhf_jax.data.buckets import first_fit, places_in_rows
+from rlhf_jax.data.buckets import first_fit, most_rows, places_in_rows
 from rlhf_jax.data.records import Demonstration, Prompt, Ranking, Scored, Text, tie_equal
 from rlhf_jax.data.tokenizer import Tokenizer
 from rlhf_jax.errors import UserError, require
@@ -104,14 +104,16 @@ def ranking_batch(
     outputs: int,
     rankings: int,
     pad_id: int,
-    share_rows: bool = False,
+    row_length: int | None = None,
 ) -> Batch:
     """Tokens, segments and weights [B, M, T], right padded; ranks [B, G, K], G rankings per row.
 
-    The tokens of output k of an element have the segment k + 1. share_rows: whether several outputs
-    may lie in one of the M = `outputs` rows of an element (`places_in_rows`).
+    The tokens of output k of an element have the segment k + 1. row_length: the tokens of a row
+    that several outputs of an element share (`places_in_rows`); None: each has a row of `length`.
     """
     shape = (len(rows), outputs, length)
+    if row_length is not None:
+        shape = (len(rows), most_rows(outputs, length, row_length), row_length)
     tokens = np.full(shape, pad_id, np.int32)
     segments = np.zeros(shape, np.int32)
     weights = np.zeros(shape, np.float32)
@@ -119,7 +121,7 @@ def ranking_batch(
     for b, row in enumerate(rows):
         lengths = [len(ids) for responses, _ in row for ids, _ in responses]
         alone = [(k, 0) for k in range(outputs)]
-        places = places_in_rows(lengths, length) if share_rows else alone
+        places = alone if row_length is None else places_in_rows(lengths, row_length)
         start = 0
         for g, (responses, its_ranks) in enumerate(row):
             for k, (ids, targets) in enumerate(responses, start):
@@ -343,15 +345,15 @@ def ranking_rows(
     keep_tied: bool = True,
     close: Close | None = None,
     share: bool = False,
-    share_rows: bool = False,
+    row_length: int | None = None,
 ) -> Rows:
     """Rows of `tokenised_ranking`; a ranking with a response that is too long is left out.
 
     A row holds one ranking, or up to `packed` rankings that first-fit packs into `outputs`
     responses.
     keep_tied: whether rankings without an untied pair are kept.
-    share: see `Tokenised.measured`. share_rows: as in `ranking_batch`; a row's size is then
-    the number of its rows in the batch, else the length of its longest output.
+    share: see `Tokenised.measured`. row_length: as in `ranking_batch`; a row's size is then the
+    number of its rows in the batch, else the length of its longest output.
     """
     most = max((len(ranking.responses) for ranking in rankings), default=2)
     require(outputs >= most, "outputs", outputs, f"at least {most}, the longest ranking")
@@ -380,11 +382,13 @@ def ranking_rows(
 
     def to_batch(rows):
         ranked = [[found[i][0] for i in row] for row in rows]
-        batch = ranking_batch(ranked, length, outputs, packed, tokenizer.pad_id, share_rows)
+        batch = ranking_batch(ranked, length, outputs, packed, tokenizer.pad_id, row_length)
         return batch if packed > 1 else batch | {"ranks": batch["ranks"][:, 0]}
 
     def size(row):
         lengths = [tokens for i in row for tokens in sizes[i][0]]
-        return len(first_fit(lengths, length)) if share_rows else max(lengths, default=0)
+        if row_length is None:
+            return max(lengths, default=0)
+        return len(first_fit(lengths, row_length))
 
     return Rows(rows, [], to_batch, len(kept), dict(dropped), size=size)

@@ -62,6 +62,18 @@ def places_in_rows(lengths: Sequence[int], length: int) -> list[tuple[int, int]]
     return places
 
 
+def shared_length(longest: int, context: int) -> int:
+    """The tokens of a row that sequences of at most `longest` tokens share. Twice as many leave
+    less padding at its end than as many."""
+    return 2 * longest if 2 * longest <= context else longest
+
+
+def most_rows(sequences: int, longest: int, length: int) -> int:
+    """The most rows of `length` that first-fit needs for sequences of at most `longest` tokens:
+    only one of its rows can hold fewer than length // longest of them."""
+    return -(-sequences // (length // longest))
+
+
 @dataclass(frozen=True)
 class Buckets:
     """How the batches of a pipeline are cut along one axis of tokens, segments and weights.

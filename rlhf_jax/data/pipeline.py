@@ -23,7 +23,7 @@ from collections.abc import Sequence
 from rlhf_jax.data import arrays
 from rlhf_jax.data.arrays import Close, Rows
 from rlhf_jax.data.batches import Batches, Pass, State
-from rlhf_jax.data.buckets import Buckets
+from rlhf_jax.data.buckets import Buckets, most_rows
 from rlhf_jax.data.records import Demonstration, Prompt, Ranking, Scored, Text
 from rlhf_jax.data.sources import (
     MixSource,
@@ -169,7 +169,7 @@ def ranking_batches(
     part: slice = ALL,
     close: Close | None = None,
     buckets: int = 1,
-    share_rows: bool = False,
+    row_length: int | None = None,
 ) -> Batches:
     """{tokens, segments, weights} [B, M, T] and {ranks} [B, K], with K = `outputs`.
 
@@ -179,9 +179,9 @@ def ranking_batches(
     without an untied pair, is left out. Up to `packed` = G > 1 rankings share the outputs of a
     batch element (first fit, the same in all epochs). Ranks are then [B, G, K], with -1 at the
     outputs of other rankings.
-    The tokens of output k have the segment k + 1. With `share_rows` several outputs lie in a row of
-    T = `length` tokens (first fit), and M is the smallest of `buckets` sizes up to K that holds the
-    batch. Otherwise M is K, and T is the smallest size up to `length`.
+    The tokens of output k have the segment k + 1. With `row_length` several outputs of an element
+    lie in a row of T = `row_length` tokens (first fit), and M is the smallest of `buckets` sizes
+    that holds the batch. Otherwise M is K, and T is the smallest size up to `length`.
 
     Raises:
       UserError: there is no ranking, none that can be trained on, or one with more than `outputs`
@@ -196,11 +196,13 @@ def ranking_batches(
         keep_tied=False,
         close=close,
         share=part != ALL,
-        share_rows=share_rows,
+        row_length=row_length,
     )
     kind = f"rankings, packed {packed}" if packed > 1 else "rankings"
     identity = _identity(kind, tokenizer, rows.examples, batch_size, length, seed)
-    cut = Buckets(1, outputs, buckets) if share_rows else Buckets(2, length, buckets)
+    cut = Buckets(2, length, buckets)
+    if row_length is not None:
+        cut = Buckets(1, most_rows(outputs, length, row_length), buckets)
     cut = cut if buckets > 1 else None
     return _shuffled(rows, batch_size, seed, identity | {"outputs": outputs}, part, cut)
 

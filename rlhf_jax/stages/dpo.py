@@ -155,9 +155,9 @@ class DirectPreference(RankingStage):
         require_form(ok, "objective", self.objective, allowed)
 
     def programs(self, build, steps):
-        model, batch = self.shape(build), self.batch_shapes()
+        model, row_length = self.shape(build), self.row_length(build)
+        batch, share = self.batch_shapes(row_length), row_length is not None
         reference = policy_shapes(model)
-        share = self.shares_rows(build)
         loss = preference_loss(self.objective, model, self.divide_by, share)
         if not self.objective.reference:
             return {"update": self.update_program(loss, reference, batch, steps)}

@@ -63,10 +63,10 @@ def rankings(
     outputs: int,
     packed: int = 1,
     buckets: int = 1,
-    share_rows: bool = False,
+    row_length: int | None = None,
 ) -> Batches:
     """Batches of rankings. An element holds up to `packed` rankings with up to `outputs` outputs
-    together. buckets, share_rows: see `pipeline.ranking_batches`."""
+    together. buckets, row_length: see `pipeline.ranking_batches`."""
     return pipeline.ranking_batches(
         inputs.records("rankings", "train"),
         inputs.tokenizer,
@@ -78,7 +78,7 @@ def rankings(
         part=inputs.runner.own_rows(rows),
         close=inputs.build.ending.close,
         buckets=buckets,
-        share_rows=share_rows,
+        row_length=row_length,
     )
 
 

@@ -9,7 +9,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from rlhf_jax.data.buckets import bucket_for, places_in_rows
+from rlhf_jax.data.buckets import bucket_for, most_rows, places_in_rows
 from rlhf_jax.models import transformer
 from rlhf_jax.models.config import TransformerConfig
 
@@ -92,29 +92,30 @@ class Fitting:
 
     orders   (key, step) -> the rows of each update [updates, B / minibatches]
     buckets  the number of sizes
-    shares   whether several episodes share a row of prompt and response columns; the number of rows
-             is then cut. Otherwise the columns of responses are cut
+    length   the tokens of a row that several episodes share; the number of rows is then cut. None:
+             the columns of responses are cut
     """
 
     def __init__(
-        self, config: "PolicyGradientConfig", orders: Callable, buckets: int, shares: bool
+        self, config: "PolicyGradientConfig", orders: Callable, buckets: int, length: int | None
     ):
         self.config, self.orders = config, jax.jit(orders)
-        self.buckets, self.shares = buckets, shares
+        self.buckets, self.length = buckets, length
 
     def __call__(self, key, step, segments: np.ndarray, mask: np.ndarray) -> tuple[Fit, Fit]:
         responses = mask.sum(axis=1).astype(np.int64)
-        if not self.shares:
+        if self.length is None:
             full = mask.shape[1]
             kept = bucket_for(int(responses.max()), full, self.buckets)
             cut = WHOLE if kept == full else Fit(response=kept)
             return cut, cut
         config, lengths = self.config, responses + (segments > 0).sum(axis=1)
-        length, micro = segments.shape[1] + mask.shape[1], config.micro_batches
+        length, micro = self.length, config.micro_batches
         scoring, most = shared_rows(lengths, config.minibatches * micro, length)
         orders = np.asarray(self.orders(key, step))
         updates = [shared_rows(lengths[rows], micro, length) for rows in orders]
-        full = orders.shape[1] // micro
+        longest = segments.shape[1] + mask.shape[1]
+        full = most_rows(orders.shape[1] // micro, longest, length)
         rows = bucket_for(max(most, *(needed for _, needed in updates)), full, self.buckets)
         if rows == full:
             return WHOLE, WHOLE

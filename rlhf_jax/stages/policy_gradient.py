@@ -8,6 +8,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
+from rlhf_jax.data.buckets import shared_length
 from rlhf_jax.data.records import to_json
 from rlhf_jax.errors import inside, require
 from rlhf_jax.models import parts
@@ -276,11 +277,13 @@ class PolicyGradient(PolicyGradientConfig, Stage):
     def _fitting(self, runner: Runner, build: Build) -> Fitting | None:
         if self.bucket_count == 1:
             return None
-        length = self.prompt_length + self.response_length
-        kernel = any(fused(shape, length) for shape in build.shapes.values())
-        shares = runner.layout.mesh.size == 1 and not kernel
+        longest, length = self.prompt_length + self.response_length, None
+        kernel = any(fused(shape, longest) for shape in build.shapes.values())
+        if runner.layout.mesh.size == 1 and not kernel:
+            context = min(shape.context for shape in build.shapes.values())
+            length = shared_length(longest, context)
         orders = functools.partial(minibatch_rows, self)
-        return Fitting(self, orders, self.bucket_count, shares)
+        return Fitting(self, orders, self.bucket_count, length)
 
     @property
     def _refers_to_start(self) -> bool:

@@ -90,8 +90,9 @@ class PolicyGradientConfig:
     train_value: tuple[str, ...] = ()  # parameters of the value network that are trained
     # The number of sizes to which an iteration's episodes are cut; a program is compiled for each
     # that occurs. On one device without the fused attention kernel several episodes share a row of
-    # prompt_length + response_length tokens, and the number of rows is cut; otherwise the length of
-    # responses. 1: nothing is cut. None: 4, or 1 where an episode has at most 64 tokens.
+    # 2 x (prompt_length + response_length) tokens (of half as many, if a model's context is
+    # shorter), and the number of rows is cut; otherwise the length of responses. 1: nothing is cut.
+    # None: 4, or 1 where an episode has at most 64 tokens.
     buckets: int | None = dataclasses.field(default=None, kw_only=True, metadata=ADDED_LATER)
     # The form of the adapters that are trained, one on the policy and one on the value network;
     # None: the models are trained.

@@ -4,7 +4,7 @@ import dataclasses
 import math
 from typing import get_args
 
-from rlhf_jax.data.buckets import first_fit
+from rlhf_jax.data.buckets import first_fit, most_rows, shared_length
 from rlhf_jax.errors import require
 from rlhf_jax.fields import ADDED_LATER
 from rlhf_jax.models.attention import fused
@@ -29,7 +29,8 @@ class RankingStage(CutToLength):
                number of untied pairs; every prompt then has the same weight, and a pair weighs more
                if other pairs of its prompt tie
     buckets    without the fused attention kernel several outputs of an element share a row of
-               `length` tokens, and the number of rows is cut instead of their length
+               twice `length` tokens (of `length`, if the model's context is shorter), and the
+               number of rows is cut instead of their length
     """
 
     batch_size: int = 64  # prompts
@@ -77,20 +78,26 @@ class RankingStage(CutToLength):
             return None
         return max(1, round(self.epochs * math.ceil(known / self.batch_size)))
 
-    def batch_shapes(self) -> dict:
-        """The shapes of the largest batch: tokens, segments, weights [B, K, T]; ranks [B, G, K], or
-        [B, K] if packed (G) is 1."""
+    def batch_shapes(self, row_length: int | None = None) -> dict:
+        """The shapes of the largest batch: tokens, segments, weights [B, K, T], or [B, M, T] where
+        outputs share rows of `row_length`; ranks [B, G, K], or [B, K] if packed (G) is 1."""
         rows, outputs = self.batch_size, self.outputs
         grouped = (rows, self.packed, outputs) if self.packed > 1 else (rows, outputs)
-        return text_shapes(rows, outputs, self.length) | {"ranks": ints(*grouped)}
+        shape = (rows, outputs, self.length)
+        if row_length is not None:
+            shape = (rows, most_rows(outputs, self.length, row_length), row_length)
+        return text_shapes(*shape) | {"ranks": ints(*grouped)}
 
     @property
     def tokens_per_step(self) -> int:
         return self.batch_size * self.outputs * self.length
 
-    def shares_rows(self, build) -> bool:
-        """Whether a row of a batch element may hold several outputs."""
-        return self.bucket_count > 1 and not fused(self.shape(build), self.length)
+    def row_length(self, build) -> int | None:
+        """The tokens of a row that several outputs share; None: each output has its own row."""
+        shape = self.shape(build)
+        if self.bucket_count == 1 or fused(shape, self.length):
+            return None
+        return shared_length(self.length, shape.context)
 
     def _batches(self, inputs):
         return feeds.rankings(
@@ -100,5 +107,5 @@ class RankingStage(CutToLength):
             self.outputs,
             self.packed,
             self.bucket_count,
-            self.shares_rows(inputs.build),
+            self.row_length(inputs.build),
         )

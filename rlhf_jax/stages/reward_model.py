@@ -55,8 +55,9 @@ class RewardModel(RankingStage):
     def programs(self, build, steps):
         model = self.shape(build)
         params = self.parameters(model)
-        loss = reward_loss(model, self.divide_by, self.shares_rows(build))
-        update = self.update_program(loss, params, self.batch_shapes(), steps)
+        row_length = self.row_length(build)
+        loss = reward_loss(model, self.divide_by, row_length is not None)
+        update = self.update_program(loss, params, self.batch_shapes(row_length), steps)
         return {"update": update}
 
     def task(self, inputs):

@@ -5,7 +5,14 @@ import itertools
 import numpy as np
 import pytest
 
-from rlhf_jax.data.buckets import bucket_count, bucket_for, bucket_sizes, places_in_rows
+from rlhf_jax.data.buckets import (
+    bucket_count,
+    bucket_for,
+    bucket_sizes,
+    most_rows,
+    places_in_rows,
+    shared_length,
+)
 from rlhf_jax.data.pipeline import (
     mixed_batches,
     ranking_batches,
@@ -73,16 +80,31 @@ def test_a_batch_ends_with_the_size_of_its_longest_row(kind, letters):
     np.testing.assert_array_equal(next(later)["tokens"], found[4]["tokens"])
 
 
+def test_first_fit_needs_at_most_the_most_rows():
+    rng = np.random.default_rng(0)
+    for sequences, longest, length in itertools.product((1, 2, 7, 18), (3, 8), (8, 16, 25)):
+        most = most_rows(sequences, longest, length)
+        for _ in range(20):
+            lengths = rng.integers(1, longest + 1, sequences).tolist()
+            assert 1 + max(row for row, _ in places_in_rows(lengths, length)) <= most
+        whole = places_in_rows([longest] * sequences, length)
+        assert 1 + max(row for row, _ in whole) == most
+    assert [shared_length(8, context) for context in (8, 15, 16, 99)] == [8, 8, 16, 16]
+
+
 def test_places_in_rows_do_not_overlap():
     lengths = [5, 7, 3, 5, 2, 9, 1]
     places = places_in_rows(lengths, 10)
     assert places == [(0, 0), (1, 0), (0, 5), (2, 0), (0, 8), (3, 0), (1, 7)]
 
 
-def test_outputs_that_share_rows_are_the_same_outputs(letters):
+@pytest.mark.parametrize("row_length, rows", [(12, 2), (24, 1)])
+def test_outputs_that_share_rows_are_the_same_outputs(letters, row_length, rows):
     """Each output's tokens and targets, by its segment; and an element has few rows."""
     alone = ranking_batches(RANKINGS, letters, **SIZES, outputs=4)
-    shared = ranking_batches(RANKINGS, letters, **SIZES, outputs=4, buckets=4, share_rows=True)
+    shared = ranking_batches(
+        RANKINGS, letters, **SIZES, outputs=4, buckets=4, row_length=row_length
+    )
     for one, both in zip(itertools.islice(alone, 7), shared, strict=False):
         np.testing.assert_array_equal(one["ranks"], both["ranks"])
         for b, k in itertools.product(range(2), range(4)):
@@ -90,4 +112,7 @@ def test_outputs_that_share_rows_are_the_same_outputs(letters):
                 rows = [batch[name][b][batch["segments"][b] == k + 1] for batch in (one, both)]
                 np.testing.assert_array_equal(*rows)
                 assert len(rows[0]) == (4 if k == 1 else 5 if k == 2 else len(rows[0]))
-        assert both["tokens"].shape == (2, 2, 12) and (both["segments"] > 0).any(axis=-1).all()
+        assert (
+            both["tokens"].shape == (2, rows, row_length)
+            and (both["segments"] > 0).any(axis=-1).all()
+        )

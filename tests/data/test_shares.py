@@ -50,7 +50,7 @@ BUILD = {
     "prompts": lambda t, **how: prompt_batches([*"abcdefghijkl"], t, **SIZES, **how),
     "rankings": lambda t, **how: ranking_batches(RANKINGS, t, **SIZES, outputs=3, buckets=4, **how),
     "packed rankings": lambda t, **how: ranking_batches(
-        RANKINGS, t, batch_size=2, length=9, outputs=6, packed=2, buckets=6, share_rows=True, **how
+        RANKINGS, t, batch_size=2, length=9, outputs=6, packed=2, buckets=6, row_length=18, **how
     ),
     "text": lambda t, **how: text_batches(TEXTS, t, **SIZES, **how),
     "mixed": lambda t, seed, **how: mixed(t, "rows", **how),

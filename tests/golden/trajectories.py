@@ -200,10 +200,10 @@ def ppo_config(setting: Setting) -> PolicyGradient:
     )  # fmt: skip
 
 
-def prompts(number: int, width: int = PROMPT):
+def prompts(number: int):
     rng = np.random.default_rng(number)
     ids = [[tiny.BOS, *rng.integers(4, 40, rng.integers(0, PROMPT))] for _ in range(ROWS)]
-    tokens, segments = tiny.left_padded(ids, width)
+    tokens, segments = tiny.left_padded(ids, PROMPT)
     return {"tokens": tokens, "segments": segments}
 
 
@@ -223,8 +223,7 @@ def ppo_ptx(
     laid = map(runner.state, (weights("policy", 3), weights("score", 4)))
     frozen = tiny.frozen_of(config, state.policy, *laid)
     for number in range(-(-steps // (EPOCHS * MINIBATCHES))):
-        width = 2 * PROMPT if setting.shared_rows else PROMPT  # longer rows hold more episodes
-        asked = runner.rows(prompts(number % BATCHES, width), ROWS)
+        asked = runner.rows(prompts(number % BATCHES), ROWS)
         if responses is None:
             key = jax.random.fold_in(KEY, number)
             rollout = programs["rollout"](state.policy, key, asked)
@@ -245,10 +244,10 @@ def fits(setting: Setting, config: PolicyGradient, state, asked, rollout):
     if not setting.shared_rows:
         return WHOLE, WHOLE
     orders = functools.partial(policy_update.minibatch_rows, config)
-    fitting = Fitting(config, orders, 8, True)
+    fitting = Fitting(config, orders, 8, tiny.MODEL.context)
     looked = setting.runner.fetch_rows((asked["segments"], rollout.mask))
     found = fitting(state.key, state.step, *looked)
-    assert 0 < found[0].rows < ROWS // MINIBATCHES
+    assert found[0].rows == 3  # of 32 tokens, for 8 episodes of 12 at most
     return found
 
 

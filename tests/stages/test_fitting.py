@@ -64,7 +64,7 @@ def test_scoring_and_updates_take_the_smallest_rows_that_hold_every_piece(bucket
     config = tiny.ppo_config(minibatches=1, micro_batches=1)
     orders = functools.partial(minibatch_rows, config)
     key, step = jax.random.key(3), np.int32(5)
-    scoring, update = Fitting(config, orders, buckets, True)(key, step, segments, mask)
+    scoring, update = Fitting(config, orders, buckets, 12)(key, step, segments, mask)
     if not rows:
         assert scoring is WHOLE and update is WHOLE
         return
@@ -79,7 +79,7 @@ def test_scoring_and_updates_take_the_smallest_rows_that_hold_every_piece(bucket
 
 def test_responses_are_cut_to_the_smallest_size_that_holds_the_longest():
     _, segments, _, mask = batch()
-    fitting = Fitting(CONFIG, lambda *_: None, 3, False)
+    fitting = Fitting(CONFIG, lambda *_: None, 3, None)
     key, step = jax.random.key(0), np.int32(0)
     for longest, size in ((1, 2), (2, 2), (3, 4), (5, 6)):
         cut = mask * (np.arange(6) < longest)
@@ -171,8 +171,9 @@ def test_episodes_share_rows_on_one_device_without_the_fused_kernel():
     kernel = dataclasses.replace(tiny.MODEL, attention="fused")
     mixed = dataclasses.replace(build, shapes={"start": tiny.MODEL, "value": kernel})
     cut = tiny.ppo_config(buckets=3)
-    assert cut._fitting(one, build).shares and cut._fitting(one, build).buckets == 3
-    assert not cut._fitting(eight, build).shares and not cut._fitting(one, mixed).shares
+    assert cut._fitting(one, build).length == 24 and cut._fitting(one, build).buckets == 3
+    assert cut._fitting(eight, build).length is None and cut._fitting(one, mixed).length is None
     assert tiny.ppo_config()._fitting(one, build) is None
-    assert tiny.ppo_config(prompt_length=59)._fitting(one, build).buckets == 4  # 65 tokens
+    long = tiny.ppo_config(prompt_length=59)._fitting(one, build)  # 65 tokens
+    assert (long.buckets, long.length) == (4, 65)
     assert tiny.ppo_config(buckets=3, stale=1)._fitting(one, build) is None

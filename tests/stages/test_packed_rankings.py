@@ -23,7 +23,7 @@ def batches():
     alone = ranking_batch([[each] for each in RANKINGS], 6, 4, 1, PAD)
     alone["ranks"] = alone["ranks"][:, 0]
     two = [RANKINGS[:3], RANKINGS[3:]]
-    shared = ranking_batch(two, 11, 7, 3, PAD, share_rows=True)
+    shared = ranking_batch(two, 6, 7, 3, PAD, row_length=11)
     assert (shared["segments"][:, :3] > 0).any(-1).sum(1).tolist() == [3, 2]
     few = {name: shared[name][:, :3] for name in ("tokens", "segments", "weights")}
     return alone, ranking_batch(two, 6, 7, 3, PAD), shared | few
