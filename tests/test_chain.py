@@ -99,8 +99,7 @@ def test_rankings_to_learn_from_are_those_of_the_train_split_that_are_not_tied(c
         for tokens, segments, ranks in zip(
             batch["tokens"], batch["segments"], batch["ranks"], strict=True
         ):
-            outputs = [row[here > 0] for row, here in zip(tokens, segments, strict=True)]
-            ids = tuple(tuple(row.tolist()) for row in outputs if len(row))
+            ids = tuple(tuple(tokens[segments == k].tolist()) for k in range(1, segments.max() + 1))
             found[ids] = tuple(ranks[: len(ids)].tolist())
     assert found == expected
     tied = sum(max(ranking.ranks) == 0 for ranking in chain.rankings("train"))
@@ -142,8 +141,9 @@ def outputs_of(batch):
         *(batch[name] for name in ("tokens", "segments", "weights", "ranks")), strict=True
     ):
         present = [k for k, rank in enumerate(ranks) if rank >= 0]
-        ids = [tokens[k][segments[k] > 0].tolist() for k in present]
-        yield ids, [int(weights[k].argmax()) for k in present], [int(ranks[k]) for k in present]
+        own = [segments == k + 1 for k in present]  # of one or several rows
+        ids = [tokens[here].tolist() for here in own]
+        yield ids, [int(weights[here].argmax()) for here in own], [int(ranks[k]) for k in present]
 
 
 def mean_over_prompts(rankings, pair_loss, divide_by="untied_pairs") -> float:

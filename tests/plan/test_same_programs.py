@@ -1,4 +1,5 @@
-"""What a run calls is what plan compiles: shapes, dtypes, places, program by program.
+"""What a run calls is what plan compiles: shapes, dtypes, places, program by program. A plan has
+the largest size of batches that are cut to few sizes.
 
 The run is the small one on eight simulated devices with its programs left out: each call is written
 down and answered with arrays of the right shapes, so that nothing of them is compiled.
@@ -25,6 +26,7 @@ from tests.small_run import config, ppo
 STAGES = config.stages
 CHANGED = dataclasses.replace(
     config.with_stages(
+        sft=dataclasses.replace(STAGES["sft"], buckets=1),
         # 8 rows for 4 groups of devices, some of them fewer.
         reward=dataclasses.replace(
             STAGES["reward"], normalise="none", batch_size=8, micro_batches=4
