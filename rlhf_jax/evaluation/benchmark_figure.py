@@ -8,11 +8,13 @@ from typing import Any
 from rlhf_jax.evaluation.evaluator import Column
 from rlhf_jax.evaluation.summary import estimate
 
-LEFT, WIDTH, ROW, BELOW = 190, 620, 26, 34  # pixels: names, the whole, a model, the axis
+WIDTH, ROW, BELOW, SIDE = 340, 38, 42, 14  # pixels: the whole, a model, the axis, beside the axis
+LONGEST = 44  # characters of a name
 
 
 def forest(values: Mapping[str, Any], column: Column, chance: float | None = None) -> str:
-    """The figure; "" where no value is known.
+    """The figure, as narrow as a phone; "" where no value is known. Its axis has the column's
+    title, its caption what the column measures.
 
     values: by model, as in eval.json. chance: a dashed line.
     """
@@ -23,7 +25,7 @@ def forest(values: Mapping[str, Any], column: Column, chance: float | None = Non
     low, high = min(ends), max(ends)
     room = (high - low) * 0.06 or max(abs(high), 1.0) * 0.06
     low, high = low - room, high + room
-    place = lambda value: LEFT + (value - low) / (high - low) * (WIDTH - LEFT - 20)
+    place = lambda value: SIDE + (value - low) / (high - low) * (WIDTH - 2 * SIDE)
     height = ROW * len(known) + BELOW
     parts = [_axis(low, high, place, height, column)]
     if chance is not None:
@@ -32,29 +34,36 @@ def forest(values: Mapping[str, Any], column: Column, chance: float | None = Non
             f'<line class="chance" x1="{x:.1f}" y1="0" x2="{x:.1f}" y2="{height - BELOW}"/>'
         )
     for i, (name, (mean, least, most)) in enumerate(known.items()):
-        y = ROW * i + ROW / 2
+        y = ROW * i + ROW - 10
+        short = name if len(name) <= LONGEST else name[: LONGEST - 3] + "..."
         parts.append(
-            f'<text x="{LEFT - 10}" y="{y + 4:.1f}" text-anchor="end">{escape(name[:26])}</text>'
+            f'<text x="{SIDE}" y="{y - 11}">{escape(short)}</text>'
             f'<line class="bar" x1="{place(least):.1f}" y1="{y}" x2="{place(most):.1f}" y2="{y}"/>'
             f'<circle cx="{place(mean):.1f}" cy="{y}" r="4"/>'
         )
-    label = f"{column.plain} of each model, with 95 % intervals"
+    told = column.plain + (f": {column.about}" if column.about else "")
+    told += ". Lines: 95 % intervals" + ("." if chance is None else "; dashed: chance.")
     return (
+        f'<figure><figcaption class="soft">{escape(told)}</figcaption>'
         f'<svg viewBox="0 0 {WIDTH} {height}" width="{WIDTH}" role="img" '
-        f'aria-label="{escape(label)}">{"".join(parts)}</svg>'
+        f'aria-label="{escape(column.plain)} of each model, with 95 % intervals">'
+        f"{''.join(parts)}</svg></figure>"
     )
 
 
 def _axis(low: float, high: float, place, height: int, column: Column) -> str:
-    found = ""
+    found, below = "", height - BELOW
     for tick in ticks(low, high):
         x, text = place(tick), estimate(tick, column._replace(digits=max(column.digits - 1, 0)))
         found += (
-            f'<line x1="{x:.1f}" y1="0" x2="{x:.1f}" y2="{height - BELOW}"/>'
-            f'<text class="soft" x="{x:.1f}" y="{height - BELOW + 18}" text-anchor="middle">'
+            f'<line x1="{x:.1f}" y1="0" x2="{x:.1f}" y2="{below}"/>'
+            f'<text class="soft" x="{x:.1f}" y="{below + 16}" text-anchor="middle">'
             f"{escape(text)}</text>"
         )
-    return found
+    return found + (
+        f'<text class="axis" x="{WIDTH / 2:g}" y="{below + 34}" text-anchor="middle">'
+        f"{escape(column.plain)}</text>"
+    )
 
 
 def ticks(low: float, high: float, most: int = 5) -> list[float]:

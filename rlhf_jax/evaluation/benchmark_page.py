@@ -39,6 +39,8 @@ th button { font: inherit; color: inherit; background: none; border: 0; padding:
 th button:focus-visible { outline: 2px solid var(--good); }
 th[aria-sort=ascending] button::after { content: " \\2191"; }
 th[aria-sort=descending] button::after { content: " \\2193"; }
+figure { margin: 1rem 0; } figcaption { max-width: 40rem; margin-bottom: .4rem; }
+p, li, summary, figcaption { overflow-wrap: anywhere; }
 svg { max-width: 100%; height: auto; } svg text { fill: var(--ink); font-size: 13px; }
 svg .soft { fill: var(--soft); } svg line { stroke: var(--line); }
 svg .bar { stroke: var(--good); stroke-width: 2; } svg circle { fill: var(--good); }
@@ -74,8 +76,7 @@ def _overview(found: Mapping[str, Any], models: Mapping[str, Any]) -> str:
     """The first column of each benchmark, a row a model."""
     heads = {name: next(iter(of["columns"].items())) for name, of in found.items() if of["columns"]}
     head = "".join(
-        f'<th><button type="button">{escape(found[name]["title"])}, '
-        f"{escape(_column(fields).plain)}</button></th>"
+        f'<th><button type="button">{escape(_title(found[name]["title"], fields))}</button></th>'
         for name, (_, fields) in heads.items()
     )
     body = ""
@@ -86,6 +87,12 @@ def _overview(found: Mapping[str, Any], models: Mapping[str, Any]) -> str:
         )
         body += f"<tr>{_named(model)}{cells}</tr>"
     return _table(head, body)
+
+
+def _title(benchmark: str, fields: Mapping[str, Any]) -> str:
+    """Of a column behind the benchmark's, unless it begins with that."""
+    own = _column(fields).plain
+    return own if own.startswith(benchmark) else f"{benchmark}, {own}"
 
 
 def _table(head: str, body: str, first: str = "model") -> str:
@@ -171,7 +178,7 @@ def _figure(of: Mapping[str, Any]) -> str:
     column, fields = next(iter(of["columns"].items()))
     values = {model: each["values"].get(column) for model, each in of["models"].items()}
     drawn = forest(values, _column(fields), of["chance"].get(column))
-    return f"<p>{drawn}</p>\n" if drawn else ""
+    return f"{drawn}\n" if drawn else ""
 
 
 def _groups(of: Mapping[str, Any], shown: Mapping[str, Any]) -> str:

@@ -2,6 +2,7 @@
 records, and the page."""
 
 import dataclasses
+import html
 import itertools
 import json
 import re
@@ -235,6 +236,24 @@ def test_the_figure_places_points_and_intervals():
         found = benchmark_figure.ticks(low, high)
         assert 2 <= len(found) <= 5 and all(low <= x <= high for x in found)
         assert len({round((b - a) / (high - low), 6) for a, b in itertools.pairwise(found)}) == 1
+
+
+def test_each_figure_names_its_measure_and_fits_a_phone():
+    for kind in BENCHMARKS.values():
+        column = next(iter(kind().columns().values()))
+        values = {"m" * 60: {"mean": 0.5, "low": 0.4, "high": 0.6}, "<b>": 0.2}
+        drawn = benchmark_figure.forest(values, column, chance=0.3)
+        caption = re.search(r"<figcaption [^>]*>(.*)</figcaption>", drawn)[1]
+        assert caption.startswith(html.escape(f"{column.plain}: {column.about}. ")), kind
+        assert f">{html.escape(column.plain)}</text>" in drawn  # the axis
+        assert "m" * 41 + "...</text>" in drawn and "&lt;b&gt;</text>" in drawn
+        width, height = map(int, re.search(r'viewBox="0 0 (\d+) (\d+)"', drawn).groups())
+        assert width <= 360
+        for x, y, how, text in re.findall(r'<text[^>]* x="([\d.]+)" y="([\d.]+)"([^>]*)>(.*?)<',
+                                          drawn):  # fmt: skip
+            wide = 7 * len(html.unescape(text))  # pixels of a letter
+            left = float(x) - wide / 2 if "middle" in how else float(x)
+            assert 0 <= left and left + wide <= width and 0 < float(y) < height, (kind, text)
 
 
 def test_all_is_what_needs_no_judge_and_unknown_names_are_refused():
