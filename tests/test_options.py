@@ -10,11 +10,13 @@ from typing import Any, Literal, Protocol
 import pytest
 
 from rlhf_jax.errors import ConfigError, UserError, require
+from rlhf_jax.evaluation.benchmarks.hhh import HHH
 from rlhf_jax.evaluation.evaluator import Evaluator
 from rlhf_jax.objectives.estimator import GAE, PPOClip
 from rlhf_jax.objectives.kl import AdaptiveController, FixedController
 from rlhf_jax.parallel.config import ParallelConfig
 from rlhf_jax.runs import options
+from rlhf_jax.runs.benchmarking import EvalOptions
 from rlhf_jax.runs.experiment import Experiment
 from rlhf_jax.stages.dpo import IPO
 from rlhf_jax.stages.elsewhere import FromRun
@@ -325,31 +327,26 @@ def test_another_run_s_shape_that_is_none_is_told():
     assert (found.stages["reward"].run, found.stages["reward"].model.layers) == ("there", 3)
 
 
-@pytest.mark.parametrize("name", ["my-x", "seed", "data", "run", "insist", "stage", "json", "X"])
+@pytest.mark.parametrize("name", ["my-x", "seed", "data", "run", "eval", "X"])
 def test_a_stage_whose_name_would_hide_an_option_is_refused(name):
     with pytest.raises(ConfigError, match=rf"^stages = '{name}': must be "):
         in_experiment(stages={**config.stages, name: config.stages["pretrain"]})
 
 
-def test_no_option_of_a_command_can_be_a_stage():
-    from rlhf_jax.labelling.options import LabelOptions
-    from rlhf_jax.plan.command import PlanOptions
-    from rlhf_jax.runs.benchmarking import EvalOptions
-    from rlhf_jax.runs.compare import CompareOptions
-    from rlhf_jax.runs.experiment import OPTIONS
-    from rlhf_jax.runs.generate import GenerateOptions
-    from rlhf_jax.runs.lm_eval import LmEvalOptions
-    from rlhf_jax.runs.scoring import ScoreOptions
-    from rlhf_jax.runs.show import ShowOptions
-    from rlhf_jax.runs.sweep import SweepOptions
-
-    of_commands = [
-        *(options.ChainOptions, options.ReadOptions, GenerateOptions, ScoreOptions, PlanOptions),
-        *(SweepOptions, CompareOptions, ShowOptions, EvalOptions, LmEvalOptions, LabelOptions),
-    ]
-    names = {field.name.rstrip("_") for kind in of_commands for field in dataclasses.fields(kind)}
-    fields = {"stages", "out"}  # of the experiment
-    assert (names | {"over"}) - fields == set(OPTIONS) - fields
+def test_a_stage_named_as_an_option_is_refused_by_the_commands_that_have_it():
+    named = in_experiment(stages={**config.stages, "judge": config.stages["pretrain"]})
+    given = ["--judge.epochs", "3", "--stages", "judge"]
+    found, how = options.parse([named, options.ChainOptions()], given, "rlhf-jax run x.py")
+    assert (found.stages["judge"].epochs, how.stages) == (3, ("judge",))
+    told = (
+        r"^--judge: a stage .* and an option of this command \(rlhf-jax eval x.py\) have this name"
+    )
+    for given in ([], ["--judge", "http://x#m"], ["--help"]):
+        with pytest.raises(UserError, match=told):
+            options.parse([named, EvalOptions(), {}], given, "rlhf-jax eval x.py")
+    both = in_experiment(stages={**config.stages, "hhh": config.stages["pretrain"]})
+    with pytest.raises(UserError, match=r"^--hhh: a stage of the experiment and an option"):
+        options.parse([both, EvalOptions(), {"hhh": HHH()}], [], "rlhf-jax eval x.py")
 
 
 @pytest.mark.parametrize("name", ["my-x", "a/b", ""])

@@ -7,7 +7,7 @@ import json
 import time
 from collections.abc import Collection, Mapping, Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 from etils import epath
 from rich.console import Console
@@ -23,6 +23,7 @@ from rlhf_jax.evaluation.benchmarks.judges import judge_of
 from rlhf_jax.evaluation.benchmarks.known import BENCHMARKS
 from rlhf_jax.evaluation.benchmarks.model import Judge
 from rlhf_jax.evaluation.benchmarks.overlap import Overlap
+from rlhf_jax.evaluation.judging.endpoint import CHARACTERS_A_TOKEN
 from rlhf_jax.evaluation.summary import duration
 from rlhf_jax.evaluation.table import HEADS, tables
 from rlhf_jax.runs.experiment import Experiment, load_experiment
@@ -77,8 +78,6 @@ def eval_command(arguments: Sequence[str]) -> int:
     config = load_experiment(files[0]) if files else None
     benchmarks, options = asked_benchmarks(_on(arguments)), EvalOptions()
     stages = () if config is None else tuple(config.stages)
-    if both := sorted({*stages} & {*benchmarks}):
-        raise UserError(f"a stage and a benchmark are called {both[0]!r}: rename the stage")
     roots = [*([] if config is None else [config]), options, benchmarks]
     about, hidden = " ".join(ABOUT["eval"].split()), {*stages, "evaluators", "loop"}
     prog = f"rlhf-jax eval {' '.join(sources)}"
@@ -240,6 +239,17 @@ def within_context(
     return found
 
 
+class Part(NamedTuple):
+    """A benchmark of a model: its items, the rows that are kept, and the items without one."""
+
+    model: Named
+    name: str
+    benchmark: Benchmark
+    kept: KeptRows
+    items: Sequence[Item]
+    left: Sequence[Item]
+
+
 class Measuring:
     """Measures models on benchmarks, one model at a time in memory."""
 
@@ -258,45 +268,57 @@ class Measuring:
 
     def run(self) -> dict[str, dict[str, OfModel]]:
         """{benchmark: {model: rows in the order of the items}}"""
+        parts = [self._part(model, name, benchmark) for model in self._models
+                 for name, benchmark in self._benchmarks.items()
+                 if benchmark.judges == model.ends]  # fmt: skip
+        self._tell_cost(parts)
         found: dict[str, dict[str, OfModel]] = {name: {} for name in self._benchmarks}
         for model in self._models:
-            known = self._in_training(model)
-            opened = None
-            for name, benchmark in self._benchmarks.items():
-                if benchmark.judges != model.ends:
-                    continue
-                judge = self._judged_by if benchmark.takes_judge else None
-                about = measured_as(benchmark, model.digest, judge)
-                kept = KeptRows(self._to / name, model.name, about)
-                items = benchmark.measured()
-                left = [item for item in items if item.id not in kept.rows]
-                if there := len(items) - len(left):
-                    print(f"eval: {name} of {model.name}: {there:,} of {len(items):,} items kept "
-                          "from an earlier command", flush=True)  # fmt: skip
+            known, opened = self._in_training(model), None
+            for part in [part for part in parts if part.model is model]:
                 cut = None
-                if left:
+                if part.left:
                     opened = opened or model.open()
-                    asked = opened(benchmark.batch_size)
-                    before, whole = asked.cut, len(left) == len(items)
-                    self._measure(benchmark, model.name, asked, left, kept)
+                    asked = opened(part.benchmark.batch_size)
+                    before, whole = asked.cut, len(part.left) == len(part.items)
+                    self._measure(part, asked)
                     cut = asked.cut - before if whole else None
-                rows = [kept.rows[item.id] for item in items]
-                own = None if known is None else known[name]
-                found[name][model.name] = OfModel(rows, cut, own)
+                rows = [part.kept.rows[item.id] for item in part.items]
+                own = None if known is None else known[part.name]
+                found[part.name][model.name] = OfModel(rows, cut, own)
         return found
 
-    def _measure(
-        self, benchmark: Benchmark, name: str, model: Any, left: Sequence[Item], kept: KeptRows
-    ) -> None:
-        """Measures items, some at a time, and says how far it is."""
-        started, size, total = time.monotonic(), benchmark.at_once, len(benchmark.measured())
-        for start in range(0, len(left), size):
-            some = left[start : start + size]
-            kept.add(checked_rows(benchmark, some, benchmark.answered(some, model, self._beside)))
+    def _part(self, model: Named, name: str, benchmark: Benchmark) -> Part:
+        judge = self._judged_by if benchmark.takes_judge else None
+        kept = KeptRows(self._to / name, model.name, measured_as(benchmark, model.digest, judge))
+        items = benchmark.measured()
+        left = [item for item in items if item.id not in kept.rows]
+        if there := len(items) - len(left):
+            print(f"eval: {name} of {model.name}: {there:,} of {len(items):,} items kept from an "
+                  "earlier command", flush=True)  # fmt: skip
+        return Part(model, name, benchmark, kept, items, left)
+
+    def _tell_cost(self, parts: Sequence[Part]) -> None:
+        """What all questions to the judge cost at most, if each answer is as long as can be."""
+        if self._beside.judge is None:
+            return
+        longest = lambda benchmark: "x" * (CHARACTERS_A_TOKEN * benchmark.longest_answer)
+        self._beside.judge.expect([
+            question for part in parts
+            for question in part.benchmark.judge_questions(part.left, longest(part.benchmark))
+        ])  # fmt: skip
+
+    def _measure(self, part: Part, model: Any) -> None:
+        """Measures what is left, some items at a time, and says how far it is."""
+        started, benchmark, size = time.monotonic(), part.benchmark, part.benchmark.at_once
+        for start in range(0, len(part.left), size):
+            some = part.left[start : start + size]
+            rows = benchmark.answered(some, model, self._beside)
+            part.kept.add(checked_rows(benchmark, some, rows))
             spent = duration(time.monotonic() - started)
-            done = total - len(left) + start + len(some)
-            print(f"eval: {benchmark.called} of {name}: {done:,} of {total:,} items, {spent}",
-                  flush=True)  # fmt: skip
+            done = len(part.items) - len(part.left) + start + len(some)
+            print(f"eval: {part.name} of {part.model.name}: {done:,} of {len(part.items):,} "
+                  f"items, {spent}", flush=True)  # fmt: skip
 
     def _in_training(self, model: Named) -> Mapping[str, set[str]] | None:
         """By benchmark, the ids of the items that stand in the model's training records."""

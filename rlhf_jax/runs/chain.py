@@ -83,7 +83,7 @@ def check_chain(
     require(len(stages) > 0, "stages", {}, "one or more")
     for name, stage in stages.items():
         check_name("stages", name)
-        allowed = "another name: a field of the experiment, a command or one of its options has it"
+        allowed = "another name: a field of the experiment or a command has it"
         require(name not in reserved, "stages", name, allowed)
         require(stage.ends in ENDS, f"{name}.ends", stage.ends, KINDS)
     for name, stage in stages.items():

@@ -32,14 +32,6 @@ COMMANDS = (
     *("run", "sweep", "compare", "report", "generate", "score", "doctor", "replay", "plan"),
     *("estimators", "export", "fetch", "data", "label", "eval", "lm-eval"),
 )
-OPTIONS = (  # theirs
-    *("stop_after_steps", "insist", "from", "over", "seeds", "between", "stage", "topology"),
-    *("suggest", "tries", "json", "prompts", "to", "n", "best_of", "scorer", "file", "show"),
-    *("stages", "k", "rank", "demonstrate", "write", "split", "responses", "gold", "each"),
-    *("overlap", "labelers", "renew", "host", "port", "address", "certificate", "key", "insecure"),
-    *("on", "beside", "against", "files", "most_items", "judge"),
-    *("tasks", "include", "shots", "limit", "batch_size", "most_tokens"),
-)
 PRETRAINED = "pretrained"  # the field, and the name of the stage that it adds
 
 
@@ -92,7 +84,7 @@ class Experiment:
         require(total <= context, field, total, f"<= model.context = {context}")
         fields = {field.name for field in dataclasses.fields(self)}
         own = () if self.pretrained is None else (PRETRAINED,)
-        reserved = sorted({*COMMANDS, *OPTIONS, *fields}.difference(own))
+        reserved = sorted({*COMMANDS, *fields}.difference(own))
         chain.check_chain(self.stages, self.model, Ending.planned(self.ending), reserved)
         chain.check_evaluators(self.stages, self.evaluators, self.loop.best)
 

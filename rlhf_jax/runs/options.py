@@ -81,8 +81,13 @@ def parse(
 
     about: what --help begins with. hidden: groups at the top that --help does not list.
     Raises UserError, which names the option, where there is none such, a value is of another type,
-    a config refuses it, or a word belongs to no option.
+    a config refuses it, or a word belongs to no option; or where two options have one name, as a
+    stage and an option of the command may.
     """
+    names = [part.name for part in _options(_top(roots))]
+    if twice := [name for name in names if names.count(name) > 1]:
+        raise UserError(f"--{twice[0].replace('_', '-')}: a stage of the experiment and an option "
+                        f"of this command ({prog}) have this name: rename the stage")  # fmt: skip
     asks = any(argument in HELP for argument in arguments)
     refuse_unknown(roots, arguments)
     given = {_path(argument).split(".")[0] for argument in arguments}

@@ -26,6 +26,7 @@ from rlhf_jax.runs import benchmarking, kept_rows
 from rlhf_jax.runs.benchmarking import EvalOptions, Measuring
 from rlhf_jax.runs.measured import Named, reading
 from tests.evaluation.benchmarks.by_hand import ByHand, prefers, write
+from tests.evaluation.judging.fake_server import says, serving
 
 COUNT = 6
 MORE = [f"More number {i} <b> of the pairs, stands here" for i in range(COUNT)]
@@ -253,7 +254,7 @@ def test_each_figure_names_its_measure_and_fits_a_phone():
                                           drawn):  # fmt: skip
             wide = 7 * len(html.unescape(text))  # pixels of a letter
             left = float(x) - wide / 2 if "middle" in how else float(x)
-            assert 0 <= left and left + wide <= width and 0 < float(y) < height, (kind, text)
+            assert left >= 0 and left + wide <= width and 0 < float(y) < height, (kind, text)
 
 
 def test_all_is_what_needs_no_judge_and_unknown_names_are_refused():
@@ -356,6 +357,39 @@ def test_a_judge_is_named_where_one_is_needed_and_nowhere_else(crows, tmp_path, 
     monkeypatch.setattr(CrowsPairs, "needs_judge", False)
     with pytest.raises(ConfigError, match=r"judge = 'x': must be left out: no benchmark uses it"):
         benchmarking.evaluate(None, ["none"], EvalOptions(judge="x"), {"crows_pairs": crows})
+
+
+def test_the_command_asks_a_judge_at_an_endpoint(tmp_path, capsys, monkeypatch):
+    """What all may cost is told once, before the first question; answers and rows are kept."""
+    questions = "".join(f"Adversarial,Is {i} odd?,No,No,Yes {i},x\n" for i in (2, 4, 6))
+    head = "Type,Question,Best Answer,Correct Answers,Incorrect Answers,Source\n"
+    write(tmp_path, "truthfulqa/TruthfulQA.csv", head + questions)
+    policy = named("one", ByHand(says=lambda prompt: "No"))
+    monkeypatch.setattr(benchmarking, "of_folder", lambda name: policy)
+    told = lambda: [line for line in capsys.readouterr().out.splitlines() if "judge m" in line]
+    says_no = lambda prompt, n: says("no" if "bears on" in prompt else "Yes.")
+    with serving(says_no) as fake:
+        ask = lambda *more: benchmarking.eval_command([
+            "one", "--files", str(tmp_path), "--to", str(tmp_path / "to"), "--on", "truthfulqa",
+            "--truthfulqa.batch-size", "1", "--truthfulqa.most-tokens", "10", "--judge",
+            f"{fake.url}#m,price_in=1,price_out=1000000,most_tokens=5{more[0] if more else ''}",
+            *more[1:],
+        ])  # fmt: skip
+        assert ask("", "--truthfulqa.most-items", "1") == 0
+        (line,) = told()
+        assert line.startswith("judge m: at most 2 requests in all, about ")
+        assert line.endswith(", at most 10 of answers: at most about $10.00, after $0.00 so far")
+        assert ask("") == 0
+        assert [line.split(",")[0] for line in told()] == ["judge m: at most 4 requests in all"]
+        assert len(fake.requests) == 3 * 2
+        content = json.loads((tmp_path / "to" / "eval.json").read_text())
+        values = content["benchmarks"]["truthfulqa"]["models"]["one"]["values"]
+        assert values["truthfulqa_judged_true"]["mean"] == 1
+        assert values["truthfulqa_judged_both"]["mean"] == 0
+        policy = named("one", ByHand(says=lambda prompt: "Never"), digest="e")
+        with pytest.raises(UserError, match=r"requests may cost \$15.00, most_cost is \$1.00"):
+            ask(",most_cost=1")
+        assert len(fake.requests) == 3 * 2
 
 
 def test_a_row_for_each_item_is_needed(crows):

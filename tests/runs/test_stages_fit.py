@@ -165,7 +165,7 @@ def test_what_a_stage_ends_with_is_one_of_three(monkeypatch, ends):
 
 
 NAME = "named in small letters, digits and _, as in my_name"
-TAKEN = "another name: a field of the experiment, a command or one of its options has it"
+TAKEN = "another name: a field of the experiment or a command has it"
 
 
 @pytest.mark.parametrize(

@@ -100,6 +100,10 @@ class Benchmark(Evaluator):
         """
         raise NotImplementedError
 
+    def judge_questions(self, items: Sequence[Item], answer: str) -> list[str]:
+        """What the judge is asked if each answer to the items, in each turn, is this text."""
+        return []
+
     def means(self) -> Mapping[str, str]:
         """{column: name in the rows}: the columns that are means over the items; None in a row
         leaves the item out."""

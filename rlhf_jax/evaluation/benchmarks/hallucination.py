@@ -92,6 +92,10 @@ class Hallucination(Answers):
                 row["judged"] = said
         return rows
 
+    def judge_questions(self, items, answer):
+        return [to_judge(item.fields["passage"], item.fields["question"], answer)
+                for item in items]  # fmt: skip
+
     def _row(self, item: Item, answer: str) -> dict:
         found = claims(answer, item.fields["passage"] + " " + item.fields["question"])
         return {

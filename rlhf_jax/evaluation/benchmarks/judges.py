@@ -22,6 +22,9 @@ class LocalJudge:
         require(most_tokens > 0, "most_tokens", most_tokens, "positive")
         self._policy, self._most_tokens = policy, most_tokens
 
+    def expect(self, prompts: Sequence[str]) -> None:
+        pass
+
     def answers(self, prompts: Sequence[str]) -> list[str | None]:
         asked = list(dict.fromkeys(prompts))
         chat = self._policy.has_chat

@@ -89,5 +89,8 @@ class Scorer(Protocol):
 class Judge(Protocol):
     """Answers questions about responses."""
 
+    def expect(self, prompts: Sequence[str]) -> None:
+        """Tells what these questions cost at most, before the first of them is asked."""
+
     def answers(self, prompts: Sequence[str]) -> list[str | None]:
         """The judge's answer to each prompt; None where it gave none."""

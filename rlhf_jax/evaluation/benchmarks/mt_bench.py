@@ -93,7 +93,11 @@ class MTBench(Answers):
         return [self._row(item, said, rated)
                 for item, said, rated in zip(items, answers, ratings, strict=True)]  # fmt: skip
 
-    def _ratings(self, items, answers, beside: Beside) -> list[tuple[float | None, float | None]]:
+    def judge_questions(self, items, answer):
+        return self._questions(items, [(answer, answer)] * len(items))
+
+    def _questions(self, items: Sequence[Item], answers: Sequence[tuple[str, str]]) -> list[str]:
+        """Of each item, what the judge is asked about the first turn and about the second."""
         templates, asked = self.templates(), []
         for item, (one, two) in zip(items, answers, strict=True):
             with_reference = item.fields["category"] in WITH_REFERENCE
@@ -103,7 +107,11 @@ class MTBench(Answers):
             if with_reference:
                 texts["ref_answer_1"], texts["ref_answer_2"] = item.fields["reference"]
             asked += [to_judge(templates[NAMES[with_reference, turn]], texts) for turn in (1, 2)]
-        found = [None if said is None else rating(said) for said in beside.judge.answers(asked)]
+        return asked
+
+    def _ratings(self, items, answers, beside: Beside) -> list[tuple[float | None, float | None]]:
+        said = beside.judge.answers(self._questions(items, answers))
+        found = [None if each is None else rating(each) for each in said]
         return list(zip(found[::2], found[1::2], strict=True))
 
     def _row(self, item: Item, said: tuple[str, str], rated: tuple) -> Row:

@@ -80,6 +80,10 @@ class TruthfulQA(Answers):
                 row["judged_both"] = _both(row["judged_true"], row["judged_informative"])
         return rows
 
+    def judge_questions(self, items, answer):
+        return [to_judge(name, item.fields["Question"], answer, *_known(item))
+                for item in items for name in ASKED]  # fmt: skip
+
     def _row(self, item: Item, answer: str) -> dict:
         margin = truth_margin(answer, *_known(item))
         return {

@@ -132,17 +132,22 @@ class EndpointJudge:
         self.endpoint, self.kept, self._tell, self._sleep = endpoint, kept, tell, sleep
         self._secret = endpoint.secret
         self.retries, self.spent = 0, [0, 0]  # tokens of prompts and of answers, in this process
+        self._expected = False  # whether the cost of what follows was told
         self._lock, self._stopped = threading.Lock(), threading.Event()
 
     def answers(self, prompts: Sequence[str]) -> list[str | None]:
         """The answer to each prompt; None where it is empty. Equal prompts are asked once.
 
-        Prints how many requests follow and what they cost at most. Raises UserError where a request
-        fails; the answers until then are kept.
+        Tells how many requests follow and what they cost at most, unless `expect` has. Raises
+        UserError where they may cost more than `most_cost`, or where a request fails; the answers
+        until then are kept.
         """
         missing = [p for p in dict.fromkeys(prompts) if self._known(p) is None]
         if missing:
-            self._announce(missing, len(set(prompts)))
+            if not self._expected:
+                known = len(set(prompts)) - len(missing)
+                self._announce(missing, f"{len(missing)} requests ({known} answers are known)")
+            self._check(missing)
             self._ask_all(missing)
         found = [self._known(prompt) for prompt in prompts]
         return [known.answer for known in found if known is not None]
@@ -150,21 +155,37 @@ class EndpointJudge:
     def _known(self, prompt: str) -> Known | None:
         return self.kept.get(self.endpoint.request(prompt))
 
-    def _announce(self, missing: Sequence[str], count: int) -> None:
-        tokens = sum(map(len, missing)) / CHARACTERS_A_TOKEN
-        most = len(missing) * self.endpoint.most_tokens
+    def expect(self, prompts: Sequence[str]) -> None:
+        """Tells, once, how many requests may follow and what they cost at most. prompts: at their
+        longest; those that are known only when they are asked count too."""
+        if prompts:
+            self._announce(prompts, f"at most {len(prompts)} requests in all")
+            self._expected = True
+
+    def _announce(self, prompts: Sequence[str], count: str) -> None:
+        tokens, most = self._tokens(prompts)
         cost, spent = self.endpoint.cost(tokens, most), self.endpoint.cost(*self.spent)
         price = "prices are not given" if cost is None else (
             f"at most about ${cost:.2f}, after ${spent:.2f} so far")  # fmt: skip
         self._tell(
-            f"judge {self.endpoint.model}: {len(missing)} requests ({count - len(missing)} answers "
-            f"are known), about {tokens:,.0f} tokens of prompts, at most {most:,} of answers: "
-            f"{price}"
+            f"judge {self.endpoint.model}: {count}, about {tokens:,.0f} tokens of prompts, at most "
+            f"{most:,} of answers: {price}"
         )
+
+    def _check(self, prompts: Sequence[str]) -> None:
+        """Raises UserError where the prompts may cost more than is left of `most_cost`."""
         limit = self.endpoint.most_cost
-        if limit is not None and cost + spent > limit:
-            raise UserError(f"judge {self.endpoint.model}: {len(missing)} requests may cost "
-                            f"${cost + spent:.2f}, most_cost is ${limit:.2f}")  # fmt: skip
+        if limit is None:
+            return
+        cost = self.endpoint.cost(*self._tokens(prompts)) + self.endpoint.cost(*self.spent)
+        if cost > limit:
+            raise UserError(f"judge {self.endpoint.model}: {len(prompts)} requests may cost "
+                            f"${cost:.2f}, most_cost is ${limit:.2f}")  # fmt: skip
+
+    def _tokens(self, prompts: Sequence[str]) -> tuple[float, int]:
+        """(about how many of the prompts, how many at most of their answers)"""
+        size = sum(map(len, prompts)) / CHARACTERS_A_TOKEN
+        return size, len(prompts) * self.endpoint.most_tokens
 
     def _ask_all(self, prompts: Sequence[str]) -> None:
         self._stopped.clear()

@@ -95,6 +95,7 @@ def test_truthfulqa_with_a_judge(truth):
     assert rows["judged_true"].tolist()[:2] == [1, 1] and rows["judged_true"][2] != 1
     assert "Question: Who rules?" in judge.asked[1] and "True: Nobody rules" in judge.asked[1]
     assert "False: A secret club rules" in judge.asked[1] and "It varies" in judge.asked[1]
+    assert sorted(truth.judge_questions(truth.items(), "It varies")) == sorted(judge.asked)
     assert [verdict(text) for text in ("yes", "It is. No", "know", "", None)] == [
         True, False, None, None, None]  # fmt: skip
 

@@ -72,6 +72,9 @@ def test_mt_bench_asks_twice_and_the_judge_reads_each_turn(bench):
         "S\n\nQ 6 x 7? R 42 A a1",
         "M\n\nQ2 Twice that? R 42 84 A2 a2 {x}",
     ]
+    assert [text.replace("xyz", "a2") for text in bench.judge_questions(bench.items(), "xyz")] == [
+        text.replace("a1", "a2") for text in judge.asked
+    ]
     assert mean(summary["mt_bench"]) == 6.5 and mean(summary["mt_bench_unrated"]) == 0
     assert mean(summary["mt_bench_first"]) == 9 and mean(summary["mt_bench_second"]) == 4
     assert rows["group"].tolist() == ["writing", "math"] and rows["answer"][0] == "a1\n\na2"

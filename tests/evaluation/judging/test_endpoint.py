@@ -126,6 +126,23 @@ def test_the_cost_is_told_before_the_first_request_and_has_a_limit(tmp_path):
         assert len(asking.told) == 2
 
 
+def test_what_is_expected_in_all_is_told_once_and_the_limit_stays(tmp_path):
+    with serving(lambda prompt, n: says("yes", (1000, 500))) as fake:
+        asking = Asking(fake.url, tmp_path, price_in=10.0, price_out=20.0, most_tokens=100,
+                        most_cost=0.03)  # fmt: skip
+        asking.judge.expect([])
+        assert asking.told == []
+        asking.judge.expect(["a" * 4000, "b" * 4000, "c" * 4000])
+        assert asking.told == ["judge m: at most 3 requests in all, about 3,000 tokens of "
+                               "prompts, at most 300 of answers: at most about $0.04, after "
+                               "$0.00 so far"]  # fmt: skip
+        asking("a" * 400)
+        assert asking.judge.spent == [1000, 500]  # $0.02
+        with pytest.raises(UserError, match=r"4 requests may cost \$0.03, most_cost is \$0.03"):
+            asking(*(f"{i}" * 400 for i in range(4)))
+        assert len(asking.told) == 1 and len(fake.requests) == 1
+
+
 def test_the_key_is_sent_and_kept_nowhere(tmp_path, monkeypatch):
     monkeypatch.setenv("MY_KEY", "s3cret")
     monkeypatch.delenv("OPENAI_API_KEY", raising=False)
@@ -162,6 +179,7 @@ def test_a_line_that_a_kill_has_cut_is_asked_again(tmp_path):
         assert Asking(fake.url, tmp_path)("a", "b") == ["a1", "b2"]
         path.write_bytes(whole[:5])  # of the first line
         assert Asking(fake.url, tmp_path)("a") == ["a2"]
+        assert path.read_bytes().startswith(whole[: whole.index(b"\n") + 1])
         assert len(fake.requests) == 4
         path.write_text(json.dumps({"format": 99}) + "\n")
         with pytest.raises(UserError, match="written by a later version"):
