@@ -13,7 +13,7 @@ docs/data.md lists the optional files (held-out records, prompts, text, tokenize
 used if they are missing. Sizes are options, for example:
 
     --model.layers 8 --model.width 512 --model.heads 8 --model.vocab-size 8000 --model.context 1024
-    --sft.length 1024 --reward.length 1024 --dpo.length 1024 --accuracy.length 1024
+    --sft.length 1024 --reward.length 1024 --dpo.length 1024 --evaluators.accuracy.length 1024
     --ppo.prompt-length 768 --ppo.response-length 256
     --evaluation.prompt-length 768 --evaluation.response-length 256
     --sft.epochs 3 --sft.batch-size 32 --ppo.iterations 100

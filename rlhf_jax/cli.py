@@ -77,6 +77,10 @@ def command(arguments: Sequence[str]) -> int:
         from rlhf_jax.runs.lm_eval import lm_eval_command
 
         return lm_eval_command(rest)
+    if name == "cross-validate":
+        from rlhf_jax.runs.cross_validation import cross_validate_command
+
+        return cross_validate_command(rest)
     if not rest or rest[0].startswith("-"):
         what = name if name in COMMANDS else f"{name} is no command; a stage"
         raise UserError(f"{what} needs an experiment file, as in "
@@ -97,7 +101,7 @@ def help_of(command: str) -> str:
     about = ABOUT.get(command, STAGE)
     about = "\n".join(line.strip() for line in about.splitlines())
     if command in ("doctor", "replay", "score", "compare", "data", "export", "fetch", "label",
-                   "eval", "lm-eval"):  # fmt: skip
+                   "eval", "lm-eval", "cross-validate"):  # fmt: skip
         argument, about = about.split(": ", 1)
         return f"rlhf-jax {command} {argument}\n\n{about}{options_of(command)}"
     return (f"rlhf-jax {command} EXPERIMENT.py [--field value ...]\n\n{about}\n\n"
@@ -111,6 +115,7 @@ def options_of(command: str) -> str:
     from rlhf_jax.published.fetch import FetchOptions
     from rlhf_jax.runs.benchmarking import EvalOptions
     from rlhf_jax.runs.compare import CompareOptions
+    from rlhf_jax.runs.cross_validation import CrossValidateOptions
     from rlhf_jax.runs.export import ExportOptions
     from rlhf_jax.runs.lm_eval import LmEvalOptions
     from rlhf_jax.runs.options import listed
@@ -118,7 +123,8 @@ def options_of(command: str) -> str:
 
     roots = {"compare": CompareOptions(), "data": DataOptions(), "replay": ReplayOptions(),
              "export": ExportOptions(), "fetch": FetchOptions(), "label": LabelOptions(),
-             "eval": EvalOptions(), "lm-eval": LmEvalOptions()}  # fmt: skip
+             "eval": EvalOptions(), "lm-eval": LmEvalOptions(),
+             "cross-validate": CrossValidateOptions()}  # fmt: skip
     return f"\n\noptions\n{listed(roots[command])}" if command in roots else ""
 
 

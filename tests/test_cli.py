@@ -214,8 +214,8 @@ MISTAKES = {
     "wrong command": (
         ("fly", QUICKSTART),
         "no command 'fly': must be one of run, sweep, compare, report, generate, score, eval, "
-        "lm-eval, export, fetch, label, doctor, replay, data, plan, estimators, or a stage of "
-        f"{QUICKSTART}: pretrain, ",
+        "lm-eval, cross-validate, export, fetch, label, doctor, replay, data, plan, estimators, or "
+        f"a stage of {QUICKSTART}: pretrain, ",
     ),
     "no file": (("run",), "run needs an experiment file"),
     "a stage without its file": (("ppo",), "ppo is no command; a stage needs an experiment file"),

@@ -12,11 +12,12 @@ from rlhf_jax.data.collect import DataOptions
 from rlhf_jax.errors import UserError
 from rlhf_jax.estimators.lab import LabConfig
 from rlhf_jax.evaluation.benchmarks.known import BENCHMARKS
-from rlhf_jax.labelling.options import ExportLabelsOptions, LabelOptions
+from rlhf_jax.labelling.options import ExportLabelsOptions, LabelOptions, LabelWinsOptions
 from rlhf_jax.plan.command import PlanOptions
 from rlhf_jax.published.fetch import FetchOptions
 from rlhf_jax.runs.benchmarking import EvalOptions
 from rlhf_jax.runs.compare import CompareOptions
+from rlhf_jax.runs.cross_validation import CrossValidateOptions
 from rlhf_jax.runs.experiment import Experiment, load_experiment
 from rlhf_jax.runs.export import ExportOptions
 from rlhf_jax.runs.generate import GenerateOptions
@@ -36,6 +37,7 @@ COMMAND_OPTIONS = (ChainOptions(), GenerateOptions(), ScoreOptions(), PlanOption
                    ReplayOptions(), SweepOptions(), CompareOptions(), DataOptions(),
                    ExportOptions(), FetchOptions(), ShowOptions(), LabelOptions(),
                    ExportLabelsOptions(), EvalOptions(), LmEvalOptions(),
+                   CrossValidateOptions(), LabelWinsOptions(),
                    {name: kind() for name, kind in BENCHMARKS.items()})  # fmt: skip
 
 

@@ -11,13 +11,14 @@ import pytest
 from rlhf_jax.data.collect import DataOptions
 from rlhf_jax.estimators.lab import LabConfig
 from rlhf_jax.evaluation.evaluator import Evaluator
-from rlhf_jax.labelling.options import ExportLabelsOptions, LabelOptions
+from rlhf_jax.labelling.options import ExportLabelsOptions, LabelOptions, LabelWinsOptions
 from rlhf_jax.objectives.estimator import Advantage, Surrogate
 from rlhf_jax.plan.command import PlanOptions
 from rlhf_jax.rewards.reward import Reward
 from rlhf_jax.runs import options
 from rlhf_jax.runs.benchmarking import EvalOptions
 from rlhf_jax.runs.compare import CompareOptions
+from rlhf_jax.runs.cross_validation import CrossValidateOptions
 from rlhf_jax.runs.experiment import load_experiment
 from rlhf_jax.runs.generate import GenerateOptions
 from rlhf_jax.runs.lm_eval import LmEvalOptions
@@ -34,6 +35,7 @@ COMMANDS = (
     RunOptions(), ChainOptions(), ReadOptions(), GenerateOptions(), ScoreOptions(),
     SweepOptions(), CompareOptions(), ReplayOptions(), PlanOptions("v5p:4x4x4"), LabConfig(),
     DataOptions(), LabelOptions(), ExportLabelsOptions(), EvalOptions(), LmEvalOptions(),
+    CrossValidateOptions(), LabelWinsOptions(),
 )  # fmt: skip
 WORD = re.compile(r"[A-Za-z0-9]")
 OPEN = re.compile(r"[,(\[]$|\b(?:the|a|an|of|in|to|and|or|that|by|with|for|as)$")

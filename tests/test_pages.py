@@ -50,6 +50,7 @@ ELSEWHERE = {
     "test_processes.py::",
     "rlhf-jax ppo_ptx experiments/quickstart.py --parallel.": "tests/parallel/test_runners.py::",
     "rlhf-jax eval ": "tests/test_eval.py::test_the_command_measures_a_run",
+    "rlhf-jax cross-validate ": "tests/runs/test_cross_validation.py::",
     "rlhf-jax lm-eval ": "tests/runs/test_lm_eval.py::",
     "rlhf-jax estimators": "tests/estimators/test_lab.py::",
     "rlhf-jax label ": "tests/labelling/test_command.py::",

@@ -17,8 +17,12 @@ import numpy as np
 
 from rlhf_jax.data.messages import plain
 from rlhf_jax.data.records import Ranking, read_jsonl, write_jsonl
+from rlhf_jax.durable.files import write_atomically
 from rlhf_jax.errors import RecordError, UserError, require
 from rlhf_jax.feedback.pools import folds
+
+TRAIN, VALID, OTHERS = "rankings.train.jsonl", "rankings.valid.jsonl", "others.jsonl"
+RECORDS = "records"  # the folder of a fold's records
 
 
 class Fold(NamedTuple):
@@ -68,30 +72,45 @@ def split(
 
 
 def write_folds(
-    rankings: str | os.PathLike,
+    records: str | os.PathLike,
     to: str | os.PathLike,
     count: int = 5,
     held_out: float = 0.1,
     seed: int = 0,
 ) -> list[Path]:
-    """Writes the folds of a file of rankings as folders of records, TO/fold_0, TO/fold_1, ...: the
-    part `train` as rankings.train.jsonl, `known` as rankings.valid.jsonl, `others` as
-    others.jsonl. Returns the folders.
+    """Writes the folds of a folder of records with rankings that name their labelers. Returns
+    TO/fold_0, TO/fold_1, ...; in each of them are
 
-    Raises RecordError, naming the line, and UserError as `split`.
+    records/       the part `train` as rankings.train.jsonl, `known` as rankings.valid.jsonl, and
+                   all other files of the folder
+    others.jsonl   the part `others`
+
+    Raises UserError where the folder has no rankings, and as `split`, naming the file.
     """
-    found = []
-    for number, fold in enumerate(split(read_jsonl(rankings, Ranking), count, held_out, seed)):
+    source, made = Path(records), []
+    rankings = source / TRAIN
+    if not rankings.is_file():
+        raise UserError(f"{rankings}: no such file: cross-validation needs rankings with labelers")
+    try:
+        parts = split(read_jsonl(rankings, Ranking), count, held_out, seed)
+    except UserError as error:
+        raise UserError(f"{rankings}: {error}") from None
+    for number, fold in enumerate(parts):
         folder = Path(to) / f"fold_{number}"
-        names = ("rankings.train.jsonl", "rankings.valid.jsonl", "others.jsonl")
-        for name, part in zip(names, fold, strict=True):
-            write_jsonl(folder / name, part)
-        found.append(folder)
-    return found
+        own = folder / RECORDS
+        own.mkdir(parents=True, exist_ok=True)
+        for file in source.iterdir():
+            if file.is_file() and file.name not in (TRAIN, VALID):
+                write_atomically(own / file.name, file.read_bytes())
+        write_jsonl(own / TRAIN, fold.train)
+        write_jsonl(own / VALID, fold.known)
+        write_jsonl(folder / OTHERS, fold.others)
+        made.append(folder)
+    return made
 
 
 class CrossValidated(NamedTuple):
-    """The mean accuracy over folds, its standard error, and the folds' own values."""
+    """The mean over folds, its standard error, and the folds' own values."""
 
     mean: float
     error: float
@@ -102,13 +121,14 @@ class CrossValidated(NamedTuple):
         return f"{100 * self.mean:.1f} +- {100 * self.error:.1f} %"
 
 
-def cross_validated(accuracies: Sequence[float]) -> CrossValidated:
-    """Mean and standard error s / sqrt(folds) of the accuracies of the folds' reward models.
+def cross_validated(values: Sequence[float]) -> CrossValidated:
+    """Mean and standard error s / sqrt(folds) of accuracies of the folds' reward models, or of
+    differences of them.
 
-    Raises UserError for fewer than two folds, or a value that is not in [0, 1].
+    Raises UserError for fewer than two folds, or a value that is not finite.
     """
-    values = np.asarray(accuracies, np.float64)
-    if values.ndim != 1 or len(values) < 2 or not ((values >= 0) & (values <= 1)).all():
-        raise UserError("accuracies: must be one in [0, 1] of each fold, two folds or more")
-    error = float(values.std(ddof=1) / math.sqrt(len(values)))
-    return CrossValidated(float(values.mean()), error, tuple(values.tolist()))
+    found = np.asarray(values, np.float64)
+    if found.ndim != 1 or len(found) < 2 or not np.isfinite(found).all():
+        raise UserError("values: must be a number of each fold, two folds or more")
+    error = float(found.std(ddof=1) / math.sqrt(len(found)))
+    return CrossValidated(float(found.mean()), error, tuple(found.tolist()))

@@ -1,15 +1,16 @@
-"""`rlhf-jax label`: serves the page, exports the labels, deletes a labeler."""
+"""`rlhf-jax label`: serves the page, exports the labels, tells who wins, deletes a labeler."""
 
 import itertools
+import json
 from collections.abc import Callable, Sequence
 from pathlib import Path
 
-from rlhf_jax.durable.files import in_bucket
+from rlhf_jax.durable.files import in_bucket, writable_directory, write_atomically
 from rlhf_jax.errors import UserError, require
 from rlhf_jax.labelling import export, responses
 from rlhf_jax.labelling.database import NAME, Database
 from rlhf_jax.labelling.item import Item
-from rlhf_jax.labelling.options import ExportLabelsOptions, LabelOptions
+from rlhf_jax.labelling.options import ExportLabelsOptions, LabelOptions, LabelWinsOptions
 from rlhf_jax.labelling.people import People
 from rlhf_jax.labelling.store import Store
 from rlhf_jax.runs.options import parse
@@ -26,6 +27,8 @@ def label(arguments: Sequence[str]) -> int:
         raise UserError(USAGE)
     if words[0] == "export":
         return _export(words[1:], options)
+    if words[0] == "wins":
+        return _wins(words[1:], options)
     if words[0] == "delete":
         return _delete(words[1:], options)
     if len(words) > 1:
@@ -104,11 +107,15 @@ def _store_of(words: Sequence[str], usage: str, count: int) -> tuple[Database, l
     """The database of a folder of labels that exists, or of a run, and the other words."""
     if len(words) != count:
         raise UserError(usage)
-    folder = Path(words[0])
+    database = _database(Path(words[0]))
+    if database is None:
+        raise UserError(f"{words[0]}: has no {NAME}")
+    return database, list(words[1:])
+
+
+def _database(folder: Path) -> Database | None:
     places = [place for place in (folder, folder / FOLDER) if (place / NAME).is_file()]
-    if not places:
-        raise UserError(f"{folder}: has no {NAME}")
-    return Database(places[0]), list(words[1:])
+    return Database(places[0]) if places else None
 
 
 def _export(words: Sequence[str], arguments: Sequence[str]) -> int:
@@ -127,6 +134,28 @@ def _export(words: Sequence[str], arguments: Sequence[str]) -> int:
             print(f"{folder}: left out: {count} {why}")
     if not made[0][1].records:
         print("nothing is labeled yet")
+    return 0
+
+
+def _wins(words: Sequence[str], arguments: Sequence[str]) -> int:
+    from rlhf_jax.labelling import wins  # not before: it loads scipy
+
+    usage = "label wins needs FOLDER, a folder of labels or of their export"
+    (options,) = parse([LabelWinsOptions()], arguments, "rlhf-jax label wins FOLDER")
+    if len(words) != 1:
+        raise UserError(usage)
+    folder = Path(words[0])
+    database = _database(folder)
+    if database is None and not (folder / wins.EXPORTED).is_file():
+        raise UserError(f"{folder}: has neither {NAME} nor {wins.EXPORTED}")
+    if options.to is not None:
+        writable_directory(options.to.parent, "to")
+    found = wins.win_rates(wins.answers_of(folder, database), options.against)
+    for one in found:
+        print(one.text())
+    if options.to is not None:
+        text = json.dumps(wins.as_json(found), indent=1, allow_nan=False) + "\n"
+        write_atomically(options.to, text.encode())
     return 0
 
 

@@ -1,4 +1,4 @@
-"""Options of `rlhf-jax label` and `rlhf-jax label export`."""
+"""Options of `rlhf-jax label`, `rlhf-jax label export` and `rlhf-jax label wins`."""
 
 import dataclasses
 import re
@@ -103,3 +103,15 @@ class ExportLabelsOptions:
         merged = self.merge != "none" and self.folds > 0
         require(not merged, "merge", self.merge, "none with --folds: a merged ranking has no "
                 "labeler")  # fmt: skip
+
+
+@dataclasses.dataclass(frozen=True)
+class LabelWinsOptions:
+    """Of the win rates by people's rankings."""
+
+    against: str | None = None  # the model that the others are compared with; None: each pair
+    to: Path | None = None  # a .json file for the result; None: it is printed only
+
+    def __post_init__(self):
+        ok = self.to is None or self.to.suffix == ".json"
+        require(ok, "to", self.to and str(self.to), "a file named *.json")

@@ -30,7 +30,7 @@ from rlhf_jax.training.loop import LoopConfig
 
 COMMANDS = (
     *("run", "sweep", "compare", "report", "generate", "score", "doctor", "replay", "plan"),
-    *("estimators", "export", "fetch", "data", "label", "eval", "lm-eval"),
+    *("estimators", "export", "fetch", "data", "label", "eval", "lm-eval", "cross-validate"),
 )
 PRETRAINED = "pretrained"  # the field, and the name of the stage that it adds
 

@@ -6,7 +6,7 @@ import random
 import pytest
 
 from rlhf_jax.data.records import Ranking, read_jsonl, write_jsonl
-from rlhf_jax.errors import RecordError, UserError
+from rlhf_jax.errors import UserError
 from rlhf_jax.feedback.cross_validation import cross_validated, split, write_folds
 
 RANKINGS = [
@@ -34,19 +34,26 @@ def test_neither_a_held_out_prompt_nor_a_left_out_labeler_is_trained_on():
 
 
 def test_folds_are_folders_of_records(tmp_path):
-    write_jsonl(tmp_path / "rankings.jsonl", RANKINGS)
-    folders = write_folds(tmp_path / "rankings.jsonl", tmp_path / "folds", 4, held_out=0.2)
+    source = tmp_path / "source"
+    write_jsonl(source / "rankings.train.jsonl", RANKINGS)
+    write_jsonl(source / "rankings.valid.jsonl", RANKINGS[:1])  # takes no part
+    (source / "tokenizer.json").write_text("{}")
+    folders = write_folds(source, tmp_path / "folds", 4, held_out=0.2)
     assert [folder.name for folder in folders] == ["fold_0", "fold_1", "fold_2", "fold_3"]
     for folder, fold in zip(folders, split(RANKINGS, 4, held_out=0.2), strict=True):
-        names = ("rankings.train.jsonl", "rankings.valid.jsonl", "others.jsonl")
+        assert (folder / "records" / "tokenizer.json").read_text() == "{}"
+        names = ("records/rankings.train.jsonl", "records/rankings.valid.jsonl", "others.jsonl")
         assert [read_jsonl(folder / name, Ranking) for name in names] == list(fold)
 
 
 def test_what_cannot_be_split(tmp_path):
-    path = tmp_path / "rankings.jsonl"
+    path = tmp_path / "rankings.train.jsonl"
+    with pytest.raises(UserError, match=r"rankings.train.jsonl: no such file"):
+        write_folds(tmp_path, tmp_path / "to")
     path.write_text(json.dumps({"prompt": "p", "chosen": "a", "rejected": "b"}) + "\n")
-    with pytest.raises(RecordError, match="ranking 1: field 'labeler': expected a name, got none"):
-        write_folds(path, tmp_path)
+    told = r"rankings.train.jsonl: ranking 1: field 'labeler': expected a name, got none"
+    with pytest.raises(UserError, match=told):
+        write_folds(tmp_path, tmp_path / "to")
     with pytest.raises(UserError, match="8 labelers: 9 folds need as many"):
         split(RANKINGS, 9)
     few = [Ranking(f"p{i}", ("a", "b"), (0, 1), labeler="ab"[i % 2]) for i in range(4)]
@@ -59,5 +66,6 @@ def test_the_accuracy_of_folds_is_a_mean_with_its_error():
     assert found.mean == pytest.approx(0.696)
     assert found.error == pytest.approx(0.0114018 / 5**0.5, rel=1e-4)
     assert found.text() == "69.6 +- 0.5 %"
+    assert cross_validated([-0.1, 0.3]).error == pytest.approx(0.2)
     with pytest.raises(UserError, match="two folds or more"):
         cross_validated([0.7])

@@ -22,7 +22,8 @@ TEXTS = tuple(f" answer {i}" for i in range(4))
 def ranked(pool: LabelerPool, labeler: str, noise: float = 0.0, prompts: int = 200) -> list:
     rng = random.Random(0)
     scores = [[rng.random() for _ in TEXTS] for _ in range(prompts)]
-    return [pool.rank(labeler, f"p{n}", TEXTS, row, noise, seed=1, levels=None)
+    texts = [[f" answer{n} {i}{n}" for i in range(len(TEXTS))] for n in range(prompts)]
+    return [pool.rank(labeler, f"p{n}", texts[n], row, noise, seed=1, levels=None)
             for n, row in enumerate(scores)]  # fmt: skip
 
 
@@ -52,10 +53,24 @@ def test_labelers_of_one_group_agree_more_than_those_of_two():
     assert found.value == pairwise_agreement(own, other)
 
 
+def test_a_group_likes_the_same_words_in_every_response():
+    """z has mean 0 and variance 1 over groups, and is the same for each labeler of a group, in any
+    order of the words; responses that share half of their words have a correlation of one half."""
+    pool = LabelerPool(size=800, groups=400, taste=2.0)
+    texts = ("a b", "b a a", "b c", "")
+    found = np.array([pool.seen(f"{g}.0", texts, [0.0] * 4, seed=1) for g in range(400)]) / 2
+    np.testing.assert_array_equal(found[:, 0], found[:, 1])
+    np.testing.assert_array_equal(found[:, 3], 0)
+    assert pool.seen("7.1", texts, [0.0] * 4, seed=1) == pytest.approx(2 * found[7])
+    moments = np.cov(found[:, 0], found[:, 2])
+    np.testing.assert_allclose(moments, [[1, 0.5], [0.5, 1]], atol=0.2)
+    assert abs(found[:, 0].mean()) < 0.15
+
+
 def test_lenience_moves_ratings_and_length_moves_ranks():
     lenient = LabelerPool(size=3, groups=3, lenience=0.5)
     scores = [0.2, 0.9, 0.4, 0.6]
-    seen = {name: lenient.seen(name, "p", TEXTS, scores, seed=1) for name in lenient.names}
+    seen = {name: lenient.seen(name, TEXTS, scores, seed=1) for name in lenient.names}
     shifts = {name: np.subtract(values, scores) for name, values in seen.items()}
     for shift in shifts.values():
         np.testing.assert_allclose(shift, shift[0], atol=1e-12)
@@ -64,7 +79,7 @@ def test_lenience_moves_ratings_and_length_moves_ranks():
     long = LabelerPool(size=60, groups=1, length=2.0)
     weights = []
     for name in long.names:
-        one, other, most = long.seen(name, "p", texts, [0.0] * 3, seed=1)
+        one, other, most = long.seen(name, texts, [0.0] * 3, seed=1)
         weights.append((most - one) / (math.log(8) - math.log(2)))
         assert other == pytest.approx(one + weights[-1] * (math.log(4) - math.log(2)))
     assert np.std(weights) == pytest.approx(2.0, rel=0.25)
