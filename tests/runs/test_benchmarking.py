@@ -365,7 +365,7 @@ def test_the_command_asks_a_judge_at_an_endpoint(tmp_path, capsys, monkeypatch):
     head = "Type,Question,Best Answer,Correct Answers,Incorrect Answers,Source\n"
     write(tmp_path, "truthfulqa/TruthfulQA.csv", head + questions)
     policy = named("one", ByHand(says=lambda prompt: "No"))
-    monkeypatch.setattr(benchmarking, "of_folder", lambda name: policy)
+    monkeypatch.setattr(benchmarking, "of_folder", lambda name, context=None: policy)
     told = lambda: [line for line in capsys.readouterr().out.splitlines() if "judge m" in line]
     says_no = lambda prompt, n: says("no" if "bears on" in prompt else "Yes.")
     with serving(says_no) as fake:
