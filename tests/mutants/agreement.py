@@ -31,10 +31,14 @@ AGREEMENT = mutants(
 )  # fmt: skip
 
 GROUPS = "test_labelers_of_one_group_agree_more_than_those_of_two"
+LIKED = "test_a_group_likes_the_same_words_in_every_response"
 LENIENT = "test_lenience_moves_ratings_and_length_moves_ranks"
 POOLS = (
     *mutants("feedback/pools.py", "feedback/test_pools.py", [
-        ("LabelerPool.seen", '"taste", group, prompt', '"taste", labeler, prompt', GROUPS),
+        ("LabelerPool.seen", "taste_of(group,", "taste_of(labeler,", GROUPS),
+        ("taste_of", "/ math.sqrt(len(words))", "", LIKED),
+        ("taste_of", "sorted(set(response.split()))", "response.split()", LIKED),
+        ("taste_of", "(seed, \"taste\", group, word)", "(seed, \"taste\", word)", GROUPS),
         ("LabelerPool.seen", "+ lenience", "", LENIENT),
         ("LabelerPool.seen", "length * math", "math", LENIENT),
         ("LabelerPool.rank", "< self.careless", "> self.careless",

@@ -2,6 +2,10 @@
 
 from tests.mutants import mutants
 
+ONE = "test_log_probabilities_are_those_of_one_sequence_at_a_time[None]"
+ROOM = "test_rows_hold_texts_of_one_prompt_as_far_as_there_is_room"
+FEW = "test_batches_have_one_rounded_length_and_few_tokens"
+SICK = "test_a_damaged_model_is_named"
 LIKELIHOODS = (
     *mutants("models/transformer.py", "evaluation/benchmarks/test_language_model.py", [
         ("hidden_of_branches", "own | prompt", "prompt",
@@ -18,6 +22,13 @@ LIKELIHOODS = (
          "test_rows_hold_texts_of_one_prompt_as_far_as_there_is_room"),
         ("packed", "row.spans and", "row.spans and len(row.spans) < 9 and not",
          "test_rows_hold_texts_of_one_prompt_as_far_as_there_is_room"),
+        ("packed", "len(piece.text) - 1 > most", "len(piece.text) > most", ROOM),
+        ("packed", "sorted(rows, key=lambda row: len(row.tokens))", "rows", ROOM),
+        ("Row.add", "[len(self.spans)] * len(read)", "[1] * len(read)", ONE),
+        ("Row.add", "piece.text[:-1]", "piece.text", ROOM),
+        ("filled", "np.full((count, length), -1, np.int32)",
+         "np.zeros((count, length), np.int32)", ONE),
+        ("rounded", "n >= length", "n > length", FEW),
     ]),
     *mutants("evaluation/benchmarks/language_model.py",
              "evaluation/benchmarks/test_language_model.py", [
@@ -36,6 +47,19 @@ LIKELIHOODS = (
         ("Policy.answers", "number_of(names[place])", "row",
          "test_an_answer_depends_on_its_name_alone"),
         ("cut_before", "min(places)", "max(places)", "test_an_answer_ends_before_the_first_stop"),
+        ("cut_before", ", ended=True", "", "test_an_answer_ends_before_the_first_stop"),
+        ("batches", "rounded(len(some[0].tokens)) != length", "False", FEW),
+        ("batches", "len(some) >= rows_of(length + answer, batch_size)", "False", FEW),
+        ("Policy._measured", "totals[number] += found.sum()", "totals[number] = found.sum()",
+         "test_a_document_is_read_in_windows_that_predict_each_token_once"),
+        ("Policy._measured", "greedy[number] &= firsts[span].all()", "greedy[number] = True",
+         "test_the_likeliest_text_is_greedy"),
+        ("Policy._measured", "not np.isfinite(totals).all()", "False", SICK),
+        ("Policy.answers", "np.asarray(rollout.sick)[: len(places)].any()", "False", SICK),
+        ("Policy.answers", "rollout.mask[row] > 0", "rollout.mask[row] > -1",
+         "test_greedy_answers_are_the_likeliest_tokens"),
+        ("RewardModel.scores", "found[place] = values[row]", "found[row] = values[row]",
+         "test_a_reward_model_scores_each_response_at_its_end_token"),
         ("RewardModel.scores", "response), True)", "response), False)",
          "test_a_reward_model_scores_each_response_at_its_end_token"),
     ]),
@@ -85,6 +109,9 @@ SHARED = (
     ]),
 )  # fmt: skip
 
+NONE = "test_a_benchmark_that_measures_none_of_the_models_is_refused_or_left_out"
+JUDGE = "test_the_command_asks_a_judge_at_an_endpoint"
+PHONE = "test_each_figure_names_its_measure_and_fits_a_phone"
 COMMAND = (
     *mutants("evaluation/benchmarks/overlap.py", "runs/test_benchmarking.py", [
         ("words_of", "text.lower()", "text",
@@ -102,9 +129,9 @@ COMMAND = (
          "test_a_line_that_a_kill_has_cut_is_measured_again", "RecordError"),
     ]),
     *mutants("runs/benchmarking.py", "runs/test_benchmarking.py", [
-        ("Measuring.run", "if item.id not in kept.rows", "",
+        ("Measuring._part", "if item.id not in kept.rows", "",
          "test_what_was_measured_is_kept_and_not_measured_again"),
-        ("Measuring.run", "measured_as(benchmark, model.digest, judge)",
+        ("Measuring._part", "measured_as(benchmark, model.digest, judge)",
          "measured_as(benchmark, model.name, judge)",
          "test_fewer_items_are_not_measured_again_and_another_model_is"),
         ("within_context", "m.context <= most", "m.context < most",
@@ -113,6 +140,34 @@ COMMAND = (
          "test_answers_longer_than_a_context_are_refused_or_left_out"),
         ("_with_options", "benchmark.most_items or options", "options",
          "test_options_for_all_give_way_to_a_benchmark_s_own"),
+        ("for_models", "if name in named or not found", "if not found", NONE),
+        ("for_models", "if name in named or not found", "if name in named", NONE),
+        ("for_models", "if model.ends not in wanted", "if False", NONE),
+        ("evaluate", "for_models(benchmarks, models, options.on)", "benchmarks", NONE),
+        ("Measuring.run", "self._tell_cost(parts)", "pass", JUDGE),
+        ("Measuring._tell_cost", "judge_questions(part.left,", "judge_questions(part.items,",
+         JUDGE),
+        ("Measuring._part", "len(items) - len(left)", "len(left)",
+         "test_what_was_measured_is_kept_and_not_measured_again"),
+    ]),
+    *mutants("evaluation/benchmarks/truthfulqa_generation.py",
+             "evaluation/benchmarks/test_generation.py", [
+        ("TruthfulQA.judge_questions", "for name in ASKED", 'for name in ("true",)',
+         "test_truthfulqa_with_a_judge"),
+    ]),
+    *mutants("evaluation/benchmarks/mt_bench.py", "evaluation/benchmarks/test_rated.py", [
+        ("MTBench.judge_questions", "(answer, answer)", '(answer, "")',
+         "test_mt_bench_asks_twice_and_the_judge_reads_each_turn"),
+    ]),
+    *mutants("evaluation/benchmark_figure.py", "runs/test_benchmarking.py", [
+        ("forest", "WIDTH - 2 * SIDE", "WIDTH - SIDE",
+         "test_the_figure_places_points_and_intervals"),
+        ("_axis", "{escape(column.plain)}", "", PHONE),
+        ("forest", 'f": {column.about}"', '""', PHONE),
+    ]),
+    *mutants("runs/options.py", "test_options.py", [
+        ("parse", "if names.count(name) > 1", "if False",
+         "test_a_stage_named_as_an_option_is_refused_by_the_commands_that_have_it"),
     ]),
     *mutants("runs/measured.py", "runs/test_benchmarking.py", [
         ("reading", 'if shape.positions == "learned" else None', "",

@@ -127,7 +127,7 @@ BENCHMARKS = (
     ]),
     *mutants("evaluation/benchmarks/mt_bench.py", RATED, [
         ("MTBench.answered", "answer.text.strip())]", "two)]", ASKS_TWICE),
-        ("MTBench._ratings", "item.fields[\"category\"] in WITH_REFERENCE", "False", ASKS_TWICE),
+        ("MTBench._questions", "item.fields[\"category\"] in WITH_REFERENCE", "False", ASKS_TWICE),
         ("MTBench._row", '"unrated": (2 - len(known)) / 2', '"unrated": 0',
          "test_mt_bench_leaves_out_what_the_judge_does_not_rate"),
     ]),

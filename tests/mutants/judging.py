@@ -3,6 +3,7 @@
 from tests.mutants import mutants
 
 AGAIN = "test_what_fails_for_a_time_is_tried_again_with_longer_waits"
+TOLD = "test_what_is_expected_in_all_is_told_once_and_the_limit_stays"
 ONCE = "test_answers_come_in_order_and_are_asked_once"
 SLOW = "test_a_server_that_hangs_or_drips_is_given_up_in_time"
 CUT = "test_a_line_that_a_kill_has_cut_is_asked_again"
@@ -60,9 +61,19 @@ REWARDS = (
         ("ties_score", "own > s for", "own > 0 for", RULE),
         ("ties_score", "min(own, other) > s", "own > s", RULE),
         ("_margin", "gap / spread - 1", "gap / spread", RULE),
+        ("_margin", "if gap else 0.0", "", RULE),
+        ("ties_score", '(ref if kind == "ref" else tied)', "tied", BEST),
+        ("RewardBench2.answered", "min(right) - max(wrong)", "max(right) - max(wrong)", BEST),
+        ("RewardBench2.answered", "max(right) - min(right)", "0.0", BEST),
+        ("RewardBench2.summary", 'rows["score"][~tied]', 'rows["score"]', BEST),
+        ("RewardBench2.items", "not tied and len", "len",
+         "test_reward_bench_takes_the_best_of_four_and_the_mean_of_its_parts", "RecordError"),
     ]),
 )  # fmt: skip
 WINS = "test_a_judge_s_wins_are_of_pairs_in_both_orders"
+FOLDS = "test_each_fold_is_a_run_and_their_accuracies_are_joined"
+HAND = "test_the_example_by_hand"
+PROMPTS = SIGNS = "test_the_sign_test_is_over_prompts"
 SAME = "test_best_of_n_is_measured_from_the_same_samples"
 PAIR = "test_the_sums_of_a_ranking_are_those_of_its_pairs"
 EVALUATORS = (
@@ -91,6 +102,24 @@ EVALUATORS = (
          "test_neither_a_held_out_prompt_nor_a_left_out_labeler_is_trained_on"),
         ("cross_validated", "ddof=1", "ddof=0",
          "test_the_accuracy_of_folds_is_a_mean_with_its_error"),
+        ("write_folds", "fold.others", "fold.known", "test_folds_are_folders_of_records"),
+        ("write_folds", "not in (TRAIN, VALID)", "not in (TRAIN,)",
+         "test_folds_are_folders_of_records", "PermissionError"),
+    ]),
+    *mutants("runs/cross_validation.py", "runs/test_cross_validation.py", [
+        ("cross_validate", "config.seed)", "1)", FOLDS),
+        ("_fold", '"others": folder / OTHERS', '"others": records / VALID', FOLDS),
+        ("_fold", "path=str(records)", "path=config.data.path", FOLDS),
+        ("_fold", "chain.in_order(own.stages, [stage])", "[stage]", FOLDS),
+        ("summed", "one - other", "other - one", FOLDS),
+    ]),
+    *mutants("labelling/wins.py", "labelling/test_wins.py", [
+        ("_wins", "ranks[j] - ranks[i]", "ranks[i] - ranks[j]", HAND),
+        ("_wins", "np.mean(values)", "values[0]", HAND),
+        ("_wins", 'json.dumps(answer["prompt"])', 'str(answer["item"])', PROMPTS),
+        ("_wins", "sign_test(shares)", "sign_test(every)", SIGNS),
+        ("_ranks", 'and answer["gold"] is None', "", HAND),
+        ("_ranks", 'and answer["state"] == "answered"', "", HAND, "KeyError"),
     ]),
     *mutants("stages/simulated_feedback.py", "feedback/test_pools.py", [
         ("SimulatedFeedback._ranked", "ranks=ranks, labeler=name", "ranks=ranks",
@@ -111,8 +140,12 @@ MUTANTS = (
         ("Endpoint.request", '"temperature": self.temperature', '"temperature": 0.0', ONCE),
         ("Endpoint.secret", 'self.url.startswith("https")', "True",
          "test_the_key_is_sent_and_kept_nowhere"),
-        ("EndpointJudge._announce", "cost + spent > limit", "cost > limit",
+        ("EndpointJudge._check", "+ self.endpoint.cost(*self.spent)", "",
          "test_the_cost_is_told_before_the_first_request_and_has_a_limit"),
+        ("EndpointJudge.answers", "if not self._expected", "if True", TOLD),
+        ("EndpointJudge.answers", "self._check(missing)", "pass", TOLD),
+        ("EndpointJudge._tokens", "len(prompts) * self.endpoint.most_tokens",
+         "self.endpoint.most_tokens", TOLD),
         ("understood", "if text and text.strip() else None", "",
          "test_an_empty_answer_is_none_and_is_kept"),
         ("_deadline", "sock.shutdown(socket.SHUT_RDWR)", "pass", SLOW),
