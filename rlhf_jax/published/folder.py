@@ -169,15 +169,20 @@ class File:
         return Origin(self.read().license)
 
 
-def find_model(name: str, weights: bool = True) -> PublishedModel | None:
+def find_model(name: str, weights: bool = True, field: str | None = None) -> PublishedModel | None:
     """The model of a folder, of a .gguf file or of a name on the hub; None: there is none such on
     this machine, and the name is none of the hub's.
 
-    weights: whether the tensors too are fetched from the hub.
+    weights: whether the tensors too are fetched from the hub. field: the config's field that has
+    the name, for errors.
     """
     if (here := on_this_machine(name)) is not None:
         return here
-    return Folder(hub.folder(name, weights)) if hub.is_name(name) else None
+    return Folder(hub.folder(name, weights, _called(name, field))) if hub.is_name(name) else None
+
+
+def _called(name: str, field: str | None) -> str:
+    return name if field is None else f"{field} = {name!r}"
 
 
 def on_this_machine(name: str) -> PublishedModel | None:
@@ -189,14 +194,12 @@ def on_this_machine(name: str) -> PublishedModel | None:
 
 
 def need_model(name: str, weights: bool = True, field: str | None = None) -> PublishedModel:
-    """As `find_model`; raises UserError, naming the config's field if it is of one, where there is
-    none."""
-    found = find_model(name, weights)
+    """As `find_model`; raises UserError where there is none."""
+    found = find_model(name, weights, field)
     if found is None:
-        told = name if field is None else f"{field} = {name!r}"
-        raise UserError(f"{told}: must be a folder with {CONFIG} and {tensor_file.WHOLE} (rlhf-jax "
-                        "fetch smollm2 makes one), a .gguf file, or a name on the hub, as in "
-                        "HuggingFaceTB/SmolLM2-135M")  # fmt: skip
+        raise UserError(f"{_called(name, field)}: must be a folder with {CONFIG} and "
+                        f"{tensor_file.WHOLE} (rlhf-jax fetch smollm2 makes one), a .gguf file, "
+                        "or a name on the hub, as in HuggingFaceTB/SmolLM2-135M")  # fmt: skip
     return found
 
 

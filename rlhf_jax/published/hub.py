@@ -19,14 +19,14 @@ def is_name(text: str) -> bool:
     return NAME.fullmatch(text) is not None
 
 
-def folder(name: str, weights: bool = True) -> epath.Path:
+def folder(name: str, weights: bool = True, called: str | None = None) -> epath.Path:
     """The folder with the files of OWNER/NAME or OWNER/NAME@REVISION, which are fetched unless they
-    are there already.
+    are there already. called: the name in errors.
 
     Raises UserError where `huggingface_hub` is not installed, or the files cannot be fetched.
     """
     repository, _, revision = name.partition("@")
-    about = f"pretrained = {name!r}: no folder of this name is here, and"
+    about = f"{called or name}: no folder of this name is here, and"
     try:
         import huggingface_hub
     except ModuleNotFoundError:

@@ -90,7 +90,7 @@ def find(name: str, stage: epath.Path, weights: bool = True) -> PublishedModel |
     kept = of(stage)
     if kept is not None and kept.about["name"] == name:
         return kept
-    return folder.find_model(name, weights)
+    return folder.find_model(name, weights, "pretrained")
 
 
 def digest(model: PublishedModel, stage: epath.Path) -> str:

@@ -43,8 +43,10 @@ def test_other_texts_are_no_names(asked, name):
 
 def test_what_the_hub_says_is_one_line(asked):
     told = "no folder of this name is here, and the hub does not give its files: 404 Client Error"
+    with pytest.raises(UserError, match=f"^no/model: {told}$"):
+        folder.need_model("no/model")
     with pytest.raises(UserError, match=f"^pretrained = 'no/model': {told}$"):
-        folder.find_model("no/model")
+        folder.need_model("no/model", field="pretrained")
 
 
 def test_without_the_package_it_is_named(monkeypatch):
