@@ -343,7 +343,7 @@ def test_a_stage_named_as_an_option_is_refused_by_the_commands_that_have_it():
     )
     for given in ([], ["--judge", "http://x#m"], ["--help"]):
         with pytest.raises(UserError, match=told):
-            options.parse([named, EvalOptions(), {}], given, "rlhf-jax eval x.py")
+            options.parse([named, EvalOptions()], given, "rlhf-jax eval x.py")
     both = in_experiment(stages={**config.stages, "hhh": config.stages["pretrain"]})
     with pytest.raises(UserError, match=r"^--hhh: a stage of the experiment and an option"):
         options.parse([both, EvalOptions(), {"hhh": HHH()}], [], "rlhf-jax eval x.py")

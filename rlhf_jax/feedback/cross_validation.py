@@ -100,7 +100,7 @@ def write_folds(
         own = folder / RECORDS
         own.mkdir(parents=True, exist_ok=True)
         for file in source.iterdir():
-            if file.is_file() and file.name not in (TRAIN, VALID):
+            if file.is_file():
                 write_atomically(own / file.name, file.read_bytes())
         write_jsonl(own / TRAIN, fold.train)
         write_jsonl(own / VALID, fold.known)

@@ -376,9 +376,9 @@ def test_the_command_asks_a_judge_at_an_endpoint(tmp_path, capsys, monkeypatch):
             *more[1:],
         ])  # fmt: skip
         assert ask("", "--truthfulqa.most-items", "1") == 0
-        (line,) = told()
-        assert line.startswith("judge m: at most 2 requests in all, about ")
-        assert line.endswith(", at most 10 of answers: at most about $10.00, after $0.00 so far")
+        lines = told()
+        assert len(lines) == 1 and lines[0].startswith("judge m: at most 2 requests in all, about ")
+        assert lines[0].endswith("at most 10 of answers: at most about $10.00, after $0.00 so far")
         assert ask("") == 0
         assert [line.split(",")[0] for line in told()] == ["judge m: at most 4 requests in all"]
         assert len(fake.requests) == 3 * 2
