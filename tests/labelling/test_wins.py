@@ -44,16 +44,20 @@ def test_the_example_by_hand(database, tmp_path):
     (mirrored,) = [one for one in wins.win_rates(wins.answers_of(tmp_path, database), "ppo")
                    if one.model == "sft"]  # fmt: skip
     assert mirrored.rate.mean == pytest.approx(1 - ppo.rate.mean)
-    pairs = wins.win_rates(wins.answers_of(tmp_path, database))
+    answers = wins.answers_of(tmp_path, database)
+    gold = {**answers[0], "prompt": "another", "gold": [1, 0]}
+    assert wins.win_rates([*answers, gold], "sft") == found  # gold items do not count
+    pairs = wins.win_rates(answers)
     assert [(one.model, one.against) for one in pairs] == [("dpo", "sft"), ("ppo", "sft")]
 
 
 def test_the_sign_test_is_over_prompts(tmp_path):
     pair = (OF("x", "ppo"), OF("y", "sft"))
     items = [Item("rank", f"p{n}", pair) for n in range(6)]
-    said = {"anna": [[0, 1]] * 6, "ben": [[0, 1]] * 6}
+    items.append(Item("rank", "p0", (OF("other", "ppo"), OF("texts", "sft"))))
+    said = {"anna": [[0, 1]] * 7, "ben": [[0, 1]] * 7}
     (found,) = wins.win_rates(wins.answers_of(tmp_path, labeled(tmp_path / "l", items, said)))
-    assert (found.prompts, found.comparisons, found.p) == (6, 12, pytest.approx(2 / 2**6))
+    assert (found.prompts, found.comparisons, found.p) == (6, 14, pytest.approx(2 / 2**6))
 
 
 def test_the_command_reads_the_labels_or_their_export(database, tmp_path, capsys):
