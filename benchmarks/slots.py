@@ -2,8 +2,8 @@
 
 A response ends at a token whose id is a multiple of --mean, so that lengths are about geometric.
 All settings take turns, in one process. For each of them the script prints the seconds (median),
-its ratio to decoding all rows at once, and the share of rows whose tokens are others: in float32
-none are, in bfloat16 rounding may draw another token. --out writes the figures as JSON.
+its ratio to decoding all rows at once, and the share of rows whose tokens are others, because
+rounding has drawn another token. --out writes the figures as JSON.
 """
 
 import argparse

