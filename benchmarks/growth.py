@@ -9,10 +9,11 @@ size      an SFT step, by the width of the model: its FLOPs
 devices   an SFT step of one batch, by simulated devices of one CPU: constant, because the devices
           share the cores; what it takes more is what cutting costs
 
-The values of a sweep take turns in one process, --rounds times. The fastest round counts, because
-other work may use the cores. The law is scaled to the measurements (mean of the logarithms).
-Programs that are compiled after the first round are counted: there should be none. Writes --out as
-JSON, and a figure beside it.
+The values of a sweep take turns in one process, --rounds times; the fastest round counts. On a CPU
+the seconds are those that all cores worked for this process, so that other work on them counts
+little. The law is scaled to the measurements (mean of the logarithms). Programs that are compiled
+after the first round are counted: there should be none. Writes --out as JSON, and a figure beside
+it.
 """
 
 import argparse
@@ -74,12 +75,13 @@ def measured(sweep: str, values: tuple[int, ...], rounds: int) -> list[dict]:
     spent, late, told = {value: [] for value in values}, dict.fromkeys(values, 0), []
     listen = lambda event, seconds, **labels: told.append(event)
     jax.monitoring.register_event_duration_secs_listener(listen)
+    clock = time.process_time if jax.default_backend() == "cpu" else time.perf_counter
     for _ in range(rounds):
         for value, (run, _) in works.items():
             told.clear()
-            started = time.perf_counter()
+            started = clock()
             jax.block_until_ready(run())
-            spent[value].append(time.perf_counter() - started)
+            spent[value].append(clock() - started)
             late[value] += told.count(COMPILED)
     jax.monitoring.unregister_event_duration_listener(listen)
     fastest, law = {v: min(spent[v]) for v in values}, {v: works[v][1] for v in values}

@@ -13,6 +13,7 @@ import jax
 import numpy as np
 import pytest
 
+from rlhf_jax.training.metrics import SPEED, read_metrics
 from tests import oracles
 from tests.chain import as_text, assert_drawn_from, same
 from tests.observed import host
@@ -55,6 +56,14 @@ def test_the_training_demonstrations_score_0_on_average(chain):
         scores = oracles.scores(chain.config.model, chain.model("reward"), ids)
         means[split] = np.mean([row[-1] for row in scores])
     assert abs(means["train"]) < 1e-5 < 1e-3 < abs(means["valid"])
+
+
+@pytest.mark.parametrize("stage", ["sft", "reward", "ppo", "ppo_ptx", "dpo"])
+def test_steps_compile_nothing_after_the_first_whatever_the_lengths(chain, stage):
+    batches = [batch.get("prompts", batch) for batch in chain.batches(stage)]
+    lengths = {int((np.asarray(batch["segments"]) > 0).sum()) for batch in batches}
+    counts = [line["compilations"] for line in read_metrics(chain.directory / stage, SPEED)]
+    assert len(lengths) > 1 and len(counts) > 2 and 0 < counts[0] == counts[-1]
 
 
 # What each stage reads.

@@ -159,22 +159,27 @@ class Module:
 
 def parse(text: str) -> Module:
     """The computations of a compiled module's `as_text()`."""
-    computations, entry, current = {}, None, None
+    lines, entry, current = {}, None, None
     for line in text.splitlines():
         if header := HEADER.match(line):
-            current = computations[header[2]] = []
+            current = lines[header[2]] = []
             entry = header[2] if header[1] else entry
-        elif line.startswith("}"):
+        elif line == "}":
             current = None
-        elif current is not None and (found := INSTRUCTION.match(line)):
-            current.append(_instruction(found[2], line[found.end() :], bool(found[1])))
+        elif current is not None and INSTRUCTION.match(line):
+            current.append(line)
+        elif current:  # a kernel's attributes go on over several lines, and one begins with "}"
+            current[-1] += line
     if entry is None:
         raise ValueError("no ENTRY computation in this HLO text")
+    computations = {name: [_instruction(line) for line in found] for name, found in lines.items()}
     told = re.search(r"num_partitions=(\d+)", text[: text.index("\n")])
     return Module(computations, entry, int(told[1]) if told else 1)
 
 
-def _instruction(name: str, rest: str, root: bool) -> Instruction:
+def _instruction(line: str) -> Instruction:
+    found = INSTRUCTION.match(line)
+    root, name, rest = bool(found[1]), found[2], line[found.end() :]
     end = _closing(rest, 0) + 1 if rest.startswith("(") else rest.index(" ")
     shape, rest = rest[:end], rest[end:].lstrip()
     opening = rest.index("(")

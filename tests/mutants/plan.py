@@ -13,6 +13,12 @@ PLAN = (
          "plan/test_flops.py::"
          "test_the_programs_of_instructgpt_take_what_a_hand_count_says[1b3-1.3]"),
     ]),
+    *mutants("plan/hlo.py", "plan/test_hlo.py", [
+        ("parse", 'line == "}"', 'line.startswith("}")',
+         "test_what_follows_a_kernel_whose_attributes_have_several_lines_is_counted"),
+        ("parse", "current[-1] += line", "pass",
+         "test_what_follows_a_kernel_whose_attributes_have_several_lines_is_counted"),
+    ]),
     *mutants("plan/suggest.py", "plan/test_plan.py", [
         ("_models", "*build.shapes.values(), ", "", "test_meshes_worth_a_try_send_least_first"),
         ("meshes", "rows.count // rows.pieces", "rows.count",

@@ -104,6 +104,20 @@ def test_a_reduce_scatter_as_tpus_write_it():
     assert once.collectives == {"reduce-scatter": (3 / 4) * 8 * 4 * 4}
 
 
+def test_what_follows_a_kernel_whose_attributes_have_several_lines_is_counted():
+    kernel = (
+        '  %kernel = f32[16]{0} custom-call(%x), custom_call_target="tpu_custom_call", '
+        'frontend_attributes={kernel_metadata={\n"xprof_metadata":"{}"\n}}, '
+        'backend_config={"estimated_cycles":"7"}\n'
+    )
+    text = TEXT
+    for place in ("  %begun", "  %reduced"):
+        text = text.replace(place, kernel + place)
+    found, plain = hlo.parse(text).cost(), hlo.parse(TEXT).cost()
+    assert found.collectives == plain.collectives and found.unknown == 0
+    assert found.cycles == plain.cycles + 7 + 5 * 7
+
+
 def test_the_turns_of_a_loop():
     module = hlo.parse(TEXT)
     assert [(turns, times) for _, turns, times in module.loops()] == [(5, 1), (3, 5)]
