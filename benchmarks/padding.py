@@ -124,7 +124,7 @@ def sft(key: jax.Array, policy, _) -> dict:
     """One update, by way."""
     ways, rows = {}, [[piece] for piece in pieces(ROWS)]
     for name, buckets in (("whole", 1), ("cut", None)):
-        stage = SFT(RATE, batch_size=ROWS, length=LENGTH, buckets=buckets)
+        stage = SFT(RATE, batch_size=ROWS, length=LENGTH, start="base", buckets=buckets)
         cut = Buckets(1, LENGTH, stage.bucket_count)
         batch = cut.cut(supervised_batch(rows, LENGTH, 0), rows, lambda row: len(row[0][0]))
         ways[name] = one_update(stage, policy, key, batch)

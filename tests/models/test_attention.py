@@ -5,7 +5,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from rlhf_jax.models.attention import View, attention, cached_attention, view_of
+from rlhf_jax.models.attention import View, _sums, attention, cached_attention, view_of
 from rlhf_jax.models.matmul import compiling_for
 
 SHAPES = {"q": (2, 2, 3, 5, 4), "k": (2, 2, 7, 4), "v": (2, 2, 7, 4)}
@@ -79,6 +79,15 @@ def test_values_and_gradients(dtype, softcap):
     for array, exact in zip(ours, loops(q, k, v, visible, g, softcap), strict=True):
         assert array.dtype == jnp.float32
         close(array, exact, dtype)
+
+
+@pytest.mark.parametrize("platform", ["cpu", "tpu"])
+@pytest.mark.parametrize("width", [4, 24, 48])
+def test_sums_over_the_width_of_a_head(width, platform):
+    x = np.arange(12.0 * width).reshape(1, 2, 3, 2, width)
+    with compiling_for(platform):
+        found = _sums(jnp.array(x, jnp.float32))
+    np.testing.assert_array_equal(found, x.sum(-1).transpose(0, 2, 3, 1))
 
 
 def test_hidden_keys_have_no_gradient_and_a_query_that_sees_nothing_stays_finite():

@@ -48,6 +48,8 @@ ATTENTION = mutants(
         ("_scaled", "q.astype(jnp.float32) * scale", "q", VALUES),
         ("_weights", "jnp.where(visible[:, None, None], scores, HIDDEN)", "scores", VALUES),
         ("_backward", "dweights - mean", "dweights", VALUES),
+        ("_sums", "blocks.sum(-2)", "blocks[..., 0, :]",
+         "test_sums_over_the_width_of_a_head[48-cpu]"),
         ("_backward", "dscores, k) * scale", "dscores, k)", VALUES),
         ("_backward", "dscores * slope", "dscores", "test_values_and_gradients[float32-1.5]"),
         ("cached_attention", "_capped(scores, softcap)", "scores",
