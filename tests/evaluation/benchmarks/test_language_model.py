@@ -222,17 +222,18 @@ def test_rows_hold_texts_of_one_prompt_as_far_as_there_is_room():
     piece = lambda number, prompt, size: packing.Piece(number, prompt, tuple(range(size)))
     one, other = (1, 2, 3), (1, 4)
     rows = packing.packed([piece(0, one, 3), piece(1, other, 3), piece(2, one, 5),
-                           piece(3, one, 1)], 8)  # fmt: skip
+                           piece(3, one, 2)], 8)  # fmt: skip
     assert [[number for number, _ in row.spans] for row in rows] == [[1], [0], [2, 3]]
-    assert [len(row.tokens) for row in rows] == [4, 5, 7]
+    assert [len(row.tokens) for row in rows] == [4, 5, 8]
     last = rows[-1]
-    assert last.branches == [0, 0, 0, 1, 1, 1, 1] and last.positions == [0, 1, 2, 3, 4, 5, 6]
-    assert last.places == [2, 3, 4, 5, 6, 2] and last.targets == [0, 1, 2, 3, 4, 0]
+    assert last.branches == [0, 0, 0, 1, 1, 1, 1, 2]
+    assert last.positions == [0, 1, 2, 3, 4, 5, 6, 3]
+    assert last.places == [2, 3, 4, 5, 6, 2, 7] and last.targets == [0, 1, 2, 3, 4, 0, 1]
 
 
 def test_batches_have_one_rounded_length_and_few_tokens():
-    sized = [language_model._Sized(i, n) for i, n in enumerate([1, 16, 17, 30, 400, 5000, 5100])]
+    sized = [language_model._Sized(i, n) for i, n in enumerate([16, 17, 30, 31, 400, 5000, 5100])]
     found = [[each.place for each in rows] for rows in language_model.batches(sized, 2)]
-    assert found == [[0, 1], [2, 3], [4], [5], [6]]
+    assert found == [[0], [1, 2], [3], [4], [5], [6]]
     found = [[each.place for each in rows] for rows in language_model.batches(sized, 2, 4090)]
     assert found == [[0], [1], [2], [3], [4], [5], [6]]
