@@ -23,7 +23,7 @@ from rlhf_jax.evaluation.benchmarks.benchmark import Benchmark, Beside, Item
 from rlhf_jax.evaluation.benchmarks.crows_pairs import CrowsPairs
 from rlhf_jax.evaluation.benchmarks.gsm8k import EXAMPLES, GSM8K
 from rlhf_jax.evaluation.benchmarks.ifeval import IFEval
-from rlhf_jax.evaluation.benchmarks.truthfulqa import TruthfulQAChoices
+from rlhf_jax.evaluation.benchmarks.truthfulqa import PRIMER, TruthfulQAChoices
 from rlhf_jax.evaluation.benchmarks.truthfulqa_generation import TruthfulQA, references
 from rlhf_jax.evaluation.benchmarks.wikitext import Wikitext
 from rlhf_jax.evaluation.benchmarks.winogender import GENDERS, Winogender
@@ -43,6 +43,7 @@ class Same:
     file     of the task's config, in the harness
     records  an item as the task reads it: a record, or several
     fields   of the task's config that are others here; docs/evaluation.md says why
+    most     only so many of the items, the shortest ones
     values   what is compared of a row, by name
     theirs   the same of the harness' samples for the item
     """
@@ -53,6 +54,10 @@ class Same:
     values: Callable[[Mapping[str, Any]], Mapping[str, Any]]
     theirs: Callable[[Sequence[Mapping[str, Any]]], Mapping[str, Any]]
     fields: Mapping[str, Any] = dataclasses.field(default_factory=dict)
+    most: int | None = None
+
+    def items(self) -> list[Item]:
+        return sorted(self.benchmark.measured(), key=lambda item: len(item.text))[: self.most]
 
 
 def choices(targets: Mapping[str, int]) -> dict:
@@ -121,7 +126,7 @@ def answered(samples: Sequence[Mapping[str, Any]], **metrics: str) -> dict[str, 
 
 
 UNTIL = {"until": ["\n\n", "\nQ:"], "do_sample": False}
-PRIMED = "{{prompt_qa + '\\n\\nQ: ' + question + '\\nA:'}}"
+PRIMED = "".join(f"Q: {asked}\nA: {answer}\n\n" for asked, answer in PRIMER)
 EXAMPLES_THERE = [{"question": asked, "answer": answer} for asked, answer in EXAMPLES[:5]]
 TASKS = {
     "truthfulqa_mc1": Same(
@@ -137,23 +142,23 @@ TASKS = {
         lambda row: {"accuracy": row["accuracy"]}, one("acc", "accuracy"),
     ),
     "crows_pairs_english": Same(
-        "crows_pairs/crows_pairs_english.yaml", CrowsPairs(most_items=2 * ITEMS),
+        "crows_pairs/crows_pairs_english.yaml", CrowsPairs(most_items=ITEMS),
         lambda item: [{name: item.fields[name] for name in ("sent_more", "sent_less")}],
         lambda row: {"stereotype": row["stereotype"], "difference": row["difference"]},
         lambda samples: one("pct_stereotype", "stereotype")(samples)
         | one("likelihood_diff", "difference")(samples),
     ),
     "bbq": Same(
-        "bbq/bbq_multiple_choice.yaml", BBQ(most_items=2 * ITEMS), of_bbq,
+        "bbq/bbq_multiple_choice.yaml", BBQ(most_items=ITEMS), of_bbq,
         lambda row: {"log_probs": row["log_probs"], "right": row["score"]}, three_answers,
     ),
     "wikitext": Same(
-        "wikitext/wikitext.yaml", Wikitext(most_items=max(2, ITEMS // 16)),
+        "wikitext/wikitext.yaml", Wikitext(),
         lambda item: [{"page": item.fields["text"]}],
         lambda row: {"nats": row["nats"], "words": row["words"]},
         lambda samples: {"nats": -samples[0]["resps"][0][0],
                          "words": len(samples[0]["doc"]["page"].split())},
-        {"doc_to_target": "{{page}}"},
+        {"doc_to_target": "{{page}}"}, max(2, ITEMS // 16),
     ),
     "truthfulqa_gen": Same(
         "truthfulqa/truthfulqa_gen.yaml", TruthfulQA(most_items=ITEMS, form="plain"),
@@ -162,7 +167,8 @@ TASKS = {
                        "incorrect_answers": references(item.fields["Incorrect Answers"])}],
         lambda row: {"answer": row["answer"], "true": float(row["score"])},
         lambda samples: answered(samples, true="rouge1_acc"),
-        {"generation_kwargs": UNTIL | {"max_gen_toks": 50}},
+        {"doc_to_text": PRIMED + "Q: {{question}}\nA:",
+         "generation_kwargs": UNTIL | {"max_gen_toks": 50}},
     ),
     "gsm8k": Same(
         "gsm8k/gsm8k.yaml", GSM8K(most_items=ITEMS, form="plain", most_tokens=SHORT),
@@ -215,7 +221,7 @@ def theirs(model_file, tmp_path_factory) -> Mapping[str, Sequence[Mapping[str, A
 
         where = Path(lm_eval.__file__).parent / "tasks"
         for name, same in TASKS.items():
-            records = [each for item in same.benchmark.measured() for each in same.records(item)]
+            records = [each for item in same.items() for each in same.records(item)]
             file = to / f"{name}.jsonl"
             file.write_text("".join(json.dumps(each) + "\n" for each in records))
             config = {
@@ -260,21 +266,19 @@ def without_downloads(patch: pytest.MonkeyPatch) -> None:
 
 
 @pytest.fixture(scope="module")
-def ours(model_file) -> Mapping[str, Sequence[Mapping[str, Any]]]:
+def ours(model_file, optimized) -> Mapping[str, Sequence[Mapping[str, Any]]]:
     opened = of_folder(str(model_file)).open()
     found = {}
     for name, same in TASKS.items():
-        benchmark = same.benchmark
-        found[name] = benchmark.answered(
-            benchmark.measured(), opened(benchmark.batch_size), Beside()
-        )
+        policy = opened(same.benchmark.batch_size)
+        found[name] = same.benchmark.answered(same.items(), policy, Beside())
     return found
 
 
 @pytest.mark.parametrize("name", TASKS)
 def test_each_item_has_the_value_of_the_harness(name, ours, theirs):
     same, rows = TASKS[name], ours[name]
-    counts = [len(same.records(item)) for item in same.benchmark.measured()]
+    counts = [len(same.records(item)) for item in same.items()]
     per = len(theirs[name]) // sum(counts)  # two of GSM8K: one for each way to find the number
     starts = np.cumsum([0, *counts]) * per
     mine = [same.values(row) for row in rows]
