@@ -7,7 +7,7 @@ Counted are the lines of these functions from `def` to their end, docstrings inc
 inside another, those of the outer one. The programs are traced on shapes and not compiled; it is
 PPO-ptx, which runs all that PPO runs.
 
-Result: 1,760 lines in 30 files.
+Result: 1,767 lines in 30 files.
 """
 
 import ast
