@@ -132,7 +132,7 @@ COMMAND = (
         ("within_context", "m.context <= most", "m.context < most",
          "test_answers_longer_than_a_context_are_refused_or_left_out"),
         ("within_context", "m.ends == benchmark.judges and ", "",
-         "test_answers_longer_than_a_context_are_refused_or_left_out"),
+         "test_answers_longer_than_a_context_are_refused_or_left_out", "UserError"),
         ("_with_options", "benchmark.most_items or options", "options",
          "test_options_for_all_give_way_to_a_benchmark_s_own"),
         ("for_models", "if name in named or not found", "if not found", NONE),
