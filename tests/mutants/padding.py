@@ -58,7 +58,8 @@ STAGES = (
         ("_of_outputs", "1 + jnp.arange(outputs)", "jnp.arange(outputs)", f"{LOSS}[reward]"),
         ("sums", "_of_outputs(segments, outputs), flat, 0", "flat == flat, flat, 0",
          f"{LOSS}[dpo]"),
-        ("at_last", "jnp.max(", "jnp.min(", f"{LOSS}[reward]"),
+        ("at_last", "jnp.max(", "jnp.min(",
+         "stages/test_reward_model.py::test_the_loss_equals_explicit_pairs_divided_as_asked"),
     ]),
     *mutants("stages/sft.py", "test_feeds.py", [
         ("SFT._batches", "self.bucket_count", "1", FEEDS),
