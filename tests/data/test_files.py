@@ -33,11 +33,11 @@ def write(path, content):
     ("name", "content", "places"),
     [
         ("a.jsonl", LINES, (":1", ":2")),
-        ("a.jsonl.gz", gzip.compress(LINES), (":1", ":2")),
+        ("a.jsonl.gz", gzip.compress(LINES, mtime=0), (":1", ":2")),
         ("a.JSONL", LINES, (":1", ":2")),
         ("a.json", json.dumps(ROWS).encode(), ("[0]", "[1]")),
         ("a.json", json.dumps(ROWS[0]).encode(), ("[0]",)),
-        ("a.json.gz", gzip.compress(json.dumps(ROWS).encode()), ("[0]", "[1]")),
+        ("a.json.gz", gzip.compress(json.dumps(ROWS).encode(), mtime=0), ("[0]", "[1]")),
         ("a.csv", b"\xef\xbb\xbf" + TABLE, (":3", ":4")),
         ("a.tsv", TABLE.replace(b"prompt,", b"prompt\t").replace(b"\xa9,", b"\xa9\t")
          .replace(b"c,d", b"c\td"), (":3", ":4")),
