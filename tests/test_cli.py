@@ -164,7 +164,7 @@ def test_loading_an_experiment_starts_no_device():
 
 def test_help_lists_the_stage_s_fields_and_names_the_other_stages(monkeypatch, capsys):
     code, out, _ = run(monkeypatch, capsys, "ppo", QUICKSTART, "--help")
-    assert code == 0 and len(out.splitlines()) < 540
+    assert code == 0 and len(out.splitlines()) < 570
     for option in ("--ppo.iterations", "--data.world.sft", "--stop-after-steps", "--seed"):
         assert option in out
     assert "--sft." not in out and "--evaluators." not in out

@@ -6,7 +6,7 @@ from typing import Any, NamedTuple
 import jax
 import jax.numpy as jnp
 
-from rlhf_jax.generation.decode import Rollout, generate
+from rlhf_jax.generation.decode import TOGETHER, DecodingConfig, Rollout, generate
 from rlhf_jax.generation.ending import Ending, final_scores
 from rlhf_jax.generation.sampling import SamplingConfig
 from rlhf_jax.models import parts, score
@@ -121,11 +121,14 @@ def response_log_probs(
 
 
 def make_rollout(
-    config: PolicyGradientConfig, model: TransformerConfig, ending: Ending
+    config: PolicyGradientConfig,
+    model: TransformerConfig,
+    ending: Ending,
+    decoding: DecodingConfig = TOGETHER,
 ) -> Callable:
     """rollout(policy, key, prompts) -> Rollout: one response to each row."""
 
-    def sample(policy, key, decoding, tokens, segments, rows):
+    def sample(policy, key, own, tokens, segments, rows):
         return generate(
             model,
             policy,
@@ -136,15 +139,15 @@ def make_rollout(
             response_length=config.response_length,
             ending=ending,
             rows=rows,
-            decoding=decoding,
+            decoding=own,
         )
 
     def rollout(policy, key, batch):
         size = len(batch["tokens"])
         rows = jnp.arange(size) + replicas.index() * size
-        decoding = config.decoding.share(size, config.batch_size)
+        own = decoding.share(size, config.batch_size)
         return in_pieces(
-            lambda *piece: sample(policy, key, decoding, *piece),
+            lambda *piece: sample(policy, key, own, *piece),
             config.rollout_micro_batches,
             (batch["tokens"], batch["segments"], rows),
         )

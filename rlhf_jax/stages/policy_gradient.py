@@ -153,7 +153,7 @@ class PolicyGradient(PolicyGradientConfig, Stage):
         shared = repeated(self._models(build, frozen))
         prompts = prompt_shapes(size, self.prompt_length)
         experiences = Experiences(self, shapes, build.ending)
-        rollout = make_rollout(self, shapes.policy, build.ending)
+        rollout = make_rollout(self, shapes.policy, build.ending, self.decoding)
         sampled = jax.eval_shape(rollout, policy, KEY, prompts)
         found = {number: floats(size) for number in self._functions}
         drawn = prompts, sampled, found

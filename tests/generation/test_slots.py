@@ -114,7 +114,7 @@ def test_replicas_have_their_share_of_the_slots():
     how = {"prompt_length": 6, "response_length": LENGTH, "temperature": 1.0, "batch_size": 16}
     config = tiny.ppo_config(**how, decoding=DecodingConfig(slots=8))
     runner = make_runner(ParallelConfig(runner="pmap"))
-    rollout = experience.make_rollout(config, MODEL, ENDING)
+    rollout = experience.make_rollout(config, MODEL, ENDING, config.decoding)
     run = runner.compile(rollout, rows=(2,), returns_rows=True)
     params, tokens, segments, key = arguments()
     prompts = runner.place_rows({"tokens": tokens, "segments": segments})

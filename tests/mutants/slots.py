@@ -44,7 +44,7 @@ TURN = mutants(
 
 WIRES = (
     *mutants("stages/experience.py", TESTS, [
-        ("make_rollout", "decoding=decoding,", "", f"{WIRED}", "KeyError"),
+        ("make_rollout", "decoding=own,", "", f"{WIRED}", "KeyError"),
     ]),
     *mutants("stages/simulated_feedback.py", TESTS, [
         ("SimulatedFeedback.programs", "decoding=self.decoding,", "", WIRED, "KeyError"),
@@ -60,6 +60,7 @@ WIRES = (
     *mutants("stages/policy_gradient.py", TESTS, [
         ("PolicyGradient.batches", 'found.append(Rows("decoding.slots", self.decoding.slots, 1))',
          "pass", "test_the_slots_of_ppo_are_cut_over_the_devices"),
+        ("PolicyGradient.programs", "build.ending, self.decoding)", "build.ending)", WIRED),
     ]),
 )  # fmt: skip
 
