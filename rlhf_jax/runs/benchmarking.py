@@ -27,8 +27,8 @@ from rlhf_jax.evaluation.judging.endpoint import CHARACTERS_A_TOKEN
 from rlhf_jax.evaluation.summary import duration
 from rlhf_jax.evaluation.table import HEADS, tables
 from rlhf_jax.runs.experiment import Experiment, load_experiment
-from rlhf_jax.runs.kept_rows import KeptRows, measured_as
-from rlhf_jax.runs.measured import Named, of_folder, of_run
+from rlhf_jax.runs.kept_rows import KeptRows, measured_as, tell_unread
+from rlhf_jax.runs.measured import Named, judging, of_folder, of_run
 from rlhf_jax.runs.options import HELP, ReadOptions, parse
 from rlhf_jax.runs.reading import reading_run
 from rlhf_jax.sources.corpora import is_made
@@ -36,7 +36,6 @@ from rlhf_jax.usage import ABOUT
 
 ALL = "all"
 MODELS = {"policy": ("a policy", "policies"), "score": ("a reward model", "reward models")}
-JUDGED_AT_ONCE = 8  # sequences per batch of a model on this machine that judges
 
 
 @dataclasses.dataclass(frozen=True)
@@ -147,10 +146,9 @@ def evaluate(
     writable_directory(to, "to")
     judge = None
     if options.judge is not None:
-        read = lambda name: of_folder(name).open()(JUDGED_AT_ONCE)
-        judge = judge_of(options.judge, read, Path(to) / "judge")
+        judge = judge_of(options.judge, judging, Path(to) / "judge")
     with lock(epath.Path(to)):
-        found = Measuring(Path(to), models, benchmarks, judge, options.judge).run()
+        found = Measuring(Path(to), models, benchmarks, judge).run()
         seed = 0 if config is None else config.seed
         content = _content(found, models, benchmarks, options.against, seed)
         _write(Path(to), content)
@@ -259,11 +257,9 @@ class Measuring:
         models: Sequence[Named],
         benchmarks: Mapping[str, Benchmark],
         judge: Judge | None = None,
-        judged_by: str | None = None,
     ):
-        """judged_by: what names the judge."""
         self._to, self._models, self._benchmarks = to, models, benchmarks
-        self._beside, self._judged_by = Beside(judge), judged_by
+        self._beside = Beside(judge)
         self._known: Mapping[str, set[str]] | None = None
 
     def run(self) -> dict[str, dict[str, OfModel]]:
@@ -284,13 +280,15 @@ class Measuring:
                     self._measure(part, asked)
                     cut = asked.cut - before if whole else None
                 rows = [part.kept.rows[item.id] for item in part.items]
+                tell_unread(part.benchmark, model.name, rows)
                 own = None if known is None else known[part.name]
                 found[part.name][model.name] = OfModel(rows, cut, own)
         return found
 
     def _part(self, model: Named, name: str, benchmark: Benchmark) -> Part:
-        judge = self._judged_by if benchmark.takes_judge else None
-        kept = KeptRows(self._to / name, model.name, measured_as(benchmark, model.digest, judge))
+        judge = self._beside.judge if benchmark.takes_judge else None
+        about = measured_as(benchmark, model.digest, judge and judge.identity)
+        kept = KeptRows(self._to / name, model.name, about)
         items = benchmark.measured()
         left = [item for item in items if item.id not in kept.rows]
         if there := len(items) - len(left):

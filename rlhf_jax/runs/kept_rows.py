@@ -21,12 +21,23 @@ from rlhf_jax.runs.items import digest
 WITHOUT_EFFECT = ("data", "most_items", "batch_size", "every", "within", "only")
 
 
-def measured_as(benchmark: Benchmark, model: str, judge: str | None) -> dict[str, Any]:
-    """What determines the rows: the benchmark's config and files, the model's digest, the judge."""
+def measured_as(
+    benchmark: Benchmark, model: str, judge: Mapping[str, Any] | None
+) -> dict[str, Any]:
+    """What determines the rows: the benchmark's config and files, the model's digest, the judge's
+    identity."""
     fields = fingerprint_of(benchmark)
     config = {name: value for name, value in fields.items() if name not in WITHOUT_EFFECT}
     files = {path.name: digests(path.parent, [path.name])[path.name] for path in benchmark.paths()}
     return {"benchmark": config, "files": files, "model": model, "judge": judge}
+
+
+def tell_unread(benchmark: Benchmark, model: str, rows: Sequence[Row]) -> None:
+    """Prints how many of the judge's answers hold no verdict; nothing where all hold one."""
+    said = [row[field] for row in rows for field in benchmark.judged_fields if field in row]
+    if unread := said.count(None):
+        print(f"eval: {benchmark.called} of {model}: judge: {unread} of {len(said)} answers hold "
+              "no verdict", flush=True)  # fmt: skip
 
 
 class KeptRows:

@@ -27,6 +27,7 @@ from rlhf_jax.runs.run import Run
 from rlhf_jax.sources.corpora import Corpora
 from rlhf_jax.stages.stage import Ends
 
+JUDGED_AT_ONCE = 8  # sequences per batch of a model on this machine that judges
 KINDS = {"policy": Policy, "score": RewardModel}
 RECORDS = ("text", "demonstrations", "rankings", "scored", "prompts")
 
@@ -137,6 +138,12 @@ def of_folder(name: str, context: int | None = None) -> Named:
     shape, digest = reading(published.shape_of(found), context), found.digest()
     return Named(short, ends, digest + _of_context(context), str(found.path), shape.context,
                  functools.partial(_read, found, ends, shape))  # fmt: skip
+
+
+def judging(name: str) -> tuple[LanguageModel, str]:
+    """A published model as a judge, and its digest."""
+    found = of_folder(name)
+    return found.open()(JUDGED_AT_ONCE), found.digest
 
 
 def _read(

@@ -123,11 +123,23 @@ COMMAND = (
         ("KeptRows", "self._cut_last_line()", "pass",
          "test_a_line_that_a_kill_has_cut_is_measured_again", "RecordError"),
     ]),
+    *mutants("runs/benchmarking.py", "runs/test_judged_rows.py", [
+        ("Measuring._part", "judge and judge.identity", "None",
+         "test_rows_are_of_a_judge_s_identity"),
+    ]),
+    *mutants("runs/kept_rows.py", "runs/test_judged_rows.py", [
+        ("tell_unread", "said.count(None)", "rows[-1:].count(None)",
+         "test_answers_without_a_verdict_are_counted_once_a_benchmark_and_model"),
+    ]),
+    *mutants("runs/measured.py", "runs/test_judged_rows.py", [
+        ("judging", "found.digest", "name",
+         "test_a_judge_on_this_machine_is_known_by_its_weights"),
+    ]),
     *mutants("runs/benchmarking.py", "runs/test_benchmarking.py", [
         ("Measuring._part", "if item.id not in kept.rows", "",
          "test_what_was_measured_is_kept_and_not_measured_again"),
-        ("Measuring._part", "measured_as(benchmark, model.digest, judge)",
-         "measured_as(benchmark, model.name, judge)",
+        ("Measuring._part", "measured_as(benchmark, model.digest,",
+         "measured_as(benchmark, model.name,",
          "test_fewer_items_are_not_measured_again_and_another_model_is"),
         ("within_context", "m.context <= most", "m.context < most",
          "test_answers_longer_than_a_context_are_refused_or_left_out"),

@@ -133,7 +133,7 @@ def test_only_what_changes_rows_makes_another_file(crows, tmp_path):
     write(tmp_path, FILE, ",sent_more,sent_less,bias_type\n1,a,b,c\n")
     assert of(crows) != before
     assert kept_rows.measured_as(crows, "e", None) != of(crows) != of(hhh)
-    assert kept_rows.measured_as(crows, "d", "j") != of(crows)
+    assert kept_rows.measured_as(crows, "d", {"model": "j"}) != of(crows)
 
 
 def test_items_in_training_records_are_counted_and_told(crows, tmp_path, capsys):
@@ -379,7 +379,7 @@ def test_the_command_asks_a_judge_at_an_endpoint(tmp_path, capsys, monkeypatch):
         lines = told()
         assert len(lines) == 1 and lines[0].startswith("judge m: at most 2 requests in all, about ")
         assert lines[0].endswith("at most 10 of answers: at most about $10.00, after $0.00 so far")
-        assert ask("") == 0
+        assert ask(",tries=2,timeout=9") == 0  # which change no answer: the first row is kept
         assert [line.split(",")[0] for line in told()] == ["judge m: at most 4 requests in all"]
         assert len(fake.requests) == 3 * 2
         content = json.loads((tmp_path / "to" / "eval.json").read_text())
@@ -387,8 +387,8 @@ def test_the_command_asks_a_judge_at_an_endpoint(tmp_path, capsys, monkeypatch):
         assert values["truthfulqa_judged_true"]["mean"] == 1
         assert values["truthfulqa_judged_both"]["mean"] == 0
         policy = named("one", ByHand(says=lambda prompt: "Never"), digest="e")
-        with pytest.raises(UserError, match=r"requests may cost \$15.00, most_cost is \$1.00"):
-            ask(",most_cost=1")
+        with pytest.raises(UserError, match=r"may cost \$33.00, most_cost is \$32.00"):
+            ask(",most_cost=32")  # 6 answers of 3 tokens are kept, 3 of at most 5 follow
         assert len(fake.requests) == 3 * 2
 
 

@@ -67,6 +67,7 @@ class Benchmark(Evaluator):
     uses: ClassVar[tuple[str, ...]] = (LIKELIHOODS,)  # what it asks of a model: the programs
     takes_judge: ClassVar[bool] = False  # whether it can use a judge
     needs_judge: ClassVar[bool] = False
+    judged_fields: ClassVar[tuple[str, ...]] = ()  # the fields of a row that a judge's answers give
     by_default: ClassVar[bool] = True  # whether `--on all` runs it
     data: str | None = None
     most_items: int | None = None

@@ -47,6 +47,7 @@ class Hallucination(Answers):
     source = "Wang et al. 2022 (arXiv 2205.11465); InstructGPT, section 4.2"
     files = (FILE,)
     takes_judge = True
+    judged_fields = ("judged",)
     plain = "{prompt}\n\nAnswer:"
     plain_stops = ("\n\nQuestion:", "\n\nText:")
     most_tokens: int = 200

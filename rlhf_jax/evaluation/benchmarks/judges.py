@@ -16,11 +16,16 @@ FORM = "URL#MODEL, such as https://api.openai.com/v1#gpt-4o, or a folder with a 
 
 
 class LocalJudge:
-    """A policy as a judge. most_tokens: of an answer, which is the likeliest token each time."""
+    """A policy as a judge.
 
-    def __init__(self, policy: LanguageModel, most_tokens: int = 512):
+    digest       identifies the policy
+    most_tokens  of an answer, which is the likeliest token each time
+    """
+
+    def __init__(self, policy: LanguageModel, digest: str, most_tokens: int = 512):
         require(most_tokens > 0, "most_tokens", most_tokens, "positive")
         self._policy, self._most_tokens = policy, most_tokens
+        self.identity = {"model": digest, "most_tokens": most_tokens}
 
     def expect(self, prompts: Sequence[str]) -> None:
         pass
@@ -36,7 +41,7 @@ class LocalJudge:
 
 def judge_of(
     text: str,
-    load: Callable[[str], LanguageModel] | None = None,
+    load: Callable[[str], tuple[LanguageModel, str]] | None = None,
     folder: Path | None = None,
     tell: Callable[[str], None] = print,
 ) -> Judge:
@@ -44,7 +49,7 @@ def judge_of(
 
     text: "URL#MODEL" with any fields of `Endpoint` behind it, as in
       "https://api.openai.com/v1#gpt-4o,price_in=2.5,price_out=10"; or a folder with a model.
-    load: the policy in a folder.
+    load: the policy in a folder, and its digest.
     folder: for the answers; None: judge/ in the user's cache directory of rlhf_jax.
 
     Raises UserError where the text is none of these.
@@ -52,7 +57,7 @@ def judge_of(
     if "://" not in text:
         if load is None or not Path(text).is_dir():
             raise UserError(f"judge = {text!r}: must be {FORM}")
-        return LocalJudge(load(text))
+        return LocalJudge(*load(text))
     endpoint = endpoint_of(text)
     place = folder or user_folder() / "judge"
     return EndpointJudge(endpoint, Kept(place, f"{endpoint.url}#{endpoint.model}"), tell)

@@ -1,8 +1,8 @@
 """What a benchmark asks of a model. language_model.py answers with a model of this package; tests
 answer with models made by hand."""
 
-from collections.abc import Sequence
-from typing import NamedTuple, Protocol
+from collections.abc import Mapping, Sequence
+from typing import Any, NamedTuple, Protocol
 
 import numpy as np
 
@@ -87,7 +87,9 @@ class Scorer(Protocol):
 
 
 class Judge(Protocol):
-    """Answers questions about responses."""
+    """Answers questions about responses. identity: what determines its answers, as JSON values."""
+
+    identity: Mapping[str, Any]
 
     def expect(self, prompts: Sequence[str]) -> None:
         """Tells what these questions cost at most, before the first of them is asked."""

@@ -41,6 +41,7 @@ class MTBench(Answers):
     source = "Zheng et al. 2023 (arXiv 2306.05685)"
     files = (QUESTIONS, JUDGE, REFERENCES)
     takes_judge = needs_judge = True
+    judged_fields = ("first", "second")
     plain = "Human: {prompt}\n\nAssistant:"
     plain_stops = ("\n\nHuman:",)
     most_tokens: int = 1024

@@ -49,6 +49,7 @@ class TruthfulQA(Answers):
     source = "Lin et al. 2021 (arXiv 2109.07958)"
     files = (FILE,)
     takes_judge = True
+    judged_fields = tuple(f"judged_{name}" for name in ASKED)
     plain = "Q: {prompt}\nA:"
     plain_stops = ("\n\n", "\nQ:")
     most_tokens: int = 50

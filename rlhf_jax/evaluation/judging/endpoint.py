@@ -8,6 +8,7 @@ doubles; what cannot become right (any other status) stops the command with one 
 import contextlib
 import http.client
 import json
+import math
 import os
 import socket
 import ssl
@@ -43,7 +44,8 @@ class Endpoint:
     parallel     requests at a time
     price_in     dollars per million tokens of prompts; None: not known
     price_out    dollars per million tokens of answers; None: not known
-    most_cost    dollars; what may cost more is not begun; None: no limit
+    most_cost    dollars, with the answers that are kept already; what may cost more is not begun;
+                 None: no limit
     """
 
     url: str
@@ -93,6 +95,11 @@ class Endpoint:
             "max_tokens": self.most_tokens,
         }
 
+    @property
+    def identity(self) -> dict[str, Any]:
+        """What determines its answers."""
+        return {"url": self.url} | self.request("")
+
     def cost(self, tokens_in: float, tokens_out: float) -> float | None:
         """Dollars; None where a price is not known."""
         if self.price_in is None or self.price_out is None:
@@ -131,7 +138,7 @@ class EndpointJudge:
     ):
         self.endpoint, self.kept, self._tell, self._sleep = endpoint, kept, tell, sleep
         self._secret = endpoint.secret
-        self.retries, self.spent = 0, [0, 0]  # tokens of prompts and of answers, in this process
+        self.identity, self.retries = endpoint.identity, 0
         self._expected = False  # whether the cost of what follows was told
         self._lock, self._stopped = threading.Lock(), threading.Event()
 
@@ -164,7 +171,7 @@ class EndpointJudge:
 
     def _announce(self, prompts: Sequence[str], count: str) -> None:
         tokens, most = self._tokens(prompts)
-        cost, spent = self.endpoint.cost(tokens, most), self.endpoint.cost(*self.spent)
+        cost, spent = self.endpoint.cost(tokens, most), self.endpoint.cost(*self.kept.spent)
         price = "prices are not given" if cost is None else (
             f"at most about ${cost:.2f}, after ${spent:.2f} so far")  # fmt: skip
         self._tell(
@@ -177,10 +184,12 @@ class EndpointJudge:
         limit = self.endpoint.most_cost
         if limit is None:
             return
-        cost = self.endpoint.cost(*self._tokens(prompts)) + self.endpoint.cost(*self.spent)
+        spent = self.endpoint.cost(*self.kept.spent)
+        cost = self.endpoint.cost(*self._tokens(prompts)) + spent
         if cost > limit:
-            raise UserError(f"judge {self.endpoint.model}: {len(prompts)} requests may cost "
-                            f"${cost:.2f}, most_cost is ${limit:.2f}")  # fmt: skip
+            raise UserError(f"judge {self.endpoint.model}: with {len(prompts)} more requests all "
+                            f"may cost ${cost:.2f}, most_cost is ${limit:.2f}; the answers in "
+                            f"{self.kept.path} cost ${spent:.2f}")  # fmt: skip
 
     def _tokens(self, prompts: Sequence[str]) -> tuple[float, int]:
         """(about how many of the prompts, how many at most of their answers)"""
@@ -207,9 +216,10 @@ class EndpointJudge:
             self._stopped.set()
             raise
         if known is not None:
-            with self._lock:
-                self.spent = [a + b for a, b in zip(self.spent, known.tokens, strict=True)]
-            self.kept.put(request, known)
+            most = map(math.ceil, self._tokens([prompt]))
+            tokens = [there if there is not None else at_most
+                      for there, at_most in zip(known.tokens, most, strict=True)]  # fmt: skip
+            self.kept.put(request, Known(known.answer, tuple(tokens)))
 
     def _tried(self, body: bytes) -> Known | None:
         """The answer to a request; None where another request has failed meanwhile."""
@@ -283,7 +293,7 @@ def _deadline(sock: socket.socket, seconds: float, passed: threading.Event) -> I
 
 
 def understood(reply: Reply, place: str) -> Known:
-    """The answer in a reply of chat/completions.
+    """The answer in a reply of chat/completions. Its tokens are None where the reply has none.
 
     Raises Again where another try may help; UserError, with the endpoint's own words, otherwise.
     """
@@ -301,7 +311,7 @@ def understood(reply: Reply, place: str) -> Known:
     usage = found.get("usage")
     usage = usage if isinstance(usage, dict) else {}
     counts = [usage.get(name) for name in ("prompt_tokens", "completion_tokens")]
-    tokens = tuple(n if isinstance(n, int) and n >= 0 else 0 for n in counts)
+    tokens = tuple(n if isinstance(n, int) and n >= 0 else None for n in counts)
     return Known(text if text and text.strip() else None, tokens)
 
 

@@ -13,15 +13,20 @@ from rlhf_jax.errors import UserError
 
 
 class Known(NamedTuple):
-    """An answer; None: the judge gave an empty one. tokens: of its prompt and of itself."""
+    """An answer; None: the judge gave an empty one.
+
+    tokens: of its prompt and of itself; None: not known. In a file they are known, or the highest
+      possible number.
+    """
 
     answer: str | None
-    tokens: tuple[int, int] = (0, 0)
+    tokens: tuple[int | None, int | None] = (0, 0)
 
 
 class Kept:
     """Answers of one judge by request, in a file that is only appended to.
 
+    spent: the tokens of the prompts and of the answers in the file.
     A line that a kill has cut is left out, and its question is asked again.
     Raises UserError where the file is of another format or cannot be read or written.
     """
@@ -29,6 +34,7 @@ class Kept:
     def __init__(self, folder: Path, judge: str):
         name = hashlib.sha256(judge.encode()).hexdigest()[:16]
         self.path, self.cut = folder / f"{name}.jsonl", 0
+        self.spent = [0, 0]
         self._found: dict[str, Known] = {}
         self._lock = threading.Lock()
         try:
@@ -49,12 +55,16 @@ class Kept:
         for line in filter(None, lines):
             record = _parsed(line)
             answer, tokens = record.get("answer"), record.get("tokens")
-            if "key" not in record or not isinstance(tokens, list):
+            if "key" not in record or not _counts(tokens):
                 self.cut += 1
                 continue
-            self._found[record["key"]] = Known(answer, tuple(tokens))
+            self._add(record["key"], Known(answer, tuple(tokens)))
         if not content.endswith(b"\n"):
             os.write(self._file, b"\n")
+
+    def _add(self, key: str, known: Known) -> None:
+        self._found[key] = known
+        self.spent = [a + b for a, b in zip(self.spent, known.tokens, strict=True)]
 
     def get(self, request: Mapping[str, Any]) -> Known | None:
         """The answer to a request; None where it is not known."""
@@ -64,7 +74,7 @@ class Kept:
         """Keeps an answer; it is on disk when this returns."""
         key = _key(request)
         with self._lock:
-            self._found[key] = known
+            self._add(key, known)
             record = {"key": key, "answer": known.answer, "tokens": list(known.tokens)}
             os.write(self._file, _line(record))
             os.fsync(self._file)
@@ -72,6 +82,11 @@ class Kept:
 
 def _key(request: Mapping[str, Any]) -> str:
     return hashlib.sha256(json.dumps(request, sort_keys=True).encode()).hexdigest()
+
+
+def _counts(tokens: Any) -> bool:
+    """Whether these are two numbers of tokens."""
+    return isinstance(tokens, list) and [type(n) for n in tokens] == [int, int]
 
 
 def _line(record: Mapping[str, Any]) -> bytes:

@@ -77,6 +77,8 @@ def results(benchmark: Benchmark, model, judge=None) -> tuple[dict, dict]:
         rows += benchmark.answered(items[start : start + 2], model, Beside(judge))
     assert json.loads(json.dumps(rows, allow_nan=False)) == [*map(as_read, rows)]
     assert [row["id"] for row in rows] == [item.id for item in items]
+    said = [field for row in rows for field in benchmark.judged_fields if field in row]
+    assert len(said) == (0 if judge is None else len(judge.asked))
     columns = table(rows)
     summary = benchmark.summary(columns, 0)
     assert summary.keys() <= benchmark.columns().keys()

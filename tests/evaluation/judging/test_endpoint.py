@@ -118,9 +118,9 @@ def test_the_cost_is_told_before_the_first_request_and_has_a_limit(tmp_path):
         assert asking.told[-1].endswith("2 requests (0 answers are known), about 200 tokens of "
                                         "prompts, at most 200 of answers: at most about $0.01, "
                                         "after $0.00 so far")  # fmt: skip
-        assert asking.judge.spent == [2000, 1000]  # $0.04
+        assert asking.judge.kept.spent == [2000, 1000]  # $0.04
         count = len(fake.requests)
-        with pytest.raises(UserError, match=r"may cost \$0.06, most_cost is \$0.06"):
+        with pytest.raises(UserError, match=r"cost \$0.06, most_cost is \$0.06; .* cost \$0.04$"):
             asking(*(f"{i}" * 400 for i in range(8)))
         assert len(fake.requests) == count
         assert len(asking.told) == 2
@@ -137,10 +137,38 @@ def test_what_is_expected_in_all_is_told_once_and_the_limit_stays(tmp_path):
                                "prompts, at most 300 of answers: at most about $0.04, after "
                                "$0.00 so far"]  # fmt: skip
         asking("a" * 400)
-        assert asking.judge.spent == [1000, 500]  # $0.02
-        with pytest.raises(UserError, match=r"4 requests may cost \$0.03, most_cost is \$0.03"):
+        assert asking.judge.kept.spent == [1000, 500]  # $0.02
+        with pytest.raises(UserError, match=r"4 more requests all may cost \$0.03, most_cost is"):
             asking(*(f"{i}" * 400 for i in range(4)))
         assert len(asking.told) == 1 and len(fake.requests) == 1
+
+
+@pytest.mark.parametrize(
+    "usage, spent",
+    [({}, [3, 50]), ({"prompt_tokens": 7}, [7, 50]), ({"completion_tokens": 4}, [3, 4]),
+     (None, [3, 50]), ({"prompt_tokens": "7", "completion_tokens": -1}, [3, 50])],
+)  # fmt: skip
+def test_an_answer_without_usage_counts_at_its_highest_cost(tmp_path, usage, spent):
+    content = says("yes").content | {"usage": usage}
+    with serving(lambda prompt, n: Reply(200, content)) as fake:
+        asking = Asking(fake.url, tmp_path, most_tokens=50)
+        asking("a" * 9)  # 9 / 4 tokens
+        assert asking.judge.kept.spent == spent
+        assert Asking(fake.url, tmp_path).judge.kept.spent == spent  # as the file has it
+
+
+def test_the_limit_counts_the_answers_that_are_kept_already(tmp_path):
+    prices = {"price_in": 10.0, "price_out": 20.0, "most_tokens": 100}  # 10 tokens and 100: $0.0021
+    with serving(lambda prompt, n: says("yes", (1000, 500))) as fake:
+        Asking(fake.url, tmp_path, **prices)("a" * 40, "b" * 40)  # $0.04
+        asking = Asking(fake.url, tmp_path, **prices, most_cost=0.042)
+        assert asking("a" * 40) == ["yes"]  # a known answer costs nothing
+        with pytest.raises(UserError, match=r"1 more requests all may cost \$0.04, most_cost is"):
+            asking("c" * 40)
+        assert len(fake.requests) == 2
+        asking = Asking(fake.url, tmp_path, **prices, most_cost=0.0422)
+        assert asking("c" * 40) == ["yes"]
+        assert asking.told[0].endswith("at most about $0.00, after $0.04 so far")
 
 
 def test_the_key_is_sent_and_kept_nowhere(tmp_path, monkeypatch):
@@ -177,6 +205,8 @@ def test_a_line_that_a_kill_has_cut_is_asked_again(tmp_path):
         again = Asking(fake.url, tmp_path)
         assert again.judge.kept.cut == 1 and again("a", "b") == ["a1", "b2"]
         assert Asking(fake.url, tmp_path)("a", "b") == ["a1", "b2"]
+        path.write_bytes(whole.replace(b"[7, 3]", b"[7, null]", 1))
+        assert Asking(fake.url, tmp_path).judge.kept.cut == 1
         path.write_bytes(whole[:5])  # of the first line
         assert Asking(fake.url, tmp_path)("a") == ["a2"]
         assert path.read_bytes().startswith(whole[: whole.index(b"\n") + 1])

@@ -85,10 +85,11 @@ def test_an_answer_cannot_write_beside_its_marks():
 
 def test_a_policy_is_a_judge():
     policy = ByHand(says=lambda prompt: "" if "empty" in prompt else f"{len(prompt)}")
-    assert LocalJudge(policy).answers(["a", "bb", "a", "empty"]) == ["3", "4", "3", None]
+    assert LocalJudge(policy, "d").answers(["a", "bb", "a", "empty"]) == ["3", "4", "3", None]
     assert policy.asked[0] == ("a\n\n", "") and len(policy.asked) == 3
     chat = ByHand(says=lambda prompt: prompt, has_chat=True)
-    assert LocalJudge(chat).answers(["a"])[0].endswith("a") and chat.asked[0][0][0].role == "user"
+    assert LocalJudge(chat, "d").answers(["a"])[0].endswith("a")
+    assert chat.asked[0][0][0].role == "user"
 
 
 def test_a_judge_is_named_by_a_text(tmp_path):
@@ -98,10 +99,22 @@ def test_a_judge_is_named_by_a_text(tmp_path):
         assert isinstance(judge, EndpointJudge) and judge.answers(["x"]) == ["[[A]]"]
     assert len(told) == 1 and len(list(tmp_path.iterdir())) == 1
     policy = ByHand(says=lambda prompt: "yes")
-    assert judge_of(str(tmp_path), load=lambda folder: policy).answers(["a"]) == ["yes"]
+    judge = judge_of(str(tmp_path), load=lambda folder: (policy, "d"))
+    assert judge.answers(["a"]) == ["yes"]
     found = endpoint_of("https://x/v1#a/b:c,price_in=2.5,price_out=10,parallel=2,key=K")
     assert (found.url, found.model, found.price_in, found.parallel) == ("https://x/v1", "a/b:c",
                                                                         2.5, 2)  # fmt: skip
+
+
+def test_only_what_changes_answers_is_a_judge_s_identity(tmp_path):
+    of = lambda more, start="http://x#m": judge_of(start + more, folder=tmp_path).identity
+    same = ("price_in=1", "price_out=2", "tries=2", "timeout=9", "parallel=2", "temperature=0",
+            "price_in=1,price_out=2,most_cost=3", "most_tokens=512")  # fmt: skip
+    assert [of(f",{one}") for one in same] == [of("")] * len(same)
+    others = [of(",temperature=1"), of(",most_tokens=9"), of("", "http://y#m"), of("2"), of("")]
+    assert len({str(one) for one in others}) == len(others)
+    local = lambda digest: judge_of(str(tmp_path), load=lambda folder: (None, digest)).identity
+    assert local("d") == {"model": "d", "most_tokens": 512} and local("e")["model"] == "e"
 
 
 @pytest.mark.parametrize(
