@@ -20,6 +20,8 @@ from rlhf_jax.published import folder, hub, model, saving, tensor_file
 from rlhf_jax.runs import export
 from rlhf_jax.runs.evaluation import EvaluationConfig
 from rlhf_jax.runs.experiment import Experiment, load_experiment
+from rlhf_jax.runs.measured import of_run
+from rlhf_jax.runs.reading import reading_run
 from rlhf_jax.sources.folder import FolderData
 from rlhf_jax.stages.sft import SFT
 from rlhf_jax.training.optimizer import OptimizerConfig
@@ -98,6 +100,14 @@ def test_a_stage_starts_from_the_file_s_weights_and_their_tokenizer(place):
     published = load_tokenizer(place / "model" / "tokenizer.json")
     assert loaded.tokenizer.fingerprint == published.fingerprint
     assert loaded.tokenizer.config["chat_template"] == TEMPLATE
+
+
+def test_training_records_of_a_published_model_are_not_those_of_the_run(place):
+    config = load_experiment(str(place[0] / "experiment.py"))
+    run = reading_run(dataclasses.replace(config, out=str(place[0] / "run")), "eval", False)
+    found = {model.name: model.trained for model in of_run(run, ())}
+    assert found["pretrained"] is None
+    assert {f"Say {n}:  {n}." for n in range(8)} <= set(found["sft"]())
 
 
 def test_api_loads_a_published_folder(place):

@@ -106,12 +106,14 @@ def _named(name: str, cells: str = "") -> str:
     return f'<th data-value="{escape(name)}">{escape(name)}</th>{cells}'
 
 
-def _cell(value: Any, fields: Mapping[str, Any]) -> str:
+def _cell(value: Any, fields: Mapping[str, Any], n: int | None = None) -> str:
+    """n: its number of items, where that is not the row's."""
     column = _column(fields)
     mean = value["mean"] if isinstance(value, dict) else value
     small = bounds(value, column, " to ")
     raw = "" if mean is None else repr(float(mean))
     below = f"<small>{small}</small>" if small else ""
+    below += "" if n is None else f"<small>n = {n}</small>"
     return f'<td data-value="{raw}">{estimate(value, column)}{below}</td>'
 
 
@@ -139,7 +141,7 @@ def _section(name: str, of: Mapping[str, Any]) -> str:
 def _rows(of: Mapping[str, Any], shown: Mapping[str, Any]) -> str:
     body = ""
     for model, values in of["models"].items():
-        body += _row(model, values["n"], values["values"], shown)
+        body += _row(model, values["n"], values["values"], shown, values["counts"])
         if "without_training" in values:
             left = values["n"] - len(values["in_training"])
             name = f"{model}, without items in training"
@@ -149,9 +151,18 @@ def _rows(of: Mapping[str, Any], shown: Mapping[str, Any]) -> str:
     return body
 
 
-def _row(name: str, n: int | None, values: Mapping[str, Any], shown: Mapping[str, Any]) -> str:
+def _row(
+    name: str,
+    n: int | None,
+    values: Mapping[str, Any],
+    shown: Mapping[str, Any],
+    counts: Mapping[str, int] | None = None,
+) -> str:
+    """counts: of the items of a column, where they are fewer than n."""
     count = f'<td data-value="{"" if n is None else n}">{"" if n is None else n}</td>'
-    cells = "".join(_cell(values.get(column), fields) for column, fields in shown.items())
+    own = {column: of for column, of in (counts or {}).items() if of != n}
+    cells = "".join(_cell(values.get(column), fields, own.get(column))
+                    for column, fields in shown.items())  # fmt: skip
     return f"<tr>{_named(name)}{count}{cells}</tr>"
 
 
@@ -163,8 +174,15 @@ def _notes(of: Mapping[str, Any]) -> str:
             lines.append(f"{model}: its training records are not known")
         elif known:
             told = ", ".join(known[:12]) + (", ..." if len(known) > 12 else "")
-            lines.append(f"{model}: {len(known)} items stand in its run's training records: {told}")
-        if values["prompts_cut"]:
+            lines.append(
+                f"{model}: in its run's training records ({len(known)} of the items): {told}"
+            )
+        if values["prompts_cut"] is None:
+            lines.append(
+                f"{model}: rows were kept from an earlier command, which says how many "
+                "prompts lost their first tokens"
+            )
+        elif values["prompts_cut"]:
             lines.append(f"{model}: {values['prompts_cut']} prompts were too long for its context "
                          "and lost their first tokens")  # fmt: skip
     told = "".join(f"<li>{escape(line)}.</li>" for line in lines)

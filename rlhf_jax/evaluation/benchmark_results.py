@@ -78,6 +78,7 @@ def _of_model(benchmark: Benchmark, of: Measured, model: OfModel, seed: int) -> 
     found = {
         "n": len(of.rows["id"]),
         "values": _values(of.summary),
+        "counts": _counts(benchmark, of.rows),
         "groups": {
             group: {"n": int((of.rows["group"] == group).sum()), "values": _values(summary)}
             for group, summary in of.groups.items()
@@ -90,6 +91,12 @@ def _of_model(benchmark: Benchmark, of: Measured, model: OfModel, seed: int) -> 
         others = {name: column[kept] for name, column in of.rows.items()}
         found["without_training"] = _values(measured(benchmark, others, seed).summary)
     return found
+
+
+def _counts(benchmark: Benchmark, rows: Rows) -> dict[str, int]:
+    """The number of items of each column that is a mean over some of them."""
+    means = {column: rows[name] for column, name in benchmark.means().items() if name in rows}
+    return {column: int(np.isfinite(values).sum()) for column, values in means.items()}
 
 
 def _values(summary: Summary) -> dict[str, Any]:

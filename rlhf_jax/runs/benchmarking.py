@@ -21,7 +21,7 @@ from rlhf_jax.evaluation.benchmark_results import OfModel, as_content, of_benchm
 from rlhf_jax.evaluation.benchmarks.benchmark import Benchmark, Beside, Item, read_items
 from rlhf_jax.evaluation.benchmarks.judges import judge_of
 from rlhf_jax.evaluation.benchmarks.known import BENCHMARKS
-from rlhf_jax.evaluation.benchmarks.model import Judge
+from rlhf_jax.evaluation.benchmarks.model import Judge, TooLongError
 from rlhf_jax.evaluation.benchmarks.overlap import Overlap
 from rlhf_jax.evaluation.judging.endpoint import CHARACTERS_A_TOKEN
 from rlhf_jax.evaluation.summary import duration
@@ -90,9 +90,10 @@ def _on(arguments: Sequence[str]) -> list[str]:
     """The values of --on, which say what other options there are; with --help: all."""
     if any(word in HELP for word in arguments):
         return [ALL]
-    if "--on" not in arguments:
+    words = " ".join(arguments).replace("--on=", "--on ").split()
+    if "--on" not in words:
         return []
-    rest = arguments[list(arguments).index("--on") + 1 :]
+    rest = words[words.index("--on") + 1 :]
     return list(itertools.takewhile(lambda word: not word.startswith("-"), rest))
 
 
@@ -148,12 +149,16 @@ def evaluate(
     if options.judge is not None:
         judge = judge_of(options.judge, judging, Path(to) / "judge")
     with lock(epath.Path(to)):
-        found = Measuring(Path(to), models, benchmarks, judge).run()
+        measuring = Measuring(Path(to), models, benchmarks, judge)
+        found = measuring.run()
         seed = 0 if config is None else config.seed
         content = _content(found, models, benchmarks, options.against, seed)
         _write(Path(to), content)
     _print(content, benchmarks)
     print(Path(to) / "eval.html")
+    for name, why in measuring.too_long.items():
+        if name in options.on or not content["benchmarks"]:
+            raise UserError(f"{why} (with rotary positions, --context reads more)")
     return content
 
 
@@ -261,9 +266,11 @@ class Measuring:
         self._to, self._models, self._benchmarks = to, models, benchmarks
         self._beside = Beside(judge)
         self._known: Mapping[str, set[str]] | None = None
+        self.too_long: dict[str, str] = {}  # by benchmark, why a model does not have it
 
     def run(self) -> dict[str, dict[str, OfModel]]:
-        """{benchmark: {model: rows in the order of the items}}"""
+        """{benchmark: {model: rows in the order of the items}}, without a benchmark of a model that
+        has a text longer than the model's context."""
         parts = [self._part(model, name, benchmark) for model in self._models
                  for name, benchmark in self._benchmarks.items()
                  if benchmark.judges == model.ends]  # fmt: skip
@@ -277,7 +284,12 @@ class Measuring:
                     opened = opened or model.open()
                     asked = opened(part.benchmark.batch_size)
                     before, whole = asked.cut, len(part.left) == len(part.items)
-                    self._measure(part, asked)
+                    try:
+                        self._measure(part, asked)
+                    except TooLongError as error:
+                        self.too_long[part.name] = f"{part.name} of {model.name}: {error}"
+                        print(f"eval: left out: {self.too_long[part.name]}")
+                        continue
                     cut = asked.cut - before if whole else None
                 rows = [part.kept.rows[item.id] for item in part.items]
                 tell_unread(part.benchmark, model.name, rows)

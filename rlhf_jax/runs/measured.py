@@ -21,6 +21,7 @@ from rlhf_jax.published import model as published
 from rlhf_jax.published import scorer
 from rlhf_jax.published.folder import PublishedModel, need_model
 from rlhf_jax.runs.evaluation import shape_of
+from rlhf_jax.runs.experiment import PRETRAINED
 from rlhf_jax.runs.models import under
 from rlhf_jax.runs.reading import finished_stage
 from rlhf_jax.runs.run import Run
@@ -72,7 +73,8 @@ def of_run(run: Run, stages: Sequence[str], context: int | None = None) -> list[
         directory, ends = config.directory_of(stage) / "model", config.stages[stage].ends
         shape = reading(shape_of(config, run.ending, stage), context)
         open_ = functools.partial(_opened, run, stage, ends, shape)
-        trained = functools.partial(training_texts, run.corpora)
+        published = stage == PRETRAINED  # which was trained elsewhere
+        trained = None if published else functools.partial(training_texts, run.corpora)
         digest = _digest(directory) + _of_context(context)
         found.append(Named(stage, ends, digest, str(directory), shape.context, open_, trained))
     if not found:

@@ -179,6 +179,16 @@ COMMAND = (
         ("reading", 'if shape.positions == "learned" else None', "",
          "test_a_context_is_read_unless_positions_are_learned"),
     ]),
+    *mutants("runs/measured.py", "test_pretrained.py", [
+        ("of_run", "stage == PRETRAINED", "False",
+         "test_training_records_of_a_published_model_are_not_those_of_the_run"),
+    ]),
+    *mutants("runs/benchmarking.py", "runs/test_benchmarking.py", [
+        ("Measuring.run", "except TooLongError", "except ZeroDivisionError",
+         "test_a_text_longer_than_a_context_leaves_its_benchmark_out", "TooLongError"),
+        ("evaluate", "name in options.on or", "",
+         "test_a_text_longer_than_a_context_leaves_its_benchmark_out"),
+    ]),
     *mutants("runs/measured.py", "test_eval.py", [
         ("of_run", " + _of_context(context)", "", "test_another_context_is_another_model"),
         ("of_run", "run.ending, stage), context)", "run.ending, stage), None)",

@@ -18,6 +18,7 @@ from rlhf_jax.evaluation.benchmarks.gsm8k import GSM8K
 from rlhf_jax.evaluation.benchmarks.hhh import HHH
 from rlhf_jax.evaluation.benchmarks.known import BENCHMARKS
 from rlhf_jax.evaluation.benchmarks.llmbar import LLMBar
+from rlhf_jax.evaluation.benchmarks.model import TooLongError
 from rlhf_jax.evaluation.benchmarks.overlap import Overlap
 from rlhf_jax.evaluation.evaluator import Column
 from rlhf_jax.evaluation.statistics import bounded_mean, paired_difference
@@ -262,6 +263,8 @@ def test_all_is_what_needs_no_judge_and_unknown_names_are_refused():
         name for name, kind in BENCHMARKS.items() if kind.by_default and not kind.needs_judge
     }
     assert list(benchmarking.asked_benchmarks(["hhh", "bbq"])) == ["hhh", "bbq"]
+    for words in (["--on", "hhh", "bbq", "--to", "x"], ["--to", "x", "--on=hhh", "bbq"]):
+        assert benchmarking._on(words) == ["hhh", "bbq"]
     with pytest.raises(ConfigError, match=r"on = 'mmlu': must be all, or of truthfulqa_mc, hhh"):
         benchmarking.asked_benchmarks(["mmlu"])
     with pytest.raises(ConfigError, match=r"on = \[\]: must be one or more of truthfulqa_mc"):
@@ -322,6 +325,28 @@ def test_answers_longer_than_a_context_are_refused_or_left_out(crows, capsys):
     del both["crows_pairs"]
     with pytest.raises(UserError, match="no benchmark is left"):
         of([short], "all")
+
+
+def test_a_text_longer_than_a_context_leaves_its_benchmark_out(crows, tmp_path, monkeypatch):
+    """The page has what the others measured; a benchmark that is named ends with an error."""
+
+    class Short(ByHand):
+        def likelihoods(self, requests):
+            raise TooLongError("the text 'More' has 9 tokens: must be 1 to 8")
+
+    models = {"short": named("short", Short()), "long": named("long", ByHand())}
+    monkeypatch.setattr(benchmarking, "of_folder", lambda name, context: models[name])
+    of = lambda to, *on: benchmarking.evaluate(
+        None, list(models), EvalOptions(on=on, to=tmp_path / to), {"crows_pairs": crows}
+    )
+    content = of("all", "all")
+    assert list(content["benchmarks"]["crows_pairs"]["models"]) == ["long"]
+    with pytest.raises(UserError, match=r"^crows_pairs of short: the text 'More' has 9 tokens"):
+        of("named", "crows_pairs")
+    assert json.loads((tmp_path / "named" / "eval.json").read_text()) == content
+    del models["long"]
+    with pytest.raises(UserError, match=r"^crows_pairs of short: .*--context reads more"):
+        of("none", "all")
 
 
 def test_a_context_is_read_unless_positions_are_learned():

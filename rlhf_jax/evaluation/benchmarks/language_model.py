@@ -15,7 +15,7 @@ import numpy as np
 
 from rlhf_jax.data.tokenizer import Tokenizer
 from rlhf_jax.errors import UserError, require
-from rlhf_jax.evaluation.benchmarks.model import GREEDY, Answer, Likelihood, Prompt
+from rlhf_jax.evaluation.benchmarks.model import GREEDY, Answer, Likelihood, Prompt, TooLongError
 from rlhf_jax.evaluation.benchmarks.packing import Piece, Row, filled, packed, rounded
 from rlhf_jax.evaluation.benchmarks.programs import (
     ANSWERS,
@@ -101,8 +101,10 @@ class Policy(_Model):
     def _piece(self, number: int, prompt: Prompt, text: str) -> Piece:
         ids = tuple(self._texts.ids(text))
         where = f"the text {text!r:.40}"
-        if not ids or len(ids) > self.context:
-            raise UserError(f"{where} has {len(ids)} tokens: must be 1 to {self.context}")
+        if not ids:
+            raise UserError(f"{where} has no token")
+        if len(ids) > self.context:
+            raise TooLongError(f"{where} has {len(ids)} tokens: must be 1 to {self.context}")
         room = self.context - len(ids) + 1  # the last token is predicted, not read
         return Piece(number, self._texts.fitting(self._texts.prompt_ids(prompt), room), ids)
 
@@ -190,7 +192,7 @@ class RewardModel(_Model):
         for prompt, response in zip(prompts, responses, strict=True):
             own = self._ending.close(self._texts.ids(response), True)
             if len(own) >= self.context:
-                raise UserError(f"the response {response!r:.40} has {len(own)} tokens: must be "
+                raise TooLongError(f"the response {response!r:.40} has {len(own)} tokens: must be "
                                 f"below the model's context {self.context}")  # fmt: skip
             before = self._texts.fitting(self._texts.prompt_ids(prompt), self.context - len(own))
             read.append([*before, *own])

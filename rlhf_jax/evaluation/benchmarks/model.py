@@ -7,12 +7,17 @@ from typing import Any, NamedTuple, Protocol
 import numpy as np
 
 from rlhf_jax.data.messages import Messages
+from rlhf_jax.errors import UserError
 from rlhf_jax.generation.sampling import SamplingConfig
 
 # Text is read as it stands, behind the token that begins a text. Messages are rendered by the
 # model's chat template, up to the beginning of the assistant's turn.
 Prompt = str | Messages
 GREEDY = SamplingConfig(temperature=0.0)
+
+
+class TooLongError(UserError):
+    """A text is longer than the model's context."""
 
 
 class Likelihood(NamedTuple):
@@ -44,8 +49,8 @@ class LanguageModel(Protocol):
 
     def likelihoods(self, requests: Sequence[tuple[Prompt, str]]) -> list[Likelihood]:
         """log p(text | prompt) of each (prompt, text). A prompt that is too long with its text
-        loses its first tokens, which is counted (`cut`). Raises UserError where a text is empty or
-        longer than the context."""
+        loses its first tokens, which is counted (`cut`). Raises UserError where a text is empty,
+        and TooLongError where it is longer than the context."""
 
     def documents(self, texts: Sequence[str]) -> list[Likelihood]:
         """log p of each whole text. A text longer than the context is read in windows that begin
@@ -79,7 +84,8 @@ class Scorer(Protocol):
 
     def scores(self, prompts: Sequence[Prompt], responses: Sequence[str]) -> np.ndarray:
         """The score of each whole response, [N] float64, read at its end token. A prompt that is
-        too long with its response loses its first tokens, which is counted (`cut`)."""
+        too long with its response loses its first tokens, which is counted (`cut`). Raises
+        TooLongError where a response is as long as the context."""
 
     @property
     def cut(self) -> int:
