@@ -165,12 +165,8 @@ class Ranking:
         require_field(len(self.responses) >= 2, "responses", self.responses, "at least 2 responses")
         for i, response in enumerate(self.responses):
             check_text(f"responses[{i}]", response, empty_allowed=True)
-        require_field(
-            len(self.ranks) == len(self.responses),
-            "ranks",
-            self.ranks,
-            f"{len(self.responses)} ranks, one a response",
-        )
+        each = f"{len(self.responses)} ranks, one a response"
+        require_field(len(self.ranks) == len(self.responses), "ranks", self.ranks, each)
         for i, rank in enumerate(self.ranks):
             whole = isinstance(rank, numbers.Integral) and not isinstance(rank, bool)
             allowed = f"a whole number in [0, {MOST_RANK})"
@@ -390,10 +386,12 @@ def read_jsonl(path: str | os.PathLike, kind: type[R]) -> list[R]:
     return records
 
 
+def encoded(records: Iterable[Record]) -> bytes:
+    """One record per line, in UTF-8."""
+    return "".join(json.dumps(to_json(r), ensure_ascii=False) + "\n" for r in records).encode()
+
+
 def write_jsonl(path: str | os.PathLike, records: Iterable[Record]) -> None:
     """Writes one record per line (gzip if the name ends in .gz), atomically."""
-    lines = (json.dumps(to_json(record), ensure_ascii=False) + "\n" for record in records)
-    content = "".join(lines).encode("utf-8")
-    write_atomically(
-        path, gzip.compress(content, mtime=0) if str(path).endswith(".gz") else content
-    )
+    content, zipped = encoded(records), str(path).endswith(".gz")
+    write_atomically(path, gzip.compress(content, mtime=0) if zipped else content)

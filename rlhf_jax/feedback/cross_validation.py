@@ -15,14 +15,17 @@ from typing import NamedTuple
 
 import numpy as np
 
+from rlhf_jax.data.folder import FILES, file_names
 from rlhf_jax.data.messages import plain
-from rlhf_jax.data.records import Ranking, read_jsonl, write_jsonl
+from rlhf_jax.data.records import Ranking, Text, encoded, read_jsonl, read_lines
 from rlhf_jax.durable.files import write_atomically
 from rlhf_jax.errors import RecordError, UserError, require
 from rlhf_jax.feedback.pools import folds
 
 TRAIN, VALID, OTHERS = "rankings.train.jsonl", "rankings.valid.jsonl", "others.jsonl"
 RECORDS = "records"  # the folder of a fold's records
+TRAINED = {f"{kind}.{splits[0]}.jsonl": record for kind, (record, splits) in FILES.items()
+           if record not in (Text, Ranking)}  # fmt: skip
 
 
 class Fold(NamedTuple):
@@ -82,12 +85,14 @@ def write_folds(
     TO/fold_0, TO/fold_1, ...; in each of them are
 
     records/       the part `train` as rankings.train.jsonl, `known` as rankings.valid.jsonl, and
-                   all other files of the folder
+                   the other files that a run reads, the training records without those of a
+                   held-out prompt; how many are left out is printed
     others.jsonl   the part `others`
 
-    Raises UserError where the folder has no rankings, and as `split`, naming the file.
+    Raises UserError where the folder has no rankings, a file has only held-out prompts or a fold is
+    there with other content, and as `split`, naming the file; nothing is written then.
     """
-    source, made = Path(records), []
+    source, to = Path(records), Path(to)
     rankings = source / TRAIN
     if not rankings.is_file():
         raise UserError(f"{rankings}: no such file: cross-validation needs rankings with labelers")
@@ -95,18 +100,36 @@ def write_folds(
         parts = split(read_jsonl(rankings, Ranking), count, held_out, seed)
     except UserError as error:
         raise UserError(f"{rankings}: {error}") from None
+    held = {plain(ranking.prompt) for ranking in (*parts[0].known, *parts[0].others)}
+    shared = {name: _without(source / name, held) for name in file_names(source)}
+    made = {}
     for number, fold in enumerate(parts):
-        folder = Path(to) / f"fold_{number}"
-        own = folder / RECORDS
-        own.mkdir(parents=True, exist_ok=True)
-        for file in source.iterdir():
-            if file.is_file():
-                write_atomically(own / file.name, file.read_bytes())
-        write_jsonl(own / TRAIN, fold.train)
-        write_jsonl(own / VALID, fold.known)
-        write_jsonl(folder / OTHERS, fold.others)
-        made.append(folder)
-    return made
+        folder = to / f"fold_{number}"
+        own = shared | {TRAIN: encoded(fold.train), VALID: encoded(fold.known)}
+        made |= {folder / RECORDS / name: content for name, content in own.items()}
+        made[folder / OTHERS] = encoded(fold.others)
+    for file, content in made.items():
+        if file.is_file() and file.read_bytes() != content:
+            raise UserError(f"{file}: is of other records or options (folds, held_out, seed): "
+                            "expected another --out, or the same records and options")  # fmt: skip
+    for file, content in made.items():
+        file.parent.mkdir(parents=True, exist_ok=True)
+        write_atomically(file, content)
+    return [to / f"fold_{number}" for number in range(count)]
+
+
+def _without(file: Path, held: set[str]) -> bytes:
+    """The content of a file; of training records, the lines whose prompt is not held out."""
+    if file.name not in TRAINED:
+        return file.read_bytes()
+    lines = [*zip(read_lines(file), read_jsonl(file, TRAINED[file.name]), strict=True)]
+    kept = [line for line, record in lines if plain(record.prompt) not in held]
+    if left_out := len(lines) - len(kept):
+        print(f"{file}: {left_out} of {len(lines)} records left out, because their prompt is held "
+              "out of all folds", flush=True)  # fmt: skip
+    if left_out and not kept:
+        raise UserError(f"{file}: expected records of prompts that are not held out, got none")
+    return b"".join(kept)
 
 
 class CrossValidated(NamedTuple):

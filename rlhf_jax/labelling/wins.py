@@ -72,10 +72,15 @@ def _wrong(answer: Any) -> str | None:
         return None
     outputs, ranks = answer.get("outputs"), answer.get("ranks")
     ok = isinstance(outputs, list) and isinstance(ranks, list) and len(outputs) == len(ranks)
-    if not ok or not all(isinstance(rank, int) for rank in ranks):
-        return "expected a rank for each of its outputs"
-    named = lambda output: isinstance(output, dict) and isinstance(output.get("origins"), list)
-    return None if all(map(named, outputs)) else "expected outputs with origins, a list of names"
+    whole = lambda rank: isinstance(rank, int) and not isinstance(rank, bool)
+    if not ok or not all(map(whole, ranks)):
+        return "expected a rank for each of its outputs, a whole number"
+    origins = [output.get("origins") if isinstance(output, dict) else None for output in outputs]
+    if not all(isinstance(names, list) for names in origins) or not all(
+        isinstance(name, str) for names in origins for name in names
+    ):
+        return "expected outputs with origins, a list of names"
+    return None
 
 
 def _ranks(answer: Mapping[str, Any]) -> bool:

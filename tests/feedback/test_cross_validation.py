@@ -5,7 +5,17 @@ import random
 
 import pytest
 
-from rlhf_jax.data.records import Ranking, read_jsonl, write_jsonl
+from rlhf_jax.data.folder import FILES
+from rlhf_jax.data.messages import Message
+from rlhf_jax.data.records import (
+    Conversation,
+    Demonstration,
+    Prompt,
+    Ranking,
+    Scored,
+    read_jsonl,
+    write_jsonl,
+)
 from rlhf_jax.errors import UserError
 from rlhf_jax.feedback.cross_validation import cross_validated, split, write_folds
 
@@ -44,6 +54,65 @@ def test_folds_are_folders_of_records(tmp_path):
         assert (folder / "records" / "tokenizer.json").read_text() == "{}"
         names = ("records/rankings.train.jsonl", "records/rankings.valid.jsonl", "others.jsonl")
         assert [read_jsonl(folder / name, Ranking) for name in names] == list(fold)
+
+
+def test_no_training_file_of_a_fold_has_a_held_out_prompt(tmp_path, capsys):
+    """Prompts p40 ... p59 are of the labeler b alone, so that the fold without b has prompts that
+    only its part `others` holds. The response or answer n belongs to the prompt p(n)."""
+    source, asked = tmp_path / "source", [f"p{n}" for n in range(60)]
+    rankings = [Ranking(prompt, ("a", "b"), (0, 1), labeler=name)
+                for n, prompt in enumerate(asked) for name in ("ab" if n < 40 else "b")]  # fmt: skip
+    spoken = Conversation((Message("user", "p0"), Message("assistant", "0")))
+    others = [Demonstration("own", "60"), Demonstration("p1 and more", "61"), spoken]
+    written = {
+        "rankings.train": rankings,
+        "demonstrations.train": [Demonstration(f"p{n}", str(n)) for n in range(60)] + others,
+        "demonstrations.valid": [Demonstration("another", "x")],
+        "prompts.ppo": [Prompt(prompt, {"answer": prompt[1:]}) for prompt in asked],
+        "scored.train": [Scored(f"p{n}", str(n), 1.0, labeler="c") for n in range(0, 60, 2)],
+    }
+    for name, records in written.items():
+        write_jsonl(source / f"{name}.jsonl", records)
+    folders = write_folds(source, tmp_path / "folds", 2, held_out=0.3)
+    told = capsys.readouterr().out
+    unknown = 0
+    for folder in folders:
+        known, of_others = (
+            {ranking.prompt for ranking in read_jsonl(folder / name, Ranking)}
+            for name in ("records/rankings.valid.jsonl", "others.jsonl")
+        )
+        unknown += len(of_others - known)
+        assert len(known | of_others) == 18
+        for name, records in written.items():
+            kind = FILES[name.split(".")[0]][0]
+            kept = [record for record in records if record.prompt not in known | of_others]
+            if name != "rankings.train":
+                assert read_jsonl(folder / "records" / f"{name}.jsonl", kind) == kept
+            if name in ("demonstrations.train", "prompts.ppo"):
+                assert len(records) - len(kept) == 18
+                assert f"{name}.jsonl: 18 of {len(records)} records left out, because" in told
+    assert unknown and told.count("records left out") == 3
+    write_jsonl(source / "scored.train.jsonl", [Scored(next(iter(known)), "x", 1.0)])
+    with pytest.raises(UserError, match=r"scored.train.jsonl: expected records of prompts that"):
+        write_folds(source, tmp_path / "again", 2, held_out=0.3)
+    assert not (tmp_path / "again").exists()
+
+
+def test_folds_of_other_options_are_kept(tmp_path):
+    source, to = tmp_path / "source", tmp_path / "folds"
+    write_jsonl(source / "rankings.train.jsonl", RANKINGS)
+    write_folds(source, to, 4, held_out=0.2)
+    content = lambda: {file: file.read_bytes() for file in to.rglob("*") if file.is_file()}
+    before = content()
+    assert len(before) == 4 * 3
+    for other in ({"held_out": 0.3}, {"seed": 1}, {"count": 3}):
+        with pytest.raises(UserError, match=r"fold_0/.*jsonl: is of other records or options"):
+            write_folds(source, to, **({"count": 4, "held_out": 0.2} | other))
+        assert content() == before
+    lost = to / "fold_1" / "others.jsonl"
+    lost.unlink()  # a write that was cut short is done again
+    write_folds(source, to, 4, held_out=0.2)
+    assert content() == before
 
 
 def test_what_cannot_be_split(tmp_path):

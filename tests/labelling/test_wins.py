@@ -100,7 +100,11 @@ def test_what_has_no_winner(database, tmp_path):
         ({}, "expected a list of answers, got dict"),
         ([3], "answer 0: expected an object with task, state, prompt and gold"),
         ([{"ranks": [0]}], "answer 0: expected a rank for each of its outputs"),
+        ([{}, {"ranks": [True, False]}], "answer 1: expected a rank for each of its outputs"),
         ([{"outputs": [{}, {}]}], "answer 0: expected outputs with origins"),
+        ([{"outputs": [3, {"origins": ["b"]}]}], "answer 0: expected outputs with origins"),
+        ([{"outputs": [{"origins": ["a"]}, {"origins": [1]}]}], "answer 0: expected outputs with"),
+        ([{"outputs": [{"origins": [["a"]]}, {"origins": []}]}], "answer 0: expected outputs with"),
     ],
 )
 def test_a_wrong_export_is_named(tmp_path, content, words):
