@@ -61,7 +61,7 @@ def test_no_training_file_of_a_fold_has_a_held_out_prompt(tmp_path, capsys):
     only its part `others` holds. The response or answer n belongs to the prompt p(n)."""
     source, asked = tmp_path / "source", [f"p{n}" for n in range(60)]
     rankings = [Ranking(prompt, ("a", "b"), (0, 1), labeler=name)
-                for n, prompt in enumerate(asked) for name in ("ab" if n < 40 else "b")]  # fmt: skip
+                for n, prompt in enumerate(asked) for name in "ab"[n >= 40 :]]  # fmt: skip
     spoken = Conversation((Message("user", "p0"), Message("assistant", "0")))
     others = [Demonstration("own", "60"), Demonstration("p1 and more", "61"), spoken]
     written = {

@@ -104,7 +104,7 @@ EVALUATORS = (
          "test_the_accuracy_of_folds_is_a_mean_with_its_error"),
         ("write_folds", "fold.others", "fold.known", "test_folds_are_folders_of_records"),
         ("write_folds", ", VALID: encoded(fold.known)", "", "test_folds_are_folders_of_records"),
-        ("write_folds", ", *parts[0].others)", ")",
+        ("write_folds", ", *parts[0].others)", ",)",
          "test_no_training_file_of_a_fold_has_a_held_out_prompt"),
         ("_without", "not in held", "is not None",
          "test_no_training_file_of_a_fold_has_a_held_out_prompt"),
