@@ -3,7 +3,7 @@ import json
 
 import numpy as np
 import pytest
-from hypothesis import given
+from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from rlhf_jax.data import records
@@ -60,6 +60,7 @@ KINDS = {
 def test_what_is_written_is_read(kind, name, tmp_path_factory):
     path = tmp_path_factory.mktemp("round") / name
 
+    @settings(deadline=None, suppress_health_check=[HealthCheck.too_slow])  # a loaded machine
     @given(st.lists(KINDS[kind], max_size=5))
     def check(items):
         write_jsonl(path, items)
