@@ -2,7 +2,6 @@
 
 import dataclasses
 import errno
-import itertools
 import os
 import sys
 import textwrap
@@ -12,7 +11,7 @@ from pathlib import Path
 from rlhf_jax.durable.files import absolute, writable_directory
 from rlhf_jax.errors import UserError
 from rlhf_jax.parallel.host import keep_pages
-from rlhf_jax.usage import ABOUT, COMMANDS, STAGE, USAGE
+from rlhf_jax.usage import ABOUT, COMMANDS, STAGE, USAGE, leading_words
 
 # Errors of a path that a user can mend. Any other OSError keeps its traceback.
 PATH_ERRORS = (errno.EACCES, errno.EPERM, errno.EROFS, errno.ENOTDIR, errno.EISDIR,
@@ -231,7 +230,7 @@ def compare(arguments: Sequence[str]) -> int:
     from rlhf_jax.runs.compare import CompareOptions, compare
     from rlhf_jax.runs.options import parse
 
-    runs = list(itertools.takewhile(lambda word: not word.startswith("-"), arguments))
+    runs = leading_words(arguments)
     if not runs:
         raise UserError("compare needs RUN..., runs' directories, as in "
                         "rlhf-jax compare runs/one runs/two")  # fmt: skip
@@ -315,7 +314,7 @@ def data(arguments: Sequence[str]) -> int:
     from rlhf_jax.data.collect import DataOptions, collect
     from rlhf_jax.runs.options import parse
 
-    names = list(itertools.takewhile(lambda word: not word.startswith("-"), arguments))
+    names = leading_words(arguments)
     if not names:
         raise UserError("data needs FILE..., data sets, as in "
                         "rlhf-jax data train.jsonl --to records")  # fmt: skip

@@ -1,4 +1,8 @@
-"""What `rlhf-jax --help` and `rlhf-jax COMMAND --help` say of each command."""
+"""What `rlhf-jax --help` and `rlhf-jax COMMAND --help` say of each command, and how its words are
+read."""
+
+import itertools
+from collections.abc import Sequence
 
 ABOUT = {
     "run": """all stages of the experiment, or --stages NAME NAME, each after those that it builds
@@ -72,3 +76,8 @@ What is finished stays as it is; a command that is run again goes on where it wa
 the experiment can be given, a stage's behind its name, as in
   rlhf-jax ppo experiments/quickstart.py --ppo.iterations 10 --out runs/short
 rlhf-jax STAGE EXPERIMENT.py --help lists those of a stage and of the run."""
+
+
+def leading_words(arguments: Sequence[str]) -> list[str]:
+    """The words before the first option."""
+    return list(itertools.takewhile(lambda word: not word.startswith("-"), arguments))

@@ -1,6 +1,5 @@
 """`rlhf-jax label`: serves the page, exports the labels, tells who wins, deletes a labeler."""
 
-import itertools
 import json
 from collections.abc import Callable, Sequence
 from pathlib import Path
@@ -14,6 +13,7 @@ from rlhf_jax.labelling.options import ExportLabelsOptions, LabelOptions, LabelW
 from rlhf_jax.labelling.people import People
 from rlhf_jax.labelling.store import Store
 from rlhf_jax.runs.options import parse
+from rlhf_jax.usage import leading_words
 
 USAGE = ("label needs an experiment file or a folder of labels, as in rlhf-jax label "
          "experiments/quickstart.py")  # fmt: skip
@@ -21,7 +21,7 @@ FOLDER = "labels"  # in a run's directory
 
 
 def label(arguments: Sequence[str]) -> int:
-    words = list(itertools.takewhile(lambda word: not word.startswith("-"), arguments))
+    words = leading_words(arguments)
     options = arguments[len(words) :]
     if not words:
         raise UserError(USAGE)

@@ -2,7 +2,6 @@
 nothing and does not change the run's stages."""
 
 import dataclasses
-import itertools
 import json
 import time
 from collections.abc import Collection, Mapping, Sequence
@@ -32,7 +31,7 @@ from rlhf_jax.runs.measured import Named, judging, of_folder, of_run
 from rlhf_jax.runs.options import HELP, ReadOptions, parse
 from rlhf_jax.runs.reading import reading_run
 from rlhf_jax.sources.corpora import is_made
-from rlhf_jax.usage import ABOUT
+from rlhf_jax.usage import ABOUT, leading_words
 
 ALL = "all"
 MODELS = {"policy": ("a policy", "policies"), "score": ("a reward model", "reward models")}
@@ -69,7 +68,7 @@ class EvalOptions(ReadOptions):
 
 
 def eval_command(arguments: Sequence[str]) -> int:
-    sources = list(itertools.takewhile(lambda word: not word.startswith("-"), arguments))
+    sources = leading_words(arguments)
     files = [word for word in sources if word.endswith(".py")]
     if not sources or len(files) > 1:
         raise UserError("eval needs EXPERIMENT.py, or FOLDER... of published models, as in "
@@ -94,7 +93,7 @@ def _on(arguments: Sequence[str]) -> list[str]:
     if "--on" not in words:
         return []
     rest = words[words.index("--on") + 1 :]
-    return list(itertools.takewhile(lambda word: not word.startswith("-"), rest))
+    return leading_words(rest)
 
 
 def asked_benchmarks(names: Sequence[str]) -> dict[str, Benchmark]:

@@ -2,7 +2,6 @@
 held-out rankings by labelers whom it knows and by the others."""
 
 import dataclasses
-import itertools
 import json
 from collections.abc import Sequence
 from pathlib import Path
@@ -28,7 +27,7 @@ from rlhf_jax.runs.options import parse
 from rlhf_jax.runs.origin import Origin
 from rlhf_jax.runs.run import Run, Stopped
 from rlhf_jax.runs.scoring import StageScorer, count_pairs, read_items, scored, survey
-from rlhf_jax.usage import ABOUT
+from rlhf_jax.usage import ABOUT, leading_words
 
 RESULTS = "labelers.json"
 
@@ -60,7 +59,7 @@ class Agreement(NamedTuple):
 
 
 def cross_validate_command(arguments: Sequence[str]) -> int:
-    words = list(itertools.takewhile(lambda word: not word.startswith("-"), arguments))
+    words = leading_words(arguments)
     if len(words) != 1 or not words[0].endswith(".py"):
         raise UserError("cross-validate needs EXPERIMENT.py, as in rlhf-jax cross-validate "
                         "experiments/folder.py --data.path my_records")  # fmt: skip

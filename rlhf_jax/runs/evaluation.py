@@ -184,8 +184,7 @@ class Evaluation:
         """
         how, asked, ending = self.prompting(stage), self.asked(stage), self.run.ending
         model = shape_of(self.config, ending, stage)
-        shape = {"decoding": asked.decoding, **asked.shape}
-        make = lambda: {"sample": sampling_program(model, asked.sampling, ending, **shape)}
+        make = lambda: {"sample": responses_program(model, asked, ending)}
         compiled = self._compile(("responses", model, asked), make)
         sampler = Sampler(
             model, self.run.tokenizer, asked.sampling, ending, **asked.shape, **compiled
@@ -375,15 +374,18 @@ def build_of(config: "Experiment", ending: Ending, evaluator: Evaluator, stage: 
     return Build(stage, config.model, shapes, ending)
 
 
+def responses_program(model: TransformerConfig, asked: EvaluationConfig, ending: Ending) -> Program:
+    """The program that samples the responses of a model to the prompts of a report."""
+    return sampling_program(model, asked.sampling, ending, decoding=asked.decoding, **asked.shape)
+
+
 def report_programs(config: "Experiment", ending: Ending, stage: str) -> dict[str, Program]:
     """Every program that the report runs on the model of a stage."""
     asked, found = asked_of(config, stage), {}
     judging = [e for e in config.evaluators if e.measures(stage, config.stages[stage].ends)]
     if any(evaluator.asks for evaluator in judging):
         model = shape_of(config, ending, stage)
-        found["responses"] = sampling_program(
-            model, asked.sampling, ending, decoding=asked.decoding, **asked.shape
-        )
+        found["responses"] = responses_program(model, asked, ending)
     for evaluator in judging:
         build = build_of(config, ending, evaluator, stage)
         programs = evaluator.programs(build, asked).items()

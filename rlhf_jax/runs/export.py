@@ -1,7 +1,6 @@
 """`rlhf-jax export`: a finished model as a folder that `transformers` loads. `rlhf-jax fetch`."""
 
 import dataclasses
-import itertools
 import json
 from collections.abc import Mapping, Sequence
 from pathlib import Path
@@ -27,6 +26,7 @@ from rlhf_jax.runs.options import parse
 from rlhf_jax.runs.reading import ending_of
 from rlhf_jax.sources.corpora import COUNTS
 from rlhf_jax.strict_json import read_json
+from rlhf_jax.usage import leading_words
 
 
 @dataclasses.dataclass(frozen=True)
@@ -237,7 +237,7 @@ def fetch_command(arguments: Sequence[str]) -> int:
 
 def _words(arguments: Sequence[str], least: int, most: int, usage: str) -> list[str]:
     """The words before the first option. Raises UserError where there are too few or too many."""
-    found = list(itertools.takewhile(lambda word: not word.startswith("-"), arguments))
+    found = leading_words(arguments)
     if not least <= len(found) <= most:
         raise UserError(usage)
     return found

@@ -6,7 +6,6 @@ task files, so that it runs without a network.
 """
 
 import dataclasses
-import itertools
 import json
 from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
@@ -20,7 +19,7 @@ from rlhf_jax.runs.experiment import load_experiment
 from rlhf_jax.runs.measured import Named, of_folder, of_run
 from rlhf_jax.runs.options import ReadOptions, parse
 from rlhf_jax.runs.reading import finished_stage, reading_run
-from rlhf_jax.usage import ABOUT
+from rlhf_jax.usage import ABOUT, leading_words
 
 INSTALL = "pip install 'rlhf-jax[lm-eval]'"
 KNOWN = {"until", "max_gen_toks", "do_sample", "temperature", "top_k", "top_p"}
@@ -61,7 +60,7 @@ class LmEvalOptions(ReadOptions):
 
 def lm_eval_command(arguments: Sequence[str]) -> int:
     """EXPERIMENT.py or a published model, and options."""
-    words = list(itertools.takewhile(lambda word: not word.startswith("-"), arguments))
+    words = leading_words(arguments)
     if len(words) != 1:
         raise UserError("lm-eval needs EXPERIMENT.py, or a published model, as in rlhf-jax lm-eval "
                         "experiments/quickstart.py --tasks lambada_openai")  # fmt: skip

@@ -289,8 +289,8 @@ REPORT = (
     *mutants("runs/evaluation.py", "test_chain_ppo.py", [
         ("Evaluation.test_prompts", "self.config.evaluation.prompts,", '"ppo",',
          f"{REPORT_SCORES}[ppo]", "AssertionError|IndexError"),
-        ("Evaluation.answering", "asked.sampling, ending, **shape)}",
-         "dataclasses.replace(asked.sampling, temperature=1.0), ending, **shape)}",
+        ("responses_program", "asked.sampling, ending",
+         "dataclasses.replace(asked.sampling, temperature=1.0), ending",
          f"{REPORT_SCORES}[ppo]"),
         ("Evaluation.answering", "how.before + prompt for", "prompt for",
          f"{REPORT_SCORES}[prompted]", "AssertionError|IndexError"),

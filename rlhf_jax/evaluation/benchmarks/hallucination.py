@@ -87,15 +87,14 @@ class Hallucination(Answers):
         rows = [self._row(item, each.text.strip())
                 for item, each in zip(items, found, strict=True)]  # fmt: skip
         if beside.judge is not None:
-            asked = [to_judge(item.fields["passage"], item.fields["question"], row["answer"])
+            asked = [_question(item, row["answer"])
                      for item, row in zip(items, rows, strict=True)]  # fmt: skip
             for row, said in zip(rows, verdicts(beside.judge, asked), strict=True):
                 row["judged"] = said
         return rows
 
     def judge_questions(self, items, answer):
-        return [to_judge(item.fields["passage"], item.fields["question"], answer)
-                for item in items]  # fmt: skip
+        return [_question(item, answer) for item in items]
 
     def _row(self, item: Item, answer: str) -> dict:
         found = claims(answer, item.fields["passage"] + " " + item.fields["question"])
@@ -154,3 +153,8 @@ class Hallucination(Answers):
         if rows["claims"].any():
             found["hallucination_claims"] = (rows["absent_claims"], rows["claims"])
         return found
+
+
+def _question(item: Item, answer: str) -> str:
+    """What a judge is asked about an answer to an item."""
+    return to_judge(item.fields["passage"], item.fields["question"], answer)

@@ -73,7 +73,7 @@ class TruthfulQA(Answers):
                 for item, each in zip(items, found, strict=True)]  # fmt: skip
         if beside.judge is not None:
             for name in ASKED:
-                asked = [to_judge(name, item.fields["Question"], row["answer"], *_known(item))
+                asked = [_question(name, item, row["answer"])
                          for item, row in zip(items, rows, strict=True)]  # fmt: skip
                 for row, said in zip(rows, verdicts(beside.judge, asked), strict=True):
                     row[f"judged_{name}"] = said
@@ -82,8 +82,7 @@ class TruthfulQA(Answers):
         return rows
 
     def judge_questions(self, items, answer):
-        return [to_judge(name, item.fields["Question"], answer, *_known(item))
-                for item in items for name in ASKED]  # fmt: skip
+        return [_question(name, item, answer) for item in items for name in ASKED]
 
     def _row(self, item: Item, answer: str) -> dict:
         margin = truth_margin(answer, *_known(item))
@@ -121,6 +120,11 @@ class TruthfulQA(Answers):
             "truthfulqa_judged_true": "judged_true",
             "truthfulqa_judged_both": "judged_both",
         }
+
+
+def _question(what: str, item: Item, answer: str) -> str:
+    """`to_judge` of an answer to an item."""
+    return to_judge(what, item.fields["Question"], answer, *_known(item))
 
 
 def _known(item: Item) -> tuple[list[str], list[str]]:

@@ -9,8 +9,6 @@ import dataclasses
 import itertools
 import json
 import os
-import sys
-import types
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -27,9 +25,8 @@ from rlhf_jax.evaluation.benchmarks.truthfulqa import PRIMER, TruthfulQAChoices
 from rlhf_jax.evaluation.benchmarks.truthfulqa_generation import TruthfulQA, references
 from rlhf_jax.evaluation.benchmarks.wikitext import Wikitext
 from rlhf_jax.evaluation.benchmarks.winogender import GENDERS, Winogender
-from rlhf_jax.evaluation.graders.sentences import sentences
 from rlhf_jax.runs.measured import of_folder
-from tests.evaluation.graders.test_against_harness import LangDetectException, detect
+from tests.evaluation.graders.test_against_harness import without_downloads
 
 pytestmark = pytest.mark.slow
 ITEMS = int(os.environ.get("RLHF_JAX_HARNESS_ITEMS", 16))
@@ -246,23 +243,6 @@ def theirs(model_file, tmp_path_factory) -> Mapping[str, Sequence[Mapping[str, A
         )
     by_number = lambda samples: sorted(samples, key=lambda sample: sample["doc_id"])
     return {name: by_number(found["samples"][f"same_{name}"]) for name in TASKS}
-
-
-def without_downloads(patch: pytest.MonkeyPatch) -> None:
-    """IFEval's tools for sentences and languages need downloads: this package's in their place."""
-    import nltk
-
-    stand_in = types.ModuleType("langdetect")
-    stand_in.detect, stand_in.LangDetectException = detect, LangDetectException
-    patch.setitem(sys.modules, "langdetect", stand_in)
-    tokenize = nltk.tokenize.NLTKWordTokenizer().tokenize
-    words = lambda text: [word for each in sentences(text) for word in tokenize(each)]
-    patch.setattr(nltk, "word_tokenize", words)
-    patch.setattr(nltk, "download", lambda *a, **k: True)
-    patch.setattr(nltk.data, "find", lambda *a, **k: True)
-    from lm_eval.tasks.ifeval import instructions_util
-
-    patch.setattr(instructions_util, "count_sentences", lambda text: len(sentences(text)))
 
 
 @pytest.fixture(scope="module")

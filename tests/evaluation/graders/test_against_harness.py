@@ -42,10 +42,26 @@ def detect(text: str) -> str:
     return language_of(text)
 
 
+def without_downloads(patch: pytest.MonkeyPatch) -> None:
+    """IFEval's tools for sentences and languages need downloads: this package's in their place."""
+    import nltk
+
+    stand_in = types.ModuleType("langdetect")
+    stand_in.detect, stand_in.LangDetectException = detect, LangDetectException
+    patch.setitem(sys.modules, "langdetect", stand_in)
+    tokenize = nltk.tokenize.NLTKWordTokenizer().tokenize
+    words = lambda text: [word for each in sentences(text) for word in tokenize(each)]
+    patch.setattr(nltk, "word_tokenize", words)
+    patch.setattr(nltk, "download", lambda *a, **k: True)
+    patch.setattr(nltk.data, "find", lambda *a, **k: True)
+    tools = importlib.import_module("lm_eval.tasks.ifeval.instructions_util")
+    patch.setattr(tools, "count_sentences", lambda text: len(sentences(text)))
+
+
 @pytest.fixture
 def harness(monkeypatch):
     """lm_eval.tasks.ifeval.utils, without the rest of the harness."""
-    nltk = pytest.importorskip("nltk", reason="lm-evaluation-harness is not installed")
+    pytest.importorskip("nltk", reason="lm-evaluation-harness is not installed")
     spec = importlib.util.find_spec("lm_eval")
     if spec is None:
         pytest.skip("lm-evaluation-harness is not installed")
@@ -54,18 +70,8 @@ def harness(monkeypatch):
         package = types.ModuleType(name)
         package.__path__ = [path]
         monkeypatch.setitem(sys.modules, name, package)
-    stand_in = types.ModuleType("langdetect")
-    stand_in.detect, stand_in.LangDetectException = detect, LangDetectException
-    monkeypatch.setitem(sys.modules, "langdetect", stand_in)
-    tokenize = nltk.tokenize.NLTKWordTokenizer().tokenize
-    words = lambda text: [word for each in sentences(text) for word in tokenize(each)]
-    monkeypatch.setattr(nltk, "word_tokenize", words)
-    monkeypatch.setattr(nltk, "download", lambda *a, **k: True)
-    monkeypatch.setattr(nltk.data, "find", lambda *a, **k: True)
-    utils = importlib.import_module("lm_eval.tasks.ifeval.utils")
-    tools = importlib.import_module("lm_eval.tasks.ifeval.instructions_util")
-    monkeypatch.setattr(tools, "count_sentences", lambda text: len(sentences(text)))
-    return utils
+    without_downloads(monkeypatch)
+    return importlib.import_module("lm_eval.tasks.ifeval.utils")
 
 
 def a_text(record: dict, rng: random.Random) -> str:
