@@ -123,7 +123,7 @@ def label(visit, folder, by_keys: int, by_dragging: int) -> list[Ranking]:
         for _ in range(by_dragging):
             visitor.rate_by_mouse(page)
             visitor.rank_by_dragging(page)
-            visitor.leaving(page, lambda: page.click("#save"))
+            visitor.follow(page, "#save")
         assert "Nothing left" in page.inner_text("h1")
         found = stored(store, "anna")
         assert {a.item.digest for a in found} == {item.digest for item in items}
@@ -234,17 +234,17 @@ def test_a_page_without_javascript(visit, tmp_path):
         page = visit(url, java_script_enabled=False)
         page.goto(f"{url}/enter")
         page.fill("#token", tokens["anna"])
-        page.click("main button")
+        visitor.follow(page, "main button")
         page.check("[name=agree]")
-        page.click("main button")
+        visitor.follow(page, "main button")
         visitor.rate_by_mouse(page)
         shown = visitor.texts(page)
         order = sorted({visitor.quality_of(text) for text in shown}, reverse=True)
         for place, text in enumerate(shown):
             page.fill(f"#rank-{place}", str(1 + order.index(visitor.quality_of(text))))
-        page.click("#save")
+        visitor.follow(page, "#save")
         assert_as_wanted(stored(store, "anna"))
-        page.click("#undo")
+        visitor.follow(page, "#undo")
         assert visitor.texts(page) == shown and stored(store, "anna") == []
 
 
@@ -286,17 +286,17 @@ def test_what_is_typed_stays(visit, tmp_path):
         page.wait_for_selector("#answer", state="detached")
         page.goto(f"{url}/enter#{tokens['anna']}")
         assert page.evaluate("location.hash") == ""
-        page.click("main button")
+        visitor.follow(page, "main button")
         assert page.input_value("#response") == "one\ntwo"
         visitor.save_by_keys(page)
         page.fill("#prompt", "A prompt.")
-        visitor.leaving(page, lambda: page.click("#undo"))
+        visitor.follow(page, "#undo")
         visitor.save_by_keys(page)
         assert page.input_value("#prompt") == "A prompt."
         visitor.save_by_keys(page)
         assert [a.content["text"] for a in stored(store, "anna")] == ["one\ntwo", "A prompt."]
         page.fill("#prompt", "A secret.")
-        visitor.leaving(page, lambda: page.click("#leave"))
+        visitor.follow(page, "#leave")
         assert page.evaluate("sessionStorage.length") == 0
 
 
@@ -339,30 +339,30 @@ def test_every_page_fits_a_phone_and_can_be_read(visit, tmp_path):
         page.goto(f"{url}/enter")
         look(page)
         page.fill("#token", "wrong")
-        page.click("main button")
+        visitor.follow(page, "main button")
         look(page)
         page.fill("#token", tokens["anna"])
-        page.click("main button")
+        visitor.follow(page, "main button")
         look(page)  # the consent
         page.check("[name=agree]")
-        page.click("main button")
+        visitor.follow(page, "main button")
         visitor.rank_by_keys(page)
         for summary in page.locator("summary").all():
             summary.click()
         look(page)
-        visitor.leaving(page, lambda: page.click("#save"))
+        visitor.follow(page, "#save")
         page.evaluate("document.querySelector('textarea').required = false")
-        visitor.leaving(page, lambda: page.click("#save"))  # refused: it is empty
+        visitor.follow(page, "#save")  # refused: it is empty
         look(page)
         page.fill("#response", "Two words.")
-        page.click("#save")
+        visitor.follow(page, "#save")
         look(page)
         page.fill("#prompt", "A prompt.")
-        page.click("#save")
+        visitor.follow(page, "#save")
         look(page)  # nothing left
         page.goto(f"{url}/nothing")
         look(page)
         page.context.clear_cookies()
         page.goto(f"{url}/enter#{tokens['owner']}")
-        page.click("main button")
+        visitor.follow(page, "main button")
         look(page)

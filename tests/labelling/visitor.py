@@ -51,9 +51,9 @@ def wanted(item: Item) -> dict[str, Any]:
 def enter(page, url: str, token: str) -> None:
     """Signs in by a link, and consents."""
     page.goto(f"{url}/enter#{token}")
-    page.click("main button")
+    follow(page, "main button")
     page.check("[name=agree]")
-    page.click("main button")
+    follow(page, "main button")
     page.wait_for_selector("#answer")
 
 
@@ -80,6 +80,11 @@ def leaving(page, act) -> None:
     """Does what leads to another page, and waits for it."""
     with page.expect_navigation():
         act()
+
+
+def follow(page, selector: str) -> None:
+    """Clicks what leads to another page, and waits for it."""
+    leaving(page, lambda: page.click(selector))
 
 
 def rank_by_keys(page) -> None:
