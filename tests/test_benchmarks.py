@@ -47,50 +47,25 @@ def test_one_save_between_steps(tmp_path):
 
 @pytest.mark.slow
 def test_a_step_beside_the_machine_and_a_peer_that_is_not_there(tmp_path):
+    out = tmp_path / "bench.json"
+    options = ("--works", "sft", "--sizes", "tiny", "--rounds", "1", "--times", "1")
     peer = tmp_path / "python"  # has no torch, and ends
     peer.write_text("#!/bin/sh\nexit 3\n")
     peer.chmod(0o755)
-    done, (machine, ours) = measured(tmp_path, "sft", "--peer-python", str(peer))
-    assert "no peer of sft tiny" in done.stderr and ours["who"] == "rlhf_jax"
-    assert flops_of(ours) == pytest.approx(3 * forward_flops_of_tiny(16, 128, True), rel=0.01)
-    limit = flops_of(ours) / machine["product_flops_per_second"]
-    assert ours["limit_seconds"] >= limit * 0.999
-    assert ours["share"] == pytest.approx(ours["limit_seconds"] / ours["seconds"])
-    assert "sft tiny" in done.stdout.splitlines()[-1]
-
-
-@pytest.mark.slow
-def test_steps_on_rankings_beside_the_machine(tmp_path):
-    """Each of 4 x 8 outputs takes one forward pass of 80 tokens; only DPO has logits, and a
-    reference."""
-    done, (_, reward, dpo) = measured(tmp_path, "reward", "dpo")
-    assert flops_of(reward) == pytest.approx(3 * forward_flops_of_tiny(32, 80, False), rel=0.01)
-    assert flops_of(dpo) == pytest.approx(4 * forward_flops_of_tiny(32, 80, True), rel=0.01)
-    assert list(reward["parts"]) == ["update"] and list(dpo["parts"]) == ["reference", "update"]
-    tokens = [each["tokens_per_second"] * each["seconds"] for each in (reward, dpo)]
-    assert tokens == pytest.approx([4 * 8 * 80] * 2)
-    assert "dpo tiny" in done.stdout.splitlines()[-1]
-
-
-def measured(tmp_path, *options) -> tuple[subprocess.CompletedProcess, list[dict]]:
-    """benchmarks/speed.py of works of `tiny`, measured once: the process and its results."""
-    out = tmp_path / "bench.json"
-    command = [sys.executable, str(BENCHMARKS / "speed.py"), "--out", str(out), "--sizes", "tiny"]
-    command += ["--rounds", "1", "--times", "1", "--works", *options]
+    command = [sys.executable, str(BENCHMARKS / "speed.py"), *options, "--out", str(out)]
+    command += ["--peer-python", str(peer)]
     done = subprocess.run(command, capture_output=True, text=True)
     assert done.returncode == 0, done.stderr
-    return done, json.loads(out.read_text())
-
-
-def flops_of(result: dict) -> float:
-    return result["tflops_per_second"] * result["seconds"] * 1e12
-
-
-def forward_flops_of_tiny(rows: int, length: int, logits: bool) -> int:
-    """rows T (24 layers D^2 + 4 layers D T + 2 D V), the last term for logits."""
-    layers, width, vocabulary = 4, 256, 8192
-    each = 24 * layers * width**2 + 4 * layers * width * length + 2 * width * vocabulary * logits
-    return rows * length * each
+    machine, ours = json.loads(out.read_text())
+    assert "no peer of sft tiny" in done.stderr and ours["who"] == "rlhf_jax"
+    # 3 x tokens x (24 layers D^2 + 4 layers D T + 2 D V)
+    tokens, layers, width, length, vocabulary = 16 * 128, 4, 256, 128, 8192
+    each = 24 * layers * width**2 + 4 * layers * width * length + 2 * width * vocabulary
+    flops = ours["tflops_per_second"] * ours["seconds"] * 1e12
+    assert flops == pytest.approx(3 * tokens * each, rel=0.01)
+    assert ours["limit_seconds"] >= flops / machine["product_flops_per_second"] * 0.999
+    assert ours["share"] == pytest.approx(ours["limit_seconds"] / ours["seconds"])
+    assert "sft tiny" in done.stdout.splitlines()[-1]
 
 
 def test_a_ppo_step_is_read_in_few_files_and_lines():

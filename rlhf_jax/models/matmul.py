@@ -13,6 +13,8 @@ from jax.experimental.layout import Layout, with_layout_constraint
 
 from rlhf_jax.models.placement import place
 
+BFLOAT16 = {"amx_bf16", "avx512_bf16"}  # flags of CPUs, as Linux names them
+
 _target: contextvars.ContextVar[str | None] = contextvars.ContextVar("target", default=None)
 
 
@@ -43,17 +45,17 @@ def on_tpu() -> bool:
 
 def resolve_dtype(name: str) -> jnp.dtype:
     """Dtype of the operands. "auto" is bfloat16 where the hardware multiplies it faster: on every
-    accelerator and on CPUs with AMX. On other CPUs it is float32.
+    accelerator and on CPUs with instructions for it. On other CPUs it is float32.
     """
     if name != "auto":
         return jnp.dtype(name)
-    return jnp.dtype("float32" if on_cpu() and not _has_amx() else "bfloat16")
+    return jnp.dtype("float32" if on_cpu() and not _multiplies_bfloat16() else "bfloat16")
 
 
 def result_dtype(name: str) -> jnp.dtype:
-    """Dtype of the results of a layer's products with weights; their sums are float32. On GPUs it
-    is the operands' dtype: bfloat16 halves the memory traffic."""
-    return resolve_dtype(name) if on_gpu() else jnp.dtype("float32")
+    """Dtype of the results of a layer's products with weights; their sums are float32. On
+    accelerators it is the operands' dtype: bfloat16 halves the memory traffic."""
+    return jnp.dtype("float32") if on_cpu() else resolve_dtype(name)
 
 
 def cache_dtype(name: str) -> jnp.dtype:
@@ -63,9 +65,8 @@ def cache_dtype(name: str) -> jnp.dtype:
 
 
 @functools.cache
-def _has_amx() -> bool:
-    flags = Path("/proc/cpuinfo")
-    return flags.exists() and "amx_bf16" in flags.read_text(encoding="utf-8")
+def _multiplies_bfloat16(about: Path = Path("/proc/cpuinfo")) -> bool:
+    return about.exists() and not BFLOAT16.isdisjoint(about.read_text(encoding="utf-8").split())
 
 
 @dataclasses.dataclass(frozen=True)

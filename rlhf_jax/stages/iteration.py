@@ -64,7 +64,7 @@ class Iteration:
         self.config, self.programs, self.frozen = config, programs, frozen
         self.batches, self.host, self.fitting = batches, host, fitting
         self.size = WHOLE.size  # for which the last step's programs were compiled
-        self.tolerance = 1e-3 if resolve_dtype(compute_dtype) == jnp.float32 else 0.1
+        self.tolerance = 1e-3 if resolve_dtype(compute_dtype) == jnp.float32 else 0.5
         self.checked = False
 
     def __call__(self, state: State, batch: dict) -> tuple[State, dict]:

@@ -5,6 +5,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
+from rlhf_jax.models import matmul
 from rlhf_jax.models.matmul import WeightProduct, einsum
 
 SPECS = [
@@ -55,3 +56,13 @@ def test_bfloat16_sums_in_float32():
     ones = jnp.full((1, 1, 4097), 1 + 2**-7)
     result = einsum(placed_nowhere("btd,df->btf"), ones, jnp.ones((4097, 1)), jnp.dtype("bfloat16"))
     assert float(result[0, 0, 0]) == 4097 * (1 + 2**-7)
+
+
+def test_cpus_with_instructions_for_bfloat16_multiply_it(tmp_path):
+    flags = {
+        "amx": "amx_bf16 avx512f", "avx512": "avx512f avx512_bf16", "neither": "avx512f bf16x"
+    }  # fmt: skip
+    for name, text in flags.items():
+        (tmp_path / name).write_text(f"processor\t: 0\nflags\t\t: fpu {text}\n")
+    found = {name: matmul._multiplies_bfloat16(tmp_path / name) for name in [*flags, "absent"]}
+    assert found == {"amx": True, "avx512": True, "neither": False, "absent": False}

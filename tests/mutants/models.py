@@ -103,6 +103,8 @@ FUSED = mutants(
         ("_gradients", 'product(f"{in_a},{out}->{in_b}", a, g)',
          'product(f"{in_a},{out}->{in_b}", a, g, result).astype(jnp.float32)',
          "test_results_are_bfloat16_and_gradients_of_weights_float32"),
+        ("result_dtype", "on_cpu()", "not on_gpu()",
+         "test_results_between_products_are_bfloat16_on_accelerators[tpu]"),
     ],
 )  # fmt: skip
 
@@ -132,6 +134,8 @@ MATMUL = mutants(
          "preferred_element_type=jnp.bfloat16", "test_bfloat16_sums_in_float32"),
         ("_gradients", 'f"{out},{in_b}->{in_a}", g, b', 'f"{out},{in_b}->{in_a}", g, 2 * b',
          "test_values_and_gradients"),
+        ("_multiplies_bfloat16", "not BFLOAT16.isdisjoint(", "BFLOAT16.issubset(",
+         "test_cpus_with_instructions_for_bfloat16_multiply_it"),
     ],
 )  # fmt: skip
 

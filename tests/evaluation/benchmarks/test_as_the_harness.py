@@ -25,6 +25,7 @@ from rlhf_jax.evaluation.benchmarks.truthfulqa import PRIMER, TruthfulQAChoices
 from rlhf_jax.evaluation.benchmarks.truthfulqa_generation import TruthfulQA, references
 from rlhf_jax.evaluation.benchmarks.wikitext import Wikitext
 from rlhf_jax.evaluation.benchmarks.winogender import GENDERS, Winogender
+from rlhf_jax.models import matmul
 from rlhf_jax.runs.measured import of_folder
 from tests.evaluation.graders.test_against_harness import without_downloads
 
@@ -247,11 +248,14 @@ def theirs(model_file, tmp_path_factory) -> Mapping[str, Sequence[Mapping[str, A
 
 @pytest.fixture(scope="module")
 def ours(model_file, optimized) -> Mapping[str, Sequence[Mapping[str, Any]]]:
-    opened = of_folder(str(model_file)).open()
     found = {}
-    for name, same in TASKS.items():
-        policy = opened(same.benchmark.batch_size)
-        found[name] = same.benchmark.answered(same.items(), policy, Beside())
+    with pytest.MonkeyPatch.context() as patch:
+        # In float32, as the harness here.
+        patch.setattr(matmul, "_multiplies_bfloat16", lambda: False)
+        opened = of_folder(str(model_file)).open()
+        for name, same in TASKS.items():
+            policy = opened(same.benchmark.batch_size)
+            found[name] = same.benchmark.answered(same.items(), policy, Beside())
     return found
 
 
