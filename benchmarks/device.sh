@@ -1,7 +1,8 @@
 #!/usr/bin/env bash
-# What a GPU has to show, in at most SECONDS_IN_ALL (600): the kernel's tests, then SFT, PPO and
-# generation beside PyTorch, slots beside all rows, the cost of `deterministic`, and a run with it
-# that is killed once and must end as one that is not. The results go to OUT (runs/bench).
+# What a GPU has to show, in at most SECONDS_IN_ALL (600): the kernel's tests, then SFT and PPO
+# beside PyTorch (PPO's peer needs trl 1.12.0), generation, slots beside all rows, the cost of
+# `deterministic`, a run with it that is killed once and must end as one that is not, and, where
+# seconds are left, steps of a reward model and of DPO. The results go to OUT (runs/bench).
 #   PYTHON=python3 PEER=python3 bash benchmarks/device.sh
 PYTHON=${PYTHON:-.venv/bin/python} PEER=${PEER:-} OUT=${OUT:-runs/bench}
 SECONDS_IN_ALL=${SECONDS_IN_ALL:-600}
@@ -29,7 +30,7 @@ speed sft-small sft small 40 120 --rounds 3 --times 4 "${peer[@]}"
 speed sft-1b3 sft 1b3 50 150 --rounds 2 --times 4 "${peer[@]}"
 speed sft-1b3-unrolled sft 1b3 50 120 --times 4 --changes '{"scan_layers": false}'
 speed generation-small generation small 40 90 --times 2
-speed ppo-small ppo small 60 120 --times 2
+speed ppo-small ppo small 60 150 --times 2 "${peer[@]}"
 job slots-small 40 90 "$PYTHON" benchmarks/slots.py --size gpt2 --rows 256 --prompt 256 \
   --response 256 --mean 64 --slots 64 128 --pieces 4 --out "$OUT/slots-small.json"
 XLA_FLAGS=--xla_gpu_exclude_nondeterministic_ops=true speed ppo-small-deterministic ppo small \
@@ -45,3 +46,5 @@ if [ $((SECONDS_IN_ALL - SECONDS)) -gt 80 ]; then
 fi
 fixed killed 30 120
 job fixed-doctor 10 30 "$PYTHON" -m rlhf_jax.cli doctor "$OUT/fixed-whole" "$OUT/fixed-killed"
+speed reward-small reward small 45 80 --rounds 1 --times 4
+speed dpo-small dpo small 45 80 --rounds 1 --times 4

@@ -1,12 +1,13 @@
 """Speed beside the machine's limits, and beside PyTorch: python benchmarks/speed.py
 
-    python benchmarks/speed.py --works sft generation ppo --sizes tiny small
+    python benchmarks/speed.py --works sft reward dpo generation ppo --sizes tiny small
     python benchmarks/speed.py --works sft --sizes small --peer-python /venv/bin/python
 
 First it measures the machine: the rate of a large bfloat16 product, and the bandwidth of a copy.
 Then each work at each size in a process of its own; with --peer, the same work by PyTorch
 (benchmarks/peer.py) in turn with ours, in rounds, so that both see the same machine. Each line is
-JSON; the last lines are a table. A peer that does not answer in --peer-seconds is left out.
+JSON; the last lines are a table. A peer that does not answer in --peer-seconds is left out. PPO's
+peer needs trl 1.12.0, the last release that has PPO.
 
 limit   the FLOPs that the work needs over the product's rate, or the bytes over the bandwidth:
         whichever is longer. share: the limit over the measured time
@@ -25,21 +26,52 @@ from pathlib import Path
 
 HERE = Path(__file__).resolve().parent
 PEER_NEEDS = ("torch", "transformers", "accelerate", "datasets", "trl==1.12.0")
-# (rows, tokens) of SFT; (rows, prompt, response) of generation and PPO.
+# sft: rows, tokens. reward, dpo: prompts, outputs, tokens. generation: rows, prompt, response; ppo:
+# also minibatches, epochs.
 SHAPES = {
     "cpu": {
-        "tiny": {"sft": (16, 128), "generation": (64, 32, 48), "ppo": (64, 32, 48, 4, 4)},
-        "small": {"sft": (16, 128), "generation": (64, 32, 48), "ppo": (64, 32, 48, 4, 1)},
+        "tiny": {
+            "sft": (16, 128),
+            "reward": (4, 8, 80),
+            "dpo": (4, 8, 80),
+            "generation": (64, 32, 48),
+            "ppo": (64, 32, 48, 4, 4),
+        },
+        "small": {
+            "sft": (16, 128),
+            "reward": (1, 8, 80),
+            "dpo": (1, 8, 80),
+            "generation": (64, 32, 48),
+            "ppo": (64, 32, 48, 4, 1),
+        },
     },
     "gpu": {
-        "tiny": {"sft": (32, 128), "generation": (64, 32, 48), "ppo": (64, 32, 48, 4, 4)},
-        "small": {"sft": (32, 1024), "generation": (64, 256, 256), "ppo": (64, 256, 256, 4, 1)},
-        "1b3": {"sft": (8, 2048), "generation": (64, 256, 256)},
+        "tiny": {
+            "sft": (32, 128),
+            "reward": (4, 8, 80),
+            "dpo": (4, 8, 80),
+            "generation": (64, 32, 48),
+            "ppo": (64, 32, 48, 4, 4),
+        },
+        "small": {
+            "sft": (32, 1024),
+            "reward": (8, 8, 512),
+            "dpo": (8, 8, 512),
+            "generation": (64, 256, 256),
+            "ppo": (64, 256, 256, 4, 1),
+        },
+        "1b3": {
+            "sft": (8, 2048),
+            "reward": (2, 8, 512),
+            "dpo": (2, 8, 512),
+            "generation": (64, 256, 256),
+        },
     },
 }
+WORKS = tuple(SHAPES["cpu"]["tiny"])
 MODELS = {"tiny": "tiny", "small": "gpt2", "1b3": "gpt3-1.3b"}
 # How the model computes, where the defaults are not the fastest.
-CHANGES = {("gpu", "small", "sft"): {"scan_layers": False}}
+CHANGES = {("gpu", "small", work): {"scan_layers": False} for work in ("sft", "reward", "dpo")}
 
 
 def main() -> None:
@@ -65,14 +97,13 @@ def main() -> None:
 
 def read_options() -> argparse.Namespace:
     parser = argparse.ArgumentParser(description="Speed beside the machine's limits")
-    parser.add_argument("--works", nargs="+", choices=("sft", "generation", "ppo"),
-                        default=["sft", "generation", "ppo"])  # fmt: skip
+    parser.add_argument("--works", nargs="+", choices=WORKS, default=WORKS)
     parser.add_argument("--sizes", nargs="+", choices=tuple(MODELS), default=["tiny"])
     parser.add_argument("--rounds", type=int, default=2, help="turns of ours and the peer")
     parser.add_argument("--times", type=int, default=5, help="measurements a round")
     parser.add_argument("--changes", default="{}", help="fields of the model, as JSON")
     parser.add_argument("--peer", action="store_true", help="PyTorch, in a new .peer environment")
-    parser.add_argument("--peer-python", help="a Python that has torch and transformers")
+    parser.add_argument("--peer-python", help="a Python that has PEER_NEEDS")
     parser.add_argument("--peer-seconds", type=float, default=600, help="for one of its answers")
     parser.add_argument("--out", type=Path, default=Path("runs/bench/speed.json"))
     parser.add_argument("--here", nargs=2, metavar=("WORK", "SIZE"), help="in this process")

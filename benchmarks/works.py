@@ -6,6 +6,7 @@ ends early. The same shapes are in peer.py's works, which read them from the com
 
 import dataclasses
 import functools
+import math
 import time
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
@@ -102,6 +103,73 @@ def sft(model: TransformerConfig, rows: int, length: int) -> Work:
     return Work(once, tokens.size, flops, passes, held(compiled), spent)
 
 
+def reward(model: TransformerConfig, elements: int, outputs: int, length: int) -> Work:
+    """One step of a reward model on `elements` prompts with `outputs` responses, `length` tokens
+    each with the prompt: a forward pass per output, the loss over all pairs, gradient, Adam."""
+    from rlhf_jax.stages.reward_model import RewardModel
+
+    made = rankings(RewardModel, model, elements, outputs, length)
+    flops = 3 * forward_flops(model, elements * outputs, length, 0)
+    return dataclasses.replace(made, flops=flops, bytes=7 * 4 * parameters(model))
+
+
+def dpo(model: TransformerConfig, elements: int, outputs: int, length: int) -> Work:
+    """One step of DPO on the same rows: the reference's log-probabilities, then the update. All
+    tokens but the first are the response."""
+    from rlhf_jax.stages.dpo import DirectPreference
+
+    made = rankings(DirectPreference, model, elements, outputs, length)
+    flops = 4 * forward_flops(model, elements * outputs, length, length)
+    return dataclasses.replace(made, flops=flops, bytes=8 * 4 * parameters(model))
+
+
+def rankings(kind: type, model: TransformerConfig, elements: int, outputs: int, length: int):
+    """The work of one step of a stage that learns from rankings, without its FLOPs and bytes. No
+    row has padding, so no rows are shared or cut."""
+    from rlhf_jax.parallel.layout import MeshShape
+    from rlhf_jax.parallel.runner import JitRunner, layout_of
+    from rlhf_jax.stages.reward_model import RewardModel
+    from rlhf_jax.stages.stage import Build
+    from rlhf_jax.stages.supervised import initial_state
+    from rlhf_jax.training.optimizer import OptimizerConfig, make_optimizer
+
+    started = time.perf_counter()
+    optimizer = OptimizerConfig(**OPTIMIZER)
+    stage = kind(
+        optimizer, batch_size=elements, outputs=outputs, length=length, start="sft", buckets=1
+    )
+    build = Build("rankings", model, {"start": model}, Ending(model.vocab_size, 0))
+    runner = JitRunner(layout_of(jax.devices()[:1], MeshShape(1, 1, 1)))
+    made = stage.programs(build, 1000)
+    programs = compiled_together({name: program.lower(runner) for name, program in made.items()})
+    key = jax.random.key(0)
+    policy = jax.jit(functools.partial(transformer.init, model))(key)
+    start = jax.tree.map(jnp.copy, policy)
+    params = score.with_score_head(start, key) if kind is RewardModel else start
+    state = initial_state(params, make_optimizer(optimizer, 1000), key)
+    tokens = random_tokens(model, elements, outputs, length)
+    rows = {
+        "tokens": tokens,
+        "segments": jnp.zeros_like(tokens) + jnp.arange(1, outputs + 1)[:, None],
+        "weights": jnp.ones(tokens.shape),
+    }
+    ranks = {"ranks": jnp.tile(jnp.arange(outputs), (elements, 1))}
+
+    def once():
+        nonlocal state
+        seconds, batch = {}, rows | ranks
+        if "reference" in programs:
+            found, seconds["reference"] = timed(programs["reference"], policy, rows)
+            batch = batch | {"ref_log_probs": found}
+        (state, metrics), seconds["update"] = timed(programs["update"], state, batch, {})
+        assert float(metrics["padding"]) == 0 and math.isfinite(metrics["loss"])
+        return seconds
+
+    once()
+    memory = max(map(held, programs.values()))
+    return Work(once, tokens.size, 0, 0, memory, time.perf_counter() - started)
+
+
 def generation(model: TransformerConfig, rows: int, prompt: int, response: int) -> Work:
     """`rows` responses of `response` tokens to prompts of `prompt` tokens, at temperature 1."""
     started = time.perf_counter()
@@ -152,6 +220,7 @@ def ppo(
     from rlhf_jax.parallel.runner import JitRunner, layout_of
     from rlhf_jax.rewards.learned import LearnedReward
     from rlhf_jax.stages import presets
+    from rlhf_jax.stages.fitting import WHOLE
     from rlhf_jax.stages.policy_update import frozen_of, initial_state
     from rlhf_jax.stages.stage import Build
     from rlhf_jax.training.optimizer import OptimizerConfig
@@ -190,9 +259,9 @@ def ppo(
         row_key = jax.random.fold_in(key, count)
         rollout, sampling = timed(programs["rollout"], state.policy, row_key, prompts)
         assert float(rollout.mask.mean()) == 1.0
-        given = state, frozen, prompts, rollout, {}
+        given = state, frozen, prompts, rollout, {}, WHOLE
         (experience, moved, _), scoring = timed(programs["experience"], *given)
-        given = state, experience, moved, None, frozen.fixed
+        given = state, experience, moved, None, frozen.fixed, WHOLE
         (state, _), updating = timed(programs["update"], *given)
         return {"generation": sampling, "scoring": scoring, "update": updating}
 
@@ -214,4 +283,4 @@ def ppo_flops(model: TransformerConfig, rows: int, prompt: int, response: int, e
     return sampled + 2 * (trunk + with_logits) + 3 * epochs * (trunk + with_logits)
 
 
-WORKS = {"sft": sft, "generation": generation, "ppo": ppo}
+WORKS = {"sft": sft, "reward": reward, "dpo": dpo, "generation": generation, "ppo": ppo}

@@ -47,25 +47,62 @@ def test_one_save_between_steps(tmp_path):
 
 @pytest.mark.slow
 def test_a_step_beside_the_machine_and_a_peer_that_is_not_there(tmp_path):
-    out = tmp_path / "bench.json"
-    options = ("--works", "sft", "--sizes", "tiny", "--rounds", "1", "--times", "1")
     peer = tmp_path / "python"  # has no torch, and ends
     peer.write_text("#!/bin/sh\nexit 3\n")
     peer.chmod(0o755)
-    command = [sys.executable, str(BENCHMARKS / "speed.py"), *options, "--out", str(out)]
-    command += ["--peer-python", str(peer)]
-    done = subprocess.run(command, capture_output=True, text=True)
-    assert done.returncode == 0, done.stderr
-    machine, ours = json.loads(out.read_text())
+    done, (machine, ours) = measured(tmp_path, "sft", "--peer-python", str(peer))
     assert "no peer of sft tiny" in done.stderr and ours["who"] == "rlhf_jax"
-    # 3 x tokens x (24 layers D^2 + 4 layers D T + 2 D V)
-    tokens, layers, width, length, vocabulary = 16 * 128, 4, 256, 128, 8192
-    each = 24 * layers * width**2 + 4 * layers * width * length + 2 * width * vocabulary
-    flops = ours["tflops_per_second"] * ours["seconds"] * 1e12
-    assert flops == pytest.approx(3 * tokens * each, rel=0.01)
-    assert ours["limit_seconds"] >= flops / machine["product_flops_per_second"] * 0.999
+    assert flops_of(ours) == pytest.approx(3 * forward_flops_of_tiny(16, 128, 128), rel=0.01)
+    limit = flops_of(ours) / machine["product_flops_per_second"]
+    assert ours["limit_seconds"] >= limit * 0.999
     assert ours["share"] == pytest.approx(ours["limit_seconds"] / ours["seconds"])
     assert "sft tiny" in done.stdout.splitlines()[-1]
+
+
+@pytest.mark.slow
+def test_steps_on_rankings_beside_the_machine(tmp_path):
+    """Each of 4 x 8 outputs takes one forward pass of 80 tokens; only DPO has logits, and a
+    reference."""
+    done, (_, reward, dpo) = measured(tmp_path, "reward", "dpo")
+    assert flops_of(reward) == pytest.approx(3 * forward_flops_of_tiny(32, 80, 0), rel=0.01)
+    assert flops_of(dpo) == pytest.approx(4 * forward_flops_of_tiny(32, 80, 80), rel=0.01)
+    assert list(reward["parts"]) == ["update"] and list(dpo["parts"]) == ["reference", "update"]
+    tokens = [each["tokens_per_second"] * each["seconds"] for each in (reward, dpo)]
+    assert tokens == pytest.approx([4 * 8 * 80] * 2)
+    assert "dpo tiny" in done.stdout.splitlines()[-1]
+
+
+@pytest.mark.slow
+def test_a_ppo_iteration_beside_the_machine(tmp_path):
+    """64 responses of 48 tokens to prompts of 32. Four models read them, two of these have logits,
+    at the response; policy and value network train for 4 epochs, a pass costs three forward."""
+    _, (_, generation, ppo) = measured(tmp_path, "generation", "ppo")
+    rollout = forward_flops_of_tiny(64, 32, 1) + 48 * forward_flops_of_tiny(64, 1, 1)
+    assert flops_of(generation) == pytest.approx(rollout, rel=0.01)
+    two = forward_flops_of_tiny(64, 80, 0) + forward_flops_of_tiny(64, 80, 48)
+    assert flops_of(ppo) == pytest.approx(rollout + (2 + 3 * 4) * two, rel=0.01)
+    assert list(ppo["parts"]) == ["generation", "scoring", "update"]
+
+
+def measured(tmp_path, *options) -> tuple[subprocess.CompletedProcess, list[dict]]:
+    """benchmarks/speed.py of works of `tiny`, measured once: the process and its results."""
+    out = tmp_path / "bench.json"
+    command = [sys.executable, str(BENCHMARKS / "speed.py"), "--out", str(out), "--sizes", "tiny"]
+    command += ["--rounds", "1", "--times", "1", "--works", *options]
+    done = subprocess.run(command, capture_output=True, text=True)
+    assert done.returncode == 0, done.stderr
+    return done, json.loads(out.read_text())
+
+
+def flops_of(result: dict) -> float:
+    return result["tflops_per_second"] * result["seconds"] * 1e12
+
+
+def forward_flops_of_tiny(rows: int, length: int, logits: int) -> int:
+    """rows (T (24 layers D^2 + 4 layers D T) + 2 D V logits)."""
+    layers, width, vocabulary = 4, 256, 8192
+    trunk = length * (24 * layers * width**2 + 4 * layers * width * length)
+    return rows * (trunk + 2 * width * vocabulary * logits)
 
 
 def test_a_ppo_step_is_read_in_few_files_and_lines():
