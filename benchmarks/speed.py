@@ -133,7 +133,7 @@ class Process:
     """A work that waits, compiled, in a process of its own. Its lines are JSON. It is ended where
     it does not answer in `limit` seconds."""
 
-    def __init__(self, command: list[str], limit: float | None = None):
+    def __init__(self, command: list[str], limit: float | None = None, **variables: str):
         # Arrays are allocated as they are needed, because two processes share a GPU; pages that are
         # freed stay with the process.
         environment = os.environ | {
@@ -141,6 +141,7 @@ class Process:
             "MALLOC_MMAP_THRESHOLD_": str(2**40),
             "MALLOC_TRIM_THRESHOLD_": str(2**40),
         }
+        environment |= variables
         self.process = subprocess.Popen(
             command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True, env=environment
         )
@@ -180,7 +181,8 @@ def compared(options, work: str, size: str, machine: dict, peer: str | None) -> 
     if peer:
         command = [peer, str(HERE / "peer.py"), work, size, *map(str, shape)]
         try:
-            running["peer"] = Process(command, options.peer_seconds)
+            # PPO's peer trains in a thread, which keeps its pages only in the first arena.
+            running["peer"] = Process(command, options.peer_seconds, MALLOC_ARENA_MAX="1")
         except NoAnswer as error:
             print(f"no peer of {work} {size}: {error}", file=sys.stderr)
     seconds = {who: [] for who in running}
