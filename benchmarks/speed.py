@@ -71,7 +71,10 @@ SHAPES = {
 WORKS = tuple(SHAPES["cpu"]["tiny"])
 MODELS = {"tiny": "tiny", "small": "gpt2", "1b3": "gpt3-1.3b"}
 # How the model computes, where the defaults are not the fastest.
-CHANGES = {("gpu", "small", work): {"scan_layers": False} for work in ("sft", "reward", "dpo")}
+UNROLLED = {"scan_layers": False}
+CHANGES = {("gpu", "small", work): UNROLLED for work in ("sft", "reward", "dpo")} | {
+    ("cpu", size, work): UNROLLED for size, works in SHAPES["cpu"].items() for work in works
+}
 
 
 def main() -> None:

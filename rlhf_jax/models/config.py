@@ -64,7 +64,7 @@ class TransformerConfig:
     dropout: float = 0.0  # dropout rate on residual branches, in supervised training only
     # Number format of the operands of matrix products; "auto": bfloat16 where it is faster.
     compute_dtype: Literal["auto", "float32", "bfloat16"] = "auto"
-    scan_layers: bool = True  # one compiled layer for all; False: slower to compile, a tenth faster
+    scan_layers: bool = True  # one compiled layer for all; False: slower to compile, faster to run
     # What the backward pass recomputes: "off" nothing, "dots" each layer except its products with
     # weights, "full" each layer.
     remat: Literal["off", "dots", "full"] = "off"
