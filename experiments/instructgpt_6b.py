@@ -10,9 +10,10 @@ pretraining's update, 40 % in the reward model's, 31 % in SFT's (its batch has o
 in scoring, 45 % in PPO-ptx's update, 3 % in rollouts, which read their cache for every token. With
 --model.remat dots PPO-ptx's update takes 16 % fewer FLOPs and 2 % less time, but 41 GiB. SFT takes
 0.029 petaflop/s-days, PPO-ptx 3.0 (the paper prints 4.9 and 60 for 175 billion). With
---model.attention fused it needs at most 23.6 GiB (in the reward model's update; 21.0 in PPO-ptx),
-and utilisation is 46 % in pretraining's update, 47 % in the reward model's, 71 % in scoring, 52 %
-in PPO-ptx's update: time inside attention's kernels counts as at 40 % of the peak.
+--model.attention fused it needs at most 21.3 GiB (in the reward model's update; 20.6 in PPO-ptx),
+and utilisation is 48 % in pretraining's update, 48 % in the reward model's, 71 % in scoring, 54 %
+in PPO-ptx's update: time inside attention's kernels counts as at 40 % of the peak. The figures
+before these were planned when products gave float32 results.
 FOLDER holds your own records (`FolderData`), because the paper's were never released.
 
 A field marked "not printed" is our choice; the paper does not give it. The paper's models are
