@@ -2,9 +2,9 @@
 
     make quickstart          or          rlhf-jax run experiments/quickstart.py [--seed N]
 
-Cost: 5 min 19 s on two cores with AVX-512 BF16 that were also used by other programs; 7 min 23 s of
-CPU time (`time rlhf-jax run experiments/quickstart.py`, programs not compiled before). This command
-runs the three seeds below: `rlhf-jax sweep experiments/quickstart.py --seeds 0 1 2`.
+Cost: 4 min 31 s on two idle cores with AVX-512 BF16, 6 min 50 s of CPU time (`time rlhf-jax run
+experiments/quickstart.py`, no program compiled before). This command runs the three seeds below:
+`rlhf-jax sweep experiments/quickstart.py --seeds 0 1 2`.
 
 Result: gold score (the gold grader's score, 0 to 1) on 800 held-out prompts, by seed. Each 95 %
 interval extends at most .024 to each side. `prompted` is the base model with three worked examples
