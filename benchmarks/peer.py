@@ -167,28 +167,9 @@ def ppo(size: str, rows: int, prompt: int, response: int, minibatches: int, epoc
     class Words:  # the tokenizer: ids that are in no response end none
         pad_token_id = eos_token_id = SIZES[size][4]
 
-    policy, scorer, value, reference = models = (
-        model_of(size),
-        model_of(size, GPT2ForSequenceClassification, 1),
-        model_of(size, GPT2ForSequenceClassification, 2),
-        model_of(size).requires_grad_(False),
-    )
-    # The trainer's autocast holds in the update. Here it also holds in the rollout, where weights
-    # are then cast once, and in scoring.
-    for model in models:
-        model.transformer.forward = autocast()(model.transformer.forward)
-    reference.forward = autocast()(reference.forward)
-    policy.generation_config.use_cache = True
-    generate, seconds = autocast()(policy.generate), {}
-
-    def timed_generate(*arguments, **options):
-        started = synchronised()
-        found = generate(*arguments, **options)
-        seconds["generation"] = synchronised() - started
-        assert found.sequences.shape == (rows, prompt + response)
-        return found
-
-    policy.generate = timed_generate
+    policy, reference, scorer, value = models_of_ppo(size)
+    seconds = {}
+    time_generation(policy, seconds, (rows, prompt + response))
     config = PPOConfig(
         output_dir=tempfile.gettempdir(), save_strategy="no", report_to="none", disable_tqdm=True,
         num_sample_generations=0, total_episodes=10**6 * rows, gradient_checkpointing=False,
@@ -203,15 +184,7 @@ def ppo(size: str, rows: int, prompt: int, response: int, minibatches: int, epoc
     )  # fmt: skip
     trainer.remove_callback(PrinterCallback)
     assert trainer.accelerator.mixed_precision == "bf16"
-
-    def train():
-        try:
-            trainer.train()
-        except BaseException:
-            traceback.print_exc()
-        os._exit(1)  # the process waits for an iteration that does not come
-
-    threading.Thread(target=train, daemon=True).start()
+    threading.Thread(target=train, args=(trainer,), daemon=True).start()
 
     def once():
         started = synchronised()
@@ -221,6 +194,46 @@ def ppo(size: str, rows: int, prompt: int, response: int, minibatches: int, epoc
         return seconds | {"scoring and update": spent - seconds["generation"]}
 
     return once
+
+
+def models_of_ppo(size: str):
+    """(policy, reference, reward model, value network). The trainer's autocast holds in the update;
+    here it also holds in the rollout, where weights are then cast once, and in scoring."""
+    policy, scorer, value, reference = models = (
+        model_of(size),
+        model_of(size, GPT2ForSequenceClassification, 1),
+        model_of(size, GPT2ForSequenceClassification, 2),
+        model_of(size).requires_grad_(False),
+    )
+    for model in models:
+        model.transformer.forward = autocast()(model.transformer.forward)
+    reference.forward = autocast()(reference.forward)
+    policy.generate = autocast()(policy.generate)
+    policy.generation_config.use_cache = True
+    return policy, reference, scorer, value
+
+
+def time_generation(policy, seconds: dict[str, float], shape: tuple[int, int]) -> None:
+    """Each `generate` writes its seconds; its sequences must have this shape."""
+    generate = policy.generate
+
+    def timed_generate(*arguments, **options):
+        started = synchronised()
+        found = generate(*arguments, **options)
+        seconds["generation"] = synchronised() - started
+        assert found.sequences.shape == shape
+        return found
+
+    policy.generate = timed_generate
+
+
+def train(trainer) -> None:
+    """Ends the process afterwards, because it waits for an iteration that does not come."""
+    try:
+        trainer.train()
+    except BaseException:
+        traceback.print_exc()
+    os._exit(1)
 
 
 WORKS = {"sft": sft, "reward": reward, "dpo": dpo, "generation": generation, "ppo": ppo}

@@ -56,10 +56,15 @@ def held(compiled) -> int:
     return sizes - of.alias_size_in_bytes
 
 
-def compiled_together(lowered: dict) -> dict:
-    """The compiled programs, by name; each is compiled in a thread of its own."""
+def compiled(programs: dict) -> dict:
+    """A stage's programs by name, each compiled for the first device, in a thread of its own."""
+    from rlhf_jax.parallel.layout import MeshShape
+    from rlhf_jax.parallel.runner import JitRunner, layout_of
+
+    runner = JitRunner(layout_of(jax.devices()[:1], MeshShape(1, 1, 1)))
+    lowered = [program.lower(runner) for program in programs.values()]
     with ThreadPoolExecutor() as pool:
-        return dict(zip(lowered, pool.map(lambda x: x.compile(), lowered.values()), strict=True))
+        return dict(zip(programs, pool.map(lambda x: x.compile(), lowered), strict=True))
 
 
 def random_tokens(model: TransformerConfig, *shape: int) -> jax.Array:
@@ -108,9 +113,8 @@ def reward(model: TransformerConfig, elements: int, outputs: int, length: int) -
     each with the prompt: a forward pass per output, the loss over all pairs, gradient, Adam."""
     from rlhf_jax.stages.reward_model import RewardModel
 
-    made = rankings(RewardModel, model, elements, outputs, length)
     flops = 3 * forward_flops(model, elements * outputs, length, 0)
-    return dataclasses.replace(made, flops=flops, bytes=7 * 4 * parameters(model))
+    return rankings(RewardModel, model, elements, outputs, length, flops, passes=7)
 
 
 def dpo(model: TransformerConfig, elements: int, outputs: int, length: int) -> Work:
@@ -118,17 +122,21 @@ def dpo(model: TransformerConfig, elements: int, outputs: int, length: int) -> W
     tokens but the first are the response."""
     from rlhf_jax.stages.dpo import DirectPreference
 
-    made = rankings(DirectPreference, model, elements, outputs, length)
     flops = 4 * forward_flops(model, elements * outputs, length, length)
-    return dataclasses.replace(made, flops=flops, bytes=8 * 4 * parameters(model))
+    return rankings(DirectPreference, model, elements, outputs, length, flops, passes=8)
 
 
-def rankings(kind: type, model: TransformerConfig, elements: int, outputs: int, length: int):
-    """The work of one step of a stage that learns from rankings, without its FLOPs and bytes. No
-    row has padding, so no rows are shared or cut."""
-    from rlhf_jax.parallel.layout import MeshShape
-    from rlhf_jax.parallel.runner import JitRunner, layout_of
-    from rlhf_jax.stages.reward_model import RewardModel
+def rankings(
+    kind: type,
+    model: TransformerConfig,
+    elements: int,
+    outputs: int,
+    length: int,
+    flops: float,
+    passes: int,
+) -> Work:
+    """One step of a stage that learns from rankings. No row has padding, so no rows are shared or
+    cut. passes: over the parameters, in float32."""
     from rlhf_jax.stages.stage import Build
     from rlhf_jax.stages.supervised import initial_state
     from rlhf_jax.training.optimizer import OptimizerConfig, make_optimizer
@@ -139,13 +147,11 @@ def rankings(kind: type, model: TransformerConfig, elements: int, outputs: int, 
         optimizer, batch_size=elements, outputs=outputs, length=length, start="sft", buckets=1
     )
     build = Build("rankings", model, {"start": model}, Ending(model.vocab_size, 0))
-    runner = JitRunner(layout_of(jax.devices()[:1], MeshShape(1, 1, 1)))
-    made = stage.programs(build, 1000)
-    programs = compiled_together({name: program.lower(runner) for name, program in made.items()})
+    programs = compiled(stage.programs(build, 1000))
     key = jax.random.key(0)
     policy = jax.jit(functools.partial(transformer.init, model))(key)
     start = jax.tree.map(jnp.copy, policy)
-    params = score.with_score_head(start, key) if kind is RewardModel else start
+    params = score.with_score_head(start, key) if kind.ends == "score" else start
     state = initial_state(params, make_optimizer(optimizer, 1000), key)
     tokens = random_tokens(model, elements, outputs, length)
     rows = {
@@ -166,8 +172,8 @@ def rankings(kind: type, model: TransformerConfig, elements: int, outputs: int, 
         return seconds
 
     once()
-    memory = max(map(held, programs.values()))
-    return Work(once, tokens.size, 0, 0, memory, time.perf_counter() - started)
+    memory, size = max(map(held, programs.values())), passes * 4 * parameters(model)
+    return Work(once, tokens.size, flops, size, memory, time.perf_counter() - started)
 
 
 def generation(model: TransformerConfig, rows: int, prompt: int, response: int) -> Work:
@@ -216,8 +222,6 @@ def ppo(
 ) -> Work:
     """An iteration: rollout, scoring by policy, reference, reward model and value network (four
     full models), and `epochs` x `minibatches` updates of policy and value network."""
-    from rlhf_jax.parallel.layout import MeshShape
-    from rlhf_jax.parallel.runner import JitRunner, layout_of
     from rlhf_jax.rewards.learned import LearnedReward
     from rlhf_jax.stages import presets
     from rlhf_jax.stages.fitting import WHOLE
@@ -246,9 +250,7 @@ def ppo(
     frozen = frozen_of(config, policy, policy, {"reward": reward}, reward)
     state = initial_state(config, policy, reward, key)
     build = Build("ppo", model, dict.fromkeys(config.needs(), model), Ending(model.vocab_size, 0))
-    runner = JitRunner(layout_of(jax.devices()[:1], MeshShape(1, 1, 1)))
-    made = config.programs(build, config.iterations)
-    programs = compiled_together({name: program.lower(runner) for name, program in made.items()})
+    programs = compiled(config.programs(build, config.iterations))
     tokens = random_tokens(model, rows, prompt)
     prompts = {"tokens": tokens, "segments": jnp.ones_like(tokens)}
     count = 0

@@ -11,20 +11,19 @@ import pytest
 BENCHMARKS = Path(__file__).parents[1] / "benchmarks"
 
 
-def run(tmp_path, name, *options) -> tuple[dict, str]:
-    """The one result of a benchmark, and its table."""
+def run(tmp_path, name, *options) -> tuple[list[dict], subprocess.CompletedProcess]:
+    """The results of a benchmark, and its process."""
     out = tmp_path / "bench.json"
     command = [sys.executable, str(BENCHMARKS / name), *options, "--out", str(out)]
     done = subprocess.run(command, capture_output=True, text=True)
     assert done.returncode == 0, done.stderr
-    (result,) = json.loads(out.read_text())
-    return result, done.stdout
+    return json.loads(out.read_text()), done
 
 
 @pytest.mark.slow
 def test_one_iteration_of_tiny(tmp_path):
     options = ("--sizes", "tiny", "--iterations", "1")
-    result, table = run(tmp_path, "ppo_iteration.py", *options)
+    (result,), done = run(tmp_path, "ppo_iteration.py", *options)
     phases = ("generation", "scoring", "update")
     assert sum(result["shares"].values()) == pytest.approx(1.0)
     total = sum(result["seconds"][phase] for phase in phases)
@@ -32,17 +31,17 @@ def test_one_iteration_of_tiny(tmp_path):
     rate = 64 * 48 / result["seconds"]["generation"]
     assert result["generated_tokens_per_second"] == pytest.approx(rate)
     assert 0 < result["peak_memory_gib"] < 24 and result["compile_seconds"] > 0
-    assert "tokens/s" in table
+    assert "tokens/s" in done.stdout
 
 
 @pytest.mark.slow
 def test_one_save_between_steps(tmp_path):
-    result, table = run(tmp_path, "checkpointing.py", "--sizes", "tiny", "--saves", "1")
+    (result,), done = run(tmp_path, "checkpointing.py", "--sizes", "tiny", "--saves", "1")
     (added,), (step,) = result["checkpoint_seconds_all"], result["step_seconds_all"]
     assert result["share_at_default"] == pytest.approx(added / (100 * step))
     assert 3 * result["parameters"] * 4 > 2**20 * result["checkpoint_mib"] > result["parameters"]
     assert 0 < result["blocking_seconds"] < result["written_seconds"] and step > 0
-    assert f"{result['share_at_default']:.2%}" in table
+    assert f"{result['share_at_default']:.2%}" in done.stdout
 
 
 @pytest.mark.slow
@@ -50,7 +49,7 @@ def test_a_step_beside_the_machine_and_a_peer_that_is_not_there(tmp_path):
     peer = tmp_path / "python"  # has no torch, and ends
     peer.write_text("#!/bin/sh\nexit 3\n")
     peer.chmod(0o755)
-    done, (machine, ours) = measured(tmp_path, "sft", "--peer-python", str(peer))
+    (machine, ours), done = measured(tmp_path, "sft", "--peer-python", str(peer))
     assert "no peer of sft tiny" in done.stderr and ours["who"] == "rlhf_jax"
     assert flops_of(ours) == pytest.approx(3 * forward_flops_of_tiny(16, 128, 128), rel=0.01)
     limit = flops_of(ours) / machine["product_flops_per_second"]
@@ -63,7 +62,7 @@ def test_a_step_beside_the_machine_and_a_peer_that_is_not_there(tmp_path):
 def test_steps_on_rankings_beside_the_machine(tmp_path):
     """Each of 4 x 8 outputs takes one forward pass of 80 tokens; only DPO has logits, and a
     reference."""
-    done, (_, reward, dpo) = measured(tmp_path, "reward", "dpo")
+    (_, reward, dpo), done = measured(tmp_path, "reward", "dpo")
     assert flops_of(reward) == pytest.approx(3 * forward_flops_of_tiny(32, 80, 0), rel=0.01)
     assert flops_of(dpo) == pytest.approx(4 * forward_flops_of_tiny(32, 80, 80), rel=0.01)
     assert list(reward["parts"]) == ["update"] and list(dpo["parts"]) == ["reference", "update"]
@@ -76,7 +75,7 @@ def test_steps_on_rankings_beside_the_machine(tmp_path):
 def test_a_ppo_iteration_beside_the_machine(tmp_path):
     """64 responses of 48 tokens to prompts of 32. Four models read them, two of these have logits,
     at the response; policy and value network train for 4 epochs, a pass costs three forward."""
-    _, (_, generation, ppo) = measured(tmp_path, "generation", "ppo")
+    (_, generation, ppo), _ = measured(tmp_path, "generation", "ppo")
     rollout = forward_flops_of_tiny(64, 32, 1) + 48 * forward_flops_of_tiny(64, 1, 1)
     assert flops_of(generation) == pytest.approx(rollout, rel=0.01)
     two = forward_flops_of_tiny(64, 80, 0) + forward_flops_of_tiny(64, 80, 48)
@@ -84,14 +83,10 @@ def test_a_ppo_iteration_beside_the_machine(tmp_path):
     assert list(ppo["parts"]) == ["generation", "scoring", "update"]
 
 
-def measured(tmp_path, *options) -> tuple[subprocess.CompletedProcess, list[dict]]:
-    """benchmarks/speed.py of works of `tiny`, measured once: the process and its results."""
-    out = tmp_path / "bench.json"
-    command = [sys.executable, str(BENCHMARKS / "speed.py"), "--out", str(out), "--sizes", "tiny"]
-    command += ["--rounds", "1", "--times", "1", "--works", *options]
-    done = subprocess.run(command, capture_output=True, text=True)
-    assert done.returncode == 0, done.stderr
-    return done, json.loads(out.read_text())
+def measured(tmp_path, *options) -> tuple[list[dict], subprocess.CompletedProcess]:
+    """benchmarks/speed.py of works of `tiny`, each measured once."""
+    once = ("--sizes", "tiny", "--rounds", "1", "--times", "1", "--works")
+    return run(tmp_path, "speed.py", *once, *options)
 
 
 def flops_of(result: dict) -> float:
