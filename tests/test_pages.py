@@ -42,6 +42,7 @@ ELSEWHERE = {
     "pip install ": MAKE,
     "launch/": "tests/parallel/test_launch.py::",
     "sbatch ": "tests/parallel/test_launch.py::",
+    "python benchmarks/speed.py ": "tests/test_benchmarks.py::",
     "python -m tests.golden.record": "tests/golden/test_golden.py::",
     "rlhf-jax replay ": "tests/test_replay.py::",
     "python -m tests.mutants": "tests/test_mutants.py::",
