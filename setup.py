@@ -65,5 +65,5 @@ setup(
         # For runs in gs://: epath's and, of google's, Orbax's.
         "gcs": ["gcsfs>=2024.2", "google-cloud-storage>=2", "google-cloud-storage-control>=1"],
     },
-    entry_points={"console_scripts": ["rlhf-jax = rlhf_jax.cli:main"]},
+    entry_points={"console_scripts": ["rlhf-jax = rlhf_jax.cli:start"]},
 )

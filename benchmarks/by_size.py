@@ -2,10 +2,13 @@
 
 import argparse
 import json
+import os
 import subprocess
 import sys
 from collections.abc import Callable
 from pathlib import Path
+
+from rlhf_jax.parallel.host import large_pages
 
 
 def main(
@@ -34,7 +37,13 @@ def main(
     for size in options.sizes:
         command = [sys.executable, script, "--here", "--sizes", size]
         command += [f"--{word}", str(min(options.times, times[size]))]
-        done = subprocess.run(command, stdout=subprocess.PIPE, text=True, check=True)
+        done = subprocess.run(
+            command,
+            stdout=subprocess.PIPE,
+            text=True,
+            check=True,
+            env=os.environ | large_pages(os.environ),
+        )
         results.append(json.loads(done.stdout.splitlines()[-1]))
     options.out.parent.mkdir(parents=True, exist_ok=True)
     options.out.write_text(json.dumps(results, indent=2) + "\n", encoding="utf-8")

@@ -34,9 +34,6 @@ FIGURES = {
 
 def measure(size: str, saves: int) -> dict:
     """One size, in this process: seconds of a step, and what a checkpoint adds to them."""
-    from rlhf_jax.parallel.host import keep_pages
-
-    keep_pages()
     import jax
     import numpy as np
 

@@ -27,7 +27,7 @@ from rlhf_jax.generation.decode import Rollout
 from rlhf_jax.generation.ending import Ending
 from rlhf_jax.models import score, transformer
 from rlhf_jax.models.config import SIZES
-from rlhf_jax.parallel.host import keep_pages
+from rlhf_jax.parallel.host import start_with_large_pages
 from rlhf_jax.rewards.learned import LearnedReward
 from rlhf_jax.stages import presets
 from rlhf_jax.stages.dpo import DirectPreference
@@ -184,7 +184,6 @@ def main() -> None:
     parser.add_argument("--rounds", type=int, default=5)
     parser.add_argument("--works", nargs="+", choices=tuple(WORKS), default=list(WORKS))
     options = parser.parse_args()
-    keep_pages()
     key = jax.random.key(0)
     policy = jax.jit(functools.partial(transformer.init, MODEL))(key)
     scorer = score.with_score_head(jax.tree.map(jnp.copy, policy), key)
@@ -194,4 +193,5 @@ def main() -> None:
 
 
 if __name__ == "__main__":
+    start_with_large_pages()
     main()

@@ -24,9 +24,6 @@ EPOCHS = {"tiny": 4, "small": 1}
 
 def measure(size: str, iterations: int) -> dict:
     """One size, in this process: medians of each phase's seconds, and the roofline."""
-    from rlhf_jax.parallel.host import keep_pages
-
-    keep_pages()
     import jax
     import jax.numpy as jnp
 

@@ -25,7 +25,7 @@ from rlhf_jax.generation.sampling import SamplingConfig
 from rlhf_jax.models import transformer
 from rlhf_jax.models.config import SIZES
 from rlhf_jax.models.matmul import resolve_dtype
-from rlhf_jax.parallel.host import keep_pages
+from rlhf_jax.parallel.host import start_with_large_pages
 
 
 @dataclasses.dataclass(frozen=True)
@@ -55,7 +55,6 @@ def arguments() -> argparse.Namespace:
 
 
 def main(options: argparse.Namespace) -> dict:
-    keep_pages()
     model = dataclasses.replace(SIZES[options.size], compute_dtype=options.compute_dtype)
     shape = options.rows, options.prompt
     tokens = jax.random.randint(jax.random.key(7), shape, 1, model.vocab_size, jnp.int32)
@@ -115,4 +114,5 @@ def main(options: argparse.Namespace) -> dict:
 
 
 if __name__ == "__main__":
+    start_with_large_pages()
     main(arguments())

@@ -24,6 +24,8 @@ import threading
 import venv
 from pathlib import Path
 
+from rlhf_jax.parallel.host import large_pages
+
 HERE = Path(__file__).resolve().parent
 PEER_NEEDS = ("torch", "transformers", "accelerate", "datasets", "trl==1.12.0")
 # sft: rows, tokens. reward, dpo: prompts, outputs, tokens. generation: rows, prompt, response; ppo:
@@ -137,14 +139,10 @@ class Process:
     it does not answer in `limit` seconds."""
 
     def __init__(self, command: list[str], limit: float | None = None, **variables: str):
-        # Arrays are allocated as they are needed, because two processes share a GPU; pages that are
-        # freed stay with the process.
-        environment = os.environ | {
-            "XLA_PYTHON_CLIENT_PREALLOCATE": "false",
-            "MALLOC_MMAP_THRESHOLD_": str(2**40),
-            "MALLOC_TRIM_THRESHOLD_": str(2**40),
-        }
-        environment |= variables
+        # Arrays are allocated as they are needed, because two processes share a GPU. The allocator
+        # is set up as for `rlhf-jax`.
+        environment = os.environ | {"XLA_PYTHON_CLIENT_PREALLOCATE": "false"}
+        environment |= large_pages(environment) | variables
         self.process = subprocess.Popen(
             command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True, env=environment
         )

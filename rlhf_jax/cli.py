@@ -10,7 +10,7 @@ from pathlib import Path
 
 from rlhf_jax.durable.files import absolute, writable_directory
 from rlhf_jax.errors import UserError
-from rlhf_jax.parallel.host import keep_pages
+from rlhf_jax.parallel.host import start_with_large_pages
 from rlhf_jax.usage import ABOUT, COMMANDS, STAGE, USAGE, leading_words
 
 # Errors of a path that a user can mend. Any other OSError keeps its traceback.
@@ -19,9 +19,14 @@ PATH_ERRORS = (errno.EACCES, errno.EPERM, errno.EROFS, errno.ENOTDIR, errno.EISD
 HELP = ("-h", "--help")
 
 
+def start() -> None:
+    """The program rlhf-jax."""
+    start_with_large_pages()
+    main()
+
+
 def main() -> None:
     """Prints a user's mistake as one line and exits with 2."""
-    keep_pages()
     try:
         code = command(sys.argv[1:])
         sys.stdout.flush()
@@ -366,4 +371,4 @@ def estimators(arguments: Sequence[str]) -> int:
 
 
 if __name__ == "__main__":
-    main()
+    start()

@@ -5,6 +5,7 @@ import io
 import os
 import subprocess
 import sys
+from importlib import metadata
 from types import SimpleNamespace
 
 import pytest
@@ -27,7 +28,6 @@ QUICKSTART = "experiments/quickstart.py"
 @pytest.fixture(autouse=True)
 def at_the_root(monkeypatch, request):
     monkeypatch.chdir(request.config.rootpath)
-    monkeypatch.setattr(cli, "keep_pages", lambda: True)
 
 
 @pytest.fixture
@@ -50,6 +50,15 @@ def calls(monkeypatch):
     monkeypatch.setattr(report, "report", lambda run, stages: made.append(("report", stages)))
     monkeypatch.setattr(report, "report_finished", lambda run: made.append("report of finished"))
     return made
+
+
+def test_the_program_starts_with_large_pages(monkeypatch):
+    called = []
+    monkeypatch.setattr(cli, "start_with_large_pages", lambda: called.append("pages"))
+    monkeypatch.setattr(cli, "main", lambda: called.append("main"))
+    (program,) = metadata.distribution("rlhf_jax").entry_points
+    program.load()()
+    assert (program.name, called) == ("rlhf-jax", ["pages", "main"])
 
 
 def run(monkeypatch, capsys, *arguments):

@@ -46,7 +46,6 @@ def start(arguments) -> subprocess.Popen:
 
 def call(monkeypatch, capsys, arguments):
     monkeypatch.setattr("sys.argv", ["rlhf-jax", *arguments])
-    monkeypatch.setattr(cli, "keep_pages", lambda: True)
     with pytest.raises(SystemExit) as ended:
         cli.main()
     return ended.value.code or 0, *capsys.readouterr()

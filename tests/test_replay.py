@@ -75,7 +75,6 @@ def copy(stopped, tmp_path):
 
 def command(monkeypatch, capsys, *arguments):
     monkeypatch.setattr("sys.argv", ["rlhf-jax", *map(str, arguments)])
-    monkeypatch.setattr(cli, "keep_pages", lambda: True)
     monkeypatch.setattr("sys.stdin", io.StringIO())
     with pytest.raises(SystemExit) as ended:
         cli.main()

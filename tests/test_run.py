@@ -136,7 +136,6 @@ def test_a_short_stage_says_what_its_average_holds_of_the_start(small_run):
 
 def main(monkeypatch, capsys, *arguments):
     monkeypatch.setattr("sys.argv", ["rlhf-jax", *arguments])
-    monkeypatch.setattr(cli, "keep_pages", lambda: True)
     with pytest.raises(SystemExit) as ended:
         cli.main()
     return ended.value.code or 0, *capsys.readouterr()

@@ -1,22 +1,34 @@
 """The host's memory allocator, set up for large short-lived buffers."""
 
-import ctypes
+import os
+import sys
 
-M_TRIM_THRESHOLD, M_MMAP_THRESHOLD, M_ARENA_MAX = -1, -3, -8  # <malloc.h>
-LARGEST = 2**31 - 1
+# mmap_threshold, trim_threshold: pages of freed buffers are kept. hugetlb: of those that are not,
+# 2 MB come with one page fault.
+SETTINGS = {
+    "glibc.malloc.mmap_threshold": str(2**40),
+    "glibc.malloc.trim_threshold": str(2**40),
+    "glibc.malloc.hugetlb": "1",
+}
 
 
-def keep_pages() -> bool:
-    """Makes glibc keep the pages of freed buffers; returns whether the C library accepted it.
+def large_pages(environment: dict[str, str]) -> dict[str, str]:
+    """The variable that glibc reads SETTINGS from, when a process starts; {} where the user has set
+    them.
 
     XLA's CPU backend allocates the temporaries of a program at every call. By default glibc maps
-    and unmaps them every time, and the page faults take a fifth of the time of a small step. A
-    single arena lets all threads reuse the pages. Call it once, before jax starts its threads. On
-    other C libraries it does nothing.
+    and unmaps them every time, and the page faults take a fifth of the time of a small step
+    (docs/performance.md). Other C libraries ignore the variable.
     """
-    try:
-        mallopt = ctypes.CDLL(None).mallopt
-    except (AttributeError, OSError, TypeError):
-        return False
-    settings = (M_ARENA_MAX, 1), (M_MMAP_THRESHOLD, LARGEST), (M_TRIM_THRESHOLD, LARGEST)
-    return all([mallopt(name, value) == 1 for name, value in settings])
+    given = environment.get("GLIBC_TUNABLES", "")
+    if any(name in given for name in SETTINGS):
+        return {}
+    ours = [f"{name}={value}" for name, value in SETTINGS.items()]
+    return {"GLIBC_TUNABLES": ":".join([given] * bool(given) + ours)}
+
+
+def start_with_large_pages() -> None:
+    """Starts this process anew with `large_pages`, once. Call it before any work is done."""
+    missing = large_pages(os.environ) if sys.platform == "linux" else {}
+    if missing:
+        os.execve(sys.executable, [sys.executable, *sys.orig_argv[1:]], os.environ | missing)

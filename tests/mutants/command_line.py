@@ -202,4 +202,27 @@ TAKEN = (
     ]),
 )  # fmt: skip
 
-MUTANTS = TAKEN + OPTIONS + CLI + REPLAY + DOCTOR + GENERATE + READING
+STARTING = (
+    *mutants("cli.py", "test_cli.py", [
+        ("start", "start_with_large_pages()", "pass",
+         "test_the_program_starts_with_large_pages"),
+    ]),
+    *mutants("parallel/host.py", "parallel/test_host.py", [
+        ("SETTINGS", '"glibc.malloc.trim_threshold": str(2**40),', "",
+         "test_the_variable_has_every_setting"),
+        ("SETTINGS", '"glibc.malloc.hugetlb": "1"', '"glibc.malloc.hugetlb": "0"',
+         "test_the_variable_has_every_setting"),
+        ("large_pages", "if any(name in given for name in SETTINGS):", "if False:",
+         "test_where_the_user_has_set_one_nothing_is_set"),
+        ("large_pages", "[given] * bool(given)", "[]",
+         "test_other_settings_of_the_user_stay_before_ours"),
+        ("start_with_large_pages", "sys.orig_argv[1:]", "sys.argv",
+         "test_a_process_starts_anew_once_with_its_arguments", "CalledProcessError"),
+        ("start_with_large_pages", 'if sys.platform == "linux" else {}', "",
+         "test_elsewhere_it_does_not"),
+        ("start_with_large_pages", "os.environ | missing", "os.environ",
+         "test_a_process_starts_anew_once_with_its_arguments", "TimeoutExpired"),
+    ]),
+)  # fmt: skip
+
+MUTANTS = TAKEN + OPTIONS + CLI + REPLAY + DOCTOR + GENERATE + READING + STARTING

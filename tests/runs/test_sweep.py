@@ -74,7 +74,6 @@ def ran(monkeypatch):
 
     monkeypatch.setattr(sweep, "Run", FakeRun)
     monkeypatch.setattr(sweep, "report", report)
-    monkeypatch.setattr(cli, "keep_pages", lambda: True)
     return made
 
 

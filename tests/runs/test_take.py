@@ -236,7 +236,6 @@ def test_doctor_tells_what_is_taken_and_what_is_gone(there, tmp_path):
 def test_run_of_some_stages_trains_them_takes_those_below_and_reports_what_has_finished(
     there, tmp_path, monkeypatch, capsys
 ):
-    monkeypatch.setattr(cli, "keep_pages", lambda: True)
     reported, asked = [], []
     monkeypatch.setattr(report, "report_finished", reported.append)
     monkeypatch.setattr(Run, "finish", lambda run, stage: asked.append(stage))
