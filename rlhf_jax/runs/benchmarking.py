@@ -141,6 +141,7 @@ def evaluate(
     models = [*(of_run(run, options.stages, options.context) if run else ()),
               *(of_folder(folder, options.context) for folder in folders)]  # fmt: skip
     check_names(models, options.against)
+    tell_against(models, options.against)
     benchmarks = within_context(for_models(benchmarks, models, options.on), models, options.on)
     to = options.to or Path("runs/eval" if config is None else config.directory / "eval")
     writable_directory(to, "to")
@@ -216,6 +217,15 @@ def check_names(models: Sequence[Named], against: str | None) -> None:
     if repeated := next((name for name in names if names.count(name) > 1), None):
         raise UserError(f"two models are called {repeated!r}: rename a folder")
     require(against is None or against in names, "against", against, f"of {', '.join(names)}")
+
+
+def tell_against(models: Sequence[Named], against: str | None) -> None:
+    """Says with which model those are compared that are of another kind than `against`."""
+    kinds = {model.name: model.ends for model in models}
+    others = [model for model in models if model.ends != kinds.get(against)]
+    if against is not None and len(others) > 1:
+        one, many = MODELS[kinds[against]][0], MODELS[others[0].ends][1]
+        print(f"eval: {against} is {one}: {many} are compared with {others[0].name}")
 
 
 def within_context(

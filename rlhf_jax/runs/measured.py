@@ -143,8 +143,9 @@ def of_folder(name: str, context: int | None = None) -> Named:
 
 
 def judging(name: str) -> tuple[LanguageModel, str]:
-    """A published model as a judge, and its digest."""
+    """A published policy as a judge, and its digest. Raises UserError for a reward model."""
     found = of_folder(name)
+    require(found.ends == "policy", "judge", name, "a policy, not a reward model")
     return found.open()(JUDGED_AT_ONCE), found.digest
 
 

@@ -175,7 +175,14 @@ COMMAND = (
         ("parse", "if names.count(name) > 1", "if False",
          "test_a_stage_named_as_an_option_is_refused_by_the_commands_that_have_it"),
     ]),
+    *mutants("runs/benchmarking.py", "runs/test_benchmarking.py", [
+        ("tell_against", "model.ends != kinds.get(against)", "model.ends == kinds.get(against)",
+         "test_models_of_another_kind_are_told_with_what_they_are_compared"),
+        ("tell_against", "> 1", "> 0",
+         "test_models_of_another_kind_are_told_with_what_they_are_compared"),
+    ]),
     *mutants("runs/measured.py", "runs/test_benchmarking.py", [
+        ("judging", 'found.ends == "policy"', "True", "test_a_reward_model_is_no_judge"),
         ("reading", 'if shape.positions == "learned" else None', "",
          "test_a_context_is_read_unless_positions_are_learned"),
     ]),

@@ -23,7 +23,7 @@ from rlhf_jax.evaluation.benchmarks.overlap import Overlap
 from rlhf_jax.evaluation.evaluator import Column
 from rlhf_jax.evaluation.statistics import bounded_mean, paired_difference
 from rlhf_jax.models.config import TransformerConfig
-from rlhf_jax.runs import benchmarking, kept_rows
+from rlhf_jax.runs import benchmarking, kept_rows, measured
 from rlhf_jax.runs.benchmarking import EvalOptions, Measuring
 from rlhf_jax.runs.measured import Named, reading
 from tests.evaluation.benchmarks.by_hand import ByHand, prefers, write
@@ -55,8 +55,8 @@ class Opened:
         return self.model.likelihoods(requests)
 
 
-def named(name, model, trained=None, digest="d", **how):
-    return Named(name, "policy", digest, f"runs/{name}", 64, Opened(model, **how), trained)
+def named(name, model, trained=None, digest="d", ends="policy", **how):
+    return Named(name, ends, digest, f"runs/{name}", 64, Opened(model, **how), trained)
 
 
 @pytest.fixture
@@ -365,6 +365,28 @@ def test_two_models_of_one_name_are_refused():
         benchmarking.check_names(models, None)
     with pytest.raises(ConfigError, match=r"against = 'two': must be of one"):
         benchmarking.check_names(models[:1], "two")
+
+
+def test_models_of_another_kind_are_told_with_what_they_are_compared(capsys):
+    models = [
+        named("reward", ByHand(), ends="score"),
+        named("sft", ByHand()),
+        named("ppo", ByHand()),
+    ]
+    benchmarking.tell_against(models, "reward")
+    told = "eval: reward is a reward model: policies are compared with sft\n"
+    assert capsys.readouterr().out == told
+    benchmarking.tell_against(models, "ppo")  # one reward model is compared with nothing
+    benchmarking.tell_against(models, None)
+    assert capsys.readouterr().out == ""
+
+
+def test_a_reward_model_is_no_judge(monkeypatch):
+    kinds = {"scores": named("scores", ByHand(), ends="score"), "answers": named("a", ByHand())}
+    monkeypatch.setattr(measured, "of_folder", kinds.get)
+    with pytest.raises(ConfigError, match="judge = 'scores': must be a policy, not a reward model"):
+        measured.judging("scores")
+    assert measured.judging("answers")[1] == kinds["answers"].digest
 
 
 def test_options_for_all_give_way_to_a_benchmark_s_own():
