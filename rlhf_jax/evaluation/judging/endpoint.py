@@ -232,12 +232,19 @@ class EndpointJudge:
                     raise UserError(f"{self._place}: {again}, {tries} times; the answers until "
                                     f"then are kept in {self.kept.path}") from None  # fmt: skip
                 wait = min(LONGEST_WAIT, max(again.wait, 2.0 ** (number - 1)))
-            with self._lock:
-                self.retries += 1
+                self._tell_again(again, wait)
             self._sleep(wait)
             if self._stopped.is_set():
                 break
         return None
+
+    def _tell_again(self, again: Again, wait: float) -> None:
+        """Tells the first request that is sent again, the second, the fourth and so on."""
+        with self._lock:
+            self.retries += 1
+            if self.retries.bit_count() == 1:
+                self._tell(f"judge {self.endpoint.model}: {again}; asks again in {wait:g} s "
+                           f"({self.retries} so far)")  # fmt: skip
 
     @property
     def _place(self) -> str:

@@ -62,6 +62,10 @@ def test_what_fails_for_a_time_is_tried_again_with_longer_waits(tmp_path, reply,
         asking = Asking(fake.url, tmp_path)
         assert asking("a") == ["at last"] and asking.waits == [1.0, 2.0, 4.0]
         assert asking.judge.retries == 3
+        _, first, second = asking.told  # the third is not told
+        assert words in first
+        assert first.endswith("; asks again in 1 s (1 so far)")
+        assert second.endswith("; asks again in 2 s (2 so far)")
     with serving(lambda prompt, n: reply if prompt == "b" else says("yes")) as fake:
         asking = Asking(fake.url, tmp_path, tries=3)
         with pytest.raises(UserError, match=f"judge http.*#m: .*{words}.*, 3 times; .* are kept"):
