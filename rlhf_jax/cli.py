@@ -142,7 +142,8 @@ def list_stages(experiment: str) -> int:
 
 def stages_told(config) -> str:
     """A line for each stage: what it does, and how it differs from the first one of its class."""
-    from rlhf_jax.runs.options import different, first_sentence
+    from rlhf_jax.runs.field_texts import first_sentence
+    from rlhf_jax.runs.options import different
 
     width, first, lines = max(map(len, config.stages)), {}, []
     for name, stage in config.stages.items():
@@ -245,7 +246,7 @@ def compare(arguments: Sequence[str]) -> int:
 
 def help_with(command: str, experiment: str, config) -> str:
     """What --help begins with."""
-    from rlhf_jax.runs.options import described
+    from rlhf_jax.runs.field_texts import described
 
     others = [name for name in config.stages if name != command]
     about = ABOUT.get(command)

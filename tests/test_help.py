@@ -15,7 +15,7 @@ from rlhf_jax.labelling.options import ExportLabelsOptions, LabelOptions, LabelW
 from rlhf_jax.objectives.estimator import Advantage, Surrogate
 from rlhf_jax.plan.command import PlanOptions
 from rlhf_jax.rewards.reward import Reward
-from rlhf_jax.runs import options
+from rlhf_jax.runs import field_texts, options
 from rlhf_jax.runs.benchmarking import EvalOptions
 from rlhf_jax.runs.compare import CompareOptions
 from rlhf_jax.runs.cross_validation import CrossValidateOptions
@@ -64,7 +64,7 @@ def every_text(root) -> list[tuple[str, str]]:
     def walk(parts, above):
         for part in options._options(parts):
             below = options._parts(part.value)
-            text = part.about or (options.described(type(part.value)) if below else "")
+            text = part.about or (field_texts.described(type(part.value)) if below else "")
             if not isinstance(part.value, dict | tuple) or below is None:
                 yield f"{above}{part.name}", text
             yield from walk(below or (), f"{above}{part.name}.")
@@ -115,10 +115,10 @@ def configs() -> list[type]:
 def test_what_an_experiment_may_hold_says_what_its_fields_are():
     kinds = configs()
     assert len(kinds) > 40
-    texts = {kind: options.field_texts(kind) for kind in kinds}
+    texts = {kind: field_texts.field_texts(kind) for kind in kinds}
     found = [(f"{kind.__name__}.{field.name}", texts[kind].get(field.name, "")) for kind in kinds
              for field in dataclasses.fields(kind) if field.name not in GROUPS]  # fmt: skip
-    found += [(kind.__name__, options.described(kind)) for kind in kinds]
+    found += [(kind.__name__, field_texts.described(kind)) for kind in kinds]
     assert complain(found) == []
 
 

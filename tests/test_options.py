@@ -15,7 +15,7 @@ from rlhf_jax.evaluation.evaluator import Evaluator
 from rlhf_jax.objectives.estimator import GAE, PPOClip
 from rlhf_jax.objectives.kl import AdaptiveController, FixedController
 from rlhf_jax.parallel.config import ParallelConfig
-from rlhf_jax.runs import options
+from rlhf_jax.runs import field_texts, options
 from rlhf_jax.runs.benchmarking import EvalOptions
 from rlhf_jax.runs.experiment import Experiment
 from rlhf_jax.stages.dpo import IPO
@@ -151,7 +151,7 @@ class Checked:
 def test_where_a_type_cannot_be_found_the_value_s_own_counts():
     found = parsed("--count", "5", "--inner.weight", "2", roots=[Checked()])
     assert found == Checked(5, Length(2.0))
-    assert options.field_texts(Checked) == {}
+    assert field_texts.field_texts(Checked) == {}
 
 
 def test_several_roots_change_each_their_own():
@@ -230,17 +230,17 @@ def test_a_positional_field_is_a_word_before_or_behind_the_options():
 
 
 def test_a_field_s_text_is_its_own():
-    assert options.field_texts(Length) == {
+    assert field_texts.field_texts(Length) == {
         "weight": "of the score, in points a token",
         "most": "tokens that count",
         "strict": "Longer ones count nothing.",
     }
-    assert options.described(Words) == "Scores words: only some of them."
-    assert options.first_sentence(Words) == "Scores words"
+    assert field_texts.described(Words) == "Scores words: only some of them."
+    assert field_texts.first_sentence(Words) == "Scores words"
     bare = dataclasses.make_dataclass("Bare", [("x", int)])
-    assert (options.described(bare), options.field_texts(bare)) == ("", {})
+    assert (field_texts.described(bare), field_texts.field_texts(bare)) == ("", {})
     bare.__doc__ = "Bare(x) is a formula."  # and not what dataclasses write
-    assert options.described(bare) == "Bare(x) is a formula."
+    assert field_texts.described(bare) == "Bare(x) is a formula."
 
 
 def test_help_gives_each_group_and_field_its_own_text(capsys):
@@ -372,8 +372,8 @@ def test_help_of_a_stage_lists_its_own_options_and_the_shared_ones(capsys):
                    "--evaluators.counted.limit.weight", "--evaluation.batch-size"):  # fmt: skip
         assert f"{option} " in told, option
     assert "--sft." not in told and "--ppo-ptx." not in told
-    assert f"ppo options {options.described(PolicyGradient)}" in told
-    assert f"evaluators.counted options {options.described(Counted)}" in told
+    assert f"ppo options {field_texts.described(PolicyGradient)}" in told
+    assert f"evaluators.counted options {field_texts.described(Counted)}" in told
     assert "--ppo.stream {None} STR names its randomness; None: the stage's name. Two" in told
     assert "evaluation options How every policy is sampled when policies are compared" in told
     assert "loop options What is written and how often, in steps" in told
@@ -384,10 +384,11 @@ def test_help_of_a_stage_lists_its_own_options_and_the_shared_ones(capsys):
 
 
 def test_entries_of_a_docstring_part_ways():
-    texts = options.field_texts(LoopConfig)
+    texts = field_texts.field_texts(LoopConfig)
     assert texts["keep"] == "the number of newest checkpoints that are kept"
     told = "the Weights & Biases project to which metrics are sent, besides the files"
     assert texts["wandb"] == told
-    texts = options.field_texts(ParallelConfig)
+    texts = field_texts.field_texts(ParallelConfig)
     assert texts["process"] == 'the number of this process, from 0; only with "host:port"'
-    assert options.field_texts(OptimizerConfig)["b1"] == options.field_texts(OptimizerConfig)["b2"]
+    texts = field_texts.field_texts(OptimizerConfig)
+    assert texts["b1"] == texts["b2"]

@@ -4,14 +4,11 @@ The groups of options are the config's own instances: what class a stage, an obj
 evaluator is, the experiment file says; an option changes a field of it.
 """
 
-import ast
 import collections
 import contextlib
 import dataclasses
 import difflib
 import enum
-import functools
-import inspect
 import io
 import keyword
 import re
@@ -25,13 +22,13 @@ import tyro
 
 from rlhf_jax.errors import UserError, inside, require
 from rlhf_jax.runs.experiment import PRETRAINED, Experiment
+from rlhf_jax.runs.field_texts import described, field_texts
 
 HELP = ("-h", "--help")
 FILE = "the experiment file"
 LISTED = 16  # options at most that an error lists
 WORDS = (str, int, float, bool, Path, types.NoneType)  # what a text can stand for
 POSITIONAL = {"positional": True}  # metadata of a field that is given as a word without an option
-ENTRY = re.compile(r"(?P<names>\w+(?:, \w+)*)(?:: |  +)(?P<text>\S.*)")
 
 
 @dataclasses.dataclass(frozen=True)
@@ -142,22 +139,6 @@ def _words_of(arguments: Sequence[str], place: int) -> list[str]:
     return own
 
 
-def first_sentence(kind: type) -> str:
-    """Of a class's docstring, as far as its first full stop, colon or semicolon."""
-    return re.split(r"[.:;](?: |$)", described(kind), maxsplit=1)[0]
-
-
-def described(kind: type) -> str:
-    """The first paragraph of a class's own docstring, in one line."""
-    return " ".join(_docstring(kind).split("\n\n")[0].split())
-
-
-def _docstring(kind: type) -> str:
-    text = inspect.cleandoc(vars(kind).get("__doc__") or "")
-    written = rf"{kind.__name__}\(.*\)"  # by dataclasses, where the class has none
-    return "" if re.fullmatch(written, text, re.DOTALL) else text
-
-
 def listed(root: Any) -> str:
     """A few lines for each field of a dataclass: option, text, default."""
     text = lambda part: f"{part.about} (default: {part.value or 'none'})"
@@ -174,51 +155,6 @@ def different(one: Any, other: Any) -> list[str]:
     found = {p.name: repr(p.value) for p in _fields(other) if p.value != before[p.name]}
     return [f"{name} = {text}" if len(text) <= 40 else f"another {name}"
             for name, text in found.items()]  # fmt: skip
-
-
-@functools.cache
-def field_texts(kind: type) -> dict[str, str]:
-    """What a class and those above it say of their fields: an entry of the docstring, "name  text"
-    or "name: text", or the comment in a field's line or right above it."""
-    names, found = {field.name for field in dataclasses.fields(kind)}, {}
-    for each in reversed(kind.__mro__[:-1]):
-        entry: list[str] = []
-        found |= _comments(each)
-        for line in _docstring(each).splitlines():
-            match = ENTRY.fullmatch(line)
-            if match and set(match["names"].split(", ")) <= names:
-                entry = match["names"].split(", ")
-                found |= dict.fromkeys(entry, match["text"])
-            elif not line.strip():
-                entry = []
-            else:
-                found |= {name: f"{found[name]} {line.strip()}" for name in entry}
-    return {name: text for name, text in found.items() if name in names}
-
-
-def _comments(kind: type) -> dict[str, str]:
-    try:
-        source = textwrap.dedent(inspect.getsource(kind))
-        tree = ast.parse(source)
-    except (
-        OSError,
-        TypeError,
-        SyntaxError,
-    ):  # of no file, or not alone
-        return {}
-    lines, found = source.splitlines(), {}
-    for node in tree.body[0].body:
-        if not isinstance(node, ast.AnnAssign) or not isinstance(node.target, ast.Name):
-            continue
-        above = node.lineno - 1
-        while lines[above - 1].strip().startswith("#"):
-            above -= 1
-        behind = lines[node.end_lineno - 1].encode()[node.end_col_offset :].decode()
-        comments = [line.strip(" #") for line in [*lines[above : node.lineno - 1], behind]]
-        comments = [text for text in comments if text and not text.startswith(("fmt:", "noqa"))]
-        if comments:
-            found[node.target.id] = " ".join(comments)
-    return found
 
 
 def _parts(value: Any) -> list[Part] | None:

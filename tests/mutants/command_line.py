@@ -18,16 +18,6 @@ OPTIONS = mutants(
          "test_a_stage_s_name_may_begin_as_a_flag_back_does", "UserError"),
         ("parse", "name not in hidden", "True",
          "test_help_of_a_stage_lists_its_own_options_and_the_shared_ones"),
-        ("first_sentence", "[.:;]", "[.;]", TEXTS),
-        ("described", '.split("\\n\\n")[0]', "",
-         "test_help_gives_each_group_and_field_its_own_text"),
-        ("_docstring", '"" if re.fullmatch(written, text, re.DOTALL) else text', "text", TEXTS),
-        ("_docstring", "re.fullmatch(written", "re.match(written", TEXTS),
-        ("field_texts", "entry = []", "pass", TEXTS),
-        ("field_texts", "reversed(kind.__mro__[:-1])", "kind.__mro__[:1]",
-         "test_help_of_a_stage_lists_its_own_options_and_the_shared_ones"),
-        ("_comments", 'lines[above - 1].strip().startswith("#")', "False", TEXTS),
-        ("_comments", "behind]]", "]]", TEXTS),
         ("_parts", "evaluator.name: evaluator", "type(evaluator).__name__: evaluator",
          "test_every_stage_source_and_evaluator_has_its_options_behind_its_name", "UserError"),
         ("_fields", "hints = {}", "raise",
@@ -225,4 +215,21 @@ STARTING = (
     ]),
 )  # fmt: skip
 
-MUTANTS = TAKEN + OPTIONS + CLI + REPLAY + DOCTOR + GENERATE + READING + STARTING
+FIELD_TEXTS = mutants(
+    "runs/field_texts.py",
+    "test_options.py",
+    [
+        ("first_sentence", "[.:;]", "[.;]", TEXTS),
+        ("described", '.split("\\n\\n")[0]', "",
+         "test_help_gives_each_group_and_field_its_own_text"),
+        ("_docstring", '"" if re.fullmatch(written, text, re.DOTALL) else text', "text", TEXTS),
+        ("_docstring", "re.fullmatch(written", "re.match(written", TEXTS),
+        ("field_texts", "entry = []", "pass", TEXTS),
+        ("field_texts", "reversed(kind.__mro__[:-1])", "kind.__mro__[:1]",
+         "test_help_of_a_stage_lists_its_own_options_and_the_shared_ones"),
+        ("_comments", 'lines[above - 1].strip().startswith("#")', "False", TEXTS),
+        ("_comments", "behind]]", "]]", TEXTS),
+    ],
+)  # fmt: skip
+
+MUTANTS = TAKEN + FIELD_TEXTS + OPTIONS + CLI + REPLAY + DOCTOR + GENERATE + READING + STARTING
