@@ -23,7 +23,7 @@ from rlhf_jax.evaluation.benchmarks.overlap import Overlap
 from rlhf_jax.evaluation.evaluator import Column
 from rlhf_jax.evaluation.statistics import bounded_mean, paired_difference
 from rlhf_jax.models.config import TransformerConfig
-from rlhf_jax.runs import benchmarking, kept_rows, measured
+from rlhf_jax.runs import benchmarking, fitting_benchmarks, kept_rows, measured
 from rlhf_jax.runs.benchmarking import EvalOptions, Measuring
 from rlhf_jax.runs.measured import Named, reading
 from tests.evaluation.benchmarks.by_hand import ByHand, prefers, write
@@ -273,12 +273,12 @@ def test_all_is_what_needs_no_judge_and_unknown_names_are_refused():
 
 def test_all_leaves_out_benchmarks_without_files_and_says_so(crows, tmp_path, capsys):
     both = {"crows_pairs": crows, "hhh": HHH(data=str(tmp_path))}
-    assert list(benchmarking.with_files(both, ["all"])) == ["crows_pairs"]
+    assert list(fitting_benchmarks.with_files(both, ["all"])) == ["crows_pairs"]
     assert "eval: hhh is left out: " in capsys.readouterr().out
     with pytest.raises(UserError, match="no such file"):
-        benchmarking.with_files(both, ["all", "hhh"])
+        fitting_benchmarks.with_files(both, ["all", "hhh"])
     with pytest.raises(UserError, match="no such file"):
-        benchmarking.with_files({"hhh": both["hhh"]}, ["all"])
+        fitting_benchmarks.with_files({"hhh": both["hhh"]}, ["all"])
 
 
 def test_a_benchmark_that_measures_none_of_the_models_is_refused_or_left_out(
@@ -287,7 +287,7 @@ def test_a_benchmark_that_measures_none_of_the_models_is_refused_or_left_out(
     both = {"crows_pairs": crows, "llmbar": LLMBar(data=str(tmp_path))}
     policy = named("one", ByHand())
     scorer = policy._replace(name="two", ends="score")
-    of = lambda models, *names: list(benchmarking.for_models(both, models, names))
+    of = lambda models, *names: list(fitting_benchmarks.for_models(both, models, names))
     assert of([policy, scorer], "crows_pairs", "llmbar") == ["crows_pairs", "llmbar"]
     assert capsys.readouterr().out == ""
     assert of([policy], "all") == ["crows_pairs"]
@@ -314,7 +314,7 @@ def test_answers_longer_than_a_context_are_refused_or_left_out(crows, capsys):
     both = {"crows_pairs": crows, "gsm8k": GSM8K(most_tokens=64)}
     long, short = named("long", ByHand())._replace(context=65), named("short", ByHand())
     scorer = short._replace(ends="score")
-    of = lambda models, *names: list(benchmarking.within_context(both, models, names))
+    of = lambda models, *names: list(fitting_benchmarks.within_context(both, models, names))
     assert of([long, scorer], "gsm8k") == ["crows_pairs", "gsm8k"]
     assert capsys.readouterr().out == ""
     assert of([long, short], "all") == ["crows_pairs"]
@@ -362,9 +362,9 @@ def test_a_context_is_read_unless_positions_are_learned():
 def test_two_models_of_one_name_are_refused():
     models = [named("one", ByHand()), named("one", ByHand())]
     with pytest.raises(UserError, match="two models are called 'one'"):
-        benchmarking.check_names(models, None)
+        fitting_benchmarks.check_names(models, None)
     with pytest.raises(ConfigError, match=r"against = 'two': must be of one"):
-        benchmarking.check_names(models[:1], "two")
+        fitting_benchmarks.check_names(models[:1], "two")
 
 
 def test_models_of_another_kind_are_told_with_what_they_are_compared(capsys):
@@ -373,11 +373,11 @@ def test_models_of_another_kind_are_told_with_what_they_are_compared(capsys):
         named("sft", ByHand()),
         named("ppo", ByHand()),
     ]
-    benchmarking.tell_against(models, "reward")
+    fitting_benchmarks.tell_against(models, "reward")
     told = "eval: reward is a reward model: policies are compared with sft\n"
     assert capsys.readouterr().out == told
-    benchmarking.tell_against(models, "ppo")  # one reward model is compared with nothing
-    benchmarking.tell_against(models, None)
+    fitting_benchmarks.tell_against(models, "ppo")  # one reward model is compared with nothing
+    fitting_benchmarks.tell_against(models, None)
     assert capsys.readouterr().out == ""
 
 
