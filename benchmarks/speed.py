@@ -126,7 +126,8 @@ def peer_environment() -> str:
 
 
 def ask(command: list[str]) -> dict:
-    done = subprocess.run(command, stdout=subprocess.PIPE, text=True, check=True)
+    environment = os.environ | large_pages(os.environ)
+    done = subprocess.run(command, stdout=subprocess.PIPE, text=True, check=True, env=environment)
     return json.loads(done.stdout.splitlines()[-1])
 
 

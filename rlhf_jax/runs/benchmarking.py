@@ -147,8 +147,9 @@ def evaluate(
     models = [*(of_run(run, options.stages, options.context) if run else ()),
               *(of_folder(folder, options.context) for folder in folders)]  # fmt: skip
     check_names(models, options.against)
-    tell_against(models, options.against)
-    benchmarks = within_context(for_models(benchmarks, models, options.on), models, options.on)
+    benchmarks = for_models(benchmarks, models, options.on)
+    tell_against(benchmarks, models, options.against)
+    benchmarks = within_context(benchmarks, models, options.on)
     to = options.to or Path("runs/eval" if config is None else config.directory / "eval")
     writable_directory(to, "to")
     judge = None

@@ -59,10 +59,13 @@ def check_names(models: Sequence[Named], against: str | None) -> None:
     require(against is None or against in names, "against", against, f"of {', '.join(names)}")
 
 
-def tell_against(models: Sequence[Named], against: str | None) -> None:
+def tell_against(
+    benchmarks: Mapping[str, Benchmark], models: Sequence[Named], against: str | None
+) -> None:
     """Says with which model those are compared that are of another kind than `against`."""
     kinds = {model.name: model.ends for model in models}
-    others = [model for model in models if model.ends != kinds.get(against)]
+    measured = {benchmark.judges for benchmark in benchmarks.values()} - {kinds.get(against)}
+    others = [model for model in models if model.ends in measured]
     if against is not None and len(others) > 1:
         one, many = MODELS[kinds[against]][0], MODELS[others[0].ends][1]
         print(f"eval: {against} is {one}: {many} are compared with {others[0].name}")

@@ -139,8 +139,10 @@ MUTANTS = (
     *STATISTICS,
     *mutants("evaluation/judging/endpoint.py", "evaluation/judging/test_endpoint.py", [
         ("EndpointJudge._tried", "2.0 ** (number - 1)", "1.0", AGAIN),
-        ("EndpointJudge._tell_again", "self.retries.bit_count() == 1", "True", AGAIN,
+        ("EndpointJudge._tell_again", "self._told = time.monotonic()", "pass", AGAIN,
          "ValueError"),
+        ("EndpointJudge._tried", 'self._secret or "\\0"', '"\\0"',
+         "test_the_key_is_sent_and_kept_nowhere"),
         ("EndpointJudge._tried", "again.wait", "0.0",
          "test_the_server_s_wait_is_kept_within_a_minute"),
         ("EndpointJudge._ask", "self._stopped.set()", "pass",

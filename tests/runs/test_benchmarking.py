@@ -367,17 +367,19 @@ def test_two_models_of_one_name_are_refused():
         fitting_benchmarks.check_names(models[:1], "two")
 
 
-def test_models_of_another_kind_are_told_with_what_they_are_compared(capsys):
+def test_models_of_another_kind_are_told_with_what_they_are_compared(crows, capsys):
+    both = {"crows_pairs": crows, "llmbar": LLMBar()}
     models = [
         named("reward", ByHand(), ends="score"),
         named("sft", ByHand()),
         named("ppo", ByHand()),
     ]
-    fitting_benchmarks.tell_against(models, "reward")
+    fitting_benchmarks.tell_against(both, models, "reward")
     told = "eval: reward is a reward model: policies are compared with sft\n"
     assert capsys.readouterr().out == told
-    fitting_benchmarks.tell_against(models, "ppo")  # one reward model is compared with nothing
-    fitting_benchmarks.tell_against(models, None)
+    fitting_benchmarks.tell_against(both, models, "ppo")  # one reward model: compared with nothing
+    fitting_benchmarks.tell_against(both, models, None)
+    fitting_benchmarks.tell_against({"llmbar": both["llmbar"]}, models, "reward")
     assert capsys.readouterr().out == ""
 
 

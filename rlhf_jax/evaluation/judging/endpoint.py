@@ -26,6 +26,7 @@ from rlhf_jax.evaluation.judging.kept import Kept, Known
 FOR_A_TIME = (408, 409, 429, *range(500, 600))  # HTTP statuses that another try may mend
 MOST_BYTES = 1 << 22  # of an answer
 LONGEST_WAIT = 60.0  # seconds
+QUIET = 10.0  # seconds between two lines that requests are sent again
 CHARACTERS_A_TOKEN = 4  # of English text, for the estimate of the cost
 
 
@@ -138,7 +139,7 @@ class EndpointJudge:
     ):
         self.endpoint, self.kept, self._tell, self._sleep = endpoint, kept, tell, sleep
         self._secret = endpoint.secret
-        self.identity, self.retries = endpoint.identity, 0
+        self.identity, self.retries, self._told = endpoint.identity, 0, -math.inf
         self._expected = False  # whether the cost of what follows was told
         self._lock, self._stopped = threading.Lock(), threading.Event()
 
@@ -228,23 +229,26 @@ class EndpointJudge:
             try:
                 return understood(self._post(body), self._place)
             except Again as again:
+                reason = str(again).replace(self._secret or "\0", "***")
                 if number == tries:
-                    raise UserError(f"{self._place}: {again}, {tries} times; the answers until "
+                    raise UserError(f"{self._place}: {reason}, {tries} times; the answers until "
                                     f"then are kept in {self.kept.path}") from None  # fmt: skip
                 wait = min(LONGEST_WAIT, max(again.wait, 2.0 ** (number - 1)))
-                self._tell_again(again, wait)
+                self._tell_again(reason, wait)
             self._sleep(wait)
             if self._stopped.is_set():
                 break
         return None
 
-    def _tell_again(self, again: Again, wait: float) -> None:
-        """Tells the first request that is sent again, the second, the fourth and so on."""
+    def _tell_again(self, reason: str, wait: float) -> None:
+        """A line that a request is sent again, at most one in QUIET seconds."""
         with self._lock:
             self.retries += 1
-            if self.retries.bit_count() == 1:
-                self._tell(f"judge {self.endpoint.model}: {again}; asks again in {wait:g} s "
-                           f"({self.retries} so far)")  # fmt: skip
+            if time.monotonic() - self._told < QUIET:
+                return
+            self._told = time.monotonic()
+            self._tell(f"judge {self.endpoint.model}: {reason}; asks again in {wait:g} s "
+                       f"({self.retries} so far)")  # fmt: skip
 
     @property
     def _place(self) -> str:
