@@ -22,7 +22,7 @@ def large_pages(environment: Mapping[str, str]) -> dict[str, str]:
     one of them, or with another C library.
 
     XLA's CPU backend allocates the temporaries of a program at every call. By default glibc maps
-    and unmaps them every time, and the page faults take a quarter of the time of a small step
+    and unmaps them every time, and the page faults take a quarter to a third of a small step
     (docs/performance.md).
     """
     given = environment.get("GLIBC_TUNABLES", "").strip(":")
