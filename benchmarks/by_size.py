@@ -37,18 +37,18 @@ def main(
     for size in options.sizes:
         command = [sys.executable, script, "--here", "--sizes", size]
         command += [f"--{word}", str(min(options.times, times[size]))]
-        done = subprocess.run(
-            command,
-            stdout=subprocess.PIPE,
-            text=True,
-            check=True,
-            env=os.environ | large_pages(os.environ),
-        )
-        results.append(json.loads(done.stdout.splitlines()[-1]))
+        results.append(ask(command))
     options.out.parent.mkdir(parents=True, exist_ok=True)
     options.out.write_text(json.dumps(results, indent=2) + "\n", encoding="utf-8")
     print_table(title, results, rows)
     print(options.out)
+
+
+def ask(command: list[str]) -> dict:
+    """The last line that a command prints, as JSON. It starts with large pages."""
+    environment = os.environ | large_pages(os.environ)
+    done = subprocess.run(command, stdout=subprocess.PIPE, text=True, check=True, env=environment)
+    return json.loads(done.stdout.splitlines()[-1])
 
 
 def print_table(title: str, results: list[dict], rows: dict[str, Callable[[dict], str]]) -> None:

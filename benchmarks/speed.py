@@ -24,6 +24,8 @@ import threading
 import venv
 from pathlib import Path
 
+from by_size import ask
+
 from rlhf_jax.parallel.host import large_pages
 
 HERE = Path(__file__).resolve().parent
@@ -123,12 +125,6 @@ def peer_environment() -> str:
         command = [str(python), "-m", "pip", "install", "--quiet", *PEER_NEEDS]
         subprocess.run(command, check=True)
     return str(python)
-
-
-def ask(command: list[str]) -> dict:
-    environment = os.environ | large_pages(os.environ)
-    done = subprocess.run(command, stdout=subprocess.PIPE, text=True, check=True, env=environment)
-    return json.loads(done.stdout.splitlines()[-1])
 
 
 class NoAnswer(Exception):
