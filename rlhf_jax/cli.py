@@ -8,7 +8,6 @@ import textwrap
 from collections.abc import Sequence
 from pathlib import Path
 
-from rlhf_jax.durable.files import absolute, writable_directory
 from rlhf_jax.errors import UserError
 from rlhf_jax.parallel.host import start_with_large_pages
 from rlhf_jax.usage import ABOUT, COMMANDS, STAGE, USAGE, leading_words
@@ -157,6 +156,7 @@ def stages_told(config) -> str:
 def run_stages(command: str, experiment: str, *options: str) -> int:
     """A stage, or `run`: all of them and the report."""
     # Not before: these start jax.
+    from rlhf_jax.durable.files import absolute, writable_directory
     from rlhf_jax.durable.signals import SIGNALS, Preempted
     from rlhf_jax.parallel import processes
     from rlhf_jax.runs import chain, report
@@ -200,6 +200,7 @@ def run_stages(command: str, experiment: str, *options: str) -> int:
 
 def sweep(experiment: str, *options: str) -> int:
     """A grid of runs; 1 where one has failed."""
+    from rlhf_jax.durable.files import absolute, writable_directory
     from rlhf_jax.durable.signals import SIGNALS, Preempted
     from rlhf_jax.parallel import processes
     from rlhf_jax.runs import sweep as sweeps

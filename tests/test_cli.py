@@ -46,7 +46,7 @@ def calls(monkeypatch):
             made.append(stage)
 
     monkeypatch.setattr(runs, "Run", Recorder)
-    monkeypatch.setattr(cli, "writable_directory", lambda path, field: None)
+    monkeypatch.setattr(files, "writable_directory", lambda path, field: None)
     monkeypatch.setattr(report, "report", lambda run, stages: made.append(("report", stages)))
     monkeypatch.setattr(report, "report_finished", lambda run: made.append("report of finished"))
     return made

@@ -20,7 +20,7 @@ from rlhf_jax import cli
 from rlhf_jax.data.convert import Reading, read_file
 from rlhf_jax.data.formats.to_records import TEMPLATES
 from rlhf_jax.data.records import Demonstration, Prompt, Ranking, Text, read_jsonl
-from rlhf_jax.durable import manifest
+from rlhf_jax.durable import files, manifest
 from rlhf_jax.durable.batch_file import read_batch, write_batch
 from rlhf_jax.durable.fingerprint import check_fingerprint
 from rlhf_jax.durable.model_files import read_about
@@ -209,7 +209,7 @@ def test_overrides(given_options):
     arguments = [part for name, value in given_options for part in (f"--{name}", value)]
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(run, "Run", Nothing)
-        patch.setattr(cli, "writable_directory", lambda path, field: None)
+        patch.setattr(files, "writable_directory", lambda path, field: None)
         refused_by_a_line(cli.command, ["sft", file, *arguments])
 
 
