@@ -5,6 +5,7 @@ On a GPU: torch.compile, scaled_dot_product_attention, autocast to bfloat16, fus
 in bfloat16 with a static cache, compiled. On a CPU: eager attention, autocast, fused AdamW, no
 compilation. PPO is trl's trainer as it is, with the same attention, autocast and optimizer; policy,
 reference, reward model and value network are GPT-2 of one size, and no response ends early.
+`ppo_by_default` is the same work with the defaults of trl and transformers.
 """
 
 import json
@@ -29,13 +30,16 @@ SIZES = {
 }
 
 
-def model_of(size: str, kind: type = GPT2LMHeadModel, seed: int = 0):
+def model_of(size: str, kind: type = GPT2LMHeadModel, seed: int = 0, tuned: bool = True):
     layers, width, heads, context, vocabulary = SIZES[size]
+    tuning = {
+        "activation_function": "gelu_pytorch_tanh", "use_cache": False,
+        "attn_implementation": "sdpa" if ON_GPU else "eager",
+    }  # fmt: skip
     config = GPT2Config(
         n_layer=layers, n_embd=width, n_head=heads, n_positions=context, vocab_size=vocabulary,
-        resid_pdrop=0.0, embd_pdrop=0.0, attn_pdrop=0.0, activation_function="gelu_pytorch_tanh",
-        attn_implementation="sdpa" if ON_GPU else "eager", use_cache=False, num_labels=1,
-        bos_token_id=None, eos_token_id=None,
+        resid_pdrop=0.0, embd_pdrop=0.0, attn_pdrop=0.0, num_labels=1,
+        bos_token_id=None, eos_token_id=None, **(tuning if tuned else {}),
     )  # fmt: skip
     torch.manual_seed(seed)
     return kind(config).to(DEVICE)
@@ -147,10 +151,24 @@ def generation(size: str, rows: int, prompt: int, response: int):
 
 
 def ppo(size: str, rows: int, prompt: int, response: int, minibatches: int, epochs: int):
+    """An iteration of trl's PPOTrainer, tuned."""
+    os.environ["ACCELERATE_MIXED_PRECISION"] = "bf16"  # PPOConfig(bf16=True) does nothing
+    tuning = {
+        "gradient_checkpointing": False, "optim": "adamw_torch_fused", "bf16": False,
+        "local_rollout_forward_batch_size": rows,
+    }  # fmt: skip
+    models = autocasted(models_of_ppo(size, tuned=True))
+    return trl_iteration(size, models, rows, prompt, response, minibatches, epochs, tuning)
+
+
+def ppo_by_default(size: str, *shape: int):
+    return trl_iteration(size, models_of_ppo(size, tuned=False), *shape, tuning={})
+
+
+def trl_iteration(size, models, rows, prompt, response, minibatches, epochs, tuning: dict):
     """An iteration of trl's PPOTrainer. Its `train` runs in a thread that waits between two
     iterations; what it does after a step counts in the next one."""
-    # PPOConfig(bf16=True) does nothing.
-    os.environ |= {"ACCELERATE_MIXED_PRECISION": "bf16", "TRL_EXPERIMENTAL_SILENCE": "1"}
+    os.environ["TRL_EXPERIMENTAL_SILENCE"] = "1"
     from transformers import PrinterCallback, TrainerCallback
     from trl.experimental.ppo import PPOConfig, PPOTrainer
 
@@ -167,23 +185,21 @@ def ppo(size: str, rows: int, prompt: int, response: int, minibatches: int, epoc
     class Words:  # the tokenizer: ids that are in no response end none
         pad_token_id = eos_token_id = SIZES[size][4]
 
-    policy, reference, scorer, value = models_of_ppo(size)
+    policy, reference, scorer, value = models
     seconds = {}
     time_generation(policy, seconds, (rows, prompt + response))
     config = PPOConfig(
         output_dir=tempfile.gettempdir(), save_strategy="no", report_to="none", disable_tqdm=True,
-        num_sample_generations=0, total_episodes=10**6 * rows, gradient_checkpointing=False,
-        per_device_train_batch_size=rows, gradient_accumulation_steps=1,
-        num_mini_batches=minibatches, num_ppo_epochs=epochs, local_rollout_forward_batch_size=rows,
-        response_length=response, temperature=1.0, learning_rate=1e-6, adam_beta2=0.95,
-        optim="adamw_torch_fused", bf16=False,
+        num_sample_generations=0, total_episodes=10**6 * rows, per_device_train_batch_size=rows,
+        gradient_accumulation_steps=1, num_mini_batches=minibatches, num_ppo_epochs=epochs,
+        response_length=response, temperature=1.0, learning_rate=1e-6, use_cpu=not ON_GPU, **tuning,
     )  # fmt: skip
     trainer = PPOTrainer(
         config, Words(), policy, reference, scorer, list(random_tokens(size, rows, prompt).cpu()),
         value, lambda queries: {"input_ids": torch.stack(queries)}, callbacks=[Turns()],
     )  # fmt: skip
     trainer.remove_callback(PrinterCallback)
-    assert trainer.accelerator.mixed_precision == "bf16"
+    assert not tuning or trainer.accelerator.mixed_precision == "bf16"
     threading.Thread(target=train, args=(trainer,), daemon=True).start()
 
     def once():
@@ -196,21 +212,26 @@ def ppo(size: str, rows: int, prompt: int, response: int, minibatches: int, epoc
     return once
 
 
-def models_of_ppo(size: str):
-    """(policy, reference, reward model, value network). The trainer's autocast holds in the update;
-    here it also holds in the rollout, where weights are then cast once, and in scoring."""
-    policy, scorer, value, reference = models = (
-        model_of(size),
-        model_of(size, GPT2ForSequenceClassification, 1),
-        model_of(size, GPT2ForSequenceClassification, 2),
-        model_of(size).requires_grad_(False),
+def models_of_ppo(size: str, tuned: bool):
+    """(policy, reference, reward model, value network)."""
+    policy = model_of(size, tuned=tuned)
+    policy.generation_config.use_cache = True
+    reference = model_of(size, tuned=tuned).requires_grad_(False)
+    scorer, value = (
+        model_of(size, GPT2ForSequenceClassification, seed, tuned=tuned) for seed in (1, 2)
     )
+    return policy, reference, scorer, value
+
+
+def autocasted(models):
+    """The trainer's autocast holds in the update; here it also holds in the rollout, where weights
+    are then cast once, and in scoring."""
+    policy, reference, *_ = models
     for model in models:
         model.transformer.forward = autocast()(model.transformer.forward)
     reference.forward = autocast()(reference.forward)
     policy.generate = autocast()(policy.generate)
-    policy.generation_config.use_cache = True
-    return policy, reference, scorer, value
+    return models
 
 
 def time_generation(policy, seconds: dict[str, float], shape: tuple[int, int]) -> None:
@@ -236,7 +257,14 @@ def train(trainer) -> None:
     os._exit(1)
 
 
-WORKS = {"sft": sft, "reward": reward, "dpo": dpo, "generation": generation, "ppo": ppo}
+WORKS = {
+    "sft": sft,
+    "reward": reward,
+    "dpo": dpo,
+    "generation": generation,
+    "ppo": ppo,
+    "ppo_by_default": ppo_by_default,
+}
 
 
 def main() -> None:

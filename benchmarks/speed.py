@@ -7,7 +7,8 @@ First it measures the machine: the rate of a large bfloat16 product, and the ban
 Then each work at each size in a process of its own; with --peer, the same work by PyTorch
 (benchmarks/peer.py) in turn with ours, in rounds, so that both see the same machine. Each line is
 JSON; the last lines are a table. A peer that does not answer in --peer-seconds is left out. PPO's
-peer needs trl 1.12.0, the last release that has PPO.
+peer needs trl 1.12.0, the last release that has PPO. On a CPU it is measured by its own defaults
+too.
 
 limit   the FLOPs that the work needs over the product's rate, or the bytes over the bandwidth:
         whichever is longer. share: the limit over the measured time
@@ -136,10 +137,8 @@ class Process:
     it does not answer in `limit` seconds."""
 
     def __init__(self, command: list[str], limit: float | None = None, **variables: str):
-        # Arrays are allocated as they are needed, because two processes share a GPU. The allocator
-        # is set up as for `rlhf-jax`.
-        environment = os.environ | {"XLA_PYTHON_CLIENT_PREALLOCATE": "false"}
-        environment |= large_pages(environment) | variables
+        # Arrays are allocated as they are needed, because two processes share a GPU.
+        environment = os.environ | {"XLA_PYTHON_CLIENT_PREALLOCATE": "false"} | variables
         self.process = subprocess.Popen(
             command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True, env=environment
         )
@@ -171,18 +170,22 @@ class Process:
 
 
 def compared(options, work: str, size: str, machine: dict, peer: str | None) -> list[dict]:
-    """One line of ours, and one of the peer's."""
+    """One line of ours, and one of each peer."""
     shape = SHAPES[machine["platform"]][size][work]
     changes = CHANGES.get((machine["platform"], size, work), {}) | json.loads(options.changes)
     ours = [sys.executable, __file__, "--here", work, size, "--changes", json.dumps(changes)]
-    running = {"rlhf_jax": Process(ours)}
-    if peer:
-        command = [peer, str(HERE / "peer.py"), work, size, *map(str, shape)]
+    memory = large_pages(os.environ)  # as `rlhf-jax` sets it
+    running = {"rlhf_jax": Process(ours, **memory)}
+    # PPO's peer trains in a thread, which keeps its pages only in the first arena.
+    peers = {"peer": (work, memory | {"MALLOC_ARENA_MAX": "1"})}
+    if work == "ppo" and machine["platform"] == "cpu":
+        peers["by default"] = ("ppo_by_default", {})
+    for who, (name, variables) in peers.items() if peer else ():
+        command = [peer, str(HERE / "peer.py"), name, size, *map(str, shape)]
         try:
-            # PPO's peer trains in a thread, which keeps its pages only in the first arena.
-            running["peer"] = Process(command, options.peer_seconds, MALLOC_ARENA_MAX="1")
+            running[who] = Process(command, options.peer_seconds, **variables)
         except NoAnswer as error:
-            print(f"no peer of {work} {size}: {error}", file=sys.stderr)
+            print(f"no {who} of {work} {size}: {error}", file=sys.stderr)
     seconds = {who: [] for who in running}
     for _ in range(options.rounds):
         for who, process in running.items():

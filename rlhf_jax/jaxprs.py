@@ -7,6 +7,7 @@ from typing import Any
 import jax
 import numpy as np
 from jax.extend.core import jaxprs_in_params
+from jax.interpreters.partial_eval import dce_jaxpr
 
 MOVES = {
     "broadcast_in_dim", "reshape", "squeeze", "transpose", "slice", "dynamic_slice", "gather",
@@ -21,22 +22,28 @@ def count_flops(
     """Floating-point operations of one call, recomputation in backward passes included.
 
     A matrix product counts 2 m n k. Any other operation counts 1 for each number that it writes,
-    a reduction 1 for each number that it reads; moving data counts 0. A loop's body counts once an
-    iteration (XLA's own count takes it once in all). Of a `cond` the most expensive branch counts.
-    A Pallas kernel's body counts once for each step of its grid, although it may skip some.
+    a reduction 1 for each number that it reads; moving data counts 0. What no result needs is not
+    counted, because XLA does not compute it. A loop's body counts once an iteration (XLA's own
+    count takes it once in all). Of a `cond` the most expensive branch counts. A Pallas kernel's
+    body counts once for each step of its grid, although it may skip some.
 
     Args:
         arguments: arrays or ShapeDtypeStructs.
         products_only: counts matrix products only; in a large model the rest is about 0.1 %.
         while_turns: iterations of every `while` loop, which a jaxpr does not say.
     """
-    return _flops(jax.make_jaxpr(function)(*arguments).jaxpr, products_only, while_turns)
+    return _flops(_needed(jax.make_jaxpr(function)(*arguments).jaxpr), products_only, while_turns)
 
 
 def kernel_flops(jaxpr, while_turns: int = 1) -> int:
     """FLOPs of the matrix products in the Pallas kernels of one call, on all devices of its
     `shard_map`s. XLA does not count them."""
-    return _flops(jaxpr, True, while_turns, in_kernels=True)
+    return _flops(_needed(jaxpr), True, while_turns, in_kernels=True)
+
+
+def _needed(jaxpr):
+    """The jaxpr without equations that no result needs."""
+    return dce_jaxpr(jaxpr, [True] * len(jaxpr.outvars))[0]
 
 
 def _flops(jaxpr, products_only: bool, while_turns: int, in_kernels: bool = False) -> int:

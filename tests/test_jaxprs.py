@@ -16,6 +16,8 @@ def test_products_and_all_else():
     assert count_flops(jnp.sum, a) == 12
     assert count_flops(lambda a: a.T.reshape(-1), a) == 0
     assert count_flops(jax.vmap(jnp.dot), jnp.ones((6, 4)), jnp.ones((6, 4))) == 6 * 2 * 4
+    unused = jax.jit(lambda a, b: (a @ b, a + 1))
+    assert count_flops(lambda a, b: unused(a, b)[1], a, b) == 12
 
 
 def test_loops_are_multiplied():

@@ -14,7 +14,7 @@ import jax.numpy as jnp
 from jax.ad_checkpoint import checkpoint_name
 
 from rlhf_jax.errors import require
-from rlhf_jax.models import lora, parts
+from rlhf_jax.models import lora, parts, splash
 from rlhf_jax.models.attention import HIDDEN, View, fused, left_aligned, view_of
 from rlhf_jax.models.block import PARAMETERS, PRODUCTS, STREAM, Block, Norm, for_cache
 from rlhf_jax.models.config import TransformerConfig
@@ -35,9 +35,12 @@ Cache = list[tuple[jax.Array, jax.Array]]  # per layer: keys [B, KV, hd, S], val
 STATES, LOGITS = ("rows", "spread", "final_width"), ("logit_rows", "spread", "vocabulary")
 UNEMBED = WeightProduct("btd,vd->btv", STATES, PARAMETERS["tokens"], LOGITS, STATES, LOGITS)
 # What the forward pass keeps for the backward pass, by `TransformerConfig.remat`.
+OF_KERNEL = jax.checkpoint_policies.save_only_these_names(splash.KEPT)
 KEPT = {
-    "dots": jax.checkpoint_policies.dots_with_no_batch_dims_saveable,
-    "full": jax.checkpoint_policies.nothing_saveable,
+    "dots": jax.checkpoint_policies.save_from_both_policies(
+        jax.checkpoint_policies.dots_with_no_batch_dims_saveable, OF_KERNEL
+    ),
+    "full": OF_KERNEL,
 }
 
 

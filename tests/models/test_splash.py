@@ -60,9 +60,9 @@ def flops(model=MODEL, rows=ROWS, time=TIME, gradient=False, platform="tpu", **h
 
 def test_whole_rows_take_the_kernel_on_tpus_and_its_flops_are_counted():
     assert flops() == 3 * 2 * PAIRS
-    assert flops(gradient=True) == 3 * (2 + 3 + 4) * PAIRS
-    again = dataclasses.replace(MODEL, remat="dots")
-    assert flops(again, gradient=True) == 3 * (2 + 2 + 3 + 4) * PAIRS
+    for remat in ("off", "dots", "full"):  # recomputes all but the kernel
+        again = dataclasses.replace(MODEL, remat=remat)
+        assert flops(again, gradient=True) == 3 * (2 + 3 + 4) * PAIRS
     assert flops(packed=False) == 3 * 2 * PAIRS
     unrolled = dataclasses.replace(MODEL, scan_layers=False)
     assert flops(unrolled, last=5) == 2 * 2 * PAIRS  # the last layer has few queries

@@ -68,6 +68,8 @@ JAXPRS = mutants(
     [
         ("_flops", "total += max(inner)", "total += sum(inner)",
          "test_of_a_choice_the_dearest_branch"),
+        ("count_flops", "_needed(jax.make_jaxpr(function)(*arguments).jaxpr)",
+         "jax.make_jaxpr(function)(*arguments).jaxpr", "test_products_and_all_else"),
         ("_turns", '"while": while_turns', '"while": 1', "test_loops_are_multiplied"),
         ("_find_arrays", "one_turn.aval.shape == all_turns.aval.shape", "False",
          "test_the_largest_arrays_by_name_and_what_loops_keep"),

@@ -12,6 +12,11 @@ MUTANTS = (
         ("splash_attention", "* scale", "", LOOPS),
         ("splash_attention", "pallas.SegmentIds(segments, segments)", "None", LOOPS),
         ("refused", "time % BLOCKS[-1]", "False", ELSE, "StopIteration"),
+        ("splash_attention", "residual_checkpoint_name=KEPT,", "", WHOLE),
+    ]),
+    *mutants("models/transformer.py", TESTS, [
+        ("KEPT", "saveable, OF_KERNEL", "saveable, lambda *_, **__: False", WHOLE),
+        ("KEPT", '"full": OF_KERNEL', '"full": lambda *_, **__: False', WHOLE),
     ]),
     *mutants("models/attention.py", TESTS, [
         ("by_segments", 'config.attention != "fused" or', "", ELSE),
@@ -21,6 +26,7 @@ MUTANTS = (
         ("Layout.on_parts", 'cuts["time"] is not None', "False", MESH),
     ]),
     *mutants("jaxprs.py", TESTS, [
+        ("kernel_flops", "_needed(jaxpr)", "jaxpr", WHOLE),
         ("_turns", 'eqn.params["mesh"].size', "1", MESH),
         ("_turns", 'math.prod(eqn.params["grid_mapping"].grid)', "1", WHOLE),
     ]),

@@ -63,7 +63,7 @@ def test_xla_counts_the_same_and_a_little_where_layers_are_unrolled():
 def test_a_training_step_takes_three_times_as_much_and_recomputation_one_more():
     def gradient(model):
         total = lambda *a: forward(model)(*a).sum()
-        return products(jax.grad(total), *arguments(model))
+        return products(jax.value_and_grad(total), *arguments(model))
 
     once = forward_flops(GPT, ROWS, TIME, TIME)
     assert gradient(GPT) == 3 * once
