@@ -4,16 +4,15 @@
     RLHF_JAX_DATA=FOLDER rlhf-jax run experiments/instructgpt_6b.py
 
 The first command needs no TPU: it compiles every program for this slice and says what each chip
-would hold and do, and whether it fits. On these 64 chips it needs at most 35.2 of 95.7 GiB per chip
-(in the reward model's update; 23.6 in PPO-ptx, in its rollout). Utilisation of the peak: 39 % in
-pretraining's update, 40 % in the reward model's, 31 % in SFT's (its batch has only 32 rows), 53 %
-in scoring, 45 % in PPO-ptx's update, 3 % in rollouts, which read their cache for every token. With
---model.remat dots PPO-ptx's update takes 16 % fewer FLOPs and 2 % less time, but 41 GiB. SFT takes
-0.029 petaflop/s-days, PPO-ptx 3.0 (the paper prints 4.9 and 60 for 175 billion). With
---model.attention fused it needs at most 21.3 GiB (in the reward model's update; 20.6 in PPO-ptx),
-and utilisation is 48 % in pretraining's update, 48 % in the reward model's, 71 % in scoring, 54 %
-in PPO-ptx's update: time inside attention's kernels counts as at 40 % of the peak. The figures
-before these were planned when products gave float32 results.
+would hold and do, and whether it fits. On these 64 chips it needs at most 33.8 of 95.7 GiB per chip
+(in the reward model's update; 22.4 in PPO-ptx, in its rollout). Utilisation of the peak: 42 % in
+pretraining's update, 42 % in the reward model's, 34 % in SFT's (its batch has only 32 rows), 54 %
+in scoring, 46 % in PPO-ptx's update, 3 % in rollouts, which read their cache for every token. SFT
+takes 0.029 petaflop/s-days, PPO-ptx 3.0 (the paper prints 4.9 and 60 for 175 billion). With
+--model.attention fused it needs at most 24.9 GiB, and utilisation is 49 % in pretraining's update,
+50 % in the reward model's, 71 % in scoring, 54 % in PPO-ptx's update: time inside attention's
+kernels counts as at 40 % of the peak. With --model.remat dots too, these updates reach 51, 51 and
+56 %, and it needs at most 60.9 GiB.
 FOLDER holds your own records (`FolderData`), because the paper's were never released.
 
 A field marked "not printed" is our choice; the paper does not give it. The paper's models are

@@ -11,6 +11,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
+from jax.extend.core import jaxprs_in_params
 
 from rlhf_jax.models import attention, transformer
 from rlhf_jax.models.block import add_bias
@@ -266,5 +267,5 @@ def _results(jaxpr, primitive):
     for equation in jaxpr.eqns:
         if equation.primitive.name == primitive:
             yield from equation.outvars
-        for inner in jax.core.jaxprs_in_params(equation.params):
+        for inner in jaxprs_in_params(equation.params):
             yield from _results(inner, primitive)
