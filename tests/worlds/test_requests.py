@@ -19,7 +19,7 @@ from rlhf_jax.worlds.facts import (
 from rlhf_jax.worlds.instruction import FAMILIES, SPLITS, InstructionWorld, WorldConfig
 from rlhf_jax.worlds.lexicon import INSULTS, KINDS, NOUNS, NUMBERS, OPPOSITES
 
-WORLD = InstructionWorld(WorldConfig(feedback=2000, test=800))  # the quickstart's sizes
+WORLD = InstructionWorld(WorldConfig(sft=6000, feedback=3000, test=800))  # as in quickstart
 HELD_OUT, TRAINING = ("test", "valid"), ("sft", "feedback", "ppo")
 
 
@@ -111,7 +111,7 @@ def test_a_request_is_read_from_a_prompt_whatever_its_wording(text, request_):
 
 def test_no_request_is_on_the_held_out_and_on_the_training_side():
     held_out, training = requests(*HELD_OUT), requests(*TRAINING)
-    assert held_out.total() == 1000 and training.total() == 9000
+    assert held_out.total() == 1000 and training.total() == 13_000
     assert not held_out.keys() & training.keys()
 
 
