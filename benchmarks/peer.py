@@ -153,15 +153,14 @@ def generation(size: str, rows: int, prompt: int, response: int):
 def ppo(size: str, rows: int, prompt: int, response: int, minibatches: int, epochs: int):
     """An iteration of trl's PPOTrainer, tuned."""
     os.environ["ACCELERATE_MIXED_PRECISION"] = "bf16"  # PPOConfig(bf16=True) does nothing
-    tuning = {
-        "gradient_checkpointing": False, "optim": "adamw_torch_fused", "bf16": False,
-        "local_rollout_forward_batch_size": rows,
-    }  # fmt: skip
+    tuning = {"bf16": False, "local_rollout_forward_batch_size": rows}
     models = autocasted(models_of_ppo(size, tuned=True))
     return trl_iteration(size, models, rows, prompt, response, minibatches, epochs, tuning)
 
 
 def ppo_by_default(size: str, *shape: int):
+    """The same, in float32, with scaled_dot_product_attention and Hugging Face's own GELU."""
+    os.environ.pop("ACCELERATE_MIXED_PRECISION", None)
     return trl_iteration(size, models_of_ppo(size, tuned=False), *shape, tuning={})
 
 
@@ -192,14 +191,15 @@ def trl_iteration(size, models, rows, prompt, response, minibatches, epochs, tun
         output_dir=tempfile.gettempdir(), save_strategy="no", report_to="none", disable_tqdm=True,
         num_sample_generations=0, total_episodes=10**6 * rows, per_device_train_batch_size=rows,
         gradient_accumulation_steps=1, num_mini_batches=minibatches, num_ppo_epochs=epochs,
-        response_length=response, temperature=1.0, learning_rate=1e-6, use_cpu=not ON_GPU, **tuning,
+        response_length=response, temperature=1.0, learning_rate=1e-6, adam_beta2=0.95,
+        use_cpu=not ON_GPU, **tuning,
     )  # fmt: skip
     trainer = PPOTrainer(
         config, Words(), policy, reference, scorer, list(random_tokens(size, rows, prompt).cpu()),
         value, lambda queries: {"input_ids": torch.stack(queries)}, callbacks=[Turns()],
     )  # fmt: skip
     trainer.remove_callback(PrinterCallback)
-    assert not tuning or trainer.accelerator.mixed_precision == "bf16"
+    assert trainer.accelerator.mixed_precision == ("bf16" if tuning else "no")
     threading.Thread(target=train, args=(trainer,), daemon=True).start()
 
     def once():

@@ -179,17 +179,14 @@ def compared(options, work: str, size: str, machine: dict, peer: str | None) -> 
     # PPO's peer trains in a thread, which keeps its pages only in the first arena.
     peers = {"peer": (work, memory | {"MALLOC_ARENA_MAX": "1"})}
     if work == "ppo" and machine["platform"] == "cpu":
-        peers["by default"] = ("ppo_by_default", {})
+        peers["trl by default"] = ("ppo_by_default", {})
     for who, (name, variables) in peers.items() if peer else ():
         command = [peer, str(HERE / "peer.py"), name, size, *map(str, shape)]
         try:
             running[who] = Process(command, options.peer_seconds, **variables)
         except NoAnswer as error:
             print(f"no {who} of {work} {size}: {error}", file=sys.stderr)
-    seconds = {who: [] for who in running}
-    for _ in range(options.rounds):
-        for who, process in running.items():
-            seconds[who] += process.measure(options.times)
+    seconds = measured(running, options.rounds, options.times)
     abouts = {who: process.about for who, process in running.items()}
     for process in running.values():
         process.close()
@@ -198,6 +195,21 @@ def compared(options, work: str, size: str, machine: dict, peer: str | None) -> 
         line_of(who, work, size, shape, machine, seconds[who], abouts[who] | needs)
         for who in running
     ]
+
+
+def measured(running: dict[str, Process], rounds: int, times: int) -> dict[str, list[dict]]:
+    """The seconds of all in turns. A peer that does not answer is taken out of `running`."""
+    seconds = {who: [] for who in running}
+    for _ in range(rounds):
+        for who, process in list(running.items()):
+            try:
+                seconds[who] += process.measure(times)
+            except (NoAnswer, OSError) as error:
+                if who == "rlhf_jax":
+                    raise
+                print(f"{who} is left out: {error}", file=sys.stderr)
+                del running[who]
+    return seconds
 
 
 def line_of(who, work, size, shape, machine, seconds: list[dict], about: dict) -> dict:
@@ -256,7 +268,7 @@ def print_table(machine: dict, results: list[dict]) -> None:
     rate, copy = machine["product_flops_per_second"], machine["copy_bytes_per_second"]
     print(f"{machine['device']}: {rate / 1e12:.2f} TFLOP/s, {copy / 1e9:.0f} GB/s")
     head = ("work", "who", "ms", "tokens/s", "TFLOP/s", "share", "of", "GiB", "compile s", "ratio")
-    print(("{:>12} " * len(head)).format(*head))
+    print(("{:>14} " * len(head)).format(*head))
     ours = {(r["work"], r["size"]): r["seconds"] for r in results if r["who"] == "rlhf_jax"}
     for r in results:
         ratio = r["seconds"] / ours[r["work"], r["size"]]
@@ -264,7 +276,7 @@ def print_table(machine: dict, results: list[dict]) -> None:
                  f"{r['tokens_per_second']:,.0f}", f"{r['tflops_per_second']:.2f}",
                  f"{r['share']:.0%}", r["limited_by"], f"{r['memory_gib']:.1f}",
                  f"{r['compile_seconds']:.0f}", f"{ratio:.2f}")  # fmt: skip
-        print(("{:>12} " * len(cells)).format(*cells))
+        print(("{:>14} " * len(cells)).format(*cells))
 
 
 if __name__ == "__main__":

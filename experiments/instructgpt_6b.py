@@ -11,8 +11,8 @@ in scoring, 46 % in PPO-ptx's update, 3 % in rollouts, which read their cache fo
 takes 0.029 petaflop/s-days, PPO-ptx 3.0 (the paper prints 4.9 and 60 for 175 billion). With
 --model.attention fused it needs at most 24.9 GiB, and utilisation is 49 % in pretraining's update,
 50 % in the reward model's, 71 % in scoring, 54 % in PPO-ptx's update: time inside attention's
-kernels counts as at 40 % of the peak. With --model.remat dots too, these updates reach 51, 51 and
-56 %, and it needs at most 60.9 GiB.
+kernels counts as at 40 % of the peak. With --model.remat dots too, pretraining reaches 51 %, the
+reward model 51 % and PPO-ptx 56 %, and it needs at most 60.9 GiB.
 FOLDER holds your own records (`FolderData`), because the paper's were never released.
 
 A field marked "not printed" is our choice; the paper does not give it. The paper's models are

@@ -23,9 +23,9 @@ def count_flops(
 
     A matrix product counts 2 m n k. Any other operation counts 1 for each number that it writes,
     a reduction 1 for each number that it reads; moving data counts 0. What no result needs is not
-    counted, because XLA does not compute it. A loop's body counts once an iteration (XLA's own
-    count takes it once in all). Of a `cond` the most expensive branch counts. A Pallas kernel's
-    body counts once for each step of its grid, although it may skip some.
+    counted, because XLA does not compute it, except in `while` loops. A loop's body counts once an
+    iteration (XLA's own count takes it once in all). Of a `cond` the most expensive branch counts.
+    A Pallas kernel's body counts once for each step of its grid, although it may skip some.
 
     Args:
         arguments: arrays or ShapeDtypeStructs.
@@ -42,7 +42,8 @@ def kernel_flops(jaxpr, while_turns: int = 1) -> int:
 
 
 def _needed(jaxpr):
-    """The jaxpr without equations that no result needs."""
+    """The jaxpr without equations that no result needs. jax 0.10 drops a Pallas kernel only with
+    the `jit` around it, which splash attention has."""
     return dce_jaxpr(jaxpr, [True] * len(jaxpr.outvars))[0]
 
 

@@ -8,6 +8,8 @@ from pathlib import Path
 
 import pytest
 
+from rlhf_jax.parallel.host import large_pages
+
 BENCHMARKS = Path(__file__).parents[1] / "benchmarks"
 
 
@@ -75,12 +77,37 @@ def test_steps_on_rankings_beside_the_machine(tmp_path):
 def test_a_ppo_iteration_beside_the_machine(tmp_path):
     """64 responses of 48 tokens to prompts of 32. Four models read them, two of these have logits,
     at the response; policy and value network train for 4 epochs, a pass costs three forward."""
-    (_, generation, ppo), _ = measured(tmp_path, "generation", "ppo")
+    peer = tmp_path / "python"
+    peer.write_text(PEER.format(python=sys.executable, folder=tmp_path))
+    peer.chmod(0o755)
+    options = ("generation", "ppo", "--rounds", "2", "--peer-python", str(peer))
+    (_, generation, _, ppo, other), done = measured(tmp_path, *options)
+    assert "trl by default is left out" in done.stderr  # it ends after its first answer
+    assert other["who"] == "peer" and other["seconds"] == 2.0
+    tuned, default = (
+        json.loads((tmp_path / f"{name}.json").read_text()) for name in ("ppo", "ppo_by_default")
+    )
+    assert tuned["arguments"] == default["arguments"] == ["tiny", "64", "32", "48", "4", "4"]
+    assert tuned["memory"] == {"MALLOC_ARENA_MAX": "1"} | large_pages({}) and not default["memory"]
     rollout = forward_flops_of_tiny(64, 32, 1) + 48 * forward_flops_of_tiny(64, 1, 1)
     assert flops_of(generation) == pytest.approx(rollout, rel=0.01)
     two = forward_flops_of_tiny(64, 80, 0) + forward_flops_of_tiny(64, 80, 48)
     assert flops_of(ppo) == pytest.approx(rollout + (2 + 3 * 4) * two, rel=0.01)
     assert list(ppo["parts"]) == ["generation", "scoring", "update"]
+
+
+PEER = """#!{python}
+import json, os, sys
+_, name, *arguments = sys.argv[1:]
+memory = {{k: v for k, v in os.environ.items() if k in ("GLIBC_TUNABLES", "MALLOC_ARENA_MAX")}}
+with open(f"{folder}/{{name}}.json", "w") as file:
+    json.dump({{"arguments": arguments, "memory": memory}}, file)
+print(json.dumps({{"memory": 0, "compile_seconds": 1.0}}), flush=True)
+for line in sys.stdin:
+    print(json.dumps({{"seconds": [{{"step": 2.0}}] * int(line)}}), flush=True)
+    if name == "ppo_by_default":
+        break
+"""
 
 
 def measured(tmp_path, *options) -> tuple[list[dict], subprocess.CompletedProcess]:

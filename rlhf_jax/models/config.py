@@ -66,7 +66,7 @@ class TransformerConfig:
     compute_dtype: Literal["auto", "float32", "bfloat16"] = "auto"
     scan_layers: bool = True  # one compiled layer for all; False: slower to compile, faster to run
     # What the backward pass recomputes: "off" nothing, "dots" each layer except its products with
-    # weights, "full" each layer. It never recomputes the attention kernel of TPUs.
+    # weights, "full" each layer. Neither recomputes the attention kernel of TPUs.
     remat: Literal["off", "dots", "full"] = "off"
     logit_chunk: int | None = None  # tokens per row whose logits exist at a time; None: all
     head_size: int | None = _later(None)  # width of an attention head; None: width / heads

@@ -8,7 +8,7 @@ import jax
 import jax.numpy as jnp
 
 BLOCKS = (512, 256, 128)  # queries, and keys, of a step of the kernel: the largest that divides T
-KEPT = "attention kernel"  # the name of what the kernel gives to its backward pass
+RESULTS = "attention kernel"  # the name of its output and log-sum-exp, for `jax.checkpoint`
 
 
 def refused(time: int, dtype: jnp.dtype) -> str | None:
@@ -56,7 +56,7 @@ def splash_attention(
         head_shards=1,
         q_seq_shards=1,
         attn_logits_soft_cap=softcap,
-        residual_checkpoint_name=KEPT,
+        residual_checkpoint_name=RESULTS,
         interpret=interpret,
     )
     row = lambda q, k, v, segments: kernel(q, k, v, pallas.SegmentIds(segments, segments))

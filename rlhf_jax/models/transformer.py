@@ -35,7 +35,7 @@ Cache = list[tuple[jax.Array, jax.Array]]  # per layer: keys [B, KV, hd, S], val
 STATES, LOGITS = ("rows", "spread", "final_width"), ("logit_rows", "spread", "vocabulary")
 UNEMBED = WeightProduct("btd,vd->btv", STATES, PARAMETERS["tokens"], LOGITS, STATES, LOGITS)
 # What the forward pass keeps for the backward pass, by `TransformerConfig.remat`.
-OF_KERNEL = jax.checkpoint_policies.save_only_these_names(splash.KEPT)
+OF_KERNEL = jax.checkpoint_policies.save_only_these_names(splash.RESULTS)
 KEPT = {
     "dots": jax.checkpoint_policies.save_from_both_policies(
         jax.checkpoint_policies.dots_with_no_batch_dims_saveable, OF_KERNEL

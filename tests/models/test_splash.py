@@ -92,13 +92,19 @@ def test_on_a_mesh_each_device_computes_its_rows_and_heads(capsys):
     params = jax.eval_shape(lambda key: transformer.init(MODEL, key), jax.random.key(0))
     states = lambda params, tokens: transformer.hidden(MODEL, params, tokens, tokens)
 
-    def counted(rows):
+    def counted(rows, function=states):
         tokens = runner.row_shapes(jax.ShapeDtypeStruct((rows, TIME), jnp.int32))
         with compiling_for("tpu"):
-            made = runner.compile(states).trace(runner.layout(params), tokens)
+            made = runner.compile(function).trace(runner.layout(params), tokens)
         return kernel_flops(made.jaxpr.jaxpr)
 
+    def gradient(params, tokens):
+        model = dataclasses.replace(MODEL, remat="full")
+        loss = lambda params: transformer.hidden(model, params, tokens, tokens).sum()
+        return jax.grad(loss)(params)
+
     assert counted(ROWS) == 3 * 2 * PAIRS and capsys.readouterr().err == ""
+    assert counted(ROWS, gradient) == 3 * (2 + 3 + 4) * PAIRS
     assert counted(2) == 0  # fewer rows than groups of devices: time is cut
     assert "products instead of the kernel: a row or a head is cut" in capsys.readouterr().err
 

@@ -12,7 +12,7 @@ MUTANTS = (
         ("splash_attention", "* scale", "", LOOPS),
         ("splash_attention", "pallas.SegmentIds(segments, segments)", "None", LOOPS),
         ("refused", "time % BLOCKS[-1]", "False", ELSE, "StopIteration"),
-        ("splash_attention", "residual_checkpoint_name=KEPT,", "", WHOLE),
+        ("splash_attention", "residual_checkpoint_name=RESULTS,", "", WHOLE),
     ]),
     *mutants("models/transformer.py", TESTS, [
         ("KEPT", "saveable, OF_KERNEL", "saveable, lambda *_, **__: False", WHOLE),

@@ -3,9 +3,11 @@ words, and compared between splits."""
 
 import re
 from collections import Counter
+from pathlib import Path
 
 import pytest
 
+from rlhf_jax.runs.experiment import load_experiment
 from rlhf_jax.worlds.facts import (
     FRUIT,
     GOOD,
@@ -16,10 +18,11 @@ from rlhf_jax.worlds.facts import (
     UNTOLD_OF_PEOPLE,
     UNTOLD_OF_TOWNS,
 )
-from rlhf_jax.worlds.instruction import FAMILIES, SPLITS, InstructionWorld, WorldConfig
+from rlhf_jax.worlds.instruction import FAMILIES, SPLITS, InstructionWorld
 from rlhf_jax.worlds.lexicon import INSULTS, KINDS, NOUNS, NUMBERS, OPPOSITES
 
-WORLD = InstructionWorld(WorldConfig(sft=6000, feedback=3000, test=800))  # as in quickstart
+QUICKSTART = Path(__file__).parents[2] / "experiments" / "quickstart.py"
+WORLD = InstructionWorld(load_experiment(str(QUICKSTART)).data.world)
 HELD_OUT, TRAINING = ("test", "valid"), ("sft", "feedback", "ppo")
 
 
