@@ -3,14 +3,14 @@
     rlhf-jax plan experiments/instructgpt_175b.py --topology v5p:8x8x8
     RLHF_JAX_DATA=FOLDER rlhf-jax run experiments/instructgpt_175b.py
 
-The plan for this slice of 512 chips: at most 31.2 of 95.7 GiB per chip (in PPO-ptx's update; 28.7
-in its rollout). Utilisation of the peak: 49 % in pretraining's update, 50 % in PPO-ptx's, 60 % in
+The plan for this slice of 512 chips: at most 29.8 of 95.7 GiB per chip (in PPO-ptx's update; 27.9
+in its rollout). Utilisation of the peak: 52 % in pretraining's update, 53 % in PPO-ptx's, 63 % in
 scoring, 22 % in SFT's (its batch has only 8 rows), 8 % in rollouts. PPO-ptx takes 66
-petaflop/s-days, at best 0.66 days. The paper prints 60; its texts may be shorter than 2,048 tokens.
+petaflop/s-days, at best 0.63 days. The paper prints 60; its texts may be shorter than 2,048 tokens.
 The paper's 4.9 petaflop/s-days for SFT are 16 epochs; the two epochs of `sft` take a seventh of
-that. Compiling everything takes 12 minutes on two cores. With --model.attention fused, and with
-products that give bfloat16 results (the figures above are with float32 results), it needs at most
-29.4 GiB, and utilisation is 55 % in pretraining's update, 56 % in PPO-ptx's and 69 % in scoring.
+that. Compiling takes 5 minutes on two cores (`--stages pretrain sft ppo_ptx`). With
+--model.attention fused it needs at most 30.2 GiB, and utilisation is 56 % in pretraining's update,
+57 % in PPO-ptx's and 69 % in scoring.
 
 Everything else is as in instructgpt_6b.py; read its docstring too. Reward model and value function
 have 6 billion parameters and come from the run of that file, which must be finished. The paper's
