@@ -3,9 +3,9 @@
     rlhf-jax plan experiments/instructgpt_1b3.py --topology v5p:2x2x4
     RLHF_JAX_DATA=FOLDER rlhf-jax run experiments/instructgpt_1b3.py
 
-The plan for this slice of 16 chips: at most 59.8 of 95.7 GiB per chip (in pretraining's update;
-29.8 in PPO-ptx, in its rollout). Utilisation of the peak: 29 % in pretraining's and SFT's update,
-51 % in scoring, 32 % in PPO-ptx's update, 3 % in rollouts, which read their cache for every token.
+The plan for this slice of 16 chips: at most 53.8 of 95.7 GiB per chip (in pretraining's update;
+28.4 in PPO-ptx's). Utilisation of the peak: 30 % in pretraining's update, 29 % in SFT's, 53 % in
+scoring, 33 % in PPO-ptx's update, 2 % in rollouts, which read their cache for every token.
 SFT takes 0.006 petaflop/s-days, PPO-ptx 0.97 (the paper prints 4.9 and 60 for 175 billion).
 
 Everything else is as in instructgpt_6b.py; read its docstring too. Reward model and value function
