@@ -96,8 +96,10 @@ def family_wrongs(fields):
         yield "activation_function", {"activation_function": "relu"}
         yield "scale_attn_weights", {"scale_attn_weights": False}
         yield "n_layer", {"n_layer": "3"}
+        yield "n_layer", {"n_layer": 10_001}
         return
     yield "num_hidden_layers", {"num_hidden_layers": True}
+    yield "num_hidden_layers", {"num_hidden_layers": 10_001}
     if fields["model_type"] in ("qwen2", "gemma2", "gemma3_text"):
         local, whole = "sliding_attention", "full_attention"
         for kinds in (

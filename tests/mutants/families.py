@@ -108,8 +108,10 @@ FAMILIES = (
         [
             ("windows", "(layer + 1) % every != 0 for", "local[layer] for",
              "test_what_computes_otherwise_is_refused_by_name[qwen2]"),
-            ("windows", 'fields.whole("num_hidden_layers")', "len(local)",
+            ("windows", "fields.layers()", "len(local)",
              "test_what_computes_otherwise_is_refused_by_name[qwen2]"),
+            ("Fields.layers", "not 1 <= count <= MOST_LAYERS", "False",
+             "test_what_computes_otherwise_is_refused_by_name[gpt2]"),
             ("Fields.only", "value == one and type(value) is type(one)", "True",
              "test_what_computes_otherwise_is_refused_by_name[gpt2]"),
             ("rotary", '"rope_parameters" if "rope_parameters" in fields else "rope_scaling"',

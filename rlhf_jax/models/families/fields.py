@@ -7,6 +7,7 @@ from rlhf_jax.errors import UserError
 from rlhf_jax.models.config import RotaryScaling, TransformerConfig
 
 REQUIRED = object()
+MOST_LAYERS = 10_000  # a damaged file may hold a number that no memory has room for
 
 
 class Fields:
@@ -26,6 +27,13 @@ class Fields:
     def whole(self, name: str, default: Any = REQUIRED) -> Any:
         """A whole number; the default where the field is missing or null."""
         return self._of((int,), "a whole number", name, default)
+
+    def layers(self, name: str = "num_hidden_layers", default: Any = REQUIRED) -> int:
+        """The number of layers, in 1..MOST_LAYERS."""
+        count = self.whole(name, default)
+        if not 1 <= count <= MOST_LAYERS:
+            raise self.refuse(name, f"1 to {MOST_LAYERS}")
+        return count
 
     def number(self, name: str, default: Any = REQUIRED) -> Any:
         return self._of((int, float), "a number", name, default)
@@ -140,7 +148,7 @@ def windows(fields: Fields, kinds: list[str], window: int | None) -> dict[str, A
     if window is None or not (any(local) or unknown):
         return {}
     every = local.index(False) + 1 if False in local else None
-    layers = range(fields.whole("num_hidden_layers"))
+    layers = range(fields.layers())
     if unknown or local != [every is None or (layer + 1) % every != 0 for layer in layers]:
         raise fields.refuse(
             "layer_types", "windows in all layers, in none, or in all but every n-th"

@@ -117,7 +117,7 @@ def _shape(fields: Fields, heads: int, **more: Any) -> TransformerConfig:
 
 
 def _windows(fields: Fields, every: int) -> dict[str, Any]:
-    count = fields.whole("num_hidden_layers")
+    count = fields.layers()
     kinds = fields.kinds("layer_types") or [
         "sliding_attention" if (layer + 1) % every else "full_attention" for layer in range(count)
     ]

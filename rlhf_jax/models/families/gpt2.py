@@ -23,7 +23,7 @@ class GPT2(Family):
         act = fields.only("activation_function", "gelu_new", (*TANH, "gelu"))
         return TransformerConfig(
             vocab_size=fields.whole("vocab_size", 50257),
-            layers=fields.whole("n_layer", 12),
+            layers=fields.layers("n_layer", 12),
             width=fields.whole("n_embd", 768),
             heads=fields.whole("n_head", 12),
             mlp_width=fields.whole("n_inner", None),

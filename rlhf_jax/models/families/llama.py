@@ -17,7 +17,7 @@ def shape(fields: Fields, base: float = 10000.0, **more: Any) -> TransformerConf
     fields.only("partial_rotary_factor", None, (None, 1.0))
     return TransformerConfig(
         vocab_size=fields.whole("vocab_size"),
-        layers=fields.whole("num_hidden_layers"),
+        layers=fields.layers(),
         width=fields.whole("hidden_size"),
         heads=fields.whole("num_attention_heads"),
         mlp_width=fields.whole("intermediate_size"),

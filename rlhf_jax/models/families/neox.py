@@ -26,7 +26,7 @@ class NeoX(Family):
         share = fields.number("rotary_pct", fields.number("partial_rotary_factor", 0.25))
         return TransformerConfig(
             vocab_size=fields.whole("vocab_size"),
-            layers=fields.whole("num_hidden_layers"),
+            layers=fields.layers(),
             width=fields.whole("hidden_size"),
             heads=fields.whole("num_attention_heads"),
             mlp_width=fields.whole("intermediate_size"),

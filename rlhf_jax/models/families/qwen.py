@@ -55,7 +55,7 @@ class Qwen3(Qwen):
 
 def _shape(fields: Fields, size: int, **more: Any) -> TransformerConfig:
     fields.only("hidden_act", "silu", ("silu",))
-    count = fields.whole("num_hidden_layers")
+    count = fields.layers()
     # The layers from max_window_layers on have the window, unless layer_types says which.
     first = fields.whole("max_window_layers", 28)
     kinds = fields.kinds("layer_types") or [
