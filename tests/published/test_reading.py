@@ -157,7 +157,9 @@ def test_one_tensor_is_held_beyond_the_shards(stored):
     gc.unfreeze()
     assert live() - before == 8 * bytes_a_device(laid) and found
     assert [on_devices for on_devices, _ in seen] == expected_bytes(laid, tensors)
-    assert max(on_host for _, on_host in seen) <= max(tensor.bytes for tensor in tensors.values())
+    scalars = 1024  # bytes that other threads may have allocated meanwhile
+    largest = max(tensor.bytes for tensor in tensors.values())
+    assert max(on_host for _, on_host in seen) <= largest + scalars
 
 
 def test_a_tensor_is_read_when_the_one_before_is_written(stored, monkeypatch):
