@@ -5,9 +5,11 @@ On a GPU: torch.compile, scaled_dot_product_attention, autocast to bfloat16, fus
 in bfloat16 with a static cache, compiled. On a CPU: eager attention, autocast, fused AdamW, no
 compilation. PPO is trl's trainer as it is, with the same attention, autocast and optimizer; policy,
 reference, reward model and value network are GPT-2 of one size, and no response ends early.
-`ppo_by_default` is the same work with the defaults of trl and transformers.
+`ppo_by_default` is the same work with the defaults of trl and transformers: in float32, with
+scaled_dot_product_attention and Hugging Face's own GELU.
 """
 
+import functools
 import json
 import os
 import sys
@@ -150,24 +152,21 @@ def generation(size: str, rows: int, prompt: int, response: int):
     return once
 
 
-def ppo(size: str, rows: int, prompt: int, response: int, minibatches: int, epochs: int):
-    """An iteration of trl's PPOTrainer, tuned."""
-    os.environ["ACCELERATE_MIXED_PRECISION"] = "bf16"  # PPOConfig(bf16=True) does nothing
-    tuning = {"bf16": False, "local_rollout_forward_batch_size": rows}
-    models = autocasted(models_of_ppo(size, tuned=True))
-    return trl_iteration(size, models, rows, prompt, response, minibatches, epochs, tuning)
-
-
-def ppo_by_default(size: str, *shape: int):
-    """The same, in float32, with scaled_dot_product_attention and Hugging Face's own GELU."""
-    os.environ.pop("ACCELERATE_MIXED_PRECISION", None)
-    return trl_iteration(size, models_of_ppo(size, tuned=False), *shape, tuning={})
-
-
-def trl_iteration(size, models, rows, prompt, response, minibatches, epochs, tuning: dict):
+def ppo(
+    size: str,
+    rows: int,
+    prompt: int,
+    response: int,
+    minibatches: int,
+    epochs: int,
+    tuned: bool = True,
+):
     """An iteration of trl's PPOTrainer. Its `train` runs in a thread that waits between two
     iterations; what it does after a step counts in the next one."""
-    os.environ["TRL_EXPERIMENTAL_SILENCE"] = "1"
+    precision = "bf16" if tuned else "no"
+    tuning = {"bf16": False, "local_rollout_forward_batch_size": rows} if tuned else {}
+    # PPOConfig(bf16=True) does nothing.
+    os.environ |= {"ACCELERATE_MIXED_PRECISION": precision, "TRL_EXPERIMENTAL_SILENCE": "1"}
     from transformers import PrinterCallback, TrainerCallback
     from trl.experimental.ppo import PPOConfig, PPOTrainer
 
@@ -184,7 +183,7 @@ def trl_iteration(size, models, rows, prompt, response, minibatches, epochs, tun
     class Words:  # the tokenizer: ids that are in no response end none
         pad_token_id = eos_token_id = SIZES[size][4]
 
-    policy, reference, scorer, value = models
+    policy, reference, scorer, value = models_of_ppo(size, tuned)
     seconds = {}
     time_generation(policy, seconds, (rows, prompt + response))
     config = PPOConfig(
@@ -199,7 +198,7 @@ def trl_iteration(size, models, rows, prompt, response, minibatches, epochs, tun
         value, lambda queries: {"input_ids": torch.stack(queries)}, callbacks=[Turns()],
     )  # fmt: skip
     trainer.remove_callback(PrinterCallback)
-    assert trainer.accelerator.mixed_precision == ("bf16" if tuning else "no")
+    assert trainer.accelerator.mixed_precision == precision
     threading.Thread(target=train, args=(trainer,), daemon=True).start()
 
     def once():
@@ -213,25 +212,22 @@ def trl_iteration(size, models, rows, prompt, response, minibatches, epochs, tun
 
 
 def models_of_ppo(size: str, tuned: bool):
-    """(policy, reference, reward model, value network)."""
-    policy = model_of(size, tuned=tuned)
-    policy.generation_config.use_cache = True
-    reference = model_of(size, tuned=tuned).requires_grad_(False)
-    scorer, value = (
-        model_of(size, GPT2ForSequenceClassification, seed, tuned=tuned) for seed in (1, 2)
+    """(policy, reference, reward model, value network). The trainer's autocast holds in the update;
+    in tuned models it also holds in the rollout, where weights are then cast once, and in
+    scoring."""
+    policy, scorer, value, reference = models = (
+        model_of(size, tuned=tuned),
+        model_of(size, GPT2ForSequenceClassification, 1, tuned),
+        model_of(size, GPT2ForSequenceClassification, 2, tuned),
+        model_of(size, tuned=tuned).requires_grad_(False),
     )
+    policy.generation_config.use_cache = True
+    if tuned:
+        for model in models:
+            model.transformer.forward = autocast()(model.transformer.forward)
+        reference.forward = autocast()(reference.forward)
+        policy.generate = autocast()(policy.generate)
     return policy, reference, scorer, value
-
-
-def autocasted(models):
-    """The trainer's autocast holds in the update; here it also holds in the rollout, where weights
-    are then cast once, and in scoring."""
-    policy, reference, *_ = models
-    for model in models:
-        model.transformer.forward = autocast()(model.transformer.forward)
-    reference.forward = autocast()(reference.forward)
-    policy.generate = autocast()(policy.generate)
-    return models
 
 
 def time_generation(policy, seconds: dict[str, float], shape: tuple[int, int]) -> None:
@@ -263,7 +259,7 @@ WORKS = {
     "dpo": dpo,
     "generation": generation,
     "ppo": ppo,
-    "ppo_by_default": ppo_by_default,
+    "ppo_by_default": functools.partial(ppo, tuned=False),
 }
 
 
