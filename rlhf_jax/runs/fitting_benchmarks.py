@@ -5,8 +5,7 @@ from collections.abc import Collection, Mapping, Sequence
 from rlhf_jax.errors import UserError, require
 from rlhf_jax.evaluation.benchmarks.benchmark import Benchmark
 from rlhf_jax.runs.measured import Named
-
-MODELS = {"policy": ("a policy", "policies"), "score": ("a reward model", "reward models")}
+from rlhf_jax.runs.reading import MODELS
 
 
 def with_files(benchmarks: Mapping[str, Benchmark], named: Collection[str]) -> dict[str, Benchmark]:
@@ -37,12 +36,12 @@ def for_models(
     found = {name: each for name, each in benchmarks.items() if each.judges in kinds}
     left = [name for name in benchmarks if name not in found]
     if refused := [name for name in left if name in named or not found]:
-        told = ", ".join(f"{model.name} ({MODELS[model.ends][0]})" for model in models)
+        told = ", ".join(f"{model.name} (a {MODELS[model.ends][0]})" for model in models)
         wanted = MODELS[benchmarks[refused[0]].judges][1]
         raise UserError(f"{refused[0]} measures {wanted}: got {told}")
     if left:
         wanted = MODELS[benchmarks[left[0]].judges][0]
-        print(f"eval: left out, for want of {wanted}: {', '.join(left)}")
+        print(f"eval: left out, for want of a {wanted}: {', '.join(left)}")
     wanted = {benchmark.judges for benchmark in found.values()}
     for model in models:
         if model.ends not in wanted:
@@ -68,7 +67,7 @@ def tell_against(
     others = [model for model in models if model.ends in measured]
     if against is not None and len(others) > 1:
         one, many = MODELS[kinds[against]][0], MODELS[others[0].ends][1]
-        print(f"eval: {against} is {one}: {many} are compared with {others[0].name}")
+        print(f"eval: {against} is a {one}: {many} are compared with {others[0].name}")
 
 
 def within_context(

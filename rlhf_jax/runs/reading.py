@@ -19,7 +19,8 @@ from rlhf_jax.runs.experiment import Experiment
 from rlhf_jax.runs.run import Run
 from rlhf_jax.sources.corpora import is_made
 
-MODELS = {"policy": "policy", "score": "reward model"}  # in sentences, by `Stage.ends`
+# One and several, in sentences, by `Stage.ends`.
+MODELS = {"policy": ("policy", "policies"), "score": ("reward model", "reward models")}
 
 
 def finished_stage(config: Experiment, stage: str | None, ends: str, field: str = "stage") -> str:
@@ -28,7 +29,7 @@ def finished_stage(config: Experiment, stage: str | None, ends: str, field: str 
 
     field: the option that names the stage. Raises UserError where the stage has not finished.
     """
-    directory, kind = config.directory, MODELS[ends]
+    directory, kind = config.directory, MODELS[ends][0]
     known = [name for name, made in config.stages.items() if made.ends == ends]
     finished = [name for name in known if has_model(config.directory_of(name) / "model")]
     if stage is not None:
