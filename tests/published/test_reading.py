@@ -157,9 +157,9 @@ def test_one_tensor_is_held_beyond_the_shards(stored):
     gc.unfreeze()
     assert live() - before == 8 * bytes_a_device(laid) and found
     assert [on_devices for on_devices, _ in seen] == expected_bytes(laid, tensors)
-    scalars = 1024  # bytes that other threads may have allocated meanwhile
+    starts = 64  # bytes: where the tensor before was written, which jax may still hold
     largest = max(tensor.bytes for tensor in tensors.values())
-    assert max(on_host for _, on_host in seen) <= largest + scalars
+    assert max(on_host for _, on_host in seen) <= largest + starts
 
 
 def test_a_tensor_is_read_when_the_one_before_is_written(stored, monkeypatch):
