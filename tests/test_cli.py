@@ -249,7 +249,7 @@ MISTAKES = {
         " ppo.batch_size = 126: must be a multiple of",
     ),
     "a warm-up as long as PPO": (
-        ("ppo", QUICKSTART, "--ppo.value-optimizer.warmup-steps", "160"),
+        ("ppo", QUICKSTART, "--ppo.iterations", "40", "--ppo.value-optimizer.warmup-steps", "160"),
         " ppo.value_optimizer.warmup_steps = 160: must be below the 160 updates",
     ),
     "a field of an evaluator": (
