@@ -112,6 +112,8 @@ SAVING = (
          "test_a_damaged_file_or_one_of_another_kind_is_refused"),
         ("shape", "if 0 < fields.whole(window, 0) < context:", "if False:",
          "test_a_damaged_file_or_one_of_another_kind_is_refused"),
+        ("shape", 'fields.layers("block_count")', 'fields.whole("block_count")',
+         "test_a_damaged_file_or_one_of_another_kind_is_refused"),
     ]),
     *mutants("published/sentencepiece_json.py", "published/test_saving.py", [
         ("converted", "(-score[piece], cut,", "(score[piece], cut,",

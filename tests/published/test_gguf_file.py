@@ -234,6 +234,7 @@ def test_a_damaged_file_or_one_of_another_kind_is_refused(file, tmp_path, monkey
         ("rope.scaling.attn_factor", 0.5),
         ("rope.scaling.type", "yarn"),
         ("attention.sliding_window", 16),
+        ("block_count", 10_001),  # more than any model has
     ):
         read = folder.File(file[0])
         monkeypatch.setattr(read.read(), "_fields", fields | {f"llama.{name}": value})

@@ -157,5 +157,6 @@ def windows(fields: Fields, kinds: list[str], window: int | None) -> dict[str, A
 
 
 def layer_types(config: TransformerConfig) -> list[str]:
+    """layer_types of a config.json, the inverse of `windows`."""
     names = {True: "sliding_attention", False: "full_attention"}
     return [names[config.is_local(layer)] for layer in range(config.layers)]

@@ -18,6 +18,8 @@ AROUND = NAMES | {
 
 
 class Gemma(Family):
+    """The first Gemma: Llama's layers with GEGLU, scaled embeddings and offset norms."""
+
     model_types = ("gemma",)
     architecture = "GemmaForCausalLM"
     classifier = "GemmaForSequenceClassification"
@@ -36,6 +38,8 @@ class Gemma(Family):
 
 
 class Gemma2(Family):
+    """Gemma with soft caps, norms after each half of a layer, and windows in every other layer."""
+
     model_types = ("gemma2",)
     architecture = "Gemma2ForCausalLM"
     classifier = "Gemma2ForSequenceClassification"
@@ -60,6 +64,8 @@ class Gemma2(Family):
 
 
 class Gemma3(Family):
+    """Gemma 2 with query and key norms, and other rotary frequencies where windows are."""
+
     model_types = ("gemma3_text",)
     architecture = "Gemma3ForCausalLM"
     classifier = "Gemma3TextForSequenceClassification"

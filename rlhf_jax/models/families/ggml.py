@@ -60,7 +60,7 @@ def shape(
     try:
         return TransformerConfig(
             vocab_size=fields.whole("vocab_size"),
-            layers=fields.whole("block_count"),
+            layers=fields.layers("block_count"),
             width=width,
             heads=heads,
             kv_heads=fields.whole("attention.head_count_kv", None),

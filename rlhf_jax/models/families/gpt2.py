@@ -10,6 +10,8 @@ TANH = ("gelu_new", "gelu_pytorch_tanh")
 
 
 class GPT2(Family):
+    """GPT-2: learned positions, layer norms, and matrices that are stored [in, out]."""
+
     model_types = ("gpt2",)
     architecture = "GPT2LMHeadModel"
     classifier = "GPT2ForSequenceClassification"

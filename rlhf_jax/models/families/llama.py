@@ -56,6 +56,8 @@ class LlamaForm(Family):
 
 
 class Llama(LlamaForm):
+    """Llama 1 to 3: with biases in all products of a layer, or in none."""
+
     model_types = ("llama",)
     architecture = "LlamaForCausalLM"
     classifier = "LlamaForSequenceClassification"
@@ -91,6 +93,8 @@ class Llama(LlamaForm):
 
 
 class Mistral(LlamaForm):
+    """Llama with a window in every layer, or in none."""
+
     model_types = ("mistral",)
     architecture = "MistralForCausalLM"
     classifier = "MistralForSequenceClassification"

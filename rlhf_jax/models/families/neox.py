@@ -11,6 +11,8 @@ TANH = ("gelu_new", "gelu_pytorch_tanh", "gelu_fast")
 
 
 class NeoX(Family):
+    """GPT-NeoX: rotary positions in a share of each head, and parallel halves of a layer."""
+
     model_types = ("gpt_neox",)
     architecture = "GPTNeoXForCausalLM"
     classifier = "GPTNeoXForSequenceClassification"

@@ -24,6 +24,8 @@ class Qwen(LlamaForm):
 
 
 class Qwen2(Qwen):
+    """Llama with biases of queries, keys and values."""
+
     model_types = ("qwen2",)
     architecture = "Qwen2ForCausalLM"
     classifier = "Qwen2ForSequenceClassification"
@@ -39,6 +41,8 @@ class Qwen2(Qwen):
 
 
 class Qwen3(Qwen):
+    """Llama with norms of queries and keys."""
+
     model_types = ("qwen3",)
     architecture = "Qwen3ForCausalLM"
     classifier = "Qwen3ForSequenceClassification"
