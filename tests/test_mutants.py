@@ -81,8 +81,10 @@ def test_the_sample_has_tests_of_every_module_of_its_rooms():
         x.value for x in tree.body if isinstance(x, ast.Assign) and x.targets[0].id == "TESTS"
     )
     tests = ast.literal_eval(value)
-    rooms = {name.split("/")[0] for name in tests}
-    files = (path for room in rooms for path in (ROOT / "rlhf_jax" / room).glob("[!_]*.py"))
+    packages = {name.split("/")[0] for name in tests}
+    files = (
+        path for package in packages for path in (ROOT / "rlhf_jax" / package).glob("[!_]*.py")
+    )
     assert tests.keys() == {f"{path.parent.name}/{path.name}" for path in files}
     assert [t for of in tests.values() for t in of if not (ROOT / "tests" / t).is_file()] == []
 

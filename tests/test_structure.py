@@ -1,9 +1,10 @@
-"""How the package is built: rooms that import downwards only, no circle, and nothing that chooses
-by a made-up name, or by the kind of a stage, a source or an evaluator."""
+"""How the package is built: subpackages that import downwards only, no circle, and nothing that
+chooses by a made-up name, or by the kind of a stage, a source or an evaluator."""
 
 import ast
 import functools
 import importlib
+import re
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -14,9 +15,9 @@ from rlhf_jax.sources.source import Source
 from rlhf_jax.stages.stage import Stage
 
 ROOT = Path(__file__).resolve().parents[1]
-# From the lowest up. A module imports from its own room and from those further down; rooms of one
-# line know nothing of each other.
-ROOMS = (
+# From the lowest up. A module imports from its own subpackage and from those of earlier lines;
+# subpackages of one line do not import each other.
+LAYERS = (
     ("errors",),
     ("strict_json", "randomness", "fields", "usage"),
     ("objectives",),
@@ -57,7 +58,7 @@ BY_NAME = {
     "worlds/instruction.py:__post_init__": "every field of a size",
 }
 KINDS = (Stage, Source, Evaluator)
-# Rooms that go over stages and know no name.
+# Subpackages that go over stages and know no name.
 NAMELESS = ("runs", "plan", "evaluation", "cli")
 NAMES = {"pretrain", "prompted", "sft", "ppo", "ppo_ptx", "dpo"}
 
@@ -72,7 +73,7 @@ def modules() -> dict[str, ast.Module]:
     return found
 
 
-def room(module: str) -> str:
+def subpackage(module: str) -> str:
     return module.split(".")[1]
 
 
@@ -112,19 +113,37 @@ def functions(tree: ast.Module) -> Iterator[tuple[str, ast.AST]]:
     return walk(tree, "")
 
 
-def test_every_module_has_its_room():
-    declared = [name for line in ROOMS for name in line]
+def test_every_subpackage_has_its_layer():
+    declared = [name for line in LAYERS for name in line]
     assert len(declared) == len(set(declared))
-    assert {room(name) for name in inner_modules()} == set(declared)
+    assert {subpackage(name) for name in inner_modules()} == set(declared)
 
 
 def test_imports_go_downwards():
-    level = {name: height for height, line in enumerate(ROOMS) for name in line}
+    level = {name: height for height, line in enumerate(LAYERS) for name in line}
     wrong = [
         f"{module} imports {other}"
         for module in inner_modules()
         for other in imports(module, for_types=True)
-        if room(module) != room(other) and level[room(other)] >= level[room(module)]
+        if subpackage(module) != subpackage(other)
+        and level[subpackage(other)] >= level[subpackage(module)]
+    ]
+    assert not wrong
+
+
+def test_readme_lists_every_subpackage_from_the_lowest_up():
+    table = (ROOT / "README.md").read_text().partition("| package | content |")[2]
+    rows = re.findall(r"^\| (`.+?) \|", table.partition("\n\n")[0], re.M)
+    lines = [re.findall(r"`(\w+)/`", row) for row in rows]
+    height = {name: at for at, names in enumerate(lines) for name in names}
+    folders = {path.parent.name for path in (ROOT / "rlhf_jax").glob("*/__init__.py")}
+    assert height.keys() == folders
+    wrong = [
+        f"{module} imports {other}"
+        for module in inner_modules()
+        for other in imports(module, for_types=True)
+        if {subpackage(module), subpackage(other)} <= folders
+        and height[subpackage(other)] > height[subpackage(module)]
     ]
     assert not wrong
 
@@ -193,7 +212,7 @@ def test_the_ways_to_make_up_a_name_are_known(line):
 def kinds() -> set[str]:
     """The names of all stages, sources and evaluators of the package, the protocols included."""
     for module in inner_modules():
-        if room(module) in ("stages", "sources", "evaluation"):
+        if subpackage(module) in ("stages", "sources", "evaluation"):
             importlib.import_module(module)
     found, left = set(), list(KINDS)
     while left:
@@ -237,7 +256,7 @@ def test_what_goes_over_stages_names_none():
     wrong = [
         f"{module}:{node.lineno}: {node.value!r}"
         for module in inner_modules()
-        if room(module) in NAMELESS
+        if subpackage(module) in NAMELESS
         for node in ast.walk(modules()[module])
         if isinstance(node, ast.Constant) and node.value in NAMES
     ]

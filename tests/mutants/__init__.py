@@ -2,7 +2,7 @@
 
 A mutant names a function, a text that stands in it once, and another text in its place. The runner
 (`python -m tests.mutants`) applies one at a time to a copy and runs the one test, which must fail
-by an assertion. The tables are modules of this package: `MUTANTS` of each, by the code's rooms.
+by an assertion. The tables are modules of this package: `MUTANTS` of each, by part of the code.
 """
 
 import ast

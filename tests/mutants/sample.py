@@ -103,9 +103,9 @@ TESTS = {
 
 
 def untold() -> list[str]:
-    """Modules of the rooms that TESTS lacks."""
-    rooms = {Path(name).parent for name in TESTS}
-    there = {p.relative_to(ROOT / "rlhf_jax") for r in rooms
+    """Modules of the folders that TESTS lacks."""
+    folders = {Path(name).parent for name in TESTS}
+    there = {p.relative_to(ROOT / "rlhf_jax") for r in folders
              for p in (ROOT / "rlhf_jax" / r).glob("*.py") if p.name != "__init__.py"}  # fmt: skip
     return sorted(str(path) for path in there - set(map(Path, TESTS)))
 
@@ -223,12 +223,12 @@ def report(db: WorkDB) -> None:
             print(f"SURVIVED {place} ({mutation.operator_name})", *lines, sep="\n  ")
     for module, count in sorted(all_.items()):
         print(f"{killed[module]:4} of {count:4} killed  {module}")
-    for room in ("objectives", "stages"):
-        mine = [m for m in all_ if f"/{room}/" in m]
+    for folder in ("objectives", "stages"):
+        mine = [m for m in all_ if f"/{folder}/" in m]
         dead, count = sum(killed[m] for m in mine), sum(all_[m] for m in mine)
         if count:
             alive = 100 * (1 - dead / count)
-            print(f"{dead} of {count} killed in {room}/, {alive:.1f} % survived")
+            print(f"{dead} of {count} killed in {folder}/, {alive:.1f} % survived")
 
 
 def main(arguments: Sequence[str] | None = None) -> int:

@@ -39,10 +39,10 @@ from tests.mutants import (
     use,
 )
 
-ROOMS = (formats, chat, details, objectives, policy_gradients, preferences, models, families, data,
+PARTS = (formats, chat, details, objectives, policy_gradients, preferences, models, families, data,
          generation, slots, training, durable, rewards, stages, iteration, identity, evaluation,
          generated_answers,
          recipes, chain, plan, command_line, use, sweeps, estimators, published,
          lora, agreement, compiling, judging,
          labelling, labelling_page, benchmarks, splash, padding)  # fmt: skip
-TABLE = tuple(mutant for room in ROOMS for mutant in room.MUTANTS)
+TABLE = tuple(mutant for part in PARTS for mutant in part.MUTANTS)

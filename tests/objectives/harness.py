@@ -1,4 +1,4 @@
-"""Every function of the room goes through one comparison with a float64 oracle in plain loops."""
+"""Each function of objectives/ goes through one comparison with a float64 oracle in plain loops."""
 
 from collections.abc import Callable
 from typing import NamedTuple

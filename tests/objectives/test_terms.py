@@ -70,7 +70,7 @@ def test_two_terms_of_one_name_are_refused():
 
 
 def accumulated(loss, params, parts):
-    """Gradient of summed totals over summed weights: one division, as the training room does."""
+    """Gradient of summed totals over summed weights: one division, as training/ does."""
     gradients, weight = None, 0.0
     for part in parts:
         gradient = jax.grad(lambda p, part=part: loss(p, part), has_aux=True)
