@@ -265,13 +265,13 @@ def help_with(command: str, experiment: str, config) -> str:
 def report(experiment: str, *options: str) -> int:
     """The report of the stages that have finished."""
     from rlhf_jax.parallel import processes
-    from rlhf_jax.runs.experiment import load_experiment
     from rlhf_jax.runs.options import ReadOptions, parse
+    from rlhf_jax.runs.origin import experiment_of
     from rlhf_jax.runs.report import report_finished
     from rlhf_jax.runs.run import Run
     from rlhf_jax.sources.corpora import is_made
 
-    config, prog = load_experiment(experiment), f"rlhf-jax report {experiment}"
+    config, prog = experiment_of(experiment), f"rlhf-jax report {experiment}"
     about = help_with("report", experiment, config)
     hidden = {*config.stages, "loop"}
     config, how = parse([config, ReadOptions()], options, prog, about, hidden)
@@ -287,16 +287,16 @@ def report(experiment: str, *options: str) -> int:
 
 def read_models(command: str, experiment: str, *options: str) -> int:
     """`generate`, `score`, or `data` of an experiment."""
-    from rlhf_jax.runs.experiment import load_experiment
     from rlhf_jax.runs.generate import GenerateOptions, generate
     from rlhf_jax.runs.options import parse
+    from rlhf_jax.runs.origin import experiment_of
     from rlhf_jax.runs.scoring import ScoreOptions, score
     from rlhf_jax.runs.show import ShowOptions, show
 
     known = {"generate": (GenerateOptions(), generate), "score": (ScoreOptions(), score),
              "data": (ShowOptions(), show)}  # fmt: skip
     given, function = known[command]
-    config, prog = load_experiment(experiment), f"rlhf-jax {command} {experiment}"
+    config, prog = experiment_of(experiment), f"rlhf-jax {command} {experiment}"
     about, hidden = help_with(command, experiment, config), {*config.stages, "evaluators", "loop"}
     function(*parse([config, given], options, prog, about, hidden))
     return 0

@@ -20,17 +20,17 @@ ABOUT = {
              that has finished answers, or that of --stage NAME; --n N gives more responses,
              --best-of N the best by a reward model, --to FILE.jsonl keeps them, --seed N
              draws others""",
-    "score": """EXPERIMENT.py FILE.jsonl [--stage NAME] [--to OUT.jsonl]: the records of a file
-             with the scores that a finished reward model gives to their responses; trains
+    "score": """EXPERIMENT.py or RUN, FILE.jsonl [--stage NAME] [--to OUT.jsonl]: the records of a
+             file with the scores that a finished reward model gives to their responses; trains
              nothing. Of rankings and comparisons it tells how many pairs it orders alike""",
-    "eval": """EXPERIMENT.py or FOLDER... --on NAME NAME: the finished models of a run, or published
-             ones, on public benchmarks (docs/evaluation.md), whose files are in the folder that
-             RLHF_JAX_DATA names; trains nothing. eval.html and eval.json in --to FOLDER; what
-             was measured is kept, and a stopped command goes on where it was""",
-    "lm-eval": """EXPERIMENT.py or MODEL --tasks NAME NAME: EleutherAI's lm-evaluation-harness on
-             the last policy that has finished, or that of --stage NAME, or on a published model
-             (docs/evaluation.md); trains nothing. --include FOLDER adds task files of your own;
-             --to FILE.json keeps the results. Needs pip install 'rlhf-jax[lm-eval]'""",
+    "eval": """EXPERIMENT.py, RUN or FOLDER... --on NAME NAME: the finished models of a run, or
+             published ones, on public benchmarks (docs/evaluation.md), whose files are in the
+             folder that RLHF_JAX_DATA names; trains nothing. eval.html and eval.json in
+             --to FOLDER; what was measured is kept, and a stopped command goes on where it was""",
+    "lm-eval": """EXPERIMENT.py, RUN or MODEL --tasks NAME NAME: EleutherAI's lm-evaluation-harness
+             on the last policy that has finished, or that of --stage NAME, or on a published
+             model (docs/evaluation.md); trains nothing. --include FOLDER adds task files of your
+             own; --to FILE.json keeps the results. Needs pip install 'rlhf-jax[lm-eval]'""",
     "cross-validate": """EXPERIMENT.py --data.path FOLDER [--folds 5]: trains the reward model
              without each of five groups of labelers, and tells how often it orders held-out pairs
              as labelers do whom it knows, and as the others do. The rankings of FOLDER name their
@@ -75,7 +75,10 @@ commands
 What is finished stays as it is; a command that is run again goes on where it was. Any field of
 the experiment can be given, a stage's behind its name, as in
   rlhf-jax ppo experiments/quickstart.py --ppo.iterations 10 --out runs/short
-rlhf-jax STAGE EXPERIMENT.py --help lists those of a stage and of the run."""
+rlhf-jax STAGE EXPERIMENT.py --help lists those of a stage and of the run.
+
+report, generate, score, eval, lm-eval and label take RUN, a run's directory, in place of
+EXPERIMENT.py: the experiment with the options with which the run was made."""
 
 
 def leading_words(arguments: Sequence[str]) -> list[str]:

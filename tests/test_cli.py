@@ -18,6 +18,7 @@ from rlhf_jax.generation.ending import Response
 from rlhf_jax.runs import experiment, generate, reading, report, take
 from rlhf_jax.runs import run as runs
 from rlhf_jax.runs.experiment import load_experiment
+from rlhf_jax.runs.origin import Origin
 from rlhf_jax.stages.dpo import DirectPreference
 from rlhf_jax.stages.stage import Build, Prompting
 
@@ -142,6 +143,11 @@ def test_report_is_of_what_has_finished(monkeypatch, capsys, calls, tmp_path):
     (config, stop, insist, stages, origin), *then = calls
     assert (str(config.directory), stop, insist, stages) == (str(tmp_path), None, True, ())
     assert origin is None and then == [("check", (), True), "report of finished"]
+    (tmp_path / "sft").mkdir()
+    Origin(SMALL, ("--seed", "8")).write(tmp_path / "sft")
+    assert run(monkeypatch, capsys, "report", str(tmp_path))[0] == 0
+    (config, *_), *_ = calls[3:]
+    assert (str(config.directory), config.seed) == (str(tmp_path), 8)
     code, _, err = run(monkeypatch, capsys, *arguments, "--stop-after-steps", "3")
     assert code == 2 and "--stop-after-steps: no such option" in err  # it would do nothing
 

@@ -2,6 +2,7 @@
 
 import json
 import re
+import sys
 from pathlib import Path
 
 import jax.numpy as jnp
@@ -30,10 +31,9 @@ def call(chain, tmp_path, monkeypatch, request):
     lines = [f"cook.guest.0.{gender}.txt\t{text}" for gender, text in SENTENCES.items()]
     write(tmp_path, FILE, "\n".join(["sentid\tsentence", *lines]) + "\n")
 
-    def called(*options):
-        out = ("--out", str(chain.directory), "--to", str(tmp_path / "to"))
-        files = ("--files", str(tmp_path), "--on", "winogender")
-        assert command(["eval", EXPERIMENT, *files, *out, *options]) == 0
+    def called(*options, of=(EXPERIMENT, "--out", str(chain.directory))):
+        files = ("--files", str(tmp_path), "--on", "winogender", "--to", str(tmp_path / "to"))
+        assert command(["eval", of[0], *files, *of[1:], *options]) == 0
         return json.loads((tmp_path / "to" / "eval.json").read_text())
 
     return called
@@ -67,10 +67,10 @@ def test_the_command_measures_a_run(chain, call, tmp_path, capsys):
     assert (tmp_path / "to" / "eval.html").read_text().startswith("<!doctype html>")
 
 
-def test_another_context_is_another_model(call, tmp_path):
+def test_another_context_is_another_model(chain, call, tmp_path):
     """Kept rows of one context are not those of another. The small run's positions are learned."""
-    for options in ((), ("--context", "96")):
-        call("--stages", "sft", *options)
+    call("--stages", "sft")
+    call("--stages", "sft", "--context", "96", of=[str(chain.directory)])
     assert len(list((tmp_path / "to" / "winogender").glob("sft-*.jsonl"))) == 2
     with pytest.raises(ConfigError, match="context = 161: must be 1 to 160, as the model's pos"):
         call("--stages", "sft", "--context", "161")
@@ -83,11 +83,17 @@ def test_mistakes_are_told_before_anything_is_measured(call, tmp_path):
         call("--winogender.shots", "3")
     with pytest.raises(ConfigError, match="on = 'mmlu': must be all, or of"):
         command(["eval", EXPERIMENT, "--on", "mmlu"])
-    with pytest.raises(UserError, match=r"eval needs EXPERIMENT.py, or FOLDER"):
+    with pytest.raises(UserError, match=r"eval needs EXPERIMENT.py or RUN, or FOLDER"):
         command(["eval", "--on", "winogender"])
     with pytest.raises(UserError, match=r"^none: must be a folder with config.json"):
         command(["eval", "none", "--files", str(tmp_path), "--on", "winogender"])
     assert not (tmp_path / "to").exists()
+
+
+def test_the_harness_takes_a_run_s_directory(chain, monkeypatch):
+    monkeypatch.setitem(sys.modules, "lm_eval", None)
+    with pytest.raises(UserError, match=r"^lm-eval needs lm_eval, which cannot be imported"):
+        command(["lm-eval", str(chain.directory), "--tasks", "x"])
 
 
 def test_the_page_says_where_each_file_is_published_and_where_it_is_put():

@@ -30,6 +30,7 @@ OWN = {
     "docs/chat.md": "tests/test_chat_run.py::test_the_page_runs",
     "docs/data.md": "tests/test_data_page.py::test_the_example_runs_to_a_report_without_a_grader",
     "docs/extending.md": "tests/test_docs.py::test_the_blocks_are_experiments_that_run",
+    "docs/finetune.md": "tests/test_finetune.py::test_all_of_the_page_runs",
     "docs/objectives.md": "tests/test_docs.py::"
     "test_the_example_of_objectives_runs_and_has_the_loss_of_a_loop",
     "docs/policy_gradients.md": "tests/test_docs.py::test_the_blocks_are_experiments_that_run",
@@ -58,6 +59,7 @@ ELSEWHERE = {
     "rlhf-jax data ": OWN["docs/data.md"],
     "rlhf-jax fetch ": "tests/published/test_gguf_file.py::test_fetch_writes_a_folder_from_a_wheel",
     "rlhf-jax run experiments/folder.py": OWN["docs/data.md"],
+    "rlhf-jax run experiments/finetune.py": OWN["docs/finetune.md"],
 }
 TEXT = ("", "bibtex", "json")  # blocks that nothing runs
 

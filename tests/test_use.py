@@ -43,9 +43,8 @@ def write(path, records):
 def call(chain, capsys):
     """call(command, *arguments) -> what is printed to standard output and error."""
 
-    def called(name, *arguments):
-        code = command([name, EXPERIMENT, *arguments, "--out", str(chain.directory)])
-        assert code == 0
+    def called(name, *arguments, of=(EXPERIMENT, "--out", str(chain.directory))):
+        assert command([name, of[0], *arguments, *of[1:]]) == 0
         return capsys.readouterr()
 
     return called
@@ -90,7 +89,7 @@ def test_several_responses_to_each_prompt_of_a_file(chain, call, prompts, sample
         expected = [row[-len(ids) :].sum() for row, (ids, _) in zip(log_probs, rows, strict=True)]
         np.testing.assert_allclose(line["log_probs"], expected, rtol=1e-4, atol=1e-3)
     texts = [text.replace("\n", "\\n") for line in found for text in line["responses"]]
-    assert call("generate", *arguments).out.splitlines() == texts
+    assert call("generate", *arguments, of=[str(chain.directory)]).out.splitlines() == texts
     assert not list(to.parent.glob("*.partial"))
 
 
@@ -367,7 +366,7 @@ def test_the_outputs_to_label_are_those_of_the_stages(
     assert items_of(labeled[0][0]) == [*kept, Item("demonstrate", prompts[3])]
     # The same command once more samples nothing.
     monkeypatch.setattr("rlhf_jax.labelling.sampling.reading_run", None)
-    assert call("label", *options).out == ""
+    assert call("label", *options, of=[str(chain.directory)]).out == ""
     assert labeled[1][0].count() == len(kept) + 1
 
 

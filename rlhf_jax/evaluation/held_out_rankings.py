@@ -79,7 +79,7 @@ class HeldOutRankings(HeldOutRecords):
         are too long."""
         tokenizer, close = subject.tokenizer, subject.build.ending.close
         longest = lambda r: max(len(ids) for ids, _ in tokenised_ranking(r, tokenizer, close)[0])
-        fits = np.array([longest(ranking) <= self.length for ranking in rankings], bool)
+        fits, length = self.fitting([longest(ranking) for ranking in rankings])
         prompts, of = np.unique([ranking.prompt for ranking in rankings], return_inverse=True)
         total = lambda counts, of: np.bincount(of, np.asarray(counts, float), len(prompts))
         rows = {
@@ -90,12 +90,13 @@ class HeldOutRankings(HeldOutRecords):
         }
         if not fits.any():
             return rows
+        kept = [rankings[i] for i in np.flatnonzero(fits)]
         batches = ranking_pass(
-            [ranking for ranking, kept in zip(rankings, fits, strict=True) if kept],
+            kept,
             tokenizer,
             batch_size=self.batch_size,
-            length=self.length,
-            outputs=self.outputs,
+            length=length,
+            outputs=max(len(ranking.responses) for ranking in kept),
             close=close,
         )
         figures = self.figures(subject, batches)

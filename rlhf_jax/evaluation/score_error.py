@@ -52,21 +52,22 @@ class ScoreError(HeldOutRecords):
         tokens = lambda r: (
             len(prompt_ids(r.prompt)) + len(close(subject.tokenizer.encode(r.response), True))
         )
-        records = list(enumerate(subject.records("scored", "valid")))
-        kept = [(i, record) for i, record in records if tokens(record) <= self.length]
+        records = list(subject.records("scored", "valid"))
+        fits, length = self.fitting([tokens(record) for record in records])
+        kept = np.flatnonzero(fits)
         batches = scored_pass(
-            [record for _, record in kept],
+            [records[i] for i in kept],
             subject.tokenizer,
             batch_size=self.batch_size,
-            length=self.length,
+            length=length,
             close=close,
         )
         run = subject.programs["scores"]
         found = [run(subject.params, batch["tokens"], batch["segments"]) for batch in batches]
         scores = np.concatenate([np.asarray(each, float) for each in found])[: len(kept)]
-        targets = np.array([record.score for _, record in kept])
+        targets = np.array([records[i].score for i in kept])
         return {
-            "id": np.array([f"response {i}" for i, _ in kept]),
+            "id": np.array([f"response {i}" for i in kept]),
             "error": abs(scores - targets),
             "deviation": abs(np.median(targets) - targets),
         }

@@ -33,13 +33,14 @@ class SFTLoss(TokenLosses):
     def rows(self, subject):
         encode, prompt_ids = subject.tokenizer.encode, subject.tokenizer.prompt_ids
         tokens = lambda d: 1 + len(prompt_ids(d.prompt)) + len(encode(d.response))
-        records = list(enumerate(subject.records("demonstrations", "valid")))
-        kept = [(i, record) for i, record in records if tokens(record) <= self.length]
+        records = list(subject.records("demonstrations", "valid"))
+        fits, length = self.fitting([tokens(record) for record in records])
+        kept = np.flatnonzero(fits)
         batches = supervised_pass(
-            [record for _, record in kept],
+            [records[i] for i in kept],
             subject.tokenizer,
             batch_size=self.batch_size,
-            length=self.length,
+            length=length,
         )
         nats, count = [], []
         for batch in batches:
@@ -50,7 +51,7 @@ class SFTLoss(TokenLosses):
         of_records = lambda parts: np.concatenate(parts)[: len(kept)]
         known = math.nan if subject.behind else 1.0
         return {
-            "id": np.array([f"demonstration {i}" for i, _ in kept]),
+            "id": np.array([f"demonstration {i}" for i in kept]),
             "nats": known * of_records(nats),
             "tokens": of_records(count).astype(np.float64),
         }

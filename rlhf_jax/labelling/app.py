@@ -1,6 +1,7 @@
 """The pages: routes of a Starlette application over a folder of labels (docs/labelling.md)."""
 
 import functools
+import hashlib
 import sqlite3
 from collections.abc import Callable, Collection
 from http import HTTPStatus
@@ -71,7 +72,9 @@ class Site:
     def __init__(self, database: Database, secure: bool):
         self.store, self.people = Store(database), People(database)
         self._secure = secure
-        self._cookie = "__Host-session" if secure else "session"
+        # Browsers send a cookie to every port of a host, so each folder of labels has its own name.
+        folder = hashlib.sha256(bytes(database.path.resolve())).hexdigest()[:8]
+        self._cookie = f"{'__Host-' if secure else ''}session-{folder}"
         self._templates = jinja2.Environment(
             loader=jinja2.FileSystemLoader(HERE / "templates"),
             autoescape=True,

@@ -13,9 +13,10 @@ from rlhf_jax.labelling.options import ExportLabelsOptions, LabelOptions, LabelW
 from rlhf_jax.labelling.people import People
 from rlhf_jax.labelling.store import Store
 from rlhf_jax.runs.options import parse
+from rlhf_jax.runs.origin import experiment_of, is_run
 from rlhf_jax.usage import leading_words
 
-USAGE = ("label needs an experiment file or a folder of labels, as in rlhf-jax label "
+USAGE = ("label needs an experiment file, a run or a folder of labels, as in rlhf-jax label "
          "experiments/quickstart.py")  # fmt: skip
 FOLDER = "labels"  # in a run's directory
 
@@ -33,16 +34,15 @@ def label(arguments: Sequence[str]) -> int:
         return _delete(words[1:], options)
     if len(words) > 1:
         raise UserError(f"{words[1]!r} belongs to no option; {USAGE}")
-    if words[0].endswith(".py"):
+    if words[0].endswith(".py") or is_run(words[0]):
         return _label_experiment(words[0], options)
     return _label_folder(words[0], options)
 
 
 def _label_experiment(experiment: str, arguments: Sequence[str]) -> int:
     from rlhf_jax.labelling.sampling import add_items  # not before: it starts jax
-    from rlhf_jax.runs.experiment import load_experiment
 
-    config, prog = load_experiment(experiment), f"rlhf-jax label {experiment}"
+    config, prog = experiment_of(experiment), f"rlhf-jax label {experiment}"
     hidden = {*config.stages, "evaluators", "loop"}
     config, options = parse([config, LabelOptions()], arguments, prog, hidden=hidden)
     folder = options.to

@@ -25,7 +25,7 @@ from rlhf_jax.evaluation.benchmarks.overlap import Overlap
 from rlhf_jax.evaluation.judging.endpoint import CHARACTERS_A_TOKEN
 from rlhf_jax.evaluation.summary import duration
 from rlhf_jax.evaluation.table import HEADS, tables
-from rlhf_jax.runs.experiment import Experiment, load_experiment
+from rlhf_jax.runs.experiment import Experiment
 from rlhf_jax.runs.fitting_benchmarks import (
     check_names,
     for_models,
@@ -36,6 +36,7 @@ from rlhf_jax.runs.fitting_benchmarks import (
 from rlhf_jax.runs.kept_rows import KeptRows, measured_as, tell_unread
 from rlhf_jax.runs.measured import Named, judging, of_folder, of_run
 from rlhf_jax.runs.options import HELP, ReadOptions, parse
+from rlhf_jax.runs.origin import experiment_of, is_run
 from rlhf_jax.runs.reading import reading_run
 from rlhf_jax.sources.corpora import is_made
 from rlhf_jax.usage import ABOUT, leading_words
@@ -75,11 +76,11 @@ class EvalOptions(ReadOptions):
 
 def eval_command(arguments: Sequence[str]) -> int:
     sources = leading_words(arguments)
-    files = [word for word in sources if word.endswith(".py")]
+    files = [word for word in sources if word.endswith(".py") or is_run(word)]
     if not sources or len(files) > 1:
-        raise UserError("eval needs EXPERIMENT.py, or FOLDER... of published models, as in "
+        raise UserError("eval needs EXPERIMENT.py or RUN, or FOLDER... of published models, as in "
                         "rlhf-jax eval experiments/quickstart.py --on winogender")  # fmt: skip
-    config = load_experiment(files[0]) if files else None
+    config = experiment_of(files[0]) if files else None
     benchmarks, options = asked_benchmarks(_on(arguments)), EvalOptions()
     stages = () if config is None else tuple(config.stages)
     roots = [*([] if config is None else [config]), options, benchmarks]

@@ -15,9 +15,9 @@ from rlhf_jax.durable.files import write_atomically
 from rlhf_jax.errors import UserError, require
 from rlhf_jax.evaluation.benchmarks.model import LanguageModel
 from rlhf_jax.generation.sampling import SamplingConfig
-from rlhf_jax.runs.experiment import load_experiment
 from rlhf_jax.runs.measured import Named, of_folder, of_run
 from rlhf_jax.runs.options import ReadOptions, parse
+from rlhf_jax.runs.origin import experiment_of, is_run
 from rlhf_jax.runs.reading import finished_stage, reading_run
 from rlhf_jax.usage import ABOUT, leading_words
 
@@ -59,16 +59,16 @@ class LmEvalOptions(ReadOptions):
 
 
 def lm_eval_command(arguments: Sequence[str]) -> int:
-    """EXPERIMENT.py or a published model, and options."""
+    """EXPERIMENT.py, a run or a published model, and options."""
     words = leading_words(arguments)
     if len(words) != 1:
-        raise UserError("lm-eval needs EXPERIMENT.py, or a published model, as in rlhf-jax lm-eval "
-                        "experiments/quickstart.py --tasks lambada_openai")  # fmt: skip
+        raise UserError("lm-eval needs EXPERIMENT.py, RUN or a published model, as in rlhf-jax "
+                        "lm-eval experiments/quickstart.py --tasks lambada_openai")  # fmt: skip
     (source,) = words
     prog, options = f"rlhf-jax lm-eval {source}", LmEvalOptions()
     about = " ".join(ABOUT["lm-eval"].split())
-    if source.endswith(".py"):
-        config = load_experiment(source)
+    if source.endswith(".py") or is_run(source):
+        config = experiment_of(source)
         hidden = {*config.stages, "evaluators", "loop"}
         config, options = parse([config, options], arguments[1:], prog, about, hidden)
         stage = finished_stage(config, options.stage, "policy")

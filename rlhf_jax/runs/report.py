@@ -15,6 +15,7 @@ from rlhf_jax.runs import chain
 from rlhf_jax.runs.items import ITEMS, items_of
 from rlhf_jax.runs.run import Run
 from rlhf_jax.training.metrics import METRICS, SPEED, read_metrics
+from rlhf_jax.training.progress import counted
 
 
 def report(run: Run, stages: Sequence[str] = ()) -> dict:
@@ -61,13 +62,20 @@ def measure(run: Run, stages: Sequence[str]) -> Results:
     """What each evaluator found of the models of the stages."""
     evaluation, seed = run.evaluation, run.config.seed
     results = [(evaluator, {}) for evaluator in run.config.evaluators]
-    for stage in stages:
-        for evaluator, found in results:
-            needed = chain.stages_of(evaluation.evaluators, evaluator)
-            if stage in evaluation.stages(evaluator) and needed <= set(stages):
+    there = [
+        (evaluator, found)
+        for evaluator, found in results
+        if chain.stages_of(evaluation.evaluators, evaluator) <= set(stages)
+    ]
+    work = {stage: [each for each in there if stage in evaluation.stages(each[0])]
+            for stage in stages}  # fmt: skip
+    with counted("report", sum(map(len, work.values()))) as begin:
+        for stage, asked in work.items():
+            for evaluator, found in asked:
+                begin(f"{evaluator.name} of {stage}")
                 rows = evaluation.finished(stage).rows(evaluator.name)
                 found[stage] = measured(evaluator, rows, seed)
-        evaluation.release(stage)
+            evaluation.release(stage)
     return results
 
 

@@ -1,14 +1,59 @@
-"""How far a stage is: a rich bar on a terminal, a plain line every few seconds elsewhere."""
+"""How far a stage or a report is: a rich bar on a terminal, a plain line every few seconds
+elsewhere."""
 
 import collections
+import contextlib
 import datetime
+import itertools
 import time
+from collections.abc import Callable, Iterator
 
 from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn
 
+from rlhf_jax.parallel.processes import is_first
+
 PLAIN_SECONDS = 5.0  # between two plain lines
 WINDOW = 20  # steps whose mean speed is shown
+
+
+class Line:
+    """Shows a name, done / total, and two texts. Without a terminal it prints a line at the start,
+    at the end and every PLAIN_SECONDS."""
+
+    def __init__(self, name: str, done: int, total: int, told: str):
+        self._console = Console()
+        self._name, self._total = name, total
+        self._printed = time.monotonic()
+        self._bar = None
+        if not self._console.is_terminal:
+            self._print(done, told, "")
+            return
+        self._bar = Progress(
+            TextColumn("[bold]{task.description}"),
+            BarColumn(bar_width=24),
+            MofNCompleteColumn(),
+            TextColumn("{task.fields[told]}"),
+            TextColumn("{task.fields[figures]}"),
+            console=self._console,
+        )
+        self._task = self._bar.add_task(name, total=total, completed=done, told=told, figures="")
+        self._bar.start()
+
+    def show(self, done: int, told: str, figures: str = "") -> None:
+        now = time.monotonic()
+        if self._bar:
+            self._bar.update(self._task, completed=done, told=told, figures=figures)
+        elif now - self._printed >= PLAIN_SECONDS or done == self._total:
+            self._printed = now
+            self._print(done, told, figures)
+
+    def _print(self, done: int, told: str, figures: str) -> None:
+        print(f"{self._name}  {done}/{self._total}  {told}  {figures}".rstrip(), flush=True)
+
+    def close(self) -> None:
+        if self._bar:
+            self._bar.stop()
 
 
 class ProgressLine:
@@ -20,27 +65,10 @@ class ProgressLine:
     """
 
     def __init__(self, name: str, step: int, total: int, tokens: int, show: tuple[str, ...] = ()):
-        self._console = Console()
-        self._name, self._total, self._tokens, self._show = name, total, tokens, show
+        self._total, self._tokens, self._show = total, tokens, show
         self._times = collections.deque(maxlen=WINDOW)  # (step, when it ended), none compiled since
         self._compilations = None
-        self._printed = time.monotonic()
-        self._bar = None
-        if not self._console.is_terminal:
-            self._print(step, "compiling", "")
-            return
-        self._bar = Progress(
-            TextColumn("[bold]{task.description}"),
-            BarColumn(bar_width=24),
-            MofNCompleteColumn(),
-            TextColumn("{task.fields[left]}"),
-            TextColumn("{task.fields[figures]}"),
-            console=self._console,
-        )
-        self._task = self._bar.add_task(
-            name, total=total, completed=step, left="compiling", figures=""
-        )
-        self._bar.start()
+        self._line = Line(name, step, total, "compiling")
 
     def update(self, step: int, metrics: dict[str, float], compilations: int) -> None:
         """`metrics` of the step as Python numbers; `compilations` so far, of all steps."""
@@ -58,15 +86,20 @@ class ProgressLine:
             seconds = round(seconds_per_step * (self._total - step))
             left = f"{datetime.timedelta(seconds=seconds)} left"
             figures.insert(0, f"{self._tokens / seconds_per_step:,.0f} tokens/s")
-        if self._bar:
-            self._bar.update(self._task, completed=step, left=left, figures="  ".join(figures))
-        elif now - self._printed >= PLAIN_SECONDS or step == self._total:
-            self._printed = now
-            self._print(step, left, "  ".join(figures))
-
-    def _print(self, step: int, left: str, figures: str) -> None:
-        print(f"{self._name}  {step}/{self._total}  {left}  {figures}".rstrip(), flush=True)
+        self._line.show(step, left, "  ".join(figures))
 
     def close(self) -> None:
-        if self._bar:
-            self._bar.stop()
+        self._line.close()
+
+
+@contextlib.contextmanager
+def counted(name: str, total: int) -> Iterator[Callable[[str], None]]:
+    """begin(what): called once before each of `total` pieces of work; the first process shows what
+    is being done, and how many are done."""
+    if not is_first() or not total:
+        yield lambda what: None
+        return
+    done = itertools.count()
+    with contextlib.closing(Line(name, 0, total, "")) as line:
+        yield lambda what: line.show(next(done), what)
+        line.show(total, "")

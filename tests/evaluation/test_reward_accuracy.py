@@ -104,6 +104,28 @@ def test_the_pairs_of_the_sources_are_those_of_the_whole(rows):
     assert one.groups == {}  # a single source is the whole
 
 
+@pytest.mark.parametrize(
+    ("length", "tokens", "fits", "cut"),
+    [
+        (256, [3, 70, 300], [True, True, False], 128),
+        (256, [193, 256], [True, True], 256),
+        (256, [300], [False], 64),
+        (64, [3], [True], 64),
+    ],
+)
+def test_rows_are_cut_to_the_longest_record_that_fits(length, tokens, fits, cut):
+    found, rows = RewardAccuracy(length=length).fitting(tokens)
+    assert (found.tolist(), rows) == (fits, cut)
+
+
+def test_a_batch_has_room_for_the_outputs_of_the_largest_ranking_of_its_source():
+    evaluator = dataclasses.replace(EVALUATOR, outputs=9)
+    subject = Subject(evaluator, tiny.score_params(1), data={("rankings", "valid"): RANKINGS})
+    evaluator.rows(subject)
+    shapes = [batch["tokens"] for batch in subject.programs["measure"].seen]
+    assert shapes == [(2, 3, 12), (2, 3, 12), (2, 4, 12)]
+
+
 def test_a_source_that_is_too_long_as_a_whole_has_no_pair():
     data = {("rankings", "valid"): {"hh": RANKINGS["hh"][1:2]}}
     found = EVALUATOR.rows(Subject(EVALUATOR, tiny.score_params(1), data=data))

@@ -7,6 +7,7 @@ import sqlite3
 import pytest
 
 from rlhf_jax.labelling import answers, guard
+from rlhf_jax.labelling.app import make_app
 from rlhf_jax.labelling.forms import MOST_TEXT
 from rlhf_jax.labelling.item import Item, Output
 from rlhf_jax.labelling.store import Store
@@ -265,6 +266,16 @@ def test_every_response_has_the_headers_that_protect_it(labelling):
     assert anna.get().headers["cache-control"] == "no-store"
     cookie = Browser(labelling.app).post("/enter", token=labelling.tokens["ben"]).headers
     assert {"HttpOnly", "SameSite=strict", "Path=/"} <= set(cookie["set-cookie"].split("; "))
+
+
+def test_pages_on_two_ports_of_a_host_keep_their_sessions(labelling, tmp_path):
+    """A browser sends the cookies of one to the other, and one cookie would replace the other."""
+    other = Labelling(tmp_path / "other", items())
+    anna, ben = labelling.browser("anna"), other.browser("ben")
+    assert anna.cookie.partition("=")[0] != ben.cookie.partition("=")[0]
+    restarted = Browser(make_app(labelling.database, [ORIGIN]))
+    restarted.cookie = anna.cookie = ben.cookie = f"{anna.cookie}; {ben.cookie}"
+    assert [browser.get().status for browser in (anna, ben, restarted)] == [200, 200, 200]
 
 
 HOST, OTHER = ("host", "127.0.0.1:8080"), ("host", "evil.example")

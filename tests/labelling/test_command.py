@@ -131,7 +131,7 @@ FILES = ("--responses", "FILES")
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [
-        ((), "label needs an experiment file or a folder of labels"),
+        ((), "label needs an experiment file, a run or a folder of labels"),
         (("FOLDER",), "has no labels.sqlite"),
         (("FOLDER", "x", *FILES), "'x' belongs to no option"),
         (("FOLDER", *FILES, "--stages", "sft"), "responses = "),

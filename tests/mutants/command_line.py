@@ -62,6 +62,7 @@ CLI = mutants(
     ],
 )  # fmt: skip
 
+OWN_OPTIONS = "test_a_run_has_its_last_stage_s_options_and_each_stage_its_own"
 REPLAY = (
     *mutants("runs/replay.py", "test_replay.py", [
         ("replay", "if differ := differences(sick.parent, config.fingerprint(stage)):",
@@ -81,6 +82,24 @@ REPLAY = (
     *mutants("runs/origin.py", "test_replay.py", [
         ("Origin.config", "self.options", "()",
          "test_a_stage_keeps_the_file_and_the_options_that_it_was_started_with"),
+    ]),
+    *mutants("runs/origin.py", "runs/test_origin.py", [
+        ("experiment_of", "last.with_stages(**stages)", "last", OWN_OPTIONS),
+        ("experiment_of", "[*stages][-1]", "[*stages][0]", OWN_OPTIONS),
+        ("experiment_of", ", out=source", "", OWN_OPTIONS),
+        ("experiment_of", "if name not in order:", "if False:",
+         "test_a_directory_that_tells_no_experiment_is_refused[no stage]", "Failed"),
+    ]),
+    *mutants("experiments/finetune.py", "test_finetune.py", [
+        ("RANKINGS", '"start": "sft"', '"start": "pretrained"', "test_all_of_the_page_runs"),
+    ]),
+    *mutants("runs/benchmarking.py", "test_eval.py", [
+        ("eval_command", " or is_run(word)", "", "test_another_context_is_another_model",
+         "UserError"),
+    ]),
+    *mutants("runs/lm_eval.py", "test_eval.py", [
+        ("lm_eval_command", " or is_run(source)", "", "test_the_harness_takes_a_run_s_directory",
+         "AssertionError"),
     ]),
     *mutants("runs/run.py", "test_replay.py", [
         ("Run._begin", "self.origin.write(self.stage_directory(stage))", "pass",

@@ -62,6 +62,8 @@ OWNER = "test_the_owner_sees_agreement_and_exports_and_labels_nothing"
 PAGES = (
     *mutants("labelling/app.py", "labelling/test_app.py", [
         ("Site.__init__", "autoescape=True", "autoescape=False", NASTY),
+        ("Site.__init__", "session-{folder}", "session",
+         "test_pages_on_two_ports_of_a_host_keep_their_sessions"),
         ("Site._visit", "if owner and not person.owner:", "if False:", OWNER),
         ("Site._visit", "and forged():", "and False:", FORGED),
         ("Site._asked", "if not visit.person.consented:", "if False:",

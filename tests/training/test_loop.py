@@ -234,6 +234,20 @@ def test_the_time_left_is_told_from_steps_that_compiled_nothing(capsys, monkeypa
     ]
 
 
+def test_pieces_of_work_are_counted_as_they_are_done(capsys, monkeypatch):
+    monkeypatch.setattr(progress, "PLAIN_SECONDS", 0.0)
+    with progress.counted("report", 2) as begin:
+        begin("kl of sft")
+        begin("kl of ppo")
+    assert capsys.readouterr().out.splitlines() == [
+        "report  0/2", "report  0/2  kl of sft", "report  1/2  kl of ppo", "report  2/2",
+    ]  # fmt: skip
+    monkeypatch.setattr(progress, "is_first", lambda: False)
+    with progress.counted("report", 1) as begin:
+        begin("kl of sft")
+    assert capsys.readouterr().out == ""
+
+
 def test_a_terminal_gets_a_bar(monkeypatch):
     screen = io.StringIO()
     console = progress.Console(file=screen, force_terminal=True, width=120)
