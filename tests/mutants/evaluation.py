@@ -61,6 +61,7 @@ TO_THAT = "test_the_kl_of_training_is_shown_where_it_was_to_that_policy"
 DISTANCE = "test_kl_is_of_the_policy_to_the_reference_on_the_policy_s_own_responses"
 LATER = "test_in_training_a_stage_that_comes_later_is_not_there"
 RATIOS = "test_a_policy_orders_held_out_pairs_by_its_log_ratio_to_the_reference"
+CUT = "evaluation/test_held_out.py::test_rows_have_the_tokens_of_the_longest_record"
 DEMONSTRATED = "test_the_sft_loss_is_of_the_responses_of_held_out_demonstrations"
 LOSS = "test_the_pretraining_loss_is_of_each_held_out_document"
 SCORED = "test_a_reward_score_is_the_scorer_s_and_of_a_missing_end_what_ppo_says"
@@ -131,6 +132,18 @@ EVALUATORS = (
         ("HeldOutRankings.rows", "start += count", "start += 1",
          "test_a_row_is_a_prompt_of_a_source_with_its_pairs"),
     ]),
+    *mutants("evaluation/held_out_rankings.py", "evaluation/test_reward_accuracy.py", [
+        ("HeldOutRankings._of_source", "max(len(ranking.responses) for ranking in kept)",
+         "self.outputs",
+         "test_a_batch_has_room_for_the_outputs_of_the_largest_ranking_of_its_source"),
+        ("HeldOutRankings._of_source", "length=length", "length=self.length", CUT),
+    ]),
+    *mutants("evaluation/held_out_records.py", "evaluation/test_reward_accuracy.py", [
+        ("HeldOutRecords.fitting", "bucket_count(None, self.length)", "1",
+         "test_rows_are_cut_to_the_longest_record_that_fits[256-tokens0-fits0-128]"),
+        ("HeldOutRecords.fitting", "lengths <= self.length", "lengths < self.length",
+         "test_rows_are_cut_to_the_longest_record_that_fits[256-tokens1-fits1-256]"),
+    ]),
     *mutants("evaluation/held_out_rankings.py", "evaluation/test_held_out.py", [
         ("mean_of", "totals[known], weights[known]", "totals[known], np.ones(known.sum())", RATIOS),
     ]),
@@ -144,7 +157,11 @@ EVALUATORS = (
          'mean_of(rows["loss"], pairs)', RATIOS),
         ("PreferenceAccuracy.rows", 'if name != "group"', "if True", RATIOS),
     ]),
+    *mutants("evaluation/score_error.py", "evaluation/test_held_out.py", [
+        ("ScoreError.rows", "length=length", "length=self.length", CUT),
+    ]),
     *mutants("evaluation/sft_loss.py", "evaluation/test_held_out.py", [
+        ("SFTLoss.rows", "length=length", "length=self.length", CUT),
         ("SFTLoss.rows", 'batch["weights"][:, 1:]', 'batch["segments"][:, 1:] > 0', DEMONSTRATED),
         ("SFTLoss.rows", "math.nan if subject.behind else 1.0", "1.0", DEMONSTRATED),
         ("SFTLoss.summary", 'mean_interval(nats, rows["tokens"])', "mean_interval(nats)",
@@ -245,7 +262,7 @@ RUN = (
          "test_the_model_is_measured_every_so_many_steps_of_its_training"),
     ]),
     *mutants("runs/report.py", "runs/test_evaluation.py", [
-        ("measure", "needed <= set(stages)", "True",
+        ("measure", "chain.stages_of(evaluation.evaluators, evaluator) <= set(stages)", "True",
          "test_what_is_compared_with_a_stage_that_has_not_finished_is_left_out"),
         ("seconds", "[-1]", "[0]", "test_the_rows_are_the_finished_stages_in_order"),
     ]),
