@@ -8,7 +8,7 @@ docs/finetune.md goes through all steps with an example, and lists its results.
 
 FOLDER holds demonstrations.train.jsonl and rankings.train.jsonl (docs/data.md). A prompt is a
 message of the user or a list of messages. The published model's own chat template turns it into
-text. `--pretrained FOLDER` takes another published model (docs/models.md).
+text. `--pretrained FOLDER` takes another published model with a chat template (docs/models.md).
 
 The sizes are for records of up to 256 tokens; a longer record is left out and counted. Options for
 longer records:

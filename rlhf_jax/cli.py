@@ -86,7 +86,8 @@ def command(arguments: Sequence[str]) -> int:
         return cross_validate_command(rest)
     if not rest or rest[0].startswith("-"):
         what = name if name in COMMANDS else f"{name} is no command; a stage"
-        raise UserError(f"{what} needs an experiment file, as in "
+        run = " or a run's directory" if name in ("report", "generate", "score") else ""
+        raise UserError(f"{what} needs an experiment file{run}, as in "
                         f"rlhf-jax {name} experiments/quickstart.py")  # fmt: skip
     if name == "plan":
         return plan(*rest)
@@ -249,6 +250,7 @@ def help_with(command: str, experiment: str, config) -> str:
     """What --help begins with."""
     from rlhf_jax.runs.field_texts import described
 
+    experiment = experiment if experiment.endswith(".py") else "EXPERIMENT.py"
     others = [name for name in config.stages if name != command]
     about = ABOUT.get(command)
     if about is None:

@@ -14,13 +14,14 @@ ABOUT = {
     "compare": """RUN RUN [--between MODEL MODEL]: runs that have reports side by side; RUN is a
              run's directory, as runs/quickstart, and MODEL a row of the table, as ppo;
              comparison.html, comparison.png and comparison.json in --out FOLDER""",
-    "report": "the report of the stages that have finished; trains nothing",
+    "report": """the report of the stages that have finished; trains nothing. RUN, a run's
+             directory, can stand in place of EXPERIMENT.py""",
     "generate": """answers prompts from standard input, one a line, in which \\n is a line break,
-             or from --prompts FILE; trains nothing. The last policy in the experiment's order
-             that has finished answers, or that of --stage NAME; --n N gives more responses,
-             --best-of N the best by a reward model, --to FILE.jsonl keeps them, --seed N
-             draws others""",
-    "score": """EXPERIMENT.py or RUN, FILE.jsonl [--stage NAME] [--to OUT.jsonl]: the records of a
+             or from --prompts FILE; trains nothing. RUN, a run's directory, can stand in place of
+             EXPERIMENT.py. The last policy in the experiment's order that has finished answers, or
+             that of --stage NAME; --n N gives more responses, --best-of N the best by a reward
+             model, --to FILE.jsonl keeps them, --seed N draws others""",
+    "score": """EXPERIMENT.py FILE.jsonl [--stage NAME] [--to OUT.jsonl]: the records of a
              file with the scores that a finished reward model gives to their responses; trains
              nothing. Of rankings and comparisons it tells how many pairs it orders alike""",
     "eval": """EXPERIMENT.py, RUN or FOLDER... --on NAME NAME: the finished models of a run, or
@@ -84,3 +85,12 @@ EXPERIMENT.py: the experiment with the options with which the run was made."""
 def leading_words(arguments: Sequence[str]) -> list[str]:
     """The words before the first option."""
     return list(itertools.takewhile(lambda word: not word.startswith("-"), arguments))
+
+
+def without(option: str, arguments: Sequence[str]) -> list[str]:
+    """The arguments without an option and its values."""
+    kept, inside = [], False
+    for argument in arguments:
+        inside = argument.split("=")[0] == option or (inside and not argument.startswith("--"))
+        kept += [] if inside else [argument]
+    return kept

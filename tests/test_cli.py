@@ -143,8 +143,7 @@ def test_report_is_of_what_has_finished(monkeypatch, capsys, calls, tmp_path):
     (config, stop, insist, stages, origin), *then = calls
     assert (str(config.directory), stop, insist, stages) == (str(tmp_path), None, True, ())
     assert origin is None and then == [("check", (), True), "report of finished"]
-    (tmp_path / "sft").mkdir()
-    Origin(SMALL, ("--seed", "8")).write(tmp_path / "sft")
+    Origin(SMALL, ("--seed", "8")).write(tmp_path)
     assert run(monkeypatch, capsys, "report", str(tmp_path))[0] == 0
     (config, *_), *_ = calls[3:]
     assert (str(config.directory), config.seed) == (str(tmp_path), 8)

@@ -291,6 +291,12 @@ def test_options_that_do_not_go_together_are_refused(options, told):
         generate.GenerateOptions(**options)
 
 
+def test_what_is_told_of_a_run_that_is_read_is_not_among_the_responses(chain, monkeypatch, capsys):
+    monkeypatch.setattr(reading, "Run", lambda *_, **__: print("data: told"))
+    reading.reading_run(chain.config, "generate", False)
+    assert capsys.readouterr() == ("", "data: told\n")
+
+
 def test_a_scorer_that_has_not_finished_is_named(call):
     with pytest.raises(ConfigError, match=r"^scorer = 'sft': must be one that ends with a reward"):
         call("generate", "--best-of", "2", "--scorer", "sft")

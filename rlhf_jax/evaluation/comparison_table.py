@@ -52,7 +52,7 @@ def intervals(comparison: Comparison) -> str:
         for name in comparison.columns(row.section)
     ]
     none = any(isinstance(value, dict) and value["low"] is None for value in found)
-    return INTERVALS[max(seeds) > 1] + TWO * (2 in seeds) + f" {NO_INTERVAL}" * none
+    return INTERVALS[max(seeds, default=0) > 1] + TWO * (2 in seeds) + f" {NO_INTERVAL}" * none
 
 
 def values_of(row: Row, columns: dict[str, Column]) -> dict:

@@ -27,7 +27,7 @@ from rlhf_jax.runs.options import parse
 from rlhf_jax.runs.origin import Origin
 from rlhf_jax.runs.run import Run, Stopped
 from rlhf_jax.runs.scoring import StageScorer, count_pairs, read_items, scored, survey
-from rlhf_jax.usage import ABOUT, leading_words
+from rlhf_jax.usage import ABOUT, leading_words, without
 
 RESULTS = "labelers.json"
 
@@ -118,6 +118,8 @@ def _fold(
     data = dataclasses.replace(config.data, path=str(records))
     own = dataclasses.replace(config, data=data, out=str(folder))
     stages = tuple(chain.in_order(own.stages, [stage]))
+    for field in dataclasses.fields(CrossValidateOptions):  # they are not the experiment's
+        given = without(f"--{field.name.replace('_', '-')}", given)
     given = (*given, f"--data.path={records}", f"--out={folder}")
     run = Run(own, stages=stages, origin=Origin(file, given))
     run.check(stages)

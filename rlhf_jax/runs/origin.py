@@ -1,4 +1,5 @@
-"""The experiment file and the options with which a stage was started, stored in its directory."""
+"""The experiment file and the options with which a stage, or the last command of a run, was
+started; stored in the directory of the stage or run."""
 
 import dataclasses
 import json
@@ -6,7 +7,8 @@ import json
 from etils import epath
 from etils.epath import Path
 
-from rlhf_jax.durable.files import entries, write_atomically
+from rlhf_jax.durable.files import place, write_atomically
+from rlhf_jax.durable.fingerprint import differences
 from rlhf_jax.errors import UserError
 from rlhf_jax.runs.experiment import Experiment, load_experiment
 from rlhf_jax.runs.options import ChainOptions, parse
@@ -17,7 +19,7 @@ ORIGIN = "experiment.json"
 
 @dataclasses.dataclass(frozen=True)
 class Origin:
-    """The origin of a stage's config.
+    """The origin of a config.
 
     file: the experiment file's absolute path. options: the command-line options, as given.
     """
@@ -31,7 +33,8 @@ class Origin:
 
     @classmethod
     def read(cls, directory: Path) -> "Origin | None":
-        """The origin stored in a stage's directory; None if the command line did not start it.
+        """The origin stored in a directory; None if the command line did not start the stage or
+        run.
 
         Raises UserError where the file is damaged.
         """
@@ -55,39 +58,36 @@ class Origin:
 
 
 def is_run(source: str) -> bool:
-    """Whether this is a directory in which the command line has started a stage."""
-    return bool(_origins(epath.Path(source)))
+    """Whether the command line has run stages in this directory."""
+    return (epath.Path(source) / ORIGIN).is_file()
 
 
 def experiment_of(source: str) -> Experiment:
-    """The experiment of a file, or of a run's directory: with the options of its last stage, each
-    stage with the options with which it was started, and `out` as the directory.
+    """The experiment of a file; or of a run's directory, as the last command that ran stages there
+    read it. A stage that was started with other options has these.
 
-    Raises UserError as `load_experiment`, and where a directory holds no run or where its
-    experiment file has moved or lacks a stage.
+    `out` is the directory; `parallel` is that of the experiment file. A folder of records that has
+    moved is left out, because the run has its own copy.
+    Raises UserError as `load_experiment`, and where a directory tells no experiment.
     """
     if source.endswith(".py"):
         return load_experiment(source)
-    origins = _origins(epath.Path(source))
-    if not origins:
-        raise UserError(f"{source}: expected an experiment file, or the directory of a run")
-    for origin in origins.values():
-        if not epath.Path(origin.file).is_file():
-            raise UserError(f"{source}: its experiment file, {origin.file}, is not there: give the "
-                            "file in place of the run")  # fmt: skip
-    made = {origin: origin.config() for origin in set(origins.values())}
-    order = list(next(iter(made.values())).stages)
-    for name, origin in origins.items():
-        if name not in order:
-            raise UserError(f"{source}: {origin.file} has no stage {name!r} any more")
-    stages = {name: made[origins[name]].stages[name] for name in order if name in origins}
-    last = made[origins[[*stages][-1]]]
-    return dataclasses.replace(last.with_stages(**stages), out=source)
-
-
-def _origins(run: Path) -> dict[str, Origin]:
-    """The origin of each stage of a run that the command line has started in this directory."""
-    if not run.is_dir():
-        return {}
-    found = {place.name: Origin.read(place) for place in entries(run) if place.is_dir()}
-    return {name: origin for name, origin in found.items() if origin is not None}
+    run = place(source, "RUN")
+    if (last := Origin.read(run)) is None:
+        raise UserError(f"{source}: expected an experiment file, or the directory of a run that "
+                        "the command line has made")  # fmt: skip
+    if not epath.Path(last.file).is_file():
+        raise UserError(f"{source}: its experiment file, {last.file}, is not there: give the "
+                        "experiment file in place of the run")  # fmt: skip
+    config = last.config()
+    data = config.data
+    if (path := getattr(data, "path", None)) is not None and not epath.Path(path).is_dir():
+        data = dataclasses.replace(data, path=None)
+    parallel = load_experiment(last.file).parallel
+    config = dataclasses.replace(config, out=source, data=data, parallel=parallel)
+    for name in config.stages:
+        own = Origin.read(run / name)
+        if own not in (None, last) and differences(run / name, config.fingerprint(name)):
+            stages = own.config().stages
+            config = config.with_stages(**{name: stages[name]}) if name in stages else config
+    return config

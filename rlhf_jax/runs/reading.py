@@ -3,6 +3,7 @@
 import contextlib
 import dataclasses
 import os
+import sys
 from collections.abc import Callable, Iterable, Iterator
 from itertools import islice
 from pathlib import Path
@@ -53,7 +54,8 @@ def reading_run(config: Experiment, command: str, insist: bool) -> Run:
     """
     if config.parallel.coordinator is not None:
         raise UserError(f"{command} runs in one process: leave --parallel.coordinator out")
-    return Run(dataclasses.replace(config, seed=seed_of(config)), insist=insist)
+    with contextlib.redirect_stdout(sys.stderr):  # standard output is for responses and scores
+        return Run(dataclasses.replace(config, seed=seed_of(config)), insist=insist)
 
 
 def seed_of(config: Experiment) -> int:

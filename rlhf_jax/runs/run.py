@@ -59,7 +59,7 @@ class Run:
     ):
         """stages: those that are to run. Before data are built, what will run is printed, and
         stages whose rows do not fit the devices are refused. origin: where the config came from,
-        kept beside each stage.
+        kept in the run's directory and beside each stage.
 
         Raises UserError, before anything is printed, where data or a stage have another config."""
         self.config, self.stop_after_steps, self.insist = config, stop_after_steps, insist
@@ -81,6 +81,9 @@ class Run:
         prepare = lambda: corpora.prepare(*data)
         processes.first_alone(prepare, "data")
         self.corpora = corpora.Corpora(data[1], config.data) if processes.is_first() else prepare()
+        if origin is not None and processes.is_first():
+            with contextlib.suppress(UserError), lock(self.directory):  # not while another runs
+                origin.write(self.directory)
         self.tokenizer = self.corpora.tokenizer
         words, vocabulary = self.tokenizer.vocab_size, config.model.vocab_size
         require(

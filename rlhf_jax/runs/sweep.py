@@ -29,6 +29,7 @@ from rlhf_jax.runs.take import Offer, data_of, here, offered, reasons, take
 from rlhf_jax.sources.corpora import is_made
 from rlhf_jax.strict_json import read_json
 from rlhf_jax.training.loop import SickError
+from rlhf_jax.usage import without
 
 FIXED = {  # options that --over cannot vary, and why
     "seed": "--seeds varies it",
@@ -119,15 +120,6 @@ def in_folder(
         return config
     named = "-".join(each.field for each in over) or "seeds"
     return dataclasses.replace(config, out=f"{config.directory}-{named}")
-
-
-def without(option: str, arguments: Sequence[str]) -> list[str]:
-    """The arguments without an option and its values."""
-    kept, inside = [], False
-    for argument in arguments:
-        inside = argument.split("=")[0] == option or (inside and not argument.startswith("--"))
-        kept += [] if inside else [argument]
-    return kept
 
 
 def grid(

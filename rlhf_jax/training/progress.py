@@ -94,12 +94,21 @@ class ProgressLine:
 
 @contextlib.contextmanager
 def counted(name: str, total: int) -> Iterator[Callable[[str], None]]:
-    """begin(what): called once before each of `total` pieces of work; the first process shows what
-    is being done, and how many are done."""
-    if not is_first() or not total:
-        yield lambda what: None
-        return
-    done = itertools.count()
-    with contextlib.closing(Line(name, 0, total, "")) as line:
-        yield lambda what: line.show(next(done), what)
-        line.show(total, "")
+    """begin(what): called before each of `total` pieces of work. The first process shows what has
+    begun, and how many pieces are done."""
+    lines: list[Line] = []
+
+    def begin(what: str) -> None:
+        if not lines:
+            lines.append(Line(name, 0, total, what))
+        else:
+            lines[0].show(next(done), what)
+
+    done = itertools.count(1)
+    try:
+        yield begin if is_first() else lambda what: None
+        for line in lines:
+            line.show(total, "")
+    finally:
+        for line in lines:
+            line.close()

@@ -163,7 +163,8 @@ class Sender:
         return self.send("/answer", self.form(), method=method)
 
     def wrong_cookie(self):
-        cookie = self.chance.choice(["session=", "session=" + "x" * 43, "a", 'session="', ";;="])
+        name = self.anna.cookie.partition("=")[0]
+        cookie = self.chance.choice([f"{name}=", f"{name}=" + "x" * 43, "a", f'{name}="', ";;="])
         return self.anna.send("POST", "/answer", urlencode(self.form()).encode(),
                               [HOST, *GOOD, ("cookie", cookie)])  # fmt: skip
 

@@ -62,7 +62,7 @@ CLI = mutants(
     ],
 )  # fmt: skip
 
-OWN_OPTIONS = "test_a_run_has_its_last_stage_s_options_and_each_stage_its_own"
+AS_STARTED = "test_a_run_is_as_its_last_command_read_it_and_each_stage_as_it_was_started"
 REPLAY = (
     *mutants("runs/replay.py", "test_replay.py", [
         ("replay", "if differ := differences(sick.parent, config.fingerprint(stage)):",
@@ -84,18 +84,24 @@ REPLAY = (
          "test_a_stage_keeps_the_file_and_the_options_that_it_was_started_with"),
     ]),
     *mutants("runs/origin.py", "runs/test_origin.py", [
-        ("experiment_of", "last.with_stages(**stages)", "last", OWN_OPTIONS),
-        ("experiment_of", "[*stages][-1]", "[*stages][0]", OWN_OPTIONS),
-        ("experiment_of", ", out=source", "", OWN_OPTIONS),
-        ("experiment_of", "if name not in order:", "if False:",
-         "test_a_directory_that_tells_no_experiment_is_refused[no stage]", "Failed"),
+        ("experiment_of", "config.with_stages(**{name: stages[name]})", "config", AS_STARTED),
+        ("experiment_of", "out=source, ", "", AS_STARTED),
+        ("experiment_of", ", parallel=parallel", "", AS_STARTED),
+        ("experiment_of", "and differences(run / name, config.fingerprint(name))", "",
+         "test_a_stage_that_a_later_command_was_to_change_is_as_that_read_it"),
+        ("experiment_of", "not epath.Path(path).is_dir()", "False",
+         "test_records_that_have_moved_are_those_of_the_run"),
+    ]),
+    *mutants("runs/run.py", "test_use.py", [
+        ("Run.__init__", "origin.write(self.directory)", "pass",
+         "test_several_responses_to_each_prompt_of_a_file", "UserError"),
     ]),
     *mutants("experiments/finetune.py", "test_finetune.py", [
         ("RANKINGS", '"start": "sft"', '"start": "pretrained"', "test_all_of_the_page_runs"),
     ]),
     *mutants("runs/benchmarking.py", "test_eval.py", [
         ("eval_command", " or is_run(word)", "", "test_another_context_is_another_model",
-         "UserError"),
+         "ConfigError"),
     ]),
     *mutants("runs/lm_eval.py", "test_eval.py", [
         ("lm_eval_command", " or is_run(source)", "", "test_the_harness_takes_a_run_s_directory",

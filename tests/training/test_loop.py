@@ -240,7 +240,7 @@ def test_pieces_of_work_are_counted_as_they_are_done(capsys, monkeypatch):
         begin("kl of sft")
         begin("kl of ppo")
     assert capsys.readouterr().out.splitlines() == [
-        "report  0/2", "report  0/2  kl of sft", "report  1/2  kl of ppo", "report  2/2",
+        "report  0/2  kl of sft", "report  1/2  kl of ppo", "report  2/2",
     ]  # fmt: skip
     monkeypatch.setattr(progress, "is_first", lambda: False)
     with progress.counted("report", 1) as begin:
