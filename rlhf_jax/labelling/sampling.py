@@ -9,6 +9,7 @@ import jax
 
 from rlhf_jax.data.messages import Messages
 from rlhf_jax.data.records import Prompt
+from rlhf_jax.durable.files import absolute
 from rlhf_jax.errors import UserError, require
 from rlhf_jax.labelling.item import MOST_OUTPUTS, Item, Output
 from rlhf_jax.labelling.options import LabelOptions
@@ -64,7 +65,7 @@ def _source(config: Experiment, options: LabelOptions, stages: Sequence[str]) ->
     read = None if file is None else hashlib.sha256(file.read_bytes()).hexdigest()
     models = {stage: config.fingerprint(stage) for stage in stages}
     asked = [options.k, options.rank, options.demonstrate, options.split, config.seed, read]
-    return f"{config.directory} {digest([models, asked])}"
+    return f"{absolute(config.directory)} {digest([models, asked])}"
 
 
 def _asked(

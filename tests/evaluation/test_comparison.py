@@ -303,6 +303,8 @@ def test_the_table_has_a_row_for_each_model_and_setting(capsys):
     print_comparison(compared(seeds=(0,)))
     printed = " ".join(capsys.readouterr().out.split())
     assert "do not say how much seeds differ" in printed and "two seeds" not in printed
+    print_comparison(Comparison(()))  # without evaluators
+    assert "over seeds" not in capsys.readouterr().out
     print_comparison(compared(seeds=(0, 1)))
     assert "extends 12.7 standard errors" in " ".join(capsys.readouterr().out.split())
 
