@@ -183,6 +183,8 @@ class Evaluation:
         the stage (`Prompting.until`) ended the response before the last sampled token.
         """
         how, asked, ending = self.prompting(stage), self.asked(stage), self.run.ending
+        rows = min(asked.batch_size, max(1, len(prompts)))  # no row without a prompt
+        asked = dataclasses.replace(asked, batch_size=rows)
         model = shape_of(self.config, ending, stage)
         make = lambda: {"sample": responses_program(model, asked, ending)}
         compiled = self._compile(("responses", model, asked), make)

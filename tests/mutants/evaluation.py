@@ -233,6 +233,8 @@ RUN = (
          "test_it_runs_where_what_it_reads_comes_before"),
         ("StageModel.sampled", '"report/responses"', '"report/kl"', f"{ASKED}[sft]"),
         ("Evaluation.answering", "how.before + prompt", "prompt", f"{ASKED}[prompted]"),
+        ("Evaluation.answering", "min(asked.batch_size, max(1, len(prompts)))", "asked.batch_size",
+         "test_fewer_prompts_than_a_batch_have_a_batch_of_their_own_with_the_same_responses"),
         ("asked_of", "prompting_of(config, stage).prompt_length or", "", f"{ASKED}[prompted]",
          "AssertionError|ConfigError"),
         ("Evaluation.answering", "self._until(how.until, sampled)", "sampled",

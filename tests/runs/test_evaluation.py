@@ -25,6 +25,7 @@ from rlhf_jax.generation.ending import EndingConfig, Response
 from rlhf_jax.generation.sampling import SamplingConfig
 from rlhf_jax.parallel.config import ParallelConfig
 from rlhf_jax.randomness import random_key
+from rlhf_jax.runs import evaluation
 from rlhf_jax.runs.evaluation import OneSubject, StageModel, report_programs
 from rlhf_jax.runs.report import measure, report_finished
 from rlhf_jax.runs.run import Run, Stopped
@@ -265,6 +266,18 @@ def test_plan_is_told_every_program_that_the_report_compiles(report, run):
         "pretraining_loss losses",
     }  # fmt: skip
     assert set(listed["reward"]) == {"accuracy_on_feedback measure"}
+
+
+def test_fewer_prompts_than_a_batch_have_a_batch_of_their_own_with_the_same_responses(
+    run, monkeypatch
+):
+    sizes, made = [], evaluation.responses_program
+    recorded = lambda model, asked, ending: sizes.append(asked) or made(model, asked, ending)
+    monkeypatch.setattr(evaluation, "responses_program", recorded)
+    prompts, key = asked_by_hand(run)[:3], random_key(1, "report/responses")
+    found = run.evaluation.answers("sft", run.model("sft"), prompts, key)
+    assert found == answers_by_hand(run, "sft")[:3]
+    assert [asked.batch_size for asked in sizes] == [3]
 
 
 def test_an_answer_ends_where_the_stage_says(run, monkeypatch):
