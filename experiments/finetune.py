@@ -55,7 +55,22 @@ config = Experiment(
     data=FolderData(),
     chat=ChatConfig("published"),
     pretrained="runs/published/smollm2",
-    model=TransformerConfig(context=512, logit_chunk=64),
+    # The shape of SmolLM2-135M, for plan without its files. If they are there, they decide.
+    model=TransformerConfig(
+        vocab_size=49152,
+        layers=30,
+        width=576,
+        heads=9,
+        kv_heads=3,
+        mlp_width=1536,
+        context=512,
+        positions="rotary",
+        rotary_base=1e5,
+        norm="rms",
+        activation="swiglu",
+        biases=False,
+        logit_chunk=64,
+    ),
     stages={
         "sft": SFT(
             linear(5e-4),
