@@ -19,6 +19,10 @@ longer records:
     --evaluation.prompt-length 1536 --evaluation.response-length 512
 """
 
+import dataclasses
+
+import smollm2
+
 from rlhf_jax.data.rendering import ChatConfig
 from rlhf_jax.evaluation.kl import KL
 from rlhf_jax.evaluation.preference_accuracy import PreferenceAccuracy
@@ -27,8 +31,6 @@ from rlhf_jax.evaluation.reward_score import RewardScore
 from rlhf_jax.evaluation.samples import Samples
 from rlhf_jax.evaluation.sft_loss import SFTLoss
 from rlhf_jax.evaluation.win_rate import WinRate
-from rlhf_jax.models.config import TransformerConfig
-from rlhf_jax.models.lora import LoRA
 from rlhf_jax.objectives.kl import FixedController
 from rlhf_jax.rewards.learned import LearnedReward
 from rlhf_jax.runs.experiment import EvaluationConfig, Experiment
@@ -45,9 +47,15 @@ def linear(learning_rate: float) -> OptimizerConfig:
     return OptimizerConfig(learning_rate, schedule="linear")
 
 
-ADAPTER = LoRA(rank=16, alpha=32.0)
 # Up to four comparisons share the eight outputs of a batch element.
-RANKINGS = {"batch_size": 4, "outputs": 8, "packed": 4, "length": 256, "start": "sft"}
+RANKINGS = {
+    "batch_size": 4,
+    "outputs": 8,
+    "packed": 4,
+    "length": 256,
+    "start": "sft",
+    "lora": smollm2.LORA,
+}
 LENGTHS = {"prompt_length": 192, "response_length": 64}
 
 config = Experiment(
@@ -55,22 +63,8 @@ config = Experiment(
     data=FolderData(),
     chat=ChatConfig("published"),
     pretrained="runs/published/smollm2",
-    # The shape of SmolLM2-135M, for plan without its files. If they are there, they decide.
-    model=TransformerConfig(
-        vocab_size=49152,
-        layers=30,
-        width=576,
-        heads=9,
-        kv_heads=3,
-        mlp_width=1536,
-        context=512,
-        positions="rotary",
-        rotary_base=1e5,
-        norm="rms",
-        activation="swiglu",
-        biases=False,
-        logit_chunk=64,
-    ),
+    # For plan without the published model's files. If they are there, they decide.
+    model=dataclasses.replace(smollm2.config.model, context=512),
     stages={
         "sft": SFT(
             linear(5e-4),
@@ -79,10 +73,10 @@ config = Experiment(
             length=256,
             packed=True,
             start="pretrained",
-            lora=ADAPTER,
+            lora=smollm2.LORA,
         ),
-        "reward": RewardModel(linear(2e-4), lora=ADAPTER, **RANKINGS),
-        "dpo": DirectPreference(linear(5e-5), objective=DPO(beta=0.1), lora=ADAPTER, **RANKINGS),
+        "reward": RewardModel(linear(2e-4), **RANKINGS),
+        "dpo": DirectPreference(linear(5e-5), objective=DPO(beta=0.1), **RANKINGS),
         "ppo": presets.ppo(
             policy_optimizer=linear(1e-4),
             value_optimizer=linear(2e-4),
@@ -94,7 +88,7 @@ config = Experiment(
             kl=FixedController(0.05),
             start="sft",
             rewards=(LearnedReward("reward"),),
-            lora=ADAPTER,
+            lora=smollm2.LORA,
         ),
     },
     evaluation=EvaluationConfig(batch_size=32, **LENGTHS),

@@ -13,7 +13,7 @@ from rlhf_jax.labelling.options import ExportLabelsOptions, LabelOptions, LabelW
 from rlhf_jax.labelling.people import People
 from rlhf_jax.labelling.store import Store
 from rlhf_jax.runs.options import parse
-from rlhf_jax.runs.origin import experiment_of, is_run
+from rlhf_jax.runs.origin import experiment_of, is_experiment
 from rlhf_jax.usage import leading_words
 
 USAGE = ("label needs an experiment file, a run or a folder of labels, as in rlhf-jax label "
@@ -34,7 +34,7 @@ def label(arguments: Sequence[str]) -> int:
         return _delete(words[1:], options)
     if len(words) > 1:
         raise UserError(f"{words[1]!r} belongs to no option; {USAGE}")
-    if words[0].endswith(".py") or is_run(words[0]):
+    if is_experiment(words[0]):
         return _label_experiment(words[0], options)
     return _label_folder(words[0], options)
 

@@ -36,7 +36,7 @@ from rlhf_jax.runs.fitting_benchmarks import (
 from rlhf_jax.runs.kept_rows import KeptRows, measured_as, tell_unread
 from rlhf_jax.runs.measured import Named, judging, of_folder, of_run
 from rlhf_jax.runs.options import HELP, ReadOptions, parse
-from rlhf_jax.runs.origin import experiment_of, is_run
+from rlhf_jax.runs.origin import experiment_of, is_experiment
 from rlhf_jax.runs.reading import reading_run
 from rlhf_jax.sources.corpora import is_made
 from rlhf_jax.usage import ABOUT, leading_words
@@ -76,7 +76,7 @@ class EvalOptions(ReadOptions):
 
 def eval_command(arguments: Sequence[str]) -> int:
     sources = leading_words(arguments)
-    files = [word for word in sources if word.endswith(".py") or is_run(word)]
+    files = [word for word in sources if is_experiment(word)]
     if not sources or len(files) > 1:
         raise UserError("eval needs EXPERIMENT.py or RUN, or FOLDER... of published models, as in "
                         "rlhf-jax eval experiments/quickstart.py --on winogender")  # fmt: skip

@@ -17,7 +17,7 @@ from rlhf_jax.evaluation.benchmarks.model import LanguageModel
 from rlhf_jax.generation.sampling import SamplingConfig
 from rlhf_jax.runs.measured import Named, of_folder, of_run
 from rlhf_jax.runs.options import ReadOptions, parse
-from rlhf_jax.runs.origin import experiment_of, is_run
+from rlhf_jax.runs.origin import experiment_of, is_experiment
 from rlhf_jax.runs.reading import finished_stage, reading_run
 from rlhf_jax.usage import ABOUT, leading_words
 
@@ -67,7 +67,7 @@ def lm_eval_command(arguments: Sequence[str]) -> int:
     (source,) = words
     prog, options = f"rlhf-jax lm-eval {source}", LmEvalOptions()
     about = " ".join(ABOUT["lm-eval"].split())
-    if source.endswith(".py") or is_run(source):
+    if is_experiment(source):
         config = experiment_of(source)
         hidden = {*config.stages, "evaluators", "loop"}
         config, options = parse([config, options], arguments[1:], prog, about, hidden)

@@ -53,8 +53,17 @@ class Origin:
 
         Raises UserError where the file does not exist, or an option no longer fits it.
         """
-        roots = [load_experiment(self.file), ChainOptions()]
+        return self.applied(load_experiment(self.file))
+
+    def applied(self, experiment: Experiment) -> Experiment:
+        """The experiment of the file with the options. Raises UserError where one does not fit."""
+        roots = [experiment, ChainOptions()]
         return parse(roots, self.options, f"rlhf-jax STAGE {self.file}")[0]
+
+
+def is_experiment(source: str) -> bool:
+    """Whether `experiment_of` reads it: an experiment file, or a run of the command line."""
+    return source.endswith(".py") or is_run(source)
 
 
 def is_run(source: str) -> bool:
@@ -79,12 +88,12 @@ def experiment_of(source: str) -> Experiment:
     if not epath.Path(last.file).is_file():
         raise UserError(f"{source}: its experiment file, {last.file}, is not there: give the "
                         "experiment file in place of the run")  # fmt: skip
-    config = last.config()
+    experiment = load_experiment(last.file)
+    config = last.applied(experiment)
     data = config.data
     if (path := getattr(data, "path", None)) is not None and not epath.Path(path).is_dir():
         data = dataclasses.replace(data, path=None)
-    parallel = load_experiment(last.file).parallel
-    config = dataclasses.replace(config, out=source, data=data, parallel=parallel)
+    config = dataclasses.replace(config, out=source, data=data, parallel=experiment.parallel)
     for name in config.stages:
         own = Origin.read(run / name)
         if own not in (None, last) and differences(run / name, config.fingerprint(name)):

@@ -5,6 +5,7 @@ import collections
 import contextlib
 import datetime
 import itertools
+import math
 import time
 from collections.abc import Callable, Iterator
 
@@ -18,16 +19,14 @@ WINDOW = 20  # steps whose mean speed is shown
 
 
 class Line:
-    """Shows a name, done / total, and two texts. Without a terminal it prints a line at the start,
-    at the end and every PLAIN_SECONDS."""
+    """Shows a name, done / total, and two texts. Without a terminal it prints a line at the first
+    call of `show`, at the end and every PLAIN_SECONDS."""
 
-    def __init__(self, name: str, done: int, total: int, told: str):
-        self._console = Console()
+    def __init__(self, name: str, total: int):
         self._name, self._total = name, total
-        self._printed = time.monotonic()
-        self._bar = None
-        if not self._console.is_terminal:
-            self._print(done, told, "")
+        self._printed, self._bar = -math.inf, None
+        console = Console()
+        if not console.is_terminal:
             return
         self._bar = Progress(
             TextColumn("[bold]{task.description}"),
@@ -35,21 +34,19 @@ class Line:
             MofNCompleteColumn(),
             TextColumn("{task.fields[told]}"),
             TextColumn("{task.fields[figures]}"),
-            console=self._console,
+            console=console,
         )
-        self._task = self._bar.add_task(name, total=total, completed=done, told=told, figures="")
-        self._bar.start()
+        self._task = self._bar.add_task(name, total=total, told="", figures="")
 
     def show(self, done: int, told: str, figures: str = "") -> None:
         now = time.monotonic()
         if self._bar:
             self._bar.update(self._task, completed=done, told=told, figures=figures)
+            self._bar.start()  # nothing, from the second call on
         elif now - self._printed >= PLAIN_SECONDS or done == self._total:
             self._printed = now
-            self._print(done, told, figures)
-
-    def _print(self, done: int, told: str, figures: str) -> None:
-        print(f"{self._name}  {done}/{self._total}  {told}  {figures}".rstrip(), flush=True)
+            line = f"{self._name}  {done}/{self._total}  {told}  {figures}"
+            print(line.rstrip(), flush=True)
 
     def close(self) -> None:
         if self._bar:
@@ -68,7 +65,8 @@ class ProgressLine:
         self._total, self._tokens, self._show = total, tokens, show
         self._times = collections.deque(maxlen=WINDOW)  # (step, when it ended), none compiled since
         self._compilations = None
-        self._line = Line(name, step, total, "compiling")
+        self._line = Line(name, total)
+        self._line.show(step, "compiling")
 
     def update(self, step: int, metrics: dict[str, float], compilations: int) -> None:
         """`metrics` of the step as Python numbers; `compilations` so far, of all steps."""
@@ -96,19 +94,10 @@ class ProgressLine:
 def counted(name: str, total: int) -> Iterator[Callable[[str], None]]:
     """begin(what): called before each of `total` pieces of work. The first process shows what has
     begun, and how many pieces are done."""
-    lines: list[Line] = []
-
-    def begin(what: str) -> None:
-        if not lines:
-            lines.append(Line(name, 0, total, what))
-        else:
-            lines[0].show(next(done), what)
-
-    done = itertools.count(1)
-    try:
-        yield begin if is_first() else lambda what: None
-        for line in lines:
-            line.show(total, "")
-    finally:
-        for line in lines:
-            line.close()
+    if not (is_first() and total):
+        yield lambda what: None
+        return
+    done = itertools.count()
+    with contextlib.closing(Line(name, total)) as line:
+        yield lambda what: line.show(next(done), what)
+        line.show(total, "")

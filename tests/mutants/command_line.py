@@ -80,13 +80,13 @@ REPLAY = (
          "test_an_experiment_file_that_moved_is_told_and_given"),
     ]),
     *mutants("runs/origin.py", "test_replay.py", [
-        ("Origin.config", "self.options", "()",
+        ("Origin.applied", "self.options", "()",
          "test_a_stage_keeps_the_file_and_the_options_that_it_was_started_with"),
     ]),
     *mutants("runs/origin.py", "runs/test_origin.py", [
         ("experiment_of", "config.with_stages(**{name: stages[name]})", "config", AS_STARTED),
         ("experiment_of", "out=source, ", "", AS_STARTED),
-        ("experiment_of", ", parallel=parallel", "", AS_STARTED),
+        ("experiment_of", ", parallel=experiment.parallel", "", AS_STARTED),
         ("experiment_of", "and differences(run / name, config.fingerprint(name))", "",
          "test_a_stage_that_a_later_command_was_to_change_is_as_that_read_it"),
         ("experiment_of", "not epath.Path(path).is_dir()", "False",
@@ -100,12 +100,12 @@ REPLAY = (
         ("RANKINGS", '"start": "sft"', '"start": "pretrained"', "test_all_of_the_page_runs"),
     ]),
     *mutants("runs/benchmarking.py", "test_eval.py", [
-        ("eval_command", " or is_run(word)", "", "test_another_context_is_another_model",
-         "ConfigError"),
+        ("eval_command", "is_experiment(word)", "word.endswith('.py')",
+         "test_another_context_is_another_model", "ConfigError"),
     ]),
     *mutants("runs/lm_eval.py", "test_eval.py", [
-        ("lm_eval_command", " or is_run(source)", "", "test_the_harness_takes_a_run_s_directory",
-         "AssertionError"),
+        ("lm_eval_command", "is_experiment(source)", "source.endswith('.py')",
+         "test_the_harness_takes_a_run_s_directory"),
     ]),
     *mutants("runs/run.py", "test_replay.py", [
         ("Run._begin", "self.origin.write(self.stage_directory(stage))", "pass",
